@@ -1,0 +1,28 @@
+# Each target works from nothing but Python >= 3.11 with venv, and make; `make help` lists them.
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+READY := .venv/.ready
+
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help setup
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(READY) ## make .venv with everything that running, testing and developing needs
+
+$(READY): pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $(PYTHON) is not Python >= 3.11 with venv; name one: make setup PYTHON=/usr/bin/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/uv --version 2>/dev/null | grep -q '^uv $(UV_VERSION)' \
+	  || $(BIN)/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv sync --frozen --all-extras --quiet || { \
+	  echo "make: uv sync failed (see above); pip now tries the same versions and hashes through its own settings" >&2; \
+	  $(BIN)/uv export --frozen --all-extras --no-emit-project --quiet --output-file .venv/requirements.txt \
+	  && $(BIN)/python -m pip install -qq --require-hashes -r .venv/requirements.txt \
+	  && $(BIN)/python -m pip install -qq --no-deps --editable .; }
+	@touch $@
