@@ -1,0 +1,212 @@
+"""The ports: what Gridpace asks of the outside world, each a Protocol of at most three methods.
+
+Why so small: a new tariff, meter or actuator is one file, and one contract suite (`tests/contract/`) runs over every
+implementation of a port, its simulated twin included. An adapter never decides anything: it reads, or it applies
+exactly what it is told and says what the hardware then holds. Errors are `AdapterError`s with the place in the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, runtime_checkable
+
+from optimizer.domain import BatchJob, Series
+from optimizer.reasons import Note, Reason
+
+GpuId = str
+"""The GPU's UUID as the driver prints it; indices change over a reboot and are never used as keys."""
+
+
+class AdapterError(Exception):
+    """The outside world said no, or said nothing; the text names the place (file:line, URL, GPU, event id)."""
+
+
+class SourceError(AdapterError):
+    """A signal could not be read: unreachable, unreadable, half-written or out of its declared form."""
+
+
+class EventRefused(AdapterError):
+    """A demand-response message is not accepted. `status` is the HTTP status that fits; no hint is given to a forger."""
+
+    def __init__(self, text: str, status: int = 400) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+# ---------------------------------------------------------------- time
+class Clock(Protocol):
+    """Where time comes from; injected everywhere, so that backtests and tests run the same loops."""
+
+    def now(self) -> datetime:
+        """Aware UTC time of the world that is controlled (may be simulated or sped up)."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never step back, at the same speed as `now`; leases, ramps and dwell times run on it."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that many seconds of this clock."""
+        ...
+
+
+# ---------------------------------------------------------------- signals
+class SignalSource(Protocol):
+    """A price, carbon, weather, load or limit signal."""
+
+    def read(self, start: datetime, end: datetime, now: datetime) -> Series:
+        """What is known at `now` about [start, end): published values only, gaps left as gaps. Raises SourceError."""
+        ...
+
+
+# ---------------------------------------------------------------- GPUs
+@dataclass(frozen=True, slots=True)
+class GpuInfo:
+    """One GPU as found: allowed range, factory default, limit requested and limit enforced (all W), present draw."""
+
+    id: GpuId
+    model: str
+    min_w: float
+    max_w: float
+    default_w: float
+    limit_w: float
+    enforced_w: float
+    draw_w: float
+    persistence: bool = True
+    mig: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Until when a cap holds without renewal. `expires_in_s` counts on the enforcer's own monotonic clock; `epoch` fences
+    off an older daemon, `sequence` an older order. When it expires the enforcer follows the trajectory it was given."""
+
+    epoch: int
+    sequence: int
+    expires_in_s: float
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of one apply: the enforced limit read back per GPU (W), and a note per GPU where it isn't as ordered."""
+
+    enforced_w: Mapping[GpuId, float]
+    failures: Mapping[GpuId, Reason] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    seconds: float = 0.0
+
+
+@runtime_checkable
+class PowerActuator(Protocol):
+    """Sets GPU power limits. Never blocks longer than its own deadline; a bad GPU never stops the others."""
+
+    def discover(self) -> Mapping[GpuId, GpuInfo]:
+        """Every GPU that answers, read from the hardware now. Raises AdapterError when none can be reached at all."""
+        ...
+
+    def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
+        """Set these limits in parallel (clamped to each card's own range, with a note) and read back the enforced ones."""
+        ...
+
+    def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:
+        """Give these limits (the ones found before the first write) back and read back the enforced ones."""
+        ...
+
+
+# ---------------------------------------------------------------- meters
+@dataclass(frozen=True)
+class Reading:
+    """Power at `at`. `pool_kw`: IT power per pool; `import_kw`: at the site meter, per site (absent: derive through PUE);
+    `energy_kwh`: counters per pool where the hardware has them. `lost` names what could not be read; it is never zero."""
+
+    at: datetime
+    pool_kw: Mapping[str, float]
+    import_kw: Mapping[str, float] = field(default_factory=dict)
+    energy_kwh: Mapping[str, float] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
+
+
+class Meter(Protocol):
+    """Measures what is drawn."""
+
+    def read(self) -> Reading:
+        """One reading; parts that fail are named in `lost`. Raises AdapterError only when nothing could be read."""
+        ...
+
+
+# ---------------------------------------------------------------- work
+class JobSystem(Protocol):
+    """Where deferrable work waits and runs. `keeps_state`: suspending loses nothing."""
+
+    keeps_state: bool
+
+    def snapshot(self) -> Sequence[BatchJob]:
+        """Every job that is not finished or cancelled, with its progress."""
+        ...
+
+    def apply(self, gpus: Mapping[str, int]) -> Mapping[str, Reason]:
+        """Grant each named job that many GPUs from now on (0: wait or suspend); returns the reason per job refused."""
+        ...
+
+
+# ---------------------------------------------------------------- demand response
+@dataclass(frozen=True)
+class EventMessage:
+    """A verified demand-response message, before the ledger resolves it: exactly one of `limit_kw`, `reduce_kw`,
+    `reduce_percent` per target; `cancelled` withdraws the event. `raw` is kept in the books as it arrived."""
+
+    id: str
+    version: int
+    site: str
+    start: datetime
+    end: datetime
+    targets: tuple[EventTarget, ...]
+    cancelled: bool = False
+    ramp_in_s: float | None = None
+    ramp_out_s: float | None = None
+    rebound_s: float | None = None
+    priority: int = 0
+    firm: bool = True
+    emergency: bool = False
+    program: str = ""
+    source: str = ""
+    name: str = ""
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EventTarget:
+    """Target over [start, end) of the event: an import cap, or a reduction from the baseline."""
+
+    start: datetime
+    end: datetime
+    limit_kw: float | None = None
+    reduce_kw: float | None = None
+    reduce_percent: float | None = None
+
+
+class EventChannel(Protocol):
+    """A pushed demand-response channel."""
+
+    def receive(self, headers: Mapping[str, str], body: bytes, now: datetime) -> EventMessage:
+        """Verify and parse one message. Raises EventRefused (unsigned, replayed, stale, malformed), changing nothing."""
+        ...
+
+
+# ---------------------------------------------------------------- the store, as adapters see it
+class RecordStore(Protocol):
+    """Durable records for adapters that keep state (the embedded queue, nonces); implemented by the scheduler's store."""
+
+    def put(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
+        """Insert or replace one record; durable (fsync) when it returns."""
+        ...
+
+    def get(self, kind: str, key: str) -> dict[str, Any] | None:
+        """One record or None."""
+        ...
+
+    def all(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Every record of a kind by key, oldest first."""
+        ...

@@ -1,0 +1,324 @@
+"""The frozen types that everything in Gridpace speaks: signals, pools, jobs, events, the problem and the plan.
+
+Why here: the optimiser is pure and owns the vocabulary; adapters and scheduler depend on it, never the reverse.
+Units are in the names: `_w` is watts of one GPU, `_kw` of a pool or a site, `_per_mwh` is the config's currency per
+metered MWh, `_gpu_h` is work in GPU-hours at full throughput. All times are aware UTC.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+
+from optimizer.reasons import Note, Reason
+from optimizer.timegrid import TimeGrid
+
+
+# ---------------------------------------------------------------- signals
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One value that holds over [start, end)."""
+
+    start: datetime
+    end: datetime
+    value: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """A piecewise-constant signal with explicit gaps: `spans` are sorted and do not overlap.
+
+    `unit` is one of "USD/MWh"-like currency/MWh, "g/kWh", "degC", "fraction", "kW". `published_at` is when the source
+    said so (None: unknown). A moment that no span covers is a gap, never zero.
+    """
+
+    name: str
+    unit: str
+    spans: tuple[Span, ...]
+    published_at: datetime | None = None
+
+    @cached_property
+    def _starts(self) -> list[datetime]:
+        return [span.start for span in self.spans]
+
+    def at(self, moment: datetime) -> float | None:
+        """Value at `moment`, or None in a gap."""
+        position = bisect_right(self._starts, moment) - 1
+        if position < 0 or moment >= self.spans[position].end:
+            return None
+        return self.spans[position].value
+
+    def mean(self, start: datetime, end: datetime) -> float | None:
+        """Time-weighted mean over [start, end), or None when any part of it is a gap."""
+        total = covered = 0.0
+        for position in range(max(0, bisect_right(self._starts, start) - 1), len(self.spans)):
+            span = self.spans[position]
+            if span.start >= end:
+                break
+            seconds = (min(end, span.end) - max(start, span.start)).total_seconds()
+            if seconds > 0:
+                total += span.value * seconds
+                covered += seconds
+        return total / covered if covered >= (end - start).total_seconds() - 1e-6 and covered > 0 else None
+
+    def until(self, moment: datetime) -> datetime:
+        """End of the unbroken coverage that holds `moment`; `moment` itself when it lies in a gap."""
+        reached = moment
+        for span in self.spans[max(0, bisect_right(self._starts, moment) - 1) :]:
+            if span.start > reached:
+                break
+            reached = max(reached, span.end)
+        return reached
+
+
+# ---------------------------------------------------------------- GPUs
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One measured point: limit set, mean draw, throughput relative to the highest cap (1.0)."""
+
+    cap_w: float
+    draw_w: float
+    throughput: float
+
+
+@dataclass(frozen=True)
+class PowerCurve:
+    """Cap -> draw -> throughput of one busy GPU, `points` sorted by cap; `idle_w` is the draw with no work."""
+
+    name: str
+    idle_w: float
+    points: tuple[CurvePoint, ...]
+    source: str = ""
+
+
+class Work(StrEnum):
+    """What a pool does: serve users, train without pause, or run queued jobs."""
+
+    INTERACTIVE = "interactive"
+    TRAINING = "training"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True)
+class GpuPool:
+    """GPUs of one model that do one class of work at one site.
+
+    `floor` is the least share of the load's full throughput that must be served (0..1). `value_per_gpu_h` is what an
+    hour of one GPU at full throughput is worth; for batch pools 0 (their jobs carry the value).
+    `min_cap_w`/`max_cap_w` bound what may be ordered. `tokens_per_gpu_h` turns work into tokens for the reports.
+    """
+
+    id: str
+    site: str
+    gpu_model: str
+    count: int
+    work: Work
+    curve: PowerCurve
+    value_per_gpu_h: float
+    floor: float
+    min_cap_w: float
+    max_cap_w: float
+    tokens_per_gpu_h: float = 0.0
+
+
+# ---------------------------------------------------------------- work and events
+class JobState(StrEnum):
+    """Life of a batch job as the planner sees it."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """Deferrable work: `work_gpu_h` in total, `done_gpu_h` of it done, never faster than `max_gpus` at full throughput.
+
+    `late_penalty` is money per GPU-hour of work and hour after the deadline, `undone_penalty` per GPU-hour never done,
+    `value_per_gpu_h` per GPU-hour done. A job that is not preemptible runs at `max_gpus` without a break once started
+    (`started_at`). `pools` are the pools that may run it, in order of preference.
+    """
+
+    id: str
+    pools: tuple[str, ...]
+    release: datetime
+    deadline: datetime
+    work_gpu_h: float
+    max_gpus: int
+    preemptible: bool = True
+    value_per_gpu_h: float = 0.0
+    late_penalty: float = 0.05
+    undone_penalty: float = 5.0
+    priority: int = 0
+    done_gpu_h: float = 0.0
+    state: JobState = JobState.WAITING
+    started_at: datetime | None = None
+    gpus: int = 0
+
+    @property
+    def left_gpu_h(self) -> float:
+        """Work still to do, in GPU-hours at full throughput."""
+        return max(0.0, self.work_gpu_h - self.done_gpu_h)
+
+
+@dataclass(frozen=True)
+class GridEvent:
+    """A demand-response event, resolved to caps on a site's import.
+
+    `targets` are caps in kW over consecutive spans of [start, end). The ramp in begins at `start` from `baseline_kw` and
+    reaches the target after `ramp_in_s`; the ramp out begins at `end` and reaches `baseline_kw` after `ramp_out_s`; then
+    the import stays at or below `rebound_kw` for `rebound_s`. Higher `priority` wins. Money is per kWh.
+    """
+
+    id: str
+    version: int
+    site: str
+    start: datetime
+    end: datetime
+    targets: tuple[Span, ...]
+    baseline_kw: float
+    ramp_in_s: float = 300.0
+    ramp_out_s: float = 300.0
+    rebound_kw: float | None = None
+    rebound_s: float = 3600.0
+    priority: int = 0
+    firm: bool = True
+    emergency: bool = False
+    penalty_per_kwh: float = 5.0
+    credit_per_kwh: float = 0.0
+    program: str = ""
+    source: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DemandCharge:
+    """Money per kW of the billing period's highest interval mean, counted where `active` is true on the grid."""
+
+    id: str
+    price_per_kw: float
+    peak_so_far_kw: float
+    active: tuple[bool, ...]
+
+
+# ---------------------------------------------------------------- the problem
+@dataclass(frozen=True)
+class SiteInputs:
+    """One site on the grid: every tuple has one entry an interval.
+
+    `pue` turns IT power into import; `other_it_kw` is IT load that is not GPUs; `limit_kw` is the hard import limit (inf:
+    none). `ramp_*_kw_per_min` bound how fast the import may change (inf: free). `import_now_kw` None: unknown.
+    """
+
+    id: str
+    price_per_mwh: tuple[float, ...]
+    limit_kw: tuple[float, ...]
+    pue: tuple[float, ...]
+    other_it_kw: tuple[float, ...]
+    carbon_g_per_kwh: tuple[float, ...]
+    demand_charges: tuple[DemandCharge, ...] = ()
+    ramp_up_kw_per_min: float = float("inf")
+    ramp_down_kw_per_min: float = float("inf")
+    import_now_kw: float | None = None
+
+
+@dataclass(frozen=True)
+class PoolInputs:
+    """A pool with its load on the grid (share of its GPUs that are busy, 0..1; ignored for batch) and present draw."""
+
+    pool: GpuPool
+    load: tuple[float, ...]
+    draw_now_kw: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What breaking a soft requirement costs, per kWh, and the other economic knobs; see config for their meaning."""
+
+    over_limit_per_kwh: float = 1000.0
+    below_floor_per_gpu_h: float = 500.0
+    ramp_per_kw: float = 2.0
+    change_per_kw: float = 0.002
+    carbon_per_tonne: float = 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything one plan depends on. The same problem gives the same plan."""
+
+    made_at: datetime
+    grid: TimeGrid
+    sites: tuple[SiteInputs, ...]
+    pools: tuple[PoolInputs, ...]
+    jobs: tuple[BatchJob, ...] = ()
+    events: tuple[GridEvent, ...] = ()
+    prices: Prices = field(default_factory=Prices)
+    currency: str = "USD"
+    notes: tuple[Note, ...] = ()
+
+
+# ---------------------------------------------------------------- the plan
+class Rung(StrEnum):
+    """Which step of the ladder answered, best first."""
+
+    OPTIMUM = "optimum"
+    INCUMBENT = "incumbent"
+    SHIFTED = "last_plan_shifted"
+    GREEDY = "greedy"
+    HOLD = "hold"
+    SAFE = "safe"
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """A pool's orders on the grid: draw of the whole pool, work in full-speed GPU equivalents, cap of each active GPU,
+    how many GPUs are active (the rest idle), and the primary reason of each interval."""
+
+    draw_kw: tuple[float, ...]
+    work_gpus: tuple[float, ...]
+    cap_w: tuple[int, ...]
+    active_gpus: tuple[int, ...]
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A job's rate on the grid in full-speed GPU equivalents, and what is late or never done inside the horizon."""
+
+    work_gpus: tuple[float, ...]
+    pool: str
+    late_gpu_h: float
+    undone_gpu_h: float
+    finish: datetime | None
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """A site's planned import, what had to give (kW over limit or event target), and the marginal value of a kWh."""
+
+    import_kw: tuple[float, ...]
+    over_limit_kw: tuple[float, ...]
+    over_event_kw: tuple[float, ...]
+    marginal_per_mwh: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do on the grid, which rung of the ladder answered, and why. `objective` is money over the horizon."""
+
+    made_at: datetime
+    grid: TimeGrid
+    rung: Rung
+    pools: Mapping[str, PoolPlan]
+    jobs: Mapping[str, JobPlan]
+    sites: Mapping[str, SitePlan]
+    objective: float
+    solve_s: float = 0.0
+    notes: tuple[Note, ...] = ()

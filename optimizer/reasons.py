@@ -1,0 +1,93 @@
+"""Reason codes: the one vocabulary in which Gridpace says why, from a refused price to a GPU's cap.
+
+Why codes and not sentences: the log line, the page, the metrics, `explain` and the tests must all mean the same thing.
+Every substitution carries one, so that no fallback is silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Primary reason of a decision or a substitution."""
+
+    # why a pool or a job gets what it gets
+    FULL_POWER = "full_power"
+    NO_WORK = "no_work"
+    CHEAP_WINDOW = "cheap_window"
+    HIGH_PRICE = "high_price"
+    PEAK_AVOID = "peak_avoid"
+    CARBON = "carbon"
+    DR_EVENT = "dr_event"
+    REBOUND_LIMIT = "rebound_limit"
+    SITE_LIMIT = "site_limit"
+    RAMP_LIMIT = "ramp_limit"
+    SERVICE_FLOOR = "service_floor"
+    DEADLINE = "deadline"
+    NOT_RELEASED = "not_released"
+    NOT_PREEMPTIBLE = "not_preemptible"
+    CHANGE_COST = "change_cost"
+    POOL_FULL = "pool_full"
+    WORK_DONE = "work_done"
+    OPERATOR_PAUSE = "operator_pause"
+    OPERATOR_ORDER = "operator_order"
+    # what had to give
+    LIMIT_UNREACHABLE = "limit_unreachable"
+    EVENT_UNREACHABLE = "event_unreachable"
+    DEADLINE_UNREACHABLE = "deadline_unreachable"
+    FLOOR_BROKEN = "floor_broken"
+    RAMP_BROKEN = "ramp_broken"
+    EVENT_CONFLICT = "event_conflict"
+    # what was substituted
+    STALE_SIGNAL = "stale_signal"
+    SIGNAL_LOST = "signal_lost"
+    SIGNAL_FORECAST = "signal_forecast"
+    SIGNAL_GAP = "signal_gap"
+    SIGNAL_NAN = "signal_nan"
+    SIGNAL_SPIKE = "signal_spike"
+    SIGNAL_UNIT = "signal_unit"
+    SIGNAL_DUPLICATE = "signal_duplicate"
+    SOLVER_TIMEOUT = "solver_timeout"
+    SOLVER_CRASH = "solver_crash"
+    SOLVER_INFEASIBLE = "solver_infeasible"
+    SOLVER_INCUMBENT = "solver_incumbent"
+    PLAN_REFUSED = "plan_refused"
+    LAST_PLAN_SHIFTED = "last_plan_shifted"
+    GREEDY_PLAN = "greedy_plan"
+    HELD = "held"
+    SAFE_STATE = "safe_state"
+    # what the hardware said
+    CAP_DRIFT = "cap_drift"
+    CAP_REFUSED = "cap_refused"
+    CAP_CLAMPED = "cap_clamped"
+    GPU_LOST = "gpu_lost"
+    NO_PERMISSION = "no_permission"
+    CALL_TIMEOUT = "call_timeout"
+    METER_LOST = "meter_lost"
+    METER_MISMATCH = "meter_mismatch"
+    OBSERVE_MODE = "observe_mode"
+    CLOCK_STEP = "clock_step"
+    CYCLE_LATE = "cycle_late"
+    STORE_DEGRADED = "store_degraded"
+
+
+class Severity(StrEnum):
+    """How loud a note is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ALERT = "alert"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One visible fact: a code, what it is about (a pool, job, event, signal or GPU), and a sentence for a person."""
+
+    code: Reason
+    subject: str
+    text: str
+    severity: Severity = Severity.WARNING
+    at: datetime | None = None
