@@ -4,10 +4,11 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/.ready
 
+# uv takes the Python it is given and never downloads another.
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup
+.PHONY: help setup demo test lint format test-kill test-long bench schema
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -26,3 +27,34 @@ $(READY): pyproject.toml uv.lock
 	  && $(BIN)/python -m pip install -qq --require-hashes -r .venv/requirements.txt \
 	  && $(BIN)/python -m pip install -qq --no-deps --editable .; }
 	@touch $@
+
+demo: setup ## live through the heat wave of September 2022; prints the address of its page
+	$(BIN)/gridpace run --config config/demo.yaml
+
+test: lint ## everything that a change must pass
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)
+
+lint: setup ## style, types, direction of imports, spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test-kill: export GRIDPACE_KILLS ?= 50
+test-kill: setup ## kill -9 at random points, GRIDPACE_KILLS times (50)
+	$(BIN)/pytest -m kill --timeout 1800 $(ARGS)
+
+test-long: export HYPOTHESIS_PROFILE ?= long
+test-long: setup ## the slow tests too, and many more random examples
+	$(BIN)/pytest -n 2 --dist loadgroup --timeout 1800 $(ARGS)
+
+bench: setup ## every benchmark; each prints its figures
+	$(BIN)/python -m benchmarks $(ARGS)
+
+schema: setup ## write again what is generated from the configuration's models
+	$(BIN)/gridpace schema --write

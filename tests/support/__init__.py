@@ -1,0 +1,1 @@
+"""What several test modules share and what is no test itself."""

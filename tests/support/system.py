@@ -1,0 +1,40 @@
+"""Says which tests need something that a bare machine lacks.
+
+Somebody who has only Python and make still gets a green run that names what it left out; CI, which installs all of
+it, must never skip. So a missing command skips with its Debian package named, and fails where CI=true.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# command -> the Debian package that brings it
+PACKAGES = {
+    "chromedriver": "chromium-driver",
+    "chromium": "chromium",
+    "gcc": "gcc libc6-dev",
+    "systemd-analyze": "systemd",
+    "systemd-sysusers": "systemd",
+    "systemd-tmpfiles": "systemd",
+}
+
+
+def in_ci() -> bool:
+    """True where nothing may be skipped."""
+    return os.environ.get("CI", "").lower() in {"true", "1"}
+
+
+def require(*commands: str) -> None:
+    """Skip the calling test (or module) unless all commands are on the PATH; fail instead where CI=true."""
+    missing = [command for command in commands if shutil.which(command) is None]
+    if "gcc" in commands and "gcc" not in missing and not Path("/usr/include/stdio.h").exists():
+        missing.append("gcc")
+    if not missing:
+        return
+    packages = " ".join(dict.fromkeys(PACKAGES.get(command, command) for command in missing))
+    reason = f"needs {', '.join(missing)}: apt-get install {packages}"
+    if in_ci():
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason, allow_module_level=True)
