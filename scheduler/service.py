@@ -1,0 +1,138 @@
+"""What the API, the page and the CLI may ask of a running daemon.
+
+Why a Protocol: the web layer is written and tested against this page alone, and never reaches into the loops. Every
+method is thread-safe, returns quickly, and answers with plain frozen values. `Refused` becomes a 4xx answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from optimizer.domain import Plan
+from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
+
+
+class Refused(Exception):
+    """The request is understood and not accepted; `status` is the HTTP status, the text names the field or the id."""
+
+    def __init__(self, text: str, status: int = 422) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class EventAnswer:
+    """What a utility is told: the event's id and version, `state` in the ledger, opt `in` or `out`, and why."""
+
+    id: str
+    version: int
+    state: str
+    opt: str
+    reason: str
+    target_kw: float | None = None
+    baseline_kw: float | None = None
+    available_kw: float | None = None
+    duplicate: bool = False
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job as submitted; see optimizer.domain.BatchJob for the meaning. `deadline` and `release` are aware."""
+
+    id: str | None
+    pool: str | None
+    work_gpu_h: float
+    max_gpus: int
+    deadline: datetime
+    release: datetime | None = None
+    preemptible: bool = True
+    value_per_gpu_h: float = 0.0
+    late_penalty: float = 0.05
+    undone_penalty: float = 5.0
+    priority: int = 0
+    metadata: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class OperatorOrder:
+    """An operator's word, kept over restarts: `pause` (no writes, limits given back), `resume`, `release` (give limits
+    back and stay in observe), `limit` (import cap in kW on a site until a time), `mode` (observe, advise, control)."""
+
+    action: str
+    site: str | None = None
+    limit_kw: float | None = None
+    until: datetime | None = None
+    mode: str | None = None
+    by: str = ""
+
+
+class Service(Protocol):
+    """The running daemon."""
+
+    def report(self) -> CycleReport | None:
+        """Last cycle's report; None before the first."""
+        ...
+
+    def tick(self) -> Tick | None:
+        """Last turn of the fast loop."""
+        ...
+
+    def plan(self) -> Plan | None:
+        """Plan in force."""
+        ...
+
+    def series(self, site: str, start: datetime, end: datetime) -> Mapping[str, Sequence[Any]]:
+        """Recorded samples in columns of equal length: at (datetime), import_kw, target_kw, limit_kw, planned_kw,
+        price_per_mwh (None where unknown)."""
+        ...
+
+    def prices(self, site: str) -> Sequence[tuple[datetime, datetime, float]]:
+        """Price on the plan's grid: (start, end, price per MWh), past part of today included."""
+        ...
+
+    def events(self) -> Sequence[EventStatus]:
+        """Every event in the ledger, newest first."""
+        ...
+
+    def receive_event(self, channel: str, headers: Mapping[str, str], body: bytes) -> EventAnswer:
+        """A signed message from a utility. Raises Refused."""
+        ...
+
+    def add_event(self, fields: Mapping[str, Any], by: str) -> EventAnswer:
+        """An event by the operator's hand (same fields as the webhook's body). Raises Refused."""
+        ...
+
+    def cancel_event(self, event_id: str, by: str) -> EventAnswer:
+        """Withdraw an event; in the middle of it the site leaves by the ramp. Raises Refused when unknown."""
+        ...
+
+    def jobs(self) -> Sequence[JobStatus]:
+        """Every job that is not forgotten, newest first."""
+        ...
+
+    def submit_job(self, request: JobRequest) -> JobStatus:
+        """Durably queued when it returns. Raises Refused."""
+        ...
+
+    def cancel_job(self, job_id: str, by: str) -> JobStatus:
+        """Cancel a job. Raises Refused when unknown or finished."""
+        ...
+
+    def report_progress(self, job_id: str, done_gpu_h: float, finished: bool) -> JobStatus:
+        """A worker's report of work done so far (GPU-hours at full throughput). Raises Refused."""
+        ...
+
+    def order(self, order: OperatorOrder) -> None:
+        """An operator's order; acts in the next tick. Raises Refused."""
+        ...
+
+    def explain(self, target: str) -> str:
+        """One sentence about a pool, a job, an event or a site. Raises Refused when unknown."""
+        ...
+
+    def health(self) -> Mapping[str, Any]:
+        """`ok`, seconds since the last tick and the last cycle, mode, store state."""
+        ...

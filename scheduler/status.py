@@ -1,0 +1,159 @@
+"""One cycle's report: the log line, `STATUS=`, the JSON, the metrics and the page are all printed from it.
+
+Why one object: what the operator reads at 3 a.m. must be the same in every place. The slow loop returns a
+`CycleReport`; the fast loop returns a `Tick`. Both are frozen and hold plain values only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from optimizer.reasons import Note, Severity
+
+
+@dataclass(frozen=True)
+class SourceStatus:
+    """One input: its state (ok, substituted, stale, lost), age in seconds, present value and unit."""
+
+    id: str
+    kind: str
+    state: str
+    age_s: float | None
+    value: float | None
+    unit: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class SiteStatus:
+    """One site now: planned and last measured import, hard limit, target in force (inf: none), price, PUE."""
+
+    id: str
+    import_kw: float | None
+    planned_kw: float
+    target_kw: float
+    limit_kw: float
+    price_per_mwh: float
+    pue: float
+    currency: str
+    timezone: str
+
+
+@dataclass(frozen=True)
+class PoolStatus:
+    """One pool now: cap of its active GPUs, planned and measured draw, relative throughput, reason code and sentence."""
+
+    id: str
+    site: str
+    work: str
+    gpus: int
+    active_gpus: int
+    cap_w: int
+    max_cap_w: int
+    planned_kw: float
+    draw_kw: float | None
+    throughput: float
+    reason: str
+    why: str
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """One job: progress 0..1, GPUs granted now, planned finish, reason code and sentence."""
+
+    id: str
+    pool: str
+    state: str
+    progress: float
+    gpus: int
+    deadline: datetime
+    finish: datetime | None
+    reason: str
+    why: str
+
+
+@dataclass(frozen=True)
+class EventStatus:
+    """One demand-response event as the ledger holds it, with what was delivered so far (mean kW over target, kWh cut)."""
+
+    id: str
+    version: int
+    site: str
+    state: str
+    start: datetime
+    end: datetime
+    target_kw: float
+    baseline_kw: float
+    program: str
+    name: str
+    source: str
+    delivered_kwh: float = 0.0
+    worst_over_kw: float = 0.0
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What the fast loop saw and did: measured import, target and trim per site, orders issued, notes."""
+
+    at: datetime
+    import_kw: Mapping[str, float]
+    target_kw: Mapping[str, float]
+    planned_kw: Mapping[str, float]
+    limit_kw: Mapping[str, float]
+    shed_kw: Mapping[str, float]
+    pool_kw: Mapping[str, float]
+    cap_w: Mapping[str, int]
+    active_gpus: Mapping[str, int]
+    orders: int = 0
+    seconds: float = 0.0
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
+class CycleReport:
+    """One turn of the slow loop."""
+
+    cycle: int
+    at: datetime
+    mode: str
+    rung: str
+    duration_s: float
+    solve_s: float
+    objective: float
+    next_at: datetime
+    sites: tuple[SiteStatus, ...]
+    pools: tuple[PoolStatus, ...]
+    jobs: tuple[JobStatus, ...]
+    events: tuple[EventStatus, ...]
+    sources: tuple[SourceStatus, ...]
+    notes: tuple[Note, ...] = field(default_factory=tuple)
+
+    @property
+    def warnings(self) -> int:
+        """Notes that a person should look at."""
+        return sum(note.severity is not Severity.INFO for note in self.notes)
+
+    def sentence(self) -> str:
+        """The one line for the log and for `systemctl status`."""
+        parts = [self.mode]
+        for site in self.sites:
+            shown = site.import_kw if site.import_kw is not None else site.planned_kw
+            limit = min(site.limit_kw, site.target_kw)
+            parts.append(f"{site.id} {shown / 1000:.2f}" + (f"/{limit / 1000:.2f}" if limit < 1e12 else "") + " MW")
+            parts.append(f"price {site.price_per_mwh:.0f} {site.currency}/MWh")
+        for event in self.events:
+            if event.state in {"near", "ramping_in", "active", "ramping_out"}:
+                parts.append(f"event {event.id} {event.state} {event.target_kw / 1000:.2f} MW")
+        parts.append(f"plan {self.rung} in {self.duration_s:.1f} s")
+        parts.append(f"next {self.next_at:%H:%M:%S}Z")
+        if self.warnings:
+            parts.append(f"{self.warnings} warning{'s' if self.warnings > 1 else ''}")
+        return " · ".join(parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON (times stay datetimes; the API's encoder prints them)."""
+        return asdict(self) | {"sentence": self.sentence(), "warnings": self.warnings}
