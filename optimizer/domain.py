@@ -33,13 +33,15 @@ class Series:
     """A piecewise-constant signal with explicit gaps: `spans` are sorted and do not overlap.
 
     `unit` is one of "USD/MWh"-like currency/MWh, "g/kWh", "degC", "fraction", "kW". `published_at` is when the source
-    said so (None: unknown). A moment that no span covers is a gap, never zero.
+    said so (None: unknown). A moment that no span covers is a gap, never zero. `notes` are the oddities of the source
+    inside the spans (rows left out, repeated hours), for a person to see.
     """
 
     name: str
     unit: str
     spans: tuple[Span, ...]
     published_at: datetime | None = None
+    notes: tuple[Note, ...] = ()
 
     @cached_property
     def _starts(self) -> list[datetime]:
