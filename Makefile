@@ -4,11 +4,21 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/.ready
 
+# Where `make install` puts things; DESTDIR stages them for a package. The service needs a Python that its user may read.
+PREFIX ?= /opt/gridpace
+CONFDIR ?= /etc/gridpace
+UNITDIR ?= /etc/systemd/system
+SYSUSERSDIR ?= /etc/sysusers.d
+TMPFILESDIR ?= /etc/tmpfiles.d
+BINDIR ?= /usr/local/bin
+SERVICE_PYTHON ?= /usr/bin/python3
+STAGED_VENV = $(abspath $(DESTDIR)$(PREFIX))/venv
+
 # uv takes the Python it is given and never downloads another.
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format test-kill test-long bench schema
+.PHONY: help setup demo test lint format test-kill test-long bench schema install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -58,3 +68,24 @@ bench: setup ## every benchmark; each prints its figures
 
 schema: setup ## write again what is generated from the configuration's models
 	$(BIN)/gridpace schema --write
+
+install: setup ## install the service below PREFIX (/opt/gridpace); run again to upgrade; starts nothing
+	test -x $(STAGED_VENV)/bin/python || $(BIN)/uv venv --quiet --relocatable --python $(SERVICE_PYTHON) $(STAGED_VENV)
+	UV_PROJECT_ENVIRONMENT=$(STAGED_VENV) $(BIN)/uv sync --quiet --frozen --no-dev --all-extras --no-editable \
+	  --link-mode copy --compile-bytecode --reinstall-package gridpace
+	rm -f $(STAGED_VENV)/.lock
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(UNITDIR) && install -d -m 750 $(DESTDIR)$(CONFDIR)
+	ln -sf $(PREFIX)/venv/bin/gridpace $(DESTDIR)$(BINDIR)/gridpace
+	for unit in gridpace gridpace-agent; do \
+	  sed -e 's#/opt/gridpace/#$(PREFIX)/#g' -e 's#/etc/gridpace/#$(CONFDIR)/#g' systemd/$$unit.service \
+	    > $(DESTDIR)$(UNITDIR)/$$unit.service || exit 1; done
+	install -D -m 644 systemd/gridpace.sysusers $(DESTDIR)$(SYSUSERSDIR)/gridpace.conf
+	install -d $(DESTDIR)$(TMPFILESDIR) \
+	  && sed 's#/etc/gridpace#$(CONFDIR)#' systemd/gridpace.tmpfiles > $(DESTDIR)$(TMPFILESDIR)/gridpace.conf
+	test -e $(DESTDIR)$(CONFDIR)/gridpace.yaml || install -m 640 config/gridpace.yaml $(DESTDIR)$(CONFDIR)/gridpace.yaml
+ifeq ($(DESTDIR),)
+	systemd-sysusers $(SYSUSERSDIR)/gridpace.conf && systemd-tmpfiles --create $(TMPFILESDIR)/gridpace.conf
+	if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+	@echo "Next: edit $(CONFDIR)/gridpace.yaml, then gridpace check --config $(CONFDIR)/gridpace.yaml,"
+	@echo "then systemctl enable --now gridpace-agent gridpace. An upgrade takes effect with systemctl restart."
+endif
