@@ -69,6 +69,8 @@ class Reason(StrEnum):
     METER_LOST = "meter_lost"
     METER_MISMATCH = "meter_mismatch"
     OBSERVE_MODE = "observe_mode"
+    SIMULATED = "simulated"
+    PERSISTENCE_OFF = "persistence_off"
     CLOCK_STEP = "clock_step"
     CYCLE_LATE = "cycle_late"
     STORE_DEGRADED = "store_degraded"

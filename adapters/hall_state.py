@@ -1,0 +1,150 @@
+"""The state of a simulated hall: its constants, its faults, one array entry a GPU, one record a pool.
+
+Why apart from the hall: what a hall *is* (plain data, made from the pools of the config) reads better without what it
+*does*. GPU ids are made from the pool's name and the GPU's place in it, so that they survive restarts like real UUIDs.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.ports import GpuId
+from optimizer.domain import GpuPool
+from optimizer.reasons import Reason
+
+Signal = Callable[[datetime], float]
+Floats = NDArray[np.float64]
+
+_NAMESPACE = uuid.UUID("6b1f5c0e-6f0f-5d0a-9b53-9f6f7d1c2a44")
+
+
+@dataclass(frozen=True, slots=True)
+class HallPhysics:
+    """Seconds until 95 % of a step in power is done, downwards and upwards, and how often the signals are sampled."""
+
+    settle_down_s: float = 0.05
+    settle_up_s: float = 0.4
+    sample_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HallFaults:
+    """What goes wrong by itself, all drawn from one seed: relative sensor noise of one GPU (standard deviation), chance
+    that a pool's or a site's reading is lost, GPUs lost and caps reset per GPU-hour, chance of a refused cap."""
+
+    seed: int = 0
+    sensor_noise: float = 0.0
+    telemetry_loss: float = 0.0
+    gpu_loss_per_h: float = 0.0
+    cap_reset_per_h: float = 0.0
+    cap_refusal: float = 0.0
+
+
+@dataclass(frozen=True)
+class HallCounters:
+    """Totals since the start: energy and import in kWh, work in GPU-hours at full throughput, tokens, and the
+    GPU-hours of work that the load asked for (batch: that were granted)."""
+
+    at: datetime
+    energy_kwh: Mapping[str, float]
+    import_kwh: Mapping[str, float]
+    work_gpu_h: Mapping[str, float]
+    asked_gpu_h: Mapping[str, float]
+    tokens: Mapping[str, float]
+
+
+@dataclass
+class PoolState:
+    """One pool: its slice of the arrays, its curve as arrays, its busy share (of each GPU, or of the granted ones)."""
+
+    pool: GpuPool
+    part: slice
+    caps_w: Floats
+    draws_w: Floats
+    speeds: Floats
+    energy_kwh: float = 0.0
+    work_gpu_h: float = 0.0
+    asked_gpu_h: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """The outside of one segment: load per pool, PUE and other IT load per site."""
+
+    load: tuple[float, ...]
+    pue: tuple[float, ...]
+    other_kw: tuple[float, ...]
+
+
+@dataclass
+class Gpus:
+    """One entry a GPU. `limit_w` is the limit requested, `ceiling_w` a lower one set out of band (inf: none)."""
+
+    min_w: Floats
+    max_w: Floats
+    idle_w: Floats
+    limit_w: Floats
+    ceiling_w: Floats
+    draw_w: Floats
+    busy_w: Floats
+    speed: Floats
+    busy: Floats
+    live: NDArray[np.bool_]
+    faults: dict[int, Reason] = field(default_factory=dict)
+
+    @property
+    def enforced_w(self) -> Floats:
+        """The lower of the requested limit and the one set out of band."""
+        enforced: Floats = np.minimum(self.limit_w, self.ceiling_w)
+        return enforced
+
+
+def gpu_ids(pool: GpuPool) -> tuple[GpuId, ...]:
+    """Stable UUIDs of a pool's simulated GPUs, in the form that the NVIDIA driver prints."""
+    return tuple(f"GPU-{uuid.uuid5(_NAMESPACE, f'{pool.site}/{pool.id}/{place}')}" for place in range(pool.count))
+
+
+def pool_states(pools: Sequence[GpuPool]) -> tuple[PoolState, ...]:
+    """One record a pool, each with its slice of the arrays."""
+    states: list[PoolState] = []
+    start = 0
+    for pool in pools:
+        points = pool.curve.points
+        columns = np.array([(point.cap_w, point.draw_w, point.throughput) for point in points], dtype=np.float64).T
+        states.append(PoolState(pool, slice(start, start + pool.count), columns[0], columns[1], columns[2]))
+        start += pool.count
+    return tuple(states)
+
+
+def new_gpus(states: Sequence[PoolState]) -> Gpus:
+    """All GPUs idle, at their default limit, on the bus."""
+    counts = [state.pool.count for state in states]
+
+    def spread(values: Sequence[float]) -> Floats:
+        return np.repeat(np.array(values, dtype=np.float64), counts)
+
+    low, high = spread([state.pool.min_cap_w for state in states]), spread([state.pool.max_cap_w for state in states])
+    idle, zero = spread([state.pool.curve.idle_w for state in states]), np.zeros(sum(counts))
+    return Gpus(
+        min_w=low,
+        max_w=high,
+        idle_w=idle,
+        limit_w=high.copy(),
+        ceiling_w=np.full(sum(counts), np.inf),
+        draw_w=idle.copy(),
+        busy_w=idle.copy(),
+        speed=zero.copy(),
+        busy=zero.copy(),
+        live=np.ones(sum(counts), dtype=np.bool_),
+    )
+
+
+def sample(signals: Mapping[str, Signal], name: str, moment: datetime, default: float) -> float:
+    """A signal's value at a moment; `default` when there is none of that name."""
+    return float(signals[name](moment)) if name in signals else default

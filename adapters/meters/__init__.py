@@ -1,0 +1,1 @@
+"""Meters: one file for each way to read power and energy, behind `Meter`."""

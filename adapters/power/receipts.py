@@ -1,0 +1,50 @@
+"""What every power actuator says in the same words: clamped caps, refused caps, GPUs that are gone.
+
+Why shared: a person compares the receipts of a real node and of its simulated twin, and one contract suite reads both.
+A thousand clamped GPUs are one fact, not a thousand lines, so notes beyond a handful are counted, not listed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from adapters.ports import GpuId
+from optimizer.reasons import Note, Reason, Severity
+
+UNKNOWN_GPU = Reason.GPU_LOST
+"""An order for a GPU that is not there fails like an order for one that fell off the bus."""
+
+MOST_NOTES = 16
+
+_MEANING = {
+    Reason.GPU_LOST: "does not answer: off the bus, or not a GPU of this machine",
+    Reason.NO_PERMISSION: "may not be capped: setting a power limit needs root (CAP_SYS_ADMIN); run the agent as root",
+    Reason.CAP_REFUSED: "refused the cap",
+    Reason.CAP_DRIFT: "enforces another limit than ordered (a board controller or another program limits it)",
+    Reason.CALL_TIMEOUT: "did not answer in time; it is left alone until its call returns",
+}
+
+
+def clamp_notes(clamped: Iterable[tuple[GpuId, float, float]]) -> tuple[Note, ...]:
+    """A note for each (GPU, watts ordered, watts that its range allows), the first few of them by name."""
+    found = list(clamped)
+    notes = [
+        Note(Reason.CAP_CLAMPED, gpu, f"{ordered:g} W ordered, {allowed:g} W is what the card allows", Severity.INFO)
+        for gpu, ordered, allowed in found[:MOST_NOTES]
+    ]
+    if len(found) > MOST_NOTES:
+        text = f"{len(found) - MOST_NOTES} more GPUs were ordered outside their range"
+        notes.append(Note(Reason.CAP_CLAMPED, "gpus", text, Severity.INFO))
+    return tuple(notes)
+
+
+def failure_notes(failures: Mapping[GpuId, Reason]) -> tuple[Note, ...]:
+    """One note for each kind of failure, naming the first GPU and how many share it."""
+    counts = Counter(failures.values())
+    notes = []
+    for reason, count in counts.items():
+        first = next(gpu for gpu, why in failures.items() if why is reason)
+        others = f" (and {count - 1} more)" if count > 1 else ""
+        notes.append(Note(reason, first, f"{first}{others} {_MEANING.get(reason, reason.value)}"))
+    return tuple(notes)
