@@ -1,4 +1,4 @@
-"""The simulated hall: exact integration at any step, the measured curves, faults that are seen and never read as zero."""
+"""The simulated hall: exact integration at any step, the measured curves, faults seen and never read as zero."""
 
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
