@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support import system
+from tests.support.browser import chromium
 
 
 @pytest.fixture
@@ -24,3 +25,13 @@ def test_missing_command_fails_in_ci(monkeypatch, nothing_installed):
 
 def test_what_is_there_is_used():
     system.require("make")
+
+
+@pytest.mark.browser
+def test_browser_shows_a_page_of_this_machine(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("<title>pace</title><p id=power>4.5 MW</p>")
+    with chromium(tmp_path / "profile") as browser:
+        browser.get(page.as_uri())
+        assert browser.title == "pace"
+        assert browser.find_element("id", "power").text == "4.5 MW"
