@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import cached_property
-from zoneinfo import ZoneInfo
 
 HOUR_S = 3600.0
 
@@ -116,7 +115,7 @@ def _next_fine(edge: datetime, step: timedelta, length: timedelta) -> datetime:
     return edge + (length if floor_time(edge, length) == edge else step)
 
 
-def local_day(day: date, tz: ZoneInfo) -> tuple[datetime, datetime]:
+def local_day(day: date, tz: tzinfo) -> tuple[datetime, datetime]:
     """UTC start and end of a local calendar day (23, 24 or 25 hours long)."""
     start = datetime.combine(day, time(), tz).astimezone(UTC)
     return start, datetime.combine(day + timedelta(days=1), time(), tz).astimezone(UTC)
