@@ -1,0 +1,81 @@
+"""The slow loop on one screen: every interval, and at once when an event, a job or an operator changes the picture.
+
+Reading order: collect -> build the problem -> plan -> check -> publish -> report. Each line is one function in a file
+of its own; nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import structlog
+
+from optimizer.check import check_plan
+from optimizer.domain import Plan
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.collect import collect
+from scheduler.engine import Context, State
+from scheduler.problem import build_problem, signal_window
+from scheduler.reporting import cycle_report
+from scheduler.status import CycleReport
+from scheduler.store import StoreDegraded
+from scheduler.timing import next_boundary
+
+log = structlog.get_logger()
+
+
+def run_cycle(ctx: Context, state: State) -> CycleReport:
+    """One turn of the slow loop; returns the report from which log, status line, JSON and metrics are printed.
+
+    1. collect every signal (never raises: each source is ok, stale or lost)
+    2. freeze the problem: signals, events, jobs, fleet, now
+    3. plan it (child process with a deadline; the ladder answers whatever happens)
+    4. check the plan independently; one that breaks a promise is never published
+    5. publish: keep it, hand it to the fast loop
+    6. report
+    """
+    started = time.monotonic()
+    now = ctx.clock.now()
+    seen = collect(ctx.collector, *signal_window(ctx, now), now)
+    problem = build_problem(ctx, state, seen, now)
+    plan = ctx.planner.plan(problem, state.plan)
+    broken = check_plan(problem, plan)
+    if not broken or state.plan is None:
+        publish(ctx, state, plan)
+    state.problem, state.cycles = problem, state.cycles + 1
+    if broken:
+        text = f"the plan breaks {len(broken)} promises ({broken[0].text}); the one before stays in force"
+        state.notes.append(Note(Reason.PLAN_REFUSED, "plan", text, Severity.ALERT, now))
+    next_at = next_boundary(now, ctx.timing.interval)
+    report = cycle_report(ctx, state, seen, problem, state.plan or plan, time.monotonic() - started, next_at)
+    state.report = report
+    keep(ctx, state, report)
+    return report
+
+
+def publish(ctx: Context, state: State, plan: Plan) -> None:
+    """Put the plan in force; a store that can't keep it is a note, never a reason to run without a plan."""
+    state.plan = plan
+    try:
+        ctx.store.save_plan(plan)
+    except StoreDegraded as error:
+        state.notes.append(Note(Reason.STORE_DEGRADED, "store", str(error), Severity.ALERT, plan.made_at))
+
+
+def keep(ctx: Context, state: State, report: CycleReport) -> None:
+    """Book the report, and say when the cycle took longer than its interval."""
+    late = report.duration_s - ctx.timing.interval.total_seconds() / getattr(ctx.clock, "speed", 1.0)
+    if late > 0:
+        text = f"the cycle took {report.duration_s:.1f} s, {late:.1f} s more than its interval; the next one starts at once"
+        state.notes.append(Note(Reason.CYCLE_LATE, "cycle", text, Severity.WARNING, report.at))
+    try:
+        ctx.store.save_report(report)
+    except StoreDegraded as error:
+        state.notes.append(Note(Reason.STORE_DEGRADED, "store", str(error), Severity.ALERT, report.at))
+
+
+def expire_notes(state: State, report: CycleReport, age: timedelta = timedelta(minutes=30)) -> None:
+    """Forget what is no news any more."""
+    for note in [note for note in state.notes if note.at is not None and report.at - note.at > age]:
+        state.notes.remove(note)

@@ -1,0 +1,126 @@
+"""What the two loops share: the fixed parts (Context) and the little that changes (State).
+
+Why: `run_cycle` and `run_tick` are plain functions of these two, so that the daemon, the backtest and the tests drive
+the very same code; whoever drives them owns the clock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from adapters.ports import Clock, JobSystem, Meter, Reading
+from optimizer.domain import BatchJob, DemandCharge, GpuPool, Plan, Prices, Problem
+from optimizer.reasons import Note
+from optimizer.timegrid import TimeGrid
+from scheduler.collect import Collector
+from scheduler.dispatch import Dispatcher
+from scheduler.ledger import Ledger
+from scheduler.orders import PoolOrder
+from scheduler.pue import PueModel
+from scheduler.service import OperatorOrder
+from scheduler.status import CycleReport, Tick
+from scheduler.store import Store
+
+ChargeBuilder = Callable[[TimeGrid, Mapping[str, float]], tuple[DemandCharge, ...]]
+
+
+@dataclass(frozen=True)
+class SiteModel:
+    """One site as configured: names of its signals, its PUE, limits and ramps."""
+
+    id: str
+    timezone: str
+    price: str
+    currency: str
+    price_forecast: str | None = None
+    carbon: str | None = None
+    weather: str | None = None
+    limit_signal: str | None = None
+    pue: PueModel = field(default_factory=PueModel)
+    other_it_kw: float = 0.0
+    limit_kw: float = float("inf")
+    ramp_up_kw_per_min: float = float("inf")
+    ramp_down_kw_per_min: float = float("inf")
+    charges: ChargeBuilder | None = None
+
+
+@dataclass(frozen=True)
+class PoolModel:
+    """One pool as configured; `load` is a share (0..1) or the id of a signal."""
+
+    pool: GpuPool
+    load: float | str = 1.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Lengths of the loops: planning interval, control period, horizon, longest horizon for far deadlines."""
+
+    interval: timedelta = timedelta(minutes=5)
+    control_period: timedelta = timedelta(seconds=1)
+    horizon: timedelta = timedelta(hours=36)
+    max_horizon: timedelta = timedelta(days=7)
+    verify_every: int = 30
+
+
+class Planner(Protocol):
+    """A planner answers every problem with a plan; the ladder inside it never raises."""
+
+    def plan(self, problem: Problem, last_plan: Plan | None = None) -> Plan:
+        """The plan for `problem`."""
+        ...
+
+    def close(self) -> None:
+        """Stop whatever it keeps running."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that stays the same between two turns of the loops."""
+
+    mode: str
+    clock: Clock
+    timing: Timing
+    sites: Mapping[str, SiteModel]
+    pools: Mapping[str, PoolModel]
+    collector: Collector
+    planner: Planner
+    ledger: Ledger
+    jobs: JobSystem
+    meter: Meter
+    dispatcher: Dispatcher
+    store: Store
+    prices: Prices
+    currency: str
+    margin: float = 0.003
+    emergency_programs: frozenset[str] = frozenset()
+
+
+@dataclass
+class State:
+    """What changes; replaced piece by piece under `lock`, read without it."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    problem: Problem | None = None
+    plan: Plan | None = None
+    report: CycleReport | None = None
+    tick: Tick | None = None
+    reading: Reading | None = None
+    cycles: int = 0
+    ticks: int = 0
+    last_tick_at: datetime | None = None
+    setpoint_kw: dict[str, float] = field(default_factory=dict)
+    bias_kw: dict[str, float] = field(default_factory=dict)
+    busy: dict[str, float] = field(default_factory=dict)
+    orders: dict[str, PoolOrder] = field(default_factory=dict)
+    grants: dict[str, tuple[str, int]] = field(default_factory=dict)
+    jobs: tuple[BatchJob, ...] = ()
+    operator: dict[str, OperatorOrder] = field(default_factory=dict)
+    notes: deque[Note] = field(default_factory=lambda: deque(maxlen=200))
+    wake: threading.Event = field(default_factory=threading.Event)

@@ -1,0 +1,43 @@
+"""From measured power to how busy a pool is, and from an order to the power it will draw.
+
+Why: a cap is not a reduction. What an order changes depends on how many GPUs really work, so the fast loop counts busy
+GPUs from measured draw and predicts from the curve: draw = busy * draw_at_cap + (count - busy) * idle.
+"""
+
+from __future__ import annotations
+
+from optimizer.curves import draw_at_cap
+from optimizer.domain import GpuPool, Work
+from scheduler.orders import PoolOrder
+
+SMOOTHING = 0.5
+"""Share of a new busy estimate that is taken over in one tick; half keeps noise out and follows a burst in two ticks."""
+
+
+def measured_busy(pool: GpuPool, kw: float, order: PoolOrder) -> float:
+    """Busy GPUs that explain a measured pool power under the order in force (0..count)."""
+    per_gpu_w = draw_at_cap(pool.curve, order.cap_w) - pool.curve.idle_w
+    if per_gpu_w <= 0:
+        return float(pool.count)
+    busy = (kw * 1000.0 - pool.count * pool.curve.idle_w) / per_gpu_w
+    return min(float(pool.count), max(0.0, busy))
+
+
+def busy_now(pool: GpuPool, kw: float | None, order: PoolOrder, last: float | None, planned: float) -> float:
+    """Present estimate of busy GPUs: measured and smoothed, else the last one, else the plan's load."""
+    if kw is None:
+        return last if last is not None else planned
+    fresh = measured_busy(pool, kw, order)
+    return fresh if last is None else last + SMOOTHING * (fresh - last)
+
+
+def pool_kw(pool: GpuPool, order: PoolOrder, busy: float) -> float:
+    """Predicted draw of a pool under an order, in kW."""
+    working = min(busy, float(order.active_gpus)) if pool.work is Work.BATCH else min(busy, float(pool.count))
+    idle = pool.count - working
+    return (working * draw_at_cap(pool.curve, order.cap_w) + idle * pool.curve.idle_w) / 1000.0
+
+
+def import_kw(it_kw: float, other_it_kw: float, pue: float, bias_kw: float = 0.0) -> float:
+    """Import at the site meter for an IT power, with what the model was last off by."""
+    return (it_kw + other_it_kw) * pue + bias_kw

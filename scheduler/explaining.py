@@ -1,0 +1,40 @@
+"""`gridpace explain`: one sentence about a pool, a job, an event or a site."""
+
+from __future__ import annotations
+
+from optimizer.explain import explain_job, explain_pool
+from scheduler.engine import Context, State
+from scheduler.orders import step_index
+from scheduler.service import Refused
+
+
+def explain_target(ctx: Context, state: State, target: str) -> str:
+    """The sentence for `target`. Raises Refused with the known names when there is no such thing."""
+    plan, problem = state.plan, state.problem
+    event = next((event for event in ctx.ledger.statuses() if event.id == target), None)
+    if event is not None:
+        return (f"Event {event.id} ({event.program or 'by hand'}) is {event.state}: {event.site} at or below {event.target_kw:.0f} kW "
+                f"from {event.start:%Y-%m-%d %H:%M}Z to {event.end:%H:%M}Z, baseline {event.baseline_kw:.0f} kW; "
+                f"{event.delivered_kwh:.0f} kWh delivered so far, at worst {event.worst_over_kw:.0f} kW over. {event.answer}".rstrip())
+    if plan is None or problem is None:
+        raise Refused("no plan yet; ask again after the first cycle", 503)
+    step = step_index(plan, ctx.clock.now())
+    if target in plan.pools:
+        return explain_pool(problem, plan, target, step)
+    if target in plan.jobs:
+        return explain_job(problem, plan, target)
+    if target in ctx.sites:
+        return _site_sentence(state, target)
+    known = [*ctx.pools, *ctx.sites, *plan.jobs]
+    raise Refused(f"nothing is called {target!r}; known: {', '.join(known[:20])}", 404)
+
+
+def _site_sentence(state: State, site: str) -> str:
+    tick, report = state.tick, state.report
+    if tick is None or report is None:
+        raise Refused("no measurement yet", 503)
+    cap = min(tick.target_kw[site], tick.limit_kw[site])
+    bound = f"at most {cap:.0f} kW now" if cap < float("inf") else "without a limit now"
+    status = next(status for status in report.sites if status.id == site)
+    return (f"{site} draws {tick.import_kw[site]:.0f} kW, {bound}; the plan ({report.rung}) aims at {tick.planned_kw[site]:.0f} kW "
+            f"at a price of {status.price_per_mwh:.2f} {status.currency}/MWh; {tick.shed_kw[site]:.0f} kW are shed below the plan.")

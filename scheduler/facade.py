@@ -1,0 +1,187 @@
+"""The running daemon as the API, the page and the CLI see it (scheduler.service.Service).
+
+Why apart from the loops: whatever a client asks is answered from frozen reports and the store, or becomes a durable
+record and a wake-up of the slow loop; no request ever runs inside a loop or waits for the solver.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from adapters.dr.webhook import parse_event
+from adapters.jobs.queue import JobQueue, JobRefused
+from adapters.ports import EventChannel, EventMessage, EventRefused
+from optimizer.domain import Plan
+from scheduler.engine import Context, State
+from scheduler.explaining import explain_target
+from scheduler.flexibility import available_kw, baseline_kw
+from scheduler.ledger import ProgramTerms
+from scheduler.overrides import apply_order
+from scheduler.reporting import job_status
+from scheduler.service import EventAnswer, JobRequest, OperatorOrder, Refused
+from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
+from scheduler.store import StoreDegraded
+
+SETTLE = timedelta(minutes=15)
+
+
+@dataclass
+class Facade:
+    """Answers clients; `channels` by program id, `terms` the programs' defaults, `wake` asks for a plan at once."""
+
+    ctx: Context
+    state: State
+    channels: Mapping[str, EventChannel]
+    terms: Mapping[str, ProgramTerms]
+    wake: Callable[[], None]
+
+    def report(self) -> CycleReport | None:
+        """See Service."""
+        return self.state.report
+
+    def tick(self) -> Tick | None:
+        """See Service."""
+        return self.state.tick
+
+    def plan(self) -> Plan | None:
+        """See Service."""
+        return self.state.plan
+
+    def series(self, site: str, start: datetime, end: datetime) -> Mapping[str, Sequence[Any]]:
+        """See Service."""
+        self._site(site)
+        return self.ctx.store.samples(site, start, end)
+
+    def prices(self, site: str) -> Sequence[tuple[datetime, datetime, float]]:
+        """See Service."""
+        self._site(site)
+        problem = self.state.problem
+        past = self._past_prices(site)
+        if problem is None:
+            return past
+        inputs = next(inputs for inputs in problem.sites if inputs.id == site)
+        edges = problem.grid.edges
+        ahead = [(edges[i], edges[i + 1], price) for i, price in enumerate(inputs.price_per_mwh)]
+        return [row for row in past if row[1] <= edges[0]] + ahead
+
+    def _past_prices(self, site: str) -> list[tuple[datetime, datetime, float]]:
+        now = self.ctx.clock.now()
+        series = self.ctx.collector.last_good(self.ctx.sites[site].price)
+        if series is None:
+            return []
+        begin = now - timedelta(hours=12)
+        return [(s.start, min(s.end, now), s.value) for s in series.spans if s.end > begin and s.start < now]
+
+    def events(self) -> Sequence[EventStatus]:
+        """See Service."""
+        return self.ctx.ledger.statuses()
+
+    def receive_event(self, channel: str, headers: Mapping[str, str], body: bytes) -> EventAnswer:
+        """See Service."""
+        source = self.channels.get(channel)
+        if source is None:
+            raise Refused("no such channel", 404)
+        try:
+            return self._accept(source.receive(headers, body, self.ctx.clock.now()))
+        except EventRefused as error:
+            raise Refused(str(error), error.status) from error
+
+    def add_event(self, fields: Mapping[str, Any], by: str) -> EventAnswer:
+        """See Service."""
+        try:
+            message = parse_event(json.dumps(fields, default=str).encode(), self.ctx.clock.now(), program="operator", source=by)
+        except EventRefused as error:
+            raise Refused(str(error), error.status) from error
+        return self._accept(message)
+
+    def _accept(self, message: EventMessage) -> EventAnswer:
+        now = self.ctx.clock.now()
+        if message.site not in self.ctx.sites:
+            raise Refused(f"site: {message.site!r} is not one of {', '.join(self.ctx.sites)}")
+        try:
+            answer = self.ctx.ledger.accept(
+                message,
+                baseline_kw=baseline_kw(self.ctx, self.state, message.site, self._terms(message.program), now),
+                available_kw=available_kw(self.ctx, self.state, message.site, now),
+                defaults=self._terms(message.program),
+                now=now,
+            )
+        except StoreDegraded as error:
+            raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
+        self.wake()
+        return answer
+
+    def _terms(self, program: str) -> ProgramTerms:
+        return self.terms.get(program) or ProgramTerms()
+
+    def cancel_event(self, event_id: str, by: str) -> EventAnswer:
+        """See Service."""
+        try:
+            answer = self.ctx.ledger.cancel(event_id, by, self.ctx.clock.now())
+        except KeyError as error:
+            raise Refused(f"no event {event_id!r}", 404) from error
+        except StoreDegraded as error:
+            raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
+        self.wake()
+        return answer
+
+    def jobs(self) -> Sequence[JobStatus]:
+        """See Service."""
+        return [job_status(job, self.state) for job in self._queue().everything()]
+
+    def submit_job(self, request: JobRequest) -> JobStatus:
+        """See Service."""
+        return self._job(lambda queue: queue.submit(request, self.ctx.clock.now()).id)
+
+    def cancel_job(self, job_id: str, by: str) -> JobStatus:
+        """See Service."""
+        return self._job(lambda queue: queue.cancel(job_id, by).id)
+
+    def report_progress(self, job_id: str, done_gpu_h: float, finished: bool) -> JobStatus:
+        """See Service."""
+        return self._job(lambda queue: queue.report(job_id, done_gpu_h, finished).id, replan=finished)
+
+    def _job(self, change: Callable[[JobQueue], str], replan: bool = True) -> JobStatus:
+        queue = self._queue()
+        try:
+            job_id = change(queue)
+        except JobRefused as error:
+            raise Refused(str(error), error.status) from error
+        except StoreDegraded as error:
+            raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
+        if replan:
+            self.wake()
+        return next(job_status(job, self.state) for job in queue.everything() if job.id == job_id)
+
+    def _queue(self) -> JobQueue:
+        if not isinstance(self.ctx.jobs, JobQueue):
+            raise Refused("this site's jobs are not kept in the embedded queue", 409)
+        return self.ctx.jobs
+
+    def order(self, order: OperatorOrder) -> None:
+        """See Service."""
+        apply_order(self.ctx, self.state, order, self.ctx.clock.now())
+        self.wake()
+
+    def explain(self, target: str) -> str:
+        """See Service."""
+        return explain_target(self.ctx, self.state, target)
+
+    def health(self) -> Mapping[str, Any]:
+        """See Service."""
+        now = self.ctx.clock.now()
+        tick_age = (now - self.state.last_tick_at).total_seconds() if self.state.last_tick_at else None
+        report = self.state.report
+        cycle_age = (now - report.at).total_seconds() if report else None
+        late = 5 * self.ctx.timing.control_period.total_seconds() * getattr(self.ctx.clock, "speed", 1.0) + 10
+        ok = tick_age is not None and tick_age < late and report is not None
+        return {"ok": ok, "tick_age_s": tick_age, "cycle_age_s": cycle_age, "mode": self.ctx.mode,
+                "speed": getattr(self.ctx.clock, "speed", 1.0), "now": now, "store": self.ctx.store.state()}
+
+    def _site(self, site: str) -> None:
+        if site not in self.ctx.sites:
+            raise Refused(f"no site {site!r}", 404)

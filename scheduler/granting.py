@@ -1,0 +1,60 @@
+"""GPUs for jobs: what the plan gives, inside what the fast loop leaves.
+
+Why in the fast loop: pausing a job is a lever like a cap. When a ceiling takes GPUs away from a batch pool, grants
+follow in the same turn; when no order may be written (observe, advise, paused), jobs run as they would without us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from optimizer.curves import throughput_at_cap
+from optimizer.domain import BatchJob, Work
+from optimizer.reasons import Note, Severity
+from scheduler.engine import Context, State
+from scheduler.orders import PoolOrder, free_order, grant_gpus, planned_rates
+
+
+def granted(state: State, pool: str) -> int:
+    """GPUs of a pool that jobs hold now."""
+    return sum(gpus for held, gpus in state.grants.values() if held == pool)
+
+
+def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now: datetime) -> None:
+    """Grant and book; a job system that refuses becomes a note."""
+    released = tuple(job for job in state.jobs if job.release <= now)
+    batch = {m.pool.id: m.pool for m in ctx.pools.values() if m.pool.work is Work.BATCH}
+    if ctx.dispatcher.writes:
+        in_force = {pool: orders[pool] for pool in batch}
+        rates = held_rates(state, planned_rates(state.plan, released, now), orders, ctx)
+    else:
+        in_force = {pool: free_order(model) for pool, model in batch.items()}
+        rates = {job.id: (job.pools[0], float(job.max_gpus)) for job in released}
+    speeds = {pool: throughput_at_cap(model.curve, in_force[pool].cap_w) for pool, model in batch.items()}
+    grants = grant_gpus(released, rates, in_force, speeds)
+    pools = {job: rates[job][0] for job in grants}
+    changed = {job: gpus for job, gpus in grants.items() if gpus != _held(released, job)}
+    if changed:
+        for job, reason in ctx.jobs.apply(changed).items():
+            state.notes.append(Note(reason, job, f"job {job} did not take {changed[job]} GPUs", Severity.WARNING, now))
+    state.grants = {job: (pools[job], gpus) for job, gpus in grants.items() if gpus}
+
+
+def _held(jobs: tuple[BatchJob, ...], job_id: str) -> int:
+    return next(job.gpus for job in jobs if job.id == job_id)
+
+
+def held_rates(
+    state: State, rates: dict[str, tuple[str, float]], orders: Mapping[str, PoolOrder], ctx: Context
+) -> dict[str, tuple[str, float]]:
+    """While a falling ramp keeps more GPUs active than the plan wants, running jobs keep what they have."""
+    for job, (pool, gpus) in state.grants.items():
+        if job not in rates or rates[job][0] != pool or pool not in orders:
+            continue
+        planned = sum(rate for held, rate in rates.values() if held == pool)
+        speed = throughput_at_cap(ctx.pools[pool].pool.curve, orders[pool].cap_w)
+        if planned < (orders[pool].active_gpus - 1) * speed:
+            spare = orders[pool].active_gpus * speed - planned
+            rates[job] = (pool, max(rates[job][1], min(gpus * speed, rates[job][1] + spare)))
+    return rates

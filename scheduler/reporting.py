@@ -1,0 +1,118 @@
+"""From a plan, a tick and the ledger to one CycleReport: the object that every surface prints.
+
+Why here: the loops decide, this module only words it. It must never raise for a thing that is merely absent.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from optimizer.curves import throughput_at_cap
+from optimizer.domain import BatchJob, GpuPool, JobState, Plan, Problem, Work
+from optimizer.explain import explain_job, explain_pool
+from optimizer.reasons import Note, Reason
+from scheduler.overrides import mode_now
+from scheduler.orders import planned_order, step_index
+from scheduler.status import CycleReport, JobStatus, PoolStatus, SiteStatus, SourceStatus
+from scheduler.targets import INF
+
+if TYPE_CHECKING:
+    from scheduler.collect import Snapshot
+    from scheduler.engine import Context, State
+
+
+def cycle_report(
+    ctx: Context, state: State, seen: Snapshot, problem: Problem, plan: Plan, duration_s: float, next_at: datetime
+) -> CycleReport:
+    """The report of one finished cycle."""
+    now = problem.made_at
+    return CycleReport(
+        cycle=state.cycles,
+        at=now,
+        mode=mode_now(ctx, state),
+        rung=plan.rung.value,
+        duration_s=duration_s,
+        solve_s=plan.solve_s,
+        objective=plan.objective,
+        next_at=next_at,
+        sites=tuple(_site(ctx, state, problem, plan, site, now) for site in ctx.sites),
+        pools=tuple(pool_status(state, model.pool, problem, plan, now) for model in ctx.pools.values()),
+        jobs=tuple(job_status(job, state) for job in problem.jobs),
+        events=tuple(ctx.ledger.statuses()),
+        sources=tuple(
+            SourceStatus(s.id, s.kind, s.state, s.age_s, s.value, s.unit, s.text) for s in seen.sources.values()
+        ),
+        notes=merge_notes(seen.notes, problem.notes, plan.notes, tuple(state.notes)),
+    )
+
+
+def merge_notes(*groups: tuple[Note, ...]) -> tuple[Note, ...]:
+    """All notes, one for each (code, subject): the latest wording wins."""
+    merged: dict[tuple[Reason, str], Note] = {}
+    for note in (note for group in groups for note in group):
+        merged.pop((note.code, note.subject), None)
+        merged[note.code, note.subject] = note
+    return tuple(merged.values())
+
+
+def _site(ctx: Context, state: State, problem: Problem, plan: Plan, site: str, now: datetime) -> SiteStatus:
+    inputs = next(inputs for inputs in problem.sites if inputs.id == site)
+    model, tick = ctx.sites[site], state.tick
+    return SiteStatus(
+        id=site,
+        import_kw=tick.import_kw.get(site) if tick else None,
+        planned_kw=plan.sites[site].import_kw[step_index(plan, now)],
+        target_kw=tick.target_kw.get(site, INF) if tick else INF,
+        limit_kw=inputs.limit_kw[0],
+        price_per_mwh=inputs.price_per_mwh[0],
+        pue=inputs.pue[0],
+        currency=model.currency,
+        timezone=model.timezone,
+    )
+
+
+def pool_status(state: State, pool: GpuPool, problem: Problem, plan: Plan, now: datetime) -> PoolStatus:
+    """A pool now: the order in force, what it draws, and why."""
+    step = step_index(plan, now)
+    order = state.orders.get(pool.id) or planned_order(plan, pool, now)
+    draw = state.tick.pool_kw.get(pool.id) if state.tick else None
+    busy = pool.count if pool.work is not Work.BATCH else order.active_gpus
+    return PoolStatus(
+        id=pool.id,
+        site=pool.site,
+        work=pool.work.value,
+        gpus=pool.count,
+        active_gpus=busy,
+        cap_w=order.cap_w,
+        max_cap_w=int(pool.max_cap_w),
+        planned_kw=plan.pools[pool.id].draw_kw[step],
+        draw_kw=draw,
+        throughput=throughput_at_cap(pool.curve, order.cap_w),
+        reason=plan.pools[pool.id].reasons[step].value,
+        why=explain_pool(problem, plan, pool.id, step),
+    )
+
+
+def job_status(job: BatchJob, state: State) -> JobStatus:
+    """A job now: how far it is, when it will be done by the plan, and why it waits or runs."""
+    plan, problem = state.plan, state.problem
+    planned = plan.jobs.get(job.id) if plan is not None else None
+    progress = min(1.0, job.done_gpu_h / job.work_gpu_h) if job.work_gpu_h > 0 else 1.0
+    reason, why = Reason.NO_WORK.value, "not planned yet"
+    if job.state in (JobState.DONE, JobState.CANCELLED):
+        reason, why = Reason.WORK_DONE.value, f"{job.id} is {job.state.value}"
+    elif plan is not None and problem is not None and planned is not None:
+        step = step_index(plan, problem.made_at)
+        reason, why = planned.reasons[step].value, explain_job(problem, plan, job.id)
+    return JobStatus(
+        id=job.id,
+        pool=planned.pool if planned is not None and planned.pool else job.pools[0],
+        state=job.state.value,
+        progress=progress,
+        gpus=job.gpus,
+        deadline=job.deadline,
+        finish=planned.finish if planned is not None else None,
+        reason=reason,
+        why=why,
+    )

@@ -1,0 +1,52 @@
+"""How much a site may draw right now, and how fast it may get there.
+
+The ceiling is the strictest of the hard limit, every live event with its ramps, and the operator's order. The wish is
+the plan's. Economic moves are slewed by the site's ramp limits in both directions; a falling ceiling is followed at
+once (its own ramp is part of it), a rising one never faster than the ramp allows: that is what prevents a rebound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from optimizer.domain import GridEvent
+from optimizer.envelope import tightest_kw
+
+INF = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """Caps in kW on a site's import at one moment, and the strictest of them."""
+
+    limit_kw: float
+    event_kw: float
+    operator_kw: float
+
+    @property
+    def kw(self) -> float:
+        """The cap in force."""
+        return min(self.limit_kw, self.event_kw, self.operator_kw)
+
+
+def ceiling(
+    site: str, limit_kw: float, events: Iterable[GridEvent], operator_kw: float, now: datetime, then: datetime
+) -> Ceiling:
+    """Ceiling over [now, then]: the next tick comes at `then`, so a falling ramp is met ahead of time."""
+    mine = [event for event in events if event.site == site]
+    return Ceiling(limit_kw, min(tightest_kw(mine, now), tightest_kw(mine, then)), operator_kw)
+
+
+def slew(wish_kw: float, last_kw: float | None, seconds: float, up_kw_per_min: float, down_kw_per_min: float) -> float:
+    """The wish, no further from the last set-point than the ramp limits allow in `seconds`."""
+    if last_kw is None:
+        return wish_kw
+    minutes = seconds / 60.0
+    return min(max(wish_kw, last_kw - down_kw_per_min * minutes), last_kw + up_kw_per_min * minutes)
+
+
+def setpoint(wish_kw: float, last_kw: float | None, cap_kw: float, seconds: float, up: float, down: float) -> float:
+    """Import to aim for in this tick: slewed, and never above the ceiling."""
+    return min(slew(wish_kw, last_kw, seconds, up, down), cap_kw)

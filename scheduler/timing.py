@@ -1,0 +1,87 @@
+"""When the loops run: APScheduler jobs, aligned to the clock of the world that is controlled.
+
+Why the guard: APScheduler 3.11 keeps next run times in wall time, so that a step of one hour back leaves a 1-s job
+silent for an hour. `Timer.guard()` is called from the daemon's main thread and re-arms both jobs when the wall clock
+stepped against the monotonic one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from adapters.ports import Clock
+from optimizer.timegrid import floor_time
+from scheduler.clock import ClockGuard, WallClock
+
+
+def next_boundary(now: datetime, interval: timedelta) -> datetime:
+    """First multiple of `interval` (from the UTC epoch) after `now`."""
+    return floor_time(now, interval) + interval
+
+
+class AlignedTrigger(BaseTrigger):  # type: ignore[misc]
+    """Fires at each multiple of `interval` on a clock that may run faster than the wall."""
+
+    def __init__(self, clock: Clock, interval: timedelta) -> None:
+        self._clock, self._interval = clock, interval
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """Wall time of the next boundary (APScheduler's interface)."""
+        here = self._clock.now()
+        wait = (next_boundary(here, self._interval) - here).total_seconds()
+        return now + timedelta(seconds=max(0.01, wait / getattr(self._clock, "speed", 1.0)))
+
+
+class Timer:
+    """The two periodic jobs: `cycle` at every interval and at once when woken, `tick` every control period."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        interval: timedelta,
+        period: timedelta,
+        cycle: Callable[[], object],
+        tick: Callable[[], object],
+    ) -> None:
+        self._clock, self._interval, self._period = clock, interval, period
+        self._guard = ClockGuard(WallClock())
+        self._scheduler: Any = BackgroundScheduler(
+            timezone=UTC,
+            executors={"default": ThreadPoolExecutor(4)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        self._scheduler.add_job(cycle, AlignedTrigger(clock, interval), id="cycle", next_run_time=datetime.now(UTC))
+        self._scheduler.add_job(tick, self._tick_trigger(), id="tick", next_run_time=datetime.now(UTC))
+
+    def _tick_trigger(self) -> Any:
+        return IntervalTrigger(seconds=self._period.total_seconds(), timezone=UTC)
+
+    def start(self) -> None:
+        """Run both jobs from now on."""
+        self._scheduler.start()
+
+    def wake(self) -> None:
+        """Plan at once; several wake-ups before it runs are one."""
+        if self._scheduler.running:
+            self._scheduler.modify_job("cycle", next_run_time=datetime.now(UTC))
+
+    def guard(self) -> float:
+        """Re-arm both jobs after a step of the wall clock; returns the step in seconds (0.0: none)."""
+        step = self._guard.step_s()
+        if step:
+            self._scheduler.reschedule_job("cycle", trigger=AlignedTrigger(self._clock, self._interval))
+            self._scheduler.reschedule_job("tick", trigger=self._tick_trigger())
+            self.wake()
+        return step
+
+    def stop(self) -> None:
+        """Let the running turns finish, start no more."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=True)

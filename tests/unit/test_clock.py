@@ -1,0 +1,78 @@
+"""Clocks, the guard against wall-clock steps, and the alignment of the slow loop."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from scheduler.clock import ClockGuard, ScaledClock, VirtualClock
+from scheduler.timing import AlignedTrigger, Timer, next_boundary
+
+NOON = datetime(2022, 9, 6, 12, tzinfo=UTC)
+
+
+class SteppedClock:
+    """A clock whose wall time can be set against its monotonic time."""
+
+    speed = 1.0
+
+    def __init__(self) -> None:
+        self.wall, self.mono = NOON, 0.0
+
+    def now(self) -> datetime:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.mono
+
+    def sleep(self, seconds: float) -> None:
+        self.wall += timedelta(seconds=seconds)
+        self.mono += seconds
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0, 86400.0 * 3650])
+def test_guard_sees_a_step_once_and_never_a_slew(step_s: float) -> None:
+    clock = SteppedClock()
+    guard = ClockGuard(clock)
+    clock.sleep(600)
+    clock.wall += timedelta(milliseconds=300)  # what NTP slews
+    assert guard.step_s() == 0.0
+    clock.wall += timedelta(seconds=step_s)
+    assert guard.step_s() == pytest.approx(step_s, abs=1)
+    assert guard.step_s() == 0.0
+
+
+def test_timer_ticks_again_at_once_after_the_wall_clock_stepped_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """APScheduler alone would wait for the hour to come round again."""
+    ticks: list[int] = []
+    clock = VirtualClock(NOON)
+    timer = Timer(clock, timedelta(minutes=5), timedelta(milliseconds=20), lambda: None, lambda: ticks.append(1))
+    stepped = SteppedClock()
+    timer._guard = ClockGuard(stepped)
+    timer.start()
+    try:
+        job = timer._scheduler.get_job("tick")
+        timer._scheduler.modify_job("tick", next_run_time=datetime.now(UTC) + timedelta(hours=1))
+        stepped.wall -= timedelta(hours=1)
+        assert timer.guard() == pytest.approx(-3600)
+        job = timer._scheduler.get_job("tick")
+        assert job.next_run_time - datetime.now(UTC) < timedelta(seconds=1)
+        assert timer.guard() == 0.0
+    finally:
+        timer.stop()
+
+
+def test_slow_loop_fires_on_the_controlled_clocks_boundaries() -> None:
+    clock = ScaledClock(NOON + timedelta(minutes=2), speed=60.0)
+    wall = datetime.now(UTC)
+    fire = AlignedTrigger(clock, timedelta(minutes=5)).get_next_fire_time(None, wall)
+    assert (fire - wall).total_seconds() == pytest.approx(3.0, abs=0.1)  # three simulated minutes
+    assert next_boundary(NOON, timedelta(minutes=5)) == NOON + timedelta(minutes=5)
+
+
+def test_clocks_refuse_what_means_nothing() -> None:
+    with pytest.raises(ValueError, match="no time zone"):
+        VirtualClock(datetime(2022, 9, 6))  # noqa: DTZ001
+    with pytest.raises(ValueError, match=r"clock\.speed"):
+        ScaledClock(NOON, 0.0)

@@ -1,0 +1,44 @@
+"""From a plan's step to pool orders and whole GPUs for jobs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from optimizer.domain import BatchJob, JobState
+from scheduler.orders import PoolOrder, grant_gpus
+
+NOW = datetime(2022, 9, 6, 21, tzinfo=UTC)
+
+
+def job(name: str, **changes: object) -> BatchJob:
+    fields: dict[str, object] = {
+        "id": name, "pools": ("batch",), "release": NOW, "deadline": NOW + timedelta(hours=6), "work_gpu_h": 100.0,
+        "max_gpus": 64,
+    }
+    return BatchJob(**(fields | changes))  # type: ignore[arg-type]
+
+
+def grants(jobs: tuple[BatchJob, ...], rates: dict[str, float], active: int, speed: float = 1.0) -> dict[str, int]:
+    return grant_gpus(jobs, {k: ("batch", v) for k, v in rates.items()}, {"batch": PoolOrder(300, active)}, {"batch": speed})
+
+
+def test_a_slower_pool_needs_more_gpus_for_the_same_rate() -> None:
+    assert grants((job("a"),), {"a": 40.0}, 64, speed=0.8) == {"a": 50}
+
+
+def test_work_that_must_not_be_interrupted_keeps_its_gpus_when_the_pool_shrinks() -> None:
+    fixed = job("fixed", preemptible=False, started_at=NOW, state=JobState.RUNNING, gpus=48)
+    assert grants((job("soft"), fixed), {"soft": 30.0, "fixed": 48.0}, 50) == {"fixed": 48, "soft": 2}
+
+
+def test_work_that_must_not_be_interrupted_starts_whole_or_not_at_all() -> None:
+    whole = job("whole", preemptible=False)
+    assert grants((whole,), {"whole": 64.0}, 63) == {"whole": 0}
+    assert grants((whole,), {"whole": 20.0}, 64) == {"whole": 64}
+
+
+def test_priority_then_deadline_decide_who_gives() -> None:
+    late, early = job("late", deadline=NOW + timedelta(hours=9)), job("early")
+    first = job("first", priority=1, deadline=NOW + timedelta(days=2))
+    given = grants((late, early, first), {"late": 40.0, "early": 40.0, "first": 40.0}, 90)
+    assert given == {"first": 40, "early": 40, "late": 10}
