@@ -58,7 +58,7 @@ def test_daemon_has_no_device_and_agent_has_no_network():
 def test_both_answer_the_watchdog_and_the_daemon_reloads():
     for unit in UNITS:
         assert {"Type=notify", "WatchdogSec=60", "KillMode=mixed"} <= set(directives(unit))
-    assert "ExecReload=/bin/kill -HUP $MAINPID" in directives("gridpace.service")
+    assert "ExecReload=/bin/sh -c 'kill -HUP ${MAINPID}'" in directives("gridpace.service")
 
 
 @pytest.mark.timeout(300)
