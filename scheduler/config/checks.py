@@ -1,0 +1,139 @@
+"""What can be judged only when every part is right by itself: units against the currency, files, clocks, safety.
+
+Each check is a few lines and reports to the document; none of them touches hardware or the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+
+from adapters.ports import SourceError
+from adapters.secrets import SecretError, SecretRef
+from adapters.signals.base import SignalConfig, unit_of
+from optimizer.domain import PowerCurve
+from scheduler.config.base import LOOPBACK
+from scheduler.config.document import Document, Place
+from scheduler.config.errors import Problem
+from scheduler.config.models import Config
+from scheduler.config.runtime import Mode
+
+SIMULATED = "simulated"
+
+
+def check_whole(document: Document, config: Config, curves: Mapping[str, PowerCurve]) -> None:
+    """Report everything about the config as a whole."""
+    _check_units(document, config)
+    _check_caps(document, config, curves)
+    _check_jobs(document, config)
+    _check_hardware(document, config)
+    _check_api(document, config)
+    if config.solver.hard_deadline > config.interval:
+        document.report(("solver", "hard_deadline"), "must not be longer than `interval`")
+
+
+def secrets(config: Config) -> list[tuple[Place, SecretRef]]:
+    """Every secret that the config refers to, with its place."""
+    found: list[tuple[Place, SecretRef]] = [
+        (("api", "tokens", i, "secret"), token.secret) for i, token in enumerate(config.api.tokens)
+    ]
+    entries: list[tuple[Place, BaseModel]] = [
+        (("programs", i, "channel"), program.channel) for i, program in enumerate(config.programs)
+    ]
+    entries += [(("signals", i), signal) for i, signal in enumerate(config.signals)]
+    entries += [(("meters", i), meter) for i, meter in enumerate(config.meters)]
+    entries += [(("power",), config.power), (("jobs", "system"), config.jobs.system)]
+    for place, entry in entries:
+        for name in type(entry).model_fields:
+            value = getattr(entry, name)
+            if isinstance(value, SecretRef):
+                found.append(((*place, name), value))
+    return found
+
+
+def check_secrets(document: Document, config: Config) -> None:
+    """Report every secret that cannot be read now, and two names that share one token."""
+    for place, secret in secrets(config):
+        try:
+            secret.reveal(document.base_dir)
+        except SecretError as error:
+            document.report(place, str(error))
+
+
+def warnings(document: Document, config: Config) -> tuple[Problem, ...]:
+    """What is allowed but looks wrong. In a simulation nothing real hangs on a secret, so it may lie open."""
+    if is_simulated(config):
+        return ()
+    return tuple(
+        config.problem(place, f"{secret}: every user of this machine can read this file.")
+        for place, secret in secrets(config)
+        if secret.world_readable(document.base_dir)
+    )
+
+
+def is_simulated(config: Config) -> bool:
+    """True when no order of this config reaches real hardware."""
+    return getattr(config.power, "type", "") == SIMULATED
+
+
+def _check_units(document: Document, config: Config) -> None:
+    for index, signal in enumerate(config.signals):
+        if isinstance(signal, SignalConfig):
+            try:
+                unit_of(signal.kind, signal.unit, config.currency)
+            except SourceError as error:
+                document.report(("signals", index, "unit"), str(error).removeprefix("unit: "))
+
+
+def _check_caps(document: Document, config: Config, curves: Mapping[str, PowerCurve]) -> None:
+    for index, pool in enumerate(config.pools):
+        curve = curves.get(pool.curve)
+        if curve is None:
+            continue
+        low, high = curve.points[0].cap_w, curve.points[-1].cap_w
+        for name, value in (("min_cap_w", pool.min_cap_w), ("max_cap_w", pool.max_cap_w)):
+            if value is not None and not low <= value <= high:
+                text = f"{value:g} W is outside the curve {curve.name}, which was measured from {low:g} to {high:g} W"
+                document.report(("pools", index, name), text)
+
+
+def _check_jobs(document: Document, config: Config) -> None:
+    counts = {pool.id: pool.count for pool in config.pools}
+    for name, jobs in (("initial", config.jobs.initial), ("recurring", config.jobs.recurring)):
+        for index, job in enumerate(jobs):
+            if job.max_gpus > counts.get(job.pool, job.max_gpus):
+                text = f"{job.max_gpus} is more than pool {job.pool} has ({counts[job.pool]})"
+                document.report(("jobs", name, index, "max_gpus"), text)
+
+
+def _check_hardware(document: Document, config: Config) -> None:
+    if is_simulated(config):
+        return
+    if config.clock is not None and config.mode is not Mode.OBSERVE:
+        document.report(
+            ("clock",), "a simulated clock must not steer real GPUs; use `power: {type: simulated}` or `mode: observe`"
+        )
+    if len(config.pools) > 1:
+        for index, pool in enumerate(config.pools):
+            if pool.gpus is None:
+                document.report(
+                    ("pools", index), "needs `gpus`: with several pools, each must say which GPUs are its own"
+                )
+            elif pool.gpus.all:
+                document.report(("pools", index, "gpus", "all"), "with several pools none can have all GPUs")
+    owners: dict[str, str] = {}
+    for index, pool in enumerate(config.pools):
+        for position, uuid in enumerate(pool.gpus.uuids if pool.gpus else ()):
+            if uuid in owners:
+                document.report(
+                    ("pools", index, "gpus", "uuids", position), f'"{uuid}" is in pool {owners[uuid]} already'
+                )
+            owners[uuid] = pool.id
+
+
+def _check_api(document: Document, config: Config) -> None:
+    if config.api.host not in LOOPBACK and not config.api.tokens:
+        document.report(
+            ("api", "host"), f'"{config.api.host}" is reachable from other machines; add `tokens`, or use 127.0.0.1'
+        )

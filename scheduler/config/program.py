@@ -1,0 +1,131 @@
+"""Demand-response programs: who may order a reduction, how it is measured, what it pays."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+
+from pydantic import Field, model_validator
+
+from adapters.fields import Duration, Id
+from scheduler.config.base import AwareDatetime, Count, Model, NotNegative, Positive, PositiveDuration
+from scheduler.config.entries import ChannelEntry
+from scheduler.config.errors import FieldError
+
+
+class BaselineKind(StrEnum):
+    """How the level is found from which a reduction counts."""
+
+    METER_BEFORE = "meter_before"
+    DECLARED = "declared"
+
+
+class BaselineConfig(Model):
+    """The level of the site's import from which reductions count."""
+
+    type: BaselineKind = Field(
+        default=BaselineKind.METER_BEFORE,
+        description="meter_before (mean import before the event is announced to begin) or declared (a fixed level).",
+        examples=["meter_before"],
+    )
+    minutes: Count = Field(default=60, description="For meter_before: length of the mean, in minutes.", examples=[60])
+    kw: Positive | None = Field(default=None, description="For declared: the level, in kW.", examples=[5200])
+
+    @model_validator(mode="after")
+    def _complete(self) -> BaselineConfig:
+        if self.type is BaselineKind.DECLARED and self.kw is None:
+            raise FieldError("kw", "is missing; a declared baseline needs its level")
+        return self
+
+
+class RecordedEventConfig(Model):
+    """An event of the past that a backtest, or a run under a simulated clock, receives again."""
+
+    id: Id = Field(description="Name of the event.", examples=["ca22-eea2-0906"])
+    start: AwareDatetime = Field(description="When it began.", examples=["2022-09-06T16:00:00-07:00"])
+    end: AwareDatetime = Field(description="When it ended.", examples=["2022-09-06T21:00:00-07:00"])
+    notice: Duration = Field(
+        default=timedelta(hours=1), description="How long before its start it was announced.", examples=["2h"]
+    )
+    reduce_percent: Positive | None = Field(
+        default=None, le=100, description="Reduction, in percent of the baseline.", examples=[25]
+    )
+    reduce_kw: Positive | None = Field(default=None, description="Reduction from the baseline, in kW.", examples=[1100])
+    limit_kw: NotNegative | None = Field(default=None, description="Cap on the import, in kW.", examples=[4000])
+    emergency: bool = Field(default=False, description="Was an emergency order.", examples=[False])
+    priority: int = Field(default=0, description="Higher wins where events overlap.", examples=[0])
+
+    @model_validator(mode="after")
+    def _sound(self) -> RecordedEventConfig:
+        if self.start >= self.end:
+            raise FieldError("end", f"{self.end.isoformat()} is not after the start ({self.start.isoformat()})")
+        if [self.reduce_percent, self.reduce_kw, self.limit_kw].count(None) != 2:
+            raise ValueError("needs exactly one of `reduce_percent`, `reduce_kw` and `limit_kw`")
+        return self
+
+
+class ProgramConfig(Model):
+    """One program at one site."""
+
+    id: Id = Field(description="Name of the program; messages name it.", examples=["elrp"])
+    site: Id = Field(description="Site that takes part.", examples=["np15"])
+    channel: ChannelEntry = Field(
+        description="How its messages arrive.", examples=[{"type": "webhook", "secret": "env:GRIDPACE_ELRP_SECRET"}]
+    )
+    baseline: BaselineConfig = Field(
+        default_factory=BaselineConfig,
+        description="From which level reductions count.",
+        examples=[{"type": "meter_before"}],
+    )
+    penalty_per_kwh: NotNegative = Field(
+        default=5.0, description="Money for each kWh above an event's target.", examples=[5.0]
+    )
+    credit_per_kwh: NotNegative = Field(
+        default=0.0, description="Money for each kWh delivered below the baseline, up to the target.", examples=[2.0]
+    )
+    ramp_in: Duration = Field(
+        default=timedelta(minutes=5),
+        description="Time from an event's start to its target, when the message says none.",
+        examples=["5m"],
+    )
+    ramp_out: Duration = Field(
+        default=timedelta(minutes=5),
+        description="Time from an event's end back to the baseline, when the message says none.",
+        examples=["5m"],
+    )
+    rebound: Duration = Field(
+        default=timedelta(hours=1),
+        description="How long after the ramp out the import stays below the baseline, when the message says none.",
+        examples=["60m"],
+    )
+    notice: Duration = Field(
+        default=timedelta(0),
+        description="Least notice: an event that begins sooner is best effort only. Emergencies are exempt.",
+        examples=["10m"],
+    )
+    longest: PositiveDuration = Field(
+        default=timedelta(hours=24), description="Longest event that is accepted.", examples=["4h"]
+    )
+    min_kw: NotNegative = Field(default=0.0, description="Smallest reduction that is accepted, in kW.", examples=[100])
+    max_kw: Positive | None = Field(
+        default=None,
+        description="Largest reduction that is promised, in kW. Absent: what the site can shed.",
+        examples=[1500],
+    )
+    emergency_below_floor: bool = Field(
+        default=False,
+        description="Emergency orders of this program may push interactive work below its floor.",
+        examples=[False],
+    )
+    recorded: tuple[RecordedEventConfig, ...] = Field(
+        default=(),
+        description="Events of the past that a backtest, or a run under a simulated clock, receives again. Never used "
+        "under the clock of the machine.",
+        examples=[[]],
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ProgramConfig:
+        if self.max_kw is not None and self.max_kw < self.min_kw:
+            raise FieldError("max_kw", f"{self.max_kw:g} kW is below `min_kw` ({self.min_kw:g} kW)")
+        return self

@@ -1,0 +1,134 @@
+"""How the daemon itself runs: clock, economics, solver, API, books."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+
+from pydantic import Field, model_validator
+
+from adapters.fields import Id
+from adapters.secrets import Secret
+from scheduler.config.base import AwareDatetime, Model, NotNegative, Positive, PositiveDuration
+from scheduler.config.errors import FieldError
+
+
+class Mode(StrEnum):
+    """What Gridpace may do."""
+
+    OBSERVE = "observe"
+    ADVISE = "advise"
+    CONTROL = "control"
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    AUTO = "auto"
+    CONSOLE = "console"
+    JOURNAL = "journal"
+
+
+class Scope(StrEnum):
+    """What a token may do."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+class ClockConfig(Model):
+    """A simulated clock, for demos. Absent: the clock of the machine."""
+
+    start: AwareDatetime = Field(
+        description="What time it is when Gridpace starts.", examples=["2022-09-06T14:00:00-07:00"]
+    )
+    speed: float = Field(default=1.0, gt=0, le=3600, description="Simulated seconds per second.", examples=[90])
+    keep_books: bool = Field(
+        default=False,
+        description="Go on with the books of the last run; otherwise each start begins with empty ones.",
+        examples=[False],
+    )
+
+
+class EconomicsConfig(Model):
+    """What it costs to break a soft requirement, and the price of carbon; in the config's currency."""
+
+    over_limit_per_kwh: Positive = Field(
+        default=1000.0,
+        description="Money for each kWh above a site's limit. Keep it far above everything else.",
+        examples=[1000],
+    )
+    below_floor_per_gpu_h: Positive = Field(
+        default=500.0, description="Money for each GPU-hour below a service floor.", examples=[500]
+    )
+    ramp_per_kw: NotNegative = Field(default=2.0, description="Money for each kW beyond a ramp limit.", examples=[2])
+    change_per_kw: NotNegative = Field(
+        default=0.002,
+        description="Money for each kW by which a plan moves from step to step; keeps caps calm.",
+        examples=[0.002],
+    )
+    carbon_per_tonne: NotNegative = Field(default=0.0, description="Price of a tonne of CO2.", examples=[80])
+
+
+class SolverConfig(Model):
+    """Limits of the planner, which runs in a process of its own."""
+
+    time_limit: PositiveDuration = Field(
+        default=timedelta(seconds=10),
+        description="After this the solver answers with the best plan so far.",
+        examples=["10s"],
+    )
+    hard_deadline: PositiveDuration = Field(
+        default=timedelta(seconds=20),
+        description="After this the process is stopped, and the next rung of the ladder answers.",
+        examples=["20s"],
+    )
+    memory_mb: int = Field(default=2048, ge=256, description="Most memory of the process, in MiB.", examples=[2048])
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SolverConfig:
+        if self.hard_deadline <= self.time_limit:
+            raise FieldError("hard_deadline", "must be longer than `time_limit`")
+        return self
+
+
+class TokenConfig(Model):
+    """A bearer token of the API."""
+
+    name: Id = Field(description="Who uses it; the books name it with each change.", examples=["ops"])
+    scope: Scope = Field(default=Scope.READ, description="read, or write (which includes read).", examples=["write"])
+    secret: Secret = Field(description="Where the token lies.", examples=["env:GRIDPACE_TOKEN_OPS"])
+
+
+class ApiConfig(Model):
+    """The HTTP API and the page."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.", examples=["127.0.0.1"])
+    port: int = Field(default=8642, ge=1, le=65535, description="Port to listen on.", examples=[8642])
+    tokens: tuple[TokenConfig, ...] = Field(
+        default=(),
+        description="Who may ask and who may change.",
+        examples=[[{"name": "ops", "secret": "env:GRIDPACE_TOKEN_OPS"}]],
+    )
+    open_on_loopback: bool = Field(
+        default=True,
+        description="Reading needs no token while `host` is a loopback address. Changes need one always.",
+        examples=[True],
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Names under which browsers may call it, beside localhost and plain addresses; `*` is any.",
+        examples=[["gridpace.example.org"]],
+    )
+    page: bool = Field(default=True, description="Serve the web page at `/` (needs the extra `web`).", examples=[True])
+
+
+class StoreConfig(Model):
+    """The books."""
+
+    path: str = Field(
+        default="gridpace.db",
+        min_length=1,
+        description="SQLite file; a relative path counts from `state_dir`.",
+        examples=["gridpace.db"],
+    )

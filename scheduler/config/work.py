@@ -1,0 +1,105 @@
+"""Where deferrable work waits, and jobs that the config itself brings: a demo's stream, a nightly job."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import Field, model_validator
+
+from adapters.fields import Id
+from scheduler.config.base import (
+    AwareDatetime,
+    Count,
+    Model,
+    NotNegative,
+    Positive,
+    PositiveDuration,
+    TimeOfDay,
+    Weekday,
+)
+from scheduler.config.entries import JobSystemEntry, default_entry
+from scheduler.config.errors import FieldError
+
+
+class JobTerms(Model):
+    """What every job has, whenever it comes."""
+
+    id: Id = Field(description="Name of the job.", examples=["nightly-embeddings"])
+    pool: Id = Field(description="Batch pool that runs it.", examples=["tune"])
+    work_gpu_h: Positive = Field(description="Work in GPU-hours at full throughput.", examples=[900])
+    max_gpus: Count = Field(description="Most GPUs that it can use at once.", examples=[512])
+    preemptible: bool = Field(
+        default=True,
+        description="May be interrupted. If not, it runs on `max_gpus` GPUs without a break once it has started.",
+        examples=[False],
+    )
+    value_per_gpu_h: NotNegative = Field(default=0.0, description="Money for each GPU-hour done.", examples=[1.2])
+    late_penalty: NotNegative = Field(
+        default=0.05, description="Money for each GPU-hour of work and each hour that it is late.", examples=[0.1]
+    )
+    undone_penalty: NotNegative = Field(
+        default=5.0, description="Money for each GPU-hour that is never done.", examples=[5.0]
+    )
+    priority: int = Field(
+        default=0, description="Jobs of higher priority go first where all else is equal.", examples=[1]
+    )
+
+
+class JobConfig(JobTerms):
+    """One job that is put into an empty queue at the first start."""
+
+    release: AwareDatetime | None = Field(
+        default=None, description="When it may begin. Absent: at once.", examples=["2022-09-06T15:00:00-07:00"]
+    )
+    deadline: AwareDatetime = Field(description="When it must be done.", examples=["2022-09-07T06:00:00-07:00"])
+
+    @model_validator(mode="after")
+    def _ordered(self) -> JobConfig:
+        if self.release is not None and self.release >= self.deadline:
+            raise FieldError(
+                "deadline", f"{self.deadline.isoformat()} is not after the release ({self.release.isoformat()})"
+            )
+        return self
+
+
+class RecurringJobConfig(JobTerms):
+    """A job that comes again on local days of its pool's site; each gets the id `ID-YYYY-MM-DD`."""
+
+    at: TimeOfDay = Field(default="00:00", description="Local time of its release.", examples=["22:00"])
+    days: tuple[Weekday, ...] = Field(
+        default=("mon", "tue", "wed", "thu", "fri", "sat", "sun"),
+        min_length=1,
+        description="Days of the week on which it comes.",
+        examples=[["mon", "tue", "wed", "thu", "fri"]],
+    )
+    within: PositiveDuration | None = Field(
+        default=None,
+        description="Deadline, counted from the release. Absent: the end of the local day.",
+        examples=["8h"],
+    )
+
+    @model_validator(mode="after")
+    def _has_time(self) -> RecurringJobConfig:
+        if self.at == "24:00":
+            raise FieldError("at", '"24:00" is 00:00 of the next day; write that')
+        if self.within is not None and self.within > timedelta(days=31):
+            raise FieldError("within", "is more than 31 days")
+        return self
+
+
+class JobsConfig(Model):
+    """The job system and the jobs that come from the config."""
+
+    system: JobSystemEntry = Field(
+        default_factory=lambda: default_entry("jobs", "queue"),
+        description="Where jobs wait and run.",
+        examples=[{"type": "queue"}],
+    )
+    initial: tuple[JobConfig, ...] = Field(
+        default=(),
+        description="Jobs that are queued at the first start; an id that the books know already is left as it is.",
+        examples=[[]],
+    )
+    recurring: tuple[RecurringJobConfig, ...] = Field(
+        default=(), description="Jobs that come again on local days.", examples=[[]]
+    )
