@@ -76,7 +76,8 @@ def gate(series: Series | None, previous: Series | None, rules: GateRules, now: 
     notes = (*series.notes, *notes, *patches, *_implausible(fresh, rules), *_gap_notes(kept, now, window))
     if age_s > rules.max_age_s:
         return _lost(kept, notes, age_s, rules, now)
-    replaced = len(spans) < len(series.spans) or bool(patches)
+    kept_by_source = any(note.code is Reason.STALE_SIGNAL for note in series.notes)
+    replaced = len(spans) < len(series.spans) or bool(patches) or kept_by_source
     return GateResult(kept, notes, SignalState.SUBSTITUTED if replaced else SignalState.OK, age_s)
 
 

@@ -75,7 +75,8 @@ def _known(second: int | None) -> int:
 def _stamps(table: Table, config: CsvConfig) -> tuple[list[int], bool]:
     """Seconds of each stamp since the epoch, as wall time or (second result True) as UTC."""
     texts, late = _plain_texts(table, config)
-    aware = [bool(_AWARE.search(text)) for text in texts]
+    may_carry = config.time_format is None or "%z" in config.time_format
+    aware = [may_carry and bool(_AWARE.search(text)) for text in texts]
     if any(aware) and not all(aware):
         row = aware.index(not aware[0])
         raise SourceError(f"{table.place(row)}: some stamps carry an offset from UTC and some do not")
