@@ -1,5 +1,9 @@
 """A bare machine may leave tests out and must say so; CI may not."""
 
+import os
+import socket
+import time
+
 import pytest
 
 from tests.support import system
@@ -25,6 +29,16 @@ def test_missing_command_fails_in_ci(monkeypatch, nothing_installed):
 
 def test_what_is_there_is_used():
     system.require("make")
+
+
+def test_no_test_reaches_another_machine():
+    with socket.socket() as outside, pytest.raises(AssertionError, match="tried to reach"):
+        outside.connect(("192.0.2.1", 80))
+
+
+def test_tests_run_in_an_odd_zone_and_without_a_service_manager():
+    assert time.strftime("%z") == "+0545"
+    assert "NOTIFY_SOCKET" not in os.environ
 
 
 @pytest.mark.browser
