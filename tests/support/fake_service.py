@@ -1,0 +1,341 @@
+"""A daemon made of formulas: a `scheduler.service.Service` whose site, prices, jobs and event move with its clock.
+
+Why: the API and the page are tested and developed without loops, solver or store. Everything is a function of the
+clock's time, so a test that sets the time knows what must be shown.
+"""
+
+import math
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+from optimizer.domain import JobPlan, Plan, PoolPlan, Rung, SitePlan
+from optimizer.reasons import Note, Reason, Severity
+from optimizer.timegrid import TimeGrid, floor_time, planning_grid
+from scheduler.service import EventAnswer, Refused
+from scheduler.status import CycleReport, EventStatus, JobStatus, PoolStatus, SiteStatus, SourceStatus, Tick
+
+START = datetime(2022, 9, 6, 21, tzinfo=UTC)  # 14:00 in California
+INF = float("inf")
+SITE, ZONE, LIMIT_KW, PUE = "west", "America/Los_Angeles", 4500.0, 1.12
+STEP = timedelta(minutes=5)
+POOLS = {  # id: work, GPUs, highest cap W, draw at full speed kW, share of a shed it bears
+    "chat": ("interactive", 4000, 400, 1240.0, 0.05),
+    "pretrain": ("training", 4800, 400, 1680.0, 0.45),
+    "finetune": ("batch", 2400, 400, 840.0, 0.50),
+}
+FULL_KW = sum(pool[3] for pool in POOLS.values()) * PUE
+EVENT = EventStatus(
+    id="evening-peak", version=1, site=SITE, state="accepted",
+    start=START + timedelta(hours=3), end=START + timedelta(hours=5), target_kw=0.75 * FULL_KW, baseline_kw=FULL_KW,
+    program="Emergency reduction", name="Evening peak", source="webhook:utility", answer="in",
+)  # fmt: skip
+
+
+class FakeService:
+    """See scheduler.service.Service. `started = False`: no cycle has run; `broken = True`: every answer fails."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.book = {EVENT.id: EVENT}
+        self.queue = {job.id: job for job in _first_jobs()}
+        self.orders = []
+        self.extra_notes = ()
+        self.started, self.broken = True, False
+
+    # ------------------------------------------------------------ the site as formulas
+    def price_at(self, moment):
+        """Dear after sunset, cheap at noon; changes on the five minutes."""
+        hour = (floor_time(moment, STEP) - START).total_seconds() / 3600 + 14  # local
+        spike = 900 * math.exp(-(((hour % 24) - 18.2) ** 2) / 2.2)
+        return round(60 + 35 * math.sin((hour - 10) / 24 * 2 * math.pi) + spike + 12 * math.sin(hour * 9), 2)
+
+    def target_at(self, moment):
+        """Tightest target of the accepted events, ramps of five minutes included."""
+        tightest = INF
+        for event in self.book.values():
+            if event.state != "cancelled" and event.start <= moment < event.end + STEP:
+                since, left = (moment - event.start) / STEP, 1 - (moment - event.end) / STEP
+                share = min(1.0, since, left) if moment >= event.end else min(1.0, since)
+                tightest = min(tightest, event.baseline_kw - share * (event.baseline_kw - event.target_kw))
+        return tightest
+
+    def planned_at(self, moment):
+        """What the plan asks of the site."""
+        wanted = FULL_KW * (0.97 + 0.02 * math.sin(moment.timestamp() / 5400))
+        if self.price_at(moment) > 500:
+            wanted *= 0.92
+        return min(wanted, self.target_at(moment) * 0.995, LIMIT_KW)
+
+    def drawn_at(self, moment):
+        """What the meter says: the plan with a little noise below it."""
+        second = moment.timestamp()
+        return self.planned_at(moment) * (0.992 + 0.006 * math.sin(second / 97) + 0.002 * math.sin(second / 13))
+
+    def _event(self, event):
+        """The event with its state and delivery at this time."""
+        now = self.clock.now()
+        if event.state == "cancelled":
+            return event
+        elapsed_h = max(0.0, (min(now, event.end) - event.start).total_seconds() / 3600)
+        states = [
+            (event.start - timedelta(hours=1), "accepted"),
+            (event.start, "near"),
+            (event.start + STEP, "ramping_in"),
+            (event.end, "active"),
+            (event.end + STEP, "ramping_out"),
+            (datetime.max.replace(tzinfo=UTC), "completed"),
+        ]
+        state = next(name for until, name in states if now < until)
+        return replace(event, state=state, delivered_kwh=elapsed_h * (event.baseline_kw - event.target_kw) * 0.99)
+
+    def _pool(self, name, site_kw):
+        work, gpus, top_w, full_kw, share = POOLS[name]
+        shed_kw = (FULL_KW - site_kw) / PUE * share
+        part = 1 - shed_kw / full_kw
+        cap_w = int(top_w * part) if part < 0.995 else top_w
+        event = self.target_at(self.clock.now()) < INF
+        reason = Reason.DR_EVENT if event else Reason.HIGH_PRICE if cap_w < top_w else Reason.FULL_POWER
+        whys = {
+            Reason.DR_EVENT: f"Capped at {cap_w} W: the event needs {shed_kw:.0f} kW from here, the cheapest there is.",
+            Reason.HIGH_PRICE: f"Capped at {cap_w} W: a kWh costs more than the work it does is worth.",
+            Reason.FULL_POWER: "At full power: the work is worth more than the energy.",
+        }
+        return PoolStatus(name, SITE, work, gpus, gpus, cap_w, top_w, full_kw * part, full_kw * part * 0.993,
+                          min(1.0, part**0.4), reason.value, whys[reason])  # fmt: skip
+
+    def _jobs(self):
+        now = self.clock.now()
+        for job in self.queue.values():
+            if job.state != "running":
+                yield job
+                continue
+            progress = min(1.0, job.progress + (now - START).total_seconds() / 3600 * 0.08)
+            yield replace(job, progress=progress)
+
+    # ------------------------------------------------------------ Service
+    def report(self):
+        self._may_fail()
+        if not self.started:
+            return None
+        at = floor_time(self.clock.now(), STEP)
+        planned, target = self.planned_at(at), self.target_at(at)
+        site = SiteStatus(SITE, self.drawn_at(at), planned, target, LIMIT_KW, self.price_at(at), PUE, "USD", ZONE)
+        sources = (
+            SourceStatus("caiso-np15", "price", "ok", 134.0, self.price_at(at), "USD/MWh"),
+            SourceStatus("sacramento", "weather", "substituted", 4210.0, 43.1, "degC", "held, nothing for 70 min"),
+            SourceStatus("meter-main", "meter", "ok", 1.0, self.drawn_at(at), "kW"),
+            SourceStatus("grid-carbon", "carbon", "lost", None, None, "g/kWh", "connection refused, forecast instead"),
+        )  # fmt: skip
+        notes = (
+            Note(Reason.STALE_SIGNAL, "sacramento", "Temperature is 70 min old and held.", Severity.WARNING, at),
+            Note(
+                Reason.DEADLINE_UNREACHABLE, "job-late", "Cannot finish before 15:00: 3.2 h short.", Severity.ALERT, at
+            ),
+            Note(
+                Reason.CHEAP_WINDOW, "finetune", "Batch work waits for 01:00, when a MWh costs 31.", Severity.INFO, at
+            ),
+            *self.extra_notes,
+        )
+        return CycleReport(
+            int((at - START) / STEP) + 1, at, "control", Rung.OPTIMUM.value, 1.34, 0.92, 18230.5, at + STEP,
+            (site,), tuple(self._pool(name, planned) for name in POOLS), tuple(self._jobs()), tuple(self.events()),
+            sources, notes,
+        )  # fmt: skip
+
+    def tick(self):
+        self._may_fail()
+        if not self.started:
+            return None
+        now = self.clock.now()
+        drawn, planned = self.drawn_at(now), self.planned_at(now)
+        pools = {name: self._pool(name, drawn) for name in POOLS}
+        return Tick(
+            now, {SITE: drawn}, {SITE: self.target_at(now)}, {SITE: planned}, {SITE: LIMIT_KW},
+            {SITE: max(0.0, FULL_KW - drawn)}, {name: pool.draw_kw for name, pool in pools.items()},
+            {name: pool.cap_w for name, pool in pools.items()}, {name: pool.gpus for name, pool in pools.items()},
+            orders=3, seconds=0.004,
+        )  # fmt: skip
+
+    def _grid(self):
+        return planning_grid(self.clock.now(), timedelta(hours=24))
+
+    def plan(self):
+        self._may_fail()
+        if not self.started:
+            return None
+        grid: TimeGrid = self._grid()
+        count = len(grid)
+        planned = tuple(self.planned_at(start) for start in grid.starts)
+        pools = {
+            name: PoolPlan((full,) * count, (float(gpus),) * count, (top,) * count, (gpus,) * count,
+                           (Reason.FULL_POWER,) * count)
+            for name, (_, gpus, top, full, _) in POOLS.items()
+        }  # fmt: skip
+        jobs = {
+            job.id: JobPlan((float(job.gpus),) * count, job.pool, 0.0, 0.0, job.finish, (Reason(job.reason),) * count)
+            for job in self.queue.values()
+        }
+        site = SitePlan(planned, (0.0,) * count, (0.0,) * count, tuple(map(self.price_at, grid.starts)))
+        return Plan(grid.start, grid, Rung.OPTIMUM, pools, jobs, {SITE: site}, 18230.5, 0.92)
+
+    def series(self, site, start, end):
+        self._site(site)
+        end = min(end, self.clock.now())
+        if not self.started or end <= start:
+            return {name: [] for name in ("at", "import_kw", "target_kw", "limit_kw", "planned_kw", "price_per_mwh")}
+        step = timedelta(seconds=30)
+        at = [floor_time(start, step) + i * step for i in range(int((end - start) / step) + 1)]
+        targets = [self.target_at(moment) for moment in at]
+        return {
+            "at": at,
+            "import_kw": [self.drawn_at(moment) for moment in at],
+            "target_kw": [target if target < INF else None for target in targets],
+            "limit_kw": [LIMIT_KW] * len(at),
+            "planned_kw": [self.planned_at(moment) for moment in at],
+            "price_per_mwh": [self.price_at(moment) for moment in at],
+        }
+
+    def prices(self, site):
+        self._site(site)
+        if not self.started:
+            return []
+        grid = self._grid()
+        past = [grid.start - i * STEP for i in range(72, 0, -1)]
+        return [(at, at + STEP, self.price_at(at)) for at in past] + [
+            (start, end, self.price_at(start)) for start, end in pairwise(grid.edges)
+        ]
+
+    def events(self):
+        self._may_fail()
+        with self.lock:
+            return [self._event(event) for event in reversed(self.book.values())]
+
+    def receive_event(self, channel, headers, body):
+        if channel != "utility":
+            raise Refused("no such channel", 404)
+        if headers.get("x-signature") != "good":
+            raise Refused("not accepted", 401)
+        return self._keep({"id": body.decode("utf-8", "replace")[:40]}, channel)
+
+    def add_event(self, fields, by):
+        if fields.get("site") != SITE:
+            raise Refused(f"site: {fields.get('site')!r} is not one of {SITE}")
+        return self._keep(fields, by)
+
+    def _keep(self, fields, by):
+        name, version = str(fields.get("id", "by-hand")), fields.get("version", 1)
+        if not isinstance(version, int):
+            raise Refused("version: is not a whole number")
+        now = self.clock.now()
+        with self.lock:
+            known = self.book.get(name)
+            if known is None or known.version < version:
+                start, end = now + timedelta(minutes=10), now + timedelta(minutes=70)
+                title = str(fields.get("name", name))
+                self.book[name] = replace(EVENT, id=name, version=version, name=title, source=by, start=start, end=end)
+        known_already = known is not None and known.version >= version
+        return EventAnswer(
+            name, version, "accepted", "in", "within reach", 0.75 * FULL_KW, FULL_KW, 1500.0, known_already
+        )
+
+    def cancel_event(self, event_id, by):
+        with self.lock:
+            if event_id not in self.book:
+                raise Refused(f"no event {event_id!r}", 404)
+            self.book[event_id] = replace(self.book[event_id], state="cancelled")
+        return EventAnswer(event_id, self.book[event_id].version, "cancelled", "out", f"withdrawn by {by}")
+
+    def jobs(self):
+        self._may_fail()
+        with self.lock:
+            return list(self._jobs())[::-1]
+
+    def submit_job(self, request):
+        if request.pool not in {None, "finetune"}:
+            raise Refused(f"pool: {request.pool!r} is no batch pool; there is finetune")
+        with self.lock:
+            name = request.id or f"job-{len(self.queue) + 1}"
+            return self.queue.setdefault(
+                name, _job(name, "waiting", 0.0, 0, request.deadline, "not_released", "Just in.")
+            )
+
+    def cancel_job(self, job_id, by):
+        with self.lock:
+            self.queue[self._known(job_id)] = replace(self.queue[job_id], state="cancelled", gpus=0)
+            return self.queue[job_id]
+
+    def report_progress(self, job_id, done_gpu_h, finished):
+        with self.lock:
+            state = "done" if finished else self.queue[self._known(job_id)].state
+            self.queue[job_id] = replace(self.queue[job_id], state=state)
+            return self.queue[job_id]
+
+    def _known(self, job_id):
+        if job_id not in self.queue:
+            raise Refused(f"no job {job_id!r}", 404)
+        return job_id
+
+    def order(self, order):
+        if order.site not in {None, SITE}:
+            raise Refused(f"site: {order.site!r} is not one of {SITE}")
+        self.orders.append(order)
+
+    def explain(self, target):
+        if target not in POOLS:
+            raise Refused(f"nothing here is called {target!r}", 404)
+        return self._pool(target, self.planned_at(self.clock.now())).why
+
+    def health(self):
+        self._may_fail()
+        return {"ok": self.started, "tick_age_s": 1.0 if self.started else None,
+                "cycle_age_s": 60.0 if self.started else None, "mode": "control",
+                "speed": getattr(self.clock, "speed", 1.0), "now": self.clock.now(), "store": "ok"}  # fmt: skip
+
+    def _site(self, site):
+        self._may_fail()
+        if site != SITE:
+            raise Refused(f"no site {site!r}", 404)
+
+    def _may_fail(self):
+        if self.broken:
+            raise OSError("the store does not answer")
+
+
+def _job(name, state, progress, gpus, deadline, reason, why, finish=None):
+    return JobStatus(name, "finetune", state, progress, gpus, deadline, finish, reason, why)
+
+
+def _first_jobs():
+    hours = [START + timedelta(hours=i) for i in range(24)]
+    return [
+        _job("embeddings-7", "done", 1.0, 0, hours[1], "work_done", "Finished at 13:40.", START),
+        _job("eval-nightly", "running", 0.35, 640, hours[8], "deadline", "Runs now: its deadline leaves no slack.",
+             hours[7]),
+        _job("synth-data-31", "waiting", 0.0, 0, hours[16], "cheap_window",
+             "Waits for 01:00, when a MWh costs 31 instead of 640; 6 h of slack remain.", hours[14]),
+        _job("job-late", "running", 0.1, 1200, hours[2], "deadline_unreachable", "Cannot finish in time: 3.2 h short.",
+             hours[5]),
+        _job("lora-batch", "suspended", 0.6, 0, hours[20], "dr_event", "Suspended for evening-peak until 19:00.",
+             hours[18]),
+    ]  # fmt: skip
+
+
+def serve(host="127.0.0.1", port=8787, speed=90.0, start=START):
+    """Serve the page over this fake until interrupted: `python -m tests.support.fake_service`."""
+    import time
+
+    from scheduler.api import ApiServer, ApiSettings, Token, create_app
+    from scheduler.clock import ScaledClock
+
+    settings = ApiSettings(host=host, port=port, write_tokens=(Token("developer", "developer"),), demo=speed != 1)
+    with ApiServer(create_app(FakeService(ScaledClock(start, speed)), settings), host, port) as server:
+        print(server.url)
+        while True:
+            time.sleep(60)
+
+
+if __name__ == "__main__":
+    serve()
