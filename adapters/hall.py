@@ -34,6 +34,7 @@ from adapters.hall_state import (
     sample,
 )
 from adapters.hall_work import Grants, HallWork, Progress
+from adapters.meters.sums import LEAST_SHARE_METERED
 from adapters.ports import Clock, GpuId, GpuInfo, Reading, Receipt
 from adapters.power.receipts import UNKNOWN_GPU, clamp_notes, failure_notes
 from optimizer.domain import GpuPool, Work
@@ -43,8 +44,6 @@ from optimizer.timegrid import floor_time
 SIMULATED = "simulated"
 """Stands in the model of every simulated GPU, so that nobody takes the twin for hardware."""
 
-LEAST_SHARE_METERED = 0.8
-"""Below this share of answering GPUs a pool's power is not estimated from the others any more, but named as lost."""
 
 _DRIFT_W = 1.0
 

@@ -1,0 +1,50 @@
+"""Power and energy of this machine's cards, summed per pool.
+
+A card that doesn't answer is named in `lost` and counted like the mean of its pool's others, never as zero; with fewer
+than four fifths of a pool's cards answering the pool is named instead. Energy comes from the cards' own counters, which
+miss nothing between two readings; power is NVML's short average and good for control, not for settlement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pynvml
+
+from adapters.meters.sums import PoolSums
+from adapters.nvml_session import MW, Handle, NvmlSession, Turn, optional
+from adapters.ports import AdapterError, Clock, GpuId, Reading
+
+_J_PER_KWH = 3.6e6
+
+
+class NvmlMeter:
+    """`Meter` over NVML. `pool_of` says which pool each card belongs to; other cards are not read."""
+
+    def __init__(
+        self, clock: Clock, pool_of: Mapping[GpuId, str], deadline_s: float = 3.0, session: NvmlSession | None = None
+    ) -> None:
+        self._clock = clock
+        self._pool_of = dict(pool_of)
+        self.session = session or NvmlSession(deadline_s)
+        self._sums = PoolSums(self._pool_of)
+
+    def read(self) -> Reading:
+        """One reading of all cards at once. AdapterError when none of them answers."""
+        seen, failures = self.session.each(self._pool_of, _draw_and_energy)
+        if self._pool_of and not seen:
+            named = ", ".join(f"{gpu}: {reason}" for gpu, reason in list(failures.items())[:3])
+            raise AdapterError(f"NVML: no GPU could be read ({named})")
+        pool_kw, lost = self._sums.power_kw({gpu: draw_w for gpu, (draw_w, _) in seen.items()})
+        energy = self._sums.energy_kwh({gpu: joules / _J_PER_KWH for gpu, (_, joules) in seen.items() if joules >= 0})
+        return Reading(self._clock.now(), pool_kw, {}, energy, lost)
+
+    def close(self) -> None:
+        """Let NVML go."""
+        self.session.close()
+
+
+def _draw_and_energy(gpu: GpuId, handle: Handle, turn: Turn) -> tuple[float, float]:
+    """Draw in W and energy counter in J; -1 J for cards that count none."""
+    draw_w = pynvml.nvmlDeviceGetPowerUsage(handle) / MW
+    return draw_w, optional(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / MW, -1.0)

@@ -1,0 +1,132 @@
+"""GPU power through NVIDIA's own library, in parallel over the cards of this machine.
+
+What is trusted is the *enforced* limit read back, not the one requested: a board controller's lower limit wins
+silently, a driver reload puts the default back, another program may write too. An order that is already in force is
+not written again, so that renewing a lease costs one read a card. A card in MIG mode is capped as a whole: its
+instances have no limit of their own. Setting needs root (CAP_SYS_ADMIN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+
+import pynvml
+
+from adapters.nvml_session import MW, Handle, NvmlSession, Turn, optional
+from adapters.ports import GpuId, GpuInfo, Lease, Receipt
+from adapters.power.receipts import clamp_notes, failure_notes
+from optimizer.reasons import Note, Reason, Severity
+
+DRIFT_MW = 1000
+"""Limits closer than a watt are the same: drivers round."""
+
+
+class _Set:
+    """What became of one order on one card, in milliwatts."""
+
+    def __init__(self, ordered: int, allowed: int, found: int, enforced: int) -> None:
+        self.ordered, self.allowed, self.found, self.enforced = ordered, allowed, found, enforced
+
+
+class NvmlPower:
+    """`PowerActuator` over NVML. No call takes longer than `deadline_s` seconds, whatever a card does."""
+
+    def __init__(self, deadline_s: float = 3.0, session: NvmlSession | None = None) -> None:
+        self.session = session or NvmlSession(deadline_s)
+        self._set_mw: dict[GpuId, int] = {}
+        self._without_persistence: set[GpuId] = set()
+        self._said: set[GpuId] = set()
+
+    def discover(self) -> Mapping[GpuId, GpuInfo]:
+        """Every card that answers now, by UUID. AdapterError (with what to do) without library, driver or any card."""
+        infos, _ = self.session.each(self.session.find(), _info)
+        self._without_persistence = {gpu for gpu, info in infos.items() if not info.persistence}
+        return infos
+
+    def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
+        """Set these limits on all cards at once, each clamped to its own range, and read back what is enforced.
+
+        The lease is enforced by the node agent, which owns this object; alone it has nobody to outlive.
+        """
+        return self._order(caps_w, ours=True)
+
+    def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:
+        """Give these limits back, to the milliwatt, and read back what is enforced."""
+        return self._order(limits_w, ours=False)
+
+    def describe(self) -> tuple[Note, ...]:
+        """What an operator should know about this machine's cards: those without persistence mode."""
+        return tuple(_persistence_note(gpu) for gpu in sorted(self._without_persistence))
+
+    def close(self) -> None:
+        """Let NVML go; the limits stay as they are."""
+        self.session.close()
+
+    def _order(self, limits_w: Mapping[GpuId, float], ours: bool) -> Receipt:
+        """Set limits; `ours` are remembered, so that a change by somebody else is noticed at the next order."""
+        started = perf_counter()
+
+        def order(gpu: GpuId, handle: Handle, turn: Turn) -> _Set:
+            return _set(handle, round(limits_w[gpu] * MW), turn)
+
+        done, failures = self.session.each(limits_w, order)
+        notes = clamp_notes((gpu, one.ordered / MW, one.allowed / MW) for gpu, one in done.items() if _clamped(one))
+        for gpu, one in done.items():
+            if abs(one.enforced - one.allowed) > DRIFT_MW:
+                failures[gpu] = Reason.CAP_DRIFT
+            notes += self._moved(gpu, one)
+        for gpu in limits_w:
+            self._set_mw.pop(gpu, None)
+        self._set_mw.update({gpu: one.allowed for gpu, one in done.items()} if ours else {})
+        unsaid = (self._without_persistence & limits_w.keys()) - self._said
+        self._said |= unsaid
+        notes += tuple(_persistence_note(gpu) for gpu in sorted(unsaid)) + failure_notes(failures)
+        enforced_w = {gpu: one.enforced / MW for gpu, one in done.items()}
+        return Receipt(enforced_w, failures, notes, perf_counter() - started)
+
+    def _moved(self, gpu: GpuId, one: _Set) -> tuple[Note, ...]:
+        """A note when the limit found is not the one that we had set: somebody or something else changed it."""
+        ours = self._set_mw.get(gpu)
+        if ours is None or abs(one.found - ours) <= DRIFT_MW:
+            return ()
+        text = f"the limit was {one.found / MW:g} W where {ours / MW:g} W had been set; {one.allowed / MW:g} W set now"
+        return (Note(Reason.CAP_DRIFT, gpu, text),)
+
+
+def _set(handle: Handle, ordered: int, turn: Turn) -> _Set:
+    """Bring one card to a limit (mW) and read it back; writes only where the limit requested is another."""
+    low, high = pynvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)
+    allowed = min(max(ordered, low), high)
+    found = int(pynvml.nvmlDeviceGetPowerManagementLimit(handle))
+    if found != allowed:
+        turn.check()
+        pynvml.nvmlDeviceSetPowerManagementLimit(handle, allowed)
+    return _Set(ordered, allowed, found, int(pynvml.nvmlDeviceGetEnforcedPowerLimit(handle)))
+
+
+def _clamped(one: _Set) -> bool:
+    return one.ordered != one.allowed
+
+
+def _info(gpu: GpuId, handle: Handle, turn: Turn) -> GpuInfo:
+    """Everything about one card; watts from milliwatts."""
+    low, high = pynvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)
+    on = pynvml.NVML_FEATURE_ENABLED
+    return GpuInfo(
+        id=gpu,
+        model=str(pynvml.nvmlDeviceGetName(handle)),
+        min_w=low / MW,
+        max_w=high / MW,
+        default_w=pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle) / MW,
+        limit_w=pynvml.nvmlDeviceGetPowerManagementLimit(handle) / MW,
+        enforced_w=pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / MW,
+        draw_w=pynvml.nvmlDeviceGetPowerUsage(handle) / MW,
+        persistence=optional(lambda: pynvml.nvmlDeviceGetPersistenceMode(handle), on) == on,
+        mig=optional(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0], 0) == 1,
+    )
+
+
+def _persistence_note(gpu: GpuId) -> Note:
+    text = "persistence mode is off: the cap is lost whenever no program uses the GPU; run `nvidia-smi -pm 1`"
+    return Note(Reason.PERSISTENCE_OFF, gpu, text, Severity.WARNING)

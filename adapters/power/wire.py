@@ -1,0 +1,131 @@
+"""What daemon and node agent say to each other: one JSON object a line over a Unix socket.
+
+A request is `{"v": 1, "op": ...}` with the fields of its operation, an answer `{"v": 1, "ok": true, "result": ...}` or
+`{"v": 1, "ok": false, "code": ..., "error": ...}`. Lines are bounded, the version is checked on both sides, and numbers
+are plain: watts, seconds. Both ends use this file, so that they can't drift apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import pairwise
+from math import isfinite
+from typing import Any, TypeGuard
+
+from adapters.ports import GpuId, GpuInfo, Lease, Receipt
+from optimizer.reasons import Note, Reason, Severity
+
+VERSION = 1
+MAX_LINE = 4 * 1024 * 1024
+"""Longest line in bytes: a day's trajectory of a large node fits several times over."""
+
+BAD_REQUEST, DENIED, FENCED, FAILED = "bad_request", "denied", "fenced", "failed"
+
+Steps = tuple[tuple[float, dict[GpuId, int]], ...]
+"""A trajectory: (seconds from now, cap in W per GPU), by rising time."""
+
+
+class BadRequest(ValueError):
+    """A line that is not a request of this protocol."""
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """One line; NaN and infinity are refused, because JSON has none."""
+    return json.dumps({"v": VERSION, **message}, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The object of one line. BadRequest when it is too long, cut off, not JSON, or of another version."""
+    if len(line) > MAX_LINE or not line.endswith(b"\n"):
+        raise BadRequest(f"a line may have at most {MAX_LINE} bytes and ends with a newline")
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"not JSON: {error}") from error
+    if not isinstance(message, dict) or message.get("v") != VERSION:
+        raise BadRequest(f"not an object with v={VERSION}")
+    return message
+
+
+def watts(value: Any, name: str) -> dict[GpuId, float]:
+    """A map GPU -> watts, checked: finite, not negative."""
+    if not isinstance(value, dict):
+        raise BadRequest(f"{name} must be an object GPU -> watts")
+    for gpu, number in value.items():
+        if not _is_number(number) or not 0 <= number < 1e6:
+            raise BadRequest(f"{name}[{gpu!r}] must be watts, not {number!r}")
+    return {gpu: float(number) for gpu, number in value.items()}
+
+
+def caps(value: Any, name: str) -> dict[GpuId, int]:
+    """A map GPU -> whole watts."""
+    return {gpu: round(number) for gpu, number in watts(value, name).items()}
+
+
+def lease(value: Any) -> Lease:
+    """A lease, checked: whole epoch and sequence, a finite number of seconds above zero."""
+    if not isinstance(value, dict):
+        raise BadRequest("lease must be an object")
+    epoch, sequence = value.get("epoch"), value.get("sequence")
+    expires_in_s = seconds(value.get("expires_in_s"), "expires_in_s")
+    if not _is_whole(epoch) or not _is_whole(sequence) or expires_in_s <= 0:
+        raise BadRequest("lease needs whole epoch and sequence, and expires_in_s above 0")
+    return Lease(epoch, sequence, expires_in_s)
+
+
+def seconds(value: Any, name: str) -> float:
+    """A finite number of seconds, not negative."""
+    if not _is_number(value) or value < 0:
+        raise BadRequest(f"{name} must be seconds, not {value!r}")
+    return float(value)
+
+
+def steps(value: Any) -> Steps:
+    """A trajectory with rising times."""
+    if not isinstance(value, list) or not all(isinstance(step, list) and len(step) == 2 for step in value):
+        raise BadRequest("steps must be a list of [offset_s, caps]")
+    found = tuple((seconds(offset, "offset_s"), caps(cap, "caps")) for offset, cap in value)
+    if any(later <= earlier for (earlier, _), (later, _) in pairwise(found)):
+        raise BadRequest("steps must rise in time")
+    return found
+
+
+def receipt_out(receipt: Receipt) -> dict[str, Any]:
+    """A receipt as JSON."""
+    notes = [[note.code, note.subject, note.text, note.severity] for note in receipt.notes]
+    return {
+        "enforced_w": dict(receipt.enforced_w),
+        "failures": dict(receipt.failures),
+        "notes": notes,
+        "seconds": receipt.seconds,
+    }
+
+
+def receipt_in(value: Mapping[str, Any]) -> Receipt:
+    """A receipt from JSON."""
+    return Receipt(
+        enforced_w=dict(value["enforced_w"]),
+        failures={gpu: Reason(reason) for gpu, reason in value["failures"].items()},
+        notes=tuple(Note(Reason(code), subject, text, Severity(loud)) for code, subject, text, loud in value["notes"]),
+        seconds=float(value["seconds"]),
+    )
+
+
+def infos_out(infos: Mapping[GpuId, GpuInfo]) -> list[dict[str, Any]]:
+    """GPUs as JSON."""
+    return [asdict(info) for info in infos.values()]
+
+
+def infos_in(value: list[dict[str, Any]]) -> dict[GpuId, GpuInfo]:
+    """GPUs from JSON."""
+    return {fields["id"]: GpuInfo(**fields) for fields in value}
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

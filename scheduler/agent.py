@@ -1,0 +1,281 @@
+"""The node agent: a small privileged process that owns this machine's GPUs and outlives the daemon.
+
+Everything it may do is in `agent_core`; here is how it is reached and kept alive. One request a line over a Unix socket
+(`adapters.power.wire`); the kernel says who calls (SO_PEERCRED), and only root, the agent's own user and the users
+named may change anything. It imports nothing heavy: no market, no solver, no web server, and stays below 45 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import pwd
+import signal
+import socket
+import socketserver
+import struct
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from adapters.ports import AdapterError, PowerActuator
+from adapters.power import wire
+from scheduler.agent_core import AgentCore, AgentSettings, Fenced
+from scheduler.agent_state import AgentFiles
+from scheduler.sdnotify import notify
+
+MOST_CONNECTIONS = 32
+IDLE_S = 600.0
+"""A connection that says nothing for so long is closed; clients open a new one by themselves."""
+
+DAEMON_USER = "gridpace"
+"""The daemon's user in our systemd units; it may write when the system has it and no other user is named."""
+
+_DEFAULTS = AgentSettings()
+_log = logging.getLogger("gridpace.agent")
+
+
+def run_agent(
+    socket_path: Path,
+    state_dir: Path,
+    power: PowerActuator,
+    writers: Collection[int] = (),
+    settings: AgentSettings | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Serve until `stop` is set, then give every limit back. `writers` are user ids that may give orders besides root
+    and the agent's own. AdapterError when another agent runs over `state_dir`, or its files or the socket can't be
+    used."""
+    settings, stop = settings or _DEFAULTS, stop or threading.Event()
+    with _only_one(state_dir):
+        core = AgentCore(power, AgentFiles(state_dir), settings)
+        with _Server(socket_path, core, {0, os.geteuid(), *writers}) as server:
+            threading.Thread(target=server.serve_forever, args=(0.1,), name="agent-socket", daemon=True).start()
+            _greet(core)
+            _tick(core)
+            notify("READY=1")
+            while not stop.wait(settings.tick_s):
+                _tick(core)
+            notify("STOPPING=1\nSTATUS=giving the limits back")
+            server.shutdown()
+        core.stop()
+
+
+def _greet(core: AgentCore) -> None:
+    """Say in the log what is here, or what the operator should do about it."""
+    try:
+        _log.info("%d GPUs found", len(core.discover()))
+    except AdapterError as error:
+        _log.error("%s", error)
+    if core.outstanding:
+        _log.warning("an earlier agent left limits to give back; they stay the ones found before its first write")
+
+
+def _tick(core: AgentCore) -> None:
+    """One round of enforcement. The watchdog is fed by a finished round only; cards that can't be reached now are a
+    state to report, not a reason to be restarted."""
+    try:
+        line = core.tick()
+    except AdapterError as error:
+        line = f"the GPUs can't be reached: {error}"
+        _log.error("%s", line)
+    notify(f"WATCHDOG=1\nSTATUS={line}")
+
+
+@contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder's lock; the kernel lets it go with the process, however that ends."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (state_dir / "agent.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise AdapterError(f"{state_dir}: another agent (pid {file.read().strip() or '?'}) runs here") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def peer_uid(channel: socket.socket) -> int:
+    """User id of the process at the other end, as the kernel knows it."""
+    layout = struct.Struct("3i")
+    _, uid, _ = layout.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size))
+    return int(uid)
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    """The socket: mode 0660, a thread a connection, a bounded number of them."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, path: Path, core: AgentCore, writers: Collection[int]) -> None:
+        self.core, self.writers = core, writers
+        self._seats = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever holds the lock is the only agent, so a socket that lies here belongs to a dead one.
+        path.unlink(missing_ok=True)
+        before = os.umask(0o117)
+        try:
+            super().__init__(str(path), _Conversation)
+        except OSError as error:
+            raise AdapterError(f"{path}: {error}") from error
+        finally:
+            os.umask(before)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve in a thread, or hang up when all seats are taken."""
+        if self._seats.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Give the seat back afterwards."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._seats.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A conversation that broke is one line in the log; the agent serves on."""
+        _log.warning("a connection ended: %s", sys.exc_info()[1])
+
+    def server_close(self) -> None:
+        """Close and take the file away."""
+        super().server_close()
+        self._path.unlink(missing_ok=True)
+
+
+class _Conversation(socketserver.StreamRequestHandler):
+    """Requests and answers of one connection, in order."""
+
+    timeout = IDLE_S
+    server: _Server
+
+    def handle(self) -> None:
+        """Answer every line; hang up after one that can't be one of ours."""
+        may_write = peer_uid(self.connection) in self.server.writers
+        while line := self.rfile.readline(wire.MAX_LINE + 1):
+            try:
+                request = wire.decode(line)
+            except wire.BadRequest as error:
+                self._say({"ok": False, "code": wire.BAD_REQUEST, "error": str(error)})
+                return
+            self._say(answer(self.server.core, request, may_write))
+
+    def _say(self, message: Mapping[str, Any]) -> None:
+        self.wfile.write(wire.encode(message))
+
+
+def answer(core: AgentCore, request: Mapping[str, Any], may_write: bool) -> dict[str, Any]:
+    """Obey one request, or say why not."""
+    operation = _OPERATIONS.get(str(request.get("op")))
+    if operation is None:
+        return _refusal(wire.BAD_REQUEST, f"unknown op; known: {', '.join(_OPERATIONS)}")
+    writes, act = operation
+    if writes and not may_write:
+        return _refusal(wire.DENIED, "this user may read but not give orders; start the agent with --allow-user")
+    try:
+        return {"ok": True, "result": act(core, request)}
+    except wire.BadRequest as error:
+        return _refusal(wire.BAD_REQUEST, str(error))
+    except Fenced as error:
+        return _refusal(wire.FENCED, str(error))
+    except AdapterError as error:
+        return _refusal(wire.FAILED, str(error))
+
+
+def _refusal(code: str, text: str) -> dict[str, Any]:
+    return {"ok": False, "code": code, "error": text}
+
+
+def _apply(core: AgentCore, request: Mapping[str, Any]) -> Any:
+    caps = wire.caps(request.get("caps_w"), "caps_w")
+    return wire.receipt_out(core.apply(caps, wire.lease(request.get("lease"))))
+
+
+def _release(core: AgentCore, request: Mapping[str, Any]) -> Any:
+    epoch = request.get("epoch")
+    if epoch is not None and not isinstance(epoch, int):
+        raise wire.BadRequest("epoch must be a whole number")
+    return wire.receipt_out(core.release(wire.watts(request.get("limits_w"), "limits_w"), epoch))
+
+
+def _hold(core: AgentCore, request: Mapping[str, Any]) -> Any:
+    steps = wire.steps(request.get("steps"))
+    core.hold(steps, wire.seconds(request.get("until_s"), "until_s"), wire.lease(request.get("lease")))
+    return {}
+
+
+_OPERATIONS: dict[str, tuple[bool, Callable[[AgentCore, Mapping[str, Any]], Any]]] = {
+    "discover": (False, lambda core, _: wire.infos_out(core.discover())),
+    "status": (False, lambda core, _: core.status()),
+    "apply": (True, _apply),
+    "release": (True, _release),
+    "hold": (True, _hold),
+}
+"""Operation -> (does it change anything, how it is obeyed)."""
+
+
+# ---------------------------------------------------------------- the command
+def main(arguments: list[str] | None = None) -> int:
+    """`gridpace agent`, also `python -m scheduler.agent`; returns the exit status (2: it can't run here)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    settings = replace(_DEFAULTS, release_w_per_s=options.release_w_per_s, tick_s=options.tick_s)
+    try:
+        writers = _writers(options.allow_user)
+        run_agent(options.socket, options.state_dir, _backend(options.backend), writers, settings, stop)
+    except AdapterError as error:
+        _log.error("%s", error)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gridpace agent", description="Own this node's GPUs and enforce leases.")
+    parser.add_argument("--socket", type=Path, default=Path("/run/gridpace-agent/agent.sock"))
+    parser.add_argument("--state-dir", type=Path, default=Path("/var/lib/gridpace-agent"))
+    parser.add_argument("--backend", choices=["nvml"], default="nvml", help="library that sets the limits")
+    parser.add_argument(
+        "--allow-user", action="append", default=[], help="user or uid that may give orders (repeatable)"
+    )
+    parser.add_argument("--release-w-per-s", type=float, default=_DEFAULTS.release_w_per_s, help="ramp of a release")
+    parser.add_argument(
+        "--tick-s", type=float, default=_DEFAULTS.tick_s, help="seconds between two checks of the lease"
+    )
+    return parser
+
+
+def _backend(_name: str) -> PowerActuator:
+    """The library that sets the limits; imported here, so that tests run the agent over simulated GPUs without it."""
+    from adapters.power.nvml import NvmlPower
+
+    return NvmlPower()
+
+
+def _writers(names: list[str]) -> list[int]:
+    """User ids of the users named; by default the daemon's user, where the system has it."""
+    try:
+        return [int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid for name in names or [DAEMON_USER]]
+    except KeyError as error:
+        if not names:
+            return []
+        raise AdapterError(f"--allow-user: {error.args[0]}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

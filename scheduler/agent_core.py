@@ -1,0 +1,248 @@
+"""The node agent's judgement: whose orders count, when a lease has ended, what to do then.
+
+It knows nothing of markets. While the lease runs, caps are as ordered. When it ends, the trajectory handed over earlier
+is followed to its end, and then every GPU is ramped, some watts a second, to the limit found before the first write.
+Only the monotonic clock counts. An order of an older epoch (a daemon that was replaced) or sequence is refused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from time import monotonic, sleep
+from typing import Any
+
+from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, PowerActuator, Receipt
+from adapters.power.wire import Steps
+from optimizer.reasons import Note, Reason
+from scheduler.agent_state import AgentFiles, Held
+
+SAME_W = 1.0
+"""Limits closer than this are the same: drivers round."""
+
+
+class Fenced(AdapterError):
+    """The order comes from a daemon that has been replaced, or was overtaken by a newer one."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Seconds between ticks, watts a second by which each GPU is released, seconds that a stop may take to do so, and
+    the longest lease and trajectory that are accepted (seconds)."""
+
+    tick_s: float = 0.5
+    release_w_per_s: float = 10.0
+    stop_s: float = 20.0
+    longest_lease_s: float = 86400.0
+    longest_hold_s: float = 2 * 86400.0
+
+
+class AgentCore:
+    """Orders in, leases enforced. All methods may be called from any thread; `tick` from one, again and again."""
+
+    def __init__(
+        self,
+        power: PowerActuator,
+        files: AgentFiles,
+        settings: AgentSettings | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._power, self._files, self._clock = power, files, clock
+        self._settings = settings or AgentSettings()
+        self._lock = threading.RLock()
+        self._found, self._held = files.load()
+        self._caps: dict[GpuId, float] = {}
+        self._ticked_at = clock()
+        self._stopping = False
+
+    @property
+    def outstanding(self) -> bool:
+        """True while a limit has to be given back."""
+        return bool(self._found.limits_w)
+
+    # ---------------------------------------------------------------- orders
+    def discover(self) -> Mapping[GpuId, GpuInfo]:
+        """Every GPU that answers, read now."""
+        with self._lock:
+            return self._power.discover()
+
+    def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
+        """Cap these GPUs and renew the lease of all. What is to be restored is on disk before anything is written."""
+        with self._lock:
+            self._admit(lease)
+            self._remember(caps_w)
+            self._renew(lease)
+            known = {gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}
+            receipt = self._power.apply(known, lease) if known else Receipt({})
+            self._caps.update({gpu: receipt.enforced_w[gpu] for gpu in known if gpu in receipt.enforced_w})
+            absent = {gpu: Reason.GPU_LOST for gpu in caps_w if gpu not in known}
+            return replace(receipt, failures={**receipt.failures, **absent})
+
+    def hold(self, steps: Steps, until_s: float, lease: Lease) -> None:
+        """Follow these caps from the lease's end until `until_s` from now, and renew the lease."""
+        with self._lock:
+            if until_s > self._settings.longest_hold_s:
+                raise AdapterError(f"a trajectory may last {self._settings.longest_hold_s:g} s, not {until_s:g} s")
+            self._admit(lease)
+            self._renew(lease)
+            now = self._clock()
+            self._found.steps = [(now + offset, dict(caps)) for offset, caps in steps]
+            self._found.hold_until = now + until_s if steps else 0.0
+            self._files.save_found(self._found)
+
+    def release(self, limits_w: Mapping[GpuId, float], epoch: int | None = None) -> Receipt:
+        """Give these GPUs back at once: to the limit found here, or to the one named for a GPU never capped here. When
+        nothing is left to give back, lease and trajectory are over too."""
+        with self._lock:
+            if epoch is not None and epoch < self._found.epoch:
+                raise Fenced(f"epoch {epoch} was replaced by {self._found.epoch}; its release is not obeyed")
+            mine = self._found.limits_w
+            receipt = self._give_back({gpu: mine.get(gpu, limit) for gpu, limit in limits_w.items()})
+            told_otherwise = tuple(
+                Note(Reason.CAP_DRIFT, gpu, f"{mine[gpu]:g} W was found before the first write, not {limit:g} W")
+                for gpu, limit in limits_w.items()
+                if gpu in mine and abs(mine[gpu] - limit) > SAME_W
+            )
+            self._forget(limits_w, receipt)
+            return replace(receipt, notes=receipt.notes + told_otherwise)
+
+    def status(self) -> dict[str, Any]:
+        """Phase, GPUs capped, limits to restore (W), newest epoch, seconds of lease left."""
+        with self._lock:
+            now = self._clock()
+            return {
+                "phase": self._phase(now),
+                "caps_w": dict(self._caps),
+                "found_w": dict(self._found.limits_w),
+                "epoch": self._found.epoch,
+                "sequence": self._held.sequence,
+                "lease_left_s": max(0.0, self._held.expires_at - now),
+            }
+
+    def _admit(self, lease: Lease) -> None:
+        """Refuse who has been replaced or overtaken; a repeated order is obeyed again."""
+        if self._stopping:
+            raise AdapterError("the agent is stopping and gives the limits back; it takes no more orders")
+        if lease.expires_in_s > self._settings.longest_lease_s:
+            raise AdapterError(f"a lease may last {self._settings.longest_lease_s:g} s, not {lease.expires_in_s:g} s")
+        if lease.epoch < self._found.epoch:
+            raise Fenced(f"epoch {lease.epoch} was replaced by {self._found.epoch}; stop this daemon")
+        if lease.epoch == self._found.epoch and lease.sequence < self._held.sequence:
+            raise Fenced(f"order {lease.sequence} of epoch {lease.epoch} was overtaken by {self._held.sequence}")
+
+    def _remember(self, caps_w: Mapping[GpuId, int]) -> None:
+        """Put the limits of GPUs that are capped for the first time on disk."""
+        fresh = [gpu for gpu in caps_w if gpu not in self._found.limits_w]
+        if fresh:
+            infos = self._power.discover()
+            limits = {gpu: infos[gpu].limit_w for gpu in fresh if gpu in infos}
+            if limits:
+                self._files.save_found(replace(self._found, limits_w={**self._found.limits_w, **limits}))
+                self._found.limits_w.update(limits)
+
+    def _renew(self, lease: Lease) -> None:
+        if lease.epoch > self._found.epoch:
+            self._files.save_found(replace(self._found, epoch=lease.epoch))
+            self._found.epoch = lease.epoch
+        self._held = Held(self._clock() + lease.expires_in_s, lease.sequence, self._files.boot)
+        self._files.save_lease(self._held)
+
+    # ---------------------------------------------------------------- time
+    def tick(self) -> str:
+        """Enforce what time demands; returns the status line. AdapterError when the cards can't be reached now."""
+        with self._lock:
+            now = self._clock()
+            seconds, self._ticked_at = now - self._ticked_at, now
+            phase = self._phase(now)
+            if phase == "holding":
+                self._follow(self._step(now))
+            elif phase == "releasing":
+                self._ramp(self._settings.release_w_per_s * seconds)
+            return self._line(self._phase(now), now)
+
+    def _phase(self, now: float) -> str:
+        pending = now < self._found.hold_until
+        if not self._found.limits_w and not pending:
+            return "free"
+        if now < self._held.expires_at:
+            return "leased"
+        return "holding" if pending else "releasing"
+
+    def _line(self, phase: str, now: float) -> str:
+        if phase == "free":
+            return "free: no GPU is capped by Gridpace"
+        ends = {"leased": self._held.expires_at, "holding": self._found.hold_until}.get(phase)
+        left = f", {ends - now:.0f} s left" if ends is not None else ""
+        return f"{phase}: {len(self._found.limits_w)} GPUs to give back{left}"
+
+    def _step(self, now: float) -> dict[GpuId, int]:
+        """The trajectory's caps for this moment; before its first step nothing changes."""
+        current: dict[GpuId, int] = {}
+        for at, caps in self._found.steps:
+            if at <= now:
+                current = caps
+        return current
+
+    def _follow(self, caps_w: Mapping[GpuId, int]) -> None:
+        """Apply one step of the trajectory; asserted with every tick, so that a cap that was reset comes back."""
+        self._remember(caps_w)
+        caps = {gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}
+        if caps:
+            self._caps.update(self._power.apply(caps, self._own_lease()).enforced_w)
+
+    def _own_lease(self) -> Lease:
+        return Lease(self._found.epoch, max(0, self._held.sequence), self._settings.longest_lease_s)
+
+    def _ramp(self, most_w: float) -> None:
+        """Move every GPU towards the limit found, at most so many watts; give it back for good when it arrives."""
+        infos = {} if self._found.limits_w.keys() <= self._caps.keys() else self._power.discover()
+        arrived: dict[GpuId, float] = {}
+        moving: dict[GpuId, int] = {}
+        for gpu, limit in self._found.limits_w.items():
+            if gpu not in self._caps and gpu in infos:
+                self._caps[gpu] = infos[gpu].limit_w
+            cap = self._caps.get(gpu, limit)
+            if abs(limit - cap) <= max(most_w, SAME_W):
+                arrived[gpu] = limit
+            else:
+                self._caps[gpu] = cap + most_w if limit > cap else cap - most_w
+                moving[gpu] = round(self._caps[gpu])
+        if moving:
+            self._power.apply(moving, self._own_lease())
+        if arrived:
+            self._forget(arrived, self._give_back(arrived))
+
+    def _give_back(self, limits_w: Mapping[GpuId, float]) -> Receipt:
+        return self._power.release(limits_w) if limits_w else Receipt({})
+
+    def _forget(self, limits_w: Mapping[GpuId, float], receipt: Receipt) -> None:
+        """Drop what was read back as restored. A board limit below it is not ours, so drift counts as restored."""
+        done = [gpu for gpu in limits_w if receipt.failures.get(gpu, Reason.CAP_DRIFT) is Reason.CAP_DRIFT]
+        done = [gpu for gpu in done if gpu in receipt.enforced_w]
+        for gpu in done:
+            self._caps.pop(gpu, None)
+        left = {gpu: limit for gpu, limit in self._found.limits_w.items() if gpu not in done}
+        over = not left and (self._found.steps or self._held.expires_at > 0)
+        if left == self._found.limits_w and not over:
+            return
+        self._found.limits_w = left
+        if over:
+            self._found.steps, self._found.hold_until = [], 0.0
+            self._held = replace(self._held, expires_at=0.0)
+            self._files.save_lease(self._held)
+        self._files.save_found(self._found)
+
+    def stop(self) -> None:
+        """Give everything back by the ramp, or faster where it would take longer than a stop may."""
+        ends = self._clock() + self._settings.stop_s
+        with self._lock:
+            self._stopping = True
+            gaps = [abs(limit - self._caps.get(gpu, limit)) for gpu, limit in self._found.limits_w.items()]
+            rate = max([self._settings.release_w_per_s, *(gap / max(self._settings.stop_s / 2, 0.1) for gap in gaps)])
+            while self._found.limits_w and self._clock() < ends:
+                self._ramp(rate * self._settings.tick_s)
+                if self._found.limits_w:
+                    sleep(self._settings.tick_s)
+            if self._found.limits_w:
+                self._forget(self._found.limits_w, self._give_back(self._found.limits_w))

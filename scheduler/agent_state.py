@@ -1,0 +1,123 @@
+"""What the node agent must not forget: the limits found before its first write, the epoch, the lease, the trajectory.
+
+Two files, because they are written at different rates. `found.json` is synced to disk before the write that it guards
+and then stays as it is until a release was read back: whatever crashes in between, the limit to restore is the first
+one. `lease.json` changes with every renewal and is only renamed into place: it must survive the death of the process,
+not of the machine, since after a reboot its monotonic clock means nothing anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters.ports import AdapterError, GpuId
+
+FORMAT = 1
+
+
+@dataclass
+class Found:
+    """Limits in W found before the first write, by GPU, the newest epoch obeyed, and the trajectory for the time after
+    the lease: (monotonic second, caps in W), until `hold_until`, in the boot named."""
+
+    limits_w: dict[GpuId, float] = field(default_factory=dict)
+    epoch: int = 0
+    boot: str = ""
+    hold_until: float = 0.0
+    steps: list[tuple[float, dict[GpuId, int]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The lease in force: monotonic second at which it ends, in the boot named, and the last order's number."""
+
+    expires_at: float = 0.0
+    sequence: int = -1
+    boot: str = ""
+
+
+def boot_id() -> str:
+    """Names this boot of the machine; a monotonic time is comparable only inside one."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+class AgentFiles:
+    """The two files in the agent's state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self.boot = boot_id()
+
+    def load(self) -> tuple[Found, Held]:
+        """What an earlier agent left. AdapterError when `found.json` is unreadable: guessing limits is not allowed."""
+        found, held = Found(), Held()
+        document = self._read("found.json")
+        if document is not None:
+            try:
+                if document.pop("format") != FORMAT:
+                    raise ValueError(f"format {FORMAT} expected")
+                found = Found(**document)
+                found.steps = [(float(at), dict(caps)) for at, caps in found.steps]
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise AdapterError(f"{self._folder / 'found.json'}: not written by this agent: {error}") from error
+        try:
+            held = Held(**(self._read("lease.json") or {}))
+        except (TypeError, AdapterError):
+            held = Held()  # an unreadable lease has ended
+        if held.boot != self.boot:
+            held = Held()
+        if found.boot != self.boot:
+            found.steps, found.hold_until = [], 0.0
+        return found, held
+
+    def save_found(self, found: Found) -> None:
+        """Put it on disk, synced, before this returns. AdapterError when that fails: then nothing may be written to a
+        GPU."""
+        found.boot = self.boot
+        self._write("found.json", {"format": FORMAT, **asdict(found)}, sync=True)
+
+    def save_lease(self, held: Held) -> None:
+        """Remember the lease for a successor in the same boot. A full disk leaves the last one, which ends earlier: the
+        successor then releases too soon rather than never."""
+        with suppress(AdapterError):
+            self._write("lease.json", asdict(held), sync=False)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self._folder / name
+        try:
+            document = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise AdapterError(f"{path}: {error}") from error
+        if not isinstance(document, dict):
+            raise AdapterError(f"{path}: not an object")
+        return document
+
+    def _write(self, name: str, document: dict[str, Any], *, sync: bool) -> None:
+        """Replace a file whole: a reader, or a successor after a kill, sees the old one or the new one."""
+        path, draft = self._folder / name, self._folder / f"{name}.new"
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                json.dump(document, file)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            draft.replace(path)
+            if sync:
+                folder = os.open(self._folder, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+        except OSError as error:
+            raise AdapterError(f"{path}: {error}") from error

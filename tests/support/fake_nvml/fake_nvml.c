@@ -1,0 +1,262 @@
+/* A libnvidia-ml.so.1 for tests: real calls through the real Python binding, simulated GPUs behind them.
+ *
+ * The state of every GPU lies in a memory-mapped file (path in FAKE_NVML_STATE), so that the test, the agent and its
+ * successor after a kill see the same cards. Power follows min(demand, enforced limit) at first order, faster down than
+ * up, on CLOCK_MONOTONIC; energy is its integral. Faults are fields of the file. The layout is described once more in
+ * tests/support/fake_nvml.py, which makes the file and checks the size of its records against `gpu_size` in the header.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, SMALL = 7,
+       DRIVER_NOT_LOADED = 9, GPU_LOST = 15, UNKNOWN = 999 };
+enum { HANG_SET = 1, HANG_ALL = 2 };
+
+typedef struct {
+    char uuid[96], name[96];
+    uint32_t min_mw, max_mw, default_mw, limit_mw;
+    uint32_t bmc_mw;            /* a limit set out of band; 0: none */
+    uint32_t persistence, mig;  /* mig: 0 off, 1 on, 2 not supported */
+    uint32_t lost, no_permission, refuse;
+    uint32_t hang;              /* HANG_SET: setting never returns; HANG_ALL: no call does; until the field is cleared */
+    uint32_t latency_ms;        /* of a set */
+    uint32_t reset_after_ms;    /* the limit goes back to the default so long after each set; 0: stays */
+    uint32_t no_energy;         /* a card without an energy counter */
+    uint32_t set_calls, reserved;
+    double reset_at_s;
+    double idle_w, demand_w, settle_down_s, settle_up_s;
+    double draw_w, energy_j, updated_s;
+} gpu_t;
+
+typedef struct {
+    uint32_t magic, count, gpu_size, no_driver;
+    uint32_t in_flight, most_in_flight, inits, reserved;
+    gpu_t gpus[];
+} hall_t;
+
+static hall_t *hall;
+static char hall_path[4096];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void pause_ms(unsigned ms) {
+    struct timespec t = {ms / 1000, (long)(ms % 1000) * 1000000L};
+    nanosleep(&t, NULL);
+}
+
+static uint32_t enforced_mw(const gpu_t *g) {
+    return g->bmc_mw && g->bmc_mw < g->limit_mw ? g->bmc_mw : g->limit_mw;
+}
+
+/* Bring one GPU's draw and energy to `to`, during which its limit was constant. */
+static void integrate(gpu_t *g, double to) {
+    double seconds = to - g->updated_s;
+    if (seconds <= 0) return;
+    double target = fmin(g->demand_w, fmax(enforced_mw(g) / 1000.0, g->idle_w));
+    double gap = g->draw_w - target;
+    double tau = (gap > 0 ? g->settle_down_s : g->settle_up_s) / 3.0;
+    double left = exp(-seconds / tau);
+    g->energy_j += target * seconds + gap * tau * (1 - left);
+    g->draw_w = target + gap * left;
+    g->updated_s = to;
+}
+
+static void advance(gpu_t *g) {
+    double now = now_s();
+    pthread_mutex_lock(&lock);
+    if (g->reset_at_s > 0 && now >= g->reset_at_s) {
+        integrate(g, g->reset_at_s);
+        g->limit_mw = g->default_mw;
+        g->reset_at_s = 0;
+    }
+    integrate(g, now);
+    pthread_mutex_unlock(&lock);
+}
+
+/* What every call on a card goes through first. */
+static int enter(gpu_t *g) {
+    if (!hall) return UNINITIALIZED;
+    if (!g) return INVALID;
+    while (*(volatile uint32_t *)&g->hang == HANG_ALL) pause_ms(5);
+    if (hall->no_driver) return DRIVER_NOT_LOADED;
+    if (g->lost) return GPU_LOST;
+    advance(g);
+    return OK;
+}
+
+static int text(char *to, unsigned length, const char *from) {
+    if (strlen(from) + 1 > length) return SMALL;
+    strcpy(to, from);
+    return OK;
+}
+
+static int map_state(void) {
+    const char *path = getenv("FAKE_NVML_STATE");
+    struct stat info;
+    if (!path || strlen(path) >= sizeof hall_path) return DRIVER_NOT_LOADED;
+    if (hall && strcmp(path, hall_path) == 0) return OK;
+    int file = open(path, O_RDWR | O_CLOEXEC);
+    if (file < 0) return DRIVER_NOT_LOADED;
+    void *map = MAP_FAILED;
+    if (fstat(file, &info) == 0 && (size_t)info.st_size >= sizeof(hall_t))
+        map = mmap(NULL, (size_t)info.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    if (map == MAP_FAILED) return UNKNOWN;
+    if (((hall_t *)map)->magic != 0x4c4d564eu || ((hall_t *)map)->gpu_size != sizeof(gpu_t)) return UNKNOWN;
+    hall = map; /* an older map stays: handles may still point into it */
+    strcpy(hall_path, path);
+    return OK;
+}
+
+EXPORT int nvmlInitWithFlags(unsigned flags) {
+    (void)flags;
+    pthread_mutex_lock(&lock);
+    int result = map_state();
+    pthread_mutex_unlock(&lock);
+    if (result != OK) return result;
+    if (hall->no_driver) return DRIVER_NOT_LOADED;
+    __atomic_add_fetch(&hall->inits, 1, __ATOMIC_SEQ_CST);
+    return OK;
+}
+
+EXPORT int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+EXPORT int nvmlShutdown(void) { return hall ? OK : UNINITIALIZED; }
+
+EXPORT const char *nvmlErrorString(int result) {
+    switch (result) {
+    case OK: return "Success";
+    case UNINITIALIZED: return "Uninitialized";
+    case INVALID: return "Invalid Argument";
+    case NOT_SUPPORTED: return "Not Supported";
+    case NO_PERMISSION: return "Insufficient Permissions";
+    case NOT_FOUND: return "Not Found";
+    case DRIVER_NOT_LOADED: return "Driver Not Loaded";
+    case GPU_LOST: return "GPU is lost";
+    default: return "Unknown Error";
+    }
+}
+
+EXPORT int nvmlSystemGetDriverVersion(char *version, unsigned length) { return text(version, length, "580.00.fake"); }
+
+EXPORT int nvmlDeviceGetCount_v2(unsigned *count) {
+    if (!hall) return UNINITIALIZED;
+    if (hall->no_driver) return DRIVER_NOT_LOADED;
+    *count = hall->count;
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, gpu_t **device) {
+    if (!hall) return UNINITIALIZED;
+    if (hall->no_driver) return DRIVER_NOT_LOADED;
+    if (index >= hall->count) return INVALID;
+    if (hall->gpus[index].lost) return GPU_LOST;
+    *device = &hall->gpus[index];
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, gpu_t **device) {
+    if (!hall) return UNINITIALIZED;
+    if (hall->no_driver) return DRIVER_NOT_LOADED;
+    for (unsigned k = 0; k < hall->count; k++)
+        if (strcmp(hall->gpus[k].uuid, uuid) == 0) return nvmlDeviceGetHandleByIndex_v2(k, device);
+    return NOT_FOUND;
+}
+
+/* A getter of one number: enter, then `body`. */
+#define GETTER(name, type, body)                    \
+    EXPORT int name(gpu_t *g, type *value) {        \
+        int result = enter(g);                      \
+        if (result != OK) return result;            \
+        body;                                       \
+        return OK;                                  \
+    }
+
+GETTER(nvmlDeviceGetIndex, unsigned, *value = (unsigned)(g - hall->gpus))
+GETTER(nvmlDeviceGetPowerManagementLimit, unsigned, *value = g->limit_mw)
+GETTER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned, *value = g->default_mw)
+GETTER(nvmlDeviceGetEnforcedPowerLimit, unsigned, *value = enforced_mw(g))
+GETTER(nvmlDeviceGetPowerUsage, unsigned, *value = (unsigned)lround(g->draw_w * 1000))
+GETTER(nvmlDeviceGetPersistenceMode, unsigned, *value = g->persistence)
+GETTER(nvmlDeviceGetTotalEnergyConsumption, unsigned long long,
+       if (g->no_energy) return NOT_SUPPORTED; *value = (unsigned long long)(g->energy_j * 1000))
+/* 0x4: slowed by the power limit; 0x1: idle */
+GETTER(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long,
+       *value = g->demand_w <= g->idle_w ? 0x1 : g->demand_w > enforced_mw(g) / 1000.0 ? 0x4 : 0x0)
+
+EXPORT int nvmlDeviceGetUUID(gpu_t *g, char *uuid, unsigned length) {
+    int result = enter(g);
+    return result != OK ? result : text(uuid, length, g->uuid);
+}
+
+EXPORT int nvmlDeviceGetName(gpu_t *g, char *name, unsigned length) {
+    int result = enter(g);
+    return result != OK ? result : text(name, length, g->name);
+}
+
+EXPORT int nvmlDeviceGetPowerManagementLimitConstraints(gpu_t *g, unsigned *low, unsigned *high) {
+    int result = enter(g);
+    if (result != OK) return result;
+    *low = g->min_mw;
+    *high = g->max_mw;
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetMigMode(gpu_t *g, unsigned *current, unsigned *pending) {
+    int result = enter(g);
+    if (result != OK) return result;
+    if (g->mig == 2) return NOT_SUPPORTED;
+    *current = *pending = g->mig;
+    return OK;
+}
+
+EXPORT int nvmlDeviceSetPersistenceMode(gpu_t *g, unsigned mode) {
+    int result = enter(g);
+    if (result != OK) return result;
+    if (g->no_permission) return NO_PERMISSION;
+    g->persistence = mode;
+    return OK;
+}
+
+static int set_limit(gpu_t *g, unsigned limit_mw) {
+    int result = enter(g);
+    if (result != OK) return result;
+    if (g->latency_ms) pause_ms(g->latency_ms);
+    while (*(volatile uint32_t *)&g->hang == HANG_SET) pause_ms(5);
+    if (g->no_permission) return NO_PERMISSION;
+    if (g->refuse) return NOT_SUPPORTED;
+    if (limit_mw < g->min_mw || limit_mw > g->max_mw) return INVALID;
+    advance(g);
+    pthread_mutex_lock(&lock);
+    g->limit_mw = limit_mw;
+    g->set_calls++;
+    g->reset_at_s = g->reset_after_ms ? now_s() + g->reset_after_ms / 1000.0 : 0;
+    pthread_mutex_unlock(&lock);
+    return OK;
+}
+
+/* Counts how many sets overlap: the proof that cards are served in parallel, on any machine at any load. */
+EXPORT int nvmlDeviceSetPowerManagementLimit(gpu_t *g, unsigned limit_mw) {
+    if (!hall) return UNINITIALIZED;
+    uint32_t now = __atomic_add_fetch(&hall->in_flight, 1, __ATOMIC_SEQ_CST);
+    uint32_t most = __atomic_load_n(&hall->most_in_flight, __ATOMIC_SEQ_CST);
+    while (now > most && !__atomic_compare_exchange_n(&hall->most_in_flight, &most, now, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
+    int result = set_limit(g, limit_mw);
+    __atomic_sub_fetch(&hall->in_flight, 1, __ATOMIC_SEQ_CST);
+    return result;
+}
