@@ -28,9 +28,9 @@ class NvmlPowerConfig(Model):
 
     type: Literal["nvml"] = Field(description="GPUs of this machine, through NVML.", examples=["nvml"])
     call_timeout: PositiveDuration = Field(
-        default=timedelta(seconds=2),
+        default=timedelta(seconds=3),
         description="How long one call of the driver may take before its GPU counts as lost.",
-        examples=["2s"],
+        examples=["3s"],
     )
 
 
