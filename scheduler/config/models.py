@@ -138,9 +138,14 @@ class Config(Model):
         return self._document.base_dir
 
     @property
+    def state_path(self) -> Path:
+        """`state_dir`, absolute also where the config was made without a file."""
+        return self.base_dir / self.state_dir
+
+    @property
     def store_path(self) -> Path:
         """The SQLite file as an absolute path."""
-        return self.state_dir / Path(self.store.path).expanduser()
+        return self.state_path / Path(self.store.path).expanduser()
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
