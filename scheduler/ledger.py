@@ -1,0 +1,339 @@
+"""The demand-response ledger: one row for each event whatever brought it, idempotent, versioned, safe to replay.
+
+Why it answers only after the disk has: an acknowledgement is a promise to a utility. Each message is resolved, written
+(row, answer and the message as it arrived, in one transaction) and only then answered; a duplicate gets the same
+answer again. The truth does not depend on the order of arrival: the highest version counts, and of equal ones the
+cancellation.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from adapters.ports import EventMessage, EventRefused
+from optimizer.domain import GridEvent
+from optimizer.envelope import event_limit_kw
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.ledger_books import Books
+from scheduler.ledger_resolve import TOLERANCE_KW, ProgramTerms, asked_kw, nonsense, printable, resolve
+from scheduler.ledger_states import Delivery, EventRow, EventState, Transition, counted
+from scheduler.service import EventAnswer
+from scheduler.status import EventStatus
+from scheduler.store import Store
+
+__all__ = ["Ledger", "ProgramTerms", "Transition"]
+
+SHOWN = timedelta(days=2)
+MOST_SHOWN = 200
+LONGEST_GAP_S = 120.0
+
+
+class Ledger:
+    """Thread-safe. All is read back from the store at construction: a restart continues where a kill ended."""
+
+    def __init__(self, store: Store) -> None:
+        self._lock = threading.RLock()
+        self._books = Books(store)
+        self._now: datetime | None = None
+        self._counted_at: dict[str, datetime] = {}
+
+    # ------------------------------------------------------------ messages
+    def accept(
+        self, message: EventMessage, *, baseline_kw: float, available_kw: float, defaults: ProgramTerms, now: datetime
+    ) -> EventAnswer:
+        """Take one verified message; durable when it returns. `baseline_kw`: the site's import without the event,
+        `available_kw`: what it can shed now.
+
+        Raises StoreDegraded (nothing acknowledged), and EventRefused where the site's load is not known.
+        """
+        if not (math.isfinite(baseline_kw) and baseline_kw >= 0 and math.isfinite(available_kw)):
+            raise EventRefused("the site's load is not known at present; send the event again", 503)
+        with self._lock:
+            self._now = now
+            known = self._books.answer(message)
+            if known is not None:
+                return self._again(message, known)
+            head = self._books.heads.get(_key(message))
+            if message.cancelled:
+                return self._cancelled(message, head, now)
+            if head is not None and message.version <= head.known_version:
+                return self._ignored(message, head, now)
+            if head is not None and head.withdrawn_by and message.program != "operator":
+                reason = f"{head.withdrawn_by} withdrew this event; ask the operator"
+                return self._keep(message, (), self._answer(message, "cancelled", "out", reason), now)
+            fault = nonsense(message, defaults, now)
+            if fault:
+                return self._refused(message, fault, now)
+            return self._agreed(message, head, (baseline_kw, available_kw), defaults, now)
+
+    def _agreed(
+        self,
+        message: EventMessage,
+        head: EventRow | None,
+        load_kw: tuple[float, float],
+        terms: ProgramTerms,
+        now: datetime,
+    ) -> EventAnswer:
+        """Opt in, or out where the terms say that a shortfall is refused."""
+        goes_on = head is not None and head.binds and not head.cancelled and now < head.released_at
+        former = head if goes_on else None
+        base_kw, free_kw = (former.event.baseline_kw if former else load_kw[0]), load_kw[1]
+        short_kw = asked_kw(message, base_kw) - free_kw
+        short = short_kw > TOLERANCE_KW
+        if short and message.firm and not message.emergency and terms.shortfall == "refuse":
+            fault = (
+                f"asks for {short_kw:.0f} kW more than the {free_kw:.0f} kW that the site can shed, and must be firm"
+            )
+            return self._refused(message, fault, now)
+        event, due_from = resolve(message, self._books.shown_id(message), base_kw, terms, former, now)
+        event = replace(event, firm=event.firm and not short)
+        reason = "; ".join(
+            [
+                f"cap {min(span.value for span in event.targets):.0f} kW against a baseline of {base_kw:.0f} kW",
+                *([f"best effort: {free_kw:.0f} kW can be shed, {short_kw:.0f} kW are missing"] if short else []),
+                *(["started already, counted from now"] if message.start < now and former is None else []),
+                *(self._overlaps(event)),
+            ]
+        )
+        row = EventRow(
+            key=_key(message),
+            version=message.version,
+            event=event,
+            received_at=now,
+            due_from=due_from,
+            near_s=terms.near_s,
+            answer=reason,
+            number=self._books.next_number(),
+            cancelled_version=head.cancelled_version if head else -1,
+        )
+        answer = replace(
+            self._answer(message, row.state(now), "in", reason, row),
+            available_kw=free_kw,
+        )
+        return self._keep(message, (*self._succeeded(former, row, now), row), answer, now)
+
+    def _succeeded(self, former: EventRow | None, row: EventRow, now: datetime) -> tuple[EventRow, ...]:
+        """The former version as it is from now on: replaced at once where the new one carries on, else left by its ramp
+        (and its rebound limit stays)."""
+        if former is None:
+            return ()
+        carried_on = row.event.start <= now
+        ended = replace(former, voided=True) if carried_on else former.left(now)
+        if carried_on and former.id in self._books.deliveries:
+            self._books.deliveries[row.id] = self._books.deliveries[former.id]
+        return (replace(ended, superseded=True),)
+
+    def _cancelled(self, message: EventMessage, head: EventRow | None, now: datetime) -> EventAnswer:
+        """Withdraw what is held, or remember that it was withdrawn before it came."""
+        if head is None:
+            tomb = _row_without_event(message, self._books.next_number(), now, "cancelled before it was announced")
+            row = replace(tomb, voided=True, cancelled=True, cancelled_version=message.version)
+            return self._keep(message, (row,), self._answer(message, "cancelled", "out", row.answer), now)
+        if message.version < head.known_version:
+            return self._ignored(message, head, now)
+        row = _withdrawn(replace(head, cancelled_version=message.version), now)
+        return self._keep(message, (row,), self._answer(message, row.state(now), "out", row.answer, row), now)
+
+    def cancel(self, event_id: str, by: str, now: datetime) -> EventAnswer:
+        """The operator withdraws an event (its id as shown, or program/id); later versions of it stay withdrawn.
+        From inside it the site leaves by the ramp. Raises KeyError when unknown, StoreDegraded."""
+        with self._lock:
+            self._now = now
+            row = self._books.find(event_id)
+            row = replace(_withdrawn(row, now), withdrawn_by=printable(by) or "the operator")
+            row = replace(row, answer=f"{row.answer} (by {row.withdrawn_by})")
+            message = _bare_message(row)
+            answer = self._answer(message, row.state(now), "out", row.answer, row)
+            self._books.keep(message, (row,), None, now, by=row.withdrawn_by)
+            return answer
+
+    # ------------------------------------------------------------ answers
+    def _again(self, message: EventMessage, known: tuple[EventAnswer, bool]) -> EventAnswer:
+        """The answer that was given, with the state of now."""
+        answer, same = known
+        head = self._books.heads.get(_key(message))
+        state: str = answer.state
+        if head is not None and head.version == message.version and answer.opt == "in" and self._now is not None:
+            state = head.state(self._now)
+        other = "" if same else "; this message differs from the one first received under this version and was ignored"
+        return replace(answer, state=str(state), duplicate=True, reason=answer.reason + other)
+
+    def _ignored(self, message: EventMessage, head: EventRow, now: datetime) -> EventAnswer:
+        """A version that came too late."""
+        if head.cancelled_version >= message.version:
+            state, reason = "cancelled", f"version {head.cancelled_version} cancelled it"
+        else:
+            state, reason = "superseded", f"version {head.version} is held; version {message.version} is ignored"
+        return self._keep(message, (), self._answer(message, state, "out", reason), now)
+
+    def _refused(self, message: EventMessage, fault: str, now: datetime) -> EventAnswer:
+        """Kept for people to see; whatever was held of this event stays in force."""
+        row = replace(_row_without_event(message, self._books.next_number(), now, fault), refused=True)
+        return self._keep(message, (row,), self._answer(message, "refused", "out", fault), now)
+
+    def _keep(
+        self, message: EventMessage, rows: tuple[EventRow, ...], answer: EventAnswer, now: datetime
+    ) -> EventAnswer:
+        self._books.keep(message, rows, answer, now)
+        return answer
+
+    def _answer(
+        self, message: EventMessage, state: str, opt: str, reason: str, row: EventRow | None = None
+    ) -> EventAnswer:
+        target_kw = row.target_kw if row is not None and row.event.targets else None
+        baseline_kw = row.event.baseline_kw if row is not None and row.event.targets else None
+        return EventAnswer(printable(message.id), message.version, str(state), opt, reason, target_kw, baseline_kw)
+
+    def _overlaps(self, event: GridEvent) -> list[str]:
+        """What to say about other events at the same time."""
+        others = [
+            row.event.id
+            for row in self._books.bound()
+            if row.event.site == event.site and row.event.id != event.id
+            and row.event.start < event.end and event.start < row.event.end
+        ]  # fmt: skip
+        return [f"overlaps {', '.join(others[:5])}: the stricter cap holds at each moment"] if others else []
+
+    # ------------------------------------------------------------ the loops
+    def active(self, now: datetime) -> tuple[GridEvent, ...]:
+        """Every event that asks something now or later, its ramps and its rebound limit included."""
+        with self._lock:
+            return tuple(row.event for row in self._books.bound() if now < row.over_at)
+
+    def advance(self, now: datetime) -> tuple[Transition, ...]:
+        """What changed its state since the last call (over a restart as well)."""
+        with self._lock:
+            self._now = now
+            found = tuple(
+                Transition(row.event.id, row.version, row.event.site, before, after, now)
+                for row in self._books.live.values()
+                if (after := row.state(now)) != (before := self._books.states.get(row.id, EventState.RECEIVED))
+            )
+            self._books.keep_states({row.id: row.state(now) for row in self._books.live.values()}, now)
+            return found
+
+    def notes(self, now: datetime) -> tuple[Note, ...]:
+        """Overlaps that hold now, said aloud: which of the events is the stricter one."""
+        with self._lock:
+            running = [row.event for row in self._books.bound() if row.in_flight(now)]
+        notes = []
+        for site in sorted({event.site for event in running}):
+            caps = sorted((event_limit_kw(event, now), event.id) for event in running if event.site == site)
+            if len(caps) > 1:
+                names = ", ".join(name for _, name in caps)
+                text = f"events {names} overlap at {site}: {caps[0][1]} is the strictest now with {caps[0][0]:.0f} kW"
+                notes.append(Note(Reason.EVENT_CONFLICT, caps[0][1], text, Severity.INFO, now))
+        return tuple(notes)
+
+    def record(self, now: datetime, site: str, import_kw: float | None) -> None:
+        """Count a reading of the site's meter into every running event; on disk at least once a minute. A lost reading
+        (None) and gaps above two minutes count as missing, never as zero."""
+        with self._lock:
+            self._now = now
+            for row in self._books.bound():
+                if row.event.site == site and row.event.start <= now:
+                    self._count(row, now, import_kw)
+
+    def _count(self, row: EventRow, now: datetime, import_kw: float | None) -> None:
+        if now >= row.event.end:
+            if self._counted_at.pop(row.id, None) is not None:
+                self._books.keep_delivery(row.id, now, at_once=True)
+            return
+        last, self._counted_at[row.id] = self._counted_at.get(row.id), now
+        if last is None or import_kw is None or not math.isfinite(import_kw):
+            return
+        seconds = (now - last).total_seconds()
+        if 0 < seconds <= LONGEST_GAP_S:
+            held = self._books.deliveries.get(row.id, Delivery())
+            self._books.deliveries[row.id] = counted(held, row, now, import_kw, seconds)
+            self._books.keep_delivery(row.id, now)
+
+    def close(self) -> None:
+        """Put on disk what was counted since the last minute."""
+        with self._lock:
+            for row_id in self._counted_at:
+                self._books.keep_delivery(row_id, self._now, at_once=True)
+
+    # ------------------------------------------------------------ what a person sees
+    def delivery(self, event_id: str) -> Delivery:
+        """What was measured for an event so far. Raises KeyError when unknown."""
+        with self._lock:
+            return self._books.deliveries.get(self._books.find(event_id).id, Delivery())
+
+    def history(self, event_id: str) -> tuple[tuple[datetime, Mapping[str, Any]], ...]:
+        """Every message about an event as it arrived, with what was answered, oldest first."""
+        with self._lock:
+            return tuple(self._books.messages(event_id))
+
+    def statuses(self) -> tuple[EventStatus, ...]:
+        """Events that are not over, and those of the last two days (at most 200 of both), newest first."""
+        with self._lock:
+            now = self._now or max((row.received_at for row in self._books.rows.values()), default=None)
+            if now is None:
+                return ()
+            rows = [row for row in self._books.rows.values() if not row.superseded or row.in_flight(now)]
+            rows = [row for row in rows if now - SHOWN < (row.over_at if row.binds else row.received_at)]
+            rows.sort(key=lambda row: (row.binds and now < row.over_at, row.number), reverse=True)
+            shown = rows[:MOST_SHOWN]
+            shown.sort(key=lambda row: row.number, reverse=True)
+            return tuple(self._status(row, now) for row in shown)
+
+    def _status(self, row: EventRow, now: datetime) -> EventStatus:
+        event, delivery = row.event, self._books.deliveries.get(row.id, Delivery())
+        present = next((span.value for span in event.targets if span.start <= now < span.end), row.target_kw)
+        return EventStatus(
+            id=event.id,
+            version=row.version,
+            site=event.site,
+            state=str(row.state(now)),
+            start=event.start,
+            end=event.end,
+            target_kw=present,
+            baseline_kw=event.baseline_kw,
+            program=event.program,
+            name=event.name,
+            source=event.source,
+            delivered_kwh=delivery.delivered_kwh,
+            worst_over_kw=delivery.worst_over_kw,
+            answer=row.answer,
+        )
+
+
+def _key(message: EventMessage) -> str:
+    return f"{message.program}/{message.id}"
+
+
+def _withdrawn(row: EventRow, now: datetime) -> EventRow:
+    """The row after a cancellation at `now`."""
+    if row.cancelled:
+        return replace(row, answer="already cancelled")
+    if not row.binds or now >= row.event.end:
+        return replace(row, answer="cancelled after its end: nothing changes")
+    left = replace(row.left(now), cancelled=True)
+    by = "" if left.voided else f"; the site leaves by its ramp until {left.released_at:%H:%M:%S}Z"
+    return replace(left, answer="cancelled" + by)
+
+
+def _row_without_event(message: EventMessage, number: int, now: datetime, answer: str) -> EventRow:
+    """A row that caps nothing: for what was refused, and for a cancellation that came first."""
+    aware = message.start.tzinfo is not None and message.end.tzinfo is not None
+    start, end = (message.start, message.end) if aware else (now, now)
+    event = GridEvent(
+        printable(message.id), message.version, printable(message.site), start, end, (), 0.0,
+        ramp_in_s=0.0, ramp_out_s=0.0, rebound_s=0.0, program=message.program, source=printable(message.source),
+        name=printable(message.name),
+    )  # fmt: skip
+    return EventRow(_key(message), message.version, event, now, now, 0.0, answer, number)
+
+
+def _bare_message(row: EventRow) -> EventMessage:
+    """A message that stands for the operator's word in the log."""
+    return EventMessage(
+        id=row.key.split("/", 1)[1], version=row.version, site=row.event.site, start=row.event.start, end=row.event.end,
+        targets=(), cancelled=True, program=row.event.program, source="operator", name=row.event.name,
+    )  # fmt: skip

@@ -1,0 +1,128 @@
+"""The ledger's rows on the store, and the same rows in memory.
+
+Why both: the fast loop asks each second and must not touch the disk; a message is on disk before its row shows in
+memory, so what the loops act on is never more than what a restart would find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from adapters.ports import EventMessage
+from scheduler.ledger_states import Delivery, EventRow, EventState
+from scheduler.service import EventAnswer
+from scheduler.store import Record, Store, StoreDegraded
+from scheduler.store_codec import checksum, json_text, plain_values, typed_value
+
+KEEP_EVERY = timedelta(minutes=1)
+WATCHED = timedelta(days=1)
+"""How long a row that is over stays in sight of the loops: a clock that jumped ahead may come back."""
+
+
+class Books:
+    """Rows by id, the highest accepted version of each event (`heads`), answers, deliveries and last states."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.rows = {key: typed_value(EventRow, body) for key, body in store.all("event").items()}
+        self.heads: dict[str, EventRow] = {}
+        self.live: dict[str, EventRow] = {}
+        self._numbers = 0
+        self._shown: dict[str, str] = {}
+        for row in sorted(self.rows.values(), key=lambda row: row.number):
+            self._index(row)
+        self.deliveries = {key: typed_value(Delivery, body) for key, body in store.all("event_delivery").items()}
+        self.states = {key: EventState(body["state"]) for key, body in store.all("event_state").items()}
+        self._answers = store.all("event_answer")
+        self._kept_at: dict[str, datetime] = {}
+
+    def _index(self, row: EventRow) -> None:
+        self.rows[row.id] = self.live[row.id] = row
+        self._numbers = max(self._numbers, row.number)
+        self._shown.setdefault(row.event.id, row.key)
+        head = self.heads.get(row.key)
+        if not row.refused and (head is None or row.version >= head.version):
+            self.heads[row.key] = row
+
+    def bound(self) -> Iterable[EventRow]:
+        """Rows that put a cap on something, those long over left out."""
+        return [row for row in self.live.values() if row.binds]
+
+    def next_number(self) -> int:
+        """Number of the next row."""
+        return self._numbers + 1
+
+    def shown_id(self, message: EventMessage) -> str:
+        """The event's id as people see it: its own, or program/id where another program uses the same."""
+        key = f"{message.program}/{message.id}"
+        return message.id if self._shown.get(message.id, key) == key else key
+
+    def find(self, event_id: str) -> EventRow:
+        """The head of an event by its shown id or by program/id. Raises KeyError."""
+        if event_id in self.heads:
+            return self.heads[event_id]
+        return self.heads[self._shown[event_id]]
+
+    def answer(self, message: EventMessage) -> tuple[EventAnswer, bool] | None:
+        """What this version was answered, and whether this message says the same as the one first received."""
+        held = self._answers.get(_identity(message))
+        if held is None:
+            return None
+        return typed_value(EventAnswer, held["answer"]), held["content"] == _content(message)
+
+    def keep(
+        self, message: EventMessage, rows: Iterable[EventRow], answer: EventAnswer | None, now: datetime, by: str = ""
+    ) -> None:
+        """Message, rows and answer, on disk together and then in memory. Raises StoreDegraded, nothing changed."""
+        rows = tuple(rows)
+        identity = _identity(message)
+        said = plain_values(answer) if answer is not None else {}
+        log = {"message": plain_values(message), "answer": said, "by": by}
+        records = [Record("event_message", f"{message.program}/{message.id}", log, log_at=now, log_only=True)]
+        records += [Record("event", row.id, plain_values(row)) for row in rows]
+        held = {"answer": said, "content": _content(message)}
+        if answer is not None:
+            records.append(Record("event_answer", identity, held))
+        self._store.put_all(records)
+        if answer is not None:
+            self._answers[identity] = held
+        for row in rows:
+            self._index(row)
+
+    def keep_states(self, states: Mapping[str, EventState], now: datetime) -> None:
+        """Remember which states were told, and let go of rows that are over. A disk that says no lets the states be
+        told again after a restart."""
+        self.live = {key: row for key, row in self.live.items() if row.binds and now - WATCHED < row.over_at}
+        changed = {key: state for key, state in states.items() if self.states.get(key) != state}
+        self.states.update(changed)
+        if not changed:
+            return
+        with suppress(StoreDegraded):
+            self._store.put_all(Record("event_state", key, {"state": str(state)}) for key, state in changed.items())
+
+    def keep_delivery(self, row_id: str, now: datetime | None, at_once: bool = False) -> None:
+        """Write what was counted when a minute has passed since the last time, or at once."""
+        last = self._kept_at.get(row_id)
+        due = last is None or now is None or abs(now - last) >= KEEP_EVERY
+        if row_id in self.deliveries and (due or at_once):
+            if now is not None:
+                self._kept_at[row_id] = now
+            with suppress(StoreDegraded):
+                self._store.put("event_delivery", row_id, asdict(self.deliveries[row_id]))
+
+    def messages(self, event_id: str) -> list[tuple[datetime, dict[str, Any]]]:
+        """Every message about an event as it arrived. Raises KeyError."""
+        return self._store.log("event_message", self.find(event_id).key)
+
+
+def _identity(message: EventMessage) -> str:
+    return f"{message.program}/{message.id}#{message.version}{'!' if message.cancelled else ''}"
+
+
+def _content(message: EventMessage) -> int:
+    """Tells two messages of one version apart, by what arrived where that is known: a start of "now" always differs."""
+    return checksum(json_text(message.raw or plain_values(message)))
