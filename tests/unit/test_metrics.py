@@ -47,7 +47,7 @@ def test_a_cycle_is_told_in_base_units(service):
     assert said["gridpace_signal_age_seconds", "sacramento"] == 4210
     assert said["gridpace_signal_state", "grid-carbon", "lost"] == 1
     assert said["gridpace_signal_substitutions_total", "stale_signal", "sacramento"] == 1
-    assert said["gridpace_dr_events", "ramping_in"] + said.get(("gridpace_dr_events", "active"), 0) == 1
+    assert said["gridpace_dr_events", "active"] == 1
     assert said["gridpace_jobs", "running"] == 2
     assert said["gridpace_jobs_past_hope",] == 1
     assert said["gridpace_store_degraded",] == 0
@@ -86,15 +86,15 @@ def test_what_is_gone_disappears(service):
 def test_energy_and_cost_are_power_over_time_and_unknown_over_a_silence(service):
     metrics = Metrics()
     report, tick = service.report(), service.tick()
-    for price, minutes in ((100.0, 0), (-50.0, 6), (100.0, 12), (100.0, 12 + 60)):
+    for price, minutes in ((100.0, 0), (-50.0, 6), (100.0, 18), (100.0, 18 + 60)):
         site = replace(report.sites[0], price_per_mwh=price)
         metrics.observe_cycle(replace(report, sites=(site,)))
         metrics.observe_tick(replace(tick, at=START + timedelta(minutes=minutes), import_kw={"west": 1000.0}))
     said = samples(metrics)
     # Neither is the hour's silence counted, nor does a new price reach back before its cycle.
-    assert said["gridpace_energy_joules_total", "west"] == pytest.approx(1e6 * 12 * 60)
+    assert said["gridpace_energy_joules_total", "west"] == pytest.approx(1e6 * 18 * 60)
     assert said["gridpace_cost_total", "USD", "west"] == pytest.approx(10.0)
-    assert said["gridpace_cost_refund_total", "USD", "west"] == pytest.approx(5.0)
+    assert said["gridpace_cost_refund_total", "USD", "west"] == pytest.approx(10.0)
 
 
 def test_drift_and_a_store_that_cannot_write_are_seen(service):
