@@ -28,7 +28,8 @@ class SourceError(AdapterError):
 
 
 class EventRefused(AdapterError):
-    """A demand-response message is not accepted. `status` is the HTTP status that fits; no hint is given to a forger."""
+    """A demand-response message is not accepted. `status` is the HTTP status that fits; no hint is given to a
+    forger."""
 
     def __init__(self, text: str, status: int = 400) -> None:
         super().__init__(text)
@@ -80,7 +81,8 @@ class GpuInfo:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Until when a cap holds without renewal. `expires_in_s` counts on the enforcer's own monotonic clock; `epoch` fences
+    """Until when a cap holds without renewal. `expires_in_s` counts on the enforcer's own monotonic clock; `epoch`
+    fences
     off an older daemon, `sequence` an older order. When it expires the enforcer follows the trajectory it was given."""
 
     epoch: int
@@ -90,7 +92,8 @@ class Lease:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of one apply: the enforced limit read back per GPU (W), and a note per GPU where it isn't as ordered."""
+    """What became of one apply: the enforced limit read back per GPU (W), and a note per GPU where it isn't as
+    ordered."""
 
     enforced_w: Mapping[GpuId, float]
     failures: Mapping[GpuId, Reason] = field(default_factory=dict)
@@ -107,7 +110,8 @@ class PowerActuator(Protocol):
         ...
 
     def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
-        """Set these limits in parallel (clamped to each card's own range, with a note) and read back the enforced ones."""
+        """Set these limits in parallel (clamped to each card's own range, with a note) and read back the enforced
+        ones."""
         ...
 
     def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:
@@ -118,8 +122,10 @@ class PowerActuator(Protocol):
 # ---------------------------------------------------------------- meters
 @dataclass(frozen=True)
 class Reading:
-    """Power at `at`. `pool_kw`: IT power per pool; `import_kw`: at the site meter, per site (absent: derive through PUE);
-    `energy_kwh`: counters per pool where the hardware has them. `lost` names what could not be read; it is never zero."""
+    """Power at `at`. `pool_kw`: IT power per pool; `import_kw`: at the site meter, per site (absent: derive
+    through PUE);
+    `energy_kwh`: counters per pool where the hardware has them. `lost` names what could not be read; it is never
+    zero."""
 
     at: datetime
     pool_kw: Mapping[str, float]
@@ -191,13 +197,15 @@ class EventChannel(Protocol):
     """A pushed demand-response channel."""
 
     def receive(self, headers: Mapping[str, str], body: bytes, now: datetime) -> EventMessage:
-        """Verify and parse one message. Raises EventRefused (unsigned, replayed, stale, malformed), changing nothing."""
+        """Verify and parse one message. Raises EventRefused (unsigned, replayed, stale, malformed), changing
+        nothing."""
         ...
 
 
 # ---------------------------------------------------------------- the store, as adapters see it
 class RecordStore(Protocol):
-    """Durable records for adapters that keep state (the embedded queue, nonces); implemented by the scheduler's store."""
+    """Durable records for adapters that keep state (the embedded queue, nonces); implemented by the scheduler's
+    store."""
 
     def put(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
         """Insert or replace one record; durable (fsync) when it returns."""

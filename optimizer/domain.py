@@ -173,8 +173,10 @@ class BatchJob:
 class GridEvent:
     """A demand-response event, resolved to caps on a site's import.
 
-    `targets` are caps in kW over consecutive spans of [start, end). The ramp in begins at `start` from `baseline_kw` and
-    reaches the target after `ramp_in_s`; the ramp out begins at `end` and reaches `baseline_kw` after `ramp_out_s`; then
+    `targets` are caps in kW over consecutive spans of [start, end). The ramp in begins at `start` from
+    `baseline_kw` and
+    reaches the target after `ramp_in_s`; the ramp out begins at `end` and reaches `baseline_kw` after
+    `ramp_out_s`; then
     the import stays at or below `rebound_kw` for `rebound_s`. Higher `priority` wins. Money is per kWh.
     """
 
@@ -214,7 +216,8 @@ class DemandCharge:
 class SiteInputs:
     """One site on the grid: every tuple has one entry an interval.
 
-    `pue` turns IT power into import; `other_it_kw` is IT load that is not GPUs; `limit_kw` is the hard import limit (inf:
+    `pue` turns IT power into import; `other_it_kw` is IT load that is not GPUs; `limit_kw` is the hard import
+    limit (inf:
     none). `ramp_*_kw_per_min` bound how fast the import may change (inf: free). `import_now_kw` None: unknown.
     """
 

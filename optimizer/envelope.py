@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from optimizer.domain import GridEvent
 
@@ -53,7 +54,7 @@ def mean_limit_kw(event: GridEvent, start: datetime, end: datetime) -> float:
     """
     cuts = [start, *(cut for cut in event_breakpoints(event) if start < cut < end), end]
     total = seconds = 0.0
-    for left, right in zip(cuts, cuts[1:], strict=False):
+    for left, right in pairwise(cuts):
         middle = event_limit_kw(event, left + (right - left) / 2)
         if middle != INF:
             length = (right - left).total_seconds()

@@ -62,7 +62,9 @@ class TimeGrid:
         """Index of the interval that holds `moment`; IndexError outside the grid."""
         position = bisect_right(self.edges, moment) - 1
         if position < 0 or position >= len(self):
-            raise IndexError(f"{moment.isoformat()} is outside the grid {self.start.isoformat()}..{self.end.isoformat()}")
+            raise IndexError(
+                f"{moment.isoformat()} is outside the grid {self.start.isoformat()}..{self.end.isoformat()}"
+            )
         return position
 
     def overlap_h(self, index: int, start: datetime, end: datetime) -> float:

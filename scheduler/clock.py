@@ -97,7 +97,8 @@ class ClockGuard:
         return self.clock.now().timestamp() - self.clock.monotonic()
 
     def step_s(self) -> float:
-        """Seconds by which the wall clock stepped since the last call; 0.0 within the tolerance (slow slew included)."""
+        """Seconds by which the wall clock stepped since the last call; 0.0 within the tolerance (slow slew
+        included)."""
         offset = self._measure()
         step, self._offset = offset - self._offset, offset
         return step if abs(step) > self.tolerance_s else 0.0

@@ -1,4 +1,5 @@
-"""The fast loop on one screen: every second the site's power is brought to its set-point; it never waits for the solver.
+"""The fast loop on one screen: every second the site's power is brought to its set-point; it never waits for the
+solver.
 
 Reading order: read -> aim -> clamp -> dispatch -> grant -> book. A new event acts in the next turn through its ceiling
 and the merit order; the solver only refines it afterwards.
@@ -61,7 +62,9 @@ def read_meter(ctx: Context, state: State, now: datetime) -> tuple[Reading | Non
         reading = ctx.meter.read()
     except AdapterError as error:
         state.reading = None
-        return None, (Note(Reason.METER_LOST, "meter", f"{error}; power is estimated from the curves", Severity.ALERT, now),)
+        return None, (
+            Note(Reason.METER_LOST, "meter", f"{error}; power is estimated from the curves", Severity.ALERT, now),
+        )
     state.reading = reading
     lost = ", ".join(reading.lost[:5])
     return reading, (Note(Reason.METER_LOST, "meter", f"no reading of {lost}", Severity.WARNING, now),) if lost else ()
@@ -127,7 +130,9 @@ def shortfalls(trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
         if trim.short_kw > 1.0:
             event = trim.ceiling.event_kw <= trim.ceiling.limit_kw
             code = Reason.EVENT_UNREACHABLE if event else Reason.LIMIT_UNREACHABLE
-            text = f"{site} can't get below {trim.setpoint_kw + trim.short_kw:.0f} kW: {trim.short_kw:.0f} kW over its {'event target' if event else 'limit'} of {trim.ceiling.kw:.0f} kW"
+            what = "event target" if event else "limit"
+            least = f"{site} can't get below {trim.setpoint_kw + trim.short_kw:.0f} kW"
+            text = f"{least}: {trim.short_kw:.0f} kW over its {what} of {trim.ceiling.kw:.0f} kW"
             notes.append(Note(code, site, text, Severity.ALERT, now))
     return tuple(notes)
 
@@ -140,7 +145,13 @@ def drift(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
 
 
 def book(
-    ctx: Context, state: State, trims: dict[str, SiteTrim], orders: int, seconds: float, notes: tuple[Note, ...], now: datetime
+    ctx: Context,
+    state: State,
+    trims: dict[str, SiteTrim],
+    orders: int,
+    seconds: float,
+    notes: tuple[Note, ...],
+    now: datetime,
 ) -> Tick:
     """Write down what was measured and aimed at, and make it the tick that everybody sees."""
     imports = {site: site_import(ctx, state, site, now) for site in trims}
@@ -149,7 +160,9 @@ def book(
         if kw is not None:
             ctx.ledger.record(now, site, kw)
         trim = trims[site]
-        ctx.store.add_sample(site, now, kw, trim.ceiling.event_kw, trim.ceiling.limit_kw, trim.planned_kw, price_now(state, site, now))
+        ctx.store.add_sample(
+            site, now, kw, trim.ceiling.event_kw, trim.ceiling.limit_kw, trim.planned_kw, price_now(state, site, now)
+        )
     state.notes.extend(notes)
     state.tick = Tick(
         at=now,

@@ -16,6 +16,7 @@ from optimizer.domain import Plan
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.collect import collect
 from scheduler.engine import Context, State
+from scheduler.peaks import book_peaks
 from scheduler.problem import build_problem, signal_window
 from scheduler.reporting import cycle_report
 from scheduler.status import CycleReport
@@ -37,7 +38,10 @@ def run_cycle(ctx: Context, state: State) -> CycleReport:
     """
     started = time.monotonic()
     now = ctx.clock.now()
-    seen = collect(ctx.collector, *signal_window(ctx, now), now)
+    if ctx.bring_jobs is not None:
+        ctx.bring_jobs(now)
+    book_peaks(ctx, now)
+    seen = collect(ctx.sources, signal_window(ctx, now), now, ctx.memory, ctx.read_deadline_s)
     problem = build_problem(ctx, state, seen, now)
     plan = ctx.planner.plan(problem, state.plan)
     broken = check_plan(problem, plan)
@@ -67,7 +71,7 @@ def keep(ctx: Context, state: State, report: CycleReport) -> None:
     """Book the report, and say when the cycle took longer than its interval."""
     late = report.duration_s - ctx.timing.interval.total_seconds() / getattr(ctx.clock, "speed", 1.0)
     if late > 0:
-        text = f"the cycle took {report.duration_s:.1f} s, {late:.1f} s more than its interval; the next one starts at once"
+        text = f"the cycle took {report.duration_s:.1f} s, {late:.1f} s more than its interval; the next starts at once"
         state.notes.append(Note(Reason.CYCLE_LATE, "cycle", text, Severity.WARNING, report.at))
     try:
         ctx.store.save_report(report)

@@ -1,7 +1,8 @@
-"""The daemon's life: lock, open, reconcile, run, reload, stop.
+"""The daemon's life: lock, build, reconcile, run, reload, stop.
 
-Why in this order: nothing is written to a GPU before the lock is held and the limits that a killed predecessor found are
-known; READY is said after the first plan; and whatever ends the loop, limits are given back before the lock is.
+Why in this order: nothing is written to a GPU before the lock is held and the limits that a killed predecessor
+found are
+known; READY is said after the first plan; and whatever ends the loops, limits are given back before the lock is.
 """
 
 from __future__ import annotations
@@ -15,16 +16,13 @@ from types import FrameType
 
 import structlog
 
+from adapters.ports import AdapterError
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.config import Config, ConfigError, load_config
-from scheduler.control import run_tick
-from scheduler.cycle import expire_notes, run_cycle
+from scheduler.lock import DaemonLock
 from scheduler.logs import configure_logs
-from scheduler.lock import daemon_lock
-from scheduler.overrides import restore_orders
-from scheduler.sdnotify import notify, watchdog_usec
-from scheduler.timing import Timer
-from scheduler.wiring import App, build
+from scheduler.running import App
+from scheduler.sdnotify import notify
 
 log = structlog.get_logger()
 GUARD_S = 0.5
@@ -35,110 +33,49 @@ class Daemon:
 
     def __init__(self, config_path: Path) -> None:
         self.config_path = config_path
-        self.config: Config = load_config(config_path)
+        self.config: Config = load_config(config_path, need_secrets=True)
         self.stopping, self.reloading = threading.Event(), threading.Event()
 
     def run(self) -> int:
         """Run until told to stop; returns the exit code."""
-        configure_logs(self.config.log_format)
-        with daemon_lock(Path(self.config.state_dir)), self.signals():
-            app = self.start()
+        configure_logs()
+        with DaemonLock(self.config.state_path), self.signals():
+            app = App.start(self.config)
             try:
                 while not self.stopping.wait(GUARD_S):
-                    self.look_after(app)
+                    app.guard()
                     if self.reloading.is_set():
                         app = self.reload(app)
             finally:
-                self.stop(app)
+                notify("STOPPING=1")
+                app.stop(release=True)
         return 0
 
-    def start(self) -> App:
-        """Build everything, reconcile with what a predecessor left, and let both loops run."""
-        app = build(self.config)
-        now = app.ctx.clock.now()
-        left = app.ctx.dispatcher.adopt()
-        if left:
-            text = f"{left} GPUs were left with our limits by a daemon that did not stop in order; their first limits are kept"
-            app.state.notes.append(Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now))
-        restore_orders(app.ctx, app.state, now)
-        if left and not app.ctx.dispatcher.writes:
-            app.state.notes.extend(app.ctx.dispatcher.release(now))
-        log.info("reconciled", outstanding_gpus=left, mode=app.ctx.mode)
-        app.timer = Timer(app.ctx.clock, app.ctx.timing.interval, app.ctx.timing.control_period,
-                          lambda: self.cycle(app), lambda: self.tick(app))
-        app.serve()
-        app.timer.start()
-        log.info("started", config=str(self.config_path), mode=app.ctx.mode, page=app.url)
-        return app
-
-    def cycle(self, app: App) -> None:
-        """One turn of the slow loop, logged in one line."""
-        try:
-            app.poll_utility()
-            report = run_cycle(app.ctx, app.state)
-        except Exception:
-            log.exception("cycle failed; the plan before stays in force")
-            return
-        expire_notes(app.state, report)
-        app.metrics.observe_cycle(report)
-        log.info(report.sentence(), cycle=report.cycle, rung=report.rung, warnings=report.warnings)
-        notify(("READY=1\n" if report.cycle == 1 else "") + f"STATUS={report.sentence()}")
-
-    def tick(self, app: App) -> None:
-        """One turn of the fast loop; only a finished one feeds the watchdog."""
-        try:
-            with app.state.lock:
-                tick = run_tick(app.ctx, app.state)
-        except Exception:
-            log.exception("tick failed; the orders before stay in force")
-            return
-        app.metrics.observe_tick(tick)
-        for event in app.ctx.ledger.advance(tick.at):
-            log.info("event", id=event.id, state=event.state)
-            app.wake()
-        if watchdog_usec():
-            notify("WATCHDOG=1")
-
-    def look_after(self, app: App) -> None:
-        """What the main thread does twice a second: the clock guard."""
-        step = app.timer.guard() if app.timer is not None else 0.0
-        if step:
-            text = f"the wall clock stepped by {step:+.0f} s; both loops were re-armed"
-            app.state.notes.append(Note(Reason.CLOCK_STEP, "clock", text, Severity.WARNING, app.ctx.clock.now()))
-            log.warning(text)
-
     def reload(self, app: App) -> App:
-        """SIGHUP: take the new config when it is right, else keep the old one and say why."""
+        """SIGHUP: take the new config when it is right and its parts can be built, else keep the old one and say
+        why."""
         self.reloading.clear()
         notify("RELOADING=1")
         try:
-            config = load_config(self.config_path)
-        except ConfigError as error:
+            config = load_config(self.config_path, need_secrets=True)
+            refuse_moved(self.config, config)
+        except (ConfigError, AdapterError) as error:
             log.error("reload refused, the config before stays in force", problems=str(error))
-            text = f"reload refused: {str(error).splitlines()[0]}"
-            app.state.notes.append(Note(Reason.HELD, "config", text, Severity.ALERT, app.ctx.clock.now()))
+            say(app, f"reload refused: {str(error).splitlines()[0]}")
             notify("READY=1\nSTATUS=reload refused, the config before stays in force")
             return app
-        previous, self.config = self.config, config
-        app.close()
+        clock = app.parts.ctx.clock if config.clock == self.config.clock else None
+        app.stop(release=False)
         try:
-            fresh = self.start()
-        except Exception:
-            log.exception("reload failed, the config before is used again")
-            self.config = previous
-            fresh = self.start()
+            fresh = App.start(config, clock)
+            self.config = config
+            log.info("reloaded", config=str(self.config_path))
+        except Exception as error:
+            log.exception("the new config can't run; the one before is used again")
+            fresh = App.start(self.config, clock)
+            say(fresh, f"reload failed: {error}")
         notify("READY=1")
         return fresh
-
-    def stop(self, app: App) -> None:
-        """Finish the running turns, give every limit back, close."""
-        notify("STOPPING=1")
-        app.close()
-        app.state.notes.extend(notes := app.release())
-        for note in notes:
-            log.error(note.text)
-        app.shut()
-        log.info("stopped", restored=not notes)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -159,6 +96,17 @@ class Daemon:
                 signal.signal(number, handler)
 
 
+def refuse_moved(old: Config, new: Config) -> None:
+    """The lock and the books stay where they are while the daemon runs."""
+    if new.store_path != old.store_path:
+        raise AdapterError(f"{new.place('store')}: the books can't move while the daemon runs; restart it")
+
+
+def say(app: App, text: str) -> None:
+    """Put an alert about the config where everybody sees it."""
+    app.parts.state.notes.append(Note(Reason.HELD, "config", text, Severity.ALERT, app.parts.ctx.clock.now()))
+
+
 def run(config_path: Path) -> int:
-    """Run the daemon on a config file; raises ConfigError and scheduler.lock.AlreadyRunning."""
+    """Run the daemon on a config file; raises ConfigError, AdapterError and scheduler.lock.AlreadyRunning."""
     return Daemon(config_path).run()

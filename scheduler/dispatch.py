@@ -23,11 +23,25 @@ DRIFT_W = 1.5
 class Books(Protocol):
     """What the dispatcher writes down (a part of scheduler.store.Store)."""
 
-    def remember_first_limits(self, limits: Mapping[str, tuple[float, str]], now: datetime) -> None: ...
-    def first_limits(self) -> dict[str, float]: ...
-    def forget_first_limits(self, ids: Sequence[str]) -> None: ...
-    def journal_intent(self, orders: Mapping[str, Any]) -> int: ...
-    def journal_result(self, intent: int, result: Mapping[str, Any]) -> None: ...
+    def remember_first_limits(self, limits: Mapping[str, tuple[float, str]], now: datetime) -> None:
+        """Keep the limit in W and the model of each GPU, unless one is kept already; on disk when it returns."""
+        ...
+
+    def first_limits(self) -> dict[str, float]:
+        """The limits to restore, in W."""
+        ...
+
+    def forget_first_limits(self, ids: Sequence[str]) -> None:
+        """These GPUs have their limit back."""
+        ...
+
+    def journal_intent(self, orders: Mapping[str, Any]) -> int:
+        """Write down what is about to be done; on disk when it returns."""
+        ...
+
+    def journal_result(self, intent: int, result: Mapping[str, Any]) -> None:
+        """Write down what became of it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,8 +88,12 @@ class Dispatcher:
         self._remembered.update(limits)
 
     def _write(self, orders: Mapping[str, PoolOrder], lease_s: float, now: datetime) -> Dispatched:
-        intent = self.books.journal_intent({pool: [order.cap_w, len(self.gpus[pool])] for pool, order in orders.items()})
-        caps = {gpu: order.cap_w for pool, order in orders.items() for gpu in self.gpus[pool] if gpu in self._remembered}
+        intent = self.books.journal_intent(
+            {pool: [order.cap_w, len(self.gpus[pool])] for pool, order in orders.items()}
+        )
+        caps = {
+            gpu: order.cap_w for pool, order in orders.items() for gpu in self.gpus[pool] if gpu in self._remembered
+        }
         self._sequence += 1
         receipt = self.actuator.apply(caps, Lease(self.epoch, self._sequence, lease_s))
         notes = receipt.notes + self._disagreements(caps, receipt, now)
@@ -92,8 +110,13 @@ class Dispatcher:
         for gpu, reason in receipt.failures.items():
             by_reason.setdefault(reason, []).append(gpu)
         return tuple(
-            Note(reason, gpus[0], f"{len(gpus)} of {len(caps)} GPUs: {reason} ({', '.join(gpus[:3])}{', …' if len(gpus) > 3 else ''})",
-                 Severity.ALERT, now)
+            Note(
+                reason,
+                gpus[0],
+                f"{len(gpus)} of {len(caps)} GPUs: {reason} ({', '.join(gpus[:3])}{', …' if len(gpus) > 3 else ''})",
+                Severity.ALERT,
+                now,
+            )
             for reason, gpus in by_reason.items()
         )
 
@@ -110,8 +133,10 @@ class Dispatcher:
             drifted = [gpu for gpu in self.gpus[pool] if gpu in found and _drifted(found[gpu], order)]
             if drifted:
                 self._applied.pop(pool)
-                text = (f"{len(drifted)} GPUs of {pool} are not at the {order.cap_w} W ordered "
-                        f"({drifted[0]} is at {found[drifted[0]].enforced_w:.0f} W); written again")
+                text = (
+                    f"{len(drifted)} GPUs of {pool} are not at the {order.cap_w} W ordered "
+                    f"({drifted[0]} is at {found[drifted[0]].enforced_w:.0f} W); written again"
+                )
                 notes.append(Note(Reason.CAP_DRIFT, pool, text, Severity.WARNING, now))
         return tuple(notes)
 
@@ -133,8 +158,15 @@ class Dispatcher:
         missing = len(limits) - len(confirmed)
         if not missing:
             return ()
-        return (Note(Reason.CAP_REFUSED, "power", f"{missing} of {len(limits)} GPUs did not take their limit back",
-                     Severity.ALERT, now),)
+        return (
+            Note(
+                Reason.CAP_REFUSED,
+                "power",
+                f"{missing} of {len(limits)} GPUs did not take their limit back",
+                Severity.ALERT,
+                now,
+            ),
+        )
 
     def adopt(self) -> int:
         """At start: limits that a predecessor found stay the ones to restore. Returns how many are outstanding."""

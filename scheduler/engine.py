@@ -17,7 +17,7 @@ from adapters.ports import Clock, JobSystem, Meter, Reading
 from optimizer.domain import BatchJob, DemandCharge, GpuPool, Plan, Prices, Problem
 from optimizer.reasons import Note
 from optimizer.timegrid import TimeGrid
-from scheduler.collect import Collector
+from scheduler.collect import Memory, Source
 from scheduler.dispatch import Dispatcher
 from scheduler.ledger import Ledger
 from scheduler.orders import PoolOrder
@@ -89,7 +89,8 @@ class Context:
     timing: Timing
     sites: Mapping[str, SiteModel]
     pools: Mapping[str, PoolModel]
-    collector: Collector
+    sources: Mapping[str, Source]
+    memory: Memory
     planner: Planner
     ledger: Ledger
     jobs: JobSystem
@@ -100,6 +101,8 @@ class Context:
     currency: str
     margin: float = 0.003
     emergency_programs: frozenset[str] = frozenset()
+    read_deadline_s: float | None = 5.0
+    bring_jobs: Callable[[datetime], None] | None = None
 
 
 @dataclass

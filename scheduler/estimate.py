@@ -11,7 +11,8 @@ from optimizer.domain import GpuPool, Work
 from scheduler.orders import PoolOrder
 
 SMOOTHING = 0.5
-"""Share of a new busy estimate that is taken over in one tick; half keeps noise out and follows a burst in two ticks."""
+"""Share of a new busy estimate that is taken over in one tick; half keeps noise out and follows a burst in two
+ticks."""
 
 
 def measured_busy(pool: GpuPool, kw: float, order: PoolOrder) -> float:

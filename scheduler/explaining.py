@@ -13,9 +13,13 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
     plan, problem = state.plan, state.problem
     event = next((event for event in ctx.ledger.statuses() if event.id == target), None)
     if event is not None:
-        return (f"Event {event.id} ({event.program or 'by hand'}) is {event.state}: {event.site} at or below {event.target_kw:.0f} kW "
-                f"from {event.start:%Y-%m-%d %H:%M}Z to {event.end:%H:%M}Z, baseline {event.baseline_kw:.0f} kW; "
-                f"{event.delivered_kwh:.0f} kWh delivered so far, at worst {event.worst_over_kw:.0f} kW over. {event.answer}".rstrip())
+        return (
+            f"Event {event.id} ({event.program or 'by hand'}) is {event.state}: "
+            f"{event.site} at or below {event.target_kw:.0f} kW from {event.start:%Y-%m-%d %H:%M}Z "
+            f"to {event.end:%H:%M}Z, baseline {event.baseline_kw:.0f} kW; "
+            f"{event.delivered_kwh:.0f} kWh delivered so far, "
+            f"at worst {event.worst_over_kw:.0f} kW over. {event.answer}".rstrip()
+        )
     if plan is None or problem is None:
         raise Refused("no plan yet; ask again after the first cycle", 503)
     step = step_index(plan, ctx.clock.now())
@@ -36,5 +40,9 @@ def _site_sentence(state: State, site: str) -> str:
     cap = min(tick.target_kw[site], tick.limit_kw[site])
     bound = f"at most {cap:.0f} kW now" if cap < float("inf") else "without a limit now"
     status = next(status for status in report.sites if status.id == site)
-    return (f"{site} draws {tick.import_kw[site]:.0f} kW, {bound}; the plan ({report.rung}) aims at {tick.planned_kw[site]:.0f} kW "
-            f"at a price of {status.price_per_mwh:.2f} {status.currency}/MWh; {tick.shed_kw[site]:.0f} kW are shed below the plan.")
+    return (
+        f"{site} draws {tick.import_kw[site]:.0f} kW, {bound}; "
+        f"the plan ({report.rung}) aims at {tick.planned_kw[site]:.0f} kW "
+        f"at a price of {status.price_per_mwh:.2f} {status.currency}/MWh; "
+        f"{tick.shed_kw[site]:.0f} kW are shed below the plan."
+    )

@@ -19,8 +19,8 @@ from optimizer.domain import Plan
 from scheduler.engine import Context, State
 from scheduler.explaining import explain_target
 from scheduler.flexibility import available_kw, baseline_kw
-from scheduler.ledger import ProgramTerms
 from scheduler.overrides import apply_order
+from scheduler.programs import ProgramRules
 from scheduler.reporting import job_status
 from scheduler.service import EventAnswer, JobRequest, OperatorOrder, Refused
 from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
@@ -31,12 +31,12 @@ SETTLE = timedelta(minutes=15)
 
 @dataclass
 class Facade:
-    """Answers clients; `channels` by program id, `terms` the programs' defaults, `wake` asks for a plan at once."""
+    """Answers clients; `channels` by program id, `rules` the programs' own, `wake` asks for a plan at once."""
 
     ctx: Context
     state: State
     channels: Mapping[str, EventChannel]
-    terms: Mapping[str, ProgramTerms]
+    rules: Mapping[str, ProgramRules]
     wake: Callable[[], None]
 
     def report(self) -> CycleReport | None:
@@ -70,7 +70,7 @@ class Facade:
 
     def _past_prices(self, site: str) -> list[tuple[datetime, datetime, float]]:
         now = self.ctx.clock.now()
-        series = self.ctx.collector.last_good(self.ctx.sites[site].price)
+        series = self.ctx.memory.last_good.get(self.ctx.sites[site].price)
         if series is None:
             return []
         begin = now - timedelta(hours=12)
@@ -86,37 +86,41 @@ class Facade:
         if source is None:
             raise Refused("no such channel", 404)
         try:
-            return self._accept(source.receive(headers, body, self.ctx.clock.now()))
+            return self.accept(source.receive(headers, body, self.ctx.clock.now()))
         except EventRefused as error:
             raise Refused(str(error), error.status) from error
 
     def add_event(self, fields: Mapping[str, Any], by: str) -> EventAnswer:
         """See Service."""
         try:
-            message = parse_event(json.dumps(fields, default=str).encode(), self.ctx.clock.now(), program="operator", source=by)
+            message = parse_event(
+                json.dumps(fields, default=str).encode(), self.ctx.clock.now(), program="operator", source=by
+            )
         except EventRefused as error:
             raise Refused(str(error), error.status) from error
-        return self._accept(message)
+        return self.accept(message)
 
-    def _accept(self, message: EventMessage) -> EventAnswer:
+    def accept(self, message: EventMessage) -> EventAnswer:
+        """Put a verified message into the ledger and plan at once. Raises Refused."""
         now = self.ctx.clock.now()
         if message.site not in self.ctx.sites:
             raise Refused(f"site: {message.site!r} is not one of {', '.join(self.ctx.sites)}")
+        rules = self.rules.get(message.program) or ProgramRules()
+        base_kw = baseline_kw(self.ctx, self.state, message.site, rules.terms, now)
         try:
             answer = self.ctx.ledger.accept(
-                message,
-                baseline_kw=baseline_kw(self.ctx, self.state, message.site, self._terms(message.program), now),
-                available_kw=available_kw(self.ctx, self.state, message.site, now),
-                defaults=self._terms(message.program),
+                rules.applied(message, base_kw, now),
+                baseline_kw=base_kw,
+                available_kw=min(rules.most_kw, available_kw(self.ctx, self.state, message.site, now)),
+                defaults=rules.terms,
                 now=now,
             )
+        except EventRefused as error:
+            raise Refused(str(error), error.status) from error
         except StoreDegraded as error:
             raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
         self.wake()
         return answer
-
-    def _terms(self, program: str) -> ProgramTerms:
-        return self.terms.get(program) or ProgramTerms()
 
     def cancel_event(self, event_id: str, by: str) -> EventAnswer:
         """See Service."""
@@ -179,8 +183,15 @@ class Facade:
         cycle_age = (now - report.at).total_seconds() if report else None
         late = 5 * self.ctx.timing.control_period.total_seconds() * getattr(self.ctx.clock, "speed", 1.0) + 10
         ok = tick_age is not None and tick_age < late and report is not None
-        return {"ok": ok, "tick_age_s": tick_age, "cycle_age_s": cycle_age, "mode": self.ctx.mode,
-                "speed": getattr(self.ctx.clock, "speed", 1.0), "now": now, "store": self.ctx.store.state()}
+        return {
+            "ok": ok,
+            "tick_age_s": tick_age,
+            "cycle_age_s": cycle_age,
+            "mode": self.ctx.mode,
+            "speed": getattr(self.ctx.clock, "speed", 1.0),
+            "now": now,
+            "store": self.ctx.store.state(),
+        }
 
     def _site(self, site: str) -> None:
         if site not in self.ctx.sites:

@@ -89,7 +89,8 @@ def grant_gpus(
 
 
 def _wanted(job: BatchJob, rate: float, speed: float, left: int) -> int:
-    """Whole GPUs that give `rate` at `speed`, inside what is left; all or nothing for a job that can't be interrupted."""
+    """Whole GPUs that give `rate` at `speed`, inside what is left; all or nothing for a job that can't be
+    interrupted."""
     if not job.preemptible:
         return job.max_gpus if rate > 0 and left >= job.max_gpus else 0
     wanted = min(job.max_gpus, max(round(rate / max(speed, 1e-6)), 1 if rate > 0.25 else 0))

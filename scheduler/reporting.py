@@ -18,7 +18,7 @@ from scheduler.status import CycleReport, JobStatus, PoolStatus, SiteStatus, Sou
 from scheduler.targets import INF
 
 if TYPE_CHECKING:
-    from scheduler.collect import Snapshot
+    from scheduler.collect import Seen, Snapshot
     from scheduler.engine import Context, State
 
 
@@ -40,9 +40,7 @@ def cycle_report(
         pools=tuple(pool_status(state, model.pool, problem, plan, now) for model in ctx.pools.values()),
         jobs=tuple(job_status(job, state) for job in problem.jobs),
         events=tuple(ctx.ledger.statuses()),
-        sources=tuple(
-            SourceStatus(s.id, s.kind, s.state, s.age_s, s.value, s.unit, s.text) for s in seen.sources.values()
-        ),
+        sources=tuple(source_status(name, one, now) for name, one in seen.signals.items()),
         notes=merge_notes(seen.notes, problem.notes, plan.notes, tuple(state.notes)),
     )
 
@@ -54,6 +52,14 @@ def merge_notes(*groups: tuple[Note, ...]) -> tuple[Note, ...]:
         merged.pop((note.code, note.subject), None)
         merged[note.code, note.subject] = note
     return tuple(merged.values())
+
+
+def source_status(name: str, one: Seen, now: datetime) -> SourceStatus:
+    """An input as the page shows it: its light, its age, its present value, and what is wrong with it."""
+    text = "; ".join(note.text for note in one.notes[:2])
+    kinds = {"g/kWh": "carbon", "degC": "weather", "fraction": "load", "kW": "limit"}
+    kind = kinds.get(one.series.unit, "price")
+    return SourceStatus(name, kind, one.state.value, one.age_s, one.series.at(now), one.series.unit, text)
 
 
 def _site(ctx: Context, state: State, problem: Problem, plan: Plan, site: str, now: datetime) -> SiteStatus:

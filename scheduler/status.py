@@ -44,7 +44,8 @@ class SiteStatus:
 
 @dataclass(frozen=True)
 class PoolStatus:
-    """One pool now: cap of its active GPUs, planned and measured draw, relative throughput, reason code and sentence."""
+    """One pool now: cap of its active GPUs, planned and measured draw, relative throughput, reason code and
+    sentence."""
 
     id: str
     site: str
@@ -77,7 +78,8 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class EventStatus:
-    """One demand-response event as the ledger holds it, with what was delivered so far (mean kW over target, kWh cut)."""
+    """One demand-response event as the ledger holds it, with what was delivered so far (mean kW over target, kWh
+    cut)."""
 
     id: str
     version: int

@@ -38,7 +38,13 @@ class SiteTrim:
 
 
 def trim_site(
-    ctx: Context, state: State, site: str, events: tuple[GridEvent, ...], now: datetime, then: datetime, below_floor: bool
+    ctx: Context,
+    state: State,
+    site: str,
+    events: tuple[GridEvent, ...],
+    now: datetime,
+    then: datetime,
+    below_floor: bool,
 ) -> SiteTrim:
     """Set-point and orders of `site` until the next tick at `then`."""
     model = ctx.sites[site]

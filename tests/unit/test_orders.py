@@ -12,14 +12,20 @@ NOW = datetime(2022, 9, 6, 21, tzinfo=UTC)
 
 def job(name: str, **changes: object) -> BatchJob:
     fields: dict[str, object] = {
-        "id": name, "pools": ("batch",), "release": NOW, "deadline": NOW + timedelta(hours=6), "work_gpu_h": 100.0,
+        "id": name,
+        "pools": ("batch",),
+        "release": NOW,
+        "deadline": NOW + timedelta(hours=6),
+        "work_gpu_h": 100.0,
         "max_gpus": 64,
     }
     return BatchJob(**(fields | changes))  # type: ignore[arg-type]
 
 
 def grants(jobs: tuple[BatchJob, ...], rates: dict[str, float], active: int, speed: float = 1.0) -> dict[str, int]:
-    return grant_gpus(jobs, {k: ("batch", v) for k, v in rates.items()}, {"batch": PoolOrder(300, active)}, {"batch": speed})
+    return grant_gpus(
+        jobs, {k: ("batch", v) for k, v in rates.items()}, {"batch": PoolOrder(300, active)}, {"batch": speed}
+    )
 
 
 def test_a_slower_pool_needs_more_gpus_for_the_same_rate() -> None:

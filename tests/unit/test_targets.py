@@ -18,8 +18,14 @@ END = START + timedelta(hours=2, minutes=43)
 
 def event(target_kw: float = 3000.0, baseline_kw: float = 4000.0, **changes: object) -> GridEvent:
     fields: dict[str, object] = {
-        "id": "e", "version": 1, "site": "np15", "start": START, "end": END,
-        "targets": (Span(START, END, target_kw),), "baseline_kw": baseline_kw, "rebound_kw": baseline_kw,
+        "id": "e",
+        "version": 1,
+        "site": "np15",
+        "start": START,
+        "end": END,
+        "targets": (Span(START, END, target_kw),),
+        "baseline_kw": baseline_kw,
+        "rebound_kw": baseline_kw,
     }
     return GridEvent(**(fields | changes))  # type: ignore[arg-type]
 
@@ -51,8 +57,12 @@ def test_ceiling_meets_a_falling_ramp_ahead_and_takes_the_strictest() -> None:
 
 
 @given(
-    wish=st.floats(0, 1e4), last=st.floats(0, 1e4), cap=st.floats(0, 1e4),
-    up=st.floats(1, 1e4), down=st.floats(1, 1e4), seconds=st.floats(0.1, 300),
+    wish=st.floats(0, 1e4),
+    last=st.floats(0, 1e4),
+    cap=st.floats(0, 1e4),
+    up=st.floats(1, 1e4),
+    down=st.floats(1, 1e4),
+    seconds=st.floats(0.1, 300),
 )
 def test_setpoint_never_exceeds_the_ceiling_nor_rises_faster_than_the_ramp(
     wish: float, last: float, cap: float, up: float, down: float, seconds: float

@@ -1,0 +1,162 @@
+"""From config to the domain: curves, pools, sites, jobs and program terms. Pure: no adapter is made here.
+
+Why apart from the wiring: the backtest, `gridpace plan` and the tests need the same objects without a daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from optimizer.domain import DemandCharge, GpuPool, PowerCurve, Prices
+from optimizer.timegrid import TimeGrid
+from scheduler.charges import site_charges
+from scheduler.config import Config, ProgramConfig, curves_of
+from scheduler.config.base import WEEKDAYS
+from scheduler.config.pool import PoolConfig
+from scheduler.config.site import SiteConfig
+from scheduler.config.work import RecurringJobConfig
+from scheduler.engine import ChargeBuilder, PoolModel, SiteModel, Timing
+from scheduler.ledger import ProgramTerms
+from scheduler.programs import ProgramRules
+from scheduler.pue import PueModel
+from scheduler.service import JobRequest
+
+INF = float("inf")
+
+
+def gpu_pool(pool: PoolConfig, known: Mapping[str, PowerCurve]) -> GpuPool:
+    """A pool on its curve; caps default to the curve's range."""
+    curve = known[pool.curve]
+    caps = [point.cap_w for point in curve.points]
+    return GpuPool(
+        id=pool.id,
+        site=pool.site,
+        gpu_model=pool.gpu_model,
+        count=pool.count,
+        work=pool.work,
+        curve=curve,
+        value_per_gpu_h=pool.value_per_gpu_h,
+        floor=pool.floor,
+        min_cap_w=pool.min_cap_w or min(caps),
+        max_cap_w=pool.max_cap_w or max(caps),
+        tokens_per_gpu_h=pool.tokens_per_gpu_h,
+    )
+
+
+def pool_models(config: Config) -> dict[str, PoolModel]:
+    """Every pool with its load."""
+    known = curves_of(config)
+    return {pool.id: PoolModel(gpu_pool(pool, known), pool.load) for pool in config.pools}
+
+
+def site_models(config: Config, tariffs: Mapping[str, ChargeBuilder]) -> dict[str, SiteModel]:
+    """Every site; `tariffs` adds the demand charges that a price signal itself declares."""
+    return {site.id: _site_model(config, site, tariffs.get(site.price)) for site in config.sites}
+
+
+def _site_model(config: Config, site: SiteConfig, tariff: ChargeBuilder | None) -> SiteModel:
+    def charges(grid: TimeGrid, peaks_kw: Mapping[str, float]) -> tuple[DemandCharge, ...]:
+        return site_charges(site, grid, peaks_kw) + (tariff(grid, peaks_kw) if tariff else ())
+
+    ramps = site.ramp_kw_per_min
+    return SiteModel(
+        id=site.id,
+        timezone=site.timezone,
+        price=site.price,
+        currency=config.currency,
+        price_forecast=site.price_forecast,
+        carbon=site.carbon,
+        weather=site.weather,
+        limit_signal=site.limit_signal,
+        pue=PueModel(site.pue.base, site.pue.per_degree, site.pue.reference_c, site.pue.maximum),
+        other_it_kw=site.other_it_kw,
+        limit_kw=site.limit_kw or INF,
+        ramp_up_kw_per_min=ramps.up or INF,
+        ramp_down_kw_per_min=ramps.down or INF,
+        charges=charges,
+    )
+
+
+def timing(config: Config) -> Timing:
+    """Lengths of the loops."""
+    period_s = config.control_period.total_seconds()
+    return Timing(
+        interval=config.interval,
+        control_period=config.control_period,
+        horizon=config.horizon,
+        max_horizon=config.max_horizon,
+        verify_every=max(1, round(config.verify_every.total_seconds() / period_s)),
+    )
+
+
+def prices(config: Config) -> Prices:
+    """What breaking a soft requirement costs."""
+    economics = config.economics
+    return Prices(
+        over_limit_per_kwh=economics.over_limit_per_kwh,
+        below_floor_per_gpu_h=economics.below_floor_per_gpu_h,
+        ramp_per_kw=economics.ramp_per_kw,
+        change_per_kw=economics.change_per_kw,
+        carbon_per_tonne=economics.carbon_per_tonne,
+    )
+
+
+def due_jobs(config: Config, start: datetime, until: datetime, first: bool) -> Iterator[JobRequest]:
+    """Jobs that the config brings: the initial ones once (`first`), recurring ones released in [start, until)."""
+    if first:
+        for job in config.jobs.initial:
+            yield JobRequest(release=job.release, deadline=job.deadline, **_terms(job))
+    zones = {site.id: ZoneInfo(site.timezone) for site in config.sites}
+    sites = {pool.id: pool.site for pool in config.pools}
+    for recurring in config.jobs.recurring:
+        zone = zones[sites[recurring.pool]]
+        day = start.astimezone(zone).date() - timedelta(days=1)
+        while day <= until.astimezone(zone).date():
+            release, deadline = _window(recurring, day, zone)
+            if start <= release < until and WEEKDAYS[day.weekday()] in recurring.days:
+                terms = _terms(recurring) | {"id": f"{recurring.id}-{day.isoformat()}"}
+                yield JobRequest(release=release, deadline=deadline, **terms)
+            day += timedelta(days=1)
+
+
+def _window(job: RecurringJobConfig, day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    release = datetime.combine(day, time.fromisoformat(job.at), zone).astimezone(UTC)
+    midnight = datetime.combine(day + timedelta(days=1), time(), zone).astimezone(UTC)
+    return release, release + job.within if job.within else midnight
+
+
+def _terms(job: object) -> dict[str, object]:
+    names = (
+        "id",
+        "pool",
+        "work_gpu_h",
+        "max_gpus",
+        "preemptible",
+        "value_per_gpu_h",
+        "late_penalty",
+        "undone_penalty",
+        "priority",
+    )
+    return {name: getattr(job, name) for name in names}
+
+
+def program_rules(config: Config) -> dict[str, ProgramRules]:
+    """What each program says where its message is silent, and what it promises at most."""
+    return {program.id: _rules(program) for program in config.programs}
+
+
+def _rules(program: ProgramConfig) -> ProgramRules:
+    terms = ProgramTerms(
+        id=program.id,
+        ramp_in_s=program.ramp_in.total_seconds(),
+        ramp_out_s=program.ramp_out.total_seconds(),
+        rebound_s=program.rebound.total_seconds(),
+        max_duration_s=program.longest.total_seconds(),
+        penalty_per_kwh=program.penalty_per_kwh,
+        credit_per_kwh=program.credit_per_kwh,
+        declared_baseline_kw=program.baseline.kw,
+        baseline_s=program.baseline.minutes * 60.0,
+    )
+    return ProgramRules(terms, program.notice, program.min_kw, program.max_kw or INF)

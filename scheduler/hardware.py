@@ -1,0 +1,222 @@
+"""Power, meters and GPUs from the config: real ones where it names them, the simulated hall where it says so.
+
+Why together: the hall is one object behind three ports, and with real GPUs the pools are filled with what answers.
+There is no way from a real adapter to a simulated one; what can't be reached is an error or an alert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+
+from adapters.context import AdapterContext
+from adapters.hall import SimulatedHall
+from adapters.ports import AdapterError, Clock, GpuId, GpuInfo, Meter, PowerActuator, Reading
+from optimizer.domain import GpuPool, Series
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.collect import Source
+from scheduler.config import Config, PoolConfig
+from scheduler.config.builtin import AgentPowerConfig, NvmlPowerConfig
+from scheduler.engine import PoolModel, SiteModel
+
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What reaches GPUs: actuator, meter, GPUs by pool, the pools as found, the hall where it is simulated."""
+
+    power: PowerActuator
+    meter: Meter
+    gpus: Mapping[str, tuple[GpuId, ...]]
+    pools: Mapping[str, PoolModel]
+    hall: SimulatedHall | None = None
+    notes: tuple[Note, ...] = ()
+    close: Callable[[], None] = field(default=lambda: None)
+
+
+def build_hardware(
+    config: Config,
+    context: AdapterContext,
+    pools: Mapping[str, PoolModel],
+    sites: Mapping[str, SiteModel],
+    sources: Mapping[str, Source],
+) -> Hardware:
+    """Hardware as the config names it. Raises AdapterError when none of it answers."""
+    kind = getattr(config.power, "type", "")
+    if kind == "simulated":
+        return _simulated(context.clock, pools, sites, sources)
+    power = _actuator(config, context)
+    found = power.discover()
+    gpus, filled, notes = fill_pools(config.pools, pools, found, context.clock.now())
+    meter, close = _meter(config, context, gpus, power)
+    return Hardware(power, meter, gpus, filled, None, notes, close)
+
+
+def _actuator(config: Config, context: AdapterContext) -> PowerActuator:
+    entry = config.power
+    if isinstance(entry, NvmlPowerConfig):
+        from adapters.power.nvml import NvmlPower  # only a site that names it needs the library
+
+        return NvmlPower(entry.call_timeout.total_seconds())
+    if isinstance(entry, AgentPowerConfig):
+        from adapters.power.agent import AgentPower
+
+        return AgentPower(context.path(entry.socket))
+    from adapters.registry import create
+
+    made: PowerActuator = create("power", entry, context)
+    return made
+
+
+def _meter(
+    config: Config, context: AdapterContext, gpus: Mapping[str, tuple[GpuId, ...]], power: PowerActuator
+) -> tuple[Meter, Callable[[], None]]:
+    """The configured meters as one."""
+    pool_of = {gpu: pool for pool, ids in gpus.items() for gpu in ids}
+    made: list[Meter] = []
+    closers: list[Callable[[], None]] = []
+    for entry in config.meters:
+        if getattr(entry, "type", "") == "nvml":
+            made.append(_gpu_meter(config, context, pool_of, power))
+        else:
+            from adapters.registry import create
+
+            made.append(create("meters", entry, context))
+        closers.append(getattr(made[-1], "close", lambda: None))
+    return (made[0] if len(made) == 1 else Meters(tuple(made))), lambda: [close() for close in closers] and None
+
+
+def _gpu_meter(config: Config, context: AdapterContext, pool_of: Mapping[GpuId, str], power: PowerActuator) -> Meter:
+    """The GPUs' own sensors: through the agent where it owns them, else through NVML here."""
+    if isinstance(config.power, AgentPowerConfig):
+        from adapters.meters.agent import AgentMeter
+
+        return AgentMeter(power, context.clock, pool_of)
+    from adapters.meters.nvml import NvmlMeter
+
+    return NvmlMeter(context.clock, pool_of)
+
+
+@dataclass(frozen=True)
+class Meters:
+    """Several meters read as one: a later one's value wins for the same pool or site."""
+
+    parts: tuple[Meter, ...]
+
+    def read(self) -> Reading:
+        """Merge what answers. Raises AdapterError only when no meter could be read."""
+        readings, errors = [], []
+        for part in self.parts:
+            try:
+                readings.append(part.read())
+            except AdapterError as error:
+                errors.append(str(error))
+        if not readings:
+            raise AdapterError("; ".join(errors))
+        merged = readings[0]
+        for reading in readings[1:]:
+            merged = Reading(
+                at=max(merged.at, reading.at),
+                pool_kw={**merged.pool_kw, **reading.pool_kw},
+                import_kw={**merged.import_kw, **reading.import_kw},
+                energy_kwh={**merged.energy_kwh, **reading.energy_kwh},
+                lost=merged.lost + reading.lost,
+            )
+        return replace(merged, lost=merged.lost + tuple(errors))
+
+
+def fill_pools(
+    configs: tuple[PoolConfig, ...], pools: Mapping[str, PoolModel], found: Mapping[GpuId, GpuInfo], now: datetime
+) -> tuple[dict[str, tuple[GpuId, ...]], dict[str, PoolModel], tuple[Note, ...]]:
+    """Real GPUs by pool, pools with the count and the cap range that were found, and notes where that differs.
+
+    Raises AdapterError for a pool without any GPU, or a GPU that two pools claim.
+    """
+    gpus: dict[str, tuple[GpuId, ...]] = {}
+    filled: dict[str, PoolModel] = {}
+    notes: list[Note] = []
+    for index, config in enumerate(configs):
+        mine = tuple(gpu for gpu, info in found.items() if _selected(config, gpu, info))
+        if not mine:
+            raise AdapterError(f"pools[{index}] ({config.id}): none of the {len(found)} GPUs found belongs to it")
+        claimed = {gpu: pool for pool, ids in gpus.items() for gpu in ids}
+        if both := [gpu for gpu in mine if gpu in claimed]:
+            raise AdapterError(f"pools[{index}] ({config.id}): {both[0]} belongs to pool {claimed[both[0]]} already")
+        if len(mine) != config.count:
+            text = f"{config.id}: {len(mine)} GPUs answer, the config says {config.count}; planned with {len(mine)}"
+            notes.append(Note(Reason.GPU_LOST, config.id, text, Severity.ALERT, now))
+        gpus[config.id] = mine
+        filled[config.id] = replace(
+            pools[config.id], pool=_bounded(pools[config.id].pool, [found[gpu] for gpu in mine])
+        )
+    return gpus, filled, tuple(notes)
+
+
+def _selected(config: PoolConfig, gpu: GpuId, info: GpuInfo) -> bool:
+    chosen = config.gpus
+    if chosen is None or chosen.all:
+        return True
+    if chosen.uuids:
+        return any(gpu.startswith(uuid) for uuid in chosen.uuids)
+    return fnmatchcase(info.model, chosen.model or "")
+
+
+def _bounded(pool: GpuPool, infos: list[GpuInfo]) -> GpuPool:
+    """The pool with as many GPUs as answer, inside the range that every card of it allows."""
+    lowest = max(pool.min_cap_w, *(info.min_w for info in infos))
+    highest = min(pool.max_cap_w, *(info.max_w for info in infos))
+    return replace(pool, count=len(infos), min_cap_w=min(lowest, highest), max_cap_w=highest)
+
+
+# ---------------------------------------------------------------- the simulated hall
+def _simulated(
+    clock: Clock, pools: Mapping[str, PoolModel], sites: Mapping[str, SiteModel], sources: Mapping[str, Source]
+) -> Hardware:
+    from adapters.meters.simulated import SimulatedMeter
+    from adapters.power.simulated import SimulatedPower
+
+    hall = SimulatedHall(
+        [model.pool for model in pools.values()],
+        clock,
+        load={m.pool.id: _load(m, sources) for m in pools.values()},
+        pue={site.id: _pue(site, sources) for site in sites.values()},
+        other_it_kw={site.id: _always(site.other_it_kw) for site in sites.values()},
+    )
+    note = hall.describe()
+    return Hardware(SimulatedPower(hall), SimulatedMeter(hall), hall.gpus_of, pools, hall, (note,))
+
+
+def _always(value: float) -> Callable[[datetime], float]:
+    return lambda _moment: value
+
+
+def _load(model: PoolModel, sources: Mapping[str, Source]) -> Callable[[datetime], float]:
+    return _always(model.load) if isinstance(model.load, float) else Recorded(sources[model.load], 1.0).at
+
+
+def _pue(site: SiteModel, sources: Mapping[str, Source]) -> Callable[[datetime], float]:
+    if site.weather is None:
+        return _always(site.pue.at(None))
+    weather = Recorded(sources[site.weather], None)
+    return lambda moment: site.pue.at(weather.at(moment))
+
+
+class Recorded:
+    """What a signal really was, as the simulated world needs it: published or not, read a day at a time."""
+
+    def __init__(self, source: Source, missing: float | None) -> None:
+        self._source, self._missing = source, missing
+        self._day: datetime | None = None
+        self._series: Series | None = None
+
+    def at(self, moment: datetime) -> float:
+        """The signal's value at `moment`; in a gap the value that stands for missing."""
+        day = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+        if day != self._day:
+            self._series = self._source.reader.read(day - DAY, day + 2 * DAY, day + 30 * DAY)
+            self._day = day
+        value = self._series.at(moment) if self._series is not None else None
+        return value if value is not None else self._missing  # type: ignore[return-value]

@@ -1,0 +1,132 @@
+"""From what was seen to the problem that is solved: everything one plan depends on, frozen.
+
+Why apart: the same snapshot, events, jobs and fleet give the same problem, so any past decision can be made again. What
+is missing is forecast or assumed on the safe side here, with a note that travels into the plan and onto the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from math import ceil
+from zoneinfo import ZoneInfo
+
+from optimizer.domain import BatchJob, PoolInputs, Problem, SiteInputs
+from optimizer.forecast import LOAD, Outlook, forecast_on_grid
+from optimizer.reasons import Note, Reason, Severity
+from optimizer.timegrid import TimeGrid, planning_grid
+from scheduler.collect import Snapshot
+from scheduler.engine import Context, PoolModel, SiteModel, State
+from scheduler.peaks import charges_now
+
+HISTORY = timedelta(days=14)
+NO_PRICE = 0.0
+NO_CARBON = 0.0
+INF = float("inf")
+
+Values = tuple[float, ...]
+Notes = tuple[Note, ...]
+
+
+def signal_window(ctx: Context, now: datetime) -> tuple[datetime, datetime]:
+    """What is asked of every source: the past that forecasts need, and the longest horizon."""
+    return now - HISTORY, now + ctx.timing.max_horizon + timedelta(hours=1)
+
+
+def horizon(ctx: Context, jobs: Sequence[BatchJob], now: datetime) -> timedelta:
+    """The configured horizon, stretched to the last deadline of a waiting job, at most to the longest."""
+    last = max((job.deadline for job in jobs), default=now)
+    hours = ceil((last - now) / timedelta(hours=1))
+    return min(ctx.timing.max_horizon, max(ctx.timing.horizon, timedelta(hours=hours)))
+
+
+def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> Problem:
+    """The problem at `now`."""
+    jobs = tuple(job for job in ctx.jobs.snapshot() if job.left_gpu_h > 0)
+    grid = planning_grid(now, horizon(ctx, jobs, now), ctx.timing.interval)
+    sites, pools, notes = [], [], []
+    for model in ctx.sites.values():
+        inputs, said = site_inputs(ctx, state, seen, model, grid, now)
+        sites.append(inputs)
+        notes.extend(said)
+    for entry in ctx.pools.values():
+        load, said = pool_load(ctx, seen, entry, grid)
+        draw = state.tick.pool_kw.get(entry.pool.id) if state.tick else None
+        pools.append(PoolInputs(entry.pool, load, draw))
+        notes.extend(said)
+    return Problem(
+        made_at=now,
+        grid=grid,
+        sites=tuple(sites),
+        pools=tuple(pools),
+        jobs=jobs,
+        events=ctx.ledger.active(now),
+        prices=ctx.prices,
+        currency=ctx.currency,
+        notes=tuple(notes),
+    )
+
+
+def site_inputs(
+    ctx: Context, state: State, seen: Snapshot, model: SiteModel, grid: TimeGrid, now: datetime
+) -> tuple[SiteInputs, Notes]:
+    """One site on the grid."""
+    zone = Outlook(zone=ZoneInfo(model.timezone))
+    price, notes = known_or(seen, model.price, grid, zone, None, model.price_forecast)
+    if price is None:
+        text = f"{model.id}: no price is known at all; the plan ignores the price until one is"
+        notes += (Note(Reason.SIGNAL_LOST, model.price, text, Severity.ALERT, now),)
+    carbon, said = known_or(seen, model.carbon, grid, zone, NO_CARBON)
+    weather, more = known_or(seen, model.weather, grid, zone, None)
+    limit, also = limits(seen, model, grid, zone)
+    pue = tuple(model.pue.at(celsius) for celsius in (weather or (None,) * len(grid)))
+    inputs = SiteInputs(
+        id=model.id,
+        price_per_mwh=price or (NO_PRICE,) * len(grid),
+        limit_kw=limit,
+        pue=pue,
+        other_it_kw=(model.other_it_kw,) * len(grid),
+        carbon_g_per_kwh=carbon or (NO_CARBON,) * len(grid),
+        demand_charges=charges_now(ctx, model, grid),
+        ramp_up_kw_per_min=model.ramp_up_kw_per_min,
+        ramp_down_kw_per_min=model.ramp_down_kw_per_min,
+        import_now_kw=state.tick.import_kw.get(model.id) if state.tick else None,
+    )
+    return inputs, notes + said + more + also
+
+
+def known_or(
+    seen: Snapshot,
+    signal: str | None,
+    grid: TimeGrid,
+    outlook: Outlook,
+    absent: float | None,
+    reference: str | None = None,
+) -> tuple[Values | None, Notes]:
+    """A signal on the grid, forecast where it isn't known; `absent` everywhere (or None) for a site without it."""
+    if signal is None:
+        return ((absent,) * len(grid) if absent is not None else None), ()
+    other = seen.series(reference) if reference is not None else None
+    try:
+        return forecast_on_grid(seen.series(signal), grid, outlook, reference=other)
+    except ValueError:  # nothing known, nothing declared: the caller says what that means
+        return None, ()
+
+
+def limits(seen: Snapshot, model: SiteModel, grid: TimeGrid, outlook: Outlook) -> tuple[Values, Notes]:
+    """The hard limit of each interval: the stricter of the fixed one and the signal's; a lost signal keeps the
+    fixed."""
+    fixed = (model.limit_kw,) * len(grid)
+    if model.limit_signal is None:
+        return fixed, ()
+    values, notes = known_or(seen, model.limit_signal, grid, outlook, None)
+    return (tuple(min(model.limit_kw, value) for value in values) if values else fixed), notes
+
+
+def pool_load(ctx: Context, seen: Snapshot, entry: PoolModel, grid: TimeGrid) -> tuple[Values, Notes]:
+    """Busy share of a pool on the grid; unknown load counts as every GPU busy, never as none."""
+    if isinstance(entry.load, float):
+        return (entry.load,) * len(grid), ()
+    zone = ZoneInfo(ctx.sites[entry.pool.site].timezone)
+    outlook = Outlook(zone=zone, worst=LOAD.worst, low=LOAD.low, high=LOAD.high)
+    return forecast_on_grid(seen.series(entry.load), grid, outlook)

@@ -1,0 +1,141 @@
+"""The parts at work: both loops under the timer, the API beside them, and the order in which they start and stop.
+
+Why apart from the daemon: a reload stops one of these and starts the next, keeping lock, signals and process.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from adapters.ports import Clock
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.api.app import create_app
+from scheduler.api.server import ApiServer
+from scheduler.api.settings import ApiSettings, Token
+from scheduler.config import Config, Scope, is_simulated
+from scheduler.control import run_tick
+from scheduler.cycle import expire_notes, run_cycle
+from scheduler.metrics import Metrics
+from scheduler.overrides import restore_orders
+from scheduler.sdnotify import notify
+from scheduler.store import StoreDegraded
+from scheduler.timing import Timer
+from scheduler.wiring import Parts, build
+
+log = structlog.get_logger()
+
+
+class App:
+    """Parts, timer, metrics and API server of one config."""
+
+    def __init__(self, parts: Parts) -> None:
+        timing = parts.ctx.timing
+        settings = api_settings(parts.config)
+        self.parts = parts
+        self.metrics = Metrics()
+        self.timer = Timer(parts.ctx.clock, timing.interval, timing.control_period, self.cycle, self.tick)
+        self.server = ApiServer(create_app(parts.facade, settings, self.metrics.render), settings.host, settings.port)
+        parts.wakers.append(self.timer.wake)
+
+    @classmethod
+    def start(cls, config: Config, clock: Clock | None = None) -> App:
+        """Build, reconcile, serve, and let both loops run. What fails leaves nothing open behind."""
+        parts = build(config, clock)
+        try:
+            reconcile(parts)
+            app = cls(parts)
+            app.server.start()
+        except BaseException:
+            parts.close()
+            raise
+        app.timer.start()
+        ctx = parts.ctx
+        log.info("started", mode=ctx.mode, page=app.server.url, sites=len(ctx.sites), pools=len(ctx.pools))
+        return app
+
+    def cycle(self) -> None:
+        """One turn of the slow loop, logged in one line. A failure keeps the plan before in force."""
+        ctx, state = self.parts.ctx, self.parts.state
+        try:
+            self.parts.utility.poll(ctx.clock.now())
+            report = run_cycle(ctx, state)
+        except Exception:
+            log.exception("cycle failed; the plan before stays in force")
+            return
+        expire_notes(state, report)
+        self.metrics.observe_cycle(report)
+        log.info(report.sentence(), cycle=report.cycle, rung=report.rung, warnings=report.warnings)
+        notify(("READY=1\n" if report.cycle == 1 else "") + f"STATUS={report.sentence()}")
+
+    def tick(self) -> None:
+        """One turn of the fast loop; only a finished one feeds the watchdog."""
+        ctx, state = self.parts.ctx, self.parts.state
+        try:
+            with state.lock:
+                tick = run_tick(ctx, state)
+            self.metrics.observe_tick(tick)
+            for change in ctx.ledger.advance(tick.at):
+                log.info("event changed", event_id=change.id, state=change.state)
+                self.parts.wake()
+        except StoreDegraded as error:
+            log.error("the books are degraded; control goes on from memory", reason=str(error))
+        except Exception:
+            log.exception("tick failed; the orders before stay in force")
+            return
+        notify("WATCHDOG=1")
+
+    def guard(self) -> None:
+        """What the main thread does twice a second: notice steps of the wall clock."""
+        step = self.timer.guard()
+        if step:
+            text = f"the wall clock stepped by {step:+.0f} s; both loops were re-armed"
+            now = self.parts.ctx.clock.now()
+            self.parts.state.notes.append(Note(Reason.CLOCK_STEP, "clock", text, Severity.WARNING, now))
+            log.warning(text)
+
+    def stop(self, release: bool) -> None:
+        """Finish the running turns; give every limit back (`release`), or leave them for the next config; close."""
+        self.timer.stop()
+        self.server.stop()
+        if release:
+            self.release()
+        self.parts.close()
+        log.info("stopped", released=release)
+
+    def release(self) -> None:
+        """Give back every limit and every job that we hold."""
+        ctx = self.parts.ctx
+        try:
+            for note in ctx.dispatcher.release(ctx.clock.now()):
+                log.error(note.text)
+        except StoreDegraded as error:
+            log.error("limits may not be given back", reason=str(error))
+
+
+def reconcile(parts: Parts) -> None:
+    """Take over what a predecessor left: its first limits stay the ones to restore, the operator's orders hold."""
+    ctx, state, now = parts.ctx, parts.state, parts.ctx.clock.now()
+    left = ctx.dispatcher.adopt()
+    restore_orders(ctx, state, now)
+    if left:
+        text = f"{left} GPUs still had our limits from a daemon that did not stop in order; what it found first is kept"
+        state.notes.append(Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now))
+        if not ctx.dispatcher.writes:
+            state.notes.extend(ctx.dispatcher.release(now))
+    state.plan = ctx.store.load_plan()
+    log.info("reconciled", outstanding_gpus=left, mode=ctx.mode)
+
+
+def api_settings(config: Config) -> ApiSettings:
+    """Where to listen, with the tokens' secrets read now."""
+    tokens: dict[Scope, list[Token]] = {scope: [] for scope in Scope}
+    for token in config.api.tokens:
+        tokens[token.scope].append(Token(token.name, token.secret.reveal(config.base_dir)))
+    return ApiSettings(
+        host=config.api.host,
+        port=config.api.port,
+        read_tokens=tuple(tokens[Scope.READ]),
+        write_tokens=tuple(tokens[Scope.WRITE]),
+        open_on_loopback=config.api.open_on_loopback,
+        demo=is_simulated(config),
+    )

@@ -1,0 +1,216 @@
+"""The composition root: the only place where config becomes objects.
+
+Why one place: `check`, the daemon, the backtest and the tests build the very same things, and nothing else in the
+scheduler ever names a concrete adapter. Order matters once: signals before hardware (the simulated hall lives on
+them), store before everything that must not be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from adapters import registry
+from adapters.context import AdapterContext
+from adapters.dr.webhook import Webhook
+from adapters.jobs.queue import JobQueue, JobRefused
+from adapters.ports import Clock, EventChannel, JobSystem, RecordStore
+from adapters.signals.base import gate_rules
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.building import due_jobs, pool_models, prices, program_rules, site_models, timing
+from scheduler.clock import ScaledClock, WallClock
+from scheduler.collect import Memory, Source
+from scheduler.config import Config
+from scheduler.config.builtin import QueueConfig, WebhookConfig
+from scheduler.dispatch import Dispatcher
+from scheduler.engine import ChargeBuilder, Context, Planner, State
+from scheduler.facade import Facade
+from scheduler.hardware import Hardware, build_hardware
+from scheduler.ledger import Ledger
+from scheduler.planner import ChildPlanner
+from scheduler.store import Store
+from scheduler.utility import Utility
+
+BROUGHT = "brought"
+
+
+@dataclass
+class Parts:
+    """Everything that was built, before it runs; `close` ends what holds threads, sockets or files."""
+
+    config: Config
+    ctx: Context
+    state: State
+    hardware: Hardware
+    facade: Facade
+    utility: Utility
+    wakers: list[Callable[[], None]] = field(default_factory=list)
+
+    def wake(self) -> None:
+        """Ask for a plan at once."""
+        for waker in self.wakers:
+            waker()
+
+    def close(self) -> None:
+        """End the planner's child, the hardware's threads and the store."""
+        self.ctx.planner.close()
+        self.hardware.close()
+        self.ctx.store.close()
+
+
+def build_clock(config: Config) -> Clock:
+    """The machine's clock, or the demo's."""
+    return ScaledClock(config.clock.start, config.clock.speed) if config.clock is not None else WallClock()
+
+
+def build_store(config: Config) -> Store:
+    """The books on disk; a simulated clock without `keep_books` begins with empty ones in memory."""
+    if config.clock is not None and not config.clock.keep_books:
+        return Store.in_memory()
+    config.state_path.mkdir(parents=True, exist_ok=True)
+    return Store.open(config.store_path)
+
+
+def build(
+    config: Config, clock: Clock | None = None, store: Store | None = None, planner: Planner | None = None
+) -> Parts:
+    """Build everything. Raises AdapterError, SecretError or StoreError with the place; on the way out nothing is
+    left open."""
+    clock = clock or build_clock(config)
+    store = store or build_store(config)
+    context = AdapterContext(clock, config.base_dir, records(store), config.currency)
+    sources, tariffs = build_sources(config, context)
+    sites = site_models(config, tariffs)
+    hardware = build_hardware(config, context, pool_models(config), sites, sources)
+    jobs = build_jobs(config, context, hardware, store)
+    dispatcher = Dispatcher(store, hardware.power, hardware.gpus, writes=config.mode == "control", epoch=store.epoch())
+    ctx = Context(
+        mode=config.mode.value,
+        clock=clock,
+        timing=timing(config),
+        sites=sites,
+        pools=hardware.pools,
+        sources=sources,
+        memory=Memory(),
+        planner=planner or build_planner(config),
+        ledger=Ledger(store),
+        jobs=jobs,
+        meter=hardware.meter,
+        dispatcher=dispatcher,
+        store=store,
+        prices=prices(config),
+        currency=config.currency,
+        margin=config.margin,
+        emergency_programs=frozenset(p.id for p in config.programs if p.emergency_below_floor),
+        bring_jobs=JobBringer(config, jobs, store).bring if isinstance(jobs, JobQueue) else None,
+    )
+    return assemble(config, ctx, hardware, store)
+
+
+def assemble(config: Config, ctx: Context, hardware: Hardware, store: Store) -> Parts:
+    """State, the clients' face and the recorded utility around a context."""
+    state = State()
+    state.notes.extend((*hardware.notes, *store.notes))
+    for problem in config.warnings:
+        state.notes.append(Note(Reason.HELD, "config", str(problem), Severity.WARNING, ctx.clock.now()))
+    wakers: list[Callable[[], None]] = []
+    facade = Facade(
+        ctx, state, build_channels(config, store), program_rules(config), lambda: [w() for w in wakers] and None
+    )
+    return Parts(config, ctx, state, hardware, facade, Utility(config, facade, ctx), wakers)
+
+
+def records(store: Store) -> RecordStore:
+    """The store as adapters see it."""
+    return store
+
+
+def build_sources(config: Config, context: AdapterContext) -> tuple[dict[str, Source], dict[str, ChargeBuilder]]:
+    """Every signal with its gate, and the demand charges of those that declare some."""
+    sources: dict[str, Source] = {}
+    tariffs: dict[str, ChargeBuilder] = {}
+    for entry in config.signals:
+        signal: Any = entry
+        reader = registry.create("signals", entry, context)
+        sources[signal.id] = Source(reader, gate_rules(signal, config.currency))
+        if hasattr(reader, "demand_charges"):
+            tariffs[signal.id] = reader.demand_charges
+    return sources, tariffs
+
+
+def build_planner(config: Config) -> Planner:
+    """The planner in its own process."""
+    solver = config.solver
+    return ChildPlanner(
+        time_limit_s=solver.time_limit.total_seconds(),
+        hard_deadline_s=solver.hard_deadline.total_seconds(),
+        memory_mb=solver.memory_mb,
+    )
+
+
+def build_jobs(config: Config, context: AdapterContext, hardware: Hardware, store: Store) -> JobSystem:
+    """The job system; on simulated GPUs the hall itself runs what the queue grants."""
+    if not isinstance(config.jobs.system, QueueConfig):
+        made: JobSystem = registry.create("jobs", config.jobs.system, context)
+        return made
+    pools = {
+        pool.id: model.pool.count
+        for pool, model in ((m.pool, m) for m in hardware.pools.values())
+        if pool.work == "batch"
+    }
+    queue = JobQueue(records(store), pools, context.clock.now)
+    if hardware.hall is not None:
+        hardware.hall.attach_work(queue.grants, queue.add_progress, report_s=60.0)
+    return queue
+
+
+def build_channels(config: Config, store: Store) -> dict[str, EventChannel]:
+    """The signed channels by program."""
+    channels: dict[str, EventChannel] = {}
+    for program in config.programs:
+        if isinstance(program.channel, WebhookConfig):
+            secret = program.channel.secret.reveal(config.base_dir).encode()
+            channels[program.id] = Webhook(
+                program.id,
+                program.site,
+                secret,
+                records(store),
+                window=program.channel.replay_window,
+                wall=lambda: datetime.now(UTC),
+            )
+    return channels
+
+
+@dataclass
+class JobBringer:
+    """Puts the config's own jobs into the queue: initial ones once, recurring ones a day ahead."""
+
+    config: Config
+    queue: JobQueue
+    store: Store
+    _until: datetime | None = None
+
+    def bring(self, now: datetime) -> None:
+        """Queue what is due; an id that the queue has or had is left as it is."""
+        ahead = now + timedelta(days=1)
+        first = self.store.get(BROUGHT, "initial") is None
+        for request in due_jobs(self.config, self._until or now - timedelta(hours=12), ahead, first):
+            try:
+                self.queue.submit(request, now)
+            except JobRefused:
+                continue
+        if first:
+            self.store.put(BROUGHT, "initial", {"at": now.isoformat()})
+        self._until = ahead
+
+
+def names(parts: Parts) -> Mapping[str, str]:
+    """What was built, for `gridpace check`: part -> class."""
+    return {
+        "power": type(parts.hardware.power).__name__,
+        "meter": type(parts.hardware.meter).__name__,
+        "jobs": type(parts.ctx.jobs).__name__,
+        "planner": type(parts.ctx.planner).__name__,
+    } | {f"signal {name}": type(source.reader).__name__ for name, source in parts.ctx.sources.items()}
