@@ -58,13 +58,21 @@ class GateResult:
     age_s: float
 
 
-def gate(series: Series | None, previous: Series | None, rules: GateRules, now: datetime, window: Window) -> GateResult:
+def gate(
+    series: Series | None,
+    previous: Series | None,
+    rules: GateRules,
+    now: datetime,
+    window: Window,
+    name: str = "signal",
+) -> GateResult:
     """Judge what a source returned (None: it failed) against `rules`; `previous` is the last good series, if any.
 
-    Every deviation is in the result's notes. `window` is what was asked of the source.
+    Every deviation is in the result's notes. `window` is what was asked of the source; `name` is used when there is
+    no series to take it from.
     """
     if series is None:
-        return _fall_back(None, previous, rules, now, ())
+        return _fall_back(name, previous, rules, now, ())
     if doubt := _unit_doubt(series, previous, rules):
         return _fall_back(series.name, previous, rules, now, (doubt,))
     spans, notes = _clean(series, rules)
@@ -82,11 +90,11 @@ def gate(series: Series | None, previous: Series | None, rules: GateRules, now: 
 
 
 def _fall_back(
-    name: str | None, previous: Series | None, rules: GateRules, now: datetime, notes: tuple[Note, ...]
+    name: str, previous: Series | None, rules: GateRules, now: datetime, notes: tuple[Note, ...]
 ) -> GateResult:
     """The last good series while it is young enough; otherwise the signal is lost."""
     if previous is None:
-        empty = Series(name or "signal", rules.unit, ())
+        empty = Series(name, rules.unit, ())
         text = f"{empty.name}: nothing usable was read, and there is no earlier reading"
         return GateResult(empty, (*notes, Note(Reason.SIGNAL_LOST, empty.name, text, Severity.ALERT, now)),
                           SignalState.LOST, float("inf"))  # fmt: skip

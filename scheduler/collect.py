@@ -151,8 +151,7 @@ def _judge(name: str, source: Source, read: _Read, window: Window, now: datetime
     elif read.error is not None:
         notes = (Note(Reason.SIGNAL_LOST, name, f"{name}: {read.error}", Severity.WARNING, now),)
     series = read.series if read.done.is_set() else None
-    result = gate(series, memory.last_good.get(name), source.rules, now, window)
+    result = gate(series, memory.last_good.get(name), source.rules, now, window, name)
     if series is not None and result.series.spans and result.state is not SignalState.LOST:
         memory.last_good[name] = replace(result.series, published_at=result.series.published_at or now, notes=())
-    named = result.series if result.series.name == name else replace(result.series, name=name)
-    return Seen(named, _STATES[result.state], result.age_s, (*notes, *result.notes))
+    return Seen(result.series, _STATES[result.state], result.age_s, (*notes, *result.notes))

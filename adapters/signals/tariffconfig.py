@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import date, timedelta
+from itertools import islice
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -158,8 +159,8 @@ class TariffConfig(SignalConfig):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        for problem in self._problems():
-            raise ValueError(problem)
+        if problems := list(islice(self._problems(), 5)):
+            raise ValueError("; ".join(problems))
         return self
 
     def _problems(self) -> Iterator[str]:
@@ -203,8 +204,9 @@ class TariffConfig(SignalConfig):
         seasons: list[str | None] = [season.name for season in self.seasons] or [None]
         for season in seasons:
             for day in (*WEEK, "holiday") if self.country else WEEK:
-                for quarter, periods in enumerate(self.day_table(season, day)):
-                    if len(periods) != 1:
+                table = self.day_table(season, day)
+                for quarter, periods in enumerate(table):
+                    if len(periods) != 1 and (quarter == 0 or periods != table[quarter - 1]):
                         names = " and ".join(period.name for period in periods)
                         where = f"{season + ' ' if season else ''}{day} {quarter // 4:02d}:{quarter % 4 * 15:02d}"
                         yield f"periods: {where} is in {names or 'no period'}"

@@ -1,0 +1,84 @@
+"""One suite over every signal source, its simulated twin included: what the port promises, whoever implements it."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from math import isfinite
+
+import pytest
+
+from adapters import registry
+from tests.support.signals import NOON, context, utc
+
+HOUR = timedelta(hours=1)
+HOURS = [0.3 + hour / 100 for hour in range(24)]
+SAMPLES = {
+    "constant": {"value": 81.5},
+    "profile": {"hours": HOURS, "kind": "load", "timezone": "Asia/Kathmandu"},
+    "simulated": {"faults": {"nan_share": 0.0, "gap_share": 0.1}},
+    "csv": {"path": "prices.csv", "publication": "day_ahead"},
+    "tariff": {
+        "timezone": "Europe/Berlin",
+        "country": "DE",
+        "periods": [
+            {"name": "day", "price": 90, "hours": ["06:00-22:00"]},
+            {"name": "night", "price": 60, "hours": ["22:00-06:00"]},
+        ],
+    },
+}
+
+
+@pytest.fixture(params=sorted(registry.BUILTIN["signals"]))
+def source(request, tmp_path):
+    rows = "".join(f"{NOON + n * HOUR:%Y-%m-%dT%H:%M:%SZ},{n}\n" for n in range(-48, 48))
+    (tmp_path / "prices.csv").write_text("t,p\n" + rows)
+    fields = {"id": "it", "type": request.param} | SAMPLES[request.param]
+    config = registry.config_model("signals", request.param).model_validate(fields)
+    return registry.create("signals", config, context(tmp_path))
+
+
+WINDOWS = [
+    (NOON - HOUR, NOON + 6 * HOUR),
+    (NOON + timedelta(minutes=7), NOON + timedelta(minutes=22)),
+    (utc(2021, 11, 7), utc(2021, 11, 9)),
+    (utc(2022, 3, 26), utc(2022, 3, 29)),
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_spans_are_utc_sorted_apart_finite_and_touch_the_window(source, window):
+    start, end = window
+    got = source.read(start, end, NOON)
+    for span in got.spans:
+        assert span.start.tzinfo is UTC
+        assert span.end.tzinfo is UTC
+        assert span.start < span.end
+        assert isfinite(span.value)
+        assert span.end > start
+        assert span.start < end
+    assert all(left.end <= right.start for left, right in pairwise(got.spans))
+    assert got.published_at is None or got.published_at <= NOON
+
+
+def test_name_and_unit_are_those_of_the_config(source):
+    got = source.read(NOON, NOON + HOUR, NOON)
+    assert got.name == "it"
+    assert got.unit == ("fraction" if isinstance(source, registry.adapter_class("signals", "profile")) else "USD/MWh")
+
+
+def test_the_same_moment_has_the_same_value_in_any_window(source):
+    wide = source.read(NOON - 12 * HOUR, NOON + 12 * HOUR, NOON)
+    for minutes in range(-600, 600, 45):
+        at = NOON + timedelta(minutes=minutes)
+        assert source.read(at, at + timedelta(minutes=10), NOON).at(at) == wide.at(at)
+
+
+def test_what_is_known_never_shrinks_as_time_passes(source):
+    def known(now: datetime):
+        return {(span.start, span.value) for span in source.read(NOON - 24 * HOUR, NOON + 24 * HOUR, now).spans}
+
+    moments = [NOON + hour * 3 * HOUR for hour in range(-4, 5)]
+    assert all(known(earlier) <= known(later) for earlier, later in pairwise(moments))
+
+
+def test_every_source_has_a_sample_here():
+    assert set(SAMPLES) == set(registry.BUILTIN["signals"])
