@@ -14,6 +14,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, PowerActuator, Receipt
+from adapters.power.receipts import UNKNOWN_GPU, failure_notes
 from adapters.power.wire import Steps
 from optimizer.reasons import Note, Reason
 from scheduler.agent_state import AgentFiles, Held
@@ -76,8 +77,9 @@ class AgentCore:
             known = {gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}
             receipt = self._power.apply(known, lease) if known else Receipt({})
             self._caps.update({gpu: receipt.enforced_w[gpu] for gpu in known if gpu in receipt.enforced_w})
-            absent = {gpu: Reason.GPU_LOST for gpu in caps_w if gpu not in known}
-            return replace(receipt, failures={**receipt.failures, **absent})
+            absent = {gpu: UNKNOWN_GPU for gpu in caps_w if gpu not in known}
+            notes = receipt.notes + failure_notes(absent)
+            return replace(receipt, failures={**receipt.failures, **absent}, notes=notes)
 
     def hold(self, steps: Steps, until_s: float, lease: Lease) -> None:
         """Follow these caps from the lease's end until `until_s` from now, and renew the lease."""

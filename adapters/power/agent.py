@@ -1,7 +1,7 @@
 """GPU power through the node agent: the daemon needs no privilege, and its death leaves the agent in charge.
 
 The agent owns the driver, keeps the limits found before the first write, and enforces the lease on its own clock.
-Every accepted order renews the lease of *all* caps that the agent holds, so `apply({}, lease)` is a pure renewal. `hold`
+Every accepted order renews the lease of *all* caps that it holds, so `apply({}, lease)` is a pure renewal. `hold`
 hands over the trajectory that the agent follows when the renewals stop; `release` ends lease and trajectory.
 """
 

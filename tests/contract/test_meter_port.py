@@ -1,0 +1,78 @@
+"""What every meter must do: tell power and energy per pool, name what it can't read, and never call it zero."""
+
+from datetime import UTC
+
+import pytest
+
+from adapters.ports import AdapterError, Lease
+from optimizer.reasons import Reason
+from tests.support.power_worlds import meter_world, wait_until
+
+
+@pytest.fixture(params=["simulated", "nvml"])
+def pair(request, tmp_path, monkeypatch):
+    with meter_world(request.param, tmp_path, monkeypatch) as made:
+        yield made
+
+
+def let_pass(world, seconds):
+    if world.fake is None:
+        world.actuator.hall.clock.sleep(seconds)
+    else:
+        before = world.fake.state(0)["energy_j"]
+        wait_until(lambda: world.fake.state(0)["energy_j"] > before + seconds * 100)
+
+
+def test_it_reads_the_pools_power(pair):
+    meter, _ = pair
+    reading = meter.read()
+    assert reading.pool_kw == pytest.approx({"serve": 8 * 0.65}, rel=1e-3)
+    assert reading.lost == ()
+    assert reading.at.tzinfo is UTC
+
+
+def test_power_follows_the_cap(pair):
+    meter, world = pair
+    meter.read()
+    world.actuator.apply(dict.fromkeys(world.gpus, 200), Lease(1, 1, 60))
+    let_pass(world, 1.0)
+    assert meter.read().pool_kw["serve"] == pytest.approx(8 * 0.195, rel=0.03)
+
+
+def test_energy_counts_up_by_the_power_drawn(pair):
+    meter, world = pair
+    first = meter.read()
+    let_pass(world, 1.0)
+    second = meter.read()
+    hours = (second.at - first.at).total_seconds() / 3600
+    grown = second.energy_kwh["serve"] - first.energy_kwh["serve"]
+    assert grown == pytest.approx(8 * 0.65 * hours, rel=0.2)
+    assert meter.read().energy_kwh["serve"] >= second.energy_kwh["serve"]
+
+
+def test_a_lost_gpu_is_named_and_not_counted_as_zero(pair):
+    meter, world = pair
+    meter.read()
+    world.fail(world.gpus[5], Reason.GPU_LOST)
+    reading = meter.read()
+    assert reading.lost == (world.gpus[5],)
+    assert reading.pool_kw == pytest.approx({"serve": 8 * 0.65}, rel=1e-3)
+
+
+def test_a_pool_of_which_too_little_is_seen_is_named_instead_of_guessed(pair):
+    meter, world = pair
+    before = meter.read()
+    for gpu in world.gpus[:2]:
+        world.fail(gpu, Reason.GPU_LOST)
+    reading = meter.read()
+    assert "serve" not in reading.pool_kw
+    assert set(reading.lost) == {"serve", *world.gpus[:2]}
+    assert reading.energy_kwh.get("serve", before.energy_kwh["serve"]) >= before.energy_kwh["serve"]
+
+
+def test_with_nothing_left_to_read_it_says_so(tmp_path, monkeypatch):
+    with meter_world("nvml", tmp_path, monkeypatch) as (meter, world):
+        meter.read()
+        world.fake.set_all(lost=1)
+        with pytest.raises(AdapterError, match="gpu_lost"):
+            meter.read()

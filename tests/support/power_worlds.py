@@ -1,0 +1,142 @@
+"""Small worlds of eight GPUs behind each power actuator, with the same handles to break them.
+
+The NVML worlds run the real `pynvml` against the compiled fake, in this process; the agent's world puts a real agent
+with a real socket in between. `capable` tests ask the world, never the adapter, what the hardware really holds.
+"""
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from adapters.hall import SimulatedHall
+from adapters.meters.nvml import NvmlMeter
+from adapters.meters.simulated import SimulatedMeter
+from adapters.ports import Meter, PowerActuator
+from adapters.power.agent import AgentPower
+from adapters.power.nvml import NvmlPower
+from adapters.power.simulated import SimulatedPower
+from optimizer.domain import CurvePoint, GpuPool, PowerCurve, Work
+from optimizer.reasons import Reason
+from scheduler.agent import run_agent
+from scheduler.agent_core import AgentSettings
+from scheduler.clock import VirtualClock, WallClock
+from tests.support.fake_nvml import HANG_SET, STATE, FakeNvml, build, h100s
+
+CURVE = PowerCurve("test", 75.0, (CurvePoint(200, 190, 0.5), CurvePoint(400, 390, 0.9), CurvePoint(700, 650, 1.0)))
+POOL = GpuPool("serve", "north", "H100", 8, Work.INTERACTIVE, CURVE, 2.0, 0.9, 200.0, 700.0)
+DEADLINE_S = 1.0
+
+
+@dataclass
+class World:
+    """An actuator, its GPUs, and the hand that breaks them: `fail(gpu, reason)`, `board(gpu, watts)` for a limit set
+    out of band, `truth()` for the limits that the hardware holds. `fake` is there where the driver is the fake one."""
+
+    actuator: PowerActuator
+    gpus: list[str]
+    fail: Callable[[str, Reason], None]
+    board: Callable[[str, float], None]
+    truth: Callable[[], dict[str, float]]
+    fake: FakeNvml | None = None
+
+
+@contextmanager
+def power_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """The world of one kind of actuator: simulated, nvml or agent."""
+    if kind == "simulated":
+        yield _simulated_world()
+        return
+    with ExitStack() as stack:
+        fake = fake_machine(folder, monkeypatch)
+        stack.callback(fake.set_all, hang=0)
+        power = NvmlPower(DEADLINE_S)
+        stack.callback(power.close)
+        actuator: PowerActuator = power
+        if kind == "agent":
+            actuator = stack.enter_context(running_agent(folder, power))
+        yield World(actuator, [gpu.uuid for gpu in fake.gpus], _breaker(fake), _board(fake), fake.limits_w, fake)
+
+
+@contextmanager
+def running_agent(folder: Path, power: PowerActuator, **settings: float) -> Iterator[AgentPower]:
+    """An agent in a thread of this process, and the client that talks to it."""
+    stop, path = threading.Event(), folder / "agent.sock"
+    chosen = AgentSettings(**({"tick_s": 0.02, "stop_s": 0.2} | settings))
+    thread = threading.Thread(target=run_agent, args=(path, folder / "agent", power, (), chosen, stop))
+    thread.start()
+    client = AgentPower(path)
+    try:
+        wait_until(path.exists)
+        yield client
+    finally:
+        client.close()
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def wait_until(true: Callable[[], object], seconds: float = 20.0) -> None:
+    """Poll until something holds; fails after `seconds`."""
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.01)):
+        if true():
+            return
+        pause.wait(0.01)
+    pytest.fail(f"did not happen within {seconds} s")
+
+
+def fake_machine(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int = 8) -> FakeNvml:
+    """A fresh fake machine that NVML in this process sees."""
+    fake = FakeNvml(folder, h100s(count), _library())
+    fake.preload()
+    monkeypatch.setenv(STATE, str(fake.path))
+    return fake
+
+
+@contextmanager
+def meter_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Meter, World]]:
+    """A meter over the same GPUs, all in the pool "serve"."""
+    if kind == "simulated":
+        world = _simulated_world()
+        yield SimulatedMeter(world.actuator.hall), world
+        return
+    with power_world("nvml", folder, monkeypatch) as world:
+        meter = NvmlMeter(WallClock(), dict.fromkeys(world.gpus, "serve"), DEADLINE_S)
+        yield meter, world
+        meter.close()
+
+
+def _simulated_world() -> World:
+    hall = SimulatedHall([POOL], VirtualClock(datetime(2022, 9, 6, tzinfo=UTC)))
+
+    def truth() -> dict[str, float]:
+        return {gpu: info.limit_w for gpu, info in hall.infos().items()}
+
+    return World(SimulatedPower(hall), list(hall.pool_of), hall.fail, hall.limit_out_of_band, truth)
+
+
+def _breaker(fake: FakeNvml) -> Callable[[str, Reason], None]:
+    faults = {
+        Reason.GPU_LOST: {"lost": 1},
+        Reason.NO_PERMISSION: {"no_permission": 1},
+        Reason.CAP_REFUSED: {"refuse": 1},
+        Reason.CALL_TIMEOUT: {"hang": HANG_SET},
+    }
+    return lambda gpu, reason: fake.set(gpu, **faults[reason])
+
+
+def _board(fake: FakeNvml) -> Callable[[str, float], None]:
+    return lambda gpu, watts: fake.set(gpu, bmc_w=watts)
+
+
+@cache
+def _library() -> Path:
+    """The fake, compiled once per test process; the loader keeps it, so it must not change."""
+    return build(Path(tempfile.mkdtemp(prefix="gridpace-fake-nvml-")))

@@ -1,0 +1,163 @@
+"""What only NVML has: drivers that reload, boards that limit, cards that hang or hide, a library that isn't there."""
+
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from adapters.meters.sums import PoolSums
+from adapters.nvml_session import NvmlSession
+from adapters.ports import AdapterError, Lease
+from adapters.power.nvml import NvmlPower
+from optimizer.reasons import Reason
+from tests.support.fake_nvml import HANG_ALL, HANG_SET
+from tests.support.power_worlds import fake_machine, wait_until
+
+LEASE = Lease(1, 1, 60.0)
+DEADLINE_S = 0.6
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    machine = fake_machine(tmp_path, monkeypatch, count=4)
+    yield machine
+    machine.set_all(hang=0)
+
+
+@pytest.fixture
+def power(fake):
+    made = NvmlPower(DEADLINE_S)
+    yield made
+    fake.set_all(hang=0)
+    made.close()
+
+
+def caps(fake, watts):
+    return {gpu.uuid: watts for gpu in fake.gpus}
+
+
+def test_a_driver_reload_is_seen_said_and_put_right_by_the_next_order(fake, power):
+    power.apply(caps(fake, 300), LEASE)
+    fake.reload_driver()
+    receipt = power.apply(caps(fake, 300), LEASE)
+    assert receipt.failures == {}
+    assert fake.limits_w() == caps(fake, 300)
+    assert [(note.code, note.subject) for note in receipt.notes] == [(Reason.CAP_DRIFT, gpu) for gpu in caps(fake, 0)]
+    assert "700 W" in receipt.notes[0].text
+    assert power.apply(caps(fake, 310), LEASE).notes == ()
+
+
+def test_a_cap_that_resets_itself_is_set_again(fake, power):
+    fake.set(1, reset_after_ms=20)
+    power.apply(caps(fake, 300), LEASE)
+    wait_until(lambda: fake.state(1)["limit_w"] == 700)
+    receipt = power.apply(caps(fake, 300), LEASE)
+    assert {note.subject for note in receipt.notes} == {fake.gpus[1].uuid}
+    assert fake.state(1)["set_calls"] == 2
+
+
+def test_a_boards_limit_is_no_news_twice_but_a_failure_every_time(fake, power):
+    fake.set(0, bmc_w=250)
+    for _ in range(2):
+        receipt = power.apply(caps(fake, 300), LEASE)
+        assert receipt.failures == {fake.gpus[0].uuid: Reason.CAP_DRIFT}
+        assert not [note for note in receipt.notes if "had been set" in note.text]
+    assert fake.state(0)["set_calls"] == 1
+
+
+@pytest.mark.parametrize("kind", [HANG_SET, HANG_ALL])
+def test_a_hanging_card_costs_one_deadline_once_and_its_late_order_is_dropped(fake, power, kind):
+    power.discover()
+    fake.set(2, hang=kind)
+    started = perf_counter()
+    assert power.apply(caps(fake, 300), LEASE).failures == {fake.gpus[2].uuid: Reason.CALL_TIMEOUT}
+    assert perf_counter() - started < 2 * DEADLINE_S
+    started = perf_counter()
+    assert power.apply(caps(fake, 350), LEASE).failures == {fake.gpus[2].uuid: Reason.CALL_TIMEOUT}
+    assert perf_counter() - started < DEADLINE_S / 4, "a card known to hang must not be waited for again"
+    assert fake.state(0)["limit_w"] == 350
+    fake.set(2, hang=0)
+    wait_until(lambda: power.apply(caps(fake, 350), LEASE).failures == {})
+    # Hung while reading: the old order was never begun. Hung in the set itself: it lands late, and is put right.
+    assert fake.state(2)["limit_w"] == 350
+    assert fake.state(2)["set_calls"] == (1 if kind == HANG_ALL else 2)
+
+
+def test_a_card_that_hangs_from_the_start_hides_none_of_the_others(fake, power):
+    fake.set(0, hang=HANG_ALL)
+    assert list(power.discover()) == [gpu.uuid for gpu in fake.gpus[1:]]
+    assert list(power.discover()) == [gpu.uuid for gpu in fake.gpus[1:]]
+
+
+def test_a_lost_card_comes_back_by_its_uuid(fake, power):
+    power.discover()
+    fake.set(3, lost=1)
+    assert power.apply(caps(fake, 300), LEASE).failures == {fake.gpus[3].uuid: Reason.GPU_LOST}
+    assert fake.gpus[3].uuid not in power.discover()
+    fake.set(3, lost=0)
+    assert power.apply(caps(fake, 300), LEASE).failures == {}
+    assert fake.limits_w() == caps(fake, 300)
+
+
+def test_a_driver_that_went_away_is_opened_again(fake, power):
+    power.discover()
+    fake.header.no_driver = 1
+    assert set(power.apply(caps(fake, 300), LEASE).failures.values()) == {Reason.GPU_LOST}
+    with pytest.raises(AdapterError, match="driver is not loaded"):
+        power.apply(caps(fake, 300), LEASE)
+    fake.header.no_driver = 0
+    assert power.apply(caps(fake, 300), LEASE).failures == {}
+
+
+def test_persistence_off_is_said_once_per_discovery_and_mig_is_told(fake, power):
+    fake.set(0, persistence=0)
+    fake.set(1, mig=1)
+    fake.set(2, mig=2)
+    infos = power.discover()
+    assert [(info.persistence, info.mig) for info in infos.values()] == [
+        (False, False), (True, True), (True, False), (True, False),
+    ]  # fmt: skip
+    assert [note.code for note in power.apply(caps(fake, 300), LEASE).notes] == [Reason.PERSISTENCE_OFF]
+    assert power.apply(caps(fake, 310), LEASE).notes == ()
+    assert [note.subject for note in power.describe()] == [fake.gpus[0].uuid]
+
+
+def test_no_permission_says_what_to_do(fake, power):
+    fake.set_all(no_permission=1)
+    receipt = power.apply(caps(fake, 300), LEASE)
+    assert set(receipt.failures.values()) == {Reason.NO_PERMISSION}
+    assert "root" in receipt.notes[0].text
+    assert "and 3 more" in receipt.notes[0].text
+
+
+def test_two_sessions_live_side_by_side(fake):
+    first, second = NvmlSession(DEADLINE_S), NvmlSession(DEADLINE_S)
+    assert first.find() == second.find()
+    first.close()
+    assert second.each(second.find(), lambda gpu, _handle, _turn: gpu)[1] == {}
+    second.close()
+
+
+def test_without_a_library_the_error_says_what_to_do_and_nothing_is_simulated(tmp_path):
+    (tmp_path / "libnvidia-ml.so.1").touch()  # hides a real one, should this machine have it
+    code = "from adapters.power.nvml import NvmlPower; NvmlPower().discover()"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        cwd=ROOT,
+        env={"LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert "AdapterError: NVML: libnvidia-ml.so.1 was not found. Install the NVIDIA driver" in run.stderr
+
+
+def test_energy_survives_a_counter_that_starts_again():
+    sums = PoolSums({"a": "p", "b": "p"})
+    assert sums.energy_kwh({"a": 1000.0, "b": 5.0}) == {"p": 0.0}
+    assert sums.energy_kwh({"a": 1001.0}) == {"p": 1.0}
+    assert sums.energy_kwh({"a": 0.5, "b": 6.0}) == {"p": 2.5}
