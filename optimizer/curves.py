@@ -116,6 +116,17 @@ def throughput_at_cap(curve: PowerCurve, cap_w: float) -> float:
     return _between(curve, cap_w).throughput
 
 
+def throughput_at_draw(curve: PowerCurve, draw_w: float) -> float:
+    """Throughput of a busy GPU that is capped to a draw of `draw_w`, along the measured points."""
+    points = monotone(curve)
+    for left, right in pairwise(points):
+        if draw_w <= right.draw_w:
+            rise = right.draw_w - left.draw_w
+            share = max(0.0, draw_w - left.draw_w) / rise if rise > 0 else 1.0
+            return left.throughput + share * (right.throughput - left.throughput)
+    return points[-1].throughput
+
+
 def cap_for_draw(curve: PowerCurve, draw_w: float) -> int:
     """Highest whole-watt cap under which a busy GPU draws at most `draw_w`; the highest measured cap when all do."""
     points = monotone(curve)
