@@ -1,0 +1,135 @@
+"""What a job must say to be queued, and how it is written down.
+
+Why apart from the queue: every refusal names its field and is decided before anything changes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Protocol
+
+from adapters.ports import AdapterError
+from optimizer.domain import BatchJob, JobState
+from optimizer.reasons import Note, Reason, Severity
+from optimizer.timegrid import require_utc
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
+_NUMBERS = ("work_gpu_h", "value_per_gpu_h", "late_penalty", "undone_penalty")
+MOST_METADATA, LONGEST_METADATA = 16, 512
+
+
+class JobRefused(AdapterError):
+    """The job or the report is not accepted; `status` is the HTTP status that fits, the text names the field."""
+
+    def __init__(self, text: str, status: int = 422) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class JobFields(Protocol):
+    """A job as submitted; see `optimizer.domain.BatchJob` for the meaning. `pool` None: any pool of the queue."""
+
+    @property
+    def id(self) -> str | None: ...  # noqa: D102
+    @property
+    def pool(self) -> str | None: ...  # noqa: D102
+    @property
+    def work_gpu_h(self) -> float: ...  # noqa: D102
+    @property
+    def max_gpus(self) -> int: ...  # noqa: D102
+    @property
+    def deadline(self) -> datetime: ...  # noqa: D102
+    @property
+    def release(self) -> datetime | None: ...  # noqa: D102
+    @property
+    def preemptible(self) -> bool: ...  # noqa: D102
+    @property
+    def value_per_gpu_h(self) -> float: ...  # noqa: D102
+    @property
+    def late_penalty(self) -> float: ...  # noqa: D102
+    @property
+    def undone_penalty(self) -> float: ...  # noqa: D102
+    @property
+    def priority(self) -> int: ...  # noqa: D102
+    @property
+    def metadata(self) -> Mapping[str, str] | None: ...  # noqa: D102
+
+
+def new_job(
+    request: JobFields, job_id: str, pools: Mapping[str, int], now: datetime
+) -> tuple[BatchJob, tuple[Note, ...]]:
+    """The job that a request means, and what was changed about it. Raises JobRefused naming the field."""
+    if not _ID.fullmatch(job_id):
+        raise JobRefused('id: write letters, digits, "_", "-", ":" or ".", at most 128 of them')
+    _check_numbers(request)
+    _check_metadata(request.metadata or {})
+    if request.pool is not None and request.pool not in pools:
+        raise JobRefused(f"pool: {request.pool!r} is not one of {', '.join(pools) or 'none'}")
+    deadline, release = _moment(request.deadline, "deadline"), _moment(request.release or now, "release")
+    if deadline <= now:
+        raise JobRefused(f"deadline: {deadline.isoformat()} is past; it is {now.isoformat()}")
+    if release >= deadline:
+        raise JobRefused(f"release: {release.isoformat()} is not before the deadline {deadline.isoformat()}")
+    names = (request.pool,) if request.pool is not None else tuple(pools)
+    largest = max((pools[name] for name in names), default=0)
+    if largest < 1:
+        raise JobRefused("pool: there is no pool that could run it")
+    gpus = min(request.max_gpus, largest)
+    job = BatchJob(
+        id=job_id, pools=names, release=release, deadline=deadline, work_gpu_h=float(request.work_gpu_h), max_gpus=gpus,
+        preemptible=request.preemptible, value_per_gpu_h=float(request.value_per_gpu_h),
+        late_penalty=float(request.late_penalty), undone_penalty=float(request.undone_penalty),
+        priority=request.priority,
+    )  # fmt: skip
+    if gpus == request.max_gpus:
+        return job, ()
+    text = (
+        f"{job_id} asks for {request.max_gpus} GPUs; {', '.join(names)} has {largest}, so it runs on {largest} at most"
+    )
+    return job, (Note(Reason.POOL_FULL, job_id, text, Severity.INFO, now),)
+
+
+def _check_numbers(request: JobFields) -> None:
+    for name in _NUMBERS:
+        value = getattr(request, name)
+        if not math.isfinite(value) or value < 0:
+            raise JobRefused(f"{name}: {value} is not a number from 0 on")
+    if request.work_gpu_h <= 0:
+        raise JobRefused(f"work_gpu_h: {request.work_gpu_h} is not above 0")
+    if request.max_gpus < 1:
+        raise JobRefused(f"max_gpus: {request.max_gpus} is below 1")
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    if len(metadata) > MOST_METADATA:
+        raise JobRefused(f"metadata: more than {MOST_METADATA} entries")
+    for key, value in metadata.items():
+        if len(key) + len(value) > LONGEST_METADATA:
+            raise JobRefused(
+                f"metadata.{key[:40]}: key and text together are longer than {LONGEST_METADATA} characters"
+            )
+
+
+def _moment(moment: datetime, name: str) -> datetime:
+    try:
+        return require_utc(moment, name)
+    except (ValueError, OverflowError) as error:
+        raise JobRefused(f"{name}: {error}") from None
+
+
+def written(job: BatchJob) -> dict[str, Any]:
+    """A job as a record; who holds which GPUs is kept elsewhere."""
+    plain = asdict(job)
+    plain.update(release=job.release.isoformat(), deadline=job.deadline.isoformat(), pools=list(job.pools))
+    plain.update(state=str(job.state), gpus=0, started_at=None)
+    return plain
+
+
+def read(plain: Mapping[str, Any]) -> BatchJob:
+    """The job of a record."""
+    times = {name: datetime.fromisoformat(plain[name]) for name in ("release", "deadline")}
+    return BatchJob(**{**plain, **times, "pools": tuple(plain["pools"]), "state": JobState(plain["state"])})
