@@ -42,7 +42,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     observe(ctx, state, reading, now)
     events = ctx.ledger.active(now)
     below_floor = emergency_now(ctx, events, now)
-    then = now + ctx.timing.control_period * getattr(ctx.clock, "speed", 1.0)
+    then = now + ctx.timing.control_period
     state.jobs = tuple(ctx.jobs.snapshot())
     trims = {site: trim_site(ctx, state, site, events, now, then, below_floor) for site in ctx.sites}
     wanted = {pool: order for trim in trims.values() for pool, order in trim.orders.items()}

@@ -181,14 +181,15 @@ class Facade:
         tick_age = (now - self.state.last_tick_at).total_seconds() if self.state.last_tick_at else None
         report = self.state.report
         cycle_age = (now - report.at).total_seconds() if report else None
-        late = 5 * self.ctx.timing.control_period.total_seconds() * getattr(self.ctx.clock, "speed", 1.0) + 10
+        speed = getattr(self.ctx.clock, "speed", 1.0)
+        late = 5 * self.ctx.timing.control_period.total_seconds() + 10 * speed
         ok = tick_age is not None and tick_age < late and report is not None
         return {
             "ok": ok,
             "tick_age_s": tick_age,
             "cycle_age_s": cycle_age,
             "mode": self.ctx.mode,
-            "speed": getattr(self.ctx.clock, "speed", 1.0),
+            "speed": speed,
             "now": now,
             "store": self.ctx.store.state(),
         }

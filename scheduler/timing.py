@@ -61,7 +61,8 @@ class Timer:
         self._scheduler.add_job(tick, self._tick_trigger(), id="tick", next_run_time=datetime.now(UTC))
 
     def _tick_trigger(self) -> Any:
-        return IntervalTrigger(seconds=self._period.total_seconds(), timezone=UTC)
+        speed = getattr(self._clock, "speed", 1.0)
+        return IntervalTrigger(seconds=max(0.02, self._period.total_seconds() / speed), timezone=UTC)
 
     def start(self) -> None:
         """Run both jobs from now on."""
