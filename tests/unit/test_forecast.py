@@ -103,8 +103,10 @@ def test_unknown_load_is_the_last_value_and_then_all_busy_never_idle():
 
 
 def test_a_load_forecast_stays_between_nothing_and_all():
-    known = series([0.9] * 200 + [0.2] * 4 + [1.0], NOON - 205 * HOUR, name="load", unit="fraction")
+    usual = [0.5 if (NOON + n * HOUR).hour == 11 else 0.95 for n in range(-240, -1)]
+    known = series([*usual, 1.0], NOON - 240 * HOUR, name="load", unit="fraction")
     got, _ = extend(known, NOON, NOON + DAY, LOAD)
+    assert got.at(NOON) == 1.0
     assert all(0.0 <= span.value <= 1.0 for span in got.spans)
 
 
