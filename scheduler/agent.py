@@ -116,6 +116,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64
 
     def __init__(self, path: Path, core: AgentCore, writers: Collection[int]) -> None:
         self.core, self.writers = core, writers

@@ -160,7 +160,8 @@ class AgentCore:
             if phase == "holding":
                 self._follow(self._step(now))
             elif phase == "releasing":
-                self._ramp(self._settings.release_w_per_s * seconds)
+                # After a machine was suspended or a card hung, the time lost is not made up for in one step.
+                self._ramp(self._settings.release_w_per_s * min(seconds, 4 * self._settings.tick_s))
             return self._line(self._phase(now), now)
 
     def _phase(self, now: float) -> str:
@@ -200,7 +201,7 @@ class AgentCore:
         """Move every GPU towards the limit found, at most so many watts; give it back for good when it arrives."""
         infos = {} if self._found.limits_w.keys() <= self._caps.keys() else self._power.discover()
         arrived: dict[GpuId, float] = {}
-        moving: dict[GpuId, int] = {}
+        moving: dict[GpuId, float] = {}
         for gpu, limit in self._found.limits_w.items():
             if gpu not in self._caps and gpu in infos:
                 self._caps[gpu] = infos[gpu].limit_w
@@ -208,10 +209,11 @@ class AgentCore:
             if abs(limit - cap) <= max(most_w, SAME_W):
                 arrived[gpu] = limit
             else:
-                self._caps[gpu] = cap + most_w if limit > cap else cap - most_w
-                moving[gpu] = round(self._caps[gpu])
+                moving[gpu] = cap + most_w if limit > cap else cap - most_w
         if moving:
-            self._power.apply(moving, self._own_lease())
+            receipt = self._power.apply({gpu: round(cap) for gpu, cap in moving.items()}, self._own_lease())
+            # A card that is away keeps its place on the ramp.
+            self._caps.update({gpu: cap for gpu, cap in moving.items() if gpu in receipt.enforced_w})
         if arrived:
             self._forget(arrived, self._give_back(arrived))
 

@@ -1,0 +1,231 @@
+"""The agent's judgement on a clock of its own: leases, trajectories, ramps, fences, and the limit found first."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from adapters.hall import SimulatedHall
+from adapters.ports import AdapterError, Lease
+from adapters.power.simulated import SimulatedPower
+from optimizer.reasons import Reason
+from scheduler.agent_core import AgentCore, AgentSettings, Fenced
+from scheduler.agent_state import AgentFiles
+from scheduler.clock import VirtualClock
+from tests.support.power_worlds import POOL
+
+SETTINGS = AgentSettings(tick_s=1.0, release_w_per_s=10.0, stop_s=5.0)
+
+
+class Node:
+    """A simulated node with an agent that can be killed: what it had in memory is gone, its files stay."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.clock = VirtualClock(datetime(2022, 9, 6, tzinfo=UTC))
+        self.hall = SimulatedHall([POOL], self.clock)
+        self.power = SimulatedPower(self.hall)
+        self.gpus = list(self.hall.pool_of)
+        self.kill_and_restart()
+
+    def kill_and_restart(self):
+        self.core = AgentCore(self.power, AgentFiles(self.folder), SETTINGS, self.clock.monotonic)
+
+    def cap(self, watts, sequence=1, seconds=30.0, epoch=1, gpus=None):
+        return self.core.apply(dict.fromkeys(gpus or self.gpus, watts), Lease(epoch, sequence, seconds))
+
+    def live(self, seconds):
+        """Let time pass, a tick a second; returns the limit of the first GPU after each."""
+        seen = []
+        for _ in range(seconds):
+            self.clock.sleep(1)
+            self.core.tick()
+            seen.append(self.limit())
+        return seen
+
+    def limit(self, place=0):
+        return self.hall.infos()[self.gpus[place]].limit_w
+
+    def limits(self):
+        return {info.limit_w for info in self.hall.infos().values()}
+
+
+@pytest.fixture
+def node(tmp_path):
+    return Node(tmp_path)
+
+
+def test_a_cap_holds_while_its_lease_is_renewed_even_by_an_empty_order(node):
+    node.cap(400, seconds=5)
+    for sequence in range(2, 12):
+        assert set(node.live(4)) == {400}
+        node.core.apply({}, Lease(1, sequence, 5.0))
+
+
+def test_without_a_daemon_the_caps_ramp_back_to_what_was_found(node):
+    node.power.release(dict.fromkeys(node.gpus, 650.0))
+    node.cap(400, seconds=5)
+    seen = node.live(40)
+    assert set(seen[:4]) == {400}
+    assert seen[4:29] == [410.0 + 10 * step for step in range(25)]
+    assert set(seen[29:]) == {650}
+    assert node.core.status()["phase"] == "free"
+    assert not node.core.outstanding
+
+
+def test_after_the_lease_the_trajectory_is_followed_and_only_then_released(node):
+    node.cap(500, seconds=5)
+    steps = ((10.0, dict.fromkeys(node.gpus, 300)), (20.0, dict.fromkeys(node.gpus, 450)))
+    node.core.hold(steps, 30.0, Lease(1, 2, 5.0))
+    seen = node.live(70)
+    assert set(seen[:9]) == {500}, "before its first step nothing changes"
+    assert set(seen[9:19]) == {300}
+    assert set(seen[19:29]) == {450}
+    assert seen[29:53] == [460.0 + 10 * step for step in range(24)]
+    assert seen[-1] == 700
+
+
+def test_the_trajectory_caps_gpus_that_were_free_until_then(node):
+    node.core.hold(((10.0, {node.gpus[3]: 300}),), 20.0, Lease(1, 1, 5.0))
+    node.live(15)
+    assert (node.limit(3), node.limit(0)) == (300, 700)
+    node.live(60)
+    assert node.limits() == {700}
+
+
+def test_a_cap_that_was_reset_while_nobody_renews_comes_back(node):
+    node.core.hold(((0.0, dict.fromkeys(node.gpus, 300)),), 60.0, Lease(1, 1, 2.0))
+    node.live(5)
+    node.hall.reset_limit(node.gpus[0])
+    assert node.live(1) == [300]
+
+
+def test_a_daemon_that_returns_takes_over_from_the_ramp_and_the_first_limit_stays(node):
+    node.cap(400, seconds=5)
+    node.live(10)
+    assert 400 < node.limit() < 700
+    node.cap(350, sequence=2)
+    assert set(node.live(5)) == {350}
+    node.live(90)
+    assert node.limits() == {700}
+
+
+def test_a_replaced_daemon_is_fenced_off(node):
+    node.cap(400, epoch=7)
+    for refused in (
+        lambda: node.cap(300, epoch=6, sequence=99),
+        lambda: node.core.hold((), 1.0, Lease(6, 99, 9.0)),
+        lambda: node.core.release(dict.fromkeys(node.gpus, 700.0), epoch=6),
+    ):
+        with pytest.raises(Fenced, match="replaced by 7"):
+            refused()
+    node.kill_and_restart()
+    with pytest.raises(Fenced):
+        node.cap(300, epoch=6)
+    assert node.limits() == {400}
+
+
+def test_an_overtaken_order_is_refused_a_repeated_one_is_not(node):
+    node.cap(400, sequence=5)
+    with pytest.raises(Fenced, match="overtaken by 5"):
+        node.cap(300, sequence=4)
+    node.cap(400, sequence=5)
+    node.kill_and_restart()
+    with pytest.raises(Fenced, match="overtaken"):
+        node.cap(300, sequence=4)
+    node.cap(300, sequence=0, epoch=2)
+    assert node.limits() == {300}
+
+
+def test_the_limit_found_first_survives_any_number_of_deaths(node):
+    node.power.release({gpu: 600.0 + place for place, gpu in enumerate(node.gpus)})
+    first = {gpu: info.limit_w for gpu, info in node.hall.infos().items()}
+    for death in range(5):
+        node.cap(300 + 10 * death, sequence=death, gpus=node.gpus[: 4 + death])
+        node.kill_and_restart()
+    receipt = node.core.release(dict.fromkeys(node.gpus, 310.0), epoch=1)
+    assert {gpu: info.limit_w for gpu, info in node.hall.infos().items()} == first
+    assert {note.code for note in receipt.notes} == {Reason.CAP_DRIFT}, "the daemon is told that it remembered wrongly"
+    assert not node.core.outstanding
+
+
+def test_a_lease_outlives_a_kill_but_is_not_prolonged_by_it(node):
+    node.cap(400, seconds=20)
+    node.live(10)
+    node.kill_and_restart()
+    assert set(node.live(9)) == {400}
+    assert node.live(2)[-1] > 400
+    node.kill_and_restart()
+    node.live(60)
+    assert node.limits() == {700}
+
+
+def test_a_trajectory_outlives_a_kill_but_not_a_reboot(node, monkeypatch):
+    node.core.hold(((0.0, dict.fromkeys(node.gpus, 300)),), 100.0, Lease(1, 1, 2.0))
+    node.live(3)
+    node.kill_and_restart()
+    assert set(node.live(10)) == {300}
+    monkeypatch.setattr("scheduler.agent_state.boot_id", lambda: "another boot")
+    node.kill_and_restart()
+    assert node.core.status()["phase"] == "releasing"
+    node.live(60)
+    assert node.limits() == {700}
+
+
+def test_a_gpu_that_is_away_is_given_back_when_it_returns(node):
+    node.cap(400, seconds=2)
+    node.hall.fail(node.gpus[7], Reason.GPU_LOST)
+    node.live(60)
+    assert node.limits() == {700}
+    assert node.core.outstanding
+    node.hall.fail(node.gpus[7], None)
+    assert node.limit(7) == 400
+    node.live(10)
+    assert node.limit(7) == 500, "it ramps like the others did"
+    node.live(30)
+    assert node.limits() == {700}
+    assert not node.core.outstanding
+
+
+def test_nothing_is_capped_when_the_first_limit_cannot_be_written_down(node, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("scheduler.agent_state.os.fsync", full)
+    with pytest.raises(AdapterError, match="No space left"):
+        node.cap(300)
+    assert node.limits() == {700}
+    assert not node.core.outstanding
+
+
+def test_a_torn_lease_has_ended_and_a_torn_baseline_is_refused(node):
+    node.cap(400, seconds=1000)
+    (node.folder / "lease.json").write_text('{"expires_at": 9', encoding="ascii")
+    node.kill_and_restart()
+    assert node.core.status()["phase"] == "releasing"
+    (node.folder / "found.json").write_text('{"format": 1, "lim', encoding="ascii")
+    with pytest.raises(AdapterError, match=r"found\.json"):
+        node.kill_and_restart()
+
+
+def test_a_stop_restores_everything_and_takes_no_more_orders(node, monkeypatch):
+    monkeypatch.setattr("scheduler.agent_core.sleep", node.clock.sleep)
+    node.cap(250)
+    node.core.stop()
+    assert node.limits() == {700}
+    assert not node.core.outstanding
+    with pytest.raises(AdapterError, match="stopping"):
+        node.cap(300, sequence=9)
+
+
+def test_an_orderly_release_ends_lease_and_trajectory(node):
+    node.cap(400)
+    node.core.hold(((1.0, dict.fromkeys(node.gpus, 300)),), 100.0, Lease(1, 2, 2.0))
+    node.core.release(dict.fromkeys(node.gpus, 700.0), epoch=1)
+    assert set(node.live(20)) == {700}
+    assert node.core.status()["phase"] == "free"
+
+
+@pytest.mark.parametrize(("seconds", "until"), [(1e6, 10.0), (10.0, 1e6)])
+def test_nobody_may_cap_for_ever(node, seconds, until):
+    with pytest.raises(AdapterError, match="may last"):
+        node.core.hold((), until, Lease(1, 1, seconds))
