@@ -132,7 +132,7 @@ class FakeService:
         notes = (
             Note(Reason.STALE_SIGNAL, "sacramento", "Temperature is 70 min old and held.", Severity.WARNING, at),
             Note(
-                Reason.DEADLINE_UNREACHABLE, "job-late", "Cannot finish before 15:00: 3.2 h short.", Severity.ALERT, at
+                Reason.DEADLINE_UNREACHABLE, "job-late", "Cannot finish before 16:00: 3.2 h short.", Severity.ALERT, at
             ),
             Note(
                 Reason.CHEAP_WINDOW, "finetune", "Batch work waits for 01:00, when a MWh costs 31.", Severity.INFO, at
@@ -311,7 +311,7 @@ def _job(name, state, progress, gpus, deadline, reason, why, finish=None):
 def _first_jobs():
     hours = [START + timedelta(hours=i) for i in range(24)]
     return [
-        _job("embeddings-7", "done", 1.0, 0, hours[1], "work_done", "Finished at 13:40.", START),
+        _job("embeddings-7", "done", 1.0, 0, hours[1], "work_done", "Finished at 14:00.", START),
         _job("eval-nightly", "running", 0.35, 640, hours[8], "deadline", "Runs now: its deadline leaves no slack.",
              hours[7]),
         _job("synth-data-31", "waiting", 0.0, 0, hours[16], "cheap_window",

@@ -1,0 +1,278 @@
+"""The page's figures and tables as HTML: header strip, pools, jobs, events, inputs, notes.
+
+Why markupsafe: names come from utilities and clients; `Markup.format` escapes every one of them, so that an event
+called `<script>` is a strange name and nothing else. Each fragment is a pure function of a Board.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from markupsafe import Markup
+
+from optimizer.reasons import Severity
+from scheduler.status import EventStatus, JobStatus, PoolStatus, SourceStatus
+from scheduler.web.board import Board
+
+MOST_ROWS = 40
+FINISHED = {"done", "cancelled"}
+CALM_REASONS = {"full_power", "cheap_window", "no_work", "work_done", "deadline", "not_released", "change_cost"}
+EVENT_TONES = {"active": "warn", "ramping_in": "warn", "ramping_out": "warn", "near": "info", "accepted": "info",
+               "completed": "good", "rebound": "info"}  # fmt: skip
+SOURCE_TONES = {"ok": "good", "substituted": "warn", "stale": "warn", "lost": "bad"}
+NOTE_TONES = {Severity.INFO: "info", Severity.WARNING: "warn", Severity.ALERT: "bad"}
+
+
+def header(board: Board, title: str, demo: bool) -> str:
+    """The strip on top: who, in which mode, what power, what price, when next, what time."""
+    badge = Markup('<span class="gp-chip tone-demo">{}</span>').format(_speed(board, demo)) if demo else ""
+    now = board.local(board.now)
+    links = _join(
+        Markup('<a class="gp-site{}" href="/?site={}">{}</a>').format(
+            " is-on" if board.site and site == board.site.id else "", site, site
+        )
+        for site in board.sites
+    )
+    return Markup(
+        '<div class="gp-bar"><span class="gp-brand">{}</span>{}<span class="gp-sites">{}</span>'
+        '<span class="gp-clock">{} <b>{}</b> <span class="gp-dim">{}</span>{}</span></div>{}'
+    ).format(
+        title, _mode(board.mode), links, f"{now:%a %d %b %Y}", f"{now:%H:%M:%S}", board.zone.key, badge, tiles(board)
+    )
+
+
+def tiles(board: Board) -> Markup:
+    """Power, target, limit, price, plan, each with its unit."""
+    site, report = board.site, board.report
+    if site is None or report is None:
+        return Markup("")
+    import_kw = board.tick.import_kw.get(site.id) if board.tick else site.import_kw
+    target_kw = board.tick.target_kw.get(site.id, math.inf) if board.tick else site.target_kw
+    over = import_kw is not None and import_kw > min(target_kw, site.limit_kw) * 1.005
+    wait_s = max(0.0, (report.next_at - board.now).total_seconds())
+    solved = "no solver" if not report.solve_s else f"solved in {report.solve_s:.1f} s"
+    return Markup('<div class="gp-tiles">{}{}{}{}{}{}</div>').format(
+        _tile("Site power now", _mw(import_kw), "MW", f"planned {_mw(site.planned_kw)} MW", "bad" if over else "lead"),
+        _tile("Event target", _mw(target_kw), "MW" if math.isfinite(target_kw) else "", _next_event(board)),
+        _tile("Import limit", _mw(site.limit_kw), "MW" if math.isfinite(site.limit_kw) else "",
+              _headroom(site.limit_kw, import_kw)),
+        _tile("Price now", f"{site.price_per_mwh:,.0f}", f"{site.currency}/MWh", _price_range(board)),
+        _tile("Plan", report.rung.replace("_", " "), "", solved, "warn" if report.rung != "optimum" else ""),
+        _tile("Next plan", f"{board.local(report.next_at):%H:%M:%S}", "", f"in {wait_s:.0f} s"),
+    )  # fmt: skip
+
+
+def pools(board: Board) -> str:
+    """Cap, draw and throughput of each pool, and why."""
+    chosen = [pool for pool in board.report.pools if board.site and pool.site == board.site.id] if board.report else []
+    head = ("Pool", "Work", "#GPUs active", "#Cap", "#Draw", "#Throughput", "Why")
+    return _table(head, [_pool_row(pool, board) for pool in chosen], "No pools at this site.")
+
+
+def _pool_row(pool: PoolStatus, board: Board) -> Sequence[object]:
+    draw_kw = board.tick.pool_kw.get(pool.id, pool.draw_kw) if board.tick else pool.draw_kw
+    cap_w = board.tick.cap_w.get(pool.id, pool.cap_w) if board.tick else pool.cap_w
+    active = board.tick.active_gpus.get(pool.id, pool.active_gpus) if board.tick else pool.active_gpus
+    shown = "-" if draw_kw is None else f"{draw_kw:,.0f}"
+    return (
+        Markup("<b>{}</b>").format(pool.id),
+        pool.work,
+        Markup('{} <span class="gp-dim">of {}</span>').format(f"{active:,}", f"{pool.gpus:,}"),
+        _metered(f"{cap_w} W", cap_w / pool.max_cap_w if pool.max_cap_w else 0.0, f"of {pool.max_cap_w} W"),
+        Markup('{} kW <span class="gp-dim">plan {}</span>').format(shown, f"{pool.planned_kw:,.0f}"),
+        _metered(f"{pool.throughput:.0%}", pool.throughput, "of full throughput"),
+        _why(pool.reason, pool.why),
+    )
+
+
+def jobs(board: Board) -> str:
+    """Unfinished jobs by deadline, then those that ended last."""
+    ordered = sorted(board.jobs, key=lambda job: (job.state in FINISHED, job.deadline))
+    head = ("Job", "State", "Progress", "#GPUs", "Deadline", "Planned finish", "Why")
+    rows = [_job_row(job, board) for job in ordered[:MOST_ROWS]]
+    return _table(head, rows, "No jobs are queued.") + _more(len(ordered) - MOST_ROWS, "jobs")
+
+
+def _job_row(job: JobStatus, board: Board) -> Sequence[object]:
+    late = job.finish is not None and job.finish > job.deadline and job.state not in FINISHED
+    tone = "good" if job.state == "done" else "info" if job.state == "running" else ""
+    finish = _moment(board, job.finish) if job.finish else "-"
+    return (
+        Markup("<b>{}</b>").format(job.id),
+        _chip(job.state, tone),
+        _metered(f"{job.progress:.0%}", job.progress, "of its work"),
+        f"{job.gpus:,}" if job.gpus else "-",
+        _moment(board, job.deadline),
+        Markup('<span class="tone-bad-text">{} late</span>').format(finish) if late else finish,
+        _why(job.reason, job.why),
+    )
+
+
+def events(board: Board) -> str:
+    """Every event of the site with its window, target and what was delivered."""
+    head = ("Event", "State", "Window", "#Target", "#Delivered", "#Worst over", "Programme, source")
+    rows = [_event_row(event, board) for event in board.events[:MOST_ROWS]]
+    return _table(head, rows, "No demand-response events.") + _more(len(board.events) - MOST_ROWS, "events")
+
+
+def _event_row(event: EventStatus, board: Board) -> Sequence[object]:
+    cut = 1 - event.target_kw / event.baseline_kw if event.baseline_kw > 0 else 0.0
+    named = Markup('<b>{}</b> <span class="gp-dim">{} v{}</span>').format(
+        event.name or event.id, event.id, event.version
+    )
+    over = f"{event.worst_over_kw:,.0f} kW" if event.worst_over_kw > 0 else "none"
+    return (
+        named,
+        _chip(event.state.replace("_", " "), EVENT_TONES.get(event.state, "")),
+        Markup("{} – {}").format(_moment(board, event.start), f"{board.local(event.end):%H:%M}"),
+        Markup('{} MW <span class="gp-dim">−{}</span>').format(_mw(event.target_kw), f"{cut:.0%}"),
+        f"{event.delivered_kwh / 1000:,.2f} MWh",
+        Markup('<span class="tone-bad-text">{}</span>').format(over) if event.worst_over_kw > 0 else over,
+        " · ".join(part for part in (event.program, event.source, event.answer and f"opt {event.answer}") if part),
+    )
+
+
+def inputs(board: Board) -> str:
+    """Each input with a light, its present value and its age."""
+    rows = [_input_row(source) for source in (board.report.sources if board.report else ())]
+    return _table(("Input", "#Value", "#Age", "State"), rows, "No inputs are configured.")
+
+
+def _input_row(source: SourceStatus) -> Sequence[object]:
+    tone = SOURCE_TONES.get(source.state, "warn")
+    return (
+        Markup('<span class="gp-light tone-{}"></span><b>{}</b> <span class="gp-dim">{}</span>').format(
+            tone, source.id, source.kind
+        ),
+        "-" if source.value is None else f"{_figure(source.value)} {source.unit}",
+        "-" if source.age_s is None else age(source.age_s),
+        Markup('{} <span class="gp-dim">{}</span>').format(source.state, source.text),
+    )
+
+
+def notes(board: Board) -> str:
+    """What the last cycle found worth saying, loudest first."""
+    order = [Severity.ALERT, Severity.WARNING, Severity.INFO]
+    found = sorted(board.report.notes if board.report else (), key=lambda note: order.index(note.severity))
+    rows = [
+        (_chip(note.severity.value, NOTE_TONES[note.severity]), f"{board.local(note.at):%H:%M}" if note.at else "-",
+         Markup("<b>{}</b> {}").format(note.subject, note.text))
+        for note in found[:MOST_ROWS]
+    ]  # fmt: skip
+    return _table(("Level", "Time", "What"), rows, "Nothing to report.") + _more(len(found) - MOST_ROWS, "notes")
+
+
+def banner(board: Board) -> str:
+    """A sentence over the whole width when the figures must not be trusted, or are not there yet."""
+    if board.problem:
+        return Markup('<div class="gp-banner tone-bad" role="alert">{}</div>').format(board.problem)
+    if board.report is None:
+        return Markup(
+            '<div class="gp-banner tone-info" role="status">No plan yet: the daemon is collecting its inputs and makes '
+            "its first one. This page fills by itself.</div>"
+        )
+    return ""
+
+
+# ---------------------------------------------------------------- parts
+def age(seconds: float) -> str:
+    """An age in the largest unit that leaves a small number."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> Markup:
+    """A table; a heading that begins with # is a column of figures, right-aligned."""
+    number = [name.startswith("#") for name in head]
+    classes = ["num" if right else "" for right in number]
+    titles = _join(
+        Markup('<th class="{}">{}</th>').format(kind, name.lstrip("#"))
+        for kind, name in zip(classes, head, strict=True)
+    )
+    lines = [
+        _join(Markup('<td class="{}" data-th="{}">{}</td>').format(kind, name.lstrip("#"), cell)
+              for kind, name, cell in zip(classes, head, row, strict=True))
+        for row in rows
+    ]  # fmt: skip
+    if not lines:
+        return Markup('<p class="gp-empty">{}</p>').format(empty)
+    body = _join(Markup("<tr>{}</tr>").format(line) for line in lines)
+    return Markup('<table class="gp-table"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(titles, body)
+
+
+def _join(parts: Iterable[Markup]) -> Markup:
+    return Markup("").join(parts)
+
+
+def _more(count: int, what: str) -> Markup:
+    return Markup('<p class="gp-empty">and {} more {}</p>').format(count, what) if count > 0 else Markup("")
+
+
+def _tile(name: str, value: str, unit: str, under: str, tone: str = "") -> Markup:
+    return Markup(
+        '<div class="gp-tile tone-{}"><span class="gp-name">{}</span><span class="gp-value">{}<small>{}</small></span>'
+        '<span class="gp-under">{}</span></div>'
+    ).format(tone, name, value, unit, under)
+
+
+def _chip(text: str, tone: str) -> Markup:
+    return Markup('<span class="gp-chip tone-{}">{}</span>').format(tone or "none", text)
+
+
+def _mode(mode: str) -> Markup:
+    return _chip(mode, {"control": "good", "advise": "info"}.get(mode, "none")) if mode else Markup("")
+
+
+def _why(reason: str, sentence: str) -> Markup:
+    tone = "none" if reason in CALM_REASONS else "bad" if reason.endswith(("unreachable", "broken")) else "warn"
+    return Markup("{} {}").format(_chip(reason.replace("_", " "), tone), sentence)
+
+
+def _metered(text: str, share: float, title: str) -> Markup:
+    width = f"{100 * min(1.0, max(0.0, share)):.0f}"
+    return Markup('<span class="gp-meter" title="{}"><span>{}</span><i><b style="width:{}%"></b></i></span>').format(
+        title, text, width
+    )
+
+
+def _moment(board: Board, moment: datetime) -> str:
+    """Time of day at the site, with the day where it is not today."""
+    there = board.local(moment)
+    return f"{there:%H:%M}" if there.date() == board.local(board.now).date() else f"{there:%a %H:%M}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _mw(kw: float | None) -> str:
+    return "-" if kw is None else "none" if not math.isfinite(kw) else f"{kw / 1000:.2f}"
+
+
+def _headroom(limit_kw: float, import_kw: float | None) -> str:
+    if import_kw is None or not math.isfinite(limit_kw):
+        return ""
+    return f"{(limit_kw - import_kw) / 1000:.2f} MW of room"
+
+
+def _price_range(board: Board) -> str:
+    ahead = [price for start, end, price in board.prices if end > board.now]
+    return f"{min(ahead):,.0f} to {max(ahead):,.0f} ahead" if ahead else "nothing known ahead"
+
+
+def _next_event(board: Board) -> str:
+    coming = sorted(
+        (event.start, event) for event in board.events if event.end > board.now and event.state != "cancelled"
+    )
+    if not coming:
+        return "no event ahead"
+    start, event = coming[0]
+    return f"until {_moment(board, event.end)}" if start <= board.now else f"event at {_moment(board, start)}"
+
+
+def _speed(board: Board, demo: bool) -> str:
+    return f"demo, ×{board.speed:g}" if demo and board.speed != 1 else "demo"
