@@ -1,0 +1,164 @@
+"""The embedded queue: a job that was acknowledged is there after any restart, and keeps the rules of its grant."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from adapters.jobs.queue import JobQueue, JobRefused
+from optimizer.domain import JobState
+from optimizer.reasons import Reason
+from scheduler.clock import VirtualClock
+from scheduler.service import JobRequest
+from scheduler.store import Store, StoreDegraded
+
+NOON = datetime(2022, 9, 6, 19, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+POOLS = {"fast": 16, "slow": 8}
+
+
+@pytest.fixture
+def clock():
+    return VirtualClock(NOON)
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store.open(tmp_path / "gridpace.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def queue(store, clock):
+    return JobQueue(store, POOLS, clock)
+
+
+def job(name="nightly", **fields):
+    return JobRequest(
+        **({"id": name, "pool": "fast", "work_gpu_h": 40.0, "max_gpus": 8, "deadline": NOON + 10 * HOUR} | fields)
+    )
+
+
+def test_a_job_its_grant_and_its_progress_survive_a_restart(queue, store, clock):
+    queue.submit(job(metadata={"owner": "ann"}), NOON)
+    queue.submit(job("second", preemptible=False), NOON)
+    assert queue.apply({"nightly": 5, "second": 8}) == {}
+    queue.report("nightly", 12.5, finished=False)
+    before = queue.snapshot()
+    again = JobQueue(store, POOLS, clock)
+    assert again.snapshot() == before
+    assert [(held.state, held.gpus, held.done_gpu_h, held.started_at) for held in before] == [
+        (JobState.RUNNING, 5, 12.5, NOON),
+        (JobState.RUNNING, 8, 0.0, NOON),
+    ]
+    assert again.metadata("nightly") == {"owner": "ann"}
+
+
+def test_the_same_job_twice_is_one_job_and_another_under_its_id_is_refused(queue):
+    first = queue.submit(job(), NOON)
+    assert queue.submit(job(), NOON + HOUR) == first
+    with pytest.raises(JobRefused, match="id: nightly belongs to another job") as refused:
+        queue.submit(job(work_gpu_h=41.0), NOON)
+    assert refused.value.status == 409
+    ids = {queue.submit(job(None), NOON).id for _ in range(3)}
+    assert len(ids) == 3
+    assert len(queue.everything()) == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"deadline": NOON}, "deadline: .* is past"),
+        ({"deadline": (NOON + HOUR).replace(tzinfo=None)}, "deadline has no time zone"),
+        ({"release": NOON + 11 * HOUR}, "release: .* not before the deadline"),
+        ({"work_gpu_h": 0.0}, "work_gpu_h: 0.0 is not above 0"),
+        ({"work_gpu_h": float("nan")}, "work_gpu_h: nan"),
+        ({"late_penalty": -1.0}, "late_penalty: -1.0"),
+        ({"undone_penalty": float("inf")}, "undone_penalty: inf"),
+        ({"max_gpus": 0}, "max_gpus: 0"),
+        ({"pool": "none"}, "pool: 'none' is not one of fast, slow"),
+        ({"id": "../x"}, "id: write letters"),
+        ({"metadata": {"k": "v" * 600}}, "metadata.k"),
+    ],
+)
+def test_nonsense_is_refused_with_its_field_and_changes_nothing(queue, fields, said):
+    with pytest.raises(JobRefused, match=said):
+        queue.submit(replace(job(), **fields), NOON)
+    assert queue.everything() == []
+
+
+def test_a_job_larger_than_its_pool_is_clamped_and_says_so(queue):
+    assert queue.submit(job(max_gpus=100), NOON).max_gpus == 16
+    assert "asks for 100 GPUs; fast has 16" in queue.notes()[0].text
+    assert queue.submit(job(max_gpus=100), NOON).id == "nightly"
+
+
+def test_what_is_not_acknowledged_is_not_queued(queue, store, monkeypatch):
+    def full(*_):
+        raise StoreDegraded("disk full")
+
+    monkeypatch.setattr(store, "put", full)
+    with pytest.raises(StoreDegraded):
+        queue.submit(job(), NOON)
+    assert queue.everything() == []
+
+
+def test_a_grant_of_zero_suspends_and_loses_nothing(queue):
+    queue.submit(job(), NOON)
+    queue.apply({"nightly": 8})
+    queue.report("nightly", 3.0, finished=False)
+    queue.apply({"nightly": 0})
+    (held,) = queue.snapshot()
+    assert (held.state, held.gpus, held.done_gpu_h, held.started_at) == (JobState.SUSPENDED, 0, 3.0, NOON)
+
+
+def test_a_job_that_may_not_be_interrupted_starts_whole_and_is_never_revoked(queue):
+    queue.submit(job("fixed", preemptible=False, max_gpus=12), NOON)
+    queue.submit(job("other", max_gpus=10), NOON)
+    assert queue.apply({"other": 10}) == {}
+    assert queue.apply({"fixed": 12}) == {"fixed": Reason.POOL_FULL}
+    assert queue.apply({"other": 4, "fixed": 3}) == {}
+    assert queue.apply({"fixed": 0, "other": 10}) == {"fixed": Reason.NOT_PREEMPTIBLE, "other": Reason.POOL_FULL}
+    assert {held.id: held.gpus for held in queue.snapshot()} == {"fixed": 12, "other": 4}
+
+
+def test_no_pool_is_handed_out_twice_and_no_job_before_its_release(queue):
+    queue.submit(job("any", pool=None, max_gpus=16), NOON)
+    queue.submit(job("a", max_gpus=16), NOON)
+    queue.submit(job("b", pool="slow"), NOON)
+    queue.submit(job("later", release=NOON + HOUR), NOON)
+    refused = queue.apply({"any": 16, "a": 16, "b": 8, "later": 1, "gone": 3})
+    assert refused["later"] is Reason.NOT_RELEASED
+    assert refused["gone"] is Reason.WORK_DONE
+    assert sum(held.gpus for held in queue.snapshot()) <= 24
+
+
+def test_reports_never_lower_what_was_done_and_end_the_job_once(queue, store, clock):
+    queue.submit(job(), NOON)
+    queue.apply({"nightly": 8})
+    assert queue.report("nightly", 10.0, finished=False).done_gpu_h == 10.0
+    assert queue.report("nightly", 4.0, finished=False).done_gpu_h == 10.0
+    with pytest.raises(JobRefused, match="done_gpu_h"):
+        queue.report("nightly", float("nan"), finished=False)
+    assert queue.report("nightly", 99.0, finished=True).state is JobState.DONE
+    assert queue.report("nightly", 99.0, finished=True).done_gpu_h == 40.0
+    again = JobQueue(store, POOLS, clock)
+    assert again.snapshot() == []
+    assert again.everything()[0].gpus == 0
+    with pytest.raises(JobRefused) as refused:
+        again.cancel("nightly", "ann")
+    assert refused.value.status == 409
+
+
+def test_a_cancelled_job_gives_its_gpus_back_and_takes_no_reports(queue, store, clock):
+    queue.submit(job(max_gpus=16, preemptible=False), NOON)
+    queue.submit(job("next"), NOON)
+    queue.apply({"nightly": 16})
+    assert queue.cancel("nightly", "ann").state is JobState.CANCELLED
+    assert queue.cancel("nightly", "ann").state is JobState.CANCELLED
+    assert JobQueue(store, POOLS, clock).apply({"next": 8}) == {}
+    with pytest.raises(JobRefused, match="was cancelled"):
+        queue.report("nightly", 1.0, finished=True)
+    with pytest.raises(JobRefused, match="no job 'x'"):
+        queue.cancel("x", "ann")
