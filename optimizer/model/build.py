@@ -9,7 +9,7 @@ import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
 from optimizer.domain import Problem
-from optimizer.facts import facts_of
+from optimizer.facts import Facts, facts_of
 from optimizer.model.blocks import add_starts
 from optimizer.model.change import add_changes
 from optimizer.model.jobs import add_rates, add_work
@@ -19,10 +19,10 @@ from optimizer.model.site import add_demand_charges, add_events, add_import, add
 from optimizer.weights import weights_of
 
 
-def build_model(problem: Problem) -> Build:
+def build_model(problem: Problem, facts: Facts | None = None) -> Build:
     """The model of a valid problem: minimise money over the horizon. Feasible for every valid problem: all that can be
-    out of reach has a priced slack."""
-    facts = facts_of(problem)
+    out of reach has a priced slack. `facts`: the problem's own, where a caller has relaxed them."""
+    facts = facts_of(problem) if facts is None else facts
     weights = tuple(weights_of(facts, site) for site in range(len(problem.sites)))
     build = Build(pyo.ConcreteModel(), facts, weights)
     for add in (

@@ -14,7 +14,16 @@ from scheduler.config.entries import MeterEntry, PowerEntry, SignalEntry, defaul
 from scheduler.config.errors import FieldError, Problem
 from scheduler.config.pool import CurveConfig, PoolConfig
 from scheduler.config.program import ProgramConfig
-from scheduler.config.runtime import ApiConfig, ClockConfig, EconomicsConfig, LogFormat, Mode, SolverConfig, StoreConfig
+from scheduler.config.runtime import (
+    ApiConfig,
+    BacktestConfig,
+    ClockConfig,
+    EconomicsConfig,
+    LogFormat,
+    Mode,
+    SolverConfig,
+    StoreConfig,
+)
 from scheduler.config.site import SiteConfig
 from scheduler.config.work import JobsConfig
 
@@ -111,6 +120,9 @@ class Config(Model):
     )
     store: StoreConfig = Field(
         default_factory=StoreConfig, description="The books.", examples=[{"path": "gridpace.db"}]
+    )
+    backtest: BacktestConfig = Field(
+        default_factory=BacktestConfig, description="What a backtest compares with.", examples=[{"no_control": "even"}]
     )
 
     _document: Document = PrivateAttr(default_factory=lambda: Document("(no file)", Path.cwd()))

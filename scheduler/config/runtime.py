@@ -21,6 +21,13 @@ class Mode(StrEnum):
     CONTROL = "control"
 
 
+class NoControl(StrEnum):
+    """When jobs run at a site that nobody controls."""
+
+    ASAP = "asap"
+    EVEN = "even"
+
+
 class LogFormat(StrEnum):
     """How log lines are written."""
 
@@ -131,4 +138,14 @@ class StoreConfig(Model):
         min_length=1,
         description="SQLite file; a relative path counts from `state_dir`.",
         examples=["gridpace.db"],
+    )
+
+
+class BacktestConfig(Model):
+    """What a backtest compares with."""
+
+    no_control: NoControl = Field(
+        default=NoControl.ASAP,
+        description="When jobs run without control: asap (all at once on release) or even (spread from release to deadline).",
+        examples=["even"],
     )
