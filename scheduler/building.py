@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from optimizer.domain import DemandCharge, GpuPool, PowerCurve, Prices
@@ -16,7 +17,7 @@ from scheduler.config import Config, ProgramConfig, curves_of
 from scheduler.config.base import WEEKDAYS
 from scheduler.config.pool import PoolConfig
 from scheduler.config.site import SiteConfig
-from scheduler.config.work import RecurringJobConfig
+from scheduler.config.work import JobTerms, RecurringJobConfig
 from scheduler.engine import ChargeBuilder, PoolModel, SiteModel, Timing
 from scheduler.ledger import ProgramTerms
 from scheduler.programs import ProgramRules
@@ -127,7 +128,7 @@ def _window(job: RecurringJobConfig, day: date, zone: ZoneInfo) -> tuple[datetim
     return release, release + job.within if job.within else midnight
 
 
-def _terms(job: object) -> dict[str, object]:
+def _terms(job: JobTerms) -> dict[str, Any]:
     names = (
         "id",
         "pool",

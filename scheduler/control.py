@@ -85,10 +85,10 @@ def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) 
         if kw is not None:
             fresh = state.busy[pool.id] if pool.work is Work.BATCH else measured_busy(pool, kw, order)
             carry(state, pool.id, kw - pool_kw(pool, order, fresh), kw)
-    for site, model in ctx.sites.items():
+    for site, place in ctx.sites.items():
         mine = measured_pools(ctx, state, site)
         if reading is not None and site in reading.import_kw and mine is not None:
-            modelled = import_kw(sum(mine.values()), model.other_it_kw, pue_now(ctx, state, site, now))
+            modelled = import_kw(sum(mine.values()), place.other_it_kw, pue_now(ctx, state, site, now))
             carry(state, site, reading.import_kw[site] - modelled, modelled)
 
 

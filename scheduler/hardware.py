@@ -52,7 +52,8 @@ def build_hardware(
     found = power.discover()
     gpus, filled, notes = fill_pools(config.pools, pools, found, context.clock.now())
     meter, close = _meter(config, context, gpus, power)
-    return Hardware(power, meter, gpus, filled, None, notes, close)
+    closers = [getattr(power, "close", lambda: None), close]
+    return Hardware(power, meter, gpus, filled, None, notes, lambda: close_all(closers))
 
 
 def _actuator(config: Config, context: AdapterContext) -> PowerActuator:
@@ -86,7 +87,13 @@ def _meter(
 
             made.append(create("meters", entry, context))
         closers.append(getattr(made[-1], "close", lambda: None))
-    return (made[0] if len(made) == 1 else Meters(tuple(made))), lambda: [close() for close in closers] and None
+    return (made[0] if len(made) == 1 else Meters(tuple(made))), lambda: close_all(closers)
+
+
+def close_all(closers: list[Callable[[], None]]) -> None:
+    """Close what was opened, in the reverse order."""
+    for close in reversed(closers):
+        close()
 
 
 def _gpu_meter(config: Config, context: AdapterContext, pool_of: Mapping[GpuId, str], power: PowerActuator) -> Meter:

@@ -26,14 +26,17 @@ def book_peaks(ctx: Context, now: datetime) -> None:
             continue
         for charge in site.charges(uniform_grid(start, end, METERING), {}):
             if charge.active[0]:
-                ctx.store.raise_peak(*charge.id.rsplit("/", 1), mean_kw)
+                name, month = charge.id.rsplit("/", 1)
+                ctx.store.raise_peak(name, month, mean_kw)
 
 
 def charges_now(ctx: Context, site: SiteModel, grid: TimeGrid) -> tuple[DemandCharge, ...]:
     """The site's demand charges on the grid, each with the peak that its billing month has already seen."""
     if site.charges is None:
         return ()
-    return tuple(
-        replace(c, peak_so_far_kw=max(c.peak_so_far_kw, ctx.store.peak_kw(*c.id.rsplit("/", 1))))
-        for c in site.charges(grid, {})
-    )
+    return tuple(_with_peak(ctx, charge) for charge in site.charges(grid, {}))
+
+
+def _with_peak(ctx: Context, charge: DemandCharge) -> DemandCharge:
+    name, month = charge.id.rsplit("/", 1)
+    return replace(charge, peak_so_far_kw=max(charge.peak_so_far_kw, ctx.store.peak_kw(name, month)))

@@ -44,7 +44,9 @@ def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> 
     """The problem at `now`."""
     jobs = tuple(job for job in ctx.jobs.snapshot() if job.left_gpu_h > 0)
     grid = planning_grid(now, horizon(ctx, jobs, now), ctx.timing.interval)
-    sites, pools, notes = [], [], []
+    sites: list[SiteInputs] = []
+    pools: list[PoolInputs] = []
+    notes: list[Note] = []
     for model in ctx.sites.values():
         inputs, said = site_inputs(ctx, state, seen, model, grid, now)
         sites.append(inputs)

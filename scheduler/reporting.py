@@ -8,12 +8,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from optimizer.explain import explain_job, explain_pool
+
 from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, GpuPool, JobState, Plan, Problem, Work
-from optimizer.explain import explain_job, explain_pool
 from optimizer.reasons import Note, Reason
-from scheduler.overrides import mode_now
 from scheduler.orders import planned_order, step_index
+from scheduler.overrides import mode_now
 from scheduler.status import CycleReport, JobStatus, PoolStatus, SiteStatus, SourceStatus
 from scheduler.targets import INF
 
@@ -41,7 +42,9 @@ def cycle_report(
         jobs=tuple(job_status(job, state) for job in problem.jobs),
         events=tuple(ctx.ledger.statuses()),
         sources=tuple(source_status(name, one, now) for name, one in seen.signals.items()),
-        notes=merge_notes(seen.notes, problem.notes, plan.notes, tuple(state.notes)),
+        notes=merge_notes(
+            seen.notes, problem.notes, plan.notes, ctx.ledger.notes(now), ctx.store.notes(), tuple(state.notes)
+        ),
     )
 
 

@@ -35,7 +35,7 @@ class App:
         self.metrics = Metrics()
         self.timer = Timer(parts.ctx.clock, timing.interval, timing.control_period, self.cycle, self.tick)
         self.server = ApiServer(create_app(parts.facade, settings, self.metrics.render), settings.host, settings.port)
-        parts.wakers.append(self.timer.wake)
+        parts.wake.listeners.append(self.timer.wake)
 
     @classmethod
     def start(cls, config: Config, clock: Clock | None = None) -> App:
@@ -75,7 +75,7 @@ class App:
                 tick = run_tick(ctx, state)
             self.metrics.observe_tick(tick)
             for change in ctx.ledger.advance(tick.at):
-                log.info("event changed", event_id=change.id, state=change.state)
+                log.info("event changed", event_id=change.id, before=change.before.value, after=change.after.value)
                 self.parts.wake()
         except StoreDegraded as error:
             log.error("the books are degraded; control goes on from memory", reason=str(error))

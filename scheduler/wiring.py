@@ -15,9 +15,11 @@ from typing import Any
 from adapters import registry
 from adapters.context import AdapterContext
 from adapters.dr.webhook import Webhook
+from adapters.hall import SimulatedHall
 from adapters.jobs.queue import JobQueue, JobRefused
-from adapters.ports import Clock, EventChannel, JobSystem, RecordStore
+from adapters.ports import AdapterError, Clock, EventChannel, JobSystem, RecordStore
 from adapters.signals.base import gate_rules
+from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.building import due_jobs, pool_models, prices, program_rules, site_models, timing
 from scheduler.clock import ScaledClock, WallClock
@@ -37,6 +39,18 @@ BROUGHT = "brought"
 
 
 @dataclass
+class Wake:
+    """Asks everybody who plans to do it at once."""
+
+    listeners: list[Callable[[], None]] = field(default_factory=list)
+
+    def __call__(self) -> None:
+        """Tell every listener."""
+        for listener in self.listeners:
+            listener()
+
+
+@dataclass
 class Parts:
     """Everything that was built, before it runs; `close` ends what holds threads, sockets or files."""
 
@@ -46,17 +60,13 @@ class Parts:
     hardware: Hardware
     facade: Facade
     utility: Utility
-    wakers: list[Callable[[], None]] = field(default_factory=list)
-
-    def wake(self) -> None:
-        """Ask for a plan at once."""
-        for waker in self.wakers:
-            waker()
+    wake: Wake
 
     def close(self) -> None:
         """End the planner's child, the hardware's threads and the store."""
         self.ctx.planner.close()
         self.hardware.close()
+        self.ctx.ledger.close()
         self.ctx.store.close()
 
 
@@ -112,14 +122,14 @@ def build(
 def assemble(config: Config, ctx: Context, hardware: Hardware, store: Store) -> Parts:
     """State, the clients' face and the recorded utility around a context."""
     state = State()
-    state.notes.extend((*hardware.notes, *store.notes))
+    state.notes.extend((*hardware.notes, *store.notes()))
     for problem in config.warnings:
         state.notes.append(Note(Reason.HELD, "config", str(problem), Severity.WARNING, ctx.clock.now()))
-    wakers: list[Callable[[], None]] = []
-    facade = Facade(
-        ctx, state, build_channels(config, store), program_rules(config), lambda: [w() for w in wakers] and None
-    )
-    return Parts(config, ctx, state, hardware, facade, Utility(config, facade, ctx), wakers)
+    wake = Wake()
+    facade = Facade(ctx, state, build_channels(config, store), program_rules(config), wake)
+    if hardware.hall is not None and isinstance(ctx.jobs, JobQueue):
+        let_hall_work(hardware.hall, ctx.jobs, state)
+    return Parts(config, ctx, state, hardware, facade, Utility(config, facade, ctx), wake)
 
 
 def records(store: Store) -> RecordStore:
@@ -151,36 +161,44 @@ def build_planner(config: Config) -> Planner:
 
 
 def build_jobs(config: Config, context: AdapterContext, hardware: Hardware, store: Store) -> JobSystem:
-    """The job system; on simulated GPUs the hall itself runs what the queue grants."""
+    """The job system as configured."""
     if not isinstance(config.jobs.system, QueueConfig):
         made: JobSystem = registry.create("jobs", config.jobs.system, context)
         return made
-    pools = {
-        pool.id: model.pool.count
-        for pool, model in ((m.pool, m) for m in hardware.pools.values())
-        if pool.work == "batch"
-    }
-    queue = JobQueue(records(store), pools, context.clock.now)
-    if hardware.hall is not None:
-        hardware.hall.attach_work(queue.grants, queue.add_progress, report_s=60.0)
-    return queue
+    batch = (model.pool for model in hardware.pools.values() if model.pool.work is Work.BATCH)
+    return JobQueue(records(store), {pool.id: pool.count for pool in batch}, context.clock)
 
 
 def build_channels(config: Config, store: Store) -> dict[str, EventChannel]:
-    """The signed channels by program."""
-    channels: dict[str, EventChannel] = {}
-    for program in config.programs:
-        if isinstance(program.channel, WebhookConfig):
-            secret = program.channel.secret.reveal(config.base_dir).encode()
-            channels[program.id] = Webhook(
-                program.id,
-                program.site,
-                secret,
-                records(store),
-                window=program.channel.replay_window,
-                wall=lambda: datetime.now(UTC),
-            )
-    return channels
+    """The signed channels, by the name that stands in their address."""
+    keys = {p.id: p.channel for p in config.programs if isinstance(p.channel, WebhookConfig)}
+    if not keys:
+        return {}
+    secrets = {program: entry.secret.reveal(config.base_dir).encode() for program, entry in keys.items()}
+    windows_s = {program: entry.replay_window.total_seconds() for program, entry in keys.items()}
+    try:
+        return {"webhook": Webhook(secrets, records(store), lambda: datetime.now(UTC), windows_s)}
+    except ValueError as error:
+        raise AdapterError(f"{config.place('programs')}: {error}") from error
+
+
+def let_hall_work(hall: SimulatedHall, queue: JobQueue, state: State) -> None:
+    """Let the simulated GPUs do what the queue grants, and report their progress to it like any worker."""
+
+    def grants() -> Mapping[str, tuple[str, int, float]]:
+        held = state.grants
+        return {
+            job.id: (held[job.id][0] if job.id in held else job.pools[0], job.gpus, job.left_gpu_h)
+            for job in queue.snapshot()
+            if job.gpus
+        }
+
+    def progress(job_id: str, gpu_h: float) -> None:
+        job = next(job for job in queue.everything() if job.id == job_id)
+        done = min(job.work_gpu_h, job.done_gpu_h + gpu_h)
+        queue.report(job_id, done, done >= job.work_gpu_h - 1e-6)
+
+    hall.attach_work(grants, progress, report_s=60.0)
 
 
 @dataclass

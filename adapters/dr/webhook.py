@@ -33,14 +33,21 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 class Webhook:
     """`EventChannel` for the programs whose secrets it is given (program id -> secret).
 
-    `wall` is real time, `records` keeps the nonces. Raises ValueError for a secret that is too short to be one.
+    `wall` is real time, `records` keeps the nonces, `windows_s` is each program's replay window (300 s). Raises ValueError for a secret that is too short to be one.
     """
 
-    def __init__(self, secrets: Mapping[str, bytes], records: RecordStore, wall: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        secrets: Mapping[str, bytes],
+        records: RecordStore,
+        wall: Callable[[], datetime],
+        windows_s: Mapping[str, float] | None = None,
+    ) -> None:
         for program, secret in secrets.items():
             if len(secret) < SHORTEST_SECRET:
                 raise ValueError(f"the webhook secret of program {program} has less than {SHORTEST_SECRET} bytes")
         self._secrets, self._records, self._wall = dict(secrets), records, wall
+        self._windows_s = dict(windows_s or {})
         self._lock = threading.Lock()
 
     def receive(self, headers: Mapping[str, str], body: bytes, now: datetime) -> EventMessage:
@@ -70,7 +77,7 @@ class Webhook:
         genuine = hmac.compare_digest(expected.encode(), given.encode())
         if not (genuine and secret):
             raise _not_authenticated()
-        if abs(self._wall().timestamp() - int(timestamp)) > WINDOW_S:
+        if abs(self._wall().timestamp() - int(timestamp)) > self._windows_s.get(program, WINDOW_S):
             raise _not_authenticated()
         return program, nonce
 
