@@ -146,6 +146,7 @@ class BacktestConfig(Model):
 
     no_control: NoControl = Field(
         default=NoControl.ASAP,
-        description="When jobs run without control: asap (all at once on release) or even (spread from release to deadline).",
+        description="When jobs run without control: asap (all at once on release) or even (spread from release to "
+        "deadline).",
         examples=["even"],
     )
