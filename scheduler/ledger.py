@@ -20,7 +20,16 @@ from optimizer.domain import GridEvent
 from optimizer.envelope import event_limit_kw
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.ledger_books import Books
-from scheduler.ledger_resolve import TOLERANCE_KW, ProgramTerms, asked_kw, nonsense, printable, resolve
+from scheduler.ledger_resolve import (
+    TOLERANCE_KW,
+    ProgramTerms,
+    asked_kw,
+    cap_kw,
+    nameless,
+    nonsense,
+    printable,
+    resolve,
+)
 from scheduler.ledger_states import Delivery, EventRow, EventState, Transition, counted
 from scheduler.service import EventAnswer
 from scheduler.status import EventStatus
@@ -58,18 +67,25 @@ class Ledger:
             known = self._books.answer(message)
             if known is not None:
                 return self._again(message, known)
-            head = self._books.heads.get(_key(message))
-            if message.cancelled:
-                return self._cancelled(message, head, now)
-            if head is not None and message.version <= head.known_version:
-                return self._ignored(message, head, now)
-            if head is not None and head.withdrawn_by and message.program != "operator":
-                reason = f"{head.withdrawn_by} withdrew this event; ask the operator"
-                return self._keep(message, (), self._answer(message, "cancelled", "out", reason), now)
-            fault = nonsense(message, defaults, now)
-            if fault:
-                return self._refused(message, fault, now)
-            return self._agreed(message, head, (baseline_kw, available_kw), defaults, now)
+            return self._judged(message, (baseline_kw, available_kw), defaults, now)
+
+    def _judged(
+        self, message: EventMessage, load_kw: tuple[float, float], terms: ProgramTerms, now: datetime
+    ) -> EventAnswer:
+        """What becomes of a message that was not seen before; `load_kw` is baseline and what can be shed."""
+        if fault := nameless(message):
+            return self._refused(message, fault, now)
+        head = self._books.heads.get(_key(message))
+        if message.cancelled:
+            return self._cancelled(message, head, now)
+        if head is not None and message.version <= head.known_version:
+            return self._ignored(message, head, now)
+        if head is not None and head.withdrawn_by and message.program != "operator":
+            reason = f"{head.withdrawn_by} withdrew this event; ask the operator"
+            return self._keep(message, (), self._answer(message, "cancelled", "out", reason), now)
+        if fault := nonsense(message, terms, now):
+            return self._refused(message, fault, now)
+        return self._agreed(message, head, load_kw, terms, now)
 
     def _agreed(
         self,
@@ -92,9 +108,10 @@ class Ledger:
             return self._refused(message, fault, now)
         event, due_from = resolve(message, self._books.shown_id(message), base_kw, terms, former, now)
         event = replace(event, firm=event.firm and not short)
+        target_kw = min(cap_kw(target, base_kw) for target in message.targets if target.end > now)
         reason = "; ".join(
             [
-                f"cap {min(span.value for span in event.targets):.0f} kW against a baseline of {base_kw:.0f} kW",
+                f"cap {target_kw:.0f} kW against a baseline of {base_kw:.0f} kW",
                 *([f"best effort: {free_kw:.0f} kW can be shed, {short_kw:.0f} kW are missing"] if short else []),
                 *(["started already, counted from now"] if message.start < now and former is None else []),
                 *(self._overlaps(event)),
@@ -109,6 +126,7 @@ class Ledger:
             near_s=terms.near_s,
             answer=reason,
             number=self._books.next_number(),
+            target_kw=target_kw,
             cancelled_version=head.cancelled_version if head else -1,
         )
         answer = replace(
@@ -328,7 +346,7 @@ def _row_without_event(message: EventMessage, number: int, now: datetime, answer
         ramp_in_s=0.0, ramp_out_s=0.0, rebound_s=0.0, program=message.program, source=printable(message.source),
         name=printable(message.name),
     )  # fmt: skip
-    return EventRow(_key(message), message.version, event, now, now, 0.0, answer, number)
+    return EventRow(_key(message), message.version, event, now, now, 0.0, answer, number, math.inf)
 
 
 def _bare_message(row: EventRow) -> EventMessage:

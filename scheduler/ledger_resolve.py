@@ -53,9 +53,13 @@ def nonsense(message: EventMessage, terms: ProgramTerms, now: datetime) -> str:
 
 def _faults(message: EventMessage, terms: ProgramTerms, now: datetime) -> Iterator[str]:
     """Faults in the order in which a reader meets the fields; later checks rely on earlier ones having passed."""
-    yield from _identity_faults(message)
     yield from _time_faults(message, terms, now)
     yield from _target_faults(message)
+
+
+def nameless(message: EventMessage) -> str:
+    """Why a message can't even be kept under its name, naming the field; empty when it can."""
+    return next(_identity_faults(message), "")
 
 
 def _identity_faults(message: EventMessage) -> Iterator[str]:

@@ -39,7 +39,8 @@ class EventState(StrEnum):
 class EventRow:
     """One version of an event as the ledger holds it.
 
-    `key` is program/id, `number` the order of receipt, `due_from` the moment from which the target is fully owed.
+    `key` is program/id, `number` the order of receipt, `due_from` the moment from which the target is fully owed,
+    `target_kw` the strictest cap that was asked (inf: none).
     `voided`: it puts no cap on anything (any more). `cancelled_version`: highest version that was withdrawn.
     `withdrawn_by`: the operator who withdrew it.
     """
@@ -52,6 +53,7 @@ class EventRow:
     near_s: float
     answer: str
     number: int
+    target_kw: float
     refused: bool = False
     voided: bool = False
     cancelled: bool = False
@@ -83,11 +85,6 @@ class EventRow:
     def known_version(self) -> int:
         """Highest version that was accepted or withdrawn."""
         return max(self.version, self.cancelled_version)
-
-    @property
-    def target_kw(self) -> float:
-        """Strictest cap that it asks; inf when it asks none."""
-        return min((span.value for span in self.event.targets), default=float("inf"))
 
     def state(self, now: datetime) -> EventState:
         """State at `now`."""
