@@ -21,7 +21,9 @@ HOW = "give a secret by reference: env:NAME, file:/path or credential:name (syst
 
 
 class SecretError(AdapterError):
-    """A referenced secret cannot be read; the text names the reference, never a value."""
+    """A referenced secret cannot be read; the text names the reference, never a value. Commands exit with 2."""
+
+    exit_code = 2
 
 
 class SecretRef:

@@ -1,4 +1,4 @@
-"""Looks into the models for the generators: which model a key holds, its default, and how a value is written in YAML."""
+"""Looks into the models for the generators: the model that a key holds, its default, and values written in YAML."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def model_of(annotation: Any) -> type[BaseModel] | None:
 
 def is_list(annotation: Any) -> bool:
     """True for a list of models or of plain values."""
-    return getattr(annotation, "__origin__", None) in {tuple, list} or any(is_list(part) for part in get_args(annotation))
+    return getattr(annotation, "__origin__", None) in {tuple, list} or any(
+        is_list(part) for part in get_args(annotation)
+    )
 
 
 def default_of(field: FieldInfo) -> Any:

@@ -35,7 +35,11 @@ KINDS = {
     "power": ("power", "Power", "How GPU power is set. Its `type` is one of these."),
     "meters": ("meters[]", "Meters", "How power is measured. The `type` of each is one of these."),
     "jobs": ("jobs.system", "Job systems", "Where deferrable work waits and runs. Its `type` is one of these."),
-    "dr": ("programs[].channel", "Demand-response channels", "How a program's messages arrive. Its `type` is one of these."),
+    "dr": (
+        "programs[].channel",
+        "Demand-response channels",
+        "How a program's messages arrive. Its `type` is one of these.",
+    ),
 }
 
 
@@ -44,7 +48,9 @@ def reference_text() -> str:
     parts = [HEAD, *(_section(path, model) for path, model in _sections(Config, ""))]
     for kind in dict.fromkeys(ENTRY_PLACES.values()):
         path, title, text = KINDS[kind]
-        parts.append(f"## {title}: `{path}`\n\n{text} An installed package may bring more (entry points `gridpace.{kind}`).\n")
+        parts.append(
+            f"## {title}: `{path}`\n\n{text} An installed package may bring more (entry points `gridpace.{kind}`).\n"
+        )
         for type_name, model in shipped_models(kind).items():
             parts.append(_section(f"{path} with type: {type_name}", model))
             parts += [_section(inner, part) for inner, part in _inner(model, path)]

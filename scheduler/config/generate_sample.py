@@ -107,7 +107,7 @@ def _empty(value: Any) -> bool:
 def _ordered(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
     """Fields in the order of the model, with `id` and `type` first."""
     fields = list(model.model_fields.items())
-    return sorted(fields, key=lambda pair: ({"id": 0, "name": 0, "type": 1}.get(pair[0], 2)))
+    return sorted(fields, key=lambda pair: {"id": 0, "name": 0, "type": 1}.get(pair[0], 2))
 
 
 def _key(name: str, field: FieldInfo, value: Any, place: tuple[str, ...], explained: bool) -> list[str]:

@@ -18,6 +18,7 @@ from scheduler.config.errors import FieldError
 
 _QUOTED = re.compile(r"'([^']*)'")
 _NAMED = re.compile(r"^(?P<path>[a-z_]+(?:\[\d+\]|\.[a-z_]+)*): (?P<text>.+)$", re.DOTALL)
+_SEVERAL = re.compile(r"; (?=[a-z_]+(?:\[\d+\]|\.[a-z_]+)*: )")
 _HINT = re.compile(r'^(?P<text>.*?)(?: (?P<hint>Did you mean ".*"\?))?$', re.DOTALL)
 
 _KINDS = {
@@ -48,10 +49,10 @@ def note_errors(document: Document, error: ValidationError, model: type[BaseMode
         place = _place(document, prefix, tuple(item["loc"]))
         if item["type"] == "too_short" and document.value(place):
             continue  # not empty: its items are wrong, and each has a problem of its own
-        inner, text = _sentence(dict(item), model)
-        found = _HINT.match(text)
-        if found:
-            document.report((*place, *inner), found["text"], found["hint"] or "")
+        for inner, text in _sentences(dict(item), model):
+            found = _HINT.match(text)
+            if found:
+                document.report((*place, *inner), found["text"], found["hint"] or "")
 
 
 def _place(document: Document, prefix: Place, loc: Place) -> Place:
@@ -63,18 +64,26 @@ def _place(document: Document, prefix: Place, loc: Place) -> Place:
     return place
 
 
-def _sentence(item: dict[str, Any], model: type[BaseModel]) -> tuple[Place, str]:
-    """Place below the error's own, and the sentence."""
+def _sentences(item: dict[str, Any], model: type[BaseModel]) -> list[tuple[Place, str]]:
+    """Places below the error's own, each with its sentence."""
+    if item["type"] != "value_error":
+        return [((), _sentence(item, model))]
+    error, text = item.get("ctx", {}).get("error"), str(item["msg"]).removeprefix("Value error, ")
+    if isinstance(error, FieldError):
+        return [((error.field,), text)]
+    return [_own_words(part) for part in _SEVERAL.split(text)]
+
+
+def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:
+    """What is wrong, in our words."""
     kind, loc, context = str(item["type"]), tuple(item["loc"]), item.get("ctx", {})
-    if kind == "value_error":
-        return _own_words(context.get("error"), str(item["msg"]).removeprefix("Value error, "))
     if kind == "extra_forbidden":
-        return (), f"unknown key.{did_you_mean(str(loc[-1]), _keys(model, loc[:-1]))}"
+        return f"unknown key.{did_you_mean(str(loc[-1]), _keys(model, loc[:-1]))}"
     if kind == "missing":
-        return (), "is missing"
+        return "is missing"
     if kind in {"too_short", "string_too_short"}:
-        return (), "must not be empty" if context.get("min_length") == 1 else f"needs {context['min_length']} values"
-    return (), _about_value(kind, item["input"], context) or str(item["msg"])
+        return "must not be empty" if context.get("min_length") == 1 else f"needs {context['min_length']} values"
+    return _about_value(kind, item["input"], context) or str(item["msg"])
 
 
 def _about_value(kind: str, value: object, context: dict[str, Any]) -> str:
@@ -89,10 +98,8 @@ def _about_value(kind: str, value: object, context: dict[str, Any]) -> str:
     return f"{_shown(value)} is not {expected}" if expected else ""
 
 
-def _own_words(error: object, text: str) -> tuple[Place, str]:
+def _own_words(text: str) -> tuple[Place, str]:
     """A sentence of ours; a leading `field: ` or `field[0].key: ` is the place."""
-    if isinstance(error, FieldError):
-        return (error.field,), text
     if named := _NAMED.match(text):
         parts = re.findall(r"[a-z_]+|\d+", named["path"])
         return tuple(int(part) if part.isdigit() else part for part in parts), named["text"]

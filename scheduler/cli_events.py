@@ -1,0 +1,109 @@
+"""`gridpace events`: demand-response events of a running daemon."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from scheduler.cli_options import AsJson, OptionalConfig, Url, echo_json, moment
+
+PATH = "/api/v1/events"
+
+app = typer.Typer(no_args_is_help=True, help="Demand-response events: look, add by hand, withdraw.")
+
+
+@app.command("list")
+def listing(url: Url = None, config: OptionalConfig = None, as_json: AsJson = False) -> None:
+    """Every event in the ledger, newest first.
+
+    \b
+    Examples:
+      gridpace events list
+    """
+    from scheduler.cli_client import Client
+    from scheduler.cli_show import show_events
+
+    answer = Client(url, config).get(PATH)
+    if as_json:
+        echo_json(answer)
+    elif answer["events"]:
+        show_events(answer["events"])
+    else:
+        typer.echo("No events.")
+
+
+@app.command("add")
+def add(
+    event: Annotated[str, typer.Argument(help="Id of the event.")],
+    site: Annotated[str, typer.Option(help="Site that it is about.")],
+    start: Annotated[str, typer.Option(help="Start, with its offset.")],
+    end: Annotated[str, typer.Option(help="End, with its offset.")],
+    target: Annotated[
+        str, typer.Option(help="What is asked: `-25%` or `-1100kW` from the baseline, or `4000kW` as a cap.")
+    ],
+    url: Url = None,
+    config: OptionalConfig = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add an event by hand; it counts like one of a utility.
+
+    \b
+    Examples:
+      gridpace events add drill --site np15 --target=-25% \\
+        --start 2022-09-06T16:00-07:00 --end 2022-09-06T18:00-07:00
+    """
+    from scheduler.cli_client import Client
+
+    body = {
+        "id": event,
+        "version": 1,
+        "site": site,
+        "start": moment(start, "--start").isoformat(),
+        "end": moment(end, "--end").isoformat(),
+        **parse_target(target),
+    }
+    answer = Client(url, config).post(PATH, body)
+    _show(answer, as_json)
+
+
+@app.command("cancel")
+def cancel(
+    event: Annotated[str, typer.Argument(help="Id of the event.")],
+    url: Url = None,
+    config: OptionalConfig = None,
+    as_json: AsJson = False,
+) -> None:
+    """Withdraw an event; in the middle of it the site leaves by the ramp.
+
+    \b
+    Examples:
+      gridpace events cancel drill
+    """
+    from scheduler.cli_client import Client
+
+    _show(Client(url, config).delete(PATH, event), as_json)
+
+
+def parse_target(text: str) -> dict[str, float]:
+    """`-25%`, `-1100kW` or `4000kW` as the field of a message. Raises BadParameter."""
+    short = text.strip().lower().replace(" ", "")
+    for unit, name in (("%", "reduce_percent"), ("kw", "reduce_kw" if short.startswith("-") else "limit_kw")):
+        if short.endswith(unit):
+            try:
+                value = float(short.removesuffix(unit))
+            except ValueError:
+                break
+            if unit == "%" and value >= 0:
+                break
+            return {name: abs(value)}
+    raise typer.BadParameter(f'"{text}" is not a target; write -25%, -1100kW or 4000kW', param_hint="--target")
+
+
+def _show(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        echo_json(answer)
+        return
+    target = f", target {answer['target_kw']:,.0f} kW" if answer.get("target_kw") is not None else ""
+    why = f" ({answer['reason']})" if answer.get("reason") else ""
+    typer.echo(f"{answer['id']}: {answer['state']}, opt {answer['opt']}{target}{why}")

@@ -1,0 +1,207 @@
+"""Commands that work from a config file alone: run, agent, check, plan, backtest, schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+from scheduler.cli_options import DEFAULT_CONFIG, AsJson, ConfigFile, echo_json, moment
+
+SHOWN_STEPS = 48
+
+
+def add(app: typer.Typer) -> None:
+    """Register the commands."""
+    first: tuple[Callable[..., None], ...] = (check, plan, run)
+    last: tuple[Callable[..., None], ...] = (backtest, schema)
+    for command in first:
+        app.command()(command)
+    passed_on = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    app.command(context_settings=passed_on)(agent)
+    for command in last:
+        app.command()(command)
+
+
+def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """Run the daemon.
+
+    It runs until it is told to stop; SIGHUP reads the config again, and keeps the old one when the new one is wrong.
+
+    \b
+    Examples:
+      gridpace run --config config/demo.yaml
+      gridpace run
+    """
+    from scheduler.config import load_config
+
+    load_config(config, need_secrets=True)  # before the slow imports: an error is shown at once
+    from scheduler.daemon import run as run_daemon
+
+    raise typer.Exit(run_daemon(config))
+
+
+def agent(ctx: typer.Context) -> None:
+    """Own this machine's GPUs, for the daemon.
+
+    \b
+    Examples:
+      gridpace agent --socket /run/gridpace-agent/agent.sock --state-dir /var/lib/gridpace-agent
+    """
+    from scheduler.agent import main
+
+    raise typer.Exit(main(ctx.args))
+
+
+def check(
+    config: ConfigFile = DEFAULT_CONFIG,
+    connect: Annotated[bool, typer.Option("--connect", help="Ask the GPUs, or the agent, as well.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try a config out; writes nothing.
+
+    Makes every adapter, reads each signal once and solves one plan: a line for each, with the place to edit.
+
+    Exit code 0: yes; 1: something failed; 2: the config is wrong.
+
+    \b
+    Examples:
+      gridpace check --config gridpace.yaml
+      gridpace check --connect --json
+    """
+    from scheduler.config import ConfigError, load_config
+
+    try:
+        loaded = load_config(config, need_secrets=True)
+    except ConfigError as error:
+        if as_json:
+            echo_json({"ok": False, "problems": error.problems, "lines": []})
+            raise typer.Exit(error.exit_code) from None
+        raise
+    from scheduler.checking import check_config, worst
+
+    lines = []
+    for line in check_config(loaded, connect):
+        lines.append(line)
+        if not as_json:
+            typer.echo(f"{line.place}: {line.state}: {line.part}: {line.text}")
+    if as_json:
+        echo_json({"ok": worst(lines) == 0, "problems": [], "lines": lines})
+    raise typer.Exit(worst(lines))
+
+
+def plan(
+    config: ConfigFile = DEFAULT_CONFIG,
+    at: Annotated[str | None, typer.Option(help="Plan as if it were this time; local to the first site.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show the whole horizon, not only its beginning.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what Gridpace would do.
+
+    Builds one plan on simulated GPUs and prints it; needs no daemon.
+
+    \b
+    Examples:
+      gridpace plan --config config/demo.yaml
+      gridpace plan --at 2022-09-06T16:00 --json
+    """
+    from scheduler.cli_plan import show_plan
+    from scheduler.config import load_config
+    from scheduler.cycle import run_cycle
+    from scheduler.offline import rehearsal
+
+    loaded = load_config(config, need_secrets=True)
+    zone = ZoneInfo(loaded.sites[0].timezone)
+    with rehearsal(loaded, moment(at, "--at", zone) if at else None) as parts:
+        report = run_cycle(parts.ctx, parts.state)
+        made, problem = parts.state.plan, parts.state.problem
+    assert made is not None
+    assert problem is not None
+    if as_json:
+        echo_json({"plan": made, "notes": report.notes})
+    else:
+        show_plan(made, problem, report, zone, None if every else SHOWN_STEPS)
+
+
+def backtest(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The config file.")],
+    start: Annotated[str, typer.Option("--from", help="First moment; a date is local to the first site.")],
+    end: Annotated[str, typer.Option("--to", help="First moment that is not part of it any more.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder in which files with a relative path are looked for first.", exists=True, file_okay=False
+        ),
+    ] = None,
+    rivals: Annotated[bool, typer.Option(help="Run the rivals as well.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Replay recorded prices, beside rivals.
+
+    The daemon's own loops run under a virtual clock; no control and perfect foresight stand beside.
+
+    \b
+    Examples:
+      gridpace backtest --config config/sites/s2-caiso-heat-wave.yaml --from 2022-09-06 --to 2022-09-07
+    """
+    from scheduler.backtest import RecordingGap, run_backtest
+    from scheduler.config import load_config
+
+    loaded = load_config(config, data_dir=data)
+    zone = ZoneInfo(loaded.sites[0].timezone)
+    first, last = moment(start, "--from", zone), moment(end, "--to", zone)
+    if first >= last:
+        raise typer.BadParameter("it must be later than --from", param_hint="--to")
+    try:
+        with _progress() as told:
+            result = run_backtest(loaded, first, last, rivals=rivals, progress=told)
+    except RecordingGap as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        echo_json(result.as_dict())
+    else:
+        typer.echo(result.text())
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A progress bar on stderr; what it yields takes the share done, 0 to 1."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("backtest"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda share: bar.update(task, completed=share)
+
+
+def schema(
+    write: Annotated[
+        bool, typer.Option("--write", help="Write schema, sample config and reference page into this checkout.")
+    ] = False,
+) -> None:
+    """Print the JSON schema of the config.
+
+    \b
+    Examples:
+      gridpace schema > schema.json
+      gridpace schema --write
+    """
+    from scheduler.config.generate import write_artefacts
+    from scheduler.config.generate_schema import schema_text
+
+    if not write:
+        typer.echo(schema_text(), nl=False)
+        return
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "pyproject.toml").is_file():
+        raise typer.BadParameter(
+            "Gridpace runs from an installed package here, not from a checkout", param_hint="--write"
+        )
+    for path in write_artefacts(root):
+        typer.echo(f"written: {path.relative_to(root)}")

@@ -1,0 +1,130 @@
+"""Commands that ask a running daemon, or give it an operator's order."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from scheduler.cli_options import AsJson, OptionalConfig, Url, echo_json, moment
+
+OPERATOR = "/api/v1/operator"
+
+
+def add(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (status, explain, pause, resume, release, limit):
+        app.command()(command)
+
+
+def status(url: Url = None, config: OptionalConfig = None, as_json: AsJson = False) -> None:
+    """Show what it does, and why.
+
+    \b
+    Examples:
+      gridpace status
+      gridpace status --json | jq .cycle.sentence
+    """
+    from scheduler.cli_client import Client
+    from scheduler.cli_show import show_status
+
+    answer = Client(url, config).get("/api/v1/status")
+    echo_json(answer) if as_json else show_status(answer)
+
+
+def explain(
+    target: Annotated[str, typer.Argument(help="Id of a pool, a job, an event or a site.")],
+    url: Url = None,
+    config: OptionalConfig = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why, in a sentence.
+
+    \b
+    Examples:
+      gridpace explain chat
+      gridpace explain tune-legal
+    """
+    from urllib.parse import quote
+
+    from scheduler.cli_client import Client
+
+    answer = Client(url, config).get(f"/api/v1/explain/{quote(target, safe='')}")
+    echo_json(answer) if as_json else typer.echo(answer["text"])
+
+
+def pause(url: Url = None, config: OptionalConfig = None, as_json: AsJson = False) -> None:
+    """Give limits back and write nothing.
+
+    Holds until `gridpace resume`, over restarts as well.
+
+    \b
+    Examples:
+      gridpace pause
+    """
+    _order(
+        {"action": "pause"},
+        "Paused: limits are given back, nothing is written until `gridpace resume`.",
+        url,
+        config,
+        as_json,
+    )
+
+
+def resume(url: Url = None, config: OptionalConfig = None, as_json: AsJson = False) -> None:
+    """Go on after `pause` or `release`.
+
+    \b
+    Examples:
+      gridpace resume
+    """
+    _order({"action": "resume"}, "Resumed.", url, config, as_json)
+
+
+def release(url: Url = None, config: OptionalConfig = None, as_json: AsJson = False) -> None:
+    """Give limits back and only observe.
+
+    \b
+    Examples:
+      gridpace release
+    """
+    _order(
+        {"action": "release"},
+        "Released: limits are given back; it observes until `gridpace resume`.",
+        url,
+        config,
+        as_json,
+    )
+
+
+def limit(
+    site: Annotated[str, typer.Argument(help="Site to limit.")],
+    kw: Annotated[
+        float | None, typer.Argument(min=0, help="Most import, in kW; leave it out to lift the limit.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Time at which it ends by itself, with its offset.")] = None,
+    url: Url = None,
+    config: OptionalConfig = None,
+    as_json: AsJson = False,
+) -> None:
+    """Limit a site by hand, above plan and market.
+
+    \b
+    Examples:
+      gridpace limit np15 4000 --until 2022-09-06T21:00-07:00
+      gridpace limit np15  (lifts it)
+    """
+    body: dict[str, Any] = {"action": "limit", "site": site}
+    if kw is not None:
+        body["limit_kw"] = kw
+    if until is not None:
+        body["until"] = moment(until, "--until").isoformat()
+    text = f"{site}: at most {kw:g} kW." if kw is not None else f"{site}: the operator's limit is lifted."
+    _order(body, text, url, config, as_json)
+
+
+def _order(body: dict[str, Any], text: str, url: Url, config: OptionalConfig, as_json: bool) -> None:
+    from scheduler.cli_client import Client
+
+    answer = Client(url, config).post(OPERATOR, body)
+    echo_json(answer) if as_json else typer.echo(text)
