@@ -42,7 +42,7 @@ class _Gpu(ctypes.Structure):
         ("uuid", ctypes.c_char * 96), ("name", ctypes.c_char * 96),
         *((name, ctypes.c_uint32) for name in (
             "min_mw", "max_mw", "default_mw", "limit_mw", "bmc_mw", "persistence", "mig", "lost", "no_permission",
-            "refuse", "hang", "latency_ms", "reset_after_ms", "no_energy", "set_calls", "reserved")),
+            "refuse", "hang", "latency_ms", "reset_after_ms", "no_energy", "set_calls", "generation")),
         *((name, ctypes.c_double) for name in (
             "reset_at_s", "idle_w", "demand_w", "settle_down_s", "settle_up_s", "draw_w", "energy_j", "updated_s")),
     )  # fmt: skip
@@ -125,6 +125,12 @@ class FakeNvml:
         """Change the same fields of every card."""
         for k in range(len(self.gpus)):
             self.set(k, **fields)
+
+    def bring_back(self, gpu: str | int) -> None:
+        """A lost card returns; handles from before are of no use any more."""
+        record = self._record(gpu)
+        record.generation += 1
+        record.lost = 0
 
     def reload_driver(self) -> None:
         """Every limit back to its default, as after a driver reload."""

@@ -159,11 +159,12 @@ def test_a_lease_outlives_a_kill_but_is_not_prolonged_by_it(node):
     assert node.limits() == {700}
 
 
-def test_a_trajectory_outlives_a_kill_but_not_a_reboot(node, monkeypatch):
+def test_lease_and_trajectory_outlive_a_kill_but_not_a_reboot(node, monkeypatch):
     node.core.hold(((0.0, dict.fromkeys(node.gpus, 300)),), 100.0, Lease(1, 1, 2.0))
     node.live(3)
     node.kill_and_restart()
     assert set(node.live(10)) == {300}
+    node.core.apply({}, Lease(1, 2, 1000.0))
     monkeypatch.setattr("scheduler.agent_state.boot_id", lambda: "another boot")
     node.kill_and_restart()
     assert node.core.status()["phase"] == "releasing"

@@ -96,10 +96,14 @@ def test_a_lost_card_comes_back_by_its_uuid(fake, power):
     power.discover()
     fake.set(3, lost=1)
     assert power.apply(caps(fake, 300), LEASE).failures == {fake.gpus[3].uuid: Reason.GPU_LOST}
-    assert fake.gpus[3].uuid not in power.discover()
-    fake.set(3, lost=0)
+    fake.bring_back(3)
     assert power.apply(caps(fake, 300), LEASE).failures == {}
     assert fake.limits_w() == caps(fake, 300)
+
+
+def test_a_card_that_is_away_is_not_discovered(fake, power):
+    fake.set(3, lost=1)
+    assert list(power.discover()) == [gpu.uuid for gpu in fake.gpus[:3]]
 
 
 def test_a_driver_that_went_away_is_opened_again(fake, power):

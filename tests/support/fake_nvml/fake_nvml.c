@@ -33,7 +33,8 @@ typedef struct {
     uint32_t latency_ms;        /* of a set */
     uint32_t reset_after_ms;    /* the limit goes back to the default so long after each set; 0: stays */
     uint32_t no_energy;         /* a card without an energy counter */
-    uint32_t set_calls, reserved;
+    uint32_t set_calls;
+    uint32_t generation;        /* a card that came back has another; handles of the last one are dead */
     double reset_at_s;
     double idle_w, demand_w, settle_down_s, settle_up_s;
     double draw_w, energy_j, updated_s;
@@ -89,10 +90,16 @@ static void advance(gpu_t *g) {
     pthread_mutex_unlock(&lock);
 }
 
-/* What every call on a card goes through first. */
-static int enter(gpu_t *g) {
+/* A handle is the record's address with the card's generation in its low three bits. */
+static gpu_t *handle_of(gpu_t *g) { return (gpu_t *)((uintptr_t)g | (g->generation & 7)); }
+
+/* What every call on a card goes through first; turns the handle into the record. */
+static int enter(gpu_t **handle) {
     if (!hall) return UNINITIALIZED;
-    if (!g) return INVALID;
+    if (!*handle) return INVALID;
+    uintptr_t bits = (uintptr_t)*handle;
+    gpu_t *g = *handle = (gpu_t *)(bits & ~(uintptr_t)7);
+    if ((bits & 7) != (g->generation & 7)) return GPU_LOST;
     while (*(volatile uint32_t *)&g->hang == HANG_ALL) pause_ms(5);
     if (hall->no_driver) return DRIVER_NOT_LOADED;
     if (g->lost) return GPU_LOST;
@@ -166,7 +173,7 @@ EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, gpu_t **device) {
     if (hall->no_driver) return DRIVER_NOT_LOADED;
     if (index >= hall->count) return INVALID;
     if (hall->gpus[index].lost) return GPU_LOST;
-    *device = &hall->gpus[index];
+    *device = handle_of(&hall->gpus[index]);
     return OK;
 }
 
@@ -181,7 +188,7 @@ EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, gpu_t **device) {
 /* A getter of one number: enter, then `body`. */
 #define GETTER(name, type, body)                    \
     EXPORT int name(gpu_t *g, type *value) {        \
-        int result = enter(g);                      \
+        int result = enter(&g);                      \
         if (result != OK) return result;            \
         body;                                       \
         return OK;                                  \
@@ -200,17 +207,17 @@ GETTER(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long,
        *value = g->demand_w <= g->idle_w ? 0x1 : g->demand_w > enforced_mw(g) / 1000.0 ? 0x4 : 0x0)
 
 EXPORT int nvmlDeviceGetUUID(gpu_t *g, char *uuid, unsigned length) {
-    int result = enter(g);
+    int result = enter(&g);
     return result != OK ? result : text(uuid, length, g->uuid);
 }
 
 EXPORT int nvmlDeviceGetName(gpu_t *g, char *name, unsigned length) {
-    int result = enter(g);
+    int result = enter(&g);
     return result != OK ? result : text(name, length, g->name);
 }
 
 EXPORT int nvmlDeviceGetPowerManagementLimitConstraints(gpu_t *g, unsigned *low, unsigned *high) {
-    int result = enter(g);
+    int result = enter(&g);
     if (result != OK) return result;
     *low = g->min_mw;
     *high = g->max_mw;
@@ -218,7 +225,7 @@ EXPORT int nvmlDeviceGetPowerManagementLimitConstraints(gpu_t *g, unsigned *low,
 }
 
 EXPORT int nvmlDeviceGetMigMode(gpu_t *g, unsigned *current, unsigned *pending) {
-    int result = enter(g);
+    int result = enter(&g);
     if (result != OK) return result;
     if (g->mig == 2) return NOT_SUPPORTED;
     *current = *pending = g->mig;
@@ -226,7 +233,7 @@ EXPORT int nvmlDeviceGetMigMode(gpu_t *g, unsigned *current, unsigned *pending) 
 }
 
 EXPORT int nvmlDeviceSetPersistenceMode(gpu_t *g, unsigned mode) {
-    int result = enter(g);
+    int result = enter(&g);
     if (result != OK) return result;
     if (g->no_permission) return NO_PERMISSION;
     g->persistence = mode;
@@ -234,7 +241,7 @@ EXPORT int nvmlDeviceSetPersistenceMode(gpu_t *g, unsigned mode) {
 }
 
 static int set_limit(gpu_t *g, unsigned limit_mw) {
-    int result = enter(g);
+    int result = enter(&g);
     if (result != OK) return result;
     if (g->latency_ms) pause_ms(g->latency_ms);
     while (*(volatile uint32_t *)&g->hang == HANG_SET) pause_ms(5);
