@@ -24,6 +24,8 @@ from scheduler.status import CycleReport, EventStatus, JobStatus, SiteStatus, Ti
 log = structlog.get_logger("gridpace.web")
 
 PAST, AHEAD = timedelta(hours=6), timedelta(hours=12)
+# States in which an event puts, or will put, a cap on the site.
+BINDING = {"scheduled", "near", "ramping_in", "active", "ramping_out"}
 EVERY_S, PATIENCE_S = 0.9, 3.0
 
 

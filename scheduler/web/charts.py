@@ -13,12 +13,11 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from scheduler.web.board import AHEAD, PAST, Board
+from scheduler.web.board import AHEAD, BINDING, PAST, Board
 
 BLUE, VIOLET, AMBER, RED, GRAY = "#2f81d6", "#8d7bd8", "#d18a12", "#d8504d", "#8793a3"
 BUCKET = timedelta(minutes=1)
 Point = list[float | None]
-LIVE_STATES = {"accepted", "near", "ramping_in", "active", "ramping_out", "rebound"}
 
 
 def power_chart(board: Board) -> dict[str, Any]:
@@ -77,7 +76,7 @@ def targets(board: Board) -> list[Point]:
     points = [_point(at, kw if kw is not None and math.isfinite(kw) else None) for at, kw in recorded]
     points = points[:1] + [after for before, after in pairwise(points) if before[1] != after[1]]
     for event in sorted(board.events, key=lambda event: event.start):
-        if event.state in LIVE_STATES and event.end > board.now:
+        if event.state in BINDING and event.end > board.now and math.isfinite(event.target_kw):
             since = max(event.start, board.now)
             points += [_point(since, event.target_kw), _point(event.end, event.target_kw), [_ms(event.end), None]]
     return points
@@ -144,7 +143,7 @@ def _now_line(board: Board, said: str = "") -> dict[str, Any]:
 
 
 def _event_bands(board: Board) -> dict[str, Any]:
-    shown = [event for event in board.events if event.state != "cancelled"
+    shown = [event for event in board.events if event.state in BINDING | {"done"}
              and event.end > board.now - PAST and event.start < board.now + AHEAD]  # fmt: skip
     bands = [
         [{"name": event.name or event.id, "xAxis": _ms(max(event.start, board.now - PAST))},

@@ -14,13 +14,13 @@ from markupsafe import Markup
 
 from optimizer.reasons import Severity
 from scheduler.status import EventStatus, JobStatus, PoolStatus, SourceStatus
-from scheduler.web.board import Board
+from scheduler.web.board import BINDING, Board
 
 MOST_ROWS = 40
 FINISHED = {"done", "cancelled"}
 CALM_REASONS = {"full_power", "cheap_window", "no_work", "work_done", "deadline", "not_released", "change_cost"}
-EVENT_TONES = {"active": "warn", "ramping_in": "warn", "ramping_out": "warn", "near": "info", "accepted": "info",
-               "completed": "good", "rebound": "info"}  # fmt: skip
+EVENT_TONES = {"active": "warn", "ramping_in": "warn", "ramping_out": "warn", "near": "info", "scheduled": "info",
+               "done": "good", "refused": "bad"}  # fmt: skip
 SOURCE_TONES = {"ok": "good", "substituted": "warn", "stale": "warn", "lost": "bad"}
 NOTE_TONES = {Severity.INFO: "info", Severity.WARNING: "warn", Severity.ALERT: "bad"}
 
@@ -118,7 +118,7 @@ def events(board: Board) -> str:
 
 
 def _event_row(event: EventStatus, board: Board) -> Sequence[object]:
-    cut = 1 - event.target_kw / event.baseline_kw if event.baseline_kw > 0 else 0.0
+    cut = 1 - event.target_kw / event.baseline_kw if 0 < event.baseline_kw < math.inf else -math.inf
     named = Markup('<b>{}</b> <span class="gp-dim">{} v{}</span>').format(
         event.name or event.id, event.id, event.version
     )
@@ -127,7 +127,7 @@ def _event_row(event: EventStatus, board: Board) -> Sequence[object]:
         named,
         _chip(event.state.replace("_", " "), EVENT_TONES.get(event.state, "")),
         Markup("{} – {}").format(_moment(board, event.start), f"{board.local(event.end):%H:%M}"),
-        Markup('{} MW <span class="gp-dim">−{}</span>').format(_mw(event.target_kw), f"{cut:.0%}"),
+        Markup('{} MW <span class="gp-dim">{}</span>').format(_mw(event.target_kw), f"−{cut:.0%}" if cut > 0 else ""),
         f"{event.delivered_kwh / 1000:,.2f} MWh",
         Markup('<span class="tone-bad-text">{}</span>').format(over) if event.worst_over_kw > 0 else over,
         " · ".join(part for part in (event.program, event.source, event.answer and f"opt {event.answer}") if part),
@@ -266,12 +266,12 @@ def _price_range(board: Board) -> str:
 
 def _next_event(board: Board) -> str:
     coming = sorted(
-        (event.start, event) for event in board.events if event.end > board.now and event.state != "cancelled"
+        (event.start, event.end) for event in board.events if event.end > board.now and event.state in BINDING
     )
     if not coming:
         return "no event ahead"
-    start, event = coming[0]
-    return f"until {_moment(board, event.end)}" if start <= board.now else f"event at {_moment(board, start)}"
+    start, end = coming[0]
+    return f"until {_moment(board, end)}" if start <= board.now else f"event at {_moment(board, start)}"
 
 
 def _speed(board: Board, demo: bool) -> str:

@@ -27,7 +27,7 @@ POOLS = {  # id: work, GPUs, highest cap W, draw at full speed kW, share of a sh
 }
 FULL_KW = sum(pool[3] for pool in POOLS.values()) * PUE
 EVENT = EventStatus(
-    id="evening-peak", version=1, site=SITE, state="accepted",
+    id="evening-peak", version=1, site=SITE, state="scheduled",
     start=START + timedelta(hours=3), end=START + timedelta(hours=5), target_kw=0.75 * FULL_KW, baseline_kw=FULL_KW,
     program="Emergency reduction", name="Evening peak", source="webhook:utility", answer="in",
 )  # fmt: skip
@@ -81,12 +81,12 @@ class FakeService:
             return event
         elapsed_h = max(0.0, (min(now, event.end) - event.start).total_seconds() / 3600)
         states = [
-            (event.start - timedelta(hours=1), "accepted"),
+            (event.start - timedelta(hours=1), "scheduled"),
             (event.start, "near"),
             (event.start + STEP, "ramping_in"),
             (event.end, "active"),
             (event.end + STEP, "ramping_out"),
-            (datetime.max.replace(tzinfo=UTC), "completed"),
+            (datetime.max.replace(tzinfo=UTC), "done"),
         ]
         state = next(name for until, name in states if now < until)
         return replace(event, state=state, delivered_kwh=elapsed_h * (event.baseline_kw - event.target_kw) * 0.99)
@@ -238,7 +238,7 @@ class FakeService:
                 self.book[name] = replace(EVENT, id=name, version=version, name=title, source=by, start=start, end=end)
         known_already = known is not None and known.version >= version
         return EventAnswer(
-            name, version, "accepted", "in", "within reach", 0.75 * FULL_KW, FULL_KW, 1500.0, known_already
+            name, version, "scheduled", "in", "within reach", 0.75 * FULL_KW, FULL_KW, 1500.0, known_already
         )
 
     def cancel_event(self, event_id, by):
@@ -264,19 +264,19 @@ class FakeService:
 
     def cancel_job(self, job_id, by):
         with self.lock:
-            self.queue[self._known(job_id)] = replace(self.queue[job_id], state="cancelled", gpus=0)
-            return self.queue[job_id]
+            job = self.queue[job_id] = replace(self._known(job_id), state="cancelled", gpus=0)
+            return job
 
     def report_progress(self, job_id, done_gpu_h, finished):
         with self.lock:
-            state = "done" if finished else self.queue[self._known(job_id)].state
-            self.queue[job_id] = replace(self.queue[job_id], state=state)
-            return self.queue[job_id]
+            job = self._known(job_id)
+            job = self.queue[job_id] = replace(job, state="done" if finished else job.state)
+            return job
 
     def _known(self, job_id):
         if job_id not in self.queue:
             raise Refused(f"no job {job_id!r}", 404)
-        return job_id
+        return self.queue[job_id]
 
     def order(self, order):
         if order.site not in {None, SITE}:

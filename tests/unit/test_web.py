@@ -1,0 +1,121 @@
+"""What the page draws, without a browser: the right slot, honest gaps, no infinite lines, escaped names."""
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+pytest.importorskip("nicegui")
+
+from optimizer.reasons import Note, Reason
+from scheduler.clock import VirtualClock
+from scheduler.web import charts, tables
+from scheduler.web.board import Gatherer, gather
+from tests.support.fake_service import EVENT, LIMIT_KW, SITE, START, FakeService
+
+ODD = "<script>alert(1)</script>"
+
+
+def board_at(hours, service=None):
+    return gather(service or FakeService(VirtualClock(START + timedelta(hours=hours))), SITE)
+
+
+def ms(moment):
+    return moment.timestamp() * 1000
+
+
+def line(options, name):
+    return next(series["data"] for series in options["series"] if series["name"] == name)
+
+
+def test_present_slot_is_the_one_that_holds_now_and_carries_its_price():
+    board = board_at(1 + 7 / 60)
+    options = charts.price_chart(board)
+    (slot,) = options["series"][0]["markArea"]["data"]
+    assert [slot[0]["xAxis"], slot[1]["xAxis"]] == [ms(START + timedelta(minutes=m)) for m in (65, 70)]
+    price = FakeService(VirtualClock(START)).price_at(board.now)
+    assert options["series"][0]["markLine"]["label"]["formatter"] == f"now 15:07 · {price:,.0f} USD/MWh"
+    assert (
+        line(options, "Price so far")[-1][0] == line(options, "Price ahead")[1][0] == ms(START + timedelta(minutes=70))
+    )
+
+
+def test_plan_follows_what_was_planned_without_overlap_up_to_the_edge():
+    board = board_at(2)
+    moments = [at for at, _ in line(charts.power_chart(board), "Plan")]
+    assert moments == sorted(moments)
+    assert moments[0] < ms(board.now) < moments[-1] == ms(board.now + charts.AHEAD)
+
+
+def test_event_is_a_band_and_a_target_and_a_refused_one_is_neither():
+    board = board_at(2)
+    options = charts.power_chart(board)
+    assert [band[0]["name"] for band in options["series"][-1]["markArea"]["data"]] == ["Evening peak"]
+    target = line(options, "Event target")
+    assert [ms(EVENT.start), round(EVENT.target_kw / 1000, 4)] in target
+    assert target[-1] == [ms(EVENT.end), None]
+    options = charts.power_chart(replace(board, events=[replace(board.events[0], state="refused")]))
+    assert options["series"][-1]["markArea"]["data"] == []
+    assert all(mw is None for _, mw in line(options, "Event target"))
+
+
+def test_measurement_breaks_where_the_meter_was_silent():
+    board = board_at(2)
+    at = [START + timedelta(minutes=minute) for minute in (0, 1, 30, 31)]
+    board = replace(board, tick=None, series={"at": at, "import_kw": [4000.0, None, 3000.0, float("nan")]})
+    assert charts.measured(board) == [[ms(at[0]), 4.0], [ms(at[0]) + 1, None], [ms(at[2]), 3.0]]
+
+
+def test_one_minute_means_are_means():
+    at = [START + timedelta(seconds=second) for second in (0, 20, 40, 60)]
+    board = replace(board_at(2), tick=None, series={"at": at, "import_kw": [1000.0, 2000.0, 6000.0, 500.0]})
+    assert charts.measured(board) == [[ms(at[0]), 3.0], [ms(at[3]), 0.5]]
+
+
+@pytest.mark.parametrize("hours", [0, 3.5, 9, 30])
+def test_charts_are_strict_json_also_without_a_limit(hours):
+    board = board_at(hours)
+    board = replace(board, site=replace(board.site, limit_kw=float("inf")))
+    for build in (charts.power_chart, charts.price_chart):
+        json.dumps(build(board), allow_nan=False)
+    assert line(charts.power_chart(board), "Limit") == []
+    assert LIMIT_KW / 1000 not in [mw for _, mw in line(charts.power_chart(board), "Plan")]
+    assert "none" in tables.tiles(board)
+
+
+def test_names_from_outside_are_text():
+    service = FakeService(VirtualClock(START))
+    service.add_event({"site": SITE, "id": ODD, "name": ODD}, ODD)
+    service.submit_job(type("Request", (), {"id": ODD, "pool": None, "deadline": START + timedelta(hours=9)}))
+    service.extra_notes = (Note(Reason.STALE_SIGNAL, ODD, ODD),)
+    board = board_at(0, service)
+    shown = "".join(build(board) for build in (tables.pools, tables.jobs, tables.events, tables.inputs, tables.notes))
+    assert ODD not in shown
+    assert shown.count("&lt;script&gt;") >= 5
+    assert ODD not in tables.header(replace(board, sites=(ODD,)), ODD, demo=True)
+
+
+def test_power_above_its_target_is_loud():
+    board = board_at(4)
+    assert 'gp-tile tone-lead"><span class="gp-name">Site power now' in tables.tiles(board)
+    over = replace(board, tick=replace(board.tick, import_kw={SITE: 1.02 * EVENT.target_kw}))
+    assert 'gp-tile tone-bad"><span class="gp-name">Site power now' in tables.tiles(over)
+
+
+def test_a_hung_daemon_is_said_within_seconds_and_asked_only_once(monkeypatch):
+    monkeypatch.setattr("scheduler.web.board.PATIENCE_S", 0.05)
+    monkeypatch.setattr("scheduler.web.board.EVERY_S", 0.0)
+    service = FakeService(VirtualClock(START))
+    gatherer = Gatherer(service)
+    asked = []
+    service.plan = lambda: asked.append(1) or time.sleep(0.4)
+
+    async def look():
+        return [(await gatherer.board(SITE)).problem for _ in range(3)]
+
+    assert asyncio.run(look()) == ["The daemon does not answer."] * 3
+    assert asked == [1]
+    gatherer.close()
