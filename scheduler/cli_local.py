@@ -109,12 +109,13 @@ def plan(
       gridpace plan --config config/demo.yaml
       gridpace plan --at 2022-09-06T16:00 --json
     """
-    from scheduler.cli_plan import show_plan
     from scheduler.config import load_config
+
+    loaded = load_config(config, need_secrets=True)
+    from scheduler.cli_plan import show_plan
     from scheduler.cycle import run_cycle
     from scheduler.offline import rehearsal
 
-    loaded = load_config(config, need_secrets=True)
     zone = ZoneInfo(loaded.sites[0].timezone)
     with rehearsal(loaded, moment(at, "--at", zone) if at else None) as parts:
         report = run_cycle(parts.ctx, parts.state)
@@ -148,10 +149,11 @@ def backtest(
     Examples:
       gridpace backtest --config config/sites/s2-caiso-heat-wave.yaml --from 2022-09-06 --to 2022-09-07
     """
-    from scheduler.backtest import RecordingGap, run_backtest
     from scheduler.config import load_config
 
     loaded = load_config(config, data_dir=data)
+    from scheduler.backtest import RecordingGap, run_backtest
+
     zone = ZoneInfo(loaded.sites[0].timezone)
     first, last = moment(start, "--from", zone), moment(end, "--to", zone)
     if first >= last:
