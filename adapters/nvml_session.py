@@ -116,7 +116,8 @@ class NvmlSession:
     def _find(self) -> tuple[GpuId, ...]:
         """Count the cards, then ask each place for its card, all at once: one that hangs hides none of the others."""
         future = self._door.submit(self._count)
-        patience_s = self.deadline_s / 4 if self._open else OPENING_S
+        opening = not self._open
+        patience_s = OPENING_S if opening else self.deadline_s / 4
         if future is None or not wait([future], patience_s).done:
             raise AdapterError(f"NVML: the driver did not say within {patience_s:g} s how many GPUs there are")
         error = future.exception()
@@ -125,7 +126,7 @@ class NvmlSession:
             raise AdapterError(_instruction(error)) from error
         asked = {index: self._ask(index) for index in range(future.result())}
         answers = [answer for answer in asked.values() if answer is not None]
-        wait(answers, self.deadline_s / 4)
+        wait(answers, self.deadline_s if opening else self.deadline_s / 4)
         found = [answer.result() for answer in answers if answer.done() and answer.exception() is None]
         for gpu, handle in found:
             if gpu not in self._workers:

@@ -30,7 +30,7 @@ class Fenced(AdapterError):
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
     """Seconds between ticks, watts a second by which each GPU is released, seconds that a stop may take to do so, and
-    the longest lease and trajectory that are accepted (seconds)."""
+    the seconds that a lease and a trajectory last at most, however long they were asked for."""
 
     tick_s: float = 0.5
     release_w_per_s: float = 10.0
@@ -84,13 +84,11 @@ class AgentCore:
     def hold(self, steps: Steps, until_s: float, lease: Lease) -> None:
         """Follow these caps from the lease's end until `until_s` from now, and renew the lease."""
         with self._lock:
-            if until_s > self._settings.longest_hold_s:
-                raise AdapterError(f"a trajectory may last {self._settings.longest_hold_s:g} s, not {until_s:g} s")
             self._admit(lease)
             self._renew(lease)
             now = self._clock()
             self._found.steps = [(now + offset, dict(caps)) for offset, caps in steps]
-            self._found.hold_until = now + until_s if steps else 0.0
+            self._found.hold_until = now + min(until_s, self._settings.longest_hold_s) if steps else 0.0
             self._files.save_found(self._found)
 
     def release(self, limits_w: Mapping[GpuId, float], epoch: int | None = None) -> Receipt:
@@ -126,8 +124,6 @@ class AgentCore:
         """Refuse who has been replaced or overtaken; a repeated order is obeyed again."""
         if self._stopping:
             raise AdapterError("the agent is stopping and gives the limits back; it takes no more orders")
-        if lease.expires_in_s > self._settings.longest_lease_s:
-            raise AdapterError(f"a lease may last {self._settings.longest_lease_s:g} s, not {lease.expires_in_s:g} s")
         if lease.epoch < self._found.epoch:
             raise Fenced(f"epoch {lease.epoch} was replaced by {self._found.epoch}; stop this daemon")
         if lease.epoch == self._found.epoch and lease.sequence < self._held.sequence:
@@ -147,7 +143,8 @@ class AgentCore:
         if lease.epoch > self._found.epoch:
             self._files.save_found(replace(self._found, epoch=lease.epoch))
             self._found.epoch = lease.epoch
-        self._held = Held(self._clock() + lease.expires_in_s, lease.sequence, self._files.boot)
+        expires_in_s = min(lease.expires_in_s, self._settings.longest_lease_s)
+        self._held = Held(self._clock() + expires_in_s, lease.sequence, self._files.boot)
         self._files.save_lease(self._held)
 
     # ---------------------------------------------------------------- time

@@ -19,7 +19,7 @@ from adapters.power.nvml import NvmlPower
 from optimizer.reasons import Reason
 from scheduler.agent import MOST_CONNECTIONS
 from tests.support.fake_nvml import FakeNvml, h100s
-from tests.support.power_worlds import fake_machine, running_agent, wait_until
+from tests.support.power_worlds import fake_machine, running_agent, serves, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_MB = 45
@@ -245,14 +245,7 @@ def test_too_many_connections_are_turned_away_and_the_agent_serves_on(open_agent
             with suppress(TimeoutError):  # who has a seat hears nothing
                 turned_away += channel.recv(1) == b""
         assert turned_away == 60 - MOST_CONNECTIONS
-    wait_until(lambda: _serves(client))
-
-
-def _serves(client):
-    try:
-        return client.status()["phase"] == "free"
-    except AdapterError:
-        return False
+    wait_until(lambda: serves(client))
 
 
 def test_cards_that_cannot_be_reached_do_not_end_the_agent(open_agent):

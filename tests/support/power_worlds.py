@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from adapters.hall import SimulatedHall
+from adapters.meters.agent import AgentMeter
 from adapters.meters.nvml import NvmlMeter
 from adapters.meters.simulated import SimulatedMeter
-from adapters.ports import Meter, PowerActuator
+from adapters.ports import AdapterError, Meter, PowerActuator
 from adapters.power.agent import AgentPower
 from adapters.power.nvml import NvmlPower
 from adapters.power.simulated import SimulatedPower
@@ -31,7 +32,8 @@ from tests.support.fake_nvml import HANG_SET, STATE, FakeNvml, build, h100s
 
 CURVE = PowerCurve("test", 75.0, (CurvePoint(200, 190, 0.5), CurvePoint(400, 390, 0.9), CurvePoint(700, 650, 1.0)))
 POOL = GpuPool("serve", "north", "H100", 8, Work.INTERACTIVE, CURVE, 2.0, 0.9, 200.0, 700.0)
-DEADLINE_S = 1.0
+# Long enough that a loaded machine does not take a slow thread for a hanging card.
+DEADLINE_S = 3.0
 
 
 @dataclass
@@ -73,13 +75,21 @@ def running_agent(folder: Path, power: PowerActuator, **settings: float) -> Iter
     thread.start()
     client = AgentPower(path)
     try:
-        wait_until(path.exists)
+        wait_until(lambda: serves(client))
         yield client
     finally:
         client.close()
         stop.set()
         thread.join(20)
         assert not thread.is_alive()
+
+
+def serves(client: AgentPower) -> bool:
+    """True once the agent at the other end answers."""
+    try:
+        return bool(client.status())
+    except AdapterError:
+        return False
 
 
 def wait_until(true: Callable[[], object], seconds: float = 20.0) -> None:
@@ -107,7 +117,10 @@ def meter_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         world = _simulated_world()
         yield SimulatedMeter(world.actuator.hall), world
         return
-    with power_world("nvml", folder, monkeypatch) as world:
+    with power_world(kind, folder, monkeypatch) as world:
+        if kind == "agent":
+            yield AgentMeter(world.actuator, WallClock(), dict.fromkeys(world.gpus, "serve")), world
+            return
         meter = NvmlMeter(WallClock(), dict.fromkeys(world.gpus, "serve"), DEADLINE_S)
         yield meter, world
         meter.close()

@@ -226,7 +226,10 @@ def test_an_orderly_release_ends_lease_and_trajectory(node):
     assert node.core.status()["phase"] == "free"
 
 
-@pytest.mark.parametrize(("seconds", "until"), [(1e6, 10.0), (10.0, 1e6)])
-def test_nobody_may_cap_for_ever(node, seconds, until):
-    with pytest.raises(AdapterError, match="may last"):
-        node.core.hold((), until, Lease(1, 1, seconds))
+def test_nobody_may_cap_for_ever(node):
+    node.cap(400, seconds=1e9)
+    assert node.core.status()["lease_left_s"] == SETTINGS.longest_lease_s
+    node.core.hold(((0.0, dict.fromkeys(node.gpus, 300)),), 1e9, Lease(1, 2, 1.0))
+    node.clock.sleep(SETTINGS.longest_hold_s)
+    node.live(60)
+    assert node.limits() == {700}
