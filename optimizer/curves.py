@@ -8,7 +8,7 @@ and, for the linear model, replaced by the concave hull above them. Between meas
 from __future__ import annotations
 
 import csv
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -119,12 +119,14 @@ def throughput_at_cap(curve: PowerCurve, cap_w: float) -> float:
 def throughput_at_draw(curve: PowerCurve, draw_w: float) -> float:
     """Throughput of a busy GPU that is capped to a draw of `draw_w`, along the measured points."""
     points = monotone(curve)
-    for left, right in pairwise(points):
-        if draw_w <= right.draw_w:
-            rise = right.draw_w - left.draw_w
-            share = max(0.0, draw_w - left.draw_w) / rise if rise > 0 else 1.0
-            return left.throughput + share * (right.throughput - left.throughput)
-    return points[-1].throughput
+    position = bisect_right(points, draw_w + EPS * max(1.0, draw_w), key=lambda point: point.draw_w)
+    if position == 0:
+        return 0.0
+    if position == len(points):
+        return points[-1].throughput
+    left, right = points[position - 1], points[position]
+    share = max(0.0, draw_w - left.draw_w) / (right.draw_w - left.draw_w)
+    return left.throughput + share * (right.throughput - left.throughput)
 
 
 def cap_for_draw(curve: PowerCurve, draw_w: float) -> int:
@@ -201,7 +203,9 @@ def hull_from_idle(curve: PowerCurve, least_throughput: float = 0.0) -> Hull:
 def hull_of_caps(curve: PowerCurve) -> Hull:
     """Hull of busy GPUs that are only capped, never idled: from the lowest cap's point upwards."""
     points = [(p.draw_w, p.throughput) for p in monotone(curve)[1:]]
-    return Hull(points[0][0], points[0][1], _upper_hull(points))
+    base_w = points[0][0]
+    base = max(throughput for draw_w, throughput in points if draw_w <= base_w + EPS)
+    return Hull(base_w, base, _upper_hull(points))
 
 
 def envelope(curve: PowerCurve) -> tuple[Segment, ...]:

@@ -6,7 +6,7 @@ has arithmetic of its own, on purpose.) Power is in kW of a whole pool, work in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 
@@ -22,7 +22,7 @@ from optimizer.curves import (
     hull_of_caps,
     throughput_at_cap,
 )
-from optimizer.domain import BatchJob, GpuPool, GridEvent, JobState, PoolInputs, PowerCurve, Problem, Work
+from optimizer.domain import BatchJob, GpuPool, GridEvent, JobState, PowerCurve, Problem, Work
 from optimizer.envelope import mean_limit_kw
 
 Floats = NDArray[np.float64]
@@ -52,6 +52,11 @@ class PoolFacts:
     def batch(self) -> bool:
         """Whether the pool runs queued jobs (its GPUs may idle)."""
         return self.pool.work is Work.BATCH
+
+    @property
+    def top_work(self) -> float:
+        """Work of all GPUs under the highest cap, in GPU equivalents."""
+        return self.pool.count * self.hulls[0].top_throughput
 
     @cached_property
     def base_kw(self) -> Floats:
@@ -184,6 +189,10 @@ class Facts:
                 work[facts.pools[0]] += unbroken_run(self, facts, 0)
         return work
 
+    def runs_fit(self, index: int) -> bool:
+        """Whether a batch pool has the GPUs for all its jobs that run and may not be interrupted."""
+        return bool(self.fixed_work[index].max() <= self.pools[index].top_work + 1e-9)
+
     @cached_property
     def least_import_kw(self) -> Floats:
         """Least import per site and interval: floors, idle GPUs, and jobs that may not be interrupted."""
@@ -231,7 +240,7 @@ def facts_of(problem: Problem) -> Facts:
     edges = problem.grid.edges
     caps = [[mean_limit_kw(event, edges[t], edges[t + 1]) for t in range(len(hours))] for event in problem.events]
     jobs = _jobs(problem, hours)
-    return Facts(
+    facts = Facts(
         problem,
         hours,
         np.array(cost),
@@ -242,6 +251,23 @@ def facts_of(problem: Problem) -> Facts:
         tuple(_pool(problem, number, sites, jobs) for number in range(len(problem.pools))),
         jobs,
     )
+    return replace(facts, pools=tuple(_with_floors(facts, pool) for pool in facts.pools))
+
+
+def _with_floors(facts: Facts, pool: PoolFacts) -> PoolFacts:
+    """The pool with its floor breakable only where nothing else helps.
+
+    Under an emergency order that the operator has allowed, any floor; under a hard limit, training's; and only where
+    all floors together don't fit under that cap.
+    """
+    cap = facts.limit_kw[pool.site] if pool.pool.work is Work.TRAINING else np.full(facts.count, INF)
+    for number, event in facts.events_of(pool.site):
+        if event.emergency:
+            ended = event.end + timedelta(seconds=event.ramp_out_s)
+            active = np.array([start < ended for start in facts.problem.grid.starts])
+            asked = np.minimum(facts.limit_kw[pool.site], facts.event_kw[number])
+            cap = np.where(active & (facts.event_kw[number] < INF), np.minimum(cap, asked), cap)
+    return replace(pool, may_break_floor=facts.least_import_kw[pool.site] > cap + 1e-9)
 
 
 def _jobs(problem: Problem, hours: Floats) -> tuple[JobFacts, ...]:
@@ -269,10 +295,16 @@ def _job(
     problem: Problem, job: BatchJob, batch: dict[str, int], rows: tuple[Floats, Floats, Floats], beyond_h: float
 ) -> JobFacts:
     pools = tuple(batch[name] for name in dict.fromkeys(job.pools) if name in batch)
-    rate = float(min(job.max_gpus, max((problem.pools[number].pool.count for number in pools), default=0)))
+    rate = max((_top_rate(problem.pools[number].pool, job) for number in pools), default=0.0)
     available = rate * (float(rows[0].sum()) + beyond_h)
     pace = min(1.0, job.left_gpu_h / available) if available > 0 else 1.0
     return JobFacts(job, pools, job.left_gpu_h, rate, *rows, beyond_h, pace)
+
+
+def _top_rate(pool: GpuPool, job: BatchJob) -> float:
+    """Highest rate of a job in a pool, in GPU equivalents: its GPUs under the pool's highest cap."""
+    curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
+    return min(job.max_gpus, pool.count) * throughput_at_cap(curve, pool.max_cap_w)
 
 
 def _hours_from(start: datetime, moment: datetime) -> float:
@@ -290,7 +322,7 @@ def _pool(problem: Problem, number: int, sites: dict[str, int], jobs: tuple[JobF
     else:
         working = np.array(inputs.load) * pool.count
         hulls = (hull_of_caps(curve),) * len(problem.grid)
-    breakable = _floor_may_break(problem, inputs)
+    breakable = np.zeros(len(problem.grid), dtype=np.bool_)
     return PoolFacts(pool, number, sites[pool.site], curve, working, hulls, floor_cap, breakable, inputs.draw_now_kw)
 
 
@@ -306,7 +338,8 @@ def _batch(
     if not mine:
         return np.zeros(len(problem.grid)), (hull_from_idle(curve),) * len(problem.grid)
     share = np.array([facts.on_time_h + facts.late_h for facts in mine]) / np.array(problem.grid.hours)
-    working = np.array([facts.rate for facts in mine]) @ share
+    gpus = np.array([min(facts.job.max_gpus, problem.pools[number].pool.count) for facts in mine])
+    working = gpus @ share
     paces = np.array([facts.pace for facts in mine])
     tight = paces > throughput_of_knee(curve)
     steps = np.where(tight, np.minimum(1.0, np.ceil(paces / PACE_STEP) * PACE_STEP), 0.0)
@@ -319,17 +352,3 @@ def throughput_of_knee(curve: PowerCurve) -> float:
     """Throughput at the knee of a curve."""
     first = hull_from_idle(curve).segments[0]
     return first.width_w * first.slope_per_w
-
-
-def _floor_may_break(problem: Problem, inputs: PoolInputs) -> NDArray[np.bool_]:
-    """Where the pool's floor may give: never for interactive work but under an emergency, for training also under a
-    hard limit (its price is far above everything else)."""
-    edges, pool = problem.grid.edges, inputs.pool
-    site = next(site for site in problem.sites if site.id == pool.site)
-    breakable = [pool.work is Work.TRAINING and limit < INF for limit in site.limit_kw]
-    for event in problem.events:
-        if event.emergency and event.site == pool.site:
-            over = event.end + timedelta(seconds=event.ramp_out_s)
-            for t in range(len(breakable)):
-                breakable[t] = breakable[t] or (edges[t] < over and edges[t + 1] > event.start)
-    return np.array(breakable, dtype=np.bool_)

@@ -1,7 +1,7 @@
 """Prices of what has to give, so that it gives in the right order whatever the numbers in the config.
 
-Order, first to give: comfort (best-effort events, economics), then firm events, then the service floors that may give
-at all (training under a hard limit; any pool under an allowed emergency), then the hard limit, which gives only when it
+Order, first to give: comfort (best-effort events, economics, ramps), firm events, the service floors that may give
+at all (training under a hard limit; any pool under an allowed emergency), the hard limit, which gives only when it
 is physically out of reach. Each price is the configured one or, where that is too low to keep the order, twice the
 price below it in the same unit.
 """
@@ -17,6 +17,8 @@ from optimizer.curves import hull_from_idle
 from optimizer.facts import Facts
 
 MARGIN = 2.0
+LEAST_SLOPE = 0.05
+"""GPU-hours per kWh below which a curve is taken as flat; keeps the floor's price finite."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,15 @@ def weights_of(facts: Facts, site: int) -> Weights:
     """Planning prices of the site with that index."""
     prices = facts.problem.prices
     steepest, gentlest = _slopes(facts, site)
-    worth = MARGIN * (_best_value(facts, site) * steepest + float(np.abs(facts.cost_per_kwh[site]).max()))
+    shortest = float(facts.hours.min())
+    energy = float(np.abs(facts.cost_per_kwh[site]).max())
+    peaks = sum(charge.price_per_kw for charge in facts.problem.sites[site].demand_charges)
+    moves = 2 * prices.ramp_per_kw / shortest  # a kW less in one interval can spare a ramp into it and one out of it
+    worth = MARGIN * (_best_value(facts, site) * steepest + energy + moves)
     plain = {event.id: event.penalty_per_kwh + event.credit_per_kwh for _, event in facts.events_of(site)}
     firm = {event.id: max(plain[event.id], worth) for _, event in facts.events_of(site) if event.firm}
-    floor_price = max(prices.below_floor_per_gpu_h, MARGIN * max(firm.values(), default=0.0) / gentlest)
+    pressure = max(max(firm.values(), default=0.0), peaks / shortest + moves + energy)
+    floor_price = max(prices.below_floor_per_gpu_h, MARGIN * pressure / gentlest)
     emergency = {
         event.id: max(plain[event.id], MARGIN * floor_price * steepest)
         for _, event in facts.events_of(site)
@@ -45,9 +52,7 @@ def weights_of(facts: Facts, site: int) -> Weights:
     }
     events = {**plain, **firm, **emergency}
     limit = max(prices.over_limit_per_kwh, MARGIN * floor_price * steepest, MARGIN * max(events.values(), default=0.0))
-    peaks = sum(charge.price_per_kw for charge in facts.problem.sites[site].demand_charges)
-    ramp = max(prices.ramp_per_kw, MARGIN * (peaks + worth * float(facts.hours.max())))
-    return Weights(limit, events, floor_price, ramp)
+    return Weights(limit, events, floor_price, prices.ramp_per_kw)
 
 
 def _slopes(facts: Facts, site: int) -> tuple[float, float]:
@@ -61,7 +66,7 @@ def _slopes(facts: Facts, site: int) -> tuple[float, float]:
         if not pool.batch:
             steep.append(max((part.slope_per_w for part in pool.hulls[0].segments), default=0.0) * 1000.0 / pue)
             gentle.append(_slope_at_floor(facts, pool.index) / float(facts.pue[site].max()))
-    return max(steep), min(gentle, default=max(steep))
+    return max(steep), max(LEAST_SLOPE, min(gentle, default=max(steep)))
 
 
 def _slope_at_floor(facts: Facts, index: int) -> float:

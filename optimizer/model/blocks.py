@@ -69,13 +69,12 @@ def _options(facts: Facts, job: JobFacts) -> list[tuple[int, int]]:
     """Pools and intervals in which the job may start: a running one only where it is; others wherever their run fits
     under every hard limit and firm event, beside the floors and the runs that can't be stopped."""
     if job.fixed:
-        fits = job.pools and facts.fixed_work[job.pools[0]].max() <= facts.pools[job.pools[0]].pool.count + 1e-9
-        return [(job.pools[0], 0)] if fits else []
+        return [(job.pools[0], 0)] if job.pools and facts.runs_fit(job.pools[0]) else []
     starts = np.flatnonzero(job.on_time_h + job.late_h > 1e-9).tolist()
     found = []
     for g in job.pools:
         pool = facts.pools[g]
-        if job.rate > pool.pool.count:
+        if job.rate > pool.top_work + 1e-9:
             continue
         per_work_kw = np.array([1.0 / (1000.0 * hull.segments[0].slope_per_w) for hull in pool.hulls])
         room_kw = (facts.firm_cap_kw - facts.least_import_kw)[pool.site] / facts.pue[pool.site]

@@ -80,7 +80,7 @@ def add_batch_work(build: Build) -> None:
     for family in ("x", "late"):
         for (_, g, t), variable in build.families[family].items():
             loads.setdefault((g, t), []).append((1.0, variable))
-    for (_, g, t), (start, rate) in build.families["run"].items():
+    for (_, g, t, _), (start, rate) in build.families["run"].items():
         loads.setdefault((g, t), []).append((rate, start))
     equal: list[Row] = []
     burn: list[Row] = []

@@ -1,0 +1,76 @@
+"""Answers every problem with a plan: the optimum if it can be had, else the next best thing, and says which.
+
+Why a ladder and not an exception: the site keeps drawing power while a solver hangs. Each rung is checked before it is
+taken, and each fall to a lower one leaves a note that a person sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from optimizer.check import check_plan
+from optimizer.domain import Plan, Problem
+from optimizer.fallback import greedy_plan, hold_plan, safe_plan, shift_plan
+from optimizer.reasons import Note, Reason, Severity
+from optimizer.solve import SolveError, SolveFault
+from optimizer.validate import mended, problems_of
+
+Solver = Callable[[Problem], Plan]
+
+FAULTS = {
+    SolveFault.TIMEOUT: Reason.SOLVER_TIMEOUT,
+    SolveFault.INFEASIBLE: Reason.SOLVER_INFEASIBLE,
+    SolveFault.FAILED: Reason.SOLVER_CRASH,
+}
+
+
+def answer(problem: Problem, last_plan: Plan | None, solver: Solver) -> Plan:
+    """The best plan that can be had and breaks no promise: optimum or incumbent from `solver`, the last plan shifted,
+    greedy, held, safe.
+
+    Signals that are no numbers are replaced by cautious ones first, with a note. Raises ProblemError only for a problem
+    that is wrong in its build (lengths, unknown sites), which no plan could answer.
+    """
+    if next(problems_of(problem), None) is not None:
+        problem = mended(problem)
+        for error in problems_of(problem):
+            raise error
+    notes: list[Note] = []
+    plan = None
+    for name, make in _rungs(problem, last_plan, solver):
+        made = _attempt(make, notes)
+        if made is None:
+            continue
+        plan = made
+        broken = check_plan(problem, plan)
+        if not broken:
+            break
+        first = broken[0]
+        where = f"{first.subject}[{first.index}]" if first.index is not None else first.subject
+        text = f"{name} plan refused: {where}: {first.text}" + (f" and {len(broken) - 1} more" if broken[1:] else "")
+        notes.append(Note(Reason.PLAN_REFUSED, name, text, Severity.ALERT))
+    assert plan is not None  # the safe plan is always made
+    return replace(plan, notes=(*notes, *plan.notes))
+
+
+def _rungs(problem: Problem, last: Plan | None, solver: Solver) -> Iterator[tuple[str, Callable[[], Plan]]]:
+    """The rungs, best first."""
+    yield "optimum", lambda: solver(problem)
+    if last is not None and last.grid.end > problem.grid.start:
+        yield "shifted", lambda: shift_plan(last, problem)
+    yield "greedy", lambda: greedy_plan(problem)
+    if last is not None:
+        yield "hold", lambda: hold_plan(problem, last)
+    yield "safe", lambda: safe_plan(problem)
+
+
+def _attempt(make: Callable[[], Plan], notes: list[Note]) -> Plan | None:
+    """Make one plan; a failure becomes a note."""
+    try:
+        return make()
+    except SolveError as error:
+        notes.append(Note(FAULTS[error.kind], "plan", str(error), Severity.WARNING))
+    except Exception as error:  # noqa: BLE001 - whatever a rung does, the next one answers; the note says what it did
+        notes.append(Note(Reason.SOLVER_CRASH, "plan", f"{type(error).__name__}: {error}", Severity.ALERT))
+    return None

@@ -1,0 +1,233 @@
+"""Runs the solver where it can do no harm: in a child process that is kept warm, and killed when it overruns.
+
+Why a process: building a model holds the interpreter's lock, and HiGHS can ignore its time limit or eat memory; neither
+may delay a control tick. The child talks over one pipe only, ignores the terminal's signals, dies with its parent, and
+is replaced when it crashes, hangs or answers nonsense. Above it stands the ladder, so that there is always a plan.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import pickle
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from optimizer.domain import Plan, Problem
+from optimizer.ladder import answer
+from optimizer.solve import SolveError, SolveFault, solve_problem
+
+READY = "ready"
+START_S = 60.0
+"""How long a fresh child may take to import the solver; counted apart from the deadline of a plan."""
+
+PR_SET_PDEATHSIG = 1
+
+Target = Callable[[Problem, float], Plan]
+
+
+def solve_target(problem: Problem, time_limit_s: float) -> Plan:
+    """What the child runs: one solve."""
+    return solve_problem(problem, time_limit_s=time_limit_s)
+
+
+class InlinePlanner:
+    """The same ladder without a process, for backtests and `gridpace plan`."""
+
+    def __init__(self, time_limit_s: float = 30.0, target: Target = solve_target) -> None:
+        self._time_limit_s = time_limit_s
+        self._target = target
+
+    def plan(self, problem: Problem, last_plan: Plan | None = None) -> Plan:
+        """The plan for `problem`, by the ladder."""
+        return answer(problem, last_plan, lambda asked: _without_collector(self._target, asked, self._time_limit_s))
+
+    def close(self) -> None:
+        """Nothing is kept running."""
+
+
+class ChildPlanner:
+    """Plans in a warm child with a hard deadline. Thread-safe: one plan at a time."""
+
+    def __init__(
+        self,
+        time_limit_s: float = 5.0,
+        hard_deadline_s: float = 10.0,
+        memory_mb: int | None = 2048,
+        target: Target = solve_target,
+    ) -> None:
+        """`time_limit_s` is told to the solver; after `hard_deadline_s` the child is killed. `memory_mb` caps its
+        address space above what its imports take (None: no cap). `target` is what it runs, importable by name."""
+        self._time_limit_s = time_limit_s
+        self._hard_deadline_s = max(hard_deadline_s, time_limit_s)
+        self._memory_mb = memory_mb
+        self._target = target
+        self._lock = threading.Lock()
+        self._child: SpawnProcess | None = None
+        self._pipe: Connection | None = None
+        self._warm = False
+        self.restarts = -1
+        with self._lock:
+            self._start()
+
+    def plan(self, problem: Problem, last_plan: Plan | None = None) -> Plan:
+        """The plan for `problem`, by the ladder; within the hard deadline whatever the child does."""
+        started = time.monotonic()
+        plan = answer(problem, last_plan, self._ask)
+        return replace(plan, solve_s=time.monotonic() - started)
+
+    def close(self) -> None:
+        """Stop the child."""
+        with self._lock:
+            self._stop()
+
+    # ------------------------------------------------------------ the child
+    def _start(self) -> None:
+        """Start a fresh child; it warms up while the daemon goes on."""
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        child = context.Process(
+            target=_serve,
+            args=(theirs, self._target, self._time_limit_s, self._memory_mb),
+            name="gridpace-planner",
+            daemon=True,
+        )
+        child.start()
+        theirs.close()
+        self._child, self._warm = child, False
+        self.restarts += 1
+
+    def _stop(self) -> None:
+        """Kill the child; SIGKILL, because a solver in native code hears nothing else."""
+        if self._pipe is not None:
+            self._pipe.close()
+        if self._child is not None:
+            self._child.kill()
+            self._child.join(5.0)
+        self._child = self._pipe = None
+
+    def _ask(self, problem: Problem) -> Plan:
+        """One solve in the child. Raises SolveError when it fails, overruns or answers nonsense; then it is replaced."""
+        with self._lock:
+            if self._child is None or not self._child.is_alive():
+                self._stop()
+                self._start()
+            try:
+                return self._exchange(problem)
+            except _ChildLost as lost:
+                self._stop()
+                self._start()
+                raise SolveError(lost.kind, str(lost)) from lost
+
+    def _exchange(self, problem: Problem) -> Plan:
+        """Send the problem, wait for the plan."""
+        assert self._pipe is not None
+        try:
+            if not self._warm:
+                self._expect_ready()
+            self._pipe.send_bytes(pickle.dumps(problem))
+            if not self._pipe.poll(self._hard_deadline_s):
+                raise _ChildLost(SolveFault.TIMEOUT, f"the solver was killed after {self._hard_deadline_s:g} s")
+            made = pickle.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise _ChildLost(SolveFault.FAILED, "the solver process died while it planned") from error
+        except (pickle.UnpicklingError, AttributeError, ImportError, IndexError, ValueError, TypeError) as error:
+            raise _ChildLost(SolveFault.FAILED, f"the solver process answered nonsense: {error!r}") from error
+        if isinstance(made, SolveError):
+            raise made
+        if not isinstance(made, Plan):
+            raise _ChildLost(SolveFault.FAILED, f"the solver process answered {made!r:.200}")
+        return made
+
+    def _expect_ready(self) -> None:
+        """Wait for the child's imports."""
+        assert self._pipe is not None
+        if not self._pipe.poll(START_S):
+            raise _ChildLost(SolveFault.TIMEOUT, f"the solver process did not start within {START_S:g} s")
+        if pickle.loads(self._pipe.recv_bytes()) != READY:
+            raise _ChildLost(SolveFault.FAILED, "the solver process started with nonsense")
+        self._warm = True
+
+
+class _ChildLost(Exception):
+    """The child must be replaced."""
+
+    def __init__(self, kind: SolveFault, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+# ---------------------------------------------------------------- in the child
+def _serve(pipe: Connection, target: Target, time_limit_s: float, memory_mb: int | None) -> None:
+    """The child's life: warm up, then answer problems until the pipe closes."""
+    _detach()
+    import optimizer.model.build
+    import optimizer.model.compiled  # noqa: F401 - the slow imports, done before the first problem comes
+
+    _cap_memory(memory_mb)
+    gc.collect()
+    gc.freeze()
+    try:
+        pipe.send_bytes(pickle.dumps(READY))
+        while True:
+            problem = pickle.loads(pipe.recv_bytes())
+            pipe.send_bytes(pickle.dumps(_attempt(target, problem, time_limit_s)))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _attempt(target: Target, problem: Problem, time_limit_s: float) -> Any:
+    """A plan, or the SolveError that says why there is none."""
+    try:
+        return _without_collector(target, problem, time_limit_s)
+    except SolveError as error:
+        return error
+    except MemoryError:
+        return SolveError(SolveFault.FAILED, "the solver ran out of the memory that it is allowed")
+    except Exception as error:  # noqa: BLE001 - it is carried to the parent, which says it and goes on without
+        return SolveError(SolveFault.FAILED, f"{type(error).__name__}: {error}")
+
+
+def _without_collector(target: Target, problem: Problem, time_limit_s: float) -> Plan:
+    """Run a solve without the cyclic collector, which would walk the growing model again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        return target(problem, time_limit_s)
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _detach() -> None:
+    """Leave the terminal's signals to the parent, die when it dies, and keep every word off its standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:
+            os._exit(0)  # the parent died before it could be bound to
+    os.dup2(2, 1)
+
+
+def _cap_memory(memory_mb: int | None) -> None:
+    """Cap the address space at what the imports take plus `memory_mb`."""
+    if memory_mb is None or sys.platform != "linux":
+        return
+    with open("/proc/self/statm", encoding="ascii") as stream:
+        now = int(stream.read().split()[0]) * resource.getpagesize()
+    cap = now + memory_mb * 1024 * 1024
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or cap < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (cap, cap))
