@@ -29,8 +29,10 @@ def check_whole(document: Document, config: Config, curves: Mapping[str, PowerCu
     _check_jobs(document, config)
     _check_hardware(document, config)
     _check_api(document, config)
-    if config.solver.hard_deadline > config.interval:
-        document.report(("solver", "hard_deadline"), "must not be longer than `interval`")
+    speed = config.clock.speed if config.clock is not None else 1.0
+    if config.solver.hard_deadline > config.interval / speed:
+        faster = f" at {speed:g} times real time ({(config.interval / speed).total_seconds():g}s)" if speed != 1 else ""
+        document.report(("solver", "hard_deadline"), f"must not be longer than `interval`{faster}")
 
 
 def secrets(config: Config) -> list[tuple[Place, SecretRef]]:

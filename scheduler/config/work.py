@@ -35,10 +35,15 @@ class JobTerms(Model):
     )
     value_per_gpu_h: NotNegative = Field(default=0.0, description="Money for each GPU-hour done.", examples=[1.2])
     late_penalty: NotNegative = Field(
-        default=0.05, description="Money for each GPU-hour of work and each hour that it is late.", examples=[0.1]
+        default=2.0,
+        description="Money for each GPU-hour of work and each hour that it is late. Below what an hour of power costs, "
+        "being late may pay.",
+        examples=[2.0],
     )
     undone_penalty: NotNegative = Field(
-        default=5.0, description="Money for each GPU-hour that is never done.", examples=[5.0]
+        default=50.0,
+        description="Money for each GPU-hour that is never done. Keep it above the lateness that you would accept.",
+        examples=[50.0],
     )
     priority: int = Field(
         default=0, description="Jobs of higher priority go first where all else is equal.", examples=[1]

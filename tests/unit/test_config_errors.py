@@ -194,8 +194,15 @@ def test_data_of_a_backtest_may_lie_elsewhere(load, tmp_path):
 
 def test_a_simulated_clock_never_steers_real_gpus(load):
     text = GOOD.replace("mode: observe", "mode: control").replace("type: simulated", "type: nvml")
-    text += 'clock: {start: "2022-09-06T14:00:00-07:00", speed: 90}\n'
+    text += 'clock: {start: "2022-09-06T14:00:00-07:00", speed: 1}\n'
     assert any("clock: a simulated clock must not steer real GPUs" in line for line in problems(load, text))
+
+
+def test_a_fast_clock_leaves_the_solver_less_time(load):
+    fast = 'clock: {start: "2022-09-06T14:00:00-07:00", speed: 90}\n'
+    line = "gridpace.yaml:34: solver.hard_deadline: must not be longer than `interval` at 90 times real time (3.33333s)"
+    assert problems(load, GOOD + fast) == [line]
+    assert load((GOOD + fast).replace("interval: 5m", "interval: 30m")).clock.speed == 90
 
 
 def test_own_curves_count_like_shipped_ones(load):
