@@ -1,32 +1,25 @@
-"""What the page shows at one moment, gathered once for all who look.
+"""What the page shows at one moment, asked of the service in one go.
 
-Why shared: two hundred open pages must not ask the daemon two hundred times a second. One worker thread asks, at most
-once a second; while it hangs, everybody keeps the last figures and is told that they are old.
+Why one frozen object: charts and tables are pure functions of it, and everybody who looks sees the same moment. The
+recorded samples are the bulk of it, and ten seconds of them are less than a pixel, so they are kept that long.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import structlog
-
 from optimizer.domain import Plan
 from scheduler.service import Service
 from scheduler.status import CycleReport, EventStatus, JobStatus, SiteStatus, Tick
 
-log = structlog.get_logger("gridpace.web")
-
 PAST, AHEAD = timedelta(hours=6), timedelta(hours=12)
 # States in which an event puts, or will put, a cap on the site.
 BINDING = {"scheduled", "near", "ramping_in", "active", "ramping_out"}
-EVERY_S, PATIENCE_S = 0.9, 3.0
+SERIES_FRESH = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +34,7 @@ class Board:
     tick: Tick | None = None
     plan: Plan | None = None
     series: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    series_at: datetime | None = None
     prices: Sequence[tuple[datetime, datetime, float]] = ()
     events: Sequence[EventStatus] = ()
     jobs: Sequence[JobStatus] = ()
@@ -53,50 +47,20 @@ class Board:
         return moment.astimezone(self.zone)
 
 
-class Gatherer:
-    """Keeps the newest Board of every site that somebody looks at."""
+def gather(service: Service, wanted: str, known: Board | None = None) -> Board:
+    """Ask the service for everything the page shows about site `wanted` (the first one when it is unknown).
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="gridpace-board")
-        self._boards: dict[str, tuple[float, Board]] = {}
-        self._under_way: dict[str, Future[Board]] = {}
-
-    async def board(self, site: str = "") -> Board:
-        """The newest board, at most a second old; the last one with a `problem` when the daemon does not answer."""
-        made_at, known = self._boards.get(site, (0.0, None))
-        if known is not None and time.monotonic() - made_at < EVERY_S:
-            return known
-        asked = self._under_way.get(site)
-        if asked is None or asked.done():
-            asked = self._under_way[site] = self._worker.submit(gather, self._service, site)
-        try:
-            fresh = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(asked)), PATIENCE_S)
-        except TimeoutError:
-            fresh = self._without_answer(known, "The daemon does not answer.")
-        except Exception as error:  # noqa: BLE001 - whatever it is, the page must say so and go on
-            log.warning("page.gather_failed", error=repr(error))
-            fresh = self._without_answer(known, "The daemon answers with an error; its log says more.")
-        self._boards[site] = (time.monotonic(), fresh)
-        return fresh
-
-    @staticmethod
-    def _without_answer(known: Board | None, text: str) -> Board:
-        return replace(known or Board(datetime.now(UTC)), problem=text)
-
-    def close(self) -> None:
-        """Let the worker go; a call that hangs is not waited for."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
-
-
-def gather(service: Service, wanted: str) -> Board:
-    """Ask the service for everything the page shows about site `wanted` (the first one when it is unknown)."""
+    Samples of `known`, the board before, are taken over while they are fresh enough.
+    """
     health, report, tick = service.health(), service.report(), service.tick()
     now = health.get("now") or (tick.at if tick else datetime.now(UTC))
     base = Board(now, mode=str(health.get("mode", "")), speed=float(health.get("speed", 1.0)), tick=tick)
     if report is None or not report.sites:
         return base
     site = next((site for site in report.sites if site.id == wanted), report.sites[0])
+    series_at, series = now, None
+    if known is not None and known.series_at is not None and timedelta(0) <= now - known.series_at < SERIES_FRESH:
+        series_at, series = known.series_at, known.series
     return replace(
         base,
         zone=_zone(site.timezone),
@@ -104,7 +68,8 @@ def gather(service: Service, wanted: str) -> Board:
         sites=tuple(each.id for each in report.sites),
         report=report,
         plan=service.plan(),
-        series=service.series(site.id, now - PAST, now),
+        series=service.series(site.id, now - PAST, now) if series is None else series,
+        series_at=series_at,
         prices=service.prices(site.id),
         events=[event for event in service.events() if event.site == site.id],
         jobs=service.jobs(),

@@ -12,7 +12,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request
 from nicegui import Client, ui
@@ -26,8 +25,7 @@ from scheduler.api.auth import read_name
 from scheduler.api.encode import Json
 from scheduler.api.settings import ApiSettings
 from scheduler.service import Service
-from scheduler.web import charts, tables
-from scheduler.web.board import Board, Gatherer
+from scheduler.web.view import Gallery, View
 
 KEY = "gridpace.page"
 STYLE = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
@@ -35,16 +33,14 @@ ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" fill="#14507f"/>'
     '<path d="M2 9h3l2-5 3 8 2-3h2" fill="none" stroke="#fff" stroke-width="1.5" stroke-linejoin="round"/></svg>'
 )
-TABLES = (  # id, title, builder, columns of twelve
-    ("pools", "Pools", tables.pools, "wide"),
-    ("events", "Demand-response events", tables.events, "wide"),
-    ("jobs", "Jobs", tables.jobs, "wide"),
-    ("inputs", "Inputs", tables.inputs, "half"),
-    ("notes", "Decisions and warnings", tables.notes, "half"),
-)
-CHARTS: tuple[tuple[str, str, Callable[[Board], dict[str, Any]]], ...] = (
-    ("power", "Site power (MW, one-minute means) against plan, event target and limit", charts.power_chart),
-    ("price", "Energy price (per MWh, by interval)", charts.price_chart),
+CARDS = (  # element, title, width
+    ("power", "Site power (MW, one-minute means) against plan, event target and limit", "wide"),
+    ("price", "Energy price (per MWh, by interval)", "wide"),
+    ("pools", "Pools", "wide"),
+    ("events", "Demand-response events", "wide"),
+    ("jobs", "Jobs", "wide"),
+    ("inputs", "Inputs", "half"),
+    ("notes", "Decisions and warnings", "half"),
 )
 
 
@@ -52,8 +48,8 @@ CHARTS: tuple[tuple[str, str, Callable[[Board], dict[str, Any]]], ...] = (
 class PageContext:
     """What the page needs of the application whose request it answers."""
 
-    gatherer: Gatherer
-    settings: ApiSettings
+    gallery: Gallery
+    title: str
 
 
 def attach(
@@ -61,7 +57,7 @@ def attach(
 ) -> tuple[ASGIApp, Callable[[FastAPI], AbstractAsyncContextManager[None]]]:
     """The ASGI application that answers what no API route does, and the lifespan that the page needs."""
     shell = _shell()
-    context = PageContext(Gatherer(service), settings)
+    context = PageContext(Gallery(service, settings.title, settings.demo), settings.title)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := _refusal(scope, settings)) is not None:
@@ -75,7 +71,7 @@ def attach(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with shell.router.lifespan_context(shell):
             yield
-        context.gatherer.close()
+        context.gallery.close()
 
     return answer, lifespan
 
@@ -115,34 +111,15 @@ def _shell() -> FastAPI:
     return shell
 
 
-@dataclass(frozen=True)
-class View:
-    """A board as it is sent: HTML by element and chart options, made once for all who look."""
-
-    board: Board
-    html: dict[str, str]
-    charts: dict[str, dict[str, Any]]
-
-
-@lru_cache(maxsize=8)
-def view_of(board: Board, title: str, demo: bool) -> View:
-    """Draw a board."""
-    html = {"banner": tables.banner(board), "header": tables.header(board, title, demo)}
-    html |= {name: build(board) for name, _, build, _ in TABLES}
-    return View(board, html, {name: build(board) for name, _, build in CHARTS})
-
-
 async def _content(request: Request, site: str = "") -> None:
     """Build the page for one visitor and keep it fresh."""
     context: PageContext = request.scope[KEY]
-    settings = context.settings
-    first = view_of(await context.gatherer.board(site), settings.title, settings.demo)
-    ui.page_title(settings.title)
+    ui.page_title(context.title)
     ui.add_css(STYLE)
-    elements = _Elements(first)
+    elements = _Elements(await context.gallery.view(site))
 
     async def refresh() -> None:
-        elements.show(view_of(await context.gatherer.board(site), settings.title, settings.demo))
+        elements.show(await context.gallery.view(site))
 
     ui.timer(1.0, refresh)
 
@@ -153,39 +130,32 @@ class _Elements:
     def __init__(self, view: View) -> None:
         self._html: dict[str, ui.html] = {}
         self._charts: dict[str, ui.echart] = {}
-        self._drawn_at = view.board.now
-        self._sent: dict[str, str] = {}
+        self._drawn = view.charts
         for name, tag in (("header", "header"), ("banner", "div")):
             self._html[name] = ui.html(view.html[name], sanitize=False, tag=tag).classes(f"gp-{name}-box")
         with ui.element("main").classes("gp-main") as self._main:
-            for name, title, _ in CHARTS:
-                with self._card(title, "wide"):
-                    self._charts[name] = ui.echart(view.charts[name], renderer="svg").classes(
-                        f"gp-chart gp-chart-{name}"
-                    )
-            for name, title, _, width in TABLES:
-                with self._card(title, width):
-                    self._html[name] = ui.html(view.html[name], sanitize=False).classes(f"gp-scroll gp-{name}")
+            for name, title, width in CARDS:
+                self._card(name, title, width, view)
         self._main.set_visibility(view.board.report is not None)
 
-    @staticmethod
-    def _card(title: str, width: str) -> ui.element:
-        card = ui.element("section").classes(f"gp-card gp-{width}")
-        with card:
-            ui.html(title, sanitize=True, tag="h2")
-        return card
+    def _card(self, name: str, title: str, width: str, view: View) -> None:
+        with ui.element("section").classes(f"gp-card gp-{width}"):
+            ui.html(title, tag="h2")
+            if name in view.charts:
+                self._charts[name] = ui.echart(dict(view.charts[name]), renderer="svg").classes(
+                    f"gp-chart gp-chart-{name}"
+                )
+            else:
+                self._html[name] = ui.html(view.html[name], sanitize=False).classes(f"gp-scroll gp-{name}")
 
     def show(self, view: View) -> None:
         """Bring the page to `view`."""
         for name, element in self._html.items():
             if element.content != view.html[name]:
                 element.set_content(view.html[name])
-        appeared = view.board.report is not None and not self._main.visible
         self._main.set_visibility(view.board.report is not None)
-        # Ten seconds are less than a pixel of the charts.
-        if appeared or abs((view.board.now - self._drawn_at).total_seconds()) >= 10:
-            self._drawn_at = view.board.now
+        if view.charts is not self._drawn:
+            self._drawn = view.charts
             for name, chart in self._charts.items():
-                chart.options.clear()
                 chart.options.update(view.charts[name])
                 chart.update()

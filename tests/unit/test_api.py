@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from scheduler.api import ApiServer, ApiSettings, ServerError, Token, create_app
-from scheduler.api.encode import clean
+from scheduler.api.encode import Json, clean
 from scheduler.clock import VirtualClock
 from scheduler.service import Refused
 from tests.support.fake_service import START, FakeService
@@ -247,6 +247,10 @@ def test_before_the_first_cycle_everything_still_answers():
     assert client.get("/api/v1/plan").status_code == 404
     assert client.get("/healthz").status_code == 503
     assert client.get("/api/v1/series").status_code == 404
+
+
+def test_text_that_is_no_text_still_makes_an_answer():
+    assert Json({"name": "\ud800", "limit": float("inf")}).body == b'{"name":"\\ud800","limit":null}'
 
 
 def test_what_reaches_a_log_stays_on_its_line():

@@ -13,7 +13,8 @@ pytest.importorskip("nicegui")
 from optimizer.reasons import Note, Reason
 from scheduler.clock import VirtualClock
 from scheduler.web import charts, tables
-from scheduler.web.board import Gatherer, gather
+from scheduler.web.board import gather
+from scheduler.web.view import Gallery
 from tests.support.fake_service import EVENT, LIMIT_KW, SITE, START, FakeService
 
 ODD = "<script>alert(1)</script>"
@@ -105,17 +106,47 @@ def test_power_above_its_target_is_loud():
     assert 'gp-tile tone-bad"><span class="gp-name">Site power now' in tables.tiles(over)
 
 
-def test_a_hung_daemon_is_said_within_seconds_and_asked_only_once(monkeypatch):
-    monkeypatch.setattr("scheduler.web.board.PATIENCE_S", 0.05)
-    monkeypatch.setattr("scheduler.web.board.EVERY_S", 0.0)
-    service = FakeService(VirtualClock(START))
-    gatherer = Gatherer(service)
-    asked = []
-    service.plan = lambda: asked.append(1) or time.sleep(0.4)
+def views(service, count, monkeypatch, between=lambda: None, linger_s=0.0):
+    monkeypatch.setattr("scheduler.web.view.EVERY_S", 0.0)
+    gallery = Gallery(service, "Gridpace", demo=False)
 
     async def look():
-        return [(await gatherer.board(SITE)).problem for _ in range(3)]
+        seen = []
+        for _ in range(count):
+            seen.append(await gallery.view(SITE))
+            between()
+        await asyncio.sleep(linger_s)
+        return seen
 
-    assert asyncio.run(look()) == ["The daemon does not answer."] * 3
+    try:
+        return asyncio.run(look())
+    finally:
+        gallery.close()
+
+
+def test_a_hung_daemon_is_said_within_seconds_and_asked_only_once(monkeypatch):
+    monkeypatch.setattr("scheduler.web.view.PATIENCE_S", 0.05)
+    service = FakeService(VirtualClock(START))
+    asked = []
+    service.plan = lambda: asked.append(1) or time.sleep(0.25)
+    assert all("does not answer" in view.html["banner"] for view in views(service, 3, monkeypatch, linger_s=0.5))
     assert asked == [1]
-    gatherer.close()
+
+
+def test_charts_and_samples_are_made_again_every_ten_seconds_and_not_more_often(monkeypatch):
+    clock = VirtualClock(START)
+    service = FakeService(clock)
+    series, asked = service.series, []
+    service.series = lambda *span: asked.append(clock.now()) or series(*span)
+    seen = views(service, 4, monkeypatch, between=lambda: clock.sleep(4))  # at 0, 4, 8 and 12 seconds
+    assert asked == [START, START + timedelta(seconds=12)]
+    assert seen[0].charts is seen[2].charts is not seen[3].charts
+    assert seen[0].html["header"] != seen[1].html["header"]
+
+
+def test_the_last_figures_stay_when_the_daemon_fails(monkeypatch):
+    service = FakeService(VirtualClock(START))
+    first, second = views(service, 2, monkeypatch, between=lambda: setattr(service, "broken", True))
+    assert first.html["banner"] == ""
+    assert "answers with an error" in second.html["banner"]
+    assert second.html["pools"] == first.html["pools"] != ""
