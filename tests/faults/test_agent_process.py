@@ -244,7 +244,7 @@ def test_too_many_connections_are_turned_away_and_the_agent_serves_on(open_agent
             channel.connect(str(client.socket_path))
             with suppress(TimeoutError):  # who has a seat hears nothing
                 turned_away += channel.recv(1) == b""
-        assert turned_away == 60 - MOST_CONNECTIONS
+        assert 60 - turned_away in {MOST_CONNECTIONS - 1, MOST_CONNECTIONS}, "the client may have a seat"
     wait_until(lambda: serves(client))
 
 
