@@ -133,7 +133,7 @@ def test_our_names_and_literal_addresses_are_served(host):
         ({"work_gpu_h": -1}, "work_gpu_h"),
         ({"max_gpus": 1.5}, "max_gpus"),
         ({"id": "a\nb"}, "id"),
-        ({"prioirty": 3}, "prioirty"),
+        ({"urgency": 3}, "urgency"),
         ({"pool": "chat"}, "pool"),
     ],
 )
