@@ -119,6 +119,15 @@ class PowerActuator(Protocol):
         ...
 
 
+@runtime_checkable
+class TrajectoryHolder(Protocol):
+    """An actuator with a mind of its own (the node agent): what it does when the daemon falls silent."""
+
+    def hold(self, steps: Sequence[tuple[float, Mapping[GpuId, int]]], until_s: float, lease: Lease) -> None:
+        """Caps to follow from the lease's end until `until_s` seconds from now, each from its offset (seconds) on."""
+        ...
+
+
 # ---------------------------------------------------------------- meters
 @dataclass(frozen=True)
 class Reading:

@@ -155,8 +155,8 @@ class BatchJob:
     max_gpus: int
     preemptible: bool = True
     value_per_gpu_h: float = 0.0
-    late_penalty: float = 0.05
-    undone_penalty: float = 5.0
+    late_penalty: float = 2.0
+    undone_penalty: float = 50.0
     priority: int = 0
     done_gpu_h: float = 0.0
     state: JobState = JobState.WAITING

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import structlog
 
+from adapters.ports import AdapterError
 from optimizer.check import check_plan
 from optimizer.domain import Plan
 from optimizer.reasons import Note, Reason, Severity
@@ -22,6 +23,7 @@ from scheduler.reporting import cycle_report
 from scheduler.status import CycleReport
 from scheduler.store import StoreDegraded
 from scheduler.timing import next_boundary
+from scheduler.trajectory import trajectory
 
 log = structlog.get_logger()
 
@@ -61,6 +63,10 @@ def run_cycle(ctx: Context, state: State) -> CycleReport:
 def publish(ctx: Context, state: State, plan: Plan) -> None:
     """Put the plan in force; a store that can't keep it is a note, never a reason to run without a plan."""
     state.plan = plan
+    try:
+        ctx.dispatcher.hold(*trajectory(ctx, plan, plan.made_at), plan.made_at)
+    except AdapterError as error:
+        state.notes.append(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, plan.made_at))
     try:
         ctx.store.save_plan(plan)
     except StoreDegraded as error:

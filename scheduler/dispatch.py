@@ -7,14 +7,18 @@ is applied; the *enforced* limit is read back, and a difference is a note, never
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, PowerActuator, Receipt
+from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, PowerActuator, Receipt, TrajectoryHolder
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.orders import PoolOrder
+
+RENEWALS = 3
+"""A lease is renewed when this part of it has passed."""
 
 DRIFT_W = 1.5
 """Difference between ordered and enforced limit that counts as drift; NVML rounds to whole watts."""
@@ -62,18 +66,26 @@ class Dispatcher:
     gpus: Mapping[str, tuple[GpuId, ...]]
     writes: bool = False
     epoch: int = 0
+    lease_s: float | None = None
+    monotonic: Callable[[], float] = time.monotonic
     _sequence: int = 0
+    _renewed_at: float = float("-inf")
     _applied: dict[str, PoolOrder] = field(default_factory=dict)
     _remembered: set[str] = field(default_factory=set)
 
     def apply(self, orders: Mapping[str, PoolOrder], lease_s: float, now: datetime) -> Dispatched:
         """Apply what changed. Raises nothing: an actuator that can't be reached becomes an alert note."""
         changed = {pool: order for pool, order in orders.items() if self._applied.get(pool) != order}
-        if not changed or not self.writes:
+        lease_s = self.lease_s or lease_s
+        if not self.writes:
             return Dispatched()
         try:
-            self._remember(changed, now)
-            return self._write(changed, lease_s, now)
+            if changed:
+                self._remember(changed, now)
+                return self._write(changed, lease_s, now)
+            if self.monotonic() - self._renewed_at > lease_s / RENEWALS:
+                self.actuator.apply({}, self._lease(lease_s))
+            return Dispatched()
         except AdapterError as error:
             return Dispatched(notes=(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),))
 
@@ -94,8 +106,7 @@ class Dispatcher:
         caps = {
             gpu: order.cap_w for pool, order in orders.items() for gpu in self.gpus[pool] if gpu in self._remembered
         }
-        self._sequence += 1
-        receipt = self.actuator.apply(caps, Lease(self.epoch, self._sequence, lease_s))
+        receipt = self.actuator.apply(caps, self._lease(lease_s))
         notes = receipt.notes + self._disagreements(caps, receipt, now)
         self.books.journal_result(intent, {"failed": len(receipt.failures), "seconds": round(receipt.seconds, 4)})
         self._applied.update(orders)
@@ -103,6 +114,23 @@ class Dispatcher:
             if any(gpu in receipt.failures for gpu in self.gpus[pool]):
                 self._applied.pop(pool, None)  # tried again in the next tick
         return Dispatched(tuple(orders), notes, receipt.seconds)
+
+    def _lease(self, lease_s: float) -> Lease:
+        """The next lease; whoever enforces it renews all caps with it."""
+        self._sequence += 1
+        self._renewed_at = self.monotonic()
+        return Lease(self.epoch, self._sequence, lease_s)
+
+    def hold(self, steps: Sequence[tuple[float, Mapping[str, PoolOrder]]], until_s: float, now: datetime) -> None:
+        """Hand the trajectory to an actuator that can follow it alone, until `until_s` seconds from now."""
+        if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
+            return
+        held = [
+            (offset_s, {gpu: order.cap_w for pool, order in orders.items() for gpu in self.gpus[pool]})
+            for offset_s, orders in steps
+        ]
+        self._remember({pool: order for _, orders in steps for pool, order in orders.items()}, now)
+        self.actuator.hold(held, until_s, self._lease(self.lease_s))
 
     def _disagreements(self, caps: Mapping[GpuId, int], receipt: Receipt, now: datetime) -> tuple[Note, ...]:
         """One note per reason, naming a few of its GPUs."""
@@ -143,7 +171,7 @@ class Dispatcher:
     def release(self, now: datetime) -> tuple[Note, ...]:
         """Give back the limits found before the first write, those of a killed predecessor included."""
         limits = self.books.first_limits()
-        if not limits:
+        if not limits and not isinstance(self.actuator, TrajectoryHolder):
             return ()
         try:
             intent = self.books.journal_intent({"release": len(limits)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from optimizer.explain import explain_job, explain_pool
-
 from scheduler.engine import Context, State
 from scheduler.orders import step_index
 from scheduler.service import Refused

@@ -168,7 +168,10 @@ class Facade:
 
     def order(self, order: OperatorOrder) -> None:
         """See Service."""
-        apply_order(self.ctx, self.state, order, self.ctx.clock.now())
+        try:
+            apply_order(self.ctx, self.state, order, self.ctx.clock.now())
+        except StoreDegraded as error:
+            raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
         self.wake()
 
     def explain(self, target: str) -> str:

@@ -8,10 +8,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from optimizer.explain import explain_job, explain_pool
-
 from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, GpuPool, JobState, Plan, Problem, Work
+from optimizer.explain import explain_job, explain_pool
 from optimizer.reasons import Note, Reason
 from scheduler.orders import planned_order, step_index
 from scheduler.overrides import mode_now

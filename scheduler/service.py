@@ -50,8 +50,8 @@ class JobRequest:
     release: datetime | None = None
     preemptible: bool = True
     value_per_gpu_h: float = 0.0
-    late_penalty: float = 0.05
-    undone_penalty: float = 5.0
+    late_penalty: float = 2.0
+    undone_penalty: float = 50.0
     priority: int = 0
     metadata: Mapping[str, str] | None = None
 

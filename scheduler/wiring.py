@@ -25,7 +25,7 @@ from scheduler.building import due_jobs, pool_models, prices, program_rules, sit
 from scheduler.clock import ScaledClock, WallClock
 from scheduler.collect import Memory, Source
 from scheduler.config import Config
-from scheduler.config.builtin import QueueConfig, WebhookConfig
+from scheduler.config.builtin import AgentPowerConfig, QueueConfig, WebhookConfig
 from scheduler.dispatch import Dispatcher
 from scheduler.engine import ChargeBuilder, Context, Planner, State
 from scheduler.facade import Facade
@@ -95,7 +95,14 @@ def build(
     sites = site_models(config, tariffs)
     hardware = build_hardware(config, context, pool_models(config), sites, sources)
     jobs = build_jobs(config, context, hardware, store)
-    dispatcher = Dispatcher(store, hardware.power, hardware.gpus, writes=config.mode == "control", epoch=store.epoch())
+    dispatcher = Dispatcher(
+        books=store,
+        actuator=hardware.power,
+        gpus=hardware.gpus,
+        writes=config.mode == "control",
+        epoch=store.epoch(),
+        lease_s=config.power.lease.total_seconds() if isinstance(config.power, AgentPowerConfig) else None,
+    )
     ctx = Context(
         mode=config.mode.value,
         clock=clock,

@@ -60,8 +60,8 @@ class JobBody(Body):
     release: Moment | None = Field(None, description="Not to start before; none: at once")
     preemptible: bool = Field(True, description="May be suspended and resumed without loss")
     value_per_gpu_h: Amount = Field(0.0, description="Money per GPU-hour done")
-    late_penalty: Amount = Field(0.05, description="Money per GPU-hour and hour late")
-    undone_penalty: Amount = Field(5.0, description="Money per GPU-hour never done")
+    late_penalty: Amount = Field(2.0, description="Money per GPU-hour and hour late")
+    undone_penalty: Amount = Field(50.0, description="Money per GPU-hour never done")
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     metadata: Annotated[dict[Name, Annotated[str, Field(max_length=1000)]], Field(max_length=50)] | None = None
 
