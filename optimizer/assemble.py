@@ -190,5 +190,6 @@ def _finish(facts: Facts, job: JobFacts, done: Floats, total: float) -> datetime
     reached = np.cumsum(done)
     t = int(np.searchsorted(reached, job.left * (1 - 1e-9)))
     t = min(t, facts.count - 1)
-    share = 1.0 - max(0.0, float(reached[t]) - job.left) / max(1e-12, float(done[t]))
-    return facts.problem.grid.starts[t] + timedelta(hours=float(facts.hours[t]) * min(1.0, share))
+    end = facts.problem.grid.edges[t + 1]
+    in_time = float(done[t]) <= job.rate * float(job.on_time_h[t]) * (1 + 1e-9)
+    return min(end, job.job.deadline) if in_time else end

@@ -13,7 +13,7 @@ import numpy as np
 from optimizer.domain import Plan, Problem
 from optimizer.facts import PREFERENCE_PER_GPU_H, Facts, Floats, JobFacts, facts_of
 from optimizer.ramps import allowed_kw
-from optimizer.weights import weights_of
+from optimizer.weights import Weights, job_weights, weights_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
     """Price a plan whose problem's facts are known."""
     imports = np.array([plan.sites[site.id].import_kw for site in facts.problem.sites])
     energy, carbon = _energy(facts, imports)
-    over_limit, over_event = _over(facts, imports)
+    weights = tuple(weights_of(facts, site) for site in range(len(facts.problem.sites)))
+    over_limit, over_event = _over(facts, imports, weights)
     jobs = [_job(facts, job, plan) for job in facts.jobs]
     return Bill(
         service_value=_service(facts, plan),
@@ -65,8 +66,8 @@ def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
         preference=sum(job[4] for job in jobs),
         over_limit=over_limit,
         over_event=over_event,
-        below_floor=_floors(facts, plan),
-        ramp=_ramps(facts, imports),
+        below_floor=_floors(facts, plan, weights),
+        ramp=_ramps(facts, imports, weights),
         change=_change(facts, plan),
     )
 
@@ -89,16 +90,15 @@ def _demand(facts: Facts, imports: Floats) -> float:
     return cost
 
 
-def _over(facts: Facts, imports: Floats) -> tuple[float, float]:
+def _over(facts: Facts, imports: Floats, weights: tuple[Weights, ...]) -> tuple[float, float]:
     """What exceeds hard limits and event caps."""
     limit = event = 0.0
     for s in range(len(facts.problem.sites)):
-        weights = weights_of(facts, s)
         over = np.clip(imports[s] - facts.limit_kw[s], 0.0, None)
-        limit += weights.limit_per_kwh * float((over * facts.hours).sum())
+        limit += weights[s].limit_per_kwh * float((over * facts.hours).sum())
         for number, item in facts.events_of(s):
             over = np.clip(imports[s] - np.maximum(0.0, facts.event_kw[number]), 0.0, None)
-            event += weights.event_per_kwh[item.id] * float((over * facts.hours).sum())
+            event += weights[s].event_per_kwh[item.id] * float((over * facts.hours).sum())
     return limit, event
 
 
@@ -111,23 +111,23 @@ def _service(facts: Facts, plan: Plan) -> float:
     )
 
 
-def _floors(facts: Facts, plan: Plan) -> float:
+def _floors(facts: Facts, plan: Plan, weights: tuple[Weights, ...]) -> float:
     """Work missing below service floors."""
     cost = 0.0
     for pool in facts.pools:
         if not pool.batch:
             short = np.clip(pool.floor_work - np.array(plan.pools[pool.pool.id].work_gpus), 0.0, None)
             short = np.where(short > 1e-6, short, 0.0)
-            cost += weights_of(facts, pool.site).floor_per_gpu_h * float((short * facts.hours).sum())
+            cost += weights[pool.site].floor_per_gpu_h * float((short * facts.hours).sum())
     return cost
 
 
-def _ramps(facts: Facts, imports: Floats) -> float:
+def _ramps(facts: Facts, imports: Floats, weights: tuple[Weights, ...]) -> float:
     """Changes of import beyond the allowed ramp; above a cap, coming down to it is always allowed."""
     cost = 0.0
     caps = np.minimum(facts.limit_kw, facts.events_cap_kw)
     for s, site in enumerate(facts.problem.sites):
-        price = weights_of(facts, s).ramp_per_kw
+        price = weights[s].ramp_per_kw
         for t in range(0 if site.import_now_kw is not None else 1, facts.count):
             before = imports[s, t - 1] if t else float(site.import_now_kw or 0.0)
             step = float(imports[s, t] - before)
@@ -153,7 +153,7 @@ def _change(facts: Facts, plan: Plan) -> float:
 def _job(facts: Facts, job: JobFacts, plan: Plan) -> tuple[float, float, float, float, float]:
     """Value, late penalty, undone penalty, cost of what is carried past the horizon, and of not getting the preferred
     pool, of one job."""
-    orders = plan.jobs[job.job.id]
+    orders, weights = plan.jobs[job.job.id], job_weights(facts, job)
     work = np.array(orders.work_gpus) * facts.hours
     late = np.clip(work - job.rate * job.on_time_h, 0.0, None)
     carried = max(0.0, job.left - float(work.sum()) - orders.undone_gpu_h)
@@ -161,8 +161,8 @@ def _job(facts: Facts, job: JobFacts, plan: Plan) -> tuple[float, float, float, 
     place = job.pools.index(pool) if pool >= 0 and job.job.preemptible else 0
     return (
         job.job.value_per_gpu_h * (job.left - orders.undone_gpu_h),
-        job.job.late_penalty * float((late * job.hours_late).sum()),
-        job.job.undone_penalty * orders.undone_gpu_h,
+        float((late * (weights.late_per_gpu_h + job.job.late_penalty * job.hours_late)).sum()),
+        (weights.undone_per_gpu_h - job.job.value_per_gpu_h) * orders.undone_gpu_h,
         float(facts.carry_cost[job.pools[0]] if job.job.preemptible else facts.carry_cost[pool]) * carried
         if pool >= 0
         else 0.0,

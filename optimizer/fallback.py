@@ -15,6 +15,7 @@ from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, JobFacts, facts_of, unbroken_run
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.room import fit, fixed_draw, headroom_kw, kw_per_work, wanted_draw
+from optimizer.weights import job_weights
 
 INF = float("inf")
 
@@ -158,7 +159,7 @@ class _Book:
             reached = np.cumsum(work[order])
             keep = (self.cost[s][order] <= self.mean[s]) | (reached <= must + 1e-12)
             work[order] = np.where(keep, work[order], np.clip(work[order] - (reached - must), 0.0, None))
-        pays = self.cost[s] * self.kw_per_work[g] <= job.job.value_per_gpu_h + job.job.undone_penalty
+        pays = self.cost[s] * self.kw_per_work[g] <= job_weights(facts, job).undone_per_gpu_h
         work = np.where(pays, work, 0.0)
         left = job.left - float(work.sum())
         if left > 1e-9 and job.late_h.any():

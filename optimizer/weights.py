@@ -1,9 +1,9 @@
 """Prices of what has to give, so that it gives in the right order whatever the numbers in the config.
 
-Order, first to give: comfort (best-effort events, economics, ramps), firm events, the service floors that may give
-at all (training under a hard limit; any pool under an allowed emergency), the hard limit, which gives only when it
-is physically out of reach. Each price is the configured one or, where that is too low to keep the order, twice the
-price below it in the same unit.
+Order, first to give: economics, ramps and best-effort events; deadlines; firm events; the service floors that may give
+at all (training under a hard limit, any pool under an allowed emergency); the hard limit, which gives only when it is
+physically out of reach. Each price is the configured one or, where that is too low to keep the order, a margin above
+what it must outweigh. Work whose `undone_penalty` is 0 is optional: it is done when it pays and has no such price.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from optimizer.curves import hull_from_idle
-from optimizer.facts import Facts
+from optimizer.facts import Facts, JobFacts
 
-MARGIN = 2.0
+MARGIN = 1.5
 LEAST_SLOPE = 0.05
 """GPU-hours per kWh below which a curve is taken as flat; keeps the floor's price finite."""
 
@@ -32,19 +32,23 @@ class Weights:
     ramp_per_kw: float
 
 
+@dataclass(frozen=True)
+class JobWeights:
+    """Planning prices of one job per GPU-hour: done late (before any hour of lateness counts), and never done."""
+
+    late_per_gpu_h: float
+    undone_per_gpu_h: float
+
+
 def weights_of(facts: Facts, site: int) -> Weights:
     """Planning prices of the site with that index."""
     prices = facts.problem.prices
     steepest, gentlest = _slopes(facts, site)
-    shortest = float(facts.hours.min())
-    energy = float(np.abs(facts.cost_per_kwh[site]).max())
-    peaks = sum(charge.price_per_kw for charge in facts.problem.sites[site].demand_charges)
-    moves = 2 * prices.ramp_per_kw / shortest  # a kW less in one interval can spare a ramp into it and one out of it
-    worth = MARGIN * (_best_value(facts, site) * steepest + energy + moves)
+    losses = [job_weights(facts, job).undone_per_gpu_h for job in facts.jobs if _at(facts, job, site)]
+    worth = MARGIN * (max(losses, default=0.0) * steepest + _pressure(facts, site))
     plain = {event.id: event.penalty_per_kwh + event.credit_per_kwh for _, event in facts.events_of(site)}
     firm = {event.id: max(plain[event.id], worth) for _, event in facts.events_of(site) if event.firm}
-    pressure = max(max(firm.values(), default=0.0), peaks / shortest + moves + energy)
-    floor_price = max(prices.below_floor_per_gpu_h, MARGIN * pressure / gentlest)
+    floor_price = max(prices.below_floor_per_gpu_h, MARGIN * max(worth, *firm.values(), 0.0) / gentlest)
     emergency = {
         event.id: max(plain[event.id], MARGIN * floor_price * steepest)
         for _, event in facts.events_of(site)
@@ -55,10 +59,44 @@ def weights_of(facts: Facts, site: int) -> Weights:
     return Weights(limit, events, floor_price, prices.ramp_per_kw)
 
 
+def job_weights(facts: Facts, job: JobFacts) -> JobWeights:
+    """Planning prices of a job: a deadline that can be met is not missed to save money."""
+    item = job.job
+    lost = item.undone_penalty + item.value_per_gpu_h
+    if item.undone_penalty <= 0 or not job.pools:
+        return JobWeights(0.0, lost)
+    premium = max(MARGIN * _pressure(facts, facts.pools[g].site) * _kwh_per_gpu_h(facts, g) for g in job.pools)
+    worst_h = float(job.hours_late.max(initial=0.0)) + float(facts.hours[-1])
+    return JobWeights(premium, MARGIN * (premium + item.late_penalty * worst_h) + lost)
+
+
+def _pressure(facts: Facts, site: int) -> float:
+    """Most money that a kWh of import less can bring by economics alone: energy, a billed peak, ramps into and out of
+    the shortest interval, and the best service value that the power could carry instead."""
+    shortest = float(facts.hours.min())
+    peaks = sum(charge.price_per_kw for charge in facts.problem.sites[site].demand_charges)
+    moves = 2 * (facts.problem.prices.ramp_per_kw + facts.problem.prices.change_per_kw)
+    values = [pool.pool.value_per_gpu_h for pool in facts.pools if pool.site == site]
+    service = max(values, default=0.0) * _slopes(facts, site)[0]
+    return service + float(np.abs(facts.cost_per_kwh[site]).max()) + (peaks + moves) / shortest
+
+
+def _kwh_per_gpu_h(facts: Facts, index: int) -> float:
+    """Import in kWh that a GPU-hour of work takes in a batch pool at full speed."""
+    pool = facts.pools[index]
+    hull = hull_from_idle(pool.curve)
+    return (hull.top_w - hull.base_w) / hull.top_throughput / 1000.0 * float(facts.pue[pool.site].max())
+
+
+def _at(facts: Facts, job: JobFacts, site: int) -> bool:
+    """Whether a job may run at a site."""
+    return any(facts.pools[number].site == site for number in job.pools)
+
+
 def _slopes(facts: Facts, site: int) -> tuple[float, float]:
     """Most work that a kWh of import carries in any pool of the site, and least at any pool's floor (GPU-h per kWh)."""
     pue = float(facts.pue[site].min())
-    steep, gentle = [1e-3], []
+    steep, gentle = [LEAST_SLOPE], []
     for pool in facts.pools:
         if pool.site != site:
             continue
@@ -79,13 +117,3 @@ def _slope_at_floor(facts: Facts, index: int) -> float:
             break
         slope, at_w = segment.slope_per_w, at_w + segment.width_w
     return slope * 1000.0
-
-
-def _best_value(facts: Facts, site: int) -> float:
-    """What the most valuable GPU-hour of the site is worth, penalties for not doing it included."""
-    values = [pool.pool.value_per_gpu_h for pool in facts.pools if pool.site == site]
-    for job in facts.jobs:
-        if any(facts.pools[number].site == site for number in job.pools):
-            late = job.job.late_penalty * float(facts.hours.sum())
-            values.append(max(0.0, job.job.value_per_gpu_h + job.job.undone_penalty, late))
-    return max(values, default=0.0)

@@ -7,7 +7,6 @@ is replaced when it crashes, hangs or answers nonsense. Above it stands the ladd
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import pickle
@@ -18,8 +17,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
@@ -30,8 +29,6 @@ from optimizer.solve import SolveError, SolveFault, solve_problem
 READY = "ready"
 START_S = 60.0
 """How long a fresh child may take to import the solver; counted apart from the deadline of a plan."""
-
-PR_SET_PDEATHSIG = 1
 
 Target = Callable[[Problem, float], Plan]
 
@@ -76,6 +73,7 @@ class ChildPlanner:
         self._child: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._warm = False
+        self._closed = False
         self.restarts = -1
         with self._lock:
             self._start()
@@ -87,7 +85,10 @@ class ChildPlanner:
         return replace(plan, solve_s=time.monotonic() - started)
 
     def close(self) -> None:
-        """Stop the child."""
+        """Stop the child at once; a solve in progress ends as a failed one."""
+        self._closed = True
+        if self._child is not None:
+            self._child.kill()
         with self._lock:
             self._stop()
 
@@ -117,8 +118,10 @@ class ChildPlanner:
         self._child = self._pipe = None
 
     def _ask(self, problem: Problem) -> Plan:
-        """One solve in the child. Raises SolveError when it fails, overruns or answers nonsense; then it is replaced."""
+        """One solve in the child. Raises SolveError when it fails, overruns or answers nonsense, and replaces it."""
         with self._lock:
+            if self._closed:
+                raise SolveError(SolveFault.FAILED, "the planner is closed")
             if self._child is None or not self._child.is_alive():
                 self._stop()
                 self._start()
@@ -126,7 +129,8 @@ class ChildPlanner:
                 return self._exchange(problem)
             except _ChildLost as lost:
                 self._stop()
-                self._start()
+                if not self._closed:
+                    self._start()
                 raise SolveError(lost.kind, str(lost)) from lost
 
     def _exchange(self, problem: Problem) -> Plan:
@@ -135,10 +139,10 @@ class ChildPlanner:
         try:
             if not self._warm:
                 self._expect_ready()
-            self._pipe.send_bytes(pickle.dumps(problem))
+            self._pipe.send(problem)
             if not self._pipe.poll(self._hard_deadline_s):
                 raise _ChildLost(SolveFault.TIMEOUT, f"the solver was killed after {self._hard_deadline_s:g} s")
-            made = pickle.loads(self._pipe.recv_bytes())
+            made = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise _ChildLost(SolveFault.FAILED, "the solver process died while it planned") from error
         except (pickle.UnpicklingError, AttributeError, ImportError, IndexError, ValueError, TypeError) as error:
@@ -154,7 +158,7 @@ class ChildPlanner:
         assert self._pipe is not None
         if not self._pipe.poll(START_S):
             raise _ChildLost(SolveFault.TIMEOUT, f"the solver process did not start within {START_S:g} s")
-        if pickle.loads(self._pipe.recv_bytes()) != READY:
+        if self._pipe.recv() != READY:
             raise _ChildLost(SolveFault.FAILED, "the solver process started with nonsense")
         self._warm = True
 
@@ -178,10 +182,9 @@ def _serve(pipe: Connection, target: Target, time_limit_s: float, memory_mb: int
     gc.collect()
     gc.freeze()
     try:
-        pipe.send_bytes(pickle.dumps(READY))
+        pipe.send(READY)
         while True:
-            problem = pickle.loads(pipe.recv_bytes())
-            pipe.send_bytes(pickle.dumps(_attempt(target, problem, time_limit_s)))
+            pipe.send(_attempt(target, pipe.recv(), time_limit_s))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -214,11 +217,17 @@ def _detach() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
-            os._exit(0)  # the parent died before it could be bound to
+    threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
     os.dup2(2, 1)
+
+
+def _die_with_parent() -> None:
+    """Exit when the parent is gone, however far a solve is. (Linux's parent-death signal follows the thread that made
+    the child, not its process, and would come too early.)"""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _cap_memory(memory_mb: int | None) -> None:

@@ -19,7 +19,7 @@ def add_starts(build: Build) -> None:
 
     sum start + later + skipped = 1, where `later` (start after the horizon) exists only if the deadline allows it. A
     job that runs is fixed to go on. Objective: - value of the work, + late penalty, + mean energy price of what runs
-    after the horizon, + (undone penalty + value) * skipped.
+    after the horizon, + weight of undone work * skipped.
     """
     options = {
         number: _options(build.facts, job) for number, job in enumerate(build.facts.jobs) if not job.job.preemptible
@@ -38,7 +38,7 @@ def add_starts(build: Build) -> None:
         job = build.facts.jobs[number]
         terms: list[Term] = [(1.0, skipped[number])]
         build.constant -= job.job.value_per_gpu_h * job.left
-        build.cost.append(((job.job.undone_penalty + job.job.value_per_gpu_h) * job.left, skipped[number]))
+        build.cost.append((build.job_weights[number].undone_per_gpu_h * job.left, skipped[number]))
         if number in later and job.pools:
             terms.append((1.0, later[number]))
             build.cost.append((float(build.facts.carry_cost[job.pools[0]]) * job.left, later[number]))
@@ -56,13 +56,15 @@ def _add_run(build: Build, number: int, g: int, t: int) -> None:
     for index in np.flatnonzero(run > 1e-12).tolist():
         build.families["run"][number, g, index, t] = (start, float(run[index]))
     tail = job.left - float((run * facts.hours).sum())
-    build.cost.append((late_cost(facts, job, run) + float(facts.carry_cost[g]) * max(0.0, tail), start))
+    build.cost.append((_late_cost(build, number, run) + float(facts.carry_cost[g]) * max(0.0, tail), start))
 
 
-def late_cost(facts: Facts, job: JobFacts, run: Floats) -> float:
-    """Late penalty of work at rates `run`: on-time hours of each interval are used first."""
-    late = np.maximum(0.0, run * facts.hours - job.rate * job.on_time_h)
-    return job.job.late_penalty * float((late * job.hours_late).sum())
+def _late_cost(build: Build, number: int, run: Floats) -> float:
+    """Cost of what is late at rates `run`: on-time hours of each interval are used first."""
+    job = build.facts.jobs[number]
+    late = np.maximum(0.0, run * build.facts.hours - job.rate * job.on_time_h)
+    premium = build.job_weights[number].late_per_gpu_h
+    return float((late * (premium + job.job.late_penalty * job.hours_late)).sum())
 
 
 def _options(facts: Facts, job: JobFacts) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from optimizer.model.jobs import add_rates, add_work
 from optimizer.model.parts import Build
 from optimizer.model.pools import add_batch_work, add_breakable_floors, add_draw, add_value
 from optimizer.model.site import add_demand_charges, add_events, add_import, add_limits, add_ramps
-from optimizer.weights import weights_of
+from optimizer.weights import job_weights, weights_of
 
 
 def build_model(problem: Problem, facts: Facts | None = None) -> Build:
@@ -24,7 +24,7 @@ def build_model(problem: Problem, facts: Facts | None = None) -> Build:
     out of reach has a priced slack. `facts`: the problem's own, where a caller has relaxed them."""
     facts = facts_of(problem) if facts is None else facts
     weights = tuple(weights_of(facts, site) for site in range(len(problem.sites)))
-    build = Build(pyo.ConcreteModel(), facts, weights)
+    build = Build(pyo.ConcreteModel(), facts, weights, tuple(job_weights(facts, job) for job in facts.jobs))
     for add in (
         add_draw,
         add_value,

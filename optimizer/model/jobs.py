@@ -14,7 +14,7 @@ def add_rates(build: Build) -> None:
     """x[j,g,t], late[j,g,t]: mean rates in GPU equivalents before and after the deadline.
 
     0 <= x <= rate limit * share of the interval inside [release, deadline); late likewise inside [deadline, end). Over
-    several pools their sum keeps the same bound. Objective: + late penalty * hours late * late work.
+    several pools their sum keeps the same bound.
     """
     keys: dict[str, list[Any]] = {"x": [], "late": []}
     upper: dict[str, list[float | None]] = {"x": [], "late": []}
@@ -37,12 +37,12 @@ def add_rates(build: Build) -> None:
 
 
 def _add_late_cost(build: Build) -> None:
-    """Objective: + late penalty (money per GPU-h and hour late) * mean hours late * hours * late rate."""
+    """Objective: + (weight of a missed deadline + late penalty * mean hours late) * hours * late rate."""
     for (number, _, t), variable in build.families["late"].items():
         job = build.facts.jobs[number]
-        cost = job.job.late_penalty * float(job.hours_late[t]) * float(build.facts.hours[t])
+        cost = build.job_weights[number].late_per_gpu_h + job.job.late_penalty * float(job.hours_late[t])
         if cost:
-            build.cost.append((cost, variable))
+            build.cost.append((cost * float(build.facts.hours[t]), variable))
 
 
 def _add_preference(build: Build) -> None:
@@ -65,7 +65,7 @@ def add_work(build: Build) -> None:
     """sum hours * (x + late) + carried + undone = work left (GPU-h).
 
     carried <= what fits between the horizon and the deadline at the highest rate; it costs the mean price of energy, so
-    that a far job neither rushes nor stalls. Objective: + (undone penalty + value) * undone - value * work left.
+    that a far job neither rushes nor stalls. Objective: + weight of undone work * undone - value * work left.
     """
     numbers = [number for number, job in enumerate(build.facts.jobs) if job.job.preemptible]
     jobs = build.facts.jobs
@@ -82,12 +82,7 @@ def add_work(build: Build) -> None:
     rows(build, "work", [row(jobs[number].left, terms[number], jobs[number].left) for number in numbers])
     for number in numbers:
         _add_worth(build, jobs[number])
-        build.cost.append((_loss(jobs[number]), undone[number]))
-
-
-def _loss(job: JobFacts) -> float:
-    """Money lost per GPU-hour never done."""
-    return job.job.undone_penalty + job.job.value_per_gpu_h
+        build.cost.append((build.job_weights[number].undone_per_gpu_h, undone[number]))
 
 
 def _add_worth(build: Build, job: JobFacts) -> None:

@@ -14,7 +14,7 @@ import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
 from optimizer.facts import Facts
-from optimizer.weights import Weights
+from optimizer.weights import JobWeights, Weights
 
 Row = tuple[float | None, Any, float | None]
 Term = tuple[float, Any]
@@ -22,12 +22,13 @@ Term = tuple[float, Any]
 
 @dataclass
 class Build:
-    """A model under construction: Pyomo's model, the facts, the weights per site, the variables by family and key, and
-    the objective's terms (money, to be minimised) with their constant."""
+    """A model under construction: Pyomo's model, the facts, the weights per site and job, the variables by family and
+    key, and the objective's terms (money, to be minimised) with their constant."""
 
     model: Any
     facts: Facts
     weights: tuple[Weights, ...]
+    job_weights: tuple[JobWeights, ...]
     families: dict[str, dict[Any, Any]] = field(default_factory=dict)
     cost: list[Term] = field(default_factory=list)
     constant: float = 0.0

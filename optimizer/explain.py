@@ -1,0 +1,186 @@
+"""Says in one sentence why a pool or a job gets what it gets, until when, and what would change it.
+
+Why from the plan: whoever asks wants the reason of what is being done, not of what a fresh solve might do. Numbers come
+from the same problem and plan that were obeyed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from optimizer.domain import BatchJob, GpuPool, Plan, PoolInputs, Problem, SiteInputs, Work
+from optimizer.envelope import mean_limit_kw
+from optimizer.reasons import Reason
+
+
+def explain_pool(problem: Problem, plan: Plan, pool_id: str, index: int = 0) -> str:
+    """Why the pool has its cap in interval `index`. Raises KeyError for an unknown pool, IndexError off the grid."""
+    inputs = _pool(problem, pool_id)
+    pool, orders = inputs.pool, plan.pools[pool_id]
+    reason = orders.reasons[index]
+    until = _clock(_until(plan, orders.reasons, index), plan.grid.starts[index])
+    if pool.work is Work.BATCH:
+        return (
+            f"{_batch_state(pool, plan, index)} because {_cause(problem, plan, inputs, index, reason)} until {until}."
+        )
+    busy = inputs.load[index] * pool.count
+    if reason is Reason.NO_WORK or busy <= 0:
+        return f"{pool_id} has no work until {until}; its GPUs idle at {pool.curve.idle_w:.0f} W."
+    if reason is Reason.FULL_POWER:
+        return f"{pool_id} runs at full power ({orders.cap_w[index]} W) until {until}: nothing asks for less."
+    share = orders.work_gpus[index] / busy
+    free = _change(reason, pool)
+    return (
+        f"{pool_id} is capped at {orders.cap_w[index]} W ({share:.0%} throughput) because "
+        f"{_cause(problem, plan, inputs, index, reason)} until {until}; {free}."
+    )
+
+
+def _batch_state(pool: GpuPool, plan: Plan, index: int) -> str:
+    """What a batch pool does."""
+    orders = plan.pools[pool.id]
+    if orders.active_gpus[index] == 0:
+        return f"{pool.id} waits with all {pool.count} GPUs idle"
+    return f"{pool.id} runs {orders.active_gpus[index]} of {pool.count} GPUs at {orders.cap_w[index]} W"
+
+
+def _change(reason: Reason, pool: GpuPool) -> str:
+    """What would change it."""
+    if reason is Reason.SERVICE_FLOOR:
+        return f"its service floor of {pool.floor:.0%} allows no less"
+    if reason is Reason.FLOOR_BROKEN:
+        return f"its floor of {pool.floor:.0%} returns with the end of the emergency"
+    if reason is Reason.HIGH_PRICE:
+        return f"at a value above {pool.value_per_gpu_h:g} per GPU-hour or a lower price it would draw more"
+    return f"without it {pool.max_cap_w:.0f} W"
+
+
+def _cause(problem: Problem, plan: Plan, inputs: PoolInputs, index: int, reason: Reason) -> str:
+    """The cause as a clause with its numbers."""
+    site = next(site for site in problem.sites if site.id == inputs.pool.site)
+    price = f"{site.price_per_mwh[index]:.0f} {problem.currency}/MWh"
+    clauses = {
+        Reason.FULL_POWER: "its jobs need all of it",
+        Reason.NO_WORK: "no job is there to run",
+        Reason.CHEAP_WINDOW: f"power is cheap ({price})",
+        Reason.HIGH_PRICE: f"power costs {price}",
+        Reason.CARBON: f"power costs {price} and {site.carbon_g_per_kwh[index]:.0f} g/kWh of priced carbon",
+        Reason.DEADLINE: "deadlines leave no cheaper time",
+        Reason.PEAK_AVOID: f"a higher peak than {_peak_kw(site, plan):.0f} kW would be billed",
+        Reason.SITE_LIMIT: f"the site may draw no more than {site.limit_kw[index]:.0f} kW",
+        Reason.RAMP_LIMIT: f"the site may rise by no more than {site.ramp_up_kw_per_min:g} kW a minute",
+        Reason.SERVICE_FLOOR: "a cap on the site asks for more than the floors leave",
+        Reason.FLOOR_BROKEN: "an emergency goes before the floor",
+        Reason.CHANGE_COST: "moving the cap for so short a time costs more than it brings",
+    }
+    if reason in {Reason.DR_EVENT, Reason.REBOUND_LIMIT}:
+        return _event_clause(problem, site.id, index, reason)
+    return clauses.get(reason, str(reason).replace("_", " "))
+
+
+def _event_clause(problem: Problem, site: str, index: int, reason: Reason) -> str:
+    """Which event binds and to what."""
+    start, end = problem.grid.edges[index], problem.grid.edges[index + 1]
+    caps = [(mean_limit_kw(event, start, end), event) for event in problem.events if event.site == site]
+    cap, event = min(caps, key=lambda item: item[0])
+    over = event.end + timedelta(seconds=event.ramp_out_s)
+    if reason is Reason.REBOUND_LIMIT:
+        over += timedelta(seconds=event.rebound_s)
+        return f"after event {event.id} the site may draw no more than {_mw(cap)} (rebound) {_to(over, start)}"
+    return f"event {event.id} limits the site to {_mw(cap)} {_to(over, start)}"
+
+
+def _to(moment: datetime, seen_from: datetime) -> str:
+    return f"(ends {_clock(moment, seen_from)})"
+
+
+def _mw(kw: float) -> str:
+    """Power as a person reads it."""
+    return f"{kw / 1000:.2f} MW" if kw >= 1000 else f"{kw:.1f} kW"
+
+
+def _peak_kw(site: SiteInputs, plan: Plan) -> float:
+    """The peak that counts: the one billed already or the plan's own."""
+    billed = max((charge.peak_so_far_kw for charge in site.demand_charges), default=0.0)
+    return max(billed, *plan.sites[site.id].import_kw)
+
+
+def explain_job(problem: Problem, plan: Plan, job_id: str) -> str:
+    """Why the job runs or waits now, when it will be done, and whether it meets its deadline. Raises KeyError."""
+    job = next((job for job in problem.jobs if job.id == job_id), None)
+    if job is None:
+        raise KeyError(job_id)
+    orders, grid = plan.jobs[job_id], plan.grid
+    reason = orders.reasons[0]
+    if reason is Reason.WORK_DONE:
+        return f"{job_id} is done: no work is left."
+    if reason is Reason.DEADLINE_UNREACHABLE or not _batch_pools(problem, job):
+        return f"{job_id} can't run: none of its pools ({', '.join(job.pools) or 'none named'}) runs batch work."
+    if orders.work_gpus[0] > 1e-9:
+        cause = _job_cause(problem, orders.pool, reason)
+        state = f"{job_id} runs on {orders.pool} at {orders.work_gpus[0]:.1f} GPUs because {cause}"
+        return f"{state}; {_ending(job, plan)}."
+    first = next((t for t, rate in enumerate(orders.work_gpus) if rate > 1e-9), None)
+    start = f"until {_clock(grid.starts[first], grid.start)}" if first is not None else "beyond this plan's horizon"
+    return f"{job_id} waits {start} because {_job_cause(problem, orders.pool, reason)}; {_ending(job, plan)}."
+
+
+def _batch_pools(problem: Problem, job: BatchJob) -> list[str]:
+    names = {inputs.pool.id for inputs in problem.pools if inputs.pool.work is Work.BATCH}
+    return [name for name in job.pools if name in names]
+
+
+def _job_cause(problem: Problem, pool_id: str, reason: Reason) -> str:
+    """The cause of a job's state now."""
+    inputs = _pool(problem, pool_id)
+    site = next(site for site in problem.sites if site.id == inputs.pool.site)
+    price = f"{site.price_per_mwh[0]:.0f} {problem.currency}/MWh"
+    clauses = {
+        Reason.NOT_RELEASED: "it is not released yet",
+        Reason.NOT_PREEMPTIBLE: "it may not be interrupted",
+        Reason.DEADLINE: "its deadline leaves no cheaper time",
+        Reason.CHEAP_WINDOW: f"power is cheap now ({price})",
+        Reason.HIGH_PRICE: f"power at {price} is dearer than later",
+        Reason.POOL_FULL: f"{pool_id} is full with jobs that can wait less",
+        Reason.PEAK_AVOID: "running now would raise the billed peak",
+        Reason.SITE_LIMIT: f"the site may draw no more than {_mw(site.limit_kw[0])}",
+        Reason.RAMP_LIMIT: "the site may not rise faster",
+    }
+    if reason in {Reason.DR_EVENT, Reason.REBOUND_LIMIT}:
+        return _event_clause(problem, site.id, 0, reason)
+    return clauses.get(reason, str(reason).replace("_", " "))
+
+
+def _ending(job: BatchJob, plan: Plan) -> str:
+    """When it will be done, against its deadline."""
+    orders = plan.jobs[job.id]
+    deadline = _clock(job.deadline, plan.grid.start)
+    if orders.undone_gpu_h > 1e-6:
+        return f"{orders.undone_gpu_h:.1f} of its {job.left_gpu_h:.1f} GPU-hours can't be done (deadline {deadline})"
+    if orders.finish is None:
+        return f"the rest is done after the horizon, before its deadline {deadline}"
+    when = _clock(orders.finish, plan.grid.start)
+    if orders.late_gpu_h > 1e-6:
+        return f"done {when}, with {orders.late_gpu_h:.1f} GPU-hours after its deadline {deadline}"
+    return f"done {when}, before its deadline {deadline}"
+
+
+def _pool(problem: Problem, pool_id: str) -> PoolInputs:
+    """The pool's inputs; KeyError when there is none."""
+    for inputs in problem.pools:
+        if inputs.pool.id == pool_id:
+            return inputs
+    raise KeyError(pool_id)
+
+
+def _until(plan: Plan, reasons: tuple[Reason, ...], index: int) -> datetime:
+    """End of the run of intervals with the same reason."""
+    end = index
+    while end + 1 < len(reasons) and reasons[end + 1] is reasons[index]:
+        end += 1
+    return plan.grid.edges[end + 1]
+
+
+def _clock(moment: datetime, seen_from: datetime) -> str:
+    """A moment in UTC as a person reads it: the day only when it is another one."""
+    return moment.strftime("%H:%MZ" if moment.date() == seen_from.date() else "%d %b %H:%MZ")
