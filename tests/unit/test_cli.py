@@ -206,7 +206,8 @@ def test_address_and_token_come_from_the_config(gridpace, daemon, tmp_path, monk
         monkeypatch.delenv(name)
     path = Path(simple(port=port))
     (tmp_path / "key").write_text("w\n")
-    secrets = '[{name: eyes, secret: "env:NONE_SUCH"}, {name: ops, scope: write, secret: "file:key"}]'
+    (tmp_path / "eyes").write_text("r\n")
+    secrets = '[{name: gone, scope: write, secret: "env:NONE"}, {name: eyes, secret: "file:eyes"}, {name: ops, scope: write, secret: "file:key"}]'
     path.write_text(path.read_text().replace(f"port: {port}", f"port: {port}, tokens: {secrets}"))
     result = gridpace("pause", "--config", str(path))
     assert result.exit_code == 0, result.stderr

@@ -82,6 +82,7 @@ CASES = [
     ("pool: tune", "pool: chat", '29: jobs.initial[0].pool: "chat" has work "interactive"; here it must be "batch"'),
     ("max_gpus: 8", "max_gpus: 80", "29: jobs.initial[0].max_gpus: 80 is more than pool tune has (32)"),
     ("12:00:00-07:00", "12:00:00", '29: jobs.initial[0].deadline: "2022-09-07T12:00:00" is not a time with an offset, such as 2022-09-06T14:00:00-07:00 or ...Z'),
+    ('"2022-09-07T12:00:00-07:00"', "2022-09-07 12:00:00", '29: jobs.initial[0].deadline: "2022-09-07 12:00:00" is not a time with an offset, such as 2022-09-06T14:00:00-07:00 or ...Z'),
     ('"env:GRIDPACE_TEST_SECRET"', "hunter2-inline", "33: programs[0].channel.secret: a secret never stands in the config itself; give a secret by reference: env:NAME, file:/path or credential:name (systemd's LoadCredential)"),
     ("hard_deadline: 20s", "hard_deadline: 5s", "34: solver.hard_deadline: must be longer than `time_limit`"),
     ("port: 8642", "port: 0", "35: api.port: 0 must be at least 1"),
