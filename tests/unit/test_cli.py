@@ -114,17 +114,17 @@ def test_the_shell_completes_commands():
 # ---------------------------------------------------------------- exit codes
 @pytest.mark.parametrize("command", ["run", "check", "plan"])
 def test_a_wrong_config_is_shown_whole_and_exits_with_2(gridpace, command):
-    Path("bad.yaml").write_text("mode: observ\ncurrency: USD\nsite: []\n")
+    Path("bad.yaml").write_text("mode: obserwe\ncurrency: USD\nsite: []\n")
     result = gridpace(command, "--config", "bad.yaml")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[0] == (
-        'bad.yaml:1: mode: "observ" is not one of observe, advise, control. Did you mean "observe"?'
+        'bad.yaml:1: mode: "obserwe" is not one of observe, advise, control. Did you mean "observe"?'
     )
     assert 'bad.yaml:3: site: unknown key. Did you mean "sites"?' in result.stderr.splitlines()
 
 
 def test_check_tells_a_program_about_a_wrong_config_too(gridpace):
-    Path("bad.yaml").write_text("mode: observ\n")
+    Path("bad.yaml").write_text("mode: obserwe\n")
     result = gridpace("check", "--config", "bad.yaml", "--json")
     answer = json.loads(result.stdout)
     assert (result.exit_code, answer["ok"], answer["problems"][0]["line"]) == (2, False, 1)

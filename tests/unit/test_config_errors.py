@@ -48,15 +48,15 @@ api: {port: 8642}
 
 # what is replaced, by what, and the one line that says so (after "gridpace.yaml:")
 CASES = [
-    ("mode: observe", "mode: contorl", '1: mode: "contorl" is not one of observe, advise, control. Did you mean "control"?'),
-    ("currency: USD", "curency: USD", '2: curency: unknown key. Did you mean "currency"?'),
+    ("mode: observe", "mode: contrxol", '1: mode: "contrxol" is not one of observe, advise, control. Did you mean "control"?'),
+    ("currency: USD", "curxrency: USD", '2: curxrency: unknown key. Did you mean "currency"?'),
     ("currency: USD", "currency: Dollar", '2: currency: "Dollar" is not a currency; write its three letters, such as USD, EUR or AUD'),
     ("interval: 5m", "interval: 5", '3: interval: "5" is not a duration; write a number with a unit, such as 90s, 5m, 36h or 2d'),
     ("interval: 5m", "interval: 0s", "3: interval: must be longer than nothing"),
     ("interval: 5m", "interval: 7m", "3: interval: must be at least 1m, and a whole number of them must make a day"),
     ("America/Los_Angeles", "America/Los_Angels", '6: sites[0].timezone: "America/Los_Angels" is not a time zone; write an IANA name or an offset such as +10:00. Did you mean "America/Los_Angeles"?'),
     ("America/Los_Angeles", '"-08:00"', '6: sites[0].timezone: "-08:00" is an offset; a site needs a name such as Europe/Berlin, since its clocks may change'),
-    ("price: energy", "price: enery", '7: sites[0].price: "enery" is not a signal of this config. Did you mean "energy"?'),
+    ("price: energy", "price: enerxgy", '7: sites[0].price: "enerxgy" is not a signal of this config. Did you mean "energy"?'),
     ("price: energy", "price: busy", '7: sites[0].price: "busy" has kind "load"; here it must be "price"'),
     ("limit_kw: 800", "limit_kw: -1", "8: sites[0].limit_kw: -1 must be more than 0"),
     ("limit_kw: 800", "limit_kw: .nan", "8: sites[0].limit_kw: nan is not a finite number"),
@@ -65,7 +65,7 @@ CASES = [
     ("site: west\n    gpu", "site: wst\n    gpu", '13: pools[0].site: "wst" is not a site of this config. Did you mean "west"?'),
     ("count: 64", "count: 6.5", "15: pools[0].count: 6.5 is not a whole number"),
     ("    count: 64\n", "", "12: pools[0].count: is missing"),
-    ("work: interactive", "work: interactiv", '16: pools[0].work: "interactiv" is not one of interactive, training, batch. Did you mean "interactive"?'),
+    ("work: interactive", "work: interactixe", '16: pools[0].work: "interactixe" is not one of interactive, training, batch. Did you mean "interactive"?'),
     ("infer_llama_8b", "infer_lama_8b", '17: pools[0].curve: "A100-400W/infer_lama_8b" is not a known power curve. Did you mean "A100-400W/infer_llama_8b"?'),
     ("floor: 0.9", "floor: 90", "18: pools[0].floor: 90 must be at most 1"),
     ("load: busy", "load: 1.5", "19: pools[0].load: 1.5 is neither a share between 0 and 1 nor the id of a signal"),
@@ -127,12 +127,12 @@ def test_each_problem_is_one_line_at_its_place(load, tmp_path, old, new, line):
     assert f"gridpace.yaml:{line}".replace("FOLDER", str(tmp_path)) in found
     # One mistake must not be told as many; only a required key that was misspelt is missing as well, a
     # name that is gone is missed by who used it, and each pool of a real machine needs its GPUs.
-    assert len(found) == 1 or any(word in line for word in ("curency", "needs `gpus`", "there already")), found
+    assert len(found) == 1 or any(word in line for word in ("curxrency", "needs `gpus`", "there already")), found
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_file(load):
     text = GOOD
-    for old, new in [("observe", "controll"), ("limit_kw: 800", "limit_kw: -1"), ("infer_llama_8b", "x"),
+    for old, new in [("observe", "contrxol"), ("limit_kw: 800", "limit_kw: -1"), ("infer_llama_8b", "x"),
                      ("site: west\n    channel", "site: east\n    channel"), ("type: csv", "type: excel"),
                      ("port: 8642", "prt: 1")]:  # fmt: skip
         text = text.replace(old, new, 1)
