@@ -34,14 +34,19 @@ class WallClock:
 
 
 class ScaledClock:
-    """A recorded day at `speed` times real time, starting at `start` when constructed."""
+    """A recorded day at `speed` times real time; it stands at `start` until `begin`."""
 
     def __init__(self, start: datetime, speed: float) -> None:
         if speed <= 0:
             raise ValueError(f"clock.speed must be above 0, not {speed}")
         self.speed = speed
         self._start = require_utc(start, "clock.start")
-        self._zero = time.monotonic()
+        self._zero: float | None = None
+
+    def begin(self) -> None:
+        """Let time pass from now on; a second call changes nothing."""
+        if self._zero is None:
+            self._zero = time.monotonic()
 
     def now(self) -> datetime:
         """Simulated aware UTC time."""
@@ -49,7 +54,7 @@ class ScaledClock:
 
     def monotonic(self) -> float:
         """Simulated seconds since the start."""
-        return (time.monotonic() - self._zero) * self.speed
+        return (time.monotonic() - self._zero) * self.speed if self._zero is not None else 0.0
 
     def sleep(self, seconds: float) -> None:
         """Wait that many simulated seconds."""

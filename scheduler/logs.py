@@ -33,6 +33,8 @@ def configure_logs(form: str = "auto") -> None:
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="<4>%(name)s: %(message)s", force=True)
     logging.getLogger("pyomo").setLevel(logging.WARNING)
+    # A turn that takes longer than its period is said once, by the cycle's own note, not at every skipped beat.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
 def escape_values(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -45,6 +47,6 @@ def escape_values(_logger: object, _method: str, event: MutableMapping[str, Any]
 
 def journal_line(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
     """One JSON object behind its priority."""
-    body = structlog.processors.JSONRenderer(default=str)(logger, method, event)
+    body = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)(logger, method, event)
     text = body.decode() if isinstance(body, bytes) else body
     return f"<{PRIORITIES.get(str(event.get('level', method)), 6)}>{text}"

@@ -12,6 +12,7 @@ from optimizer.reasons import Note, Reason, Severity
 from scheduler.api.app import create_app
 from scheduler.api.server import ApiServer
 from scheduler.api.settings import ApiSettings, Token
+from scheduler.clock import ScaledClock
 from scheduler.config import Config, Scope, is_simulated
 from scheduler.control import run_tick
 from scheduler.cycle import expire_notes, run_cycle
@@ -48,8 +49,12 @@ class App:
         except BaseException:
             parts.close()
             raise
-        app.timer.start()
         ctx = parts.ctx
+        if isinstance(ctx.clock, ScaledClock):  # a recorded day begins with its first plan in force
+            app.tick()
+            app.cycle()
+            ctx.clock.begin()
+        app.timer.start()
         log.info("started", mode=ctx.mode, page=app.server.url, sites=len(ctx.sites), pools=len(ctx.pools))
         return app
 

@@ -177,16 +177,22 @@ def build_jobs(config: Config, context: AdapterContext, hardware: Hardware, stor
 
 
 def build_channels(config: Config, store: Store) -> dict[str, EventChannel]:
-    """The signed channels, by the name that stands in their address."""
-    keys = {p.id: p.channel for p in config.programs if isinstance(p.channel, WebhookConfig)}
-    if not keys:
-        return {}
-    secrets = {program: entry.secret.reveal(config.base_dir).encode() for program, entry in keys.items()}
-    windows_s = {program: entry.replay_window.total_seconds() for program, entry in keys.items()}
-    try:
-        return {"webhook": Webhook(secrets, records(store), lambda: datetime.now(UTC), windows_s)}
-    except ValueError as error:
-        raise AdapterError(f"{config.place('programs')}: {error}") from error
+    """The signed channel of each program, by the program's id, which stands in its address."""
+    channels: dict[str, EventChannel] = {}
+    for index, program in enumerate(config.programs):
+        entry = program.channel
+        if not isinstance(entry, WebhookConfig):
+            channels[program.id] = registry.create(
+                "dr", entry, AdapterContext(WallClock(), config.base_dir, records(store))
+            )
+            continue
+        secret = entry.secret.reveal(config.base_dir).encode()
+        window_s = {program.id: entry.replay_window.total_seconds()}
+        try:
+            channels[program.id] = Webhook({program.id: secret}, records(store), lambda: datetime.now(UTC), window_s)
+        except ValueError as error:
+            raise AdapterError(f"{config.place('programs', index, 'channel')}: {error}") from error
+    return channels
 
 
 def let_hall_work(hall: SimulatedHall, queue: JobQueue, state: State) -> None:
