@@ -148,10 +148,11 @@ def _site_plan(facts: Facts, s: int, imports: Floats, marginal: Floats | None) -
 
 def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> dict[str, JobPlan]:
     """Plans of all jobs of the problem; those with nothing left to do are done."""
-    count = facts.count
+    count, open_jobs = facts.count, {job.job.id for job in facts.jobs}
     plans = {
         job.id: JobPlan((0.0,) * count, next(iter(job.pools), ""), 0.0, 0.0, None, (Reason.WORK_DONE,) * count)
         for job in facts.problem.jobs
+        if job.id not in open_jobs
     }
     if not facts.jobs:
         return plans

@@ -53,17 +53,17 @@ def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
     energy, carbon = _energy(facts, imports)
     weights = tuple(weights_of(facts, site) for site in range(len(facts.problem.sites)))
     over_limit, over_event = _over(facts, imports, weights)
-    jobs = [_job(facts, job, plan) for job in facts.jobs]
+    jobs = _jobs(facts, plan)
     return Bill(
         service_value=_service(facts, plan),
-        job_value=sum(job[0] for job in jobs),
+        job_value=jobs[0],
         energy=energy,
         carbon=carbon,
         demand_charge=_demand(facts, imports),
-        late=sum(job[1] for job in jobs),
-        undone=sum(job[2] for job in jobs),
-        carried=sum(job[3] for job in jobs),
-        preference=sum(job[4] for job in jobs),
+        late=jobs[1],
+        undone=jobs[2],
+        carried=jobs[3],
+        preference=jobs[4],
         over_limit=over_limit,
         over_event=over_event,
         below_floor=_floors(facts, plan, weights),
@@ -150,21 +150,44 @@ def _change(facts: Facts, plan: Plan) -> float:
     return facts.problem.prices.change_per_kw * moved
 
 
-def _job(facts: Facts, job: JobFacts, plan: Plan) -> tuple[float, float, float, float, float]:
+def _jobs(facts: Facts, plan: Plan) -> tuple[float, float, float, float, float]:
     """Value, late penalty, undone penalty, cost of what is carried past the horizon, and of not getting the preferred
-    pool, of one job."""
-    orders, weights = plan.jobs[job.job.id], job_weights(facts, job)
-    work = np.array(orders.work_gpus) * facts.hours
-    late = np.clip(work - job.rate * job.on_time_h, 0.0, None)
-    carried = max(0.0, job.left - float(work.sum()) - orders.undone_gpu_h)
-    pool = next((number for number in job.pools if facts.pools[number].pool.id == orders.pool), -1)
-    place = job.pools.index(pool) if pool >= 0 and job.job.preemptible else 0
+    pools, of all jobs."""
+    if not facts.jobs:
+        return (0.0, 0.0, 0.0, 0.0, 0.0)
+    jobs, weights = facts.jobs, job_weights(facts)
+    orders = [plan.jobs[job.job.id] for job in jobs]
+    work = np.array([item.work_gpus for item in orders]) * facts.hours
+    late = np.clip(work - np.array([job.rate * job.on_time_h for job in jobs]), 0.0, None)
+    late_h = (late * np.array([job.hours_late for job in jobs])).sum(axis=1)
+    left, value, done = np.array([job.left for job in jobs]), _of(jobs, "value_per_gpu_h"), work.sum(axis=1)
+    undone = np.array([item.undone_gpu_h for item in orders])
+    lost = np.array([item.undone_per_gpu_h for item in weights]) - value
+    premium = np.array([item.late_per_gpu_h for item in weights])
+    places = [_place(facts, job, item.pool) for job, item in zip(jobs, orders, strict=True)]
+    carry = np.array([_carry(facts, job, place) for job, place in zip(jobs, places, strict=True)])
+    chosen = np.array([place if job.job.preemptible else 0 for job, place in zip(jobs, places, strict=True)])
     return (
-        job.job.value_per_gpu_h * (job.left - orders.undone_gpu_h),
-        float((late * (weights.late_per_gpu_h + job.job.late_penalty * job.hours_late)).sum()),
-        (weights.undone_per_gpu_h - job.job.value_per_gpu_h) * orders.undone_gpu_h,
-        float(facts.carry_cost[job.pools[0]] if job.job.preemptible else facts.carry_cost[pool]) * carried
-        if pool >= 0
-        else 0.0,
-        PREFERENCE_PER_GPU_H * place * float(work.sum()),
+        float((value * (left - undone)).sum()),
+        float((premium * late.sum(axis=1) + _of(jobs, "late_penalty") * late_h).sum()),
+        float((lost * undone).sum()),
+        float((carry * np.clip(left - done - undone, 0.0, None)).sum()),
+        PREFERENCE_PER_GPU_H * float((chosen * done).sum()),
     )
+
+
+def _of(jobs: tuple[JobFacts, ...], name: str) -> Floats:
+    """One field of all jobs."""
+    return np.array([getattr(job.job, name) for job in jobs], dtype=np.float64)
+
+
+def _place(facts: Facts, job: JobFacts, pool: str) -> int:
+    """Place of a pool in a job's list (0 where it has none)."""
+    return next((place for place, g in enumerate(job.pools) if facts.pools[g].pool.id == pool), 0)
+
+
+def _carry(facts: Facts, job: JobFacts, place: int) -> float:
+    """Cost per GPU-hour of work carried past the horizon; a run without a break stays in its pool."""
+    if not job.pools:
+        return 0.0
+    return float(facts.carry_cost[job.pools[0 if job.job.preemptible else place]])

@@ -132,9 +132,9 @@ class JobFacts:
         return not self.job.preemptible and self.job.started_at is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Facts:
-    """Everything that follows from a problem; arrays are [site, interval] or [event, interval]."""
+    """What follows from a problem; arrays are [site, interval] or [event, interval]. Equal to itself only."""
 
     problem: Problem
     hours: Floats

@@ -138,7 +138,7 @@ class _Book:
             return
         best: tuple[float, int, Floats] | None = None
         for g in job.pools:
-            rates = self._spread(job, g) if job.job.preemptible else self._run(job, g)
+            rates = self._spread(number, g) if job.job.preemptible else self._run(job, g)
             done = float(rates @ self.facts.hours)
             if best is None or done > best[0] + 1e-9:
                 best = (done, g, rates)
@@ -147,9 +147,9 @@ class _Book:
         if best is not None and best[0] > 1e-9:
             self._take(number, best[1], best[2])
 
-    def _spread(self, job: JobFacts, g: int) -> Floats:
+    def _spread(self, number: int, g: int) -> Floats:
         """Rates of a preemptible job: its cheapest hours before the deadline, then the earliest after it."""
-        facts, s = self.facts, self.facts.pools[g].site
+        job, facts, s = self.facts.jobs[number], self.facts, self.facts.pools[g].site
         available = self._available(g) * facts.hours
         limit = np.minimum(available, job.rate * job.on_time_h)
         order = self.order[s]
@@ -159,7 +159,7 @@ class _Book:
             reached = np.cumsum(work[order])
             keep = (self.cost[s][order] <= self.mean[s]) | (reached <= must + 1e-12)
             work[order] = np.where(keep, work[order], np.clip(work[order] - (reached - must), 0.0, None))
-        pays = self.cost[s] * self.kw_per_work[g] <= job_weights(facts, job).undone_per_gpu_h
+        pays = self.cost[s] * self.kw_per_work[g] <= job_weights(facts)[number].undone_per_gpu_h
         work = np.where(pays, work, 0.0)
         left = job.left - float(work.sum())
         if left > 1e-9 and job.late_h.any():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -40,11 +41,13 @@ class JobWeights:
     undone_per_gpu_h: float
 
 
+@lru_cache(maxsize=16)
 def weights_of(facts: Facts, site: int) -> Weights:
     """Planning prices of the site with that index."""
     prices = facts.problem.prices
     steepest, gentlest = _slopes(facts, site)
-    losses = [job_weights(facts, job).undone_per_gpu_h for job in facts.jobs if _at(facts, job, site)]
+    jobs = zip(facts.jobs, job_weights(facts), strict=True)
+    losses = [weights.undone_per_gpu_h for job, weights in jobs if _at(facts, job, site)]
     worth = MARGIN * (max(losses, default=0.0) * steepest + _pressure(facts, site))
     plain = {event.id: event.penalty_per_kwh + event.credit_per_kwh for _, event in facts.events_of(site)}
     firm = {event.id: max(plain[event.id], worth) for _, event in facts.events_of(site) if event.firm}
@@ -59,13 +62,23 @@ def weights_of(facts: Facts, site: int) -> Weights:
     return Weights(limit, events, floor_price, prices.ramp_per_kw)
 
 
-def job_weights(facts: Facts, job: JobFacts) -> JobWeights:
-    """Planning prices of a job: a deadline that can be met is not missed to save money."""
+@lru_cache(maxsize=8)
+def job_weights(facts: Facts) -> tuple[JobWeights, ...]:
+    """Planning prices of every job: a deadline that can be met is not missed to save money."""
+    premiums = [
+        MARGIN * _pressure(facts, pool.site) * _kwh_per_gpu_h(facts, pool.index) if pool.batch else 0.0
+        for pool in facts.pools
+    ]
+    return tuple(_job_weights(facts, job, premiums) for job in facts.jobs)
+
+
+def _job_weights(facts: Facts, job: JobFacts, premiums: list[float]) -> JobWeights:
+    """Planning prices of one job; `premiums`: price of a missed GPU-hour per pool."""
     item = job.job
     lost = item.undone_penalty + item.value_per_gpu_h
     if item.undone_penalty <= 0 or not job.pools:
         return JobWeights(0.0, lost)
-    premium = max(MARGIN * _pressure(facts, facts.pools[g].site) * _kwh_per_gpu_h(facts, g) for g in job.pools)
+    premium = max(premiums[g] for g in job.pools)
     worst_h = float(job.hours_late.max(initial=0.0)) + float(facts.hours[-1])
     return JobWeights(premium, MARGIN * (premium + item.late_penalty * worst_h) + lost)
 

@@ -24,7 +24,7 @@ def build_model(problem: Problem, facts: Facts | None = None) -> Build:
     out of reach has a priced slack. `facts`: the problem's own, where a caller has relaxed them."""
     facts = facts_of(problem) if facts is None else facts
     weights = tuple(weights_of(facts, site) for site in range(len(problem.sites)))
-    build = Build(pyo.ConcreteModel(), facts, weights, tuple(job_weights(facts, job) for job in facts.jobs))
+    build = Build(pyo.ConcreteModel(), facts, weights, job_weights(facts))
     for add in (
         add_draw,
         add_value,
