@@ -6,6 +6,7 @@ Why apart from the wiring: the backtest, `gridpace plan` and the tests need the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -30,6 +31,8 @@ INF = float("inf")
 def gpu_pool(pool: PoolConfig, known: Mapping[str, PowerCurve]) -> GpuPool:
     """A pool on its curve; caps default to the curve's range."""
     curve = known[pool.curve]
+    if pool.idle_w is not None:
+        curve = replace(curve, idle_w=pool.idle_w)
     caps = [point.cap_w for point in curve.points]
     return GpuPool(
         id=pool.id,

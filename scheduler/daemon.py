@@ -38,7 +38,7 @@ class Daemon:
 
     def run(self) -> int:
         """Run until told to stop; returns the exit code."""
-        configure_logs()
+        configure_logs(self.config.log_format)
         with DaemonLock(self.config.state_path), self.signals():
             app = App.start(self.config)
             try:

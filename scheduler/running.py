@@ -5,6 +5,8 @@ Why apart from the daemon: a reload stops one of these and starts the next, keep
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import structlog
 
 from adapters.ports import Clock
@@ -33,7 +35,7 @@ class App:
         timing = parts.ctx.timing
         settings = api_settings(parts.config)
         self.parts = parts
-        self.metrics = Metrics()
+        self.metrics = Metrics(version("gridpace"))
         self.timer = Timer(parts.ctx.clock, timing.interval, timing.control_period, self.cycle, self.tick)
         self.server = ApiServer(create_app(parts.facade, settings, self.metrics.render), settings.host, settings.port)
         parts.wake.listeners.append(self.timer.wake)
@@ -142,5 +144,7 @@ def api_settings(config: Config) -> ApiSettings:
         read_tokens=tuple(tokens[Scope.READ]),
         write_tokens=tuple(tokens[Scope.WRITE]),
         open_on_loopback=config.api.open_on_loopback,
+        allowed_hosts=config.api.allowed_hosts,
+        page=config.api.page,
         demo=is_simulated(config),
     )

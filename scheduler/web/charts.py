@@ -71,15 +71,29 @@ def planned(board: Board) -> list[Point]:
 
 
 def targets(board: Board) -> list[Point]:
-    """Recorded targets, then those of the events to come; gaps where nothing is asked."""
+    """Recorded targets, then the strictest of the events to come; gaps where nothing is asked."""
     recorded = zip(board.series.get("at", ()), board.series.get("target_kw", ()), strict=False)
-    points = [_point(at, kw if kw is not None and math.isfinite(kw) else None) for at, kw in recorded]
-    points = points[:1] + [after for before, after in pairwise(points) if before[1] != after[1]]
-    for event in sorted(board.events, key=lambda event: event.start):
-        if event.state in BINDING and event.end > board.now and math.isfinite(event.target_kw):
-            since = max(event.start, board.now)
-            points += [_point(since, event.target_kw), _point(event.end, event.target_kw), [_ms(event.end), None]]
-    return points
+    points = _turns([_point(at, kw if kw is not None and math.isfinite(kw) else None) for at, kw in recorded])
+    binding = [
+        event
+        for event in board.events
+        if event.state in BINDING and event.end > board.now and math.isfinite(event.target_kw)
+    ]
+    moments = sorted({board.now} | {at for event in binding for at in (event.start, event.end) if at > board.now})
+    for start, end in pairwise(moments):
+        strictest = min((event.target_kw for event in binding if event.start <= start < event.end), default=None)
+        points += [_point(start, strictest), _point(end, strictest)]
+    return [*points, _point(moments[-1], None)] if binding else points
+
+
+def _turns(points: list[Point]) -> list[Point]:
+    """The points at which a stepped line starts, turns or ends."""
+    last = len(points) - 1
+    return [
+        point
+        for position, point in enumerate(points)
+        if position in (0, last) or points[position - 1][1] != point[1] or points[position + 1][1] != point[1]
+    ]
 
 
 # ---------------------------------------------------------------- shapes of data
@@ -146,9 +160,10 @@ def _event_bands(board: Board) -> dict[str, Any]:
     shown = [event for event in board.events if event.state in BINDING | {"done"}
              and event.end > board.now - PAST and event.start < board.now + AHEAD]  # fmt: skip
     bands = [
-        [{"name": event.name or event.id, "xAxis": _ms(max(event.start, board.now - PAST))},
+        [{"name": event.name or event.id, "xAxis": _ms(max(event.start, board.now - PAST)),
+          "label": {"distance": 5 + 14 * (position % 6)}},
          {"xAxis": _ms(min(event.end, board.now + AHEAD))}]
-        for event in shown
+        for position, event in enumerate(shown)
     ]  # fmt: skip
     return {"silent": True, "animation": False, "data": bands, "itemStyle": {"color": AMBER, "opacity": 0.12},
             "label": {"position": "insideBottom", "fontSize": 11}}  # fmt: skip

@@ -150,3 +150,19 @@ def test_the_last_figures_stay_when_the_daemon_fails(monkeypatch):
     assert first.html["banner"] == ""
     assert "answers with an error" in second.html["banner"]
     assert second.html["pools"] == first.html["pools"] != ""
+
+
+def test_of_overlapping_events_the_strictest_target_is_drawn():
+    board = board_at(2)
+    one = board.events[0]
+    inner = replace(one, id="inner", target_kw=one.target_kw - 500, end=one.end - timedelta(minutes=20))
+    target = line(charts.power_chart(replace(board, events=[one, inner])), "Event target")
+    low, high = round(inner.target_kw / 1000, 4), round(one.target_kw / 1000, 4)
+    assert target[-5:] == [
+        [ms(one.start), low], [ms(inner.end), low], [ms(inner.end), high], [ms(one.end), high], [ms(one.end), None],
+    ]  # fmt: skip
+
+
+def test_a_stepped_past_keeps_its_corners():
+    flat = [[float(at), kw] for at, kw in enumerate((5.0, 5.0, 5.0, 4.0, 4.0, 4.0, 5.0))]
+    assert charts._turns(flat) == [[0.0, 5.0], [2.0, 5.0], [3.0, 4.0], [5.0, 4.0], [6.0, 5.0]]
