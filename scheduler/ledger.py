@@ -98,7 +98,9 @@ class Ledger:
         """Opt in, or out where the terms say that a shortfall is refused."""
         goes_on = head is not None and head.binds and not head.cancelled and now < head.released_at
         former = head if goes_on else None
-        base_kw, free_kw = (former.event.baseline_kw if former else load_kw[0]), load_kw[1]
+        base_kw = former.event.baseline_kw if former else load_kw[0]
+        # What a running event sheds already counts as well: below its own baseline, not below today's draw.
+        free_kw = load_kw[1] + max(0.0, base_kw - load_kw[0])
         short_kw = asked_kw(message, base_kw) - free_kw
         short = short_kw > TOLERANCE_KW
         if short and message.firm and not message.emergency and terms.shortfall == "refuse":

@@ -97,7 +97,8 @@ def test_targets_become_caps_against_the_baseline_of_the_first_message(ledger, v
     answer = tell(ledger, event(**value))
     assert (answer.target_kw, answer.baseline_kw, answer.available_kw) == (kw, 4500.0, 2000.0)
     assert cap(ledger, START + HOUR) == pytest.approx(kw)
-    again = tell(ledger, event(2, **value), now=START + HOUR, baseline_kw=3100.0)
+    again = tell(ledger, event(2, **value), now=START + HOUR, baseline_kw=3100.0, available_kw=600.0)
+    assert again.available_kw == 2000.0, "what is shed already counts"
     assert (again.target_kw, again.baseline_kw) == (kw, 4500.0), "a running event lowers what the meter shows"
 
 
