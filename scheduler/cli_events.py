@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adapters.fields import parse_duration
 from scheduler.cli_options import AsJson, OptionalConfig, Url, echo_json, moment
 
 PATH = "/api/v1/events"
@@ -37,11 +38,12 @@ def listing(url: Url = None, config: OptionalConfig = None, as_json: AsJson = Fa
 def add(
     event: Annotated[str, typer.Argument(help="Id of the event.")],
     site: Annotated[str, typer.Option(help="Site that it is about.")],
-    start: Annotated[str, typer.Option(help="Start, with its offset.")],
-    end: Annotated[str, typer.Option(help="End, with its offset.")],
     target: Annotated[
         str, typer.Option(help="What is asked: `-25%` or `-1100kW` from the baseline, or `4000kW` as a cap.")
     ],
+    start: Annotated[str, typer.Option(help="Start, with its offset, or `now`.")] = "now",
+    end: Annotated[str | None, typer.Option(help="End, with its offset.")] = None,
+    duration: Annotated[str | None, typer.Option(help="Instead of the end: how long, such as `45m` or `2h`.")] = None,
     url: Url = None,
     config: OptionalConfig = None,
     as_json: AsJson = False,
@@ -50,6 +52,7 @@ def add(
 
     \b
     Examples:
+      gridpace events add phone --site np15 --target=-15% --duration 2h
       gridpace events add drill --site np15 --target=-25% \\
         --start 2022-09-06T16:00-07:00 --end 2022-09-06T18:00-07:00
     """
@@ -59,8 +62,8 @@ def add(
         "id": event,
         "version": 1,
         "site": site,
-        "start": moment(start, "--start").isoformat(),
-        "end": moment(end, "--end").isoformat(),
+        "start": "now" if start == "now" else moment(start, "--start").isoformat(),
+        **_ending(end, duration),
         **parse_target(target),
     }
     answer = Client(url, config).post(PATH, body)
@@ -83,6 +86,18 @@ def cancel(
     from scheduler.cli_client import Client
 
     _show(Client(url, config).delete(PATH, event), as_json)
+
+
+def _ending(end: str | None, duration: str | None) -> dict[str, str]:
+    """`--end` or `--duration` as the field of a message. Raises BadParameter unless it is exactly one."""
+    if (end is None) == (duration is None):
+        raise typer.BadParameter("give --end or --duration", param_hint="--end")
+    if end is not None:
+        return {"end": moment(end, "--end").isoformat()}
+    try:
+        return {"duration": f"PT{parse_duration(duration).total_seconds():.0f}S"}
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--duration") from error
 
 
 def parse_target(text: str) -> dict[str, float]:

@@ -224,6 +224,13 @@ def test_events_by_hand(gridpace, daemon):
     assert next(event for event in daemon.events() if event.id == "drill").state == "cancelled"
 
 
+def test_an_event_by_phone_starts_now_and_lasts(gridpace, daemon):
+    added = gridpace("events", "add", "phone", "--site", "west", "--target=-15%", "--duration", "2h", "--json")
+    assert added.exit_code == 0, added.stderr
+    for ending in ((), ("--duration", "2h", "--end", "2022-09-07T02:00Z"), ("--duration", "soon")):
+        assert gridpace("events", "add", "x", "--site", "west", "--target=-15%", *ending).exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [("-25%", {"reduce_percent": 25.0}), ("-1100 kW", {"reduce_kw": 1100.0}), ("4000kW", {"limit_kw": 4000.0})],
