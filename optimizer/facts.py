@@ -343,7 +343,8 @@ def _batch(
     paces = np.array([facts.pace for facts in mine])
     tight = paces > throughput_of_knee(curve)
     steps = np.where(tight, np.minimum(1.0, np.ceil(paces / PACE_STEP) * PACE_STEP), 0.0)
-    least = np.where(share > 0, steps[:, None], 0.0).max(axis=0)
+    pressed = np.array([facts.on_time_h if facts.reachable else facts.on_time_h + facts.late_h for facts in mine])
+    least = np.where(pressed > 0, steps[:, None], 0.0).max(axis=0)
     hulls = {pace: hull_from_idle(curve, pace) for pace in set(least.tolist())}
     return np.minimum(working, problem.pools[number].pool.count), tuple(hulls[pace] for pace in least.tolist())
 

@@ -107,11 +107,14 @@ def _ramp_row(build: Build, s: int, t: int, way: str, slack: Any) -> Row | None:
         return row(None, terms, allowed + sign * float(site.import_now_kw or 0.0))
     terms.append((-sign, build.families["import"][s, t - 1]))
     if not up:
-        terms.extend((-1.0, over) for over in _overs(build, s, t - 1))
+        over = _over_strictest(build, s, t - 1)
+        terms.extend([(-1.0, over)] if over is not None else [])
     return row(None, terms, allowed)
 
 
-def _overs(build: Build, s: int, t: int) -> list[Any]:
-    """What exceeds the site's limit and events in an interval."""
-    events = [build.get("over_event", (e, t)) for e, _ in build.facts.events_of(s)]
-    return [over for over in (build.get("over_limit", (s, t)), *events) if over is not None]
+def _over_strictest(build: Build, s: int, t: int) -> Any | None:
+    """The variable of what exceeds the strictest cap of an interval (None: no cap)."""
+    caps = [(float(build.facts.limit_kw[s, t]), "over_limit", (s, t))]
+    caps += [(float(build.facts.event_kw[e, t]), "over_event", (e, t)) for e, _ in build.facts.events_of(s)]
+    _, family, key = min(caps, key=lambda cap: cap[0])
+    return build.get(family, key)

@@ -1,4 +1,4 @@
-"""Problems for the tests of the optimiser: small ones by hand, random ones of any shape, and the size of a real site."""
+"""Problems for the tests of the optimiser: small ones by hand, random ones of any shape, one as big as a real site."""
 
 import random
 from dataclasses import replace
@@ -6,9 +6,19 @@ from datetime import UTC, datetime, timedelta
 
 from optimizer.curves import parse_curves
 from optimizer.domain import (
-    BatchJob, CurvePoint, DemandCharge, GpuPool, GridEvent, PoolInputs, PowerCurve, Prices, Problem, SiteInputs, Span,
+    BatchJob,
+    CurvePoint,
+    DemandCharge,
+    GpuPool,
+    GridEvent,
+    PoolInputs,
+    PowerCurve,
+    Prices,
+    Problem,
+    SiteInputs,
+    Span,
     Work,
-)  # fmt: skip
+)
 from optimizer.timegrid import TimeGrid, planning_grid, uniform_grid
 from scheduler.shipped import shipped
 
@@ -29,7 +39,8 @@ def hourly(count):
 
 def pool(name="chat", work=Work.INTERACTIVE, count=1000, value=1.0, floor=0.5, curve=SIMPLE, site="dc", **more):
     low, high = curve.points[0].cap_w, curve.points[-1].cap_w
-    return GpuPool(name, site, "A100", count, work, curve, 0.0 if work is Work.BATCH else value, floor, low, high, **more)
+    worth = 0.0 if work is Work.BATCH else value
+    return GpuPool(name, site, "A100", count, work, curve, worth, floor, low, high, **more)
 
 
 def inputs(of, count, load=1.0, now=None):
@@ -59,8 +70,11 @@ def event(name="e", hours=(1, 2), target=100.0, baseline=1000.0, site_id="dc", *
     return GridEvent(name, 1, site_id, start, end, (Span(start, end, target),), baseline, **more)
 
 
-def random_problem(seed, intervals=None, whole_jobs=True):
-    """Any valid problem: several sites, every kind of pool and job, events that may conflict or be out of reach."""
+def random_problem(seed, intervals=None, exact=False):
+    """Any valid problem: several sites, every kind of pool and job, events that may conflict or be out of reach.
+
+    `exact`: concave curves without noise and one pool a job, where the linear model is the whole truth.
+    """
     rng = random.Random(seed)
     count = intervals or rng.randint(1, 14)
     minutes = [rng.choice((5, 15, 60)) for _ in range(count)]
@@ -69,10 +83,11 @@ def random_problem(seed, intervals=None, whole_jobs=True):
         edges.append(edges[-1] + timedelta(minutes=length))
     grid = TimeGrid(tuple(edges))
     names = ["dc", "lab"][: rng.randint(1, 2)]
-    shapes = [SIMPLE, *list(curves().values())]
-    pools = [_random_pool(rng, number, rng.choice(names), rng.choice(shapes), count) for number in range(rng.randint(1, 4))]
+    shapes = [SIMPLE] if exact else [SIMPLE, *curves().values()]
+    many = range(rng.randint(1, 4))
+    pools = [_random_pool(rng, number, rng.choice(names), rng.choice(shapes), count) for number in many]
     batch = [item.pool.id for item in pools if item.pool.work is Work.BATCH]
-    jobs = [_random_job(rng, number, batch, whole_jobs) for number in range(rng.randint(0, 6) if batch else 0)]
+    jobs = [_random_job(rng, number, batch, exact) for number in range(rng.randint(0, 6) if batch else 0)]
     sites = [_random_site(rng, name, count, pools) for name in names]
     events = [_random_event(rng, number, rng.choice(names)) for number in range(rng.randint(0, 2))]
     prices = Prices(change_per_kw=rng.choice((0.0, 0.002)), carbon_per_tonne=rng.choice((0.0, 80.0)))
@@ -82,7 +97,8 @@ def random_problem(seed, intervals=None, whole_jobs=True):
 def _random_pool(rng, number, name, curve, count):
     work = rng.choice(list(Work))
     size = rng.choice((1, 2, 8, 100, 3000))
-    of = pool(f"p{number}", work, size, rng.choice((0.0, 0.5, 1.0, 5.0)), rng.choice((0.0, 0.5, 0.8, 0.95, 1.0)), curve, name)
+    value, floor = rng.choice((0.0, 0.5, 1.0, 5.0)), rng.choice((0.0, 0.5, 0.8, 0.95, 1.0))
+    of = pool(f"p{number}", work, size, value, floor, curve, name)
     caps = sorted(rng.sample([point.cap_w for point in curve.points], 2))
     if rng.random() < 0.3:
         of = replace(of, min_cap_w=caps[0], max_cap_w=caps[1])
@@ -90,17 +106,18 @@ def _random_pool(rng, number, name, curve, count):
     return inputs(of, count, load, rng.choice((None, size * rng.uniform(0.05, 0.4))))
 
 
-def _random_job(rng, number, batch, whole_jobs):
+def _random_job(rng, number, batch, exact):
     start = rng.uniform(-4, 8)
     width = rng.uniform(0.1, 12)
     more = {"preemptible": True}
-    if whole_jobs and rng.random() < 0.3:
+    if rng.random() < 0.3:
         more = {"preemptible": False}
         if rng.random() < 0.4:
             more["started_at"] = START - HOUR
     return job(
         f"j{number}", (start, start + width), rng.choice((0.0, 0.3, 20.0, 900.0)), rng.choice((1, 4, 200)),
-        rng.sample(batch, rng.randint(1, len(batch))), value_per_gpu_h=rng.choice((0.0, 0.5, 2.0)), **more,
+        rng.sample(batch, 1 if exact else rng.randint(1, len(batch))), value_per_gpu_h=rng.choice((0.0, 0.5, 2.0)),
+        **more,
     )  # fmt: skip
 
 
@@ -135,8 +152,9 @@ def typical_problem(jobs=30, horizon_h=36, seed=1):
     grid = planning_grid(START, timedelta(hours=horizon_h))
     count = len(grid)
     shapes = [measured["A100-400W/" + name] for name in ("infer_llama_8b", "ft_llama_8b_dolly", "pt_mpt_7b_fast")]
+    load = [0.5 + 0.4 * rng.random() for _ in range(count)]
     pools = [
-        inputs(pool("chat", Work.INTERACTIVE, 6144, 5.0, 0.9, shapes[0]), count, [0.5 + 0.4 * rng.random() for _ in range(count)]),
+        inputs(pool("chat", Work.INTERACTIVE, 6144, 5.0, 0.9, shapes[0]), count, load),
         inputs(pool("tune", Work.TRAINING, 1024, 1.0, 0.6, shapes[1]), count),
         inputs(pool("train", Work.TRAINING, 2048, 0.8, 0.5, shapes[2]), count),
         inputs(pool("batch", Work.BATCH, 2048, 0.0, 0.0, shapes[0]), count),
@@ -144,7 +162,8 @@ def typical_problem(jobs=30, horizon_h=36, seed=1):
     ]  # fmt: skip
     work = [_typical_job(rng, number, horizon_h, 3072.0 / jobs) for number in range(jobs)]
     price = [60 + 50 * rng.random() + (900 if 4 <= (START.hour + h) % 24 - 20 < 6 else 0) for h in range(count)]
-    where = site(count, price=price, limit=4400.0, pue=1.2, demand_charges=(DemandCharge("m", 8.0, 3900.0, (True,) * count),))
+    charge = DemandCharge("m", 8.0, 3900.0, (True,) * count)
+    where = site(count, price=price, limit=4400.0, pue=1.2, demand_charges=(charge,))
     called = event("e", (3, 6), 3400.0, 4100.0, ramp_in_s=300.0, ramp_out_s=300.0, rebound_kw=4100.0)
     return problem(grid, [where], pools, work, [called], Prices())
 

@@ -1,0 +1,69 @@
+"""The arrays that are solved are the Pyomo model that is read, and the bill of a plan is the model's objective."""
+
+import pickle
+
+import numpy as np
+import pyomo.environ as pyo
+import pytest
+
+from optimizer.evaluate import evaluate
+from optimizer.model.build import build_model
+from optimizer.model.compiled import compile_model
+from optimizer.solve import SolveError, SolveFault, solve_arrays, solve_problem
+from tests.support.problems import random_problem, typical_problem
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pyomo_and_the_compiled_arrays_agree(seed):
+    build = build_model(random_problem(seed))
+    compiled = solve_arrays(compile_model(build), 20.0)
+    solver = pyo.SolverFactory("appsi_highs")
+    solver.highs_options = {"mip_rel_gap": 0.0, "threads": 1}
+    solver.solve(build.model)
+    assert compiled.objective == pytest.approx(
+        pyo.value(build.model.cost), rel=1e-9 if _linear(build) else 1e-4, abs=1e-6
+    )
+
+
+def _linear(build):
+    return not build.families["start"]
+
+
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_the_objective_is_the_bill(seed):
+    """Where the linear model is the whole truth, its optimum and the separate pricing of the plan are one number."""
+    made = random_problem(seed, exact=True)
+    answer = solve_arrays(compile_model(build_model(made)), 20.0)
+    plan = solve_problem(made)
+    assert plan.objective == pytest.approx(-answer.objective, rel=1e-5, abs=1e-4)
+    assert evaluate(made, plan).total == plan.objective
+
+
+def test_the_same_problem_gives_the_same_plan_to_the_last_bit():
+    made = typical_problem(20)
+    first = solve_problem(made)
+    again = solve_problem(pickle.loads(pickle.dumps(made)))
+    assert (first.pools, first.jobs, first.sites, first.objective) == (
+        again.pools,
+        again.jobs,
+        again.sites,
+        again.objective,
+    )
+
+
+def test_no_time_is_a_typed_failure_and_never_half_a_plan():
+    with pytest.raises(SolveError) as caught:
+        solve_problem(typical_problem(60), time_limit_s=0.0005)
+    assert caught.value.kind is SolveFault.TIMEOUT
+    assert pickle.loads(pickle.dumps(caught.value)).kind is SolveFault.TIMEOUT
+
+
+def test_solving_says_nothing_on_standard_output(capfd):
+    solve_problem(random_problem(3))
+    assert capfd.readouterr().out == ""
+
+
+def test_every_row_of_the_model_has_finite_numbers():
+    arrays = compile_model(build_model(random_problem(7)))
+    assert np.isfinite(arrays.value).all()
+    assert np.isfinite(arrays.cost).all()
