@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters.fields import parse_duration
 from scheduler.cli_options import AsJson, OptionalConfig, Url, echo_json, moment
 
 PATH = "/api/v1/events"
@@ -35,7 +34,7 @@ def listing(url: Url = None, config: OptionalConfig = None, as_json: AsJson = Fa
 
 
 @app.command("add")
-def add(
+def add(  # noqa: PLR0913, PLR0917 - each is an option of the command
     event: Annotated[str, typer.Argument(help="Id of the event.")],
     site: Annotated[str, typer.Option(help="Site that it is about.")],
     target: Annotated[
@@ -92,6 +91,8 @@ def _ending(end: str | None, duration: str | None) -> dict[str, str]:
     """`--end` or `--duration` as the field of a message. Raises BadParameter unless it is exactly one."""
     if (end is None) == (duration is None):
         raise typer.BadParameter("give --end or --duration", param_hint="--end")
+    from adapters.fields import parse_duration
+
     if end is not None:
         return {"end": moment(end, "--end").isoformat()}
     try:
