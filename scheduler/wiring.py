@@ -84,10 +84,14 @@ def build_store(config: Config) -> Store:
 
 
 def build(
-    config: Config, clock: Clock | None = None, store: Store | None = None, planner: Planner | None = None
+    config: Config,
+    clock: Clock | None = None,
+    store: Store | None = None,
+    planner: Planner | None = None,
+    channels: Mapping[str, EventChannel] | None = None,
 ) -> Parts:
     """Build everything. Raises AdapterError, SecretError or StoreError with the place; on the way out nothing is
-    left open."""
+    left open. `channels` instead of those of the config: none in a backtest, which then needs no secrets."""
     clock = clock or build_clock(config)
     store = store or build_store(config)
     context = AdapterContext(clock, config.base_dir, records(store), config.currency)
@@ -123,17 +127,17 @@ def build(
         emergency_programs=frozenset(p.id for p in config.programs if p.emergency_below_floor),
         bring_jobs=JobBringer(config, jobs, store).bring if isinstance(jobs, JobQueue) else None,
     )
-    return assemble(config, ctx, hardware, store)
+    return assemble(config, ctx, hardware, build_channels(config, store) if channels is None else channels)
 
 
-def assemble(config: Config, ctx: Context, hardware: Hardware, store: Store) -> Parts:
+def assemble(config: Config, ctx: Context, hardware: Hardware, channels: Mapping[str, EventChannel]) -> Parts:
     """State, the clients' face and the recorded utility around a context."""
     state = State()
-    state.notes.extend((*hardware.notes, *store.notes()))
+    state.notes.extend((*hardware.notes, *ctx.store.notes()))
     for problem in config.warnings:
         state.notes.append(Note(Reason.HELD, "config", str(problem), Severity.WARNING, ctx.clock.now()))
     wake = Wake()
-    facade = Facade(ctx, state, build_channels(config, store), program_rules(config), wake)
+    facade = Facade(ctx, state, channels, program_rules(config), wake)
     if hardware.hall is not None and isinstance(ctx.jobs, JobQueue):
         let_hall_work(hardware.hall, ctx.jobs, state)
     return Parts(config, ctx, state, hardware, facade, Utility(config, facade, ctx), wake)

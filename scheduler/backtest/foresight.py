@@ -1,0 +1,105 @@
+"""The rival that knows everything: one optimisation over the whole window, and with it a cost that nobody can beat.
+
+Why a bound and not just another plan: it is what shows that the rest is right. Everything that could make it dearer
+than what is possible is taken away: ramps, costs of change, whole numbers, starts that can't be interrupted, the pace
+that jobs impose on a shared cap. What Gridpace pays less than this, it pays by a mistake in somebody's arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from optimizer.curves import hull_from_idle
+from optimizer.domain import CurvePoint, PoolInputs, PowerCurve, Problem, SiteInputs, Work
+from optimizer.facts import Facts, facts_of
+from optimizer.model.build import build_model
+from optimizer.model.compiled import Arrays, compile_model
+from optimizer.solve import Answer, solve_arrays
+from optimizer.timegrid import TimeGrid
+from scheduler.backtest.commitments import commitments
+from scheduler.backtest.outcome import Outcome
+from scheduler.peaks import METERING
+
+INF = float("inf")
+TIME_LIMIT_S = 300.0
+
+
+def perfect_foresight(truth: Problem) -> Outcome:
+    """What the best controller would have done had it known the window from the start, as a relaxation.
+
+    Raises optimizer.solve.SolveError when the solver gives no answer in five minutes.
+    """
+    problem = relaxed(truth)
+    build = build_model(problem, without_pace(facts_of(problem)))
+    arrays = compile_model(build)
+    answer = solve_arrays(replace(arrays, integer=np.zeros_like(arrays.integer)), TIME_LIMIT_S)
+    return _outcome(truth, build.facts, arrays, answer)
+
+
+def relaxed(truth: Problem) -> Problem:
+    """The window without anything that only costs: ramps, changes, floors of shared caps, jobs that can't be broken."""
+    events = tuple(event for held in commitments(truth) for event in held.as_events(truth.grid))
+    return replace(
+        truth,
+        sites=tuple(_site(site, truth.grid) for site in truth.sites),
+        pools=tuple(_pool(inputs) for inputs in truth.pools),
+        jobs=tuple(replace(job, preemptible=True) for job in truth.jobs),
+        events=events,
+        prices=replace(truth.prices, ramp_per_kw=0.0, change_per_kw=0.0),
+    )
+
+
+def _site(site: SiteInputs, grid: TimeGrid) -> SiteInputs:
+    """Ramps off; a demand charge counts only in whole metering intervals (the parts of one may have higher peaks)."""
+    whole = [abs(hours * 3600.0 - METERING.total_seconds()) < 1e-6 for hours in grid.hours]
+    charges = tuple(
+        replace(charge, active=tuple(on and counts for on, counts in zip(charge.active, whole, strict=True)))
+        for charge in site.demand_charges
+    )
+    return replace(site, demand_charges=charges, ramp_up_kw_per_min=INF, ramp_down_kw_per_min=INF, import_now_kw=None)
+
+
+def _pool(inputs: PoolInputs) -> PoolInputs:
+    return replace(inputs, pool=replace(inputs.pool, curve=best_case(inputs.pool.curve)), draw_now_kw=None)
+
+
+def best_case(curve: PowerCurve) -> PowerCurve:
+    """A curve nowhere worse than the measured points: where a higher cap drew less, the lower cap does so too."""
+    points, least = [], INF
+    for point in reversed(curve.points):
+        least = min(least, point.draw_w)
+        points.append(CurvePoint(point.cap_w, least, point.throughput))
+    return replace(curve, points=tuple(reversed(points)))
+
+
+def without_pace(facts: Facts) -> Facts:
+    """Batch pools on the whole hull from idle on, however tight their jobs are."""
+    pools = tuple(
+        replace(pool, hulls=(hull_from_idle(pool.curve),) * facts.count) if pool.pool.work is Work.BATCH else pool
+        for pool in facts.pools
+    )
+    return replace(facts, pools=pools)
+
+
+def _outcome(truth: Problem, facts: Facts, arrays: Arrays, answer: Answer) -> Outcome:
+    """Import, work and job rates of the solver's point."""
+    draw = np.array([pool.base_kw for pool in facts.pools]).reshape(len(facts.pools), facts.count)
+    work = np.array([pool.working * [hull.base_throughput for hull in pool.hulls] for pool in facts.pools])
+    for (g, t, k), value in arrays.take("seg", answer.point).items():
+        draw[g, t] += value
+        work[g, t] += value * 1000.0 * facts.pools[g].hulls[t].segments[k].slope_per_w
+    rates = np.zeros((len(facts.jobs), facts.count))
+    for family in ("x", "late"):
+        for (number, _, t), value in arrays.take(family, answer.point).items():
+            rates[number, t] += value
+    site_kw = facts.other_kw.copy()
+    for pool in facts.pools:
+        site_kw[pool.site] += draw[pool.index]
+    return Outcome(
+        grid=truth.grid,
+        import_kw={site.id: site_kw[row] * facts.pue[row] for row, site in enumerate(truth.sites)},
+        work_gpus={pool.pool.id: work[pool.index] for pool in facts.pools},
+        job_gpus={job.job.id: rates[number] for number, job in enumerate(facts.jobs)},
+    )

@@ -1,0 +1,81 @@
+"""What a controller did over a window, on the settlement grid: the common currency of Gridpace and its rivals.
+
+Why cumulative: the recorder reads counters at the end of every control period, and the settlement intervals are cut
+out of them afterwards (an event's bounds are known only then). Counters are exact, samples of power are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.hall_state import HallCounters
+from optimizer.domain import BatchJob
+from optimizer.timegrid import TimeGrid
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Means over each interval of `grid`: import in kW per site, work in full-speed GPU equivalents per pool and job.
+
+    A job that is absent did no work.
+    """
+
+    grid: TimeGrid
+    import_kw: Mapping[str, Floats]
+    work_gpus: Mapping[str, Floats]
+    job_gpus: Mapping[str, Floats]
+
+
+@dataclass
+class Recorder:
+    """Reads the hall's counters and the jobs' progress at the end of every control period."""
+
+    start: datetime
+    seconds: list[float] = field(default_factory=list)
+    imports: list[tuple[float, ...]] = field(default_factory=list)
+    works: list[tuple[float, ...]] = field(default_factory=list)
+    sites: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
+    jobs: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+
+    def read(self, counters: HallCounters, jobs: Mapping[str, BatchJob]) -> None:
+        """Keep one reading; jobs only where they moved."""
+        if not self.seconds:
+            self.sites, self.pools = tuple(counters.import_kwh), tuple(counters.work_gpu_h)
+        second = (counters.at - self.start).total_seconds()
+        last = self.seconds[-1] if self.seconds else second
+        self.seconds.append(second)
+        self.imports.append(tuple(counters.import_kwh.values()))
+        self.works.append(tuple(counters.work_gpu_h.values()))
+        for name, job in jobs.items():
+            times, done = self.jobs.setdefault(name, ([], []))
+            if not done or job.done_gpu_h != done[-1]:
+                if done and times[-1] < last:
+                    times.append(last)
+                    done.append(done[-1])
+                times.append(second)
+                done.append(job.done_gpu_h)
+
+    def outcome(self, grid: TimeGrid) -> Outcome:
+        """The readings cut at the edges of `grid`."""
+        at = np.array([(edge - self.start).total_seconds() for edge in grid.edges])
+        hours = np.array(grid.hours)
+
+        def means(times: list[float], totals: Floats) -> Floats:
+            cut: Floats = np.diff(np.interp(at, times, totals)) / hours
+            return cut
+
+        imports, works = np.array(self.imports), np.array(self.works)
+        return Outcome(
+            grid=grid,
+            import_kw={site: means(self.seconds, imports[:, k]) for k, site in enumerate(self.sites)},
+            work_gpus={pool: means(self.seconds, works[:, k]) for k, pool in enumerate(self.pools)},
+            job_gpus={name: means(times, np.array(done)) for name, (times, done) in self.jobs.items()},
+        )

@@ -1,0 +1,101 @@
+"""The world of a backtest: the daemon's own parts under a virtual clock, on a simulated hall, with books in memory.
+
+Why built by the wiring: a backtest must test what runs in production. The config is changed only where the world is:
+hardware is simulated, nobody signs messages, and the jobs are those whose deadlines lie inside the window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from adapters.jobs.queue import JobQueue
+from adapters.ports import AdapterError
+from optimizer.domain import BatchJob
+from scheduler.building import due_jobs
+from scheduler.clock import VirtualClock
+from scheduler.config import Config, Mode
+from scheduler.config.entries import default_entry
+from scheduler.engine import Planner
+from scheduler.service import JobRequest
+from scheduler.store import Store
+from scheduler.wiring import Parts, build
+
+KNOWN_AHEAD = timedelta(days=1)
+"""How long before its release a recurring job is known: as in the daemon, which queues them a day ahead."""
+
+VERIFY = timedelta(days=1)
+"""Simulated limits don't drift; reading twelve thousand of them back every minute would only take time."""
+
+
+def simulated(config: Config, control_period: timedelta | None, interval: timedelta | None) -> Config:
+    """The config as a backtest runs it."""
+    changes: dict[str, Any] = {
+        "mode": Mode.CONTROL,
+        "clock": None,
+        "power": default_entry("power", "simulated"),
+        "meters": (default_entry("meters", "simulated"),),
+        "jobs": config.jobs.model_copy(update={"system": default_entry("jobs", "queue")}),
+        "interval": interval or config.interval,
+        "control_period": control_period or config.control_period,
+        "verify_every": VERIFY,
+    }
+    return config.model_copy(update=changes)
+
+
+def window_jobs(config: Config, start: datetime, end: datetime) -> tuple[list[JobRequest], list[str]]:
+    """Jobs whose release and deadline lie inside the window, and the ids of those that were left out.
+
+    A job of the config without a release, or released before the window, is released when the window begins.
+    """
+    inside, outside = [], []
+    for request in due_jobs(config, start, end, first=True):
+        release = max(request.release or start, start)
+        if release < request.deadline <= end:
+            inside.append(replace(request, release=release))
+        else:
+            outside.append(str(request.id))
+    return inside, outside
+
+
+def as_batch_job(request: JobRequest, start: datetime) -> BatchJob:
+    """A request as the planner and the account know it."""
+    return BatchJob(
+        id=str(request.id),
+        pools=(str(request.pool),),
+        release=request.release or start,
+        deadline=request.deadline,
+        work_gpu_h=request.work_gpu_h,
+        max_gpus=request.max_gpus,
+        preemptible=request.preemptible,
+        value_per_gpu_h=request.value_per_gpu_h,
+        late_penalty=request.late_penalty,
+        undone_penalty=request.undone_penalty,
+        priority=request.priority,
+    )
+
+
+@dataclass
+class WindowJobs:
+    """Puts the window's jobs into the queue, each a day before its release."""
+
+    waiting: list[JobRequest]
+    queue: JobQueue
+
+    def bring(self, now: datetime) -> None:
+        """Queue what becomes known at `now`."""
+        known = [request for request in self.waiting if (request.release or now) - now <= KNOWN_AHEAD]
+        for request in known:
+            self.queue.submit(request, now)
+            self.waiting.remove(request)
+
+
+def build_world(config: Config, requests: list[JobRequest], clock: VirtualClock, planner: Planner | None) -> Parts:
+    """The daemon's parts on a simulated hall. Raises what the wiring raises."""
+    parts = build(config, clock, Store.in_memory(), planner, channels={})
+    if not isinstance(parts.ctx.jobs, JobQueue) or parts.hardware.hall is None:
+        raise AdapterError("a backtest runs on the simulated hall and the embedded queue")
+    parts.ctx = replace(parts.ctx, bring_jobs=WindowJobs(list(requests), parts.ctx.jobs).bring, read_deadline_s=None)
+    parts.facade.ctx = parts.utility.ctx = parts.ctx
+    return parts
