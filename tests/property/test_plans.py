@@ -1,0 +1,69 @@
+"""Whatever the problem: there is a plan, it keeps every promise, and no rule beats the optimum."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.check import check_plan
+from optimizer.curves import clipped, draw_at_cap
+from optimizer.domain import Plan, Rung, Work
+from optimizer.evaluate import evaluate
+from optimizer.fallback import greedy_plan, safe_plan, shift_plan
+from optimizer.ladder import answer
+from optimizer.solve import SolveError, SolveFault, solve_problem
+from optimizer.validate import problems_of
+from tests.support.problems import random_problem
+
+seeds = st.integers(0, 10**6)
+
+
+def fail(_problem) -> Plan:
+    raise SolveError(SolveFault.TIMEOUT, "no time")
+
+
+@given(seeds)
+def test_the_optimum_keeps_every_promise_and_beats_every_rule(seed):
+    made = random_problem(seed, exact=True)
+    assert list(problems_of(made)) == []
+    best, rules = solve_problem(made), greedy_plan(made)
+    assert check_plan(made, best) == ()
+    assert check_plan(made, rules) == ()
+    assert evaluate(made, best).total >= evaluate(made, rules).total - 2e-4 * (1.0 + abs(best.objective))
+
+
+@given(seeds, seeds)
+def test_the_ladder_answers_with_a_plan_that_may_be_obeyed(seed, other):
+    made = random_problem(seed)
+    first = answer(made, None, lambda asked: solve_problem(asked))
+    assert (first.rung, check_plan(made, first)) == (Rung.OPTIMUM, ())
+    without = answer(made, None, fail)
+    assert (without.rung, check_plan(made, without)) == (Rung.GREEDY, ())
+    stranger = solve_problem(random_problem(other))
+    for last in (first, stranger):
+        followed = answer(made, last, fail)
+        assert check_plan(made, followed) == ()
+    assert check_plan(made, safe_plan(made)) == ()
+
+
+@given(seeds)
+def test_a_surprise_event_is_met_by_the_shifted_plan(seed):
+    made = random_problem(seed)
+    last = solve_problem(replace(made, events=()))
+    assert check_plan(made, shift_plan(last, made)) == ()
+
+
+@given(seeds)
+def test_caps_never_draw_more_than_the_plan_says(seed):
+    """Interactive and training pools: their load under the ordered cap, against the planned draw."""
+    made = random_problem(seed)
+    plan = solve_problem(made)
+    for item in made.pools:
+        of, orders = item.pool, plan.pools[item.pool.id]
+        if of.work is Work.BATCH:
+            continue
+        curve = clipped(of.curve, of.min_cap_w, of.max_cap_w)
+        for t, cap in enumerate(orders.cap_w):
+            busy = item.load[t] * of.count
+            drawn = (busy * draw_at_cap(curve, cap) + (of.count - busy) * of.curve.idle_w) / 1000.0
+            assert drawn <= orders.draw_kw[t] * (1 + 1e-6) + 1e-6
