@@ -66,7 +66,7 @@ class Facade:
         inputs = next(inputs for inputs in problem.sites if inputs.id == site)
         edges = problem.grid.edges
         ahead = [(edges[i], edges[i + 1], price) for i, price in enumerate(inputs.price_per_mwh)]
-        return [row for row in past if row[1] <= edges[0]] + ahead
+        return [(start, min(end, edges[0]), price) for start, end, price in past if start < edges[0]] + ahead
 
     def _past_prices(self, site: str) -> list[tuple[datetime, datetime, float]]:
         now = self.ctx.clock.now()
