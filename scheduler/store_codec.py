@@ -65,7 +65,7 @@ def read_body(body: str, crc: int, *key: str) -> dict[str, Any]:
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -77,7 +77,8 @@ def plain_values(value: object) -> dict[str, Any]:
 
 def typed_value(kind: type[T], plain: Mapping[str, Any]) -> T:
     """The dataclass that `plain_values` made plain; ValueError when it isn't one."""
-    return _adapter(kind).validate_python(dict(plain))
+    made: T = _adapter(kind).validate_python(dict(plain))
+    return made
 
 
 def pack(value: object) -> bytes:
