@@ -159,13 +159,13 @@ def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> dict[str, JobPlan
     done = draft.rates * facts.hours
     late = np.clip(done - np.array([job.rate * job.on_time_h for job in facts.jobs]), 0.0, None).sum(axis=1)
     reasons = job_reasons(facts, draft.rates, draft.job_pool, bindings)
-    totals, rates, lates = done.sum(axis=1).tolist(), draft.rates.tolist(), late.tolist()
+    totals, rates, lateness = done.sum(axis=1).tolist(), draft.rates.tolist(), late.tolist()
     for number, job in enumerate(facts.jobs):
         g = draft.job_pool[number]
         pool = facts.pools[g].pool.id if g >= 0 else next(iter(job.job.pools), "")
         undone = undone_gpu_h(job, totals[number])
         finish = None if undone > 1e-9 else _finish(facts, job, done[number], totals[number])
-        late_gpu_h = lates[number] if lates[number] > 1e-9 else 0.0
+        late_gpu_h = lateness[number] if lateness[number] > 1e-9 else 0.0
         plans[job.job.id] = JobPlan(tuple(rates[number]), pool, late_gpu_h, undone, finish, reasons[number])
     return plans
 
