@@ -55,7 +55,7 @@ def checksum(*parts: str) -> int:
     return zlib.crc32("\0".join(parts).encode())
 
 
-def read_body(body: str, crc: int, *key: str) -> dict[str, Any]:
+def read_body(body: object, crc: int, *key: str) -> dict[str, Any]:
     """The mapping that `body` holds; Damaged when its checksum is wrong."""
     if not isinstance(body, str) or checksum(*key, body) != crc:
         raise Damaged("/".join(key))

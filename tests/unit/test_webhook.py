@@ -122,7 +122,7 @@ def test_a_captured_message_is_refused_after_a_restart_and_after_the_clock_was_s
         (b"[" * 60_000, 400, "not JSON"),
         (b"[]", 422, "object"),
         ({"limit_kw": float("nan")}, 422, "limit_kw: Input should be a finite number"),
-        ({"limit_kw": -1, "nam": "x"}, 422, "limit_kw: .*; nam: Extra inputs"),
+        ({"limit_kw": -1, "colour": "x"}, 422, "limit_kw: .*; colour: Extra inputs"),
         ({"limit_kw": "3000"}, 422, "limit_kw"),
         ({"reduce_kw": 1}, 422, "exactly one of"),
         ({"limit_kw": None}, 422, "exactly one of"),
