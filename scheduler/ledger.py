@@ -129,7 +129,6 @@ class Ledger:
             answer=reason,
             number=self._books.next_number(),
             target_kw=target_kw,
-            cancelled_version=head.cancelled_version if head else -1,
         )
         answer = replace(
             self._answer(message, row.state(now), "in", reason, row),

@@ -25,6 +25,7 @@ TERMS = ProgramTerms(ramp_in_s=RAMP_S, ramp_out_s=RAMP_S, rebound_s=600.0)
 
 NAMES = st.sampled_from(["near", "far-a", "far-b"])
 VERSIONS = st.integers(0, 3)
+CANCELLED = st.sampled_from([False, False, True])
 
 
 def message(name: str, version: int, cancelled: bool) -> EventMessage:
@@ -44,7 +45,6 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = Ledger(self.store)
         self.now = NOON - 2 * MINUTE
         self.answers = {}
-        self.sent = {}
         self.withdrawn = set()
 
     def teardown(self):
@@ -59,18 +59,24 @@ class LedgerMachine(RuleBasedStateMachine):
     def no_jump(self, before):
         assert abs(self.cap() - before) <= STEP_KW, f"the cap jumped from {before} to {self.cap()} kW"
 
-    @rule(name=NAMES, version=VERSIONS, cancelled=st.sampled_from([False, False, True]))
-    def send(self, name, version, cancelled):
-        before, identity = self.cap(), (name, version, cancelled)
-        answer = self.ledger.accept(
-            message(*identity), baseline_kw=BASELINE_KW, available_kw=4500.0, defaults=TERMS, now=self.now
-        )
-        assert (answer.id, answer.version) == (name, version)
-        held = self.answers.setdefault(identity, answer)
-        assert answer.duplicate is (identity in self.sent)
-        assert (answer.opt, answer.reason, answer.target_kw) == (held.opt, held.reason, held.target_kw)
-        self.sent.setdefault(identity, name in self.withdrawn)
-        self.no_jump(before)
+    @rule(burst=st.lists(st.tuples(NAMES, VERSIONS, CANCELLED), min_size=1, max_size=6))
+    def send(self, burst):
+        for identity in burst:
+            before = self.cap()
+            answer = self.ledger.accept(
+                message(*identity), baseline_kw=BASELINE_KW, available_kw=4500.0, defaults=TERMS, now=self.now
+            )
+            assert (answer.id, answer.version) == identity[:2]
+            assert answer.duplicate is (identity in self.answers)
+            held = self.answers.setdefault(identity, answer)
+            assert (answer.opt, answer.reason, answer.target_kw) == (held.opt, held.reason, held.target_kw)
+            self.no_jump(before)
+
+    @rule(version=VERSIONS, minutes=st.integers(0, 12), then=st.tuples(VERSIONS, CANCELLED))
+    def change_a_running_event(self, version, minutes, then):
+        self.send([("near", version, False)])
+        self.move_clock(minutes)
+        self.send([("near", *then)])
 
     @rule(name=st.sampled_from(["near", "far-b"]))
     def withdraw(self, name):
