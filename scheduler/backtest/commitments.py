@@ -37,18 +37,18 @@ class Commitment:
         over: Floats = np.where(self.cap_kw < INF, np.maximum(0.0, import_kw - self.cap_kw), 0.0)
         return over
 
-    def as_events(self, grid: TimeGrid) -> tuple[GridEvent, ...]:
-        """The same caps as best-effort events without ramps of their own, one for each unbroken run of them.
+    def as_events(self, grid: TimeGrid, firm: bool = False) -> tuple[GridEvent, ...]:
+        """The same caps as events without ramps of their own, one for each unbroken run of them.
 
-        Best effort: then the model prices an excess as the account does, and not above everything else.
+        Best effort unless `firm`: then the model prices an excess as the account does, and not above everything else.
         """
-        return tuple(self._event(grid, first, last) for first, last in runs(self.cap_kw < INF))
+        return tuple(self._event(grid, first, last, firm) for first, last in runs(self.cap_kw < INF))
 
-    def _event(self, grid: TimeGrid, first: int, last: int) -> GridEvent:
+    def _event(self, grid: TimeGrid, first: int, last: int, firm: bool) -> GridEvent:
         edges = grid.edges
         spans = tuple(Span(edges[t], edges[t + 1], float(self.cap_kw[t])) for t in range(first, last))
         return GridEvent(
-            id=f"{self.program}-{first}",
+            id=f"{self.program}/{self.site}/{first}{'/firm' if firm else ''}",
             version=1,
             site=self.site,
             start=edges[first],
@@ -58,7 +58,7 @@ class Commitment:
             ramp_in_s=0.0,
             ramp_out_s=0.0,
             rebound_s=0.0,
-            firm=False,
+            firm=firm,
             penalty_per_kwh=self.penalty_per_kwh,
             credit_per_kwh=self.credit_per_kwh,
             program=self.program,

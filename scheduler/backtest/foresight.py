@@ -2,7 +2,8 @@
 
 Why a bound and not just another plan: it is what shows that the rest is right. Everything that could make it dearer
 than what is possible is taken away: ramps, costs of change, whole numbers, starts that can't be interrupted, the pace
-that jobs impose on a shared cap. What Gridpace pays less than this, it pays by a mistake in somebody's arithmetic.
+that jobs impose on a shared cap. Only firm events are kept as well as Gridpace kept them: buying oneself off an order
+is not foresight. What Gridpace pays less than this, it pays by a mistake in somebody's arithmetic.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from optimizer.model.build import build_model
 from optimizer.model.compiled import Arrays, compile_model
 from optimizer.solve import Answer, solve_arrays
 from optimizer.timegrid import TimeGrid
-from scheduler.backtest.commitments import commitments
+from scheduler.backtest.commitments import Commitment, commitments
 from scheduler.backtest.outcome import Outcome
 from scheduler.peaks import METERING
 
@@ -26,28 +27,38 @@ INF = float("inf")
 TIME_LIMIT_S = 300.0
 
 
-def perfect_foresight(truth: Problem) -> Outcome:
-    """What the best controller would have done had it known the window from the start, as a relaxation.
+def perfect_foresight(truth: Problem, kept: Outcome) -> Outcome:
+    """What the best controller would have done had it known the window from the start, as a relaxation. It keeps firm
+    events at least as well as `kept` did.
 
     Raises optimizer.solve.SolveError when the solver gives no answer in five minutes.
     """
-    problem = relaxed(truth)
+    problem = relaxed(truth, kept)
     build = build_model(problem, without_pace(facts_of(problem)))
     arrays = compile_model(build)
     answer = solve_arrays(replace(arrays, integer=np.zeros_like(arrays.integer)), TIME_LIMIT_S)
     return _outcome(truth, build.facts, arrays, answer)
 
 
-def relaxed(truth: Problem) -> Problem:
-    """The window without anything that only costs: ramps, changes, floors of shared caps, jobs that can't be broken."""
-    events = tuple(event for held in commitments(truth) for event in held.as_events(truth.grid))
+def relaxed(truth: Problem, kept: Outcome) -> Problem:
+    """The window without anything that only costs: ramps, changes, jobs that can't be interrupted."""
+    priced = [event for held in commitments(truth) for event in held.as_events(truth.grid)]
+    firm = replace(truth, events=tuple(event for event in truth.events if event.firm or event.emergency))
+    owed = [event for held in commitments(firm) for event in _as_kept(held, kept).as_events(truth.grid, firm=True)]
     return replace(
         truth,
         sites=tuple(_site(site, truth.grid) for site in truth.sites),
         pools=tuple(_pool(inputs) for inputs in truth.pools),
         jobs=tuple(replace(job, preemptible=True) for job in truth.jobs),
-        events=events,
+        events=(*priced, *owed),
         prices=replace(truth.prices, ramp_per_kw=0.0, change_per_kw=0.0),
+    )
+
+
+def _as_kept(held: Commitment, kept: Outcome) -> Commitment:
+    """A commitment whose cap is nowhere stricter than what `kept` imported."""
+    return replace(
+        held, cap_kw=np.maximum(held.cap_kw, kept.import_kw[held.site]), penalty_per_kwh=0.0, credit_per_kwh=0.0
     )
 
 

@@ -46,7 +46,7 @@ class Recorder:
     jobs: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
 
     def read(self, counters: HallCounters, jobs: Mapping[str, BatchJob]) -> None:
-        """Keep one reading; jobs only where they moved."""
+        """Keep one reading; jobs only where they moved. A job that is new had done nothing at the reading before."""
         if not self.seconds:
             self.sites, self.pools = tuple(counters.import_kwh), tuple(counters.work_gpu_h)
         second = (counters.at - self.start).total_seconds()
@@ -55,9 +55,9 @@ class Recorder:
         self.imports.append(tuple(counters.import_kwh.values()))
         self.works.append(tuple(counters.work_gpu_h.values()))
         for name, job in jobs.items():
-            times, done = self.jobs.setdefault(name, ([], []))
-            if not done or job.done_gpu_h != done[-1]:
-                if done and times[-1] < last:
+            times, done = self.jobs.setdefault(name, ([last], [0.0]))
+            if job.done_gpu_h != done[-1]:
+                if times[-1] < last:
                     times.append(last)
                     done.append(done[-1])
                 times.append(second)

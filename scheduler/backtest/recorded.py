@@ -60,10 +60,10 @@ def settlement_step(sites: Iterable[SiteModel], truth: Mapping[str, Series]) -> 
 
 
 def settlement_grid(start: datetime, end: datetime, step: timedelta, events: Iterable[GridEvent]) -> TimeGrid:
-    """Equal intervals, cut where an event's cap changes its slope, so that no interval is bound only in part."""
-    edges = set(uniform_grid(start, end, step).edges)
-    edges |= {cut for event in events for cut in event_breakpoints(event) if start < cut < end}
-    return TimeGrid(tuple(sorted(edge for edge in edges if edge <= end)))
+    """Intervals of `step` on the clock, cut where an event's cap changes its slope, so that none is bound in part."""
+    cuts = set(uniform_grid(start, end, step).edges)
+    cuts |= {cut for event in events for cut in event_breakpoints(event)}
+    return TimeGrid((start, *sorted(cut for cut in cuts if start < cut < end), end))
 
 
 def true_problem(

@@ -12,8 +12,7 @@ from datetime import datetime, timedelta
 
 from adapters.jobs.queue import JobQueue
 from adapters.ports import SignalSource
-from optimizer.domain import Problem
-from optimizer.timegrid import floor_time
+from optimizer.domain import BatchJob, Problem, Series
 from scheduler.backtest.account import settle
 from scheduler.backtest.commitments import deliveries
 from scheduler.backtest.drive import Driven, Progress, drive
@@ -42,7 +41,6 @@ class _World:
     """One built world with its window."""
 
     parts: Parts
-    clock: VirtualClock
     start: datetime
     end: datetime
 
@@ -66,38 +64,16 @@ def run_backtest(
     began = time.perf_counter()
     made = simulated(config, control_period, interval)
     requests, left_out = window_jobs(made, start, end)
-    clock = VirtualClock(start)
-    parts = build_world(made, requests, clock, planner)
+    world = _World(build_world(made, requests, VirtualClock(start), planner), start, end)
     try:
-        readers: dict[str, SignalSource] = {name: source.reader for name, source in parts.ctx.sources.items()}
-        truth = recordings(readers, parts.ctx.sites, parts.ctx.pools, start, end)
-        step = settlement_step(parts.ctx.sites.values(), truth)
-        driven = _driven(_World(parts, clock, start, end), progress)
-        grid = settlement_grid(floor_time(start, step), end, step, driven.events.values())
+        truth = _truth(world)
+        step = settlement_step(world.parts.ctx.sites.values(), truth)
+        driven = _driven(world, progress)
         jobs = [as_batch_job(request, start) for request in requests]
-        problem = true_problem(
-            grid,
-            parts.ctx.sites,
-            parts.ctx.pools,
-            truth,
-            jobs,
-            driven.events.values(),
-            parts.ctx.prices,
-            config.currency,
-        )
-        how = config.backtest.no_control
-        outcomes = {"gridpace": driven.recorder.outcome(grid)} | (_rivals(problem, how) if rivals else {})
-        runs = {name: Run(settle(problem, outcome), deliveries(problem, outcome)) for name, outcome in outcomes.items()}
-        loops = Loops(
-            driven.cycles,
-            driven.ticks,
-            dict(driven.rungs),
-            dict(driven.alerts),
-            driven.slowest_cycle_s,
-            time.perf_counter() - began,
-        )
+        problem = _settled_problem(world, truth, step, jobs, driven)
+        outcomes = _outcomes(problem, driven, config.backtest.no_control if rivals else None)
     finally:
-        parts.close()
+        world.parts.close()
     result = BacktestResult(
         config=str(config.file),
         start=start,
@@ -106,13 +82,47 @@ def run_backtest(
         interval_s=made.interval.total_seconds(),
         control_period_s=made.control_period.total_seconds(),
         settlement_s=step.total_seconds(),
-        runs=runs,
-        loops=loops,
+        runs={name: Run(settle(problem, done), deliveries(problem, done)) for name, done in outcomes.items()},
+        loops=_loops(driven, time.perf_counter() - began),
         jobs_left_out=tuple(left_out),
-        no_control=how.value,
+        no_control=config.backtest.no_control.value,
     )
     assert_bound(result)
     return result
+
+
+def _truth(world: _World) -> dict[str, Series]:
+    """Everything that was recorded of the window; a hole in it is found before anything runs."""
+    ctx = world.parts.ctx
+    readers: dict[str, SignalSource] = {name: source.reader for name, source in ctx.sources.items()}
+    return recordings(readers, ctx.sites, ctx.pools, world.start, world.end)
+
+
+def _settled_problem(
+    world: _World, truth: dict[str, Series], step: timedelta, jobs: list[BatchJob], driven: Driven
+) -> Problem:
+    """The window with everything known, on the settlement grid, with the events as they were agreed."""
+    ctx = world.parts.ctx
+    events = [event for event in driven.events.values() if event.start < world.end]
+    grid = settlement_grid(world.start, world.end, step, events)
+    return true_problem(grid, ctx.sites, ctx.pools, truth, jobs, events, ctx.prices, ctx.currency)
+
+
+def _outcomes(problem: Problem, driven: Driven, rival: NoControl | None) -> dict[str, Outcome]:
+    """What Gridpace did, and what its rivals would have done (None: nobody asks)."""
+    gridpace = driven.recorder.outcome(problem.grid)
+    if rival is None:
+        return {"gridpace": gridpace}
+    return {
+        "gridpace": gridpace,
+        "no_control": no_control(problem, rival),
+        "perfect_foresight": perfect_foresight(problem, gridpace),
+    }
+
+
+def _loops(driven: Driven, wall_s: float) -> Loops:
+    rungs, alerts = dict(driven.rungs), dict(driven.alerts)
+    return Loops(driven.cycles, driven.ticks, rungs, alerts, driven.slowest_cycle_s, wall_s)
 
 
 def _driven(world: _World, progress: Progress | None) -> Driven:
@@ -120,23 +130,19 @@ def _driven(world: _World, progress: Progress | None) -> Driven:
     hall, queue = world.parts.hardware.hall, world.parts.ctx.jobs
     assert hall is not None
     assert isinstance(queue, JobQueue)
-    return drive(world.parts, world.clock, hall, queue, world.end, progress or (lambda _share: None))
-
-
-def _rivals(problem: Problem, how: NoControl) -> dict[str, Outcome]:
-    return {"no_control": no_control(problem, how), "perfect_foresight": perfect_foresight(problem)}
+    clock = world.parts.ctx.clock
+    assert isinstance(clock, VirtualClock)
+    return drive(world.parts, clock, hall, queue, world.end, progress or (lambda _share: None))
 
 
 def assert_bound(result: BacktestResult) -> None:
-    """Raise BoundBroken when a run costs less than perfect foresight."""
+    """Raise BoundBroken when Gridpace costs less than perfect foresight."""
     if "perfect_foresight" not in result.runs:
         return
-    costs = {name: run.account.costs for name, run in result.runs.items()}
-    bound = costs["perfect_foresight"].net
-    moved = sum(abs(value) for value in vars(costs["no_control"]).values())
-    for name, cost in costs.items():
-        if cost.net < bound - TOLERANCE * moved - 0.01:
-            raise BoundBroken(
-                f"{name} costs {cost.net:,.2f} {result.currency}, {bound - cost.net:,.2f} less than perfect foresight "
-                f"({bound:,.2f}); that can't be, so energy, work or money is counted wrongly somewhere"
-            )
+    gridpace, rival = (result.runs[name].account.costs for name in ("gridpace", "perfect_foresight"))
+    moved = sum(abs(value) for value in (*vars(gridpace).values(), *vars(rival).values()))
+    if gridpace.net < rival.net - TOLERANCE * moved - 0.01:
+        raise BoundBroken(
+            f"Gridpace costs {gridpace.net:,.2f} {result.currency}, {rival.net - gridpace.net:,.2f} less than perfect "
+            f"foresight ({rival.net:,.2f}); that can't be, so energy, work or money is counted wrongly somewhere"
+        )
