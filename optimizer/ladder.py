@@ -12,8 +12,8 @@ from dataclasses import replace
 from optimizer.check import check_plan
 from optimizer.domain import Plan, Problem
 from optimizer.fallback import greedy_plan, hold_plan, safe_plan, shift_plan
+from optimizer.faults import SolveError, SolveFault
 from optimizer.reasons import Note, Reason, Severity
-from optimizer.solve import SolveError, SolveFault
 from optimizer.validate import mended, problems_of
 
 Solver = Callable[[Problem], Plan]

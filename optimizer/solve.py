@@ -8,7 +8,6 @@ anything but an optimum (or, with integers, an incumbent) is a `SolveError`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 import highspy
@@ -17,32 +16,16 @@ import numpy as np
 from optimizer.assemble import Draft, assemble
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, unbroken_run
+from optimizer.faults import SolveError, SolveFault
 from optimizer.model.build import build_model
 from optimizer.model.compiled import Arrays, compile_model
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.validate import validate
 
+__all__ = ["Answer", "SolveError", "SolveFault", "solve_arrays", "solve_problem"]
+
 GAP = 1e-4
 """Relative gap at which a mixed-integer solve may stop."""
-
-
-class SolveFault(StrEnum):
-    """What went wrong in a solve."""
-
-    TIMEOUT = "timeout"
-    INFEASIBLE = "infeasible"
-    FAILED = "failed"
-
-
-class SolveError(Exception):
-    """No usable plan came out of the solver; `kind` says of what sort the failure is."""
-
-    def __init__(self, kind: SolveFault, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
-
-    def __reduce__(self) -> tuple[type[SolveError], tuple[SolveFault, str]]:
-        return SolveError, (self.kind, str(self))
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from optimizer.domain import Plan, Problem
+from optimizer.faults import SolveError, SolveFault
 from optimizer.ladder import answer
-from optimizer.solve import SolveError, SolveFault, solve_problem
 
 READY = "ready"
 START_S = 60.0
@@ -35,6 +35,8 @@ Target = Callable[[Problem, float], Plan]
 
 def solve_target(problem: Problem, time_limit_s: float) -> Plan:
     """What the child runs: one solve."""
+    from optimizer.solve import solve_problem  # takes seconds to import: the child does it while the daemon goes on
+
     return solve_problem(problem, time_limit_s=time_limit_s)
 
 
@@ -175,8 +177,7 @@ class _ChildLost(Exception):
 def _serve(pipe: Connection, target: Target, time_limit_s: float, memory_mb: int | None) -> None:
     """The child's life: warm up, then answer problems until the pipe closes."""
     _detach()
-    import optimizer.model.build
-    import optimizer.model.compiled  # noqa: F401 - the slow imports, done before the first problem comes
+    import optimizer.solve  # noqa: F401 - the slow imports, done before the first problem comes
 
     _cap_memory(memory_mb)
     gc.collect()

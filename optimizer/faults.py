@@ -1,0 +1,28 @@
+"""What a failed solve is called, apart from the solver itself.
+
+Why apart: the daemon must know these words before its first turn, and the solver's own imports take seconds; they
+happen in the planner's child process while the daemon is already in charge.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class SolveFault(StrEnum):
+    """What went wrong in a solve."""
+
+    TIMEOUT = "timeout"
+    INFEASIBLE = "infeasible"
+    FAILED = "failed"
+
+
+class SolveError(Exception):
+    """No usable plan came out of the solver; `kind` says of what sort the failure is."""
+
+    def __init__(self, kind: SolveFault, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[SolveError], tuple[SolveFault, str]]:
+        return SolveError, (self.kind, str(self))
