@@ -143,6 +143,8 @@ def _salvage(damaged: Path, fresh: sqlite3.Connection) -> int:
     except sqlite3.Error:
         return 0
     with closing(source):
+        # Without this SQLite reads nothing at all from a file that is shorter than its header says.
+        source.execute("PRAGMA writable_schema = ON")
         for table, columns in KEPT.items():
             for order in ("ASC", "DESC"):
                 rows += _salvage_table(source, fresh, table, columns, order)

@@ -116,21 +116,29 @@ class Records:
         return int(rows[0][0]) if rows else 0
 
     def _restore_from_copy(self) -> None:
-        """Where the copy has seen more changes than the database, its records replace the database's."""
+        """The copy's records replace the database's where it has seen more changes, or as many and the database's are
+        damaged."""
         held = self._copy.load() if self._copy is not None else None
         generation, epoch = self._meta("generation"), self._meta("epoch")
-        if held is None or (held.generation <= generation and held.epoch <= epoch):
+        if held is None:
+            return
+        behind = held.generation > generation or (held.generation == generation and self._mirror_differs(held.records))
+        if not behind and held.epoch <= epoch:
             return
 
         def change(db: sqlite3.Connection) -> None:
             _set_meta(db, "epoch", max(held.epoch, epoch))
-            if held.generation > generation:
+            if behind:
                 _set_meta(db, "generation", held.generation)
                 self._replace_mirrored(db, held.records)
 
         self._database.write_history(change)
         text = "first-found limits, orders and epoch were restored from the copy: the database knew less"
         self._database.note("restored", text, Severity.WARNING)
+
+    def _mirror_differs(self, kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bool:
+        """True where a record that both should hold is damaged in the database."""
+        return any(set(self.all(kind)) != set(kinds.get(kind, {})) for kind in MIRRORED)
 
     def _replace_mirrored(self, db: sqlite3.Connection, kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
         for kind in MIRRORED:
