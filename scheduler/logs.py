@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -28,13 +28,25 @@ def configure_logs(form: str = "auto") -> None:
             escape_values,
             last,
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="<4>%(name)s: %(message)s", force=True)
     logging.getLogger("pyomo").setLevel(logging.WARNING)
     # A turn that takes longer than its period is said once, by the cycle's own note, not at every skipped beat.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+class _Stderr:
+    """Whatever standard error is at the moment of writing: loggers are kept, and outlive a stream that is replaced."""
+
+    def write(self, text: str) -> int:
+        """Write to the present stream."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush the present stream."""
+        sys.stderr.flush()
 
 
 def escape_values(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -34,29 +34,64 @@ class JobFields(Protocol):
     """A job as submitted; see `optimizer.domain.BatchJob` for the meaning. `pool` None: any pool of the queue."""
 
     @property
-    def id(self) -> str | None: ...  # noqa: D102
+    def id(self) -> str | None:
+        """Its id; None: the queue gives one."""
+        ...
+
     @property
-    def pool(self) -> str | None: ...  # noqa: D102
+    def pool(self) -> str | None:
+        """The pool that must run it; None: any."""
+        ...
+
     @property
-    def work_gpu_h(self) -> float: ...  # noqa: D102
+    def work_gpu_h(self) -> float:
+        """Work in GPU-hours at full throughput."""
+        ...
+
     @property
-    def max_gpus(self) -> int: ...  # noqa: D102
+    def max_gpus(self) -> int:
+        """Most GPUs at once."""
+        ...
+
     @property
-    def deadline(self) -> datetime: ...  # noqa: D102
+    def deadline(self) -> datetime:
+        """When it must be done."""
+        ...
+
     @property
-    def release(self) -> datetime | None: ...  # noqa: D102
+    def release(self) -> datetime | None:
+        """When it may begin; None: at once."""
+        ...
+
     @property
-    def preemptible(self) -> bool: ...  # noqa: D102
+    def preemptible(self) -> bool:
+        """May be interrupted."""
+        ...
+
     @property
-    def value_per_gpu_h(self) -> float: ...  # noqa: D102
+    def value_per_gpu_h(self) -> float:
+        """Money for each GPU-hour done."""
+        ...
+
     @property
-    def late_penalty(self) -> float: ...  # noqa: D102
+    def late_penalty(self) -> float:
+        """Money for each GPU-hour and hour late."""
+        ...
+
     @property
-    def undone_penalty(self) -> float: ...  # noqa: D102
+    def undone_penalty(self) -> float:
+        """Money for each GPU-hour never done."""
+        ...
+
     @property
-    def priority(self) -> int: ...  # noqa: D102
+    def priority(self) -> int:
+        """Higher goes first."""
+        ...
+
     @property
-    def metadata(self) -> Mapping[str, str] | None: ...  # noqa: D102
+    def metadata(self) -> Mapping[str, str] | None:
+        """The client's own notes."""
+        ...
 
 
 def new_job(

@@ -11,6 +11,8 @@ from scheduler.api import ApiSettings, Token, create_app
 from scheduler.clock import VirtualClock
 from tests.support.fake_service import START, FakeService
 
+pytestmark = pytest.mark.timeout(300)  # thousands of requests, on a machine that may be busy
+
 TOKEN = {"Authorization": "Bearer w"}
 ROUTES = [("POST", "/dr/utility"), ("POST", "/api/v1/events"), ("POST", "/api/v1/jobs"), ("POST", "/api/v1/operator"),
           ("POST", "/api/v1/jobs/eval-nightly/progress")]  # fmt: skip
