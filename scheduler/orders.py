@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import ceil
 
-from optimizer.domain import BatchJob, GpuPool, JobState, Plan, Work
+from optimizer.domain import BatchJob, GpuPool, Plan, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +71,58 @@ def grant_gpus(
 ) -> dict[str, int]:
     """Whole GPUs for each job: its planned rate at the pool's present speed, inside the pool's active GPUs.
 
-    Jobs that may not be interrupted and already run come first and keep what they have, then by priority, then by
-    deadline; what a pool can't give is taken from the last in that order.
+    In rounds: jobs that may not be interrupted and run keep what they have; the last bits of jobs, which need less than
+    a GPU, get as many as they add up to (rounded down they would wait until they are late); then whole GPUs by priority
+    and deadline; then what is left, one GPU each, to the earliest deadline that was rounded down.
     """
+    needs = {job.id: _need(job, rates, speeds) for job in jobs}
     left = {pool: order.active_gpus for pool, order in orders.items()}
-    grants: dict[str, int] = {}
+    grants = dict.fromkeys(needs, 0)
 
-    def rank(job: BatchJob) -> tuple[bool, int, datetime, str]:
-        fixed = job.started_at is not None and not job.preemptible and job.state is JobState.RUNNING
-        return (not fixed, -job.priority, job.deadline, job.id)
+    def grant(job: BatchJob, gpus: int) -> None:
+        pool = needs[job.id][0]
+        given = max(0, min(gpus, left.get(pool, 0))) if job.preemptible else gpus
+        grants[job.id] += given
+        left[pool] = left.get(pool, 0) - given
 
-    for job in sorted(jobs, key=rank):
-        pool, rate = rates.get(job.id, (job.pools[0], 0.0))
-        fixed = not rank(job)[0]
-        grants[job.id] = job.gpus if fixed else _wanted(job, rate, speeds.get(pool, 1.0), left.get(pool, 0))
-        left[pool] = left.get(pool, 0) - grants[job.id]
+    fixed = [job for job in jobs if job.started_at is not None and not job.preemptible and job.gpus > 0]
+    for job in fixed:
+        grant(job, job.gpus)
+    others = sorted((job for job in jobs if job not in fixed), key=lambda job: (-job.priority, job.deadline, job.id))
+    soon = sorted((job for job in others if job.preemptible), key=lambda job: (job.deadline, job.id))
+    for job in _last_bits(soon, needs):
+        grant(job, 1)
+    for job in others:
+        pool, need = needs[job.id]
+        whole = _whole(job, need, left.get(pool, 0))
+        grant(job, max(0, whole - grants[job.id]))
+    for job in soon:
+        if needs[job.id][1] > grants[job.id] + LEAST_BIT:
+            grant(job, min(1, job.max_gpus - grants[job.id]))
     return grants
 
 
-def _wanted(job: BatchJob, rate: float, speed: float, left: int) -> int:
-    """Whole GPUs that give `rate` at `speed`, inside what is left; all or nothing for a job that can't be
-    interrupted."""
+LEAST_BIT = 0.02
+"""Part of a GPU that is not worth one."""
+
+
+def _need(job: BatchJob, rates: Mapping[str, tuple[str, float]], speeds: Mapping[str, float]) -> tuple[str, float]:
+    """Pool of a job, and the GPUs that give its rate at the pool's speed."""
+    pool, rate = rates.get(job.id, (job.pools[0], 0.0))
+    return pool, min(float(job.max_gpus), rate / max(speeds.get(pool, 1.0), 1e-6))
+
+
+def _last_bits(jobs: list[BatchJob], needs: Mapping[str, tuple[str, float]]) -> list[BatchJob]:
+    """Of the jobs that need less than a GPU, as many as their needs add up to in GPUs, in the order given."""
+    chosen: list[BatchJob] = []
+    for pool in {needs[job.id][0] for job in jobs}:
+        bits = [job for job in jobs if needs[job.id][0] == pool and LEAST_BIT < needs[job.id][1] < 1.0]
+        chosen += bits[: ceil(sum(needs[job.id][1] for job in bits))]
+    return chosen
+
+
+def _whole(job: BatchJob, need: float, left: int) -> int:
+    """GPUs of a need, rounded down; all or nothing for a job that can't be interrupted."""
     if not job.preemptible:
-        return job.max_gpus if rate > 0 and left >= job.max_gpus else 0
-    wanted = min(job.max_gpus, max(round(rate / max(speed, 1e-6)), 1 if rate > 0.25 else 0))
-    return max(0, min(wanted, left))
+        return job.max_gpus if need > 0 and left >= job.max_gpus else 0
+    return int(need + 1e-6)

@@ -48,3 +48,16 @@ def test_priority_then_deadline_decide_who_gives() -> None:
     first = job("first", priority=1, deadline=NOW + timedelta(days=2))
     given = grants((late, early, first), {"late": 40.0, "early": 40.0, "first": 40.0}, 90)
     assert given == {"first": 40, "early": 40, "late": 10}
+
+
+def test_the_last_bit_of_a_job_is_not_rounded_away_until_it_is_late() -> None:
+    big, bit = job("big", priority=2, max_gpus=512), job("bit", deadline=NOW + timedelta(hours=1))
+    assert grants((big, bit), {"big": 80.2, "bit": 0.27}, 80) == {"big": 79, "bit": 1}
+    assert grants((big, bit), {"big": 80.4, "bit": 0.27}, 82) == {"big": 81, "bit": 1}
+
+
+def test_many_last_bits_take_no_more_than_they_add_up_to() -> None:
+    bits = tuple(job(f"bit{n}") for n in range(10))
+    given = grants((*bits, job("big", max_gpus=512)), {b.id: 0.1 for b in bits} | {"big": 60.0}, 61)
+    assert given["big"] == 60
+    assert sum(given.values()) == 61
