@@ -33,12 +33,10 @@ class Costs:
     demand_charge: float = 0.0
     carbon: float = 0.0
     lost_value: float = 0.0
-    below_floor: float = 0.0
     late: float = 0.0
     undone: float = 0.0
     event_penalty: float = 0.0
     event_credit: float = 0.0
-    over_limit: float = 0.0
 
     @property
     def net(self) -> float:
@@ -69,13 +67,17 @@ class JobResult:
 
 @dataclass(frozen=True)
 class Account:
-    """Costs, energy in kWh, emissions in kg, work per pool and the fate of every job."""
+    """Costs, energy in kWh, emissions in kg, work per pool, the fate of every job, and promises broken: energy above
+    hard limits, work below service floors. Those have no price in money; `broken` is what a plan weighs them with."""
 
     costs: Costs
     energy_kwh: float
     carbon_kg: float
     pools: Mapping[str, PoolWork]
     jobs: tuple[JobResult, ...]
+    over_limit_kwh: float
+    below_floor_gpu_h: float
+    broken: float
 
     def by_class(self, name: str) -> dict[str, float]:
         """`done_gpu_h`, `asked_gpu_h` or `tokens` of all pools of each class of work."""
@@ -103,15 +105,22 @@ def settle(truth: Problem, outcome: Outcome) -> Account:
         demand_charge=sum(_demand_charge(site, truth, kw) for site, kw in sites),
         carbon=carbon_kg / 1000.0 * truth.prices.carbon_per_tonne,
         lost_value=lost,
-        below_floor=short * truth.prices.below_floor_per_gpu_h,
         late=sum(_late_cost(job, truth, outcome) for job in truth.jobs),
         undone=sum(_undone_cost(job, jobs[job.id]) for job in truth.jobs),
         event_penalty=penalty,
         event_credit=credit,
-        over_limit=sum(_over_limit_kwh(site, kw, hours) for site, kw in sites) * truth.prices.over_limit_per_kwh,
     )
-    energy_kwh = sum(float((kw * hours).sum()) for _, kw in sites)
-    return Account(costs, energy_kwh, carbon_kg, _pools(truth, outcome, hours), tuple(jobs.values()))
+    over_kwh = sum(_over_limit_kwh(site, kw, hours) for site, kw in sites)
+    return Account(
+        costs=costs,
+        energy_kwh=sum(float((kw * hours).sum()) for _, kw in sites),
+        carbon_kg=carbon_kg,
+        pools=_pools(truth, outcome, hours),
+        jobs=tuple(jobs.values()),
+        over_limit_kwh=over_kwh,
+        below_floor_gpu_h=short,
+        broken=over_kwh * truth.prices.over_limit_per_kwh + short * truth.prices.below_floor_per_gpu_h,
+    )
 
 
 # ---------------------------------------------------------------- work

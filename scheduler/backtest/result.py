@@ -18,11 +18,11 @@ SCHEMA_VERSION = 1
 
 COUNTED = (
     "net cost = metered import x settlement price + demand charges (rise of the month's peak) + carbon x its price "
-    "+ value of work of interactive and training pools that the load asked for and that was not done + what is below a "
-    "service floor + late and undone jobs (value and penalty) + energy above event targets x penalty "
-    "- credits for delivered reduction + energy above the site's limit x its price; the same account for all runs. "
-    "Events of one program count once where they overlap. Jobs whose deadline lies outside the window are left out. "
-    "Perfect foresight is a lower bound, free of ramps and whole numbers; no plan needs to be able to reach it."
+    "+ value of work of interactive and training pools that the load asked for and that was not done + late jobs "
+    "+ jobs not done when the window ends (value and penalty) + energy above event caps x penalty - credits for "
+    "delivered reduction; the same account for all runs. Broken limits and floors are counted, not priced. Events of "
+    "one program count once where they overlap. Jobs whose deadline lies outside the window are left out. Perfect "
+    "foresight is a lower bound, free of ramps and whole numbers: no controller can be expected to reach it."
 )
 
 
@@ -42,6 +42,8 @@ class Run:
             "event_credit": costs.event_credit,
             "energy_kwh": account.energy_kwh,
             "carbon_kg": account.carbon_kg,
+            "over_limit_kwh": account.over_limit_kwh,
+            "below_floor_gpu_h": account.below_floor_gpu_h,
             "pools": {name: asdict(pool) for name, pool in account.pools.items()},
             "work_gpu_h_by_class": account.by_class("done_gpu_h"),
             "tokens_by_class": account.by_class("tokens"),

@@ -139,10 +139,11 @@ def assert_bound(result: BacktestResult) -> None:
     """Raise BoundBroken when Gridpace costs less than perfect foresight."""
     if "perfect_foresight" not in result.runs:
         return
-    gridpace, rival = (result.runs[name].account.costs for name in ("gridpace", "perfect_foresight"))
-    moved = sum(abs(value) for value in (*vars(gridpace).values(), *vars(rival).values()))
-    if gridpace.net < rival.net - TOLERANCE * moved - 0.01:
+    gridpace, rival = (result.runs[name].account for name in ("gridpace", "perfect_foresight"))
+    moved = sum(abs(value) for account in (gridpace, rival) for value in vars(account.costs).values())
+    paid, bound = (account.costs.net + account.broken for account in (gridpace, rival))
+    if paid < bound - TOLERANCE * moved - 0.01:
         raise BoundBroken(
-            f"Gridpace costs {gridpace.net:,.2f} {result.currency}, {rival.net - gridpace.net:,.2f} less than perfect "
-            f"foresight ({rival.net:,.2f}); that can't be, so energy, work or money is counted wrongly somewhere"
+            f"Gridpace costs {paid:,.2f} {result.currency}, {bound - paid:,.2f} less than perfect foresight "
+            f"({bound:,.2f}); that can't be, so energy, work or money is counted wrongly somewhere"
         )

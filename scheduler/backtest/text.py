@@ -75,6 +75,8 @@ def _work(result: BacktestResult) -> Table:
     rows: list[tuple[str, Callable[[Run], str]]] = [
         ("energy, MWh", lambda run: f"{run.account.energy_kwh / 1000:,.1f}"),
         ("carbon, t", lambda run: f"{run.account.carbon_kg / 1000:,.1f}"),
+        ("above a limit, kWh", lambda run: f"{run.account.over_limit_kwh:,.1f}"),
+        ("below a floor, GPU-h", lambda run: f"{run.account.below_floor_gpu_h:,.1f}"),
     ]
     for pool, work in result.gridpace.account.pools.items():
         rows.append((f"{pool} ({work.work}), GPU-h", partial(_share, pool)))
