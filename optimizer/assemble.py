@@ -15,7 +15,7 @@ import numpy as np
 from optimizer.curves import cap_for_draw, throughput_at_draw
 from optimizer.domain import JobPlan, Plan, PoolPlan, Rung, SitePlan
 from optimizer.evaluate import evaluate_facts
-from optimizer.facts import Facts, Floats, JobFacts, PoolFacts
+from optimizer.facts import Facts, Floats, JobFacts, PoolFacts, late_tail
 from optimizer.notes import notes_of
 from optimizer.reasons import Note, Reason
 from optimizer.why import Codes, job_reasons, pool_reasons, site_bindings
@@ -166,6 +166,8 @@ def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> dict[str, JobPlan
         undone = undone_gpu_h(job, totals[number])
         finish = None if undone > 1e-9 else _finish(facts, job, done[number], totals[number])
         late_gpu_h = lateness[number] if lateness[number] > 1e-9 else 0.0
+        if not job.job.preemptible and totals[number] > 1e-9:
+            late_gpu_h += late_tail(facts, job, totals[number])[0]
         plans[job.job.id] = JobPlan(tuple(rates[number]), pool, late_gpu_h, undone, finish, reasons[number])
     return plans
 

@@ -242,7 +242,8 @@ def _job(problem: Problem, plan: Plan, job: BatchJob) -> list[Violation]:
 def _conserved(problem: Problem, job: BatchJob, orders: JobPlan, rate: float, total: float) -> list[Violation]:
     """Done, carried past the horizon and never done make up the work left; what is late is said to be late."""
     left, tol = job.left_gpu_h, 1e-5 * (1 + job.left_gpu_h)
-    after_h = max(0.0, (job.deadline - max(problem.grid.end, job.release)).total_seconds() / 3600.0)
+    opens = problem.grid.end if job.started_at is not None else max(problem.grid.end, job.release)
+    after_h = max(0.0, (job.deadline - opens).total_seconds() / 3600.0)
     started = not job.preemptible and total > 1e-9
     carried = left - total - orders.undone_gpu_h
     if total > left + tol or orders.undone_gpu_h < -tol or carried < -tol:
@@ -255,12 +256,9 @@ def _conserved(problem: Problem, job: BatchJob, orders: JobPlan, rate: float, to
         for t, planned in enumerate(orders.work_gpus)
         if planned > 0
     )
-    if total - on_time > orders.late_gpu_h + tol:
-        return [
-            Violation(
-                job.id, None, f"{total - on_time:.3f} GPU-h come after the deadline, declared {orders.late_gpu_h:.3f}"
-            )
-        ]
+    late = total - on_time + (max(0.0, carried - rate * after_h) if started else 0.0)
+    if late > orders.late_gpu_h + tol:
+        return [Violation(job.id, None, f"{late:.3f} GPU-h come after the deadline, declared {orders.late_gpu_h:.3f}")]
     return []
 
 

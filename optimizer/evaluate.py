@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from optimizer.domain import Plan, Problem
-from optimizer.facts import PREFERENCE_PER_GPU_H, Facts, Floats, JobFacts, facts_of
+from optimizer.facts import PREFERENCE_PER_GPU_H, Facts, Floats, JobFacts, facts_of, late_tail
 from optimizer.ramps import allowed_kw
 from optimizer.weights import Weights, job_weights, weights_of
 
@@ -160,6 +160,8 @@ def _jobs(facts: Facts, plan: Plan) -> tuple[float, float, float, float, float]:
     work = np.array([item.work_gpus for item in orders]) * facts.hours
     late = np.clip(work - np.array([job.rate * job.on_time_h for job in jobs]), 0.0, None)
     late_h = (late * np.array([job.hours_late for job in jobs])).sum(axis=1)
+    tails = [_tail(facts, job, hours) for job, hours in zip(jobs, work.sum(axis=1).tolist(), strict=True)]
+    tail_late, tail_h = np.array(tails).T
     left, value, done = np.array([job.left for job in jobs]), _of(jobs, "value_per_gpu_h"), work.sum(axis=1)
     undone = np.array([item.undone_gpu_h for item in orders])
     lost = np.array([item.undone_per_gpu_h for item in weights]) - value
@@ -169,11 +171,18 @@ def _jobs(facts: Facts, plan: Plan) -> tuple[float, float, float, float, float]:
     chosen = np.array([place if job.job.preemptible else 0 for job, place in zip(jobs, places, strict=True)])
     return (
         float((value * (left - undone)).sum()),
-        float((premium * late.sum(axis=1) + _of(jobs, "late_penalty") * late_h).sum()),
+        float(
+            (premium * (late.sum(axis=1) + tail_late) + _of(jobs, "late_penalty") * (late_h + tail_late * tail_h)).sum()
+        ),
         float((lost * undone).sum()),
         float((carry * np.clip(left - done - undone, 0.0, None)).sum()),
         PREFERENCE_PER_GPU_H * float((chosen * done).sum()),
     )
+
+
+def _tail(facts: Facts, job: JobFacts, done: float) -> tuple[float, float]:
+    """Late work after the horizon of a run without a break that has begun, and its mean lateness in hours."""
+    return late_tail(facts, job, done) if not job.job.preemptible and done > 1e-9 else (0.0, 0.0)
 
 
 def _of(jobs: tuple[JobFacts, ...], name: str) -> Floats:

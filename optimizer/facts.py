@@ -224,6 +224,18 @@ def unbroken_run(facts: Facts, job: JobFacts, start: int) -> Floats:
     return work
 
 
+def late_tail(facts: Facts, job: JobFacts, done: float) -> tuple[float, float]:
+    """GPU-hours that a run without a break, with `done` of it inside the horizon, does after both horizon and deadline,
+    and how many hours after the deadline they lie on average."""
+    tail = max(0.0, job.left - done)
+    late = tail - job.rate * job.beyond_h
+    if job.rate <= 0 or late <= 1e-9 * max(1.0, job.left):
+        return 0.0, 0.0
+    end_h = float(facts.hours.sum())
+    deadline_h = _hours_from(facts.problem.grid.start, job.job.deadline)
+    return late, (max(end_h, deadline_h) + end_h + tail / job.rate) / 2 - deadline_h
+
+
 def _release_h(facts: Facts, job: JobFacts) -> float:
     """Hours from the grid's start to the job's release."""
     return (job.job.release - facts.problem.grid.start).total_seconds() / 3600.0

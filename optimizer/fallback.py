@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optimizer.assemble import Draft, assemble
 from optimizer.curves import draw_at_cap
 from optimizer.domain import Plan, Problem, Rung
-from optimizer.facts import Facts, Floats, JobFacts, facts_of, unbroken_run
+from optimizer.facts import Facts, Floats, JobFacts, facts_of, late_tail, unbroken_run
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.room import fit, fixed_draw, headroom_kw, kw_per_work, wanted_draw
 from optimizer.weights import job_weights
@@ -179,7 +179,8 @@ class _Book:
             run = unbroken_run(facts, job, t)
             if (run > available).any():
                 continue
-            late = float(np.clip(run * facts.hours - job.rate * job.on_time_h, 0.0, None).sum()) > 1e-9
+            inside = float(np.clip(run * facts.hours - job.rate * job.on_time_h, 0.0, None).sum())
+            late = inside + late_tail(facts, job, float(run @ facts.hours))[0] > 1e-9
             cost = float((run * facts.hours) @ self.cost[s])
             if chosen is None or (late, cost) < chosen[:2]:
                 chosen = (late, cost, run)

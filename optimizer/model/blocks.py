@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.facts import Facts, Floats, JobFacts, unbroken_run
+from optimizer.facts import Facts, Floats, JobFacts, late_tail, unbroken_run
 from optimizer.model.parts import Build, Row, Term, row, rows, variables
 
 
@@ -60,11 +60,14 @@ def _add_run(build: Build, number: int, g: int, t: int) -> None:
 
 
 def _late_cost(build: Build, number: int, run: Floats) -> float:
-    """Cost of what is late at rates `run`: on-time hours of each interval are used first."""
+    """Cost of what is late at rates `run`: on-time hours of each interval are used first, and
+    what runs on after the horizon is late after the deadline."""
     job = build.facts.jobs[number]
     late = np.maximum(0.0, run * build.facts.hours - job.rate * job.on_time_h)
     premium = build.job_weights[number].late_per_gpu_h
-    return float((late * (premium + job.job.late_penalty * job.hours_late)).sum())
+    tail, hours = late_tail(build.facts, job, float((run * build.facts.hours).sum()))
+    inside = float((late * (premium + job.job.late_penalty * job.hours_late)).sum())
+    return inside + tail * (premium + job.job.late_penalty * hours)
 
 
 def _options(facts: Facts, job: JobFacts) -> list[tuple[int, int]]:

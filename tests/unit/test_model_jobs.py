@@ -115,6 +115,18 @@ def test_a_run_that_would_break_an_event_is_not_started_before_it():
     assert solve_problem(made).jobs["j"].work_gpus == pytest.approx((100, 100, 0, 0, 0, 0))
 
 
+def test_a_long_run_is_late_rather_than_carried_through_an_event_and_lateness_after_the_horizon_counts():
+    called = event("e", (3, 4), 110.0, 400.0)
+    long = job("j", (0, 6), 400.0, 100, preemptible=False)
+    made = problem(hourly(HOURS), [site(HOURS)], [inputs(BATCH, HOURS)], [long], [called])
+    plan = solve_problem(made)
+    assert plan.sites["dc"].over_event_kw == (0.0,) * HOURS
+    assert plan.jobs["j"].work_gpus == pytest.approx((0, 0, 0, 0, 100, 100))
+    assert plan.jobs["j"].late_gpu_h == pytest.approx(200)
+    assert plan.jobs["j"].finish == START + timedelta(hours=8)
+    assert [(note.code, note.subject) for note in plan.notes] == [(Reason.DEADLINE_UNREACHABLE, "j")]
+
+
 def test_work_goes_to_the_site_where_power_is_cheap_and_each_job_has_one_home():
     pools = [inputs(pool("here", Work.BATCH, 100, site="dc"), 2), inputs(pool("there", Work.BATCH, 100, site="lab"), 2)]
     sites = [site(2, "dc", 100.0), site(2, "lab", 20.0)]

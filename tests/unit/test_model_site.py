@@ -28,6 +28,13 @@ def test_limit_binds_and_its_dual_is_what_a_kwh_is_worth():
     assert plan.sites["dc"].marginal_per_mwh == pytest.approx((2000,))
 
 
+def test_a_limit_counts_at_the_meter_not_at_the_cards():
+    plan = planned(1, site(1, price=50.0, limit=420.0, pue=1.2))
+    assert plan.sites["dc"].import_kw == pytest.approx((420,))
+    assert plan.pools["chat"].cap_w == (350,)
+    assert plan.sites["dc"].marginal_per_mwh == pytest.approx((2000 / 1.2,))
+
+
 def test_event_binds_with_its_ramp_and_its_rebound():
     called = event("e", (1, 2), 300.0, 400.0, ramp_in_s=1800.0, ramp_out_s=3600.0, rebound_kw=380.0, rebound_s=3600.0)
     plan = planned(6, site(6), [called])
