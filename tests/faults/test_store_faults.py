@@ -107,25 +107,25 @@ def check_everything(path, lines):
         store.close()
 
 
-def kill_again_and_again(path, times):
+def kill_again_and_again(path, times, most_lines):
     dice, lines = random.Random(7), []
     for turn in range(times):
-        lines += run_and_kill(path, 1 + turn * 1_000_000, dice.randrange(1, 40), dice.uniform(0.0, 0.02))
+        lines += run_and_kill(path, 1 + turn * 1_000_000, dice.randrange(1, most_lines), dice.uniform(0.0, 0.02))
     epochs = [int(number) for kind, number in lines if kind == "epoch"]
     assert epochs == sorted(set(epochs)), "no epoch is given twice"
     assert check_everything(path, lines) > epochs[-1]
-    assert len([line for line in lines if line[0] == "job"]) >= times, "the writer hardly wrote"
+    assert len([line for line in lines if line[0] == "job"]) >= times // 2, "the writer hardly wrote"
     print(f"{times} kills, {len(lines)} acknowledgements, none lost")
 
 
 def test_what_was_acknowledged_survives_a_few_kills(tmp_path):
-    kill_again_and_again(tmp_path / "gridpace.db", 4)
+    kill_again_and_again(tmp_path / "gridpace.db", 4, 16)
 
 
 @pytest.mark.kill
 @pytest.mark.timeout(900)
 def test_what_was_acknowledged_survives_many_kills(tmp_path):
-    kill_again_and_again(tmp_path / "gridpace.db", max(20, KILLS))
+    kill_again_and_again(tmp_path / "gridpace.db", max(20, KILLS), 40)
 
 
 # ------------------------------------------------------------ broken files
@@ -204,6 +204,26 @@ def test_flipped_bits_never_come_back_as_something_else(tmp_path, seed):
     damage(path, flips(dice, path.stat().st_size, 1 + seed % 4))
     kept, notes = check_after_damage(f"seed {seed}", path)
     assert kept == len(JOBS) or notes, "what is gone is said"
+
+
+@pytest.mark.parametrize(
+    ("place", "by"),
+    [
+        (b'{"n":42,', b'{"n":4\xff,'),  # no text any more
+        (b'{"n":42,', b'{"n":43,'),  # another value
+        (b"jobjob-042{", b"kobjob-042{"),  # out of sight of its kind
+        (b"jobjob-042{", b"jobjob-\xff42{"),
+    ],
+)
+def test_one_flipped_row_is_lost_alone_and_said(tmp_path, place, by):
+    path = tmp_path / "gridpace.db"
+    fill(path)
+    content = path.read_bytes()
+    assert place in content
+    path.write_bytes(content.replace(place, by))
+    kept, notes = check_after_damage(place, path)
+    assert kept == len(JOBS) - 1
+    assert notes
 
 
 @pytest.mark.parametrize("seed", range(8))
