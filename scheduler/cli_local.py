@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
 
-from scheduler.cli_options import DEFAULT_CONFIG, AsJson, ConfigFile, echo_json, moment
+from scheduler.cli_options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, echo_json, moment
 
 SHOWN_STEPS = 48
+
+
+class Rivals(StrEnum):
+    """Whom a backtest compares with."""
+
+    ALL = "all"
+    NONE = "none"
 
 
 def add(app: typer.Typer) -> None:
@@ -138,7 +147,9 @@ def backtest(
             help="Folder in which files with a relative path are looked for first.", exists=True, file_okay=False
         ),
     ] = None,
-    rivals: Annotated[bool, typer.Option(help="Run the rivals as well.")] = True,
+    control_period: Annotated[str | None, typer.Option(help="Instead of the config's, such as 60s.")] = None,
+    interval: Annotated[str | None, typer.Option(help="Instead of the config's, such as 15m.")] = None,
+    rivals: Annotated[Rivals, typer.Option(help="Run no control and perfect foresight as well.")] = Rivals.ALL,
     as_json: AsJson = False,
 ) -> None:
     """Replay recorded prices, beside rivals.
@@ -152,16 +163,24 @@ def backtest(
     from scheduler.config import load_config
 
     loaded = load_config(config, data_dir=data)
-    from scheduler.backtest import RecordingGap, run_backtest
+    from scheduler.backtest import BacktestRefused, BoundBroken, run_backtest
 
     zone = ZoneInfo(loaded.sites[0].timezone)
     first, last = moment(start, "--from", zone), moment(end, "--to", zone)
     if first >= last:
         raise typer.BadParameter("it must be later than --from", param_hint="--to")
     try:
-        with _progress() as told:
-            result = run_backtest(loaded, first, last, rivals=rivals, progress=told)
-    except RecordingGap as error:
+        with _progress(shown=sys.stderr.isatty() and (sys.stdout.isatty() or not as_json)) as told:
+            result = run_backtest(
+                loaded,
+                first,
+                last,
+                control_period=duration(control_period, "--control-period"),
+                interval=duration(interval, "--interval"),
+                rivals=rivals is Rivals.ALL,
+                progress=told,
+            )
+    except (BacktestRefused, BoundBroken) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     if as_json:
@@ -171,8 +190,11 @@ def backtest(
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
-    """A progress bar on stderr; what it yields takes the share done, 0 to 1."""
+def _progress(shown: bool) -> Iterator[Any]:
+    """A progress bar on stderr, unless nobody watches; what it yields takes the share done, 0 to 1."""
+    if not shown:
+        yield None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

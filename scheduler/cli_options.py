@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +44,16 @@ def moment(text: str, name: str, zone: Any = UTC) -> datetime:
             f'"{text}" is not a date or a time, such as 2022-09-06 or 2022-09-06T14:00-07:00', param_hint=name
         ) from None
     return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
+
+
+def duration(text: str | None, name: str) -> timedelta | None:
+    """A length of time with its unit, or None where none was given. Raises BadParameter."""
+    from adapters.fields import parse_duration
+
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=name) from None
 
 
 def default_config() -> Path | None:

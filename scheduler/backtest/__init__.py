@@ -4,8 +4,8 @@ Why a package of small files: what drives, what rivals do and what is counted mu
 because each of them can flatter a result.
 """
 
-from scheduler.backtest.recorded import RecordingGap
+from scheduler.backtest.recorded import BacktestRefused, RecordingGap
 from scheduler.backtest.result import BacktestResult
 from scheduler.backtest.run import BoundBroken, run_backtest
 
-__all__ = ["BacktestResult", "BoundBroken", "RecordingGap", "run_backtest"]
+__all__ = ["BacktestRefused", "BacktestResult", "BoundBroken", "RecordingGap", "run_backtest"]

@@ -23,7 +23,11 @@ AFTERWARDS = timedelta(days=400)
 """The truth is read with a clock this long after the window, when everything has been published."""
 
 
-class RecordingGap(ValueError):
+class BacktestRefused(ValueError):
+    """This backtest can't be run; the text says why."""
+
+
+class RecordingGap(BacktestRefused):
     """A recording doesn't hold the window: nothing can be settled there, and nothing is made up."""
 
 

@@ -26,10 +26,15 @@ from scheduler.clock import VirtualClock
 from scheduler.config import Config
 from scheduler.config.runtime import NoControl
 from scheduler.engine import Planner
+from scheduler.planner import InlinePlanner
 from scheduler.wiring import Parts
 
 TOLERANCE = 1e-5
 """Share of all money moved by which a run may seem to beat the bound: the solver's own tolerances."""
+
+
+TIME_LIMIT_S = 30.0
+"""What one plan may take at least: a busy machine must not change a result."""
 
 
 class BoundBroken(AssertionError):
@@ -58,13 +63,15 @@ def run_backtest(
 ) -> BacktestResult:
     """Run Gridpace over [start, end) of recorded prices, and its rivals unless told otherwise.
 
-    `control_period` and `interval` replace the config's. Raises RecordingGap when the recordings don't hold the window,
-    AdapterError when a part can't be made, BoundBroken when a run beats perfect foresight.
+    `control_period` and `interval` replace the config's; plans are made in this process unless `planner` is given.
+    Raises RecordingGap when the recordings don't hold the window, AdapterError when a part can't be made, BoundBroken
+    when a run beats perfect foresight.
     """
     began = time.perf_counter()
     made = simulated(config, control_period, interval)
     requests, left_out = window_jobs(made, start, end)
-    world = _World(build_world(made, requests, VirtualClock(start), planner), start, end)
+    inline = InlinePlanner(max(TIME_LIMIT_S, config.solver.time_limit.total_seconds()))
+    world = _World(build_world(made, requests, VirtualClock(start), planner or inline), start, end)
     try:
         truth = _truth(world)
         step = settlement_step(world.parts.ctx.sites.values(), truth)

@@ -13,6 +13,7 @@ from typing import Any
 from adapters.jobs.queue import JobQueue
 from adapters.ports import AdapterError
 from optimizer.domain import BatchJob
+from scheduler.backtest.recorded import BacktestRefused
 from scheduler.building import due_jobs
 from scheduler.clock import VirtualClock
 from scheduler.config import Config, Mode
@@ -30,15 +31,19 @@ VERIFY = timedelta(days=1)
 
 
 def simulated(config: Config, control_period: timedelta | None, interval: timedelta | None) -> Config:
-    """The config as a backtest runs it."""
+    """The config as a backtest runs it. Raises BacktestRefused for lengths that don't fit each other."""
+    step, period = interval or config.interval, control_period or config.control_period
+    if not timedelta(0) < period <= step <= config.horizon or timedelta(days=1) % step:
+        text = "the control period must not be longer than the interval, and whole intervals must make a day"
+        raise BacktestRefused(f"interval {step}, control period {period}: {text}")
     changes: dict[str, Any] = {
         "mode": Mode.CONTROL,
         "clock": None,
         "power": default_entry("power", "simulated"),
         "meters": (default_entry("meters", "simulated"),),
         "jobs": config.jobs.model_copy(update={"system": default_entry("jobs", "queue")}),
-        "interval": interval or config.interval,
-        "control_period": control_period or config.control_period,
+        "interval": step,
+        "control_period": period,
         "verify_every": VERIFY,
     }
     return config.model_copy(update=changes)
@@ -91,7 +96,7 @@ class WindowJobs:
             self.waiting.remove(request)
 
 
-def build_world(config: Config, requests: list[JobRequest], clock: VirtualClock, planner: Planner | None) -> Parts:
+def build_world(config: Config, requests: list[JobRequest], clock: VirtualClock, planner: Planner) -> Parts:
     """The daemon's parts on a simulated hall. Raises what the wiring raises."""
     parts = build(config, clock, Store.in_memory(), planner, channels={})
     if not isinstance(parts.ctx.jobs, JobQueue) or parts.hardware.hall is None:
