@@ -33,7 +33,8 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 class Webhook:
     """`EventChannel` for the programs whose secrets it is given (program id -> secret).
 
-    `wall` is real time, `records` keeps the nonces, `windows_s` is each program's replay window (300 s). Raises ValueError for a secret that is too short to be one.
+    `wall` is real time, `records` keeps the nonces, `windows_s` is each program's replay window (300 s). Raises
+    ValueError for a secret that is too short to be one.
     """
 
     def __init__(
