@@ -1,132 +1,22 @@
-"""The store under attack: kills, broken files, full and read-only disks. What was acknowledged is there, or is said to
-be gone; it never comes back as something else."""
+"""The store under broken files, full and read-only disks. What was acknowledged is there, or is said to be gone; it
+never comes back as something else."""
 
 import json
 import os
 import random
-import resource
-import select
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from adapters.ports import EventMessage, EventTarget
 from optimizer.reasons import Reason, Severity
-from scheduler.ledger import Ledger, ProgramTerms
+from scheduler.ledger import Ledger
 from scheduler.service import OperatorOrder
 from scheduler.store import NewerStore, Record, Store, StoreDegraded
-
-NOON = datetime(2022, 9, 6, 19, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-KILLS = int(os.environ.get("GRIDPACE_KILLS", "5"))
-
-WRITER = """
-import sys
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from tests.faults.test_store_faults import acknowledge
-acknowledge(Path(sys.argv[1]), int(sys.argv[2]))
-"""
-
-
-def event(number, version=1):
-    start = NOON + HOUR
-    targets = (EventTarget(start, start + HOUR, limit_kw=1000.0 + version),)
-    return EventMessage(f"event-{number}", version, "sv", start, start + HOUR, targets, program="p")
-
-
-def tell(ledger, message):
-    return ledger.accept(message, baseline_kw=4000.0, available_kw=4000.0, defaults=ProgramTerms(), now=NOON)
-
-
-def acknowledge(path, first):
-    """Write for ever; print each acknowledgement after it was given, as a client would have seen it."""
-    store = Store.open(path)
-    ledger = Ledger(store)
-    print(f"epoch {store.epoch()}", flush=True)
-    for number in range(first, first + 1_000_000):
-        store.remember_first_limits(
-            {f"GPU-{number}": (500.0 + number % 200, "H100"), "GPU-first": (float(number), "")}, NOON
-        )
-        print(f"limit {number}", flush=True)
-        store.journal_result(store.journal_intent({"n": number}), {})
-        tell(ledger, event(number))
-        print(f"event {number}", flush=True)
-        store.save_order(OperatorOrder("limit", site="sv", limit_kw=float(number)), NOON)
-        print(f"order {number}", flush=True)
-        store.put("job", f"job-{number}", {"n": number})
-        print(f"job {number}", flush=True)
-        store.add_sample("sv", NOON + timedelta(minutes=number), float(number), None, None, None, None)
-
-
-def run_and_kill(path, first, lines, seconds):
-    """What the writer had printed when SIGKILL met it, some time after that many lines."""
-    command = [sys.executable, "-c", WRITER, str(path), str(first)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as writer:
-        said = b""
-        while said.count(b"\n") < lines:
-            assert select.select([writer.stdout], [], [], 30)[0], "the writer is stuck"
-            said += os.read(writer.stdout.fileno(), 64)
-        time.sleep(seconds)
-        writer.send_signal(signal.SIGKILL)
-        said += writer.stdout.read()
-    return [line.split() for line in said.decode().split("\n")[:-1]]
-
-
-def check_everything(path, lines):
-    """Each acknowledged line is in the books, and nothing is there in another form."""
-    store = Store.open(path)
-    try:
-        assert [note.text for note in store.notes()] == []
-        said = {
-            kind: [int(number) for held, number in lines if held == kind] for kind in ("limit", "event", "order", "job")
-        }
-        limits, jobs = store.first_limits(), store.all("job")
-        for number in said["limit"]:
-            assert limits[f"GPU-{number}"] == 500.0 + number % 200
-        assert limits["GPU-first"] == min(said["limit"])
-        ledger = Ledger(store)
-        held = {held.id for held in ledger.active(NOON)}
-        assert held >= {f"event-{number}" for number in said["event"]}
-        for number in said["event"][-5:]:
-            assert tell(ledger, event(number)).duplicate
-        (order,) = store.orders()
-        assert order.limit_kw >= max(said["order"])
-        assert len(store.order_history()) >= len(said["order"])
-        assert all(jobs[f"job-{number}"] == {"n": number} for number in said["job"])
-        assert len(store.open_intents()) <= len([line for line in lines if line[0] == "epoch"])
-        return store.epoch()
-    finally:
-        store.close()
-
-
-def kill_again_and_again(path, times, most_lines):
-    dice, lines = random.Random(7), []
-    for turn in range(times):
-        lines += run_and_kill(path, 1 + turn * 1_000_000, dice.randrange(1, most_lines), dice.uniform(0.0, 0.02))
-    epochs = [int(number) for kind, number in lines if kind == "epoch"]
-    assert epochs == sorted(set(epochs)), "no epoch is given twice"
-    assert check_everything(path, lines) > epochs[-1]
-    assert len([line for line in lines if line[0] == "job"]) >= times // 2, "the writer hardly wrote"
-    print(f"{times} kills, {len(lines)} acknowledgements, none lost")
-
-
-def test_what_was_acknowledged_survives_a_few_kills(tmp_path):
-    kill_again_and_again(tmp_path / "gridpace.db", 4, 16)
-
-
-@pytest.mark.kill
-@pytest.mark.timeout(900)
-def test_what_was_acknowledged_survives_many_kills(tmp_path):
-    kill_again_and_again(tmp_path / "gridpace.db", max(20, KILLS), 40)
-
+from tests.faults.test_store_kills import HOUR, NOON
 
 # ------------------------------------------------------------ broken files
 JOBS = {f"job-{number:03d}": {"n": number, "text": "x" * 200} for number in range(120)}
@@ -301,7 +191,7 @@ from datetime import timedelta
 from pathlib import Path
 from scheduler.ledger import Ledger
 from scheduler.store import Store, StoreDegraded
-from tests.faults.test_store_faults import HOUR, NOON, event, tell
+from tests.faults.test_store_kills import HOUR, NOON, event, tell
 
 path = Path(sys.argv[1])
 store = Store.open(path)
@@ -359,7 +249,7 @@ import json, os, sys
 from pathlib import Path
 from scheduler.service import OperatorOrder
 from scheduler.store import Store, StoreDegraded
-from tests.faults.test_store_faults import NOON
+from tests.faults.test_store_kills import NOON
 
 warm = Store.in_memory()  # what is imported late must be readable, and nobody may read root's Python
 warm.remember_first_limits({"GPU": (1.0, "")}, NOON)
@@ -408,10 +298,6 @@ def test_a_read_only_disk_is_read_and_control_goes_on_from_memory(tmp_path, cras
     assert facts["samples"] == 1.0
     assert "control goes on from memory" in facts["notes"][0]
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-
-
-def test_the_limit_of_the_file_size_is_what_makes_the_disk_full():
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
 def test_a_store_that_another_process_holds_is_said(tmp_path):
