@@ -2,7 +2,6 @@
 never comes back as something else."""
 
 import json
-import os
 import random
 import shutil
 import sqlite3
