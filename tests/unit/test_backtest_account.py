@@ -1,0 +1,95 @@
+"""The account of a backtest by hand: what is late, what a peak is, what two events at once are worth."""
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from optimizer.domain import BatchJob, DemandCharge, GridEvent, Span, Work
+from optimizer.timegrid import TimeGrid, uniform_grid
+from scheduler.backtest.account import settle
+from scheduler.backtest.commitments import commitments, deliveries
+from scheduler.backtest.no_control import no_control
+from scheduler.backtest.outcome import Outcome
+from scheduler.backtest.recorded import settlement_grid
+from scheduler.config.runtime import NoControl
+from tests.support.problems import HOUR, START, inputs, pool, problem, site
+
+QUARTER = timedelta(minutes=15)
+
+
+def outcome(grid, import_kw, work=0.0, jobs=None):
+    def spread(value):
+        return np.full(len(grid), value) if np.isscalar(value) else np.array(value, dtype=float)
+
+    rates = {name: spread(rate) for name, rate in (jobs or {}).items()}
+    return Outcome(grid, {"dc": spread(import_kw)}, {"chat": spread(work), "tune": spread(work)}, rates)
+
+
+def event(name, start, end, target, **more):
+    return GridEvent(name, 1, "dc", start, end, (Span(start, end, target),), 1000.0, program="elrp",
+                     rebound_kw=1000.0, penalty_per_kwh=5.0, credit_per_kwh=2.0, **more)  # fmt: skip
+
+
+def test_energy_is_import_times_price_and_lost_work_has_its_value():
+    grid = uniform_grid(START, START + 2 * HOUR, HOUR)
+    truth = problem(grid, [site(2, price=[100, -20])], [inputs(pool(value=3.0), 2, load=0.5)])
+    costs = settle(truth, outcome(grid, [1000.0, 500.0], work=[500.0, 400.0])).costs
+    assert costs.energy == pytest.approx(100 - 10)
+    assert costs.lost_value == pytest.approx(100 * 3.0)
+    assert costs.net == pytest.approx(390.0)
+
+
+def test_late_work_pays_by_the_hour_and_undone_work_its_penalty_and_value():
+    grid = uniform_grid(START, START + 3 * HOUR, HOUR)
+    job = BatchJob("job", ("tune",), START, START + timedelta(minutes=90), 10.0, 4, value_per_gpu_h=1.0,
+                   late_penalty=0.5, undone_penalty=7.0)  # fmt: skip
+    truth = problem(grid, [site(3)], [inputs(pool("tune", Work.BATCH), 3)], [job])
+    account = settle(truth, outcome(grid, 0.0, jobs={"job": [4.0, 4.0, 1.0]}))
+    # In time: 4 in the first hour, 4 GPUs for half of the second. Late: 2 a quarter of an hour late, 1 an hour.
+    assert account.costs.late == pytest.approx(0.5 * (2 * 0.25 + 1 * 1.0))
+    assert account.costs.undone == pytest.approx(8.0 * 1.0)
+    assert account.jobs[0].late_gpu_h == pytest.approx(3.0)
+    assert account.missed == ("job",)
+
+
+def test_a_peak_is_the_mean_of_a_whole_metering_interval_above_the_month_so_far():
+    edges = (START, START + timedelta(minutes=5), START + QUARTER, START + 2 * QUARTER)
+    grid = TimeGrid(edges)
+    charge = DemandCharge("peak", 10.0, 500.0, (True, True, False))
+    truth = problem(grid, [site(3, price=0.0, demand_charges=(charge,))], [inputs(pool(value=0.0), 3)])
+    # 900 kW for five minutes and 600 for ten is a mean of 700; the 5,000 afterwards are outside the charge's hours.
+    assert settle(truth, outcome(grid, [900.0, 600.0, 5000.0])).costs.demand_charge == pytest.approx(10 * 200)
+
+
+def test_two_events_of_a_program_at_once_are_paid_and_fined_once():
+    outer = event("outer", START + HOUR, START + 4 * HOUR, 800.0, ramp_in_s=0.0, ramp_out_s=0.0)
+    inner = event("inner", START + 2 * HOUR, START + 3 * HOUR, 700.0, ramp_in_s=0.0, ramp_out_s=0.0)
+    grid = settlement_grid(START, START + 6 * HOUR, HOUR, (outer, inner))
+    truth = problem(grid, [site(6, price=0.0)], [inputs(pool(value=0.0), 6)], events=(outer, inner))
+    (held,) = commitments(truth)
+    assert held.cap_kw.tolist() == [float("inf"), 800, 700, 800, 1000, float("inf")]
+    costs = settle(truth, outcome(grid, [1000, 800, 800, 800, 1100, 1200])).costs
+    assert costs.event_penalty == pytest.approx(5.0 * (100 + 100)), "over the inner target, and the rebound"
+    assert costs.event_credit == pytest.approx(2.0 * (700 - 200))
+    first, second = deliveries(truth, outcome(grid, [1000, 800, 800, 800, 1100, 1200]))
+    assert (first.id, first.worst_over_kw, first.rebound_kw, first.delivered_kwh) == ("outer", 0.0, 100.0, 600.0)
+    assert (second.id, second.worst_over_kw) == ("inner", 100.0)
+
+
+def test_the_settlement_grid_is_cut_where_a_cap_bends():
+    late = event("late", START + timedelta(minutes=17), START + HOUR, 800.0)
+    grid = settlement_grid(START, START + 2 * HOUR, QUARTER, (late,))
+    cuts = {(edge - START).total_seconds() / 60 for edge in grid.edges}
+    assert {17, 22, 60, 65} <= cuts
+    assert grid.end == START + 2 * HOUR
+
+
+@pytest.mark.parametrize(("how", "expected"), [(NoControl.ASAP, [8.0, 8.0, 4.0, 0.0]), (NoControl.EVEN, [5.0] * 4)])
+def test_without_control_jobs_run_at_once_or_evenly(how, expected):
+    grid = uniform_grid(START, START + 4 * HOUR, HOUR)
+    jobs = [BatchJob(name, ("tune",), START, START + 4 * HOUR, 10.0, 6) for name in ("a", "b")]
+    tune = pool("tune", Work.BATCH, count=8)
+    done = no_control(problem(grid, [site(4, pue=1.5)], [inputs(tune, 4)], jobs), how)
+    assert done.work_gpus["tune"].tolist() == pytest.approx(expected)
+    assert done.import_kw["dc"].tolist() == pytest.approx([1.5 * (8 * 0.1 + busy * 0.3) for busy in expected])
