@@ -8,17 +8,18 @@ and the merit order; the solver only refines it afterwards.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import datetime
 
 from adapters.ports import AdapterError, Reading
-from optimizer.domain import GridEvent, Work
+from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
 from scheduler.estimate import busy_now, import_kw, measured_busy, pool_kw
 from scheduler.flexibility import pue_now, site_pools
 from scheduler.granting import grant_jobs, granted
 from scheduler.orders import free_order
-from scheduler.safety import clamp, lease_s
+from scheduler.safety import clamp, emergency_sites, lease_s
 from scheduler.status import Tick
 from scheduler.trim import SiteTrim, trim_site
 
@@ -40,8 +41,9 @@ def run_tick(ctx: Context, state: State) -> Tick:
     now = ctx.clock.now()
     reading, notes = read_meter(ctx, state, now)
     observe(ctx, state, reading, now)
+    begin_at_the_draw(ctx, state, now)
     events = ctx.ledger.active(now)
-    below_floor = emergency_now(ctx, events, now)
+    below_floor = emergency_sites(ctx.emergency_programs, events, now)
     then = now + ctx.timing.control_period
     state.jobs = tuple(ctx.jobs.snapshot())
     trims = {site: trim_site(ctx, state, site, events, now, then, below_floor) for site in ctx.sites}
@@ -50,10 +52,12 @@ def run_tick(ctx: Context, state: State) -> Tick:
     done = ctx.dispatcher.apply(orders, lease_s(ctx.timing.interval, events, now), now)
     grant_jobs(ctx, state, orders, now)
     state.orders = orders
-    state.setpoint_kw = {site: trim.setpoint_kw for site, trim in trims.items()}
+    writes = ctx.dispatcher.writes
+    state.held = dict(orders) if writes else {}
+    state.setpoint_kw = {site: trim.setpoint_kw for site, trim in trims.items()} if writes else {}
     notes += clamp_notes + done.notes + shortfalls(trims, now) + drift(ctx, state, now)
-    tick = book(ctx, state, trims, len(done.pools), time.perf_counter() - started, notes, now)
-    return tick
+    notes = tuple(note if note.at is not None else replace(note, at=now) for note in notes)
+    return book(ctx, state, trims, len(done.pools), time.perf_counter() - started, notes, now)
 
 
 def read_meter(ctx: Context, state: State, now: datetime) -> tuple[Reading | None, tuple[Note, ...]]:
@@ -72,10 +76,9 @@ def read_meter(ctx: Context, state: State, now: datetime) -> tuple[Reading | Non
 
 def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) -> None:
     """Update what is known of the load: busy GPUs of each pool, and what each prediction was last off by."""
-    in_force = state.orders if ctx.dispatcher.writes else {}
     for model in ctx.pools.values():
         pool = model.pool
-        order = in_force.get(pool.id, free_order(pool))
+        order = state.held.get(pool.id, free_order(pool))
         kw = reading.pool_kw.get(pool.id) if reading is not None else None
         if pool.work is Work.BATCH:
             state.busy[pool.id] = float(granted(state, pool.id))
@@ -90,6 +93,14 @@ def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) 
         if reading is not None and site in reading.import_kw and mine is not None:
             modelled = import_kw(sum(mine.values()), place.other_it_kw, pue_now(ctx, state, site, now))
             carry(state, site, reading.import_kw[site] - modelled, modelled)
+
+
+def begin_at_the_draw(ctx: Context, state: State, now: datetime) -> None:
+    """Where no order was in force before (a start, a resumed site), ramps begin at what is drawn now."""
+    for site in ctx.sites:
+        drawn = site_import(ctx, state, site, now) if site not in state.setpoint_kw else None
+        if drawn is not None:
+            state.setpoint_kw[site] = drawn
 
 
 def carry(state: State, key: str, error_kw: float, size_kw: float) -> None:
@@ -116,11 +127,6 @@ def site_import(ctx: Context, state: State, site: str, now: datetime) -> float |
     if mine is None:
         return None
     return import_kw(sum(mine.values()), ctx.sites[site].other_it_kw, pue_now(ctx, state, site, now))
-
-
-def emergency_now(ctx: Context, events: tuple[GridEvent, ...], now: datetime) -> bool:
-    """True while an emergency order of a program that the operator allowed is in force."""
-    return any(e.emergency and e.program in ctx.emergency_programs and e.start <= now < e.end for e in events)
 
 
 def shortfalls(trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:

@@ -7,7 +7,7 @@ of its own; nothing here decides anything.
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -40,8 +40,7 @@ def run_cycle(ctx: Context, state: State) -> CycleReport:
     """
     started = time.monotonic()
     now = ctx.clock.now()
-    if ctx.bring_jobs is not None:
-        ctx.bring_jobs(now)
+    bring_jobs(ctx, state, now)
     book_peaks(ctx, now)
     seen = collect(ctx.sources, signal_window(ctx, now), now, ctx.memory, ctx.read_deadline_s)
     problem = build_problem(ctx, state, seen, now)
@@ -60,12 +59,21 @@ def run_cycle(ctx: Context, state: State) -> CycleReport:
     return report
 
 
+def bring_jobs(ctx: Context, state: State, now: datetime) -> None:
+    """Queue the config's own jobs that are due; where they can't be kept, the next cycle tries again."""
+    try:
+        if ctx.bring_jobs is not None:
+            ctx.bring_jobs(now)
+    except StoreDegraded as error:
+        state.notes.append(Note(Reason.STORE_DEGRADED, "jobs", str(error), Severity.ALERT, now))
+
+
 def publish(ctx: Context, state: State, plan: Plan) -> None:
     """Put the plan in force; a store that can't keep it is a note, never a reason to run without a plan."""
     state.plan = plan
     try:
         ctx.dispatcher.hold(*trajectory(ctx, plan, plan.made_at), plan.made_at)
-    except AdapterError as error:
+    except (AdapterError, StoreDegraded) as error:
         state.notes.append(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, plan.made_at))
     try:
         ctx.store.save_plan(plan)
@@ -87,5 +95,4 @@ def keep(ctx: Context, state: State, report: CycleReport) -> None:
 
 def expire_notes(state: State, report: CycleReport, age: timedelta = timedelta(minutes=30)) -> None:
     """Forget what is no news any more."""
-    for note in [note for note in state.notes if note.at is not None and report.at - note.at > age]:
-        state.notes.remove(note)
+    state.notes.forget(report.at - age)

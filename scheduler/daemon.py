@@ -1,17 +1,16 @@
 """The daemon's life: lock, build, reconcile, run, reload, stop.
 
-Why in this order: nothing is written to a GPU before the lock is held and the limits that a killed predecessor
-found are
-known; READY is said after the first plan; and whatever ends the loops, limits are given back before the lock is.
+Why in this order: nothing is written to a GPU before the lock is held and the limits that a killed predecessor found
+are known; READY is said after the first plan; and whatever ends the loops, limits are given back before the lock is.
 """
 
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 import structlog
@@ -26,6 +25,7 @@ from scheduler.sdnotify import notify
 
 log = structlog.get_logger()
 GUARD_S = 0.5
+STOP = signal.SIGTERM
 
 
 class Daemon:
@@ -34,27 +34,36 @@ class Daemon:
     def __init__(self, config_path: Path) -> None:
         self.config_path = config_path
         self.config: Config = load_config(config_path, need_secrets=True)
-        self.stopping, self.reloading = threading.Event(), threading.Event()
+        self.app: App | None = None
+        # A signal handler may interrupt its own thread anywhere; of Python's queues and events only this one bears it.
+        self.heard: SimpleQueue[int] = SimpleQueue()
 
     def run(self) -> int:
         """Run until told to stop; returns the exit code."""
         configure_logs(self.config.log_format)
         with DaemonLock(self.config.state_path), self.signals():
-            app = App.start(self.config)
+            self.app = App.start(self.config)
             try:
-                while not self.stopping.wait(GUARD_S):
+                app = self.app
+                while (number := self.wait()) != STOP:
                     app.guard()
-                    if self.reloading.is_set():
-                        app = self.reload(app)
+                    app = self.reload(app) if number == signal.SIGHUP else app
             finally:
                 notify("STOPPING=1")
-                app.stop(release=True)
+                if self.app is not None:
+                    self.app.stop(release=True)
         return 0
+
+    def wait(self) -> int:
+        """The next signal heard, or 0 after a while without one."""
+        try:
+            return self.heard.get(timeout=GUARD_S)
+        except Empty:
+            return 0
 
     def reload(self, app: App) -> App:
         """SIGHUP: take the new config when it is right and its parts can be built, else keep the old one and say
         why."""
-        self.reloading.clear()
         notify("RELOADING=1")
         try:
             config = load_config(self.config_path, need_secrets=True)
@@ -65,15 +74,18 @@ class Daemon:
             notify("READY=1\nSTATUS=reload refused, the config before stays in force")
             return app
         clock = app.parts.ctx.clock if config.clock == self.config.clock else None
+        self.app = None
         app.stop(release=False)
         try:
-            fresh = App.start(config, clock)
+            fresh = App.start(config, clock, reloaded=True)
             self.config = config
+            configure_logs(config.log_format)
             log.info("reloaded", config=str(self.config_path))
         except Exception as error:
             log.exception("the new config can't run; the one before is used again")
-            fresh = App.start(self.config, clock)
+            fresh = App.start(self.config, app.parts.ctx.clock, reloaded=True)
             say(fresh, f"reload failed: {error}")
+        self.app = fresh
         notify("READY=1")
         return fresh
 
@@ -81,14 +93,11 @@ class Daemon:
     def signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT stop, SIGHUP reloads; the handlers found are put back."""
 
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            self.stopping.set()
+        def hear(number: int, _frame: FrameType | None) -> None:
+            self.heard.put(signal.SIGHUP if number == signal.SIGHUP else STOP)
 
-        def reload(_number: int, _frame: FrameType | None) -> None:
-            self.reloading.set()
-
-        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
-        found = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        found = {number: signal.signal(number, hear) for number in numbers}
         try:
             yield
         finally:
@@ -98,8 +107,9 @@ class Daemon:
 
 def refuse_moved(old: Config, new: Config) -> None:
     """The lock and the books stay where they are while the daemon runs."""
-    if new.store_path != old.store_path:
-        raise AdapterError(f"{new.place('store')}: the books can't move while the daemon runs; restart it")
+    for name, moved in (("state_dir", new.state_path != old.state_path), ("store", new.store_path != old.store_path)):
+        if moved:
+            raise AdapterError(f"{new.place(name)}: {name}: the books can't move while the daemon runs; restart it")
 
 
 def say(app: App, text: str) -> None:

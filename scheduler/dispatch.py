@@ -7,8 +7,9 @@ is applied; the *enforced* limit is read back, and a difference is a note, never
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -16,9 +17,15 @@ from typing import Any, Protocol
 from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, PowerActuator, Receipt, TrajectoryHolder
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.orders import PoolOrder
+from scheduler.store_database import StoreDegraded
+
+INF = float("inf")
 
 RENEWALS = 3
 """A lease is renewed when this part of it has passed."""
+
+MOST_RETRY_S = 30.0
+"""A GPU that does not follow is tried again after 1, 2, 4, ... seconds, and at least this often."""
 
 DRIFT_W = 1.5
 """Difference between ordered and enforced limit that counts as drift; NVML rounds to whole watts."""
@@ -59,7 +66,8 @@ class Dispatched:
 
 @dataclass
 class Dispatcher:
-    """Applies pool orders to GPUs. `writes` False (observe, advise, paused): nothing leaves this object."""
+    """Applies pool orders to GPUs. `writes` False (observe, advise, paused): nothing leaves this object but limits that
+    are given back. Thread-safe: the loops and an operator's pause meet here."""
 
     books: Books
     actuator: PowerActuator
@@ -72,26 +80,39 @@ class Dispatcher:
     _renewed_at: float = float("-inf")
     _applied: dict[str, PoolOrder] = field(default_factory=dict)
     _remembered: set[str] = field(default_factory=set)
+    _failed: set[GpuId] = field(default_factory=set)
+    _retry_at: float = 0.0
+    _retry_s: float = 1.0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def apply(self, orders: Mapping[str, PoolOrder], lease_s: float, now: datetime) -> Dispatched:
-        """Apply what changed. Raises nothing: an actuator that can't be reached becomes an alert note."""
-        changed = {pool: order for pool, order in orders.items() if self._applied.get(pool) != order}
+        """Apply what changed, and again what failed. Raises nothing: an actuator that can't be reached, or a limit that
+        can't be kept for the way back, becomes an alert note."""
         lease_s = self.lease_s or lease_s
-        if not self.writes:
+        with self._lock:
+            if not self.writes:
+                return Dispatched()
+            changed = {pool: order for pool, order in orders.items() if not self._in_force(pool, order)}
+            caps = {gpu: order.cap_w for pool, order in changed.items() for gpu in self.gpus[pool]}
+            if self._failed and self.monotonic() >= self._retry_at:
+                caps |= {gpu: orders[pool].cap_w for pool in orders for gpu in self.gpus[pool] if gpu in self._failed}
+            try:
+                if caps:
+                    return self._write(changed, caps, lease_s, now)
+                if self.monotonic() - self._renewed_at > lease_s / RENEWALS:
+                    self.actuator.apply({}, self._lease(lease_s))
+            except (AdapterError, StoreDegraded) as error:
+                return Dispatched(notes=(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),))
             return Dispatched()
-        try:
-            if changed:
-                self._remember(changed, now)
-                return self._write(changed, lease_s, now)
-            if self.monotonic() - self._renewed_at > lease_s / RENEWALS:
-                self.actuator.apply({}, self._lease(lease_s))
-            return Dispatched()
-        except AdapterError as error:
-            return Dispatched(notes=(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),))
 
-    def _remember(self, orders: Mapping[str, PoolOrder], now: datetime) -> None:
-        """Put the limits found before our first write of these GPUs on disk."""
-        fresh = [gpu for pool in orders for gpu in self.gpus[pool] if gpu not in self._remembered]
+    def _in_force(self, pool: str, order: PoolOrder) -> bool:
+        """True when the pool's GPUs have this cap; how many of them may work is no matter of the hardware's."""
+        held = self._applied.get(pool)
+        return held is not None and held.cap_w == order.cap_w
+
+    def _remember(self, gpus: Iterable[GpuId], now: datetime) -> None:
+        """Put the limits found before our first write of these GPUs on disk. Raises StoreDegraded."""
+        fresh = [gpu for gpu in gpus if gpu not in self._remembered]
         if not fresh:
             return
         found = self.actuator.discover()
@@ -99,21 +120,33 @@ class Dispatcher:
         self.books.remember_first_limits(limits, now)
         self._remembered.update(limits)
 
-    def _write(self, orders: Mapping[str, PoolOrder], lease_s: float, now: datetime) -> Dispatched:
+    def _write(
+        self, orders: Mapping[str, PoolOrder], caps: dict[GpuId, int], lease_s: float, now: datetime
+    ) -> Dispatched:
+        """Journal, apply and read back `caps`; GPUs that did not follow are tried again, ever more seldom."""
+        self._remember(caps, now)
         intent = self.books.journal_intent(
-            {pool: [order.cap_w, len(self.gpus[pool])] for pool, order in orders.items()}
+            {pool: [order.cap_w, len(self.gpus[pool])] for pool, order in orders.items()} or {"again": len(caps)}
         )
-        caps = {
-            gpu: order.cap_w for pool, order in orders.items() for gpu in self.gpus[pool] if gpu in self._remembered
-        }
-        receipt = self.actuator.apply(caps, self._lease(lease_s))
-        notes = receipt.notes + self._disagreements(caps, receipt, now)
-        self.books.journal_result(intent, {"failed": len(receipt.failures), "seconds": round(receipt.seconds, 4)})
+        known = {gpu: cap for gpu, cap in caps.items() if gpu in self._remembered}
+        try:
+            receipt = self.actuator.apply(known, self._lease(lease_s))
+        except AdapterError as error:
+            self.books.journal_result(intent, {"error": str(error)})
+            raise
+        failures = dict.fromkeys(caps.keys() - known.keys(), Reason.GPU_LOST) | dict(receipt.failures)
+        notes = receipt.notes + _disagreements(len(caps), failures, now)
+        self.books.journal_result(intent, {"failed": len(failures), "seconds": round(receipt.seconds, 4)})
         self._applied.update(orders)
-        for pool in orders:
-            if any(gpu in receipt.failures for gpu in self.gpus[pool]):
-                self._applied.pop(pool, None)  # tried again in the next tick
+        self._note_failed(caps, failures, receipt)
         return Dispatched(tuple(orders), notes, receipt.seconds)
+
+    def _note_failed(self, caps: Mapping[GpuId, int], failures: Mapping[GpuId, Reason], receipt: Receipt) -> None:
+        """Keep who must be tried again. A board controller's own, lower limit is no failure of ours."""
+        lower = {gpu for gpu in failures if receipt.enforced_w.get(gpu, INF) < caps[gpu]}
+        self._failed = (self._failed - caps.keys()) | (failures.keys() - lower)
+        self._retry_s = min(MOST_RETRY_S, 2 * self._retry_s) if self._failed else 1.0
+        self._retry_at = self.monotonic() + self._retry_s
 
     def _lease(self, lease_s: float) -> Lease:
         """The next lease; whoever enforces it renews all caps with it."""
@@ -122,84 +155,101 @@ class Dispatcher:
         return Lease(self.epoch, self._sequence, lease_s)
 
     def hold(self, steps: Sequence[tuple[float, Mapping[str, PoolOrder]]], until_s: float, now: datetime) -> None:
-        """Hand the trajectory to an actuator that can follow it alone, until `until_s` seconds from now."""
-        if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
-            return
-        held = [
-            (offset_s, {gpu: order.cap_w for pool, order in orders.items() for gpu in self.gpus[pool]})
-            for offset_s, orders in steps
-        ]
-        self._remember({pool: order for _, orders in steps for pool, order in orders.items()}, now)
-        self.actuator.hold(held, until_s, self._lease(self.lease_s))
-
-    def _disagreements(self, caps: Mapping[GpuId, int], receipt: Receipt, now: datetime) -> tuple[Note, ...]:
-        """One note per reason, naming a few of its GPUs."""
-        by_reason: dict[Reason, list[GpuId]] = {}
-        for gpu, reason in receipt.failures.items():
-            by_reason.setdefault(reason, []).append(gpu)
-        return tuple(
-            Note(
-                reason,
-                gpus[0],
-                f"{len(gpus)} of {len(caps)} GPUs: {reason} ({', '.join(gpus[:3])}{', …' if len(gpus) > 3 else ''})",
-                Severity.ALERT,
-                now,
-            )
-            for reason, gpus in by_reason.items()
-        )
+        """Hand the trajectory to an actuator that can follow it alone, until `until_s` seconds from now. Raises
+        AdapterError and StoreDegraded."""
+        with self._lock:
+            if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
+                return
+            held = [
+                (offset_s, {gpu: order.cap_w for pool, order in orders.items() for gpu in self.gpus[pool]})
+                for offset_s, orders in steps
+            ]
+            self._remember((gpu for _, caps in held for gpu in caps), now)
+            self.actuator.hold(held, until_s, self._lease(self.lease_s))
 
     def verify(self, now: datetime) -> tuple[Note, ...]:
-        """Read every limit back; a pool with a GPU whose enforced limit is not as ordered is written again."""
-        if not self.writes or not self._applied:
-            return ()
-        try:
-            found = self.actuator.discover()
-        except AdapterError as error:
-            return (Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),)
-        notes = []
-        for pool, order in list(self._applied.items()):
-            drifted = [gpu for gpu in self.gpus[pool] if gpu in found and _drifted(found[gpu], order)]
-            if drifted:
-                self._applied.pop(pool)
-                text = (
-                    f"{len(drifted)} GPUs of {pool} are not at the {order.cap_w} W ordered "
-                    f"({drifted[0]} is at {found[drifted[0]].enforced_w:.0f} W); written again"
-                )
-                notes.append(Note(Reason.CAP_DRIFT, pool, text, Severity.WARNING, now))
-        return tuple(notes)
+        """Read every limit back; a pool with a GPU whose enforced limit is above the order is written again. Where
+        nothing may be written, limits that could not be given back before are given back now."""
+        with self._lock:
+            if not self.writes:
+                return self.release(now) if self.books.first_limits() else ()
+            if not self._applied:
+                return ()
+            try:
+                found = self.actuator.discover()
+            except AdapterError as error:
+                return (Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),)
+            notes = []
+            for pool, order in list(self._applied.items()):
+                drifted = [gpu for gpu in self.gpus[pool] if gpu in found and _drifted(found[gpu], order)]
+                if drifted:
+                    self._applied.pop(pool)
+                    text = (
+                        f"{len(drifted)} GPUs of {pool} are not at the {order.cap_w} W ordered "
+                        f"({drifted[0]} is at {found[drifted[0]].enforced_w:.0f} W); written again"
+                    )
+                    notes.append(Note(Reason.CAP_DRIFT, pool, text, Severity.WARNING, now))
+            return tuple(notes)
 
-    def release(self, now: datetime) -> tuple[Note, ...]:
-        """Give back the limits found before the first write, those of a killed predecessor included."""
-        limits = self.books.first_limits()
-        if not limits and not isinstance(self.actuator, TrajectoryHolder):
-            return ()
-        try:
-            intent = self.books.journal_intent({"release": len(limits)})
-            receipt = self.actuator.release(limits)
-        except AdapterError as error:
-            return (Note(Reason.CAP_REFUSED, "power", f"limits not given back: {error}", Severity.ALERT, now),)
-        confirmed = [gpu for gpu, limit in limits.items() if _returned(receipt, gpu, limit)]
-        self.books.journal_result(intent, {"confirmed": len(confirmed), "of": len(limits)})
-        self.books.forget_first_limits(confirmed)
-        self._remembered.difference_update(confirmed)
-        self._applied.clear()
-        missing = len(limits) - len(confirmed)
-        if not missing:
-            return ()
-        return (
-            Note(
-                Reason.CAP_REFUSED,
-                "power",
-                f"{missing} of {len(limits)} GPUs did not take their limit back",
-                Severity.ALERT,
-                now,
-            ),
-        )
+    def release(self, now: datetime, only: Collection[GpuId] | None = None) -> tuple[Note, ...]:
+        """Give back the limits found before the first write (of `only` these GPUs, or of all), those of a killed
+        predecessor included. What is not confirmed is kept, and tried again by `verify`."""
+        with self._lock:
+            limits = self.books.first_limits()
+            if only is not None:
+                limits = {gpu: limit for gpu, limit in limits.items() if gpu in only}
+            if not limits and (only is not None or not isinstance(self.actuator, TrajectoryHolder)):
+                return ()
+            try:
+                intent = self.books.journal_intent({"release": len(limits)})
+                receipt = self.actuator.release(limits)
+            except AdapterError as error:
+                return (Note(Reason.CAP_REFUSED, "power", f"limits not given back: {error}", Severity.ALERT, now),)
+            confirmed = [gpu for gpu, limit in limits.items() if _returned(receipt, gpu, limit)]
+            self.books.journal_result(intent, {"confirmed": len(confirmed), "of": len(limits)})
+            self.books.forget_first_limits(confirmed)
+            self._remembered.difference_update(confirmed)
+            self._failed.difference_update(limits)
+            self._applied = {p: order for p, order in self._applied.items() if not limits.keys() & set(self.gpus[p])}
+            missing = len(limits) - len(confirmed)
+            text = f"{missing} of {len(limits)} GPUs did not take their limit back"
+            return (Note(Reason.CAP_REFUSED, "power", text, Severity.ALERT, now),) if missing else ()
 
     def adopt(self) -> int:
         """At start: limits that a predecessor found stay the ones to restore. Returns how many are outstanding."""
         self._remembered = set(self.books.first_limits())
         return len(self._remembered)
+
+    def strangers(self) -> frozenset[GpuId]:
+        """GPUs that still have a limit of ours but belong to no pool any more."""
+        return frozenset(self.books.first_limits()).difference(*self.gpus.values())
+
+    def in_force(self) -> dict[str, int]:
+        """Cap in W that each pool's GPUs have now, read from the hardware: the highest of them, since the others are
+        the exception. A pool without an answer is left out."""
+        try:
+            found = self.actuator.discover()
+        except AdapterError:
+            return {}
+        caps = {pool: [found[gpu].enforced_w for gpu in gpus if gpu in found] for pool, gpus in self.gpus.items()}
+        return {pool: round(max(enforced)) for pool, enforced in caps.items() if enforced}
+
+
+def _disagreements(count: int, failures: Mapping[GpuId, Reason], now: datetime) -> tuple[Note, ...]:
+    """One note per reason, naming a few of its GPUs."""
+    by_reason: dict[Reason, list[GpuId]] = {}
+    for gpu, reason in failures.items():
+        by_reason.setdefault(reason, []).append(gpu)
+    return tuple(
+        Note(
+            reason,
+            gpus[0],
+            f"{len(gpus)} of {count} GPUs: {reason} ({', '.join(gpus[:3])}{', …' if len(gpus) > 3 else ''})",
+            Severity.ALERT,
+            now,
+        )
+        for reason, gpus in by_reason.items()
+    )
 
 
 def _drifted(info: GpuInfo, order: PoolOrder) -> bool:
@@ -208,4 +258,9 @@ def _drifted(info: GpuInfo, order: PoolOrder) -> bool:
 
 
 def _returned(receipt: Receipt, gpu: GpuId, limit_w: float) -> bool:
-    return gpu not in receipt.failures and abs(receipt.enforced_w.get(gpu, -1.0) - limit_w) <= DRIFT_W
+    """True when the actuator gave the limit back; a board controller may still enforce a lower one, never ours. (An
+    agent restores what it found itself, which may be another limit than ours: it was there before us.)"""
+    if gpu not in receipt.enforced_w:
+        return False
+    failure = receipt.failures.get(gpu)
+    return failure is None or (failure is Reason.CAP_DRIFT and receipt.enforced_w[gpu] < limit_w)

@@ -7,7 +7,6 @@ the very same code; whoever drives them owns the clock.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,11 +14,11 @@ from typing import Protocol
 
 from adapters.ports import Clock, JobSystem, Meter, Reading
 from optimizer.domain import BatchJob, DemandCharge, GpuPool, Plan, Prices, Problem
-from optimizer.reasons import Note
 from optimizer.timegrid import TimeGrid
 from scheduler.collect import Memory, Source
 from scheduler.dispatch import Dispatcher
 from scheduler.ledger import Ledger
+from scheduler.news import Notes
 from scheduler.orders import PoolOrder
 from scheduler.pue import PueModel
 from scheduler.service import OperatorOrder
@@ -107,7 +106,11 @@ class Context:
 
 @dataclass
 class State:
-    """What changes; replaced piece by piece under `lock`, read without it."""
+    """What changes; replaced piece by piece under `lock`, read without it.
+
+    `orders` are the last tick's; `held` are those that the GPUs really have (none for a pool that nobody throttles),
+    and `setpoint_kw` is empty while none are.
+    """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     problem: Problem | None = None
@@ -122,8 +125,9 @@ class State:
     bias_kw: dict[str, float] = field(default_factory=dict)
     busy: dict[str, float] = field(default_factory=dict)
     orders: dict[str, PoolOrder] = field(default_factory=dict)
+    held: dict[str, PoolOrder] = field(default_factory=dict)
     grants: dict[str, tuple[str, int]] = field(default_factory=dict)
     jobs: tuple[BatchJob, ...] = ()
     operator: dict[str, OperatorOrder] = field(default_factory=dict)
-    notes: deque[Note] = field(default_factory=lambda: deque(maxlen=200))
+    notes: Notes = field(default_factory=Notes)
     wake: threading.Event = field(default_factory=threading.Event)

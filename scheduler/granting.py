@@ -11,9 +11,10 @@ from datetime import datetime
 
 from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, Work
-from optimizer.reasons import Note, Severity
+from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
 from scheduler.orders import PoolOrder, free_order, grant_gpus, planned_rates
+from scheduler.store import StoreDegraded
 
 
 def granted(state: State, pool: str) -> int:
@@ -36,9 +37,18 @@ def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now:
     pools = {job: rates[job][0] for job in grants}
     changed = {job: gpus for job, gpus in grants.items() if gpus != _held(released, job)}
     if changed:
-        for job, reason in ctx.jobs.apply(changed).items():
+        for job, reason in applied(ctx, state, changed, now).items():
             state.notes.append(Note(reason, job, f"job {job} did not take {changed[job]} GPUs", Severity.WARNING, now))
     state.grants = {job: (pools[job], gpus) for job, gpus in grants.items() if gpus}
+
+
+def applied(ctx: Context, state: State, gpus: Mapping[str, int], now: datetime) -> Mapping[str, Reason]:
+    """Tell the job system; grants that can't be written down are an alert and no reason to stop."""
+    try:
+        return ctx.jobs.apply(gpus)
+    except StoreDegraded as error:
+        state.notes.append(Note(Reason.STORE_DEGRADED, "jobs", str(error), Severity.ALERT, now))
+        return {}
 
 
 def _held(jobs: tuple[BatchJob, ...], job_id: str) -> int:

@@ -7,6 +7,7 @@ There is no way from a real adapter to a simulated one; what can't be reached is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
@@ -48,12 +49,14 @@ def build_hardware(
     kind = getattr(config.power, "type", "")
     if kind == "simulated":
         return _simulated(context.clock, pools, sites, sources)
-    power = _actuator(config, context)
-    found = power.discover()
-    gpus, filled, notes = fill_pools(config.pools, pools, found, context.clock.now())
-    meter, close = _meter(config, context, gpus, power)
-    closers = [getattr(power, "close", lambda: None), close]
-    return Hardware(power, meter, gpus, filled, None, notes, lambda: close_all(closers))
+    with ExitStack() as opened:
+        power = _actuator(config, context)
+        opened.callback(getattr(power, "close", lambda: None))
+        found = power.discover()
+        gpus, filled, notes = fill_pools(config.pools, pools, found, context.clock.now())
+        meter, close = _meter(config, context, gpus, power)
+        opened.callback(close)
+        return Hardware(power, meter, gpus, filled, None, notes, opened.pop_all().close)
 
 
 def _actuator(config: Config, context: AdapterContext) -> PowerActuator:

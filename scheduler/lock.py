@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+
+from adapters.ports import AdapterError
 
 EXIT_CODE = 3
 NAME = "gridpace.lock"
@@ -26,21 +29,21 @@ class AlreadyRunning(Exception):
 
 
 class DaemonLock:
-    """Held from construction until `release`; a context manager too. Raises AlreadyRunning, and OSError when the
-    directory can't be used."""
+    """Held from construction until `release`; a context manager too. Raises AlreadyRunning, and AdapterError when the
+    directory can't be used. On a disk that takes no writes an existing file is locked all the same."""
 
     def __init__(self, state_dir: Path) -> None:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path = state_dir / NAME
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = _opened(self.path)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = self._pid()
             os.close(self._descriptor)
             raise AlreadyRunning(holder, self.path) from None
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # a full disk must not keep the daemon from its GPUs
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def _pid(self) -> int | None:
         text = os.pread(self._descriptor, 32, 0).strip()
@@ -59,3 +62,14 @@ class DaemonLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _opened(path: Path) -> int:
+    """The lock file's descriptor; read-only where the disk is."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        with suppress(OSError):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        raise AdapterError(f"state_dir: {path.parent} can't be used: {error.strerror or error}") from error

@@ -60,9 +60,10 @@ def _merge(held: dict[str, OperatorOrder], order: OperatorOrder) -> None:
 def _act(ctx: Context, state: State, now: datetime) -> None:
     """Let the dispatcher write only when nobody said otherwise; give limits back when it may not."""
     writes = mode_now(ctx, state) == "control" and not paused(state)
-    if ctx.dispatcher.writes and not writes:
+    wrote, ctx.dispatcher.writes = ctx.dispatcher.writes, writes
+    if wrote and not writes:
         state.notes.extend(ctx.dispatcher.release(now))
-    ctx.dispatcher.writes = writes
+        state.held, state.setpoint_kw = {}, {}
 
 
 def mode_now(ctx: Context, state: State) -> str:

@@ -1,29 +1,33 @@
 """The parts at work: both loops under the timer, the API beside them, and the order in which they start and stop.
 
-Why apart from the daemon: a reload stops one of these and starts the next, keeping lock, signals and process.
+Why apart from the daemon: a reload stops one of these and starts the next, keeping lock, signals and process. What a
+predecessor left is taken over before the web framework is imported, so that a daemon that was killed is in charge again
+within seconds.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import structlog
 
 from adapters.ports import Clock
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.api.app import create_app
-from scheduler.api.server import ApiServer
-from scheduler.api.settings import ApiSettings, Token
 from scheduler.clock import ScaledClock
 from scheduler.config import Config, Scope, is_simulated
 from scheduler.control import run_tick
 from scheduler.cycle import expire_notes, run_cycle
 from scheduler.metrics import Metrics
-from scheduler.overrides import restore_orders
 from scheduler.sdnotify import notify
 from scheduler.store import StoreDegraded
+from scheduler.takeover import reconcile
 from scheduler.timing import Timer
 from scheduler.wiring import Parts, build
+
+if TYPE_CHECKING:
+    from scheduler.api.server import ApiServer
+    from scheduler.api.settings import ApiSettings
 
 log = structlog.get_logger()
 
@@ -33,19 +37,19 @@ class App:
 
     def __init__(self, parts: Parts) -> None:
         timing = parts.ctx.timing
-        settings = api_settings(parts.config)
         self.parts = parts
         self.metrics = Metrics(version("gridpace"))
         self.timer = Timer(parts.ctx.clock, timing.interval, timing.control_period, self.cycle, self.tick)
-        self.server = ApiServer(create_app(parts.facade, settings, self.metrics.render), settings.host, settings.port)
+        self.server = api_server(parts, self.metrics)
+        self._ready = False
         parts.wake.listeners.append(self.timer.wake)
 
     @classmethod
-    def start(cls, config: Config, clock: Clock | None = None) -> App:
+    def start(cls, config: Config, clock: Clock | None = None, reloaded: bool = False) -> App:
         """Build, reconcile, serve, and let both loops run. What fails leaves nothing open behind."""
         parts = build(config, clock)
         try:
-            reconcile(parts)
+            reconcile(parts, reloaded)
             app = cls(parts)
             app.server.start()
         except BaseException:
@@ -72,7 +76,8 @@ class App:
         expire_notes(state, report)
         self.metrics.observe_cycle(report)
         log.info(report.sentence(), cycle=report.cycle, rung=report.rung, warnings=report.warnings)
-        notify(("READY=1\n" if report.cycle == 1 else "") + f"STATUS={report.sentence()}")
+        notify(("" if self._ready else "READY=1\n") + f"STATUS={report.sentence()}")
+        self._ready = True
 
     def tick(self) -> None:
         """One turn of the fast loop; only a finished one feeds the watchdog."""
@@ -102,39 +107,37 @@ class App:
 
     def stop(self, release: bool) -> None:
         """Finish the running turns; give every limit back (`release`), or leave them for the next config; close."""
+        self.parts.ctx.planner.close()  # a long solve ends now, so that its turn does
         self.timer.stop()
-        self.server.stop()
-        if release:
-            self.release()
-        self.parts.close()
+        try:
+            if release:
+                self.release()
+        finally:
+            self.server.stop()
+            self.parts.close()
         log.info("stopped", released=release)
 
     def release(self) -> None:
-        """Give back every limit and every job that we hold."""
+        """Give back every limit that we hold."""
         ctx = self.parts.ctx
-        try:
-            for note in ctx.dispatcher.release(ctx.clock.now()):
-                log.error(note.text)
-        except StoreDegraded as error:
-            log.error("limits may not be given back", reason=str(error))
+        ctx.dispatcher.writes = False
+        for note in ctx.dispatcher.release(ctx.clock.now()):
+            log.error(note.text)
 
 
-def reconcile(parts: Parts) -> None:
-    """Take over what a predecessor left: its first limits stay the ones to restore, the operator's orders hold."""
-    ctx, state, now = parts.ctx, parts.state, parts.ctx.clock.now()
-    left = ctx.dispatcher.adopt()
-    restore_orders(ctx, state, now)
-    if left:
-        text = f"{left} GPUs still had our limits from a daemon that did not stop in order; what it found first is kept"
-        state.notes.append(Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now))
-        if not ctx.dispatcher.writes:
-            state.notes.extend(ctx.dispatcher.release(now))
-    state.plan = ctx.store.load_plan()
-    log.info("reconciled", outstanding_gpus=left, mode=ctx.mode)
+def api_server(parts: Parts, metrics: Metrics) -> ApiServer:
+    """The API over these parts; it listens when it is started."""
+    from scheduler.api.app import create_app  # seconds of imports, after the GPUs are in hand
+    from scheduler.api.server import ApiServer
+
+    settings = api_settings(parts.config)
+    return ApiServer(create_app(parts.facade, settings, metrics.render), settings.host, settings.port)
 
 
 def api_settings(config: Config) -> ApiSettings:
     """Where to listen, with the tokens' secrets read now."""
+    from scheduler.api.settings import ApiSettings, Token
+
     tokens: dict[Scope, list[Token]] = {scope: [] for scope in Scope}
     for token in config.api.tokens:
         tokens[token.scope].append(Token(token.name, token.secret.reveal(config.base_dir)))

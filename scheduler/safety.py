@@ -6,7 +6,7 @@ only ever clamps; it never decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
 from optimizer.curves import cap_for_draw, cap_for_throughput, knee_w
@@ -27,16 +27,28 @@ def floor_cap_w(pool: GpuPool) -> int:
     return int(min(pool.max_cap_w, max(pool.min_cap_w, cap_for_throughput(pool.curve, pool.floor))))
 
 
+def emergency_sites(programs: Collection[str], events: Iterable[GridEvent], now: datetime) -> frozenset[str]:
+    """Sites at which an emergency order of one of `programs` (those that the operator allowed) is in force, its ramp
+    out included."""
+    return frozenset(
+        event.site
+        for event in events
+        if event.emergency
+        and event.program in programs
+        and event.start <= now < event.end + timedelta(seconds=event.ramp_out_s)
+    )
+
+
 def clamp(
-    orders: Mapping[str, PoolOrder], pools: Iterable[GpuPool], below_floor: bool, now: datetime
+    orders: Mapping[str, PoolOrder], pools: Iterable[GpuPool], below_floor: Collection[str], now: datetime
 ) -> tuple[dict[str, PoolOrder], tuple[Note, ...]]:
-    """Orders inside each pool's cap range, at or above its floor unless an allowed emergency says otherwise."""
+    """Orders inside each pool's cap range, and at or above its floor but at the sites in `below_floor`."""
     clamped, notes = {}, []
     for pool in pools:
         order = orders.get(pool.id)
         if order is None:
             continue
-        lowest = int(pool.min_cap_w) if below_floor else floor_cap_w(pool)
+        lowest = int(pool.min_cap_w) if pool.site in below_floor else floor_cap_w(pool)
         cap = min(int(pool.max_cap_w), max(lowest, order.cap_w))
         if cap > order.cap_w and lowest > pool.min_cap_w:
             text = f"{pool.id} held at {cap} W, its floor of {pool.floor:.0%}, instead of {order.cap_w} W"

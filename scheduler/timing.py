@@ -7,6 +7,7 @@ stepped against the monotonic one.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -51,13 +52,17 @@ class Timer:
         tick: Callable[[], object],
     ) -> None:
         self._clock, self._interval, self._period = clock, interval, period
+        self._cycle = cycle
+        self._woken, self._stopping = threading.Event(), threading.Event()
         self._guard = ClockGuard(WallClock())
         self._scheduler: Any = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(4)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
-        self._scheduler.add_job(cycle, AlignedTrigger(clock, interval), id="cycle", next_run_time=datetime.now(UTC))
+        self._scheduler.add_job(
+            self._turn, AlignedTrigger(clock, interval), id="cycle", next_run_time=datetime.now(UTC)
+        )
         self._scheduler.add_job(tick, self._tick_trigger(), id="tick", next_run_time=datetime.now(UTC))
 
     def _tick_trigger(self) -> Any:
@@ -68,8 +73,17 @@ class Timer:
         """Run both jobs from now on."""
         self._scheduler.start()
 
+    def _turn(self) -> None:
+        """One cycle, and another one for who asked while it ran: APScheduler would leave that to the next interval."""
+        again = True
+        while again:
+            self._woken.clear()
+            self._cycle()
+            again = self._woken.is_set() and not self._stopping.is_set()
+
     def wake(self) -> None:
-        """Plan at once; several wake-ups before it runs are one."""
+        """Plan at once, or as soon as the plan that is being made is done; several wake-ups before it are one."""
+        self._woken.set()
         if self._scheduler.running:
             self._scheduler.modify_job("cycle", next_run_time=datetime.now(UTC))
 
@@ -84,5 +98,6 @@ class Timer:
 
     def stop(self) -> None:
         """Let the running turns finish, start no more."""
+        self._stopping.set()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=True)

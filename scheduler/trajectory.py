@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from optimizer.domain import Plan
 from scheduler.engine import Context
 from scheduler.orders import PoolOrder, planned_order
-from scheduler.safety import LEASE_INTERVALS, clamp
+from scheduler.safety import LEASE_INTERVALS, clamp, emergency_sites
 
 Steps = list[tuple[float, Mapping[str, PoolOrder]]]
 
@@ -21,7 +21,8 @@ Steps = list[tuple[float, Mapping[str, PoolOrder]]]
 def trajectory(ctx: Context, plan: Plan, now: datetime) -> tuple[Steps, float]:
     """(seconds from now, orders by pool) at each change of the plan, and the seconds until which it holds."""
     until = now + LEASE_INTERVALS * ctx.timing.interval
-    for event in ctx.ledger.active(now):
+    events = ctx.ledger.active(now)
+    for event in events:
         if event.start <= until:
             until = max(until, event.end + timedelta(seconds=event.ramp_out_s))
     steps: Steps = []
@@ -30,7 +31,8 @@ def trajectory(ctx: Context, plan: Plan, now: datetime) -> tuple[Steps, float]:
         if at >= until:
             break
         pools = [model.pool for model in ctx.pools.values()]
-        orders, _ = clamp({pool.id: planned_order(plan, pool, at) for pool in pools}, pools, False, at)
+        below_floor = emergency_sites(ctx.emergency_programs, events, at)
+        orders, _ = clamp({pool.id: planned_order(plan, pool, at) for pool in pools}, pools, below_floor, at)
         if not steps or orders != steps[-1][1]:
             steps.append((0.0 if edge <= now else (at - now).total_seconds(), orders))
     return steps, (until - now).total_seconds()

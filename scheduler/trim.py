@@ -7,7 +7,7 @@ was last off by (`bias`) is carried along. Above the set-point the cheapest kW g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,6 +16,7 @@ from optimizer.shed import ShedPool, shed
 from scheduler.engine import Context, SiteModel, State
 from scheduler.estimate import import_kw, pool_kw
 from scheduler.flexibility import pue_now, site_pools
+from scheduler.granting import granted
 from scheduler.orders import PoolOrder, free_order, planned_order
 from scheduler.overrides import operator_limit_kw
 from scheduler.safety import floor_cap_w
@@ -44,7 +45,7 @@ def trim_site(
     events: tuple[GridEvent, ...],
     now: datetime,
     then: datetime,
-    below_floor: bool,
+    below_floor: Collection[str],
 ) -> SiteTrim:
     """Set-point and orders of `site` until the next tick at `then`."""
     model = ctx.sites[site]
@@ -57,10 +58,10 @@ def trim_site(
     aim_kw = setpoint(
         wish_kw, last_kw, top.kw * (1.0 - ctx.margin), seconds, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min
     )
-    floors = {pool.id: int(pool.min_cap_w) if below_floor else floor_cap_w(pool) for pool in pools}
+    floors = {pool.id: int(pool.min_cap_w) if site in below_floor else floor_cap_w(pool) for pool in pools}
     base, base_kw = wish, wish_kw
-    if aim_kw > wish_kw + SLACK_KW and state.orders:
-        base = {pool.id: _higher(state.orders.get(pool.id, free_order(pool)), wish[pool.id]) for pool in pools}
+    if aim_kw > wish_kw + SLACK_KW:
+        base = {pool.id: _higher(_held(state, pool), wish[pool.id]) for pool in pools}
         base_kw = predict(ctx, state, model, pools, base, now)
         floors = {pool.id: wish[pool.id].cap_w for pool in pools}
     excess_kw = max(0.0, base_kw - aim_kw)
@@ -95,6 +96,13 @@ def busy_under(state: State, pool: GpuPool, order: PoolOrder) -> float:
     if pool.work is Work.BATCH:
         return float(order.active_gpus)
     return state.busy.get(pool.id, float(pool.count))
+
+
+def _held(state: State, pool: GpuPool) -> PoolOrder:
+    """The order that the pool's GPUs have now; where none is in force, no throttling, and the jobs that run."""
+    free = free_order(pool)
+    running = granted(state, pool.id) if pool.work is Work.BATCH else free.active_gpus
+    return state.held.get(pool.id, PoolOrder(free.cap_w, running))
 
 
 def _higher(one: PoolOrder, other: PoolOrder) -> PoolOrder:

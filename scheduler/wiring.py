@@ -8,6 +8,7 @@ them), store before everything that must not be lost.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -92,12 +93,27 @@ def build(
 ) -> Parts:
     """Build everything. Raises AdapterError, SecretError or StoreError with the place; on the way out nothing is
     left open. `channels` instead of those of the config: none in a backtest, which then needs no secrets."""
-    clock = clock or build_clock(config)
-    store = store or build_store(config)
+    with ExitStack() as opened:
+        parts = _built(config, clock or build_clock(config), store or build_store(config), planner, channels, opened)
+        opened.pop_all()
+    return parts
+
+
+def _built(
+    config: Config,
+    clock: Clock,
+    store: Store,
+    planner: Planner | None,
+    channels: Mapping[str, EventChannel] | None,
+    opened: ExitStack,
+) -> Parts:
+    """What `build` says; everything that must be closed should the rest fail is pushed on `opened`."""
+    opened.callback(store.close)
     context = AdapterContext(clock, config.base_dir, records(store), config.currency)
     sources, tariffs = build_sources(config, context)
     sites = site_models(config, tariffs)
     hardware = build_hardware(config, context, pool_models(config), sites, sources)
+    opened.callback(hardware.close)
     jobs = build_jobs(config, context, hardware, store)
     dispatcher = Dispatcher(
         books=store,
@@ -107,6 +123,9 @@ def build(
         epoch=store.epoch(),
         lease_s=config.power.lease.total_seconds() if isinstance(config.power, AgentPowerConfig) else None,
     )
+    channels = build_channels(config, store) if channels is None else channels
+    planner = planner or build_planner(config)
+    opened.callback(planner.close)
     ctx = Context(
         mode=config.mode.value,
         clock=clock,
@@ -115,7 +134,7 @@ def build(
         pools=hardware.pools,
         sources=sources,
         memory=Memory(),
-        planner=planner or build_planner(config),
+        planner=planner,
         ledger=Ledger(store),
         jobs=jobs,
         meter=hardware.meter,
@@ -127,7 +146,7 @@ def build(
         emergency_programs=frozenset(p.id for p in config.programs if p.emergency_below_floor),
         bring_jobs=JobBringer(config, jobs, store).bring if isinstance(jobs, JobQueue) else None,
     )
-    return assemble(config, ctx, hardware, build_channels(config, store) if channels is None else channels)
+    return assemble(config, ctx, hardware, channels)
 
 
 def assemble(config: Config, ctx: Context, hardware: Hardware, channels: Mapping[str, EventChannel]) -> Parts:

@@ -145,7 +145,8 @@ class JobQueue:
             return [self._now(job) for job in self._jobs.values() if job.state not in OVER]
 
     def apply(self, gpus: Mapping[str, int]) -> Mapping[str, Reason]:
-        """Grant GPUs from now on; jobs that are not named keep what they have. On disk before it holds.
+        """Grant GPUs from now on; jobs that are not named keep what they have. On disk when it returns; what the disk
+        does not take holds all the same until a restart, so that a full one keeps no job from pausing.
 
         A job that may not be interrupted starts with all its GPUs and keeps them; no pool is handed out twice.
         """
@@ -224,8 +225,8 @@ class JobQueue:
         if grants == self._grants:
             return
         plain = {key: [grant.gpus, grant.started_at.isoformat()] for key, grant in grants.items()}
-        self._records.put("job_grants", "now", {"grants": plain})
         self._grants = dict(grants)
+        self._records.put("job_grants", "now", {"grants": plain})
 
 
 def _read_grants(held: Mapping[str, Any] | None, jobs: Mapping[str, BatchJob]) -> dict[str, _Grant]:

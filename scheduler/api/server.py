@@ -15,6 +15,8 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from adapters.ports import AdapterError
+
 log = structlog.get_logger("gridpace.api")
 
 START_S, STOP_S = 20.0, 5.0
@@ -22,7 +24,7 @@ START_S, STOP_S = 20.0, 5.0
 MOST_CONNECTIONS = 1000
 
 
-class ServerError(Exception):
+class ServerError(AdapterError):
     """The server could not start; the text names the address."""
 
 

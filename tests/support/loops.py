@@ -13,7 +13,7 @@ from scheduler.config import load_config
 from scheduler.control import run_tick
 from scheduler.cycle import run_cycle
 from scheduler.planner import InlinePlanner
-from scheduler.running import reconcile
+from scheduler.takeover import reconcile
 from scheduler.status import Tick
 from scheduler.store import Store
 from scheduler.wiring import Parts, build

@@ -1,0 +1,57 @@
+"""What a daemon does before its first turn: take over what a predecessor left, on disk and in the GPUs.
+
+Why before everything else: a killed daemon leaves caps in force, perhaps in the middle of an event. Its first limits
+stay the ones to restore, the operator's orders hold, and the loops must know which caps and jobs they inherit, or
+they would count busy GPUs from the wrong cap and start their ramps at the wrong power.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from optimizer.domain import Work
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.engine import Context, State
+from scheduler.granting import granted
+from scheduler.orders import PoolOrder
+from scheduler.overrides import restore_orders
+from scheduler.wiring import Parts
+
+log = structlog.get_logger()
+
+
+def reconcile(parts: Parts, reloaded: bool = False) -> None:
+    """Make the predecessor's limits, orders, plan, grants and caps ours. A GPU that is in no pool any more gets its
+    limit back, and where nothing may be written all do."""
+    ctx, state, now = parts.ctx, parts.state, parts.ctx.clock.now()
+    left = ctx.dispatcher.adopt()
+    restore_orders(ctx, state, now)
+    state.plan = ctx.store.load_plan()
+    inherit_grants(ctx, state)
+    if left and ctx.dispatcher.writes:
+        inherit_caps(ctx, state)
+    if left and not reloaded:
+        text = f"{left} GPUs still had our limits from a daemon that did not stop in order; what it found first is kept"
+        state.notes.append(Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now))
+    if left:
+        strangers = ctx.dispatcher.strangers() if ctx.dispatcher.writes else None
+        state.notes.extend(ctx.dispatcher.release(now, strangers))
+    log.info("reconciled", outstanding_gpus=left, mode=ctx.mode)
+
+
+def inherit_grants(ctx: Context, state: State) -> None:
+    """The jobs that run now, in the pools in which the plan put them."""
+    state.jobs = tuple(ctx.jobs.snapshot())
+    planned = state.plan.jobs if state.plan is not None else {}
+    for job in state.jobs:
+        if job.gpus:
+            pool = planned[job.id].pool if job.id in planned else ""
+            state.grants[job.id] = (pool or job.pools[0], job.gpus)
+
+
+def inherit_caps(ctx: Context, state: State) -> None:
+    """The caps that the GPUs have now."""
+    for pool_id, cap_w in ctx.dispatcher.in_force().items():
+        pool = ctx.pools[pool_id].pool
+        active = granted(state, pool_id) if pool.work is Work.BATCH else pool.count
+        state.held[pool_id] = PoolOrder(cap_w, active)
