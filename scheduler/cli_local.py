@@ -137,7 +137,7 @@ def plan(
         show_plan(made, problem, report, zone, None if every else SHOWN_STEPS)
 
 
-def backtest(
+def backtest(  # noqa: PLR0913, PLR0917 - each is an option of the command
     config: Annotated[Path, typer.Option("--config", "-c", help="The config file.")],
     start: Annotated[str, typer.Option("--from", help="First moment; a date is local to the first site.")],
     end: Annotated[str, typer.Option("--to", help="First moment that is not part of it any more.")],
@@ -150,6 +150,9 @@ def backtest(
     control_period: Annotated[str | None, typer.Option(help="Instead of the config's, such as 60s.")] = None,
     interval: Annotated[str | None, typer.Option(help="Instead of the config's, such as 15m.")] = None,
     rivals: Annotated[Rivals, typer.Option(help="Run no control and perfect foresight as well.")] = Rivals.ALL,
+    table: Annotated[
+        Path | None, typer.Option(help="Write every run interval by interval to this .csv or .parquet file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Replay recorded prices, beside rivals.
@@ -159,6 +162,7 @@ def backtest(
     \b
     Examples:
       gridpace backtest --config config/sites/s2-caiso-heat-wave.yaml --from 2022-09-06 --to 2022-09-07
+      gridpace backtest --config config/sites/s3-uri.yaml --from 2021-02-12 --to 2021-02-16 --table uri.csv
     """
     from scheduler.config import load_config
 
@@ -183,6 +187,10 @@ def backtest(
     except (BacktestRefused, BoundBroken) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+    if table is not None:
+        from scheduler.backtest.table import write_table
+
+        write_table(result.table(), table)
     if as_json:
         echo_json(result.as_dict())
     else:

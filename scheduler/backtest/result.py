@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from optimizer.domain import Problem
 from scheduler.backtest.account import Account
 from scheduler.backtest.commitments import Delivery
+from scheduler.backtest.outcome import Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 
@@ -85,6 +90,14 @@ class BacktestResult:
     loops: Loops
     jobs_left_out: tuple[str, ...]
     no_control: str
+    truth: Problem
+    outcomes: Mapping[str, Outcome]
+
+    def table(self) -> pd.DataFrame:
+        """Every run interval by interval; see scheduler.backtest.table."""
+        from scheduler.backtest.table import interval_table
+
+        return interval_table(self.truth, self.outcomes)
 
     @property
     def gridpace(self) -> Run:

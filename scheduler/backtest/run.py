@@ -93,6 +93,8 @@ def run_backtest(
         loops=_loops(driven, time.perf_counter() - began),
         jobs_left_out=tuple(left_out),
         no_control=config.backtest.no_control.value,
+        truth=problem,
+        outcomes=outcomes,
     )
     assert_bound(result)
     return result

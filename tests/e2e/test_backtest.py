@@ -9,12 +9,14 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import pandas
 import pytest
 
 from adapters.jobs.queue import JobQueue
 from scheduler.backtest import BoundBroken, RecordingGap, run_backtest
 from scheduler.backtest.drive import drive
 from scheduler.backtest.run import assert_bound
+from scheduler.backtest.table import write_table
 from scheduler.backtest.world import build_world, simulated, window_jobs
 from scheduler.clock import VirtualClock
 from scheduler.config import load_config
@@ -41,6 +43,18 @@ def test_even_work_costs_what_the_price_file_says(two_days):
     prices = hourly_prices(uri_prices(), two_days.start, two_days.end)
     assert len(prices) == 48
     assert net(two_days, "no_control") == pytest.approx(10.0 * sum(prices), rel=1e-9)
+
+
+def test_the_table_adds_up_to_the_account_in_other_hands(two_days, tmp_path):
+    for name, read in (("table.csv", pandas.read_csv), ("table.parquet", pandas.read_parquet)):
+        write_table(two_days.table(), tmp_path / name)
+        table = read(tmp_path / name)
+        site = next(column.removesuffix("_price_per_mwh") for column in table if column.endswith("_price_per_mwh"))
+        money = table.groupby("run")[f"{site}_energy_cost"].sum()
+        for run, done in two_days.runs.items():
+            rows = table[table.run == run]
+            assert (rows[f"{site}_import_kw"] * rows.hours).sum() == pytest.approx(done.account.energy_kwh)
+            assert money[run] == pytest.approx(done.account.costs.energy)
 
 
 def test_perfect_foresight_finds_the_cheapest_twelve_hours_of_each_day(two_days):
