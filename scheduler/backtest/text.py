@@ -13,7 +13,7 @@ from rich.table import Table
 from scheduler.backtest.result import COUNTED, BacktestResult, Run
 
 TITLES = {"gridpace": "Gridpace", "no_control": "no control", "perfect_foresight": "perfect foresight"}
-WIDTH = 110
+WIDTH = 120
 
 
 def as_text(result: BacktestResult) -> str:
