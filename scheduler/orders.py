@@ -6,11 +6,12 @@ them is the optimum (the curves are concave) and twelve thousand orders fit into
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
 
+from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, GpuPool, Plan, Work
 
 
@@ -63,17 +64,41 @@ def planned_rates(plan: Plan | None, jobs: tuple[BatchJob, ...], now: datetime) 
     return rates
 
 
+def last_chance(plan: Plan | None, jobs: Iterable[BatchJob], now: datetime) -> frozenset[str]:
+    """Jobs whose deadline lies in the plan's present interval: what rounding takes from them now comes too late."""
+    if plan is None or not plan.grid.start <= now < plan.grid.end:
+        return frozenset()
+    end = plan.grid.edges[plan.grid.index(now) + 1]
+    return frozenset(job.id for job in jobs if now < job.deadline <= end)
+
+
+def whole_order(plan: Plan | None, pool: GpuPool, jobs: tuple[BatchJob, ...], now: datetime) -> PoolOrder:
+    """The plan's order with GPUs enough for the planned work at the ordered whole-watt cap, and whole ones for jobs on
+    their last chance. Up to a GPU a job more than the plan has room for; the fast loop's ceiling has the last word."""
+    order = planned_order(plan, pool, now)
+    if plan is None or pool.work is not Work.BATCH or pool.id not in plan.pools:
+        return order
+    last, speed = last_chance(plan, jobs, now), throughput_at_cap(pool.curve, order.cap_w)
+    needs = {
+        job: rate / max(speed, 1e-6) for job, (home, rate) in planned_rates(plan, jobs, now).items() if home == pool.id
+    }
+    needed = sum(ceil(need - LEAST_BIT) if job in last else need for job, need in needs.items())
+    return PoolOrder(order.cap_w, max(order.active_gpus, min(pool.count, ceil(needed - LEAST_BIT))))
+
+
 def grant_gpus(
     jobs: tuple[BatchJob, ...],
     rates: Mapping[str, tuple[str, float]],
     orders: Mapping[str, PoolOrder],
     speeds: Mapping[str, float],
+    last: frozenset[str] = frozenset(),
 ) -> dict[str, int]:
     """Whole GPUs for each job: its planned rate at the pool's present speed, inside the pool's active GPUs.
 
-    In rounds: jobs that may not be interrupted and run keep what they have; the last bits of jobs, which need less than
-    a GPU, get as many as they add up to (rounded down they would wait until they are late); then whole GPUs by priority
-    and deadline; then what is left, one GPU each, to the earliest deadline that was rounded down.
+    In rounds: jobs that may not be interrupted and run keep what they have; `last`, those on their last chance, get
+    theirs rounded up; the last bits of jobs, which need less than a GPU, get as many as they add up to (rounded down
+    they would wait until they are late); then whole GPUs by priority and deadline; then what is left, one GPU each, to
+    the earliest deadline that was rounded down.
     """
     needs = {job.id: _need(job, rates, speeds) for job in jobs}
     left = {pool: order.active_gpus for pool, order in orders.items()}
@@ -90,8 +115,11 @@ def grant_gpus(
         grant(job, job.gpus)
     others = sorted((job for job in jobs if job not in fixed), key=lambda job: (-job.priority, job.deadline, job.id))
     soon = sorted((job for job in others if job.preemptible), key=lambda job: (job.deadline, job.id))
+    for job in soon:
+        if job.id in last:
+            grant(job, min(job.max_gpus, ceil(needs[job.id][1] - LEAST_BIT)))
     for job in _last_bits(soon, needs):
-        grant(job, 1)
+        grant(job, 1 - grants[job.id])
     for job in others:
         pool, need = needs[job.id]
         whole = _whole(job, need, left.get(pool, 0))

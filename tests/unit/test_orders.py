@@ -61,3 +61,11 @@ def test_many_last_bits_take_no_more_than_they_add_up_to() -> None:
     given = grants((*bits, job("big", max_gpus=512)), {b.id: 0.1 for b in bits} | {"big": 60.0}, 61)
     assert given["big"] == 60
     assert sum(given.values()) == 61
+
+
+def test_who_has_no_other_interval_before_the_deadline_is_rounded_up() -> None:
+    jobs = (job("rival", priority=3, max_gpus=512, deadline=NOW + timedelta(hours=1)), job("tight", max_gpus=100))
+    rates = {"rival": ("batch", 30.9), "tight": ("batch", 10.1)}
+    orders, speeds = {"batch": PoolOrder(300, 41)}, {"batch": 1.0}
+    assert grant_gpus(jobs, rates, orders, speeds) == {"rival": 31, "tight": 10}
+    assert grant_gpus(jobs, rates, orders, speeds, frozenset({"tight"})) == {"rival": 30, "tight": 11}
