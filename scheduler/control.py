@@ -11,20 +11,16 @@ import time
 from dataclasses import replace
 from datetime import datetime
 
-from adapters.ports import AdapterError, Reading
-from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
-from scheduler.estimate import busy_now, import_kw, measured_busy, pool_kw
-from scheduler.flexibility import pue_now, site_pools
-from scheduler.granting import grant_jobs, granted
-from scheduler.orders import free_order
+from scheduler.granting import grant_jobs
+from scheduler.observing import observe, read_meter, site_import
 from scheduler.safety import clamp, emergency_sites, lease_s
 from scheduler.status import Tick
 from scheduler.trim import SiteTrim, trim_site
 
-BIAS_SMOOTHING = 0.3
-BIAS_SHARE = 0.15
+OVER_SHARE, OVER_TICKS = 0.02, 10
+"""A site that draws this much over its ceiling for so many ticks, where its orders should be enough, is told of."""
 
 
 def run_tick(ctx: Context, state: State) -> Tick:
@@ -41,7 +37,6 @@ def run_tick(ctx: Context, state: State) -> Tick:
     now = ctx.clock.now()
     reading, notes = read_meter(ctx, state, now)
     observe(ctx, state, reading, now)
-    begin_at_the_draw(ctx, state, now)
     events = ctx.ledger.active(now)
     below_floor = emergency_sites(ctx.emergency_programs, events, now)
     then = now + ctx.timing.control_period
@@ -55,78 +50,10 @@ def run_tick(ctx: Context, state: State) -> Tick:
     writes = ctx.dispatcher.writes
     state.held = dict(orders) if writes else {}
     state.setpoint_kw = {site: trim.setpoint_kw for site, trim in trims.items()} if writes else {}
-    notes += clamp_notes + done.notes + shortfalls(trims, now) + drift(ctx, state, now)
+    notes += clamp_notes + done.notes + shortfalls(trims, now) + overdrawn(ctx, state, trims, now)
+    notes += drift(ctx, state, now)
     notes = tuple(note if note.at is not None else replace(note, at=now) for note in notes)
     return book(ctx, state, trims, len(done.pools), time.perf_counter() - started, notes, now)
-
-
-def read_meter(ctx: Context, state: State, now: datetime) -> tuple[Reading | None, tuple[Note, ...]]:
-    """The meter's reading, or None with an alert."""
-    try:
-        reading = ctx.meter.read()
-    except AdapterError as error:
-        state.reading = None
-        return None, (
-            Note(Reason.METER_LOST, "meter", f"{error}; power is estimated from the curves", Severity.ALERT, now),
-        )
-    state.reading = reading
-    lost = ", ".join(reading.lost[:5])
-    return reading, (Note(Reason.METER_LOST, "meter", f"no reading of {lost}", Severity.WARNING, now),) if lost else ()
-
-
-def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) -> None:
-    """Update what is known of the load: busy GPUs of each pool, and what each prediction was last off by."""
-    for model in ctx.pools.values():
-        pool = model.pool
-        order = state.held.get(pool.id, free_order(pool))
-        kw = reading.pool_kw.get(pool.id) if reading is not None else None
-        if pool.work is Work.BATCH:
-            state.busy[pool.id] = float(granted(state, pool.id))
-        else:
-            planned = model.load * pool.count if isinstance(model.load, float) else float(pool.count)
-            state.busy[pool.id] = busy_now(pool, kw, order, state.busy.get(pool.id), planned)
-        if kw is not None:
-            fresh = state.busy[pool.id] if pool.work is Work.BATCH else measured_busy(pool, kw, order)
-            carry(state, pool.id, kw - pool_kw(pool, order, fresh), kw)
-    for site, place in ctx.sites.items():
-        mine = measured_pools(ctx, state, site)
-        if reading is not None and site in reading.import_kw and mine is not None:
-            modelled = import_kw(sum(mine.values()), place.other_it_kw, pue_now(ctx, state, site, now))
-            carry(state, site, reading.import_kw[site] - modelled, modelled)
-
-
-def begin_at_the_draw(ctx: Context, state: State, now: datetime) -> None:
-    """Where no order was in force before (a start, a resumed site), ramps begin at what is drawn now."""
-    for site in ctx.sites:
-        drawn = site_import(ctx, state, site, now) if site not in state.setpoint_kw else None
-        if drawn is not None:
-            state.setpoint_kw[site] = drawn
-
-
-def carry(state: State, key: str, error_kw: float, size_kw: float) -> None:
-    """Follow an error of the model, bounded so that a broken meter can't run away with the site."""
-    bound = BIAS_SHARE * size_kw
-    held = state.bias_kw.get(key, 0.0)
-    state.bias_kw[key] = max(-bound, min(bound, held + BIAS_SMOOTHING * (error_kw - held)))
-
-
-def measured_pools(ctx: Context, state: State, site: str) -> dict[str, float] | None:
-    """Measured kW of every pool of a site; None when one is missing."""
-    if state.reading is None:
-        return None
-    pools = [model.pool.id for model in site_pools(ctx, site)]
-    found = {pool: state.reading.pool_kw[pool] for pool in pools if pool in state.reading.pool_kw}
-    return found if len(found) == len(pools) else None
-
-
-def site_import(ctx: Context, state: State, site: str, now: datetime) -> float | None:
-    """Measured import of a site, at its own meter or through PUE; None without a reading."""
-    if state.reading is not None and site in state.reading.import_kw:
-        return state.reading.import_kw[site]
-    mine = measured_pools(ctx, state, site)
-    if mine is None:
-        return None
-    return import_kw(sum(mine.values()), ctx.sites[site].other_it_kw, pue_now(ctx, state, site, now))
 
 
 def shortfalls(trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
@@ -140,6 +67,19 @@ def shortfalls(trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
             least = f"{site} can't get below {trim.setpoint_kw + trim.short_kw:.0f} kW"
             text = f"{least}: {trim.short_kw:.0f} kW over its {what} of {trim.ceiling.kw:.0f} kW"
             notes.append(Note(code, site, text, Severity.ALERT, now))
+    return tuple(notes)
+
+
+def overdrawn(ctx: Context, state: State, trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
+    """Say when power does not follow the orders: GPUs that nobody ordered about, or a meter that is wrong."""
+    notes = []
+    for site, trim in trims.items():
+        drawn, most = site_import(ctx, state, site, now), trim.ceiling.kw
+        over = drawn is not None and drawn > most * (1 + OVER_SHARE) and trim.short_kw <= 1.0 and ctx.dispatcher.writes
+        state.over_ticks[site] = state.over_ticks.get(site, 0) + 1 if over else 0
+        if state.over_ticks[site] >= OVER_TICKS:
+            text = f"{site} draws {drawn:.0f} kW with a ceiling of {most:.0f} kW, though its orders should be enough"
+            notes.append(Note(Reason.METER_MISMATCH, site, text, Severity.ALERT, now))
     return tuple(notes)
 
 

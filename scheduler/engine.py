@@ -17,6 +17,7 @@ from optimizer.domain import BatchJob, DemandCharge, GpuPool, Plan, Prices, Prob
 from optimizer.timegrid import TimeGrid
 from scheduler.collect import Memory, Source
 from scheduler.dispatch import Dispatcher
+from scheduler.estimate import Foreign
 from scheduler.ledger import Ledger
 from scheduler.news import Notes
 from scheduler.orders import PoolOrder
@@ -124,6 +125,8 @@ class State:
     setpoint_kw: dict[str, float] = field(default_factory=dict)
     bias_kw: dict[str, float] = field(default_factory=dict)
     busy: dict[str, float] = field(default_factory=dict)
+    foreign: dict[str, Foreign] = field(default_factory=dict)
+    over_ticks: dict[str, int] = field(default_factory=dict)
     orders: dict[str, PoolOrder] = field(default_factory=dict)
     held: dict[str, PoolOrder] = field(default_factory=dict)
     grants: dict[str, tuple[str, int]] = field(default_factory=dict)

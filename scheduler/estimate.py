@@ -6,13 +6,18 @@ GPUs from measured draw and predicts from the curve: draw = busy * draw_at_cap +
 
 from __future__ import annotations
 
+from collections import deque
+
 from optimizer.curves import draw_at_cap
-from optimizer.domain import GpuPool, Work
+from optimizer.domain import GpuPool
 from scheduler.orders import PoolOrder
 
 SMOOTHING = 0.5
 """Share of a new busy estimate that is taken over in one tick; half keeps noise out and follows a burst in two
 ticks."""
+
+FOREIGN_TICKS = 5
+"""Readings that must agree before power without a job is taken for work."""
 
 
 def measured_busy(pool: GpuPool, kw: float, order: PoolOrder) -> float:
@@ -32,9 +37,28 @@ def busy_now(pool: GpuPool, kw: float | None, order: PoolOrder, last: float | No
     return fresh if last is None else last + SMOOTHING * (fresh - last)
 
 
+class Foreign:
+    """Busy GPUs of a batch pool beyond those that jobs hold: work that nobody granted. It counts when it shows in every
+    one of the last few readings, so that power that only lags behind an order does not."""
+
+    def __init__(self) -> None:
+        self._beyond: deque[float] = deque(maxlen=FOREIGN_TICKS)
+
+    def see(self, beyond: float) -> None:
+        """Take in one reading: busy GPUs as measured, less those that jobs hold."""
+        self._beyond.append(beyond)
+
+    @property
+    def gpus(self) -> int:
+        """Whole GPUs; 0 until enough readings agree."""
+        if len(self._beyond) < FOREIGN_TICKS:
+            return 0
+        return int(max(0.0, min(self._beyond)) + 0.25)
+
+
 def pool_kw(pool: GpuPool, order: PoolOrder, busy: float) -> float:
     """Predicted draw of a pool under an order, in kW."""
-    working = min(busy, float(order.active_gpus)) if pool.work is Work.BATCH else min(busy, float(pool.count))
+    working = min(busy, float(pool.count))
     idle = pool.count - working
     return (working * draw_at_cap(pool.curve, order.cap_w) + idle * pool.curve.idle_w) / 1000.0
 

@@ -56,7 +56,8 @@ def least_import_kw(ctx: Context, state: State, site: str, now: datetime) -> flo
         if pool.work is Work.BATCH:
             held = (job for job in state.jobs if not job.preemptible and pool.id in job.pools)
             kept = sum(job.gpus for job in held)
-            it_kw += pool_kw(pool, PoolOrder(floor_cap_w(pool), kept), float(kept))
+            others = state.foreign[pool.id].gpus if pool.id in state.foreign else 0
+            it_kw += pool_kw(pool, PoolOrder(floor_cap_w(pool), kept), float(kept + others))
         else:
             it_kw += pool_kw(pool, PoolOrder(floor_cap_w(pool), pool.count), busy)
     return import_kw(it_kw, ctx.sites[site].other_it_kw, pue_now(ctx, state, site, now))

@@ -1,0 +1,97 @@
+"""What the fast loop knows before it decides: the meters' reading, how busy each pool is, how far predictions were off.
+
+Why measured and not assumed: a cap is not a reduction. GPUs that draw power without a job of ours, a load that moved, a
+meter that went silent: each must show in the next set-point, or the site is above its ceiling and nobody knows why.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from adapters.ports import AdapterError, Reading
+from optimizer.domain import Work
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.engine import Context, PoolModel, State
+from scheduler.estimate import Foreign, busy_now, import_kw, measured_busy, pool_kw
+from scheduler.flexibility import pue_now, site_pools
+from scheduler.granting import granted
+from scheduler.orders import free_order
+
+BIAS_SMOOTHING = 0.3
+BIAS_SHARE = 0.15
+
+
+def read_meter(ctx: Context, state: State, now: datetime) -> tuple[Reading | None, tuple[Note, ...]]:
+    """The meter's reading, or None with an alert."""
+    try:
+        reading = ctx.meter.read()
+    except AdapterError as error:
+        state.reading = None
+        return None, (
+            Note(Reason.METER_LOST, "meter", f"{error}; power is estimated from the curves", Severity.ALERT, now),
+        )
+    state.reading = reading
+    lost = ", ".join(reading.lost[:5])
+    return reading, (Note(Reason.METER_LOST, "meter", f"no reading of {lost}", Severity.WARNING, now),) if lost else ()
+
+
+def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) -> None:
+    """Update what is known of the load: busy GPUs of each pool, and what each prediction was last off by."""
+    for model in ctx.pools.values():
+        _observe_pool(state, model, reading.pool_kw.get(model.pool.id) if reading is not None else None)
+    for site, place in ctx.sites.items():
+        mine = measured_pools(ctx, state, site)
+        if reading is not None and site in reading.import_kw and mine is not None:
+            modelled = import_kw(sum(mine.values()), place.other_it_kw, pue_now(ctx, state, site, now))
+            carry(state, site, reading.import_kw[site] - modelled, modelled)
+        drawn = site_import(ctx, state, site, now)
+        if drawn is not None:  # where no order was in force before, ramps begin at what is drawn
+            state.setpoint_kw.setdefault(site, drawn)
+
+
+def _observe_pool(state: State, model: PoolModel, kw: float | None) -> None:
+    pool = model.pool
+    order = state.held.get(pool.id, free_order(pool))
+    seen = measured_busy(pool, kw, order) if kw is not None else None
+    if pool.work is Work.BATCH:
+        held = granted(state, pool.id)
+        if seen is not None:
+            state.foreign.setdefault(pool.id, Foreign()).see(seen - held)
+        state.busy[pool.id] = fresh = float(min(pool.count, held + foreign_gpus(state, pool.id)))
+    else:
+        planned = model.load * pool.count if isinstance(model.load, float) else float(pool.count)
+        state.busy[pool.id] = busy_now(pool, kw, order, state.busy.get(pool.id), planned)
+        fresh = seen if seen is not None else planned
+    if kw is not None:
+        carry(state, pool.id, kw - pool_kw(pool, order, fresh), kw)
+
+
+def foreign_gpus(state: State, pool: str) -> int:
+    """GPUs of a batch pool that work without a job of ours."""
+    return state.foreign[pool].gpus if pool in state.foreign else 0
+
+
+def carry(state: State, key: str, error_kw: float, size_kw: float) -> None:
+    """Follow an error of the model, bounded so that a broken meter can't run away with the site."""
+    bound = BIAS_SHARE * size_kw
+    held = state.bias_kw.get(key, 0.0)
+    state.bias_kw[key] = max(-bound, min(bound, held + BIAS_SMOOTHING * (error_kw - held)))
+
+
+def measured_pools(ctx: Context, state: State, site: str) -> dict[str, float] | None:
+    """Measured kW of every pool of a site; None when one is missing."""
+    if state.reading is None:
+        return None
+    pools = [model.pool.id for model in site_pools(ctx, site)]
+    found = {pool: state.reading.pool_kw[pool] for pool in pools if pool in state.reading.pool_kw}
+    return found if len(found) == len(pools) else None
+
+
+def site_import(ctx: Context, state: State, site: str, now: datetime) -> float | None:
+    """Measured import of a site, at its own meter or through PUE; None without a reading."""
+    if state.reading is not None and site in state.reading.import_kw:
+        return state.reading.import_kw[site]
+    mine = measured_pools(ctx, state, site)
+    if mine is None:
+        return None
+    return import_kw(sum(mine.values()), ctx.sites[site].other_it_kw, pue_now(ctx, state, site, now))
