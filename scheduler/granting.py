@@ -13,13 +13,33 @@ from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
-from scheduler.orders import PoolOrder, free_order, grant_gpus, planned_rates
+from scheduler.orders import PoolOrder, free_order, grant_gpus, last_chance, planned_rates
 from scheduler.store import StoreDegraded
 
 
 def granted(state: State, pool: str) -> int:
     """GPUs of a pool that jobs hold now."""
     return sum(gpus for held, gpus in state.grants.values() if held == pool)
+
+
+def filled(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now: datetime) -> dict[str, PoolOrder]:
+    """Orders with no more active GPUs in batch pools than the plan has work for: the others would draw nothing, and
+    somebody else would be throttled for them."""
+    batch = {pool: order for pool, order in orders.items() if ctx.pools[pool].pool.work is Work.BATCH}
+    released = tuple(job for job in state.jobs if job.release <= now)
+    if not batch or state.plan is None:
+        return dict(orders)
+    rates = planned_rates(state.plan, released, now)
+    speeds = {pool: throughput_at_cap(ctx.pools[pool].pool.curve, order.cap_w) for pool, order in batch.items()}
+    used = dict.fromkeys(batch, 0)
+    last = last_chance(state.plan, released, now)
+    for job, gpus in grant_gpus(released, rates, batch, speeds, last).items():
+        if rates[job][0] in used:
+            used[rates[job][0]] += gpus
+    return {
+        pool: PoolOrder(order.cap_w, min(order.active_gpus, used[pool])) if pool in used else order
+        for pool, order in orders.items()
+    }
 
 
 def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now: datetime) -> None:
@@ -33,7 +53,7 @@ def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now:
         in_force = {pool: free_order(model) for pool, model in batch.items()}
         rates = {job.id: (job.pools[0], float(job.max_gpus)) for job in released}
     speeds = {pool: throughput_at_cap(model.curve, in_force[pool].cap_w) for pool, model in batch.items()}
-    grants = grant_gpus(released, rates, in_force, speeds)
+    grants = grant_gpus(released, rates, in_force, speeds, last_chance(state.plan, released, now))
     pools = {job: rates[job][0] for job in grants}
     changed = {job: gpus for job, gpus in grants.items() if gpus != _held(released, job)}
     if changed:
@@ -58,13 +78,17 @@ def _held(jobs: tuple[BatchJob, ...], job_id: str) -> int:
 def held_rates(
     state: State, rates: dict[str, tuple[str, float]], orders: Mapping[str, PoolOrder], ctx: Context
 ) -> dict[str, tuple[str, float]]:
-    """While a falling ramp keeps more GPUs active than the plan wants, running jobs keep what they have."""
+    """While a falling ramp keeps more GPUs active than the plan wants, running jobs keep what they have.
+
+    Rounding up may add a GPU for each job and one for the pool; that is no ramp.
+    """
     for job, (pool, gpus) in state.grants.items():
         if job not in rates or rates[job][0] != pool or pool not in orders:
             continue
         planned = sum(rate for held, rate in rates.values() if held == pool)
+        rounding = 1 + sum(held == pool and rate > 0 for held, rate in rates.values())
         speed = throughput_at_cap(ctx.pools[pool].pool.curve, orders[pool].cap_w)
-        if planned < (orders[pool].active_gpus - 1) * speed:
+        if planned < (orders[pool].active_gpus - rounding) * speed:
             spare = orders[pool].active_gpus * speed - planned
             rates[job] = (pool, max(rates[job][1], min(gpus * speed, rates[job][1] + spare)))
     return rates

@@ -16,8 +16,9 @@ from optimizer.shed import ShedPool, shed
 from scheduler.engine import Context, SiteModel, State
 from scheduler.estimate import import_kw, pool_kw
 from scheduler.flexibility import pue_now, site_pools
-from scheduler.granting import granted
-from scheduler.orders import PoolOrder, free_order, planned_order
+from scheduler.granting import filled, granted
+from scheduler.observing import foreign_gpus
+from scheduler.orders import PoolOrder, free_order, whole_order
 from scheduler.overrides import operator_limit_kw
 from scheduler.safety import floor_cap_w
 from scheduler.targets import Ceiling, ceiling, setpoint
@@ -50,7 +51,7 @@ def trim_site(
     """Set-point and orders of `site` until the next tick at `then`."""
     model = ctx.sites[site]
     pools = [entry.pool for entry in site_pools(ctx, site)]
-    wish = {pool.id: planned_order(state.plan, pool, now) for pool in pools}
+    wish = filled(ctx, state, {pool.id: whole_order(state.plan, pool, state.jobs, now) for pool in pools}, now)
     wish_kw = predict(ctx, state, model, pools, wish, now)
     top = ceiling(site, limit_now(ctx, state, site, now), events, operator_limit_kw(state, site, now), now, then)
     last_kw = state.setpoint_kw.get(site)
@@ -92,9 +93,10 @@ def predict(
 
 
 def busy_under(state: State, pool: GpuPool, order: PoolOrder) -> float:
-    """Busy GPUs under an order: a batch pool is as busy as it may be, the others follow their load."""
+    """Busy GPUs under an order: a batch pool is as busy as it may be (and as others make it, whom no order stops), the
+    others follow their load."""
     if pool.work is Work.BATCH:
-        return float(order.active_gpus)
+        return float(min(pool.count, order.active_gpus + foreign_gpus(state, pool.id)))
     return state.busy.get(pool.id, float(pool.count))
 
 
@@ -129,14 +131,16 @@ def _shed(
                 high_cap_w=int(pool.max_cap_w),
                 value_per_gpu_h=pool_value(state, pool),
                 may_idle=batch,
-                low_busy=float(kept_gpus(state, pool)) if batch else 0.0,
+                low_busy=float(kept_gpus(state, pool) + foreign_gpus(state, pool.id)) if batch else 0.0,
             )
         )
     result = shed(entries, kw)
     orders = {
         pool.id: PoolOrder(
             result.orders[pool.id].cap_w,
-            result.orders[pool.id].active_gpus if pool.work is Work.BATCH else pool.count,
+            max(0, min(result.orders[pool.id].active_gpus - foreign_gpus(state, pool.id), base[pool.id].active_gpus))
+            if pool.work is Work.BATCH
+            else pool.count,
         )
         for pool in pools
     }
