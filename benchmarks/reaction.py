@@ -1,0 +1,137 @@
+"""From an accepted event to the last limit written and read back, and to the measured reduction.
+
+Real time where software is timed (NVML's calls go through the real binding into a compiled stand-in whose cards take 30
+ms to be set), virtual time where physics is: the simulated cards follow the step responses of real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from benchmarks.support.node import Node, node
+from benchmarks.support.report import Figures, run, say, spread
+from scheduler.clock import VirtualClock, WallClock
+from tests.support.fake_nvml import STATE, FakeGpu, FakeNvml
+
+CALL_MS = 30
+CARDS = 8
+SHARE = 0.7
+"""What is left of the power before: the event asks for 30 % less."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Events on the node of eight cards; simulated cards, and events at different moments between two ticks."""
+
+    events: int = 21
+    simulated: int = 512
+    phases: int = 10
+
+
+FULL = Size()
+QUICK = Size(events=5, simulated=64, phases=3)
+
+
+def measure(quick: bool, seed: int) -> Figures:
+    """The figures, printed on the way. Nothing here is random: the seed plays no part."""
+    size = QUICK if quick else FULL
+    with tempfile.TemporaryDirectory(prefix="gridpace-reaction-") as name:
+        figures = _eight_cards(size, Path(name)) | _measured(size, Path(name))
+    say("not there yet: nodes1000_p99_s and nodes10000_p99_s (no fleet of nodes yet)")
+    return figures
+
+
+def _eight_cards(size: Size, folder: Path) -> dict[str, Any]:
+    """Orders for eight cards through NVML; empty where the stand-in of the driver can't be compiled."""
+    cards = [FakeGpu(f"GPU-{k:08}-benchmark", "A100", 100.0, 400.0, 400.0, 400.0, 55.0, 388.0) for k in range(CARDS)]
+    try:
+        machine = FakeNvml(folder / "nvml", cards)
+    except (pytest.skip.Exception, pytest.fail.Exception) as missing:
+        say(f"gpus8_ms is not measured: {missing}")
+        return {}
+    machine.set_all(latency_ms=CALL_MS)
+    machine.preload()
+    os.environ[STATE] = str(machine.path)
+    times = [_one_event(machine, folder / f"event-{number}") for number in range(size.events)]
+    dispatch, whole, over = ([row[column] for row in times] for column in range(3))
+    say(f"{size.events} events, {CARDS} cards through NVML, {CALL_MS} ms to set one; milliseconds")
+    say(f"  from the dispatcher's order to the last read-back  {spread(dispatch, '.1f')}")
+    say(f"  of that not the card's own {CALL_MS} ms               {spread(over, '.1f')}")
+    say(f"  from the message, books and meter included         {spread(whole, '.1f')}")
+    return {"gpus8_ms": median(dispatch), "gpus8_own_ms": median(over), "gpus8_from_message_ms": median(whole)}
+
+
+def _one_event(machine: FakeNvml, folder: Path) -> tuple[float, float, float]:
+    """Milliseconds of one event on fresh books: the dispatcher's turn, all from the message on, the turn less the
+    card's own time. RuntimeError when a card's limit did not follow."""
+    with node(folder, WallClock(), "nvml", CARDS) as site:
+        aim_kw = SHARE * site.import_kw()
+        site.dispatcher.turns_s.clear()
+        started = time.perf_counter()
+        site.accept("now", aim_kw)
+        site.tick()
+        whole_ms = (time.perf_counter() - started) * 1000.0
+        limits = machine.limits_w()
+    if max(limits.values()) >= 390.0 or len(site.dispatcher.turns_s) != 1:
+        raise RuntimeError(f"the order did not reach every card: {limits}")
+    machine.set_all(limit_w=400.0)
+    dispatch_ms = site.dispatcher.turns_s[0] * 1000.0
+    return dispatch_ms, whole_ms, dispatch_ms - CALL_MS
+
+
+def _measured(size: Size, folder: Path) -> dict[str, Any]:
+    """Seconds until the meter shows 30 % less on simulated cards, for events anywhere between two ticks."""
+    times = [_until_measured(size, folder / f"phase-{k}", (k + 0.5) / size.phases) for k in range(size.phases)]
+    say(f"{size.phases} events at different moments between two ticks, {size.simulated} simulated cards; seconds")
+    say(f"  from the message to 30 % less on the meter         {spread(times)}")
+    return {"measured_30pct_s": median(times), "measured_30pct_worst_s": max(times)}
+
+
+def _until_measured(size: Size, folder: Path, phase: float) -> float:
+    """Virtual seconds that pass, and the real ones that the software takes; RuntimeError after a minute."""
+    clock = VirtualClock(datetime(2022, 9, 6, 21, tzinfo=UTC))
+    with node(folder, clock, "simulated", size.simulated) as site:
+        clock.sleep(phase)
+        aim_kw = SHARE * site.import_kw()
+        started = clock.now()
+        own_s = _took(lambda: site.accept("now", aim_kw))
+        clock.sleep(1.0 - phase)
+        for _ in range(60):
+            own_s += _took(site.tick)
+            if _reached(site, clock, aim_kw):
+                return (clock.now() - started).total_seconds() + own_s
+    raise RuntimeError(f"the meter never showed {aim_kw:.1f} kW")
+
+
+def _reached(site: Node, clock: VirtualClock, aim_kw: float) -> bool:
+    """Look at the meter every hundredth of a second until the next tick; whether it came down to `aim_kw`."""
+    for _ in range(100):
+        if site.import_kw() <= aim_kw:
+            return True
+        clock.sleep(0.01)
+    return False
+
+
+def _took(call: Any) -> float:
+    """Wall seconds of a call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from the command line."""
+    run("reaction", __doc__.splitlines()[0], measure, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the benchmarks share: the command line, the last line, the machine, and the reference problem."""

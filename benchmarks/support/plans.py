@@ -1,0 +1,102 @@
+"""Times one plan in two ways: the whole of it as the daemon makes it, and HiGHS alone on the very same arrays.
+
+Why HiGHS alone: it is what no modelling layer can beat. Everything above it (build, compile, read, check) is ours.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import highspy
+import numpy as np
+
+from optimizer.domain import Problem, Rung
+from optimizer.facts import Floats
+from optimizer.model.build import build_model
+from optimizer.model.compiled import Arrays, compile_model
+from scheduler.planner import InlinePlanner
+
+T = TypeVar("T")
+PATIENCE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Seconds of a whole plan from nothing, and of that the time inside HiGHS."""
+
+    total_s: float
+    solve_s: float
+
+    @property
+    def other_s(self) -> float:
+        """All that is not the solve."""
+        return self.total_s - self.solve_s
+
+
+def whole_plan(problem: Problem) -> Whole:
+    """Build, compile, transfer, solve, read and check, as the daemon's child does. RuntimeError when it isn't the
+    optimum that answered: a fallback would be fast and prove nothing."""
+    planner = InlinePlanner(PATIENCE_S)
+    total_s, plan = timed(lambda: planner.plan(problem))
+    if plan.rung is not Rung.OPTIMUM:
+        raise RuntimeError(f"the plan is {plan.rung}, not the optimum: {[note.text for note in plan.notes][:3]}")
+    return Whole(total_s, plan.solve_s)
+
+
+def arrays_of(problem: Problem) -> Arrays:
+    """The linear program of a problem as arrays."""
+    return compile_model(build_model(problem))
+
+
+def highs_alone(arrays: Arrays) -> float:
+    """Seconds of HiGHS from cold on these arrays with one thread: pass, solve, read the point."""
+    solver = _Silent()
+    for option, value in (("output_flag", False), ("threads", 1), ("random_seed", 0), ("time_limit", PATIENCE_S)):
+        if solver.setOptionValue(option, value) == highspy.HighsStatus.kError:
+            raise RuntimeError(f"HiGHS refused the option {option}")
+    seconds, _ = timed(lambda: _solve(solver, arrays))
+    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        raise RuntimeError(f"HiGHS alone says: {solver.modelStatusToString(solver.getModelStatus())}")
+    return seconds
+
+
+class _Silent(highspy.Highs):  # type: ignore[misc]
+    """HiGHS without its banner, which the class prints when it makes its callbacks: none are used here."""
+
+    def __init__(self) -> None:
+        super(highspy.Highs, self).__init__()
+
+
+def _solve(solver: _Silent, arrays: Arrays) -> Floats:
+    solver.passModel(
+        len(arrays.cost), len(arrays.row_low), len(arrays.value),
+        int(highspy.MatrixFormat.kColwise), int(highspy.ObjSense.kMinimize),
+        arrays.offset, arrays.cost, arrays.low, arrays.high, arrays.row_low, arrays.row_high,
+        arrays.starts, arrays.index, arrays.value, arrays.integer,
+    )  # fmt: skip
+    solver.run()
+    point: Floats = np.array(solver.getSolution().col_value)
+    return point
+
+
+def timed(call: Callable[[], T]) -> tuple[float, T]:
+    """Wall seconds of a call and its result, without the cyclic collector (as in the daemon's child)."""
+    with _collector_off():
+        started = time.perf_counter()
+        result = call()
+        return time.perf_counter() - started, result
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,71 @@
+"""Every benchmark ends with the one line that programs read; here on sizes that take a second, no time is judged."""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import names
+from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
+from benchmarks.support.report import run
+from optimizer.domain import Work
+from optimizer.validate import validate
+from tests.support.fake_nvml import STATE
+from tests.support.system import require
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {
+    "plan_speed": {"jobs": 6, "pools": 4, "horizon_h": 3.0, "instances": 2, "many_jobs": 12, "many_instances": 1},
+    "backtest_speed": {"hours": 0.5, "repeats": 1},
+    "reaction": {"events": 2, "simulated": 4, "phases": 2},
+}
+KEYS = {
+    "plan_speed": {"cold_ratio", "overhead_ratio", "multires_ratio", "jobs12_ratio", "peak_mb"},
+    "backtest_speed": {"times_real_time", "highs_share"},
+    "reaction": {"gpus8_ms", "measured_30pct_s"},
+}
+
+
+@pytest.mark.parametrize("name", names())
+def test_benchmark_ends_with_the_line_that_programs_read(name, monkeypatch, capsys):
+    if name == "reaction":
+        require("gcc")
+    monkeypatch.setenv(STATE, "")
+    module = import_module(f"benchmarks.{name}")
+    monkeypatch.setattr(module, "QUICK", module.Size(**TINY[name]))
+    module.main(["--quick", "--seed", "3"])
+    *text, last = capsys.readouterr().out.splitlines()
+    said = json.loads(last)
+    assert set(said) == {"name", "figures", "machine", "seed"}
+    assert (said["name"], said["seed"]) == (name, 3)
+    assert KEYS[name] <= set(said["figures"])
+    assert all(value > 0 for value in said["figures"].values())
+    assert {"cpu", "cores", "python", "highspy"} <= set(said["machine"])
+    assert text
+
+
+def test_what_was_not_measured_is_absent(capsys):
+    run("some", "about", lambda quick, seed: {"known": 1.23456, "unknown": None}, [])
+    assert json.loads(capsys.readouterr().out)["figures"] == {"known": 1.235}
+
+
+def test_all_benchmarks_are_listed_with_a_line_each():
+    command = [sys.executable, "-m", "benchmarks", "--list"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split()[0] for line in said] == names()
+    assert all(len(line.split()) > 5 for line in said)
+
+
+def test_the_reference_problem_is_the_same_day_on_both_grids():
+    fine, coarse = reference_problem(5, fine_grid()), reference_problem(5, coarse_grid())
+    validate(fine)
+    validate(coarse)
+    assert (fine.jobs, fine.events) == (coarse.jobs, coarse.events)
+    assert [inputs.pool for inputs in fine.pools] == [inputs.pool for inputs in coarse.pools]
+    assert (len(fine.grid), len(fine.pools), len(fine.jobs)) == (288, 20, 1000)
+    assert min(fine.sites[0].price_per_mwh) < 0
+    assert {inputs.pool.work for inputs in fine.pools} == {Work.INTERACTIVE, Work.BATCH}
+    assert fine.jobs != reference_problem(6, fine_grid()).jobs
