@@ -13,9 +13,9 @@ from scheduler.config import load_config
 from scheduler.control import run_tick
 from scheduler.cycle import run_cycle
 from scheduler.planner import InlinePlanner
-from scheduler.takeover import reconcile
 from scheduler.status import Tick
 from scheduler.store import Store
+from scheduler.takeover import reconcile
 from scheduler.wiring import Parts, build
 
 START = datetime(2022, 9, 6, 21, tzinfo=UTC)
