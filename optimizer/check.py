@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf, isfinite
 
-from optimizer.curves import cap_for_throughput, clipped, draw_at_cap, hull_from_idle, hull_of_caps, throughput_at_cap
+from optimizer.curves import (
+    Hull,
+    cap_for_throughput,
+    clipped,
+    draw_at_cap,
+    hull_from_idle,
+    hull_of_caps,
+    throughput_at_cap,
+)
 from optimizer.domain import BatchJob, GpuPool, GridEvent, JobPlan, JobState, Plan, PoolInputs, Problem, Work
 from optimizer.envelope import mean_limit_kw
 
@@ -75,50 +83,73 @@ def _shape(problem: Problem, plan: Plan) -> list[Violation]:
 
 
 # ---------------------------------------------------------------- pools
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """One busy GPU of a pool: draw in W under the lowest and the highest cap, best throughput, throughput over draw."""
+
+    low_w: float
+    high_w: float
+    top: float
+    hull: Hull
+
+
+def _reach(pool: GpuPool) -> _Reach:
+    curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
+    hull = hull_from_idle(curve) if pool.work is Work.BATCH else hull_of_caps(curve)
+    low_w, high_w = draw_at_cap(curve, pool.min_cap_w), draw_at_cap(curve, pool.max_cap_w)
+    return _Reach(low_w, high_w, throughput_at_cap(curve, pool.max_cap_w), hull)
+
+
 def _pool(problem: Problem, plan: Plan, inputs: PoolInputs) -> list[Violation]:
-    pool, orders = inputs.pool, plan.pools[inputs.pool.id]
+    pool, orders, reach = inputs.pool, plan.pools[inputs.pool.id], _reach(inputs.pool)
+    work = _work_of_jobs(problem, plan, pool.id)
     found = []
     for t in range(len(problem.grid)):
         if not int(pool.min_cap_w) <= orders.cap_w[t] <= pool.max_cap_w:
             found.append(Violation(pool.id, t, f"cap {orders.cap_w[t]} W is outside the cards' range"))
         if not 0 <= orders.active_gpus[t] <= pool.count:
             found.append(Violation(pool.id, t, f"{orders.active_gpus[t]} active GPUs of {pool.count}"))
-        found.extend(_batch(problem, plan, inputs, t) if pool.work is Work.BATCH else _busy(problem, plan, inputs, t))
+        if pool.work is Work.BATCH:
+            found.extend(_batch(plan, pool, reach, t, work[t]))
+        else:
+            found.extend(_busy(problem, plan, inputs, reach, t))
     return found
 
 
-def _busy(problem: Problem, plan: Plan, inputs: PoolInputs, t: int) -> list[Violation]:
+def _work_of_jobs(problem: Problem, plan: Plan, pool_id: str) -> tuple[float, ...]:
+    """Work in GPU equivalents that the jobs of a pool do, per interval."""
+    rates = [plan.jobs[job.id].work_gpus for job in problem.jobs if plan.jobs[job.id].pool == pool_id]
+    return tuple(map(sum, zip(*rates, strict=True))) if rates else (0.0,) * len(problem.grid)
+
+
+def _busy(problem: Problem, plan: Plan, inputs: PoolInputs, reach: _Reach, t: int) -> list[Violation]:
     """An interactive or training pool: draw within its caps, work on the curve, floor kept where it holds."""
     pool, orders = inputs.pool, plan.pools[inputs.pool.id]
     busy = inputs.load[t] * pool.count
-    curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
     idle_kw = (pool.count - busy) * pool.curve.idle_w / 1000.0
-    low = idle_kw + busy * draw_at_cap(curve, pool.min_cap_w) / 1000.0
-    high = idle_kw + busy * draw_at_cap(curve, pool.max_cap_w) / 1000.0
+    low = idle_kw + busy * reach.low_w / 1000.0
+    high = idle_kw + busy * reach.high_w / 1000.0
     draw, tol = orders.draw_kw[t], TOL_KW + TOL * high
     if not low - tol <= draw <= high + tol:
         return [Violation(pool.id, t, f"draw {draw:.3f} kW is outside {low:.3f}..{high:.3f} kW")]
-    reach = busy * hull_of_caps(curve).throughput((draw - idle_kw) * 1000.0 / busy) if busy > 0 else 0.0
+    most = busy * reach.hull.throughput((draw - idle_kw) * 1000.0 / busy) if busy > 0 else 0.0
     found = []
-    if orders.work_gpus[t] > reach + 1e-4 * (1 + busy):
-        found.append(Violation(pool.id, t, f"work {orders.work_gpus[t]:.3f} is above the curve's {reach:.3f}"))
-    floor = busy * min(pool.floor, throughput_at_cap(curve, pool.max_cap_w))
+    if orders.work_gpus[t] > most + 1e-4 * (1 + busy):
+        found.append(Violation(pool.id, t, f"work {orders.work_gpus[t]:.3f} is above the curve's {most:.3f}"))
+    floor = busy * min(pool.floor, reach.top)
     if orders.work_gpus[t] < floor - 1e-4 * (1 + busy) and not _may_break(problem, plan, inputs, t):
         found.append(Violation(pool.id, t, f"work {orders.work_gpus[t]:.3f} is below its floor {floor:.3f}"))
     return found
 
 
-def _batch(problem: Problem, plan: Plan, inputs: PoolInputs, t: int) -> list[Violation]:
+def _batch(plan: Plan, pool: GpuPool, reach: _Reach, t: int, work: float) -> list[Violation]:
     """A batch pool: its work is its jobs', on no more GPUs than it has, with the power that this takes."""
-    pool, orders = inputs.pool, plan.pools[inputs.pool.id]
-    work = sum(plan.jobs[job.id].work_gpus[t] for job in problem.jobs if plan.jobs[job.id].pool == pool.id)
-    curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
-    idle_kw, hull = pool.count * pool.curve.idle_w / 1000.0, hull_from_idle(curve)
+    orders, idle_w, hull = plan.pools[pool.id], pool.curve.idle_w, reach.hull
     tol = 1e-4 * (1 + pool.count)
     if abs(work - orders.work_gpus[t]) > tol or work > pool.count * hull.top_throughput + tol:
         return [Violation(pool.id, t, f"work {orders.work_gpus[t]:.3f}, its jobs' {work:.3f}, of {pool.count} GPUs")]
     least = pool.count * hull.draw_w(work / pool.count) / 1000.0 if pool.count else 0.0
-    most = idle_kw + pool.count * (draw_at_cap(curve, pool.max_cap_w) - curve.idle_w) / 1000.0
+    most = (pool.count * idle_w + pool.count * (reach.high_w - idle_w)) / 1000.0
     if not least - TOL_KW - TOL * most <= orders.draw_kw[t] <= most + TOL_KW + TOL * most:
         return [Violation(pool.id, t, f"draw {orders.draw_kw[t]:.3f} kW is outside {least:.3f}..{most:.3f} kW")]
     return []

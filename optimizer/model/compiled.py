@@ -38,9 +38,12 @@ class Arrays:
     balance: NDArray[np.int64]
 
     def take(self, family: str, solution: Floats) -> dict[Any, float]:
-        """Values of a family by key; a variable that plays no part is 0."""
+        """Values of a family by key, where they are not zero."""
         found = self.place.get(family, {})
-        return {key: float(solution[column]) if column >= 0 else 0.0 for key, column in found.items()}
+        columns = np.fromiter(found.values(), np.int64, len(found))
+        values = np.where(columns >= 0, solution[columns], 0.0)
+        keys, used = list(found), np.flatnonzero(values).tolist()
+        return {keys[number]: value for number, value in zip(used, values[used].tolist(), strict=True)}
 
 
 def compile_model(build: Build) -> Arrays:
@@ -53,23 +56,35 @@ def compile_model(build: Build) -> Arrays:
     rows = {
         balance_of[id(entry.constraint)]: n for n, entry in enumerate(form.rows) if id(entry.constraint) in balance_of
     }
-    bounds = [(variable.lb, variable.ub) for variable in form.columns]
+    place = {
+        family: {key: column_of.get(id(variable), -1) for key, variable in members.items()}
+        for family, members in build.families.items()
+        if family in build.bounds
+    }
+    low, high, integer = _bounds(build, place, len(form.columns))
     matrix = form.A
     return Arrays(
         cost=np.asarray(form.c.todense(), dtype=np.float64).ravel(),
         offset=float(form.c_offset[0]),
-        low=np.array([-INF if low is None else low for low, _ in bounds], dtype=np.float64),
-        high=np.array([INF if high is None else high for _, high in bounds], dtype=np.float64),
+        low=low,
+        high=high,
         row_low=np.where(kinds <= 0, rhs, -INF),
         row_high=np.where(kinds >= 0, rhs, INF),
         starts=np.asarray(matrix.indptr, dtype=np.int32),
         index=np.asarray(matrix.indices, dtype=np.int32),
         value=np.asarray(matrix.data, dtype=np.float64),
-        integer=np.array([variable.is_integer() or variable.is_binary() for variable in form.columns], dtype=np.int32),
-        place={
-            family: {key: column_of.get(id(variable), -1) for key, variable in members.items()}
-            for family, members in build.families.items()
-            if family != "run"
-        },
+        integer=integer,
+        place=place,
         balance=np.array([rows[number] for number in range(len(rows))], dtype=np.int64),
     )
+
+
+def _bounds(build: Build, place: dict[str, dict[Any, int]], count: int) -> tuple[Floats, Floats, NDArray[np.int32]]:
+    """Lower and upper bound of every column, and whether it is whole."""
+    low, high, integer = np.zeros(count), np.full(count, INF), np.zeros(count, dtype=np.int32)
+    for family, bounds in build.bounds.items():
+        columns = np.fromiter(place[family].values(), np.int64, len(place[family]))
+        used = columns >= 0
+        low[columns[used]], high[columns[used]] = bounds.low[used], bounds.high[used]
+        integer[columns[used]] = bounds.whole
+    return low, high, integer

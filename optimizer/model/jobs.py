@@ -23,12 +23,13 @@ def add_rates(build: Build) -> None:
         if not job.job.preemptible:
             continue
         for family, hours in (("x", job.on_time_h), ("late", job.late_h)):
-            for t in np.flatnonzero(hours > 1e-6).tolist():
-                bound = job.rate * float(hours[t] / build.facts.hours[t])
-                keys[family].extend((number, g, t) for g in job.pools)
-                upper[family].extend([bound] * len(job.pools))
-                if len(job.pools) > 1:
-                    shared.append((family, number, t, bound))
+            steps = np.flatnonzero(hours > 1e-6)
+            bounds = (job.rate * (hours[steps] / build.facts.hours[steps])).tolist()
+            times = steps.tolist()
+            keys[family].extend([(number, g, t) for t in times for g in job.pools])
+            upper[family].extend([bound for bound in bounds for _ in job.pools])
+            if len(job.pools) > 1:
+                shared.extend((family, number, t, bound) for t, bound in zip(times, bounds, strict=True))
     for family in ("x", "late"):
         variables(build, family, keys[family], upper[family])
     _add_late_cost(build)
@@ -38,21 +39,27 @@ def add_rates(build: Build) -> None:
 
 def _add_late_cost(build: Build) -> None:
     """Objective: + (weight of a missed deadline + late penalty * mean hours late) * hours * late rate."""
+    hours = build.facts.hours.tolist()
+    lateness = [job.hours_late.tolist() for job in build.facts.jobs]
     for (number, _, t), variable in build.families["late"].items():
-        job = build.facts.jobs[number]
-        cost = build.job_weights[number].late_per_gpu_h + job.job.late_penalty * float(job.hours_late[t])
+        job = build.facts.jobs[number].job
+        cost = build.job_weights[number].late_per_gpu_h + job.late_penalty * lateness[number][t]
         if cost:
-            build.cost.append((cost * float(build.facts.hours[t]), variable))
+            build.cost.append((cost * hours[t], variable))
 
 
 def _add_preference(build: Build) -> None:
     """Objective: + a tenth of a cent per GPU-h for each place down the job's list of pools, so that equal pools don't
     share a job by chance."""
-    for family in ("x", "late"):
+    later = {
+        (number, g): place for number, job in enumerate(build.facts.jobs) for place, g in enumerate(job.pools) if place
+    }
+    hours = build.facts.hours.tolist()
+    for family in ("x", "late") if later else ():
         for (number, g, t), variable in build.families[family].items():
-            place = build.facts.jobs[number].pools.index(g)
+            place = later.get((number, g))
             if place:
-                build.cost.append((PREFERENCE_PER_GPU_H * place * float(build.facts.hours[t]), variable))
+                build.cost.append((PREFERENCE_PER_GPU_H * place * hours[t], variable))
 
 
 def _shared_rate(build: Build, family: str, number: int, t: int, bound: float) -> Row:
@@ -76,9 +83,10 @@ def add_work(build: Build) -> None:
     for number in far:
         terms[number].append((1.0, carried[number]))
         build.cost.append((float(build.facts.carry_cost[jobs[number].pools[0]]), carried[number]))
+    hours = build.facts.hours.tolist()
     for family in ("x", "late"):
         for (number, _, t), variable in build.families[family].items():
-            terms[number].append((float(build.facts.hours[t]), variable))
+            terms[number].append((hours[t], variable))
     rows(build, "work", [row(jobs[number].left, terms[number], jobs[number].left) for number in numbers])
     for number in numbers:
         _add_worth(build, jobs[number])

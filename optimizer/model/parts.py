@@ -8,28 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
+import numpy as np
 import pyomo.environ as pyo
 from pyomo.core.expr.numeric_expr import LinearExpression
 
-from optimizer.facts import Facts
+from optimizer.facts import Facts, Floats
 from optimizer.weights import JobWeights, Weights
 
 Row = tuple[float | None, Any, float | None]
 Term = tuple[float, Any]
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of a family's variables in their order, as Pyomo has them: asking each one back costs more than a row."""
+
+    low: Floats
+    high: Floats
+    whole: bool
+
+
 @dataclass
 class Build:
     """A model under construction: Pyomo's model, the facts, the weights per site and job, the variables by family and
-    key, and the objective's terms (money, to be minimised) with their constant."""
+    key with their bounds, the segments per pool and interval, the objective's terms (money, to be minimised) with their
+    constant."""
 
     model: Any
     facts: Facts
     weights: tuple[Weights, ...]
     job_weights: tuple[JobWeights, ...]
     families: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    bounds: dict[str, Bounds] = field(default_factory=dict)
+    segments: dict[tuple[int, int], list[tuple[Any, float]]] = field(default_factory=dict)
     cost: list[Term] = field(default_factory=list)
     constant: float = 0.0
 
@@ -58,6 +72,10 @@ def variables(
         if bottom > 0:
             members[number].setlb(bottom)
     build.families[family] = dict(zip(keys, members, strict=True))
+    tops = [None] * len(keys) if upper is None else upper
+    low = np.array(lower, dtype=np.float64).clip(min=0.0) if lower is not None else np.zeros(len(keys))
+    high = np.array([inf if top is None else top for top in tops], dtype=np.float64)
+    build.bounds[family] = Bounds(low, np.minimum(high, 1.0) if binary else high, binary)
     return build.families[family]
 
 

@@ -36,9 +36,12 @@ def add_draw(build: Build) -> None:
 
 def segments(build: Build, pool: PoolFacts, t: int) -> list[tuple[Any, float]]:
     """The segments of a pool in an interval, each with its slope in GPU equivalents per kW."""
-    found = build.families["seg"]
-    parts = ((found.get((pool.index, t, k)), part.slope_per_w) for k, part in enumerate(pool.hulls[t].segments))
-    return [(seg, slope * 1000.0) for seg, slope in parts if seg is not None]
+    made = build.segments.get((pool.index, t))
+    if made is None:
+        found = build.families["seg"]
+        parts = ((found.get((pool.index, t, k)), part.slope_per_w) for k, part in enumerate(pool.hulls[t].segments))
+        made = build.segments[pool.index, t] = [(seg, slope * 1000.0) for seg, slope in parts if seg is not None]
+    return made
 
 
 def add_value(build: Build) -> None:
