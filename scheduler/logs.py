@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, TextIO, cast
 
 import structlog
@@ -38,15 +39,19 @@ def configure_logs(form: str = "auto") -> None:
 
 
 class _Stderr:
-    """Whatever standard error is at the moment of writing: loggers are kept, and outlive a stream that is replaced."""
+    """Whatever standard error is at the moment of writing: loggers are kept, and outlive a stream that is replaced. A
+    log that can't be written (a full disk, a reader that left) stops nothing."""
 
     def write(self, text: str) -> int:
         """Write to the present stream."""
-        return sys.stderr.write(text)
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
 
     def flush(self) -> None:
         """Flush the present stream."""
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def escape_values(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
