@@ -177,7 +177,8 @@ class GridEvent:
     `baseline_kw` and
     reaches the target after `ramp_in_s`; the ramp out begins at `end` and reaches `baseline_kw` after
     `ramp_out_s`; then
-    the import stays at or below `rebound_kw` for `rebound_s`. Higher `priority` wins. Money is per kWh.
+    the import stays at or below `rebound_kw` for `rebound_s`. Where events overlap, the strictest cap holds;
+    `priority` is kept for the books. Money is per kWh.
     """
 
     id: str

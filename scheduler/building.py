@@ -163,4 +163,4 @@ def _rules(program: ProgramConfig) -> ProgramRules:
         declared_baseline_kw=program.baseline.kw,
         baseline_s=program.baseline.minutes * 60.0,
     )
-    return ProgramRules(terms, program.notice, program.min_kw, program.max_kw or INF)
+    return ProgramRules(terms, program.site, program.notice, program.min_kw, program.max_kw or INF)

@@ -53,6 +53,8 @@ def check_config(config: Config, connect: bool = False) -> Iterator[CheckLine]:
         yield from _one_cycle(config)
     if connect:
         yield from _hardware(config)
+    elif not is_simulated(config):
+        yield CheckLine(config.place("power"), "power", OK, "not tried; --connect asks the hardware or the agent")
 
 
 def _secrets(config: Config) -> Iterator[CheckLine]:

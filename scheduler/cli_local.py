@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
 
 from scheduler.cli_options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, echo_json, moment
+
+if TYPE_CHECKING:
+    from scheduler.backtest.result import BacktestResult
 
 SHOWN_STEPS = 48
 
@@ -176,17 +179,20 @@ def backtest(  # noqa: PLR0913, PLR0917 - each is an option of the command
     try:
         with _progress(shown=sys.stderr.isatty() and (sys.stdout.isatty() or not as_json)) as told:
             result = run_backtest(
-                loaded,
-                first,
-                last,
+                loaded, first, last,
                 control_period=duration(control_period, "--control-period"),
                 interval=duration(interval, "--interval"),
                 rivals=rivals is Rivals.ALL,
                 progress=told,
-            )
+            )  # fmt: skip
     except (BacktestRefused, BoundBroken) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+    _told(result, table, as_json)
+
+
+def _told(result: BacktestResult, table: Path | None, as_json: bool) -> None:
+    """Write the table and print the result."""
     if table is not None:
         from scheduler.backtest.table import write_table
 

@@ -12,11 +12,12 @@ from datetime import datetime, timedelta
 import structlog
 
 from adapters.ports import AdapterError
-from optimizer.check import check_plan
-from optimizer.domain import Plan
+from optimizer.check import Violation, check_plan
+from optimizer.domain import Problem
+from optimizer.fallback import safe_plan
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.collect import collect
-from scheduler.engine import Context, State
+from scheduler.engine import Context, Decision, State
 from scheduler.peaks import book_peaks
 from scheduler.problem import build_problem, signal_window
 from scheduler.reporting import cycle_report
@@ -46,14 +47,13 @@ def run_cycle(ctx: Context, state: State) -> CycleReport:
     problem = build_problem(ctx, state, seen, now)
     plan = ctx.planner.plan(problem, state.plan)
     broken = check_plan(problem, plan)
-    if not broken or state.plan is None:
-        publish(ctx, state, plan)
-    state.problem, state.cycles = problem, state.cycles + 1
     if broken:
-        text = f"the plan breaks {len(broken)} promises ({broken[0].text}); the one before stays in force"
-        state.notes.append(Note(Reason.PLAN_REFUSED, "plan", text, Severity.ALERT, now))
+        refuse(ctx, state, problem, broken, now)
+    else:
+        publish(ctx, state, Decision(plan, problem))
+    state.cycles += 1
     next_at = next_boundary(now, ctx.timing.interval)
-    report = cycle_report(ctx, state, seen, problem, state.plan or plan, time.monotonic() - started, next_at)
+    report = cycle_report(ctx, state, seen, time.monotonic() - started, now, next_at)
     state.report = report
     keep(ctx, state, report)
     return report
@@ -63,14 +63,26 @@ def bring_jobs(ctx: Context, state: State, now: datetime) -> None:
     """Queue the config's own jobs that are due; where they can't be kept, the next cycle tries again."""
     try:
         if ctx.bring_jobs is not None:
-            ctx.bring_jobs(now)
+            state.notes.extend(ctx.bring_jobs(now))
     except StoreDegraded as error:
         state.notes.append(Note(Reason.STORE_DEGRADED, "jobs", str(error), Severity.ALERT, now))
 
 
-def publish(ctx: Context, state: State, plan: Plan) -> None:
-    """Put the plan in force; a store that can't keep it is a note, never a reason to run without a plan."""
-    state.plan = plan
+def refuse(ctx: Context, state: State, problem: Problem, broken: tuple[Violation, ...], now: datetime) -> None:
+    """Say what the plan breaks; the one before stays in force, else every pool goes to its floor."""
+    stays = state.problem is not None
+    what = "the one before stays in force" if stays else "every pool goes to its floor"
+    text = f"the plan breaks {len(broken)} promises ({broken[0].text}); {what}"
+    state.notes.append(Note(Reason.PLAN_REFUSED, "plan", text, Severity.ALERT, now))
+    if not stays:
+        publish(ctx, state, Decision(safe_plan(problem), problem))
+
+
+def publish(ctx: Context, state: State, decision: Decision) -> None:
+    """Put a plan in force; a store that can't keep it is a note, never a reason to run without a plan."""
+    plan = decision.plan
+    assert plan is not None
+    state.decision = decision
     try:
         ctx.dispatcher.hold(*trajectory(ctx, plan, plan.made_at), plan.made_at)
     except (AdapterError, StoreDegraded) as error:

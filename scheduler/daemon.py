@@ -74,16 +74,17 @@ class Daemon:
             notify("READY=1\nSTATUS=reload refused, the config before stays in force")
             return app
         clock = app.parts.ctx.clock if config.clock == self.config.clock else None
+        store = app.parts.ctx.store if clock is not None and app.parts.ctx.store.in_memory_only else None
         self.app = None
-        app.stop(release=False)
+        app.stop(release=False, keep_store=store is not None)
         try:
-            fresh = App.start(config, clock, reloaded=True)
+            fresh = App.start(config, clock, store, reloaded=True)
             self.config = config
             configure_logs(config.log_format)
             log.info("reloaded", config=str(self.config_path))
         except Exception as error:
             log.exception("the new config can't run; the one before is used again")
-            fresh = App.start(self.config, app.parts.ctx.clock, reloaded=True)
+            fresh = App.start(self.config, app.parts.ctx.clock, store, reloaded=True)
             say(fresh, f"reload failed: {error}")
         self.app = fresh
         notify("READY=1")

@@ -67,7 +67,11 @@ class Dispatched:
 @dataclass
 class Dispatcher:
     """Applies pool orders to GPUs. `writes` False (observe, advise, paused): nothing leaves this object but limits that
-    are given back. Thread-safe: the loops and an operator's pause meet here."""
+    are given back. Thread-safe: the loops and an operator's pause meet here.
+
+    No GPU is set above the limit found on it, which may protect a breaker or a cooler, but for the `raisable` ones:
+    those for which the operator named a highest cap.
+    """
 
     books: Books
     actuator: PowerActuator
@@ -79,7 +83,8 @@ class Dispatcher:
     _sequence: int = 0
     _renewed_at: float = float("-inf")
     _applied: dict[str, PoolOrder] = field(default_factory=dict)
-    _remembered: set[str] = field(default_factory=set)
+    raisable: frozenset[GpuId] = frozenset()
+    _first: dict[GpuId, float] = field(default_factory=dict)
     _failed: set[GpuId] = field(default_factory=set)
     _retry_at: float = 0.0
     _retry_s: float = 1.0
@@ -112,13 +117,19 @@ class Dispatcher:
 
     def _remember(self, gpus: Iterable[GpuId], now: datetime) -> None:
         """Put the limits found before our first write of these GPUs on disk. Raises StoreDegraded."""
-        fresh = [gpu for gpu in gpus if gpu not in self._remembered]
+        fresh = [gpu for gpu in gpus if gpu not in self._first]
         if not fresh:
             return
         found = self.actuator.discover()
         limits = {gpu: (found[gpu].limit_w, found[gpu].model) for gpu in fresh if gpu in found}
         self.books.remember_first_limits(limits, now)
-        self._remembered.update(limits)
+        self._first.update({gpu: limit_w for gpu, (limit_w, _) in limits.items()})
+
+    def _cap(self, gpu: GpuId, cap_w: int) -> int:
+        """The order for one GPU: never above what was found on it."""
+        if gpu in self.raisable or gpu not in self._first:
+            return cap_w
+        return min(cap_w, int(self._first[gpu]))
 
     def _write(
         self, orders: Mapping[str, PoolOrder], caps: dict[GpuId, int], lease_s: float, now: datetime
@@ -128,7 +139,7 @@ class Dispatcher:
         intent = self.books.journal_intent(
             {pool: [order.cap_w, len(self.gpus[pool])] for pool, order in orders.items()} or {"again": len(caps)}
         )
-        known = {gpu: cap for gpu, cap in caps.items() if gpu in self._remembered}
+        known = {gpu: self._cap(gpu, cap) for gpu, cap in caps.items() if gpu in self._first}
         try:
             receipt = self.actuator.apply(known, self._lease(lease_s))
         except AdapterError as error:
@@ -138,7 +149,7 @@ class Dispatcher:
         notes = receipt.notes + _disagreements(len(caps), failures, now)
         self.books.journal_result(intent, {"failed": len(failures), "seconds": round(receipt.seconds, 4)})
         self._applied.update(orders)
-        self._note_failed(caps, failures, receipt)
+        self._note_failed(caps | known, failures, receipt)
         return Dispatched(tuple(orders), notes, receipt.seconds)
 
     def _note_failed(self, caps: Mapping[GpuId, int], failures: Mapping[GpuId, Reason], receipt: Receipt) -> None:
@@ -160,11 +171,14 @@ class Dispatcher:
         with self._lock:
             if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
                 return
+            self._remember((gpu for _, orders in steps for pool in orders for gpu in self.gpus[pool]), now)
             held = [
-                (offset_s, {gpu: order.cap_w for pool, order in orders.items() for gpu in self.gpus[pool]})
+                (
+                    offset_s,
+                    {gpu: self._cap(gpu, order.cap_w) for pool, order in orders.items() for gpu in self.gpus[pool]},
+                )
                 for offset_s, orders in steps
             ]
-            self._remember((gpu for _, caps in held for gpu in caps), now)
             self.actuator.hold(held, until_s, self._lease(self.lease_s))
 
     def verify(self, now: datetime) -> tuple[Note, ...]:
@@ -181,7 +195,9 @@ class Dispatcher:
                 return (Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),)
             notes = []
             for pool, order in list(self._applied.items()):
-                drifted = [gpu for gpu in self.gpus[pool] if gpu in found and _drifted(found[gpu], order)]
+                drifted = [
+                    gpu for gpu in self.gpus[pool] if gpu in found and _drifted(found[gpu], self._cap(gpu, order.cap_w))
+                ]
                 if drifted:
                     self._applied.pop(pool)
                     text = (
@@ -208,7 +224,8 @@ class Dispatcher:
             confirmed = [gpu for gpu, limit in limits.items() if _returned(receipt, gpu, limit)]
             self.books.journal_result(intent, {"confirmed": len(confirmed), "of": len(limits)})
             self.books.forget_first_limits(confirmed)
-            self._remembered.difference_update(confirmed)
+            for gpu in confirmed:
+                self._first.pop(gpu, None)
             self._failed.difference_update(limits)
             self._applied = {p: order for p, order in self._applied.items() if not limits.keys() & set(self.gpus[p])}
             missing = len(limits) - len(confirmed)
@@ -217,8 +234,8 @@ class Dispatcher:
 
     def adopt(self) -> int:
         """At start: limits that a predecessor found stay the ones to restore. Returns how many are outstanding."""
-        self._remembered = set(self.books.first_limits())
-        return len(self._remembered)
+        self._first = dict(self.books.first_limits())
+        return len(self._first)
 
     def strangers(self) -> frozenset[GpuId]:
         """GPUs that still have a limit of ours but belong to no pool any more."""
@@ -252,8 +269,8 @@ def _disagreements(count: int, failures: Mapping[GpuId, Reason], now: datetime) 
     )
 
 
-def _drifted(info: GpuInfo, order: PoolOrder) -> bool:
-    wanted = min(max(order.cap_w, info.min_w), info.max_w)
+def _drifted(info: GpuInfo, cap_w: int) -> bool:
+    wanted = min(max(cap_w, info.min_w), info.max_w)
     return abs(info.enforced_w - wanted) > DRIFT_W and info.enforced_w > wanted
 
 

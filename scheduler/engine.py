@@ -14,6 +14,7 @@ from typing import Protocol
 
 from adapters.ports import Clock, JobSystem, Meter, Reading
 from optimizer.domain import BatchJob, DemandCharge, GpuPool, Plan, Prices, Problem
+from optimizer.reasons import Note
 from optimizer.timegrid import TimeGrid
 from scheduler.collect import Memory, Source
 from scheduler.dispatch import Dispatcher
@@ -102,7 +103,16 @@ class Context:
     margin: float = 0.003
     emergency_programs: frozenset[str] = frozenset()
     read_deadline_s: float | None = 5.0
-    bring_jobs: Callable[[datetime], None] | None = None
+    bring_jobs: Callable[[datetime], tuple[Note, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A plan and the problem that it answers, replaced together so that no reader ever mixes two. A plan from before a
+    restart has no problem."""
+
+    plan: Plan | None = None
+    problem: Problem | None = None
 
 
 @dataclass
@@ -114,8 +124,7 @@ class State:
     """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
-    problem: Problem | None = None
-    plan: Plan | None = None
+    decision: Decision = field(default_factory=Decision)
     report: CycleReport | None = None
     tick: Tick | None = None
     reading: Reading | None = None
@@ -134,3 +143,13 @@ class State:
     operator: dict[str, OperatorOrder] = field(default_factory=dict)
     notes: Notes = field(default_factory=Notes)
     wake: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def plan(self) -> Plan | None:
+        """Plan in force."""
+        return self.decision.plan
+
+    @property
+    def problem(self) -> Problem | None:
+        """The problem that the plan in force answers."""
+        return self.decision.problem

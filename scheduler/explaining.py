@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from optimizer.explain import explain_job, explain_pool
 from scheduler.engine import Context, State
+from scheduler.holding import held_by
 from scheduler.orders import step_index
 from scheduler.service import Refused
 
 
 def explain_target(ctx: Context, state: State, target: str) -> str:
     """The sentence for `target`. Raises Refused with the known names when there is no such thing."""
-    plan, problem = state.plan, state.problem
+    plan, problem = state.decision.plan, state.decision.problem
     event = next((event for event in ctx.ledger.statuses() if event.id == target), None)
     if event is not None:
         return (
@@ -24,11 +25,16 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
         raise Refused("no plan yet; ask again after the first cycle", 503)
     step = step_index(plan, ctx.clock.now())
     if target in plan.pools:
+        held = held_by(ctx, state, ctx.pools[target].pool, plan, ctx.clock.now())
+        if held is not None:
+            return held[1]
         return explain_pool(problem, plan, target, step)
     if target in plan.jobs:
         return explain_job(problem, plan, target)
     if target in ctx.sites:
         return _site_sentence(state, target)
+    if any(job.id == target for job in ctx.jobs.snapshot()):
+        return f"{target} is queued and not planned yet; the next plan decides about it."
     known = [*ctx.pools, *ctx.sites, *plan.jobs]
     raise Refused(f"nothing is called {target!r}; known: {', '.join(known[:20])}", 404)
 

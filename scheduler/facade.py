@@ -186,7 +186,9 @@ class Facade:
         cycle_age = (now - report.at).total_seconds() if report else None
         speed = getattr(self.ctx.clock, "speed", 1.0)
         late = 5 * self.ctx.timing.control_period.total_seconds() + 10 * speed
-        ok = tick_age is not None and tick_age < late and report is not None
+        planning = 3 * self.ctx.timing.interval.total_seconds() + 60 * speed
+        turning = tick_age is not None and tick_age < late
+        ok = turning and cycle_age is not None and cycle_age < planning
         return {
             "ok": ok,
             "tick_age_s": tick_age,

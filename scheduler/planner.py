@@ -87,12 +87,17 @@ class ChildPlanner:
         return replace(plan, solve_s=time.monotonic() - started)
 
     def close(self) -> None:
-        """Stop the child at once; a solve in progress ends as a failed one."""
+        """Stop the child: an idle one ends by itself, a solve in progress is killed and ends as a failed one."""
         self._closed = True
-        if self._child is not None:
-            self._child.kill()
-        with self._lock:
-            self._stop()
+        idle = self._lock.acquire(blocking=False)
+        if not idle:
+            if self._child is not None:
+                self._child.kill()
+            self._lock.acquire()
+        try:
+            self._stop(grace_s=1.0 if idle else 0.0)
+        finally:
+            self._lock.release()
 
     # ------------------------------------------------------------ the child
     def _start(self) -> None:
@@ -110,11 +115,12 @@ class ChildPlanner:
         self._child, self._warm = child, False
         self.restarts += 1
 
-    def _stop(self) -> None:
-        """Kill the child; SIGKILL, because a solver in native code hears nothing else."""
+    def _stop(self, grace_s: float = 0.0) -> None:
+        """Hang up, wait for an idle child to end by itself, then kill: a solver in native code hears nothing else."""
         if self._pipe is not None:
             self._pipe.close()
         if self._child is not None:
+            self._child.join(grace_s)
             self._child.kill()
             self._child.join(5.0)
         self._child = self._pipe = None

@@ -17,6 +17,7 @@ from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid, planning_grid
 from scheduler.collect import Snapshot
 from scheduler.engine import Context, PoolModel, SiteModel, State
+from scheduler.overrides import operator_limit_kw
 from scheduler.peaks import charges_now
 
 HISTORY = timedelta(days=14)
@@ -77,10 +78,14 @@ def site_inputs(
     price, notes = known_or(seen, model.price, grid, zone, None, model.price_forecast)
     if price is None:
         text = f"{model.id}: no price is known at all; the plan ignores the price until one is"
-        notes += (Note(Reason.SIGNAL_LOST, model.price, text, Severity.ALERT, now),)
+        notes += (Note(Reason.SIGNAL_LOST, model.id, text, Severity.ALERT, now),)
     carbon, said = known_or(seen, model.carbon, grid, zone, NO_CARBON)
     weather, more = known_or(seen, model.weather, grid, zone, None)
     limit, also = limits(seen, model, grid, zone)
+    limit = tuple(
+        min(kw, operator_limit_kw(state, model.id, max(start, now)))
+        for kw, start in zip(limit, grid.starts, strict=True)
+    )
     pue = tuple(model.pue.at(celsius) for celsius in (weather or (None,) * len(grid)))
     inputs = SiteInputs(
         id=model.id,

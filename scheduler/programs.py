@@ -14,16 +14,21 @@ from scheduler.ledger_resolve import ProgramTerms, asked_kw, nonsense
 
 @dataclass(frozen=True)
 class ProgramRules:
-    """`terms` fill what a message leaves out. An event with less than `notice` is best effort, except an emergency; one
-    below `least_kw` is refused; no more than `most_kw` is promised."""
+    """A program speaks for its own `site` alone (None: any, for the operator). `terms` fill what a message leaves out.
+    An event with less than `notice` is best effort, except an emergency; one below `least_kw` is refused; no more than
+    `most_kw` is promised."""
 
     terms: ProgramTerms = field(default_factory=ProgramTerms)
+    site: str | None = None
     notice: timedelta = timedelta(0)
     least_kw: float = 0.0
     most_kw: float = float("inf")
 
     def applied(self, message: EventMessage, base_kw: float, now: datetime) -> EventMessage:
-        """The message as the program allows it. Raises EventRefused for a reduction that is too small to count."""
+        """The message as the program allows it. Raises EventRefused for another site, and for a reduction that is too
+        small to count."""
+        if self.site is not None and message.site != self.site:
+            raise EventRefused(f"site: program {self.terms.id} is for {self.site}, not for {message.site!r}", 422)
         if message.cancelled or nonsense(message, self.terms, now):
             return message  # the ledger withdraws the one and refuses the other
         asked = asked_kw(message, base_kw)

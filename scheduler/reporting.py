@@ -12,6 +12,7 @@ from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, GpuPool, JobState, Plan, Problem, Work
 from optimizer.explain import explain_job, explain_pool
 from optimizer.reasons import Note, Reason
+from scheduler.holding import held_by
 from scheduler.orders import planned_order, step_index
 from scheduler.overrides import mode_now
 from scheduler.status import CycleReport, JobStatus, PoolStatus, SiteStatus, SourceStatus
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
 
 def cycle_report(
-    ctx: Context, state: State, seen: Snapshot, problem: Problem, plan: Plan, duration_s: float, next_at: datetime
+    ctx: Context, state: State, seen: Snapshot, duration_s: float, now: datetime, next_at: datetime
 ) -> CycleReport:
     """The report of one finished cycle."""
-    now = problem.made_at
+    plan, problem = state.decision.plan, state.decision.problem
+    assert plan is not None
+    assert problem is not None
     return CycleReport(
         cycle=state.cycles,
         at=now,
@@ -37,7 +40,7 @@ def cycle_report(
         objective=plan.objective,
         next_at=next_at,
         sites=tuple(_site(ctx, state, problem, plan, site, now) for site in ctx.sites),
-        pools=tuple(pool_status(state, model.pool, problem, plan, now) for model in ctx.pools.values()),
+        pools=tuple(pool_status(ctx, state, model.pool, problem, plan, now) for model in ctx.pools.values()),
         jobs=tuple(job_status(job, state) for job in problem.jobs),
         events=tuple(ctx.ledger.statuses()),
         sources=tuple(source_status(name, one, now) for name, one in seen.signals.items()),
@@ -48,11 +51,9 @@ def cycle_report(
 
 
 def merge_notes(*groups: tuple[Note, ...]) -> tuple[Note, ...]:
-    """All notes, one for each (code, subject): the latest wording wins."""
-    merged: dict[tuple[Reason, str], Note] = {}
-    for note in (note for group in groups for note in group):
-        merged.pop((note.code, note.subject), None)
-        merged[note.code, note.subject] = note
+    """All notes, each sentence once. Two sentences of one code about one subject both stay: the second is often what
+    follows from the first, and the first names the place."""
+    merged = {(note.code, note.subject, note.text): note for group in groups for note in group}
     return tuple(merged.values())
 
 
@@ -80,8 +81,9 @@ def _site(ctx: Context, state: State, problem: Problem, plan: Plan, site: str, n
     )
 
 
-def pool_status(state: State, pool: GpuPool, problem: Problem, plan: Plan, now: datetime) -> PoolStatus:
+def pool_status(ctx: Context, state: State, pool: GpuPool, problem: Problem, plan: Plan, now: datetime) -> PoolStatus:
     """A pool now: the order in force, what it draws, and why."""
+    held = held_by(ctx, state, pool, plan, now)
     step = step_index(plan, now)
     order = state.orders.get(pool.id) or planned_order(plan, pool, now)
     draw = state.tick.pool_kw.get(pool.id) if state.tick else None
@@ -97,14 +99,14 @@ def pool_status(state: State, pool: GpuPool, problem: Problem, plan: Plan, now: 
         planned_kw=plan.pools[pool.id].draw_kw[step],
         draw_kw=draw,
         throughput=throughput_at_cap(pool.curve, order.cap_w),
-        reason=plan.pools[pool.id].reasons[step].value,
-        why=explain_pool(problem, plan, pool.id, step),
+        reason=held[0].value if held else plan.pools[pool.id].reasons[step].value,
+        why=held[1] if held else explain_pool(problem, plan, pool.id, step),
     )
 
 
 def job_status(job: BatchJob, state: State) -> JobStatus:
     """A job now: how far it is, when it will be done by the plan, and why it waits or runs."""
-    plan, problem = state.plan, state.problem
+    plan, problem = state.decision.plan, state.decision.problem
     planned = plan.jobs.get(job.id) if plan is not None else None
     progress = min(1.0, job.done_gpu_h / job.work_gpu_h) if job.work_gpu_h > 0 else 1.0
     reason, why = Reason.NO_WORK.value, "not planned yet"

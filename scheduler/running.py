@@ -20,7 +20,7 @@ from scheduler.control import run_tick
 from scheduler.cycle import expire_notes, run_cycle
 from scheduler.metrics import Metrics
 from scheduler.sdnotify import notify
-from scheduler.store import StoreDegraded
+from scheduler.store import Store, StoreDegraded
 from scheduler.takeover import reconcile
 from scheduler.timing import Timer
 from scheduler.wiring import Parts, build
@@ -45,9 +45,12 @@ class App:
         parts.wake.listeners.append(self.timer.wake)
 
     @classmethod
-    def start(cls, config: Config, clock: Clock | None = None, reloaded: bool = False) -> App:
-        """Build, reconcile, serve, and let both loops run. What fails leaves nothing open behind."""
-        parts = build(config, clock)
+    def start(
+        cls, config: Config, clock: Clock | None = None, store: Store | None = None, reloaded: bool = False
+    ) -> App:
+        """Build, reconcile, serve, and let both loops run. What fails leaves nothing open behind. A reload hands over
+        the clock of a recorded day, and the books that are kept in memory."""
+        parts = build(config, clock, store)
         try:
             reconcile(parts, reloaded)
             app = cls(parts)
@@ -105,7 +108,7 @@ class App:
             self.parts.state.notes.append(Note(Reason.CLOCK_STEP, "clock", text, Severity.WARNING, now))
             log.warning(text)
 
-    def stop(self, release: bool) -> None:
+    def stop(self, release: bool, keep_store: bool = False) -> None:
         """Finish the running turns; give every limit back (`release`), or leave them for the next config; close."""
         self.parts.ctx.planner.close()  # a long solve ends now, so that its turn does
         self.timer.stop()
@@ -114,7 +117,7 @@ class App:
                 self.release()
         finally:
             self.server.stop()
-            self.parts.close()
+            self.parts.close(keep_store)
         log.info("stopped", released=release)
 
     def release(self) -> None:

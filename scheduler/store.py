@@ -73,6 +73,11 @@ class Store:
         """What a person should know about the store now."""
         return self._database.notes()
 
+    @property
+    def in_memory_only(self) -> bool:
+        """True when nothing is on disk: a recorded day, a backtest, a rehearsal."""
+        return self._database.path is None
+
     def state(self) -> Mapping[str, Any]:
         """Health in plain values: `ok`, why not, the file and the epoch."""
         trouble = self._database.trouble

@@ -11,7 +11,7 @@ import structlog
 
 from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.engine import Context, State
+from scheduler.engine import Context, Decision, State
 from scheduler.granting import granted
 from scheduler.orders import PoolOrder
 from scheduler.overrides import restore_orders
@@ -26,7 +26,7 @@ def reconcile(parts: Parts, reloaded: bool = False) -> None:
     ctx, state, now = parts.ctx, parts.state, parts.ctx.clock.now()
     left = ctx.dispatcher.adopt()
     restore_orders(ctx, state, now)
-    state.plan = ctx.store.load_plan()
+    state.decision = Decision(ctx.store.load_plan())
     inherit_grants(ctx, state)
     if left and ctx.dispatcher.writes:
         inherit_caps(ctx, state)

@@ -33,7 +33,7 @@ from scheduler.facade import Facade
 from scheduler.hardware import Hardware, build_hardware
 from scheduler.ledger import Ledger
 from scheduler.planner import ChildPlanner
-from scheduler.store import Store
+from scheduler.store import Store, StoreDegraded
 from scheduler.utility import Utility
 
 BROUGHT = "brought"
@@ -63,12 +63,13 @@ class Parts:
     utility: Utility
     wake: Wake
 
-    def close(self) -> None:
-        """End the planner's child, the hardware's threads and the store."""
+    def close(self, keep_store: bool = False) -> None:
+        """End the planner's child, the hardware's threads and, unless the next parts take it over, the store."""
         self.ctx.planner.close()
         self.hardware.close()
         self.ctx.ledger.close()
-        self.ctx.store.close()
+        if not keep_store:
+            self.ctx.store.close()
 
 
 def build_clock(config: Config) -> Clock:
@@ -122,6 +123,7 @@ def _built(
         writes=config.mode == "control",
         epoch=store.epoch(),
         lease_s=config.power.lease.total_seconds() if isinstance(config.power, AgentPowerConfig) else None,
+        raisable=frozenset(gpu for p in config.pools if p.max_cap_w is not None for gpu in hardware.gpus[p.id]),
     )
     channels = build_channels(config, store) if channels is None else channels
     planner = planner or build_planner(config)
@@ -229,10 +231,17 @@ def let_hall_work(hall: SimulatedHall, queue: JobQueue, state: State) -> None:
             if job.gpus
         }
 
+    owed: dict[str, float] = {}
+
     def progress(job_id: str, gpu_h: float) -> None:
         job = next(job for job in queue.everything() if job.id == job_id)
-        done = min(job.work_gpu_h, job.done_gpu_h + gpu_h)
-        queue.report(job_id, done, done >= job.work_gpu_h - 1e-6)
+        owed[job_id] = owed.get(job_id, 0.0) + gpu_h
+        done = min(job.work_gpu_h, job.done_gpu_h + owed[job_id])
+        try:
+            queue.report(job_id, done, done >= job.work_gpu_h - 1e-6)
+        except StoreDegraded:
+            return  # a worker reports again when the books can be written
+        del owed[job_id]
 
     hall.attach_work(grants, progress, report_s=60.0)
 
@@ -246,18 +255,24 @@ class JobBringer:
     store: Store
     _until: datetime | None = None
 
-    def bring(self, now: datetime) -> None:
-        """Queue what is due; an id that the queue has or had is left as it is."""
+    def bring(self, now: datetime) -> tuple[Note, ...]:
+        """Queue what is due, and say which job the queue refused; an id that it has or had is left as it is."""
         ahead = now + timedelta(days=1)
         first = self.store.get(BROUGHT, "initial") is None
+        known = {job.id for job in self.queue.everything()}
+        notes = []
         for request in due_jobs(self.config, self._until or now - timedelta(hours=12), ahead, first):
+            if request.id in known:
+                continue
             try:
                 self.queue.submit(request, now)
-            except JobRefused:
-                continue
+            except JobRefused as error:
+                text = f"{self.config.place('jobs')}: job {request.id} is not queued: {error}"
+                notes.append(Note(Reason.DEADLINE_UNREACHABLE, str(request.id), text, Severity.ALERT, now))
         if first:
             self.store.put(BROUGHT, "initial", {"at": now.isoformat()})
         self._until = ahead
+        return tuple(notes)
 
 
 def names(parts: Parts) -> Mapping[str, str]:

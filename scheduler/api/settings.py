@@ -27,7 +27,7 @@ class ApiSettings:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8787
+    port: int = 8642
     read_tokens: tuple[Token, ...] = ()
     write_tokens: tuple[Token, ...] = ()
     open_on_loopback: bool = True

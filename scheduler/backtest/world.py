@@ -13,6 +13,7 @@ from typing import Any
 from adapters.jobs.queue import JobQueue
 from adapters.ports import AdapterError
 from optimizer.domain import BatchJob
+from optimizer.reasons import Note
 from scheduler.backtest.recorded import BacktestRefused
 from scheduler.building import due_jobs
 from scheduler.clock import VirtualClock
@@ -88,12 +89,13 @@ class WindowJobs:
     waiting: list[JobRequest]
     queue: JobQueue
 
-    def bring(self, now: datetime) -> None:
-        """Queue what becomes known at `now`."""
+    def bring(self, now: datetime) -> tuple[Note, ...]:
+        """Queue what becomes known at `now`; the window holds only jobs that the queue takes."""
         known = [request for request in self.waiting if (request.release or now) - now <= KNOWN_AHEAD]
         for request in known:
             self.queue.submit(request, now)
             self.waiting.remove(request)
+        return ()
 
 
 def build_world(config: Config, requests: list[JobRequest], clock: VirtualClock, planner: Planner) -> Parts:

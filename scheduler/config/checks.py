@@ -20,6 +20,8 @@ from scheduler.config.models import Config
 from scheduler.config.runtime import Mode
 
 SIMULATED = "simulated"
+OWN_METERS = (SIMULATED, "nvml")
+"""Meters that read the GPUs themselves, and so belong to one kind of power."""
 
 
 def check_whole(document: Document, config: Config, curves: Mapping[str, PowerCurve]) -> None:
@@ -27,6 +29,8 @@ def check_whole(document: Document, config: Config, curves: Mapping[str, PowerCu
     _check_units(document, config)
     _check_caps(document, config, curves)
     _check_jobs(document, config)
+    _check_limits(document, config)
+    _check_meters(document, config)
     _check_hardware(document, config)
     _check_api(document, config)
     speed = config.clock.speed if config.clock is not None else 1.0
@@ -100,6 +104,13 @@ def _check_caps(document: Document, config: Config, curves: Mapping[str, PowerCu
                 document.report(("pools", index, name), text)
 
 
+def _check_limits(document: Document, config: Config) -> None:
+    for index, site in enumerate(config.sites):
+        if site.limit_signal is not None and site.limit_kw is None:
+            text = "needs `limit_kw` beside it: the limit that holds while the signal is lost"
+            document.report(("sites", index, "limit_signal"), text)
+
+
 def _check_jobs(document: Document, config: Config) -> None:
     counts = {pool.id: pool.count for pool in config.pools}
     for name, jobs in (("initial", config.jobs.initial), ("recurring", config.jobs.recurring)):
@@ -107,6 +118,17 @@ def _check_jobs(document: Document, config: Config) -> None:
             if job.max_gpus > counts.get(job.pool, job.max_gpus):
                 text = f"{job.max_gpus} is more than pool {job.pool} has ({counts[job.pool]})"
                 document.report(("jobs", name, index, "max_gpus"), text)
+
+
+def _check_meters(document: Document, config: Config) -> None:
+    simulated, power = is_simulated(config), getattr(config.power, "type", "")
+    for index, meter in enumerate(config.meters):
+        kind = getattr(meter, "type", "")
+        if kind in OWN_METERS and (kind == SIMULATED) != simulated:
+            right = SIMULATED if simulated else "nvml"
+            document.report(
+                ("meters", index, "type"), f"a meter of type {kind} can't measure {power} GPUs; write {right}"
+            )
 
 
 def _check_hardware(document: Document, config: Config) -> None:

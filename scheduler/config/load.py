@@ -32,6 +32,7 @@ def load_config(path: Path | str, *, need_secrets: bool = False, data_dir: Path 
     in this folder first (by their path, then by their name), for backtests on data that is not shipped.
     """
     document = read_document(Path(path))
+    _default_meters(document)
     raw = _with_entries(document, data_dir)
     check_references(document, shipped_curves())
     try:
@@ -48,6 +49,13 @@ def load_config(path: Path | str, *, need_secrets: bool = False, data_dir: Path 
     document.raise_if_wrong()
     config._warnings = warnings(document, config)
     return config
+
+
+def _default_meters(document: Document) -> None:
+    """Real GPUs are measured by their own sensors unless the config says otherwise."""
+    power = document.data.get("power")
+    if "meters" not in document.data and isinstance(power, dict) and power.get("type") in {"nvml", "agent"}:
+        document.data["meters"] = [{"type": "nvml"}]
 
 
 @lru_cache(maxsize=1)

@@ -100,7 +100,7 @@ class Config(Model):
     )
     meters: tuple[MeterEntry, ...] = Field(
         default_factory=lambda: (default_entry("meters", "simulated"),),
-        description="How power is measured.",
+        description="How power is measured. Absent: by the GPUs that `power` sets.",
         examples=[[{"type": "nvml"}]],
     )
     jobs: JobsConfig = Field(

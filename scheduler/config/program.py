@@ -53,7 +53,11 @@ class RecordedEventConfig(Model):
     reduce_kw: Positive | None = Field(default=None, description="Reduction from the baseline, in kW.", examples=[1100])
     limit_kw: NotNegative | None = Field(default=None, description="Cap on the import, in kW.", examples=[4000])
     emergency: bool = Field(default=False, description="Was an emergency order.", examples=[False])
-    priority: int = Field(default=0, description="Higher wins where events overlap.", examples=[0])
+    priority: int = Field(
+        default=0,
+        description="Kept in the books and shown. Where events overlap, the strictest cap holds, whatever it says.",
+        examples=[0],
+    )
 
     @model_validator(mode="after")
     def _sound(self) -> RecordedEventConfig:

@@ -46,7 +46,9 @@ class JobTerms(Model):
         examples=[50.0],
     )
     priority: int = Field(
-        default=0, description="Jobs of higher priority go first where all else is equal.", examples=[1]
+        default=0,
+        description="Who goes first where GPUs are short of what is planned, and in a plan without the solver.",
+        examples=[1],
     )
 
 

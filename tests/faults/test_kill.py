@@ -144,7 +144,7 @@ def test_kill_at_any_moment_loses_nothing_and_restores_the_limits_found_first(ma
     assert last.stop() == 0
     assert machine.fake.limits_w() == machine.first
     assert not machine.records("first_limit"), "nothing is left to restore"
-    assert caught >= KILLS // 2, "the cards were hardly ever capped; the test tests nothing"
+    assert caught > KILLS // 4, "the cards were hardly ever capped; the test tests nothing"
     assert len(client.events) + len(client.jobs) > KILLS
     reconciled_in_time(walls, cpus)
 

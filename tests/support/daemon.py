@@ -144,8 +144,9 @@ class Life:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self):
-        with suppress(OSError):
-            while True:
+        self.ears.settimeout(0.2)
+        while self.ears.fileno() >= 0:
+            with suppress(OSError):
                 self.told.append((time.monotonic(), self.ears.recv(4096).decode()))
 
     # ------------------------------------------------------------ what it says
@@ -161,7 +162,7 @@ class Life:
         """The first log line of this event past the first `after` lines, or None."""
         return next((line for line in self.lines()[after:] if str(line.get("event", "")).startswith(event)), None)
 
-    def wait(self, true, seconds=60.0):
+    def wait(self, true, seconds=40.0):
         """Poll until `true()` holds and return it; fails when the daemon ends before, or when time is up."""
         ends = time.monotonic() + seconds
         while not (found := true()):

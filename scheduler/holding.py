@@ -1,0 +1,54 @@
+"""Why a pool's order is not the plan's: what the fast loop holds it to at this moment.
+
+Why: between two plans the fast loop may cap deeper, and a sentence that still tells the plan's reason would be untrue
+exactly when somebody asks. Only what is really in force is told.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from optimizer.curves import throughput_at_cap
+from optimizer.domain import GpuPool, Plan
+from optimizer.reasons import Reason
+from scheduler.engine import Context, State
+from scheduler.orders import planned_order
+from scheduler.overrides import operator_limit_kw, paused
+
+NOTICEABLE_SHARE = 0.02
+"""The fast loop trims by a fraction of a per cent all the time; that needs no reason of its own."""
+
+
+def held_by(ctx: Context, state: State, pool: GpuPool, plan: Plan, now: datetime) -> tuple[Reason, str] | None:
+    """Reason and sentence where the order in force is below the plan's; None where the plan's own reason is true."""
+    order, planned, tick = state.orders.get(pool.id), planned_order(plan, pool, now), state.tick
+    if paused(state):
+        return Reason.OPERATOR_PAUSE, f"{pool.id} is left alone: the operator paused Gridpace."
+    if order is None or tick is None or pool.site not in tick.target_kw:
+        return None
+    fewer = order.active_gpus < planned.active_gpus
+    trimmed = tick.shed_kw.get(pool.site, 0.0) > NOTICEABLE_SHARE * tick.planned_kw.get(pool.site, 0.0)
+    if not trimmed or (order.cap_w >= planned.cap_w and not fewer):
+        return None
+    reason, what, most_kw = _bound(ctx, state, pool.site, now)
+    share = throughput_at_cap(pool.curve, order.cap_w)
+    gpus = f"{order.active_gpus} of {planned.active_gpus} planned GPUs at " if fewer else ""
+    until = (
+        f", because {what} holds {pool.site} at {most_kw / 1000:.2f} MW" if most_kw < float("inf") else f", by {what}"
+    )
+    return reason, f"{pool.id} is held at {gpus}{order.cap_w} W ({share:.0%} throughput) until the next plan{until}."
+
+
+def _bound(ctx: Context, state: State, site: str, now: datetime) -> tuple[Reason, str, float]:
+    """What binds a site now: the strictest of operator, event and limit, else its ramp."""
+    tick = state.tick
+    assert tick is not None
+    operator_kw, target_kw, limit_kw = operator_limit_kw(state, site, now), tick.target_kw[site], tick.limit_kw[site]
+    most_kw = min(operator_kw, target_kw, limit_kw)
+    if state.setpoint_kw.get(site, most_kw) < (1.0 - 3 * ctx.margin) * most_kw:
+        return Reason.RAMP_LIMIT, "the site's ramp limit", float("inf")
+    if operator_kw <= most_kw:
+        return Reason.OPERATOR_ORDER, "the operator's limit", most_kw
+    if target_kw <= most_kw:
+        return Reason.DR_EVENT, "a demand-response event", most_kw
+    return Reason.SITE_LIMIT, "its import limit", most_kw

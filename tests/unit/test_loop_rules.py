@@ -1,0 +1,140 @@
+"""Rules of the loops that a reviewer once found broken: each of these was a defect before it was a test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from adapters.hall import SimulatedHall
+from adapters.power.simulated import SimulatedPower
+from optimizer.reasons import Reason, Severity
+from scheduler.clock import VirtualClock
+from scheduler.dispatch import Dispatcher
+from scheduler.explaining import explain_target
+from scheduler.orders import PoolOrder
+from scheduler.service import OperatorOrder, Refused
+from scheduler.store import Store
+from tests.support.loops import START, lab, order
+
+TWO_SITES = (
+    "sites:",
+    "sites:\n  - {id: west, timezone: America/Denver, price: energy}",
+)
+
+
+def test_the_plan_knows_the_operators_limit_until_it_ends(tmp_path):
+    with lab(tmp_path) as made:
+        made.plan()
+        free = made.state.plan.sites["lab"].import_kw
+        assert min(free[:12]) > 31
+        until = START + timedelta(hours=1)
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=30.0, until=until, by="me"))
+        made.plan()
+        planned = made.state.plan
+        imports = dict(zip(planned.grid.starts, planned.sites["lab"].import_kw, strict=True))
+        inside = [kw for at, kw in imports.items() if START + timedelta(minutes=10) <= at < until]
+        assert max(inside) <= 30.0 + 1e-6
+        assert max(kw for at, kw in imports.items() if until <= at < until + timedelta(hours=3)) > 31
+
+
+def test_a_program_speaks_for_its_own_site_alone(tmp_path):
+    with lab(tmp_path, lambda text: text.replace(*TWO_SITES)) as made:
+        made.plan()
+        made.tick()
+        with pytest.raises(Refused, match="site: program elrp is for lab") as refused:
+            made.facade.accept(order(START, START + timedelta(hours=1), site="west"))
+        assert refused.value.status == 422
+        assert not made.ctx.ledger.statuses()
+
+
+def test_explain_tells_what_holds_a_pool_now_and_not_what_the_plan_once_meant(tmp_path):
+    with lab(tmp_path) as made:
+        made.run(timedelta(minutes=6))
+        assert "full power" in explain_target(made.ctx, made.state, "train")
+        made.state.operator["limit:lab"] = OperatorOrder("limit", site="lab", limit_kw=30.0)
+        for _ in range(120):
+            made.tick()
+            made.clock.sleep(1.0)
+        assert made.state.orders["train"].cap_w < 400
+        told = explain_target(made.ctx, made.state, "train")
+        assert f"{made.state.orders['train'].cap_w} W" in told
+        assert "the operator's limit holds lab at 0.03 MW" in told
+
+
+def test_a_first_plan_that_breaks_a_promise_is_never_in_force(tmp_path):
+    with lab(tmp_path) as made:
+        solve = made.ctx.planner.plan
+
+        def spoiled(problem, last=None):
+            plan = solve(problem, last)
+            site = replace(plan.sites["lab"], import_kw=tuple(kw / 2 for kw in plan.sites["lab"].import_kw))
+            return replace(plan, sites={"lab": site})
+
+        made.ctx.planner.plan = spoiled
+        made.plan()
+        assert made.state.plan.rung.value == "safe"
+        alert = next(note for note in made.state.report.notes if note.code is Reason.PLAN_REFUSED)
+        assert "every pool goes to its floor" in alert.text
+
+
+def test_a_job_of_the_config_that_the_queue_refuses_is_an_alert(tmp_path):
+    with lab(tmp_path, lambda text: text.replace("2022-09-07T00:00:00Z", "2022-09-06T20:00:00Z")) as made:
+        made.plan()
+        alert = next(note for note in made.state.report.notes if note.subject == "fixed")
+        assert alert.severity is Severity.ALERT
+        assert "gridpace.yaml:" in alert.text
+        assert "deadline" in alert.text
+
+
+def test_the_place_of_a_broken_price_file_stays_on_every_surface(tmp_path):
+    (tmp_path / "p.csv").write_text("start,price\n2022-09-06T20:00:00Z,40\n2022-09-06T21:00:00Z,41,9\n")
+    source = (
+        "{id: energy, type: constant, unit: USD/MWh, value: 60}",
+        "{id: energy, type: csv, path: p.csv, time_column: start, value_column: price, unit: USD/MWh}",
+    )
+    with lab(tmp_path, lambda text: text.replace(*source)) as made:
+        made.plan()
+        assert any("p.csv:3" in note.text for note in made.state.report.notes)
+
+
+def test_no_gpu_is_set_above_the_limit_found_on_it_unless_the_operator_says_so(tmp_path):
+    with lab(tmp_path) as made:
+        pool = made.ctx.pools["train"].pool
+    hall = SimulatedHall([pool], VirtualClock(START))
+    gpus, power, books = hall.gpus_of["train"], SimulatedPower(hall), Store.in_memory()
+    power.release({gpus[0]: 310.0})
+    for raisable, expected in ((frozenset(), 310.0), (frozenset(gpus), 400.0)):
+        dispatcher = Dispatcher(books, power, {"train": gpus}, writes=True, raisable=raisable)
+        dispatcher.adopt()
+        dispatcher.apply({"train": PoolOrder(400, 32)}, 60.0, START)
+        found = power.discover()
+        assert (found[gpus[0]].limit_w, found[gpus[1]].limit_w) == (expected, 400.0)
+        assert dispatcher.verify(START) == ()
+    dispatcher.release(START)
+    assert power.discover()[gpus[0]].limit_w == 310.0
+
+
+def test_a_job_that_was_just_taken_can_be_asked_about(tmp_path):
+    with lab(tmp_path) as made:
+        made.plan()
+        made.ctx.jobs.submit(replace_request(made), START)
+        assert "queued and not planned yet" in explain_target(made.ctx, made.state, "fresh")
+
+
+def replace_request(made):
+    from scheduler.service import JobRequest
+
+    return JobRequest("fresh", "tune", 4.0, 4, START + timedelta(hours=5))
+
+
+def test_health_is_bad_when_only_the_fast_loop_turns(tmp_path):
+    with lab(tmp_path) as made:
+        made.plan()
+        made.tick()
+        assert made.facade.health()["ok"]
+        for _ in range(20):
+            made.clock.sleep(60)
+            made.tick()
+        assert not made.facade.health()["ok"]
