@@ -45,15 +45,14 @@ class Foreign:
         self._beyond: deque[float] = deque(maxlen=FOREIGN_TICKS)
 
     def see(self, beyond: float) -> None:
-        """Take in one reading: busy GPUs as measured, less those that jobs hold."""
-        self._beyond.append(beyond)
+        """Take in one reading: busy GPUs as measured, less those that jobs hold. The first one counts at once, because
+        no order of ours came before it."""
+        self._beyond.extend([beyond] * (1 if self._beyond else FOREIGN_TICKS))
 
     @property
     def gpus(self) -> int:
-        """Whole GPUs; 0 until enough readings agree."""
-        if len(self._beyond) < FOREIGN_TICKS:
-            return 0
-        return int(max(0.0, min(self._beyond)) + 0.25)
+        """Whole GPUs, as far as the readings agree."""
+        return int(max(0.0, min(self._beyond, default=0.0)) + 0.25)
 
 
 def pool_kw(pool: GpuPool, order: PoolOrder, busy: float) -> float:

@@ -86,9 +86,12 @@ class Facade:
         if source is None:
             raise Refused("no such channel", 404)
         try:
-            return self.accept(source.receive(headers, body, self.ctx.clock.now()))
+            message = source.receive(headers, body, self.ctx.clock.now())
         except EventRefused as error:
             raise Refused(str(error), error.status) from error
+        except StoreDegraded as error:
+            raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
+        return self.accept(message)
 
     def add_event(self, fields: Mapping[str, Any], by: str) -> EventAnswer:
         """See Service."""
