@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -41,6 +42,14 @@ def lines_of(life):
 
 def state_of(life, event_id):
     return next(event["state"] for event in life.get("/api/v1/events")["events"] if event["id"] == event_id)
+
+
+def jobs_of(life):
+    return {job["id"]: job for job in life.get("/api/v1/jobs")["jobs"]}
+
+
+def in_utc(**later):
+    return (datetime.now(UTC) + timedelta(**later)).isoformat()
 
 
 # ---------------------------------------------------------------- one daemon that lives
@@ -145,26 +154,30 @@ def test_the_watchdog_hears_finished_ticks_only_and_a_lost_meter_is_an_alert(sha
 
 
 def test_a_full_disk_stops_acknowledgements_and_not_control(shared):
+    """An event that was acknowledged before begins while nothing can be written: it is delivered, jobs and all."""
     fake, pid = shared.machine.fake, shared.process.pid
     unlimited = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    assert shared.event(id="before", duration="PT30M", limit_kw=4.5)[1]["opt"] == "in"
-    shared.wait(lambda: min(fake.limits_w().values()) < 500)
+    job = {"id": "busy", "pool": "tune", "work_gpu_h": 30, "max_gpus": 3, "deadline": in_utc(hours=10.3)}
+    assert shared.call("POST", "/api/v1/jobs", job)[0] == 201
+    shared.wait(lambda: jobs_of(shared)["busy"]["gpus"] == 3)
+    announced = {"id": "announced", "start": in_utc(seconds=4), "duration": "PT30M", "limit_kw": 2.9}
+    assert shared.event(**announced)[1]["opt"] == "in"
     try:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, unlimited[1]))
         status, body = shared.event(id="never", duration="PT30M", limit_kw=4)
         assert status == 503
         assert "not acknowledged" in body["error"]
-        job = {"id": "never", "work_gpu_h": 1, "max_gpus": 1, "deadline": "2099-01-01T00:00:00Z"}
-        assert shared.call("POST", "/api/v1/jobs", job)[0] == 503
+        assert shared.call("POST", "/api/v1/jobs", job | {"id": "never"})[0] == 503
         assert shared.call("POST", "/api/v1/operator", {"action": "pause"})[0] == 503
-        fake.set(0, limit_w=690)  # a foreign hand; who controls sees it within a second
-        shared.wait(lambda: fake.state(0)["limit_w"] < 690)
-        ticked = shared.get("/api/v1/status")["tick"]["at"]
-        shared.wait(lambda: shared.get("/api/v1/status")["tick"]["at"] > ticked)
+        assert state_of(shared, "announced") in {"near", "scheduled", "received"}
+        shared.wait(lambda: shared.get("/api/v1/status")["tick"]["import_kw"]["lab"] < 2.9 * 1.01)
+        assert jobs_of(shared)["busy"]["gpus"] < 3
         assert not shared.get("/api/v1/health")["store"]["ok"]
+        assert shared.get("/api/v1/health")["ok"], "both loops turn"
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)
-    shared.wait(lambda: shared.event(id="before", version=2, cancelled=True)[0] == 200)
+    shared.wait(lambda: shared.event(id="announced", version=2, cancelled=True)[0] == 200)
+    shared.call("DELETE", "/api/v1/jobs/busy")
     shared.wait(lambda: shared.get("/api/v1/health")["store"]["ok"])
     assert "never" not in json.dumps(shared.get("/api/v1/events")) + json.dumps(shared.get("/api/v1/jobs"))
     shared.wait(lambda: fake.limits_w() == shared.machine.first)
