@@ -46,7 +46,9 @@ def browser():
 
 @pytest.fixture
 def service():
-    return FakeService(ScaledClock(START + timedelta(hours=2, minutes=58), 90.0))
+    clock = ScaledClock(START + timedelta(hours=2, minutes=58), 90.0)
+    clock.begin()
+    return FakeService(clock)
 
 
 @pytest.fixture

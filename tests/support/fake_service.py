@@ -331,7 +331,9 @@ def serve(host="127.0.0.1", port=8787, speed=90.0, start=START):
     from scheduler.clock import ScaledClock
 
     settings = ApiSettings(host=host, port=port, write_tokens=(Token("developer", "developer"),), demo=speed != 1)
-    with ApiServer(create_app(FakeService(ScaledClock(start, speed)), settings), host, port) as server:
+    clock = ScaledClock(start, speed)
+    clock.begin()
+    with ApiServer(create_app(FakeService(clock), settings), host, port) as server:
         print(server.url)
         while True:
             time.sleep(60)
