@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_a_cancel_in_the_middle_leaves_by_the_ramp(tmp_path):
         before = made.run(timedelta(minutes=20), step_s=5)[-1]
         made.facade.cancel_event("e1", "me")
         ticks = made.run(timedelta(minutes=15), step_s=1)
-        rises = [b.import_kw["lab"] - a.import_kw["lab"] for a, b in zip(ticks, ticks[1:], strict=False)]
+        rises = [b.import_kw["lab"] - a.import_kw["lab"] for a, b in pairwise(ticks)]
         assert max(rises) <= 10.0 / 60.0 + TOLERANCE_KW, "10 kW a minute is the site's ramp"
         assert ticks[-1].import_kw["lab"] > before.import_kw["lab"] + 3
 
