@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, PowerActuator, Receipt, TrajectoryHolder
 from optimizer.reasons import Note, Reason, Severity
+from scheduler.course import Course
 from scheduler.orders import PoolOrder
 from scheduler.store_database import StoreDegraded
 
@@ -82,6 +83,8 @@ class Dispatcher:
     monotonic: Callable[[], float] = time.monotonic
     _sequence: int = 0
     _renewed_at: float = float("-inf")
+    _handed_at: float = float("-inf")
+    _course: Course | None = None
     _applied: dict[str, PoolOrder] = field(default_factory=dict)
     raisable: frozenset[GpuId] = frozenset()
     _first: dict[GpuId, float] = field(default_factory=dict)
@@ -102,13 +105,11 @@ class Dispatcher:
             if self._failed and self.monotonic() >= self._retry_at:
                 caps |= {gpu: orders[pool].cap_w for pool in orders for gpu in self.gpus[pool] if gpu in self._failed}
             try:
-                if caps:
-                    return self._write(changed, caps, lease_s, now)
-                if self.monotonic() - self._renewed_at > lease_s / RENEWALS:
-                    self.actuator.apply({}, self._lease(lease_s))
+                done = self._write(changed, caps, lease_s, now) if caps else Dispatched()
+                self._renew(orders, lease_s)
             except (AdapterError, StoreDegraded) as error:
                 return Dispatched(notes=(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),))
-            return Dispatched()
+            return done
 
     def _in_force(self, pool: str, order: PoolOrder) -> bool:
         """True when the pool's GPUs have this cap; how many of them may work is no matter of the hardware's."""
@@ -159,6 +160,14 @@ class Dispatcher:
         self._retry_s = min(MOST_RETRY_S, 2 * self._retry_s) if self._failed else 1.0
         self._retry_at = self.monotonic() + self._retry_s
 
+    def _renew(self, orders: Mapping[str, PoolOrder], lease_s: float) -> None:
+        """Renew the lease when a part of it has passed, by handing over the trajectory as it is corrected by now."""
+        now = self.monotonic()
+        if self._course is not None and now - self._handed_at > lease_s / RENEWALS:
+            self._hand_over(self._course, orders)
+        elif now - self._renewed_at > lease_s / RENEWALS:
+            self.actuator.apply({}, self._lease(lease_s))
+
     def _lease(self, lease_s: float) -> Lease:
         """The next lease; whoever enforces it renews all caps with it."""
         self._sequence += 1
@@ -172,14 +181,19 @@ class Dispatcher:
             if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
                 return
             self._remember((gpu for _, orders in steps for pool in orders for gpu in self.gpus[pool]), now)
-            held = [
-                (
-                    offset_s,
-                    {gpu: self._cap(gpu, order.cap_w) for pool, order in orders.items() for gpu in self.gpus[pool]},
-                )
-                for offset_s, orders in steps
-            ]
-            self.actuator.hold(held, until_s, self._lease(self.lease_s))
+            self._course = Course.begun(steps, until_s, self.monotonic())
+            self._hand_over(self._course, self._applied)
+
+    def _hand_over(self, course: Course, in_force: Mapping[str, PoolOrder]) -> None:
+        """Give the rest of the course to the actuator, and a lease with it."""
+        assert isinstance(self.actuator, TrajectoryHolder)
+        now = self.monotonic()
+        steps = [
+            (offset_s, {gpu: self._cap(gpu, order.cap_w) for pool, order in orders.items() for gpu in self.gpus[pool]})
+            for offset_s, orders in course.ahead(now, in_force)
+        ]
+        self.actuator.hold(steps, max(0.0, course.until - now), self._lease(self.lease_s or 0.0))
+        self._handed_at = now
 
     def verify(self, now: datetime) -> tuple[Note, ...]:
         """Read every limit back; a pool with a GPU whose enforced limit is above the order is written again. Where
@@ -216,6 +230,7 @@ class Dispatcher:
                 limits = {gpu: limit for gpu, limit in limits.items() if gpu in only}
             if not limits and (only is not None or not isinstance(self.actuator, TrajectoryHolder)):
                 return ()
+            self._course = self._course if only is not None else None
             try:
                 intent = self.books.journal_intent({"release": len(limits)})
                 receipt = self.actuator.release(limits)

@@ -108,7 +108,7 @@ class Machine:
         self.path.write_text(CONFIG.format(**self.fields))
 
     def start(self, **more):
-        """The next daemon; `more` goes to Popen."""
+        """The next daemon; `before` is Python that it runs first, the rest goes to Popen."""
         life = Life(self, len(self.lives), **more)
         self.lives.append(life)
         return life
@@ -130,14 +130,15 @@ class Machine:
 class Life:
     """One daemon: `python -m scheduler.cli run`, with its log and what it told systemd."""
 
-    def __init__(self, machine, number, **more):
+    def __init__(self, machine, number, before="", **more):
         self.machine, self.told = machine, []
         self.log = machine.folder / f"life-{number}.log"
         name = str(machine.folder / f"notify-{number}")
         self.ears = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.ears.bind(name)
         self.began = time.time()
-        command = [sys.executable, "-m", "scheduler.cli", "run", "--config", str(machine.path)]
+        start = ["-c", f"{before}; from scheduler.cli import main; main()"] if before else ["-m", "scheduler.cli"]
+        command = [sys.executable, *start, "run", "--config", str(machine.path)]
         environment = {**machine.fake.env(), "NOTIFY_SOCKET": name}
         with self.log.open("w") as stream:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stream, **more)

@@ -1,0 +1,47 @@
+"""The trajectory that an agent holds, as the fast loop has corrected it.
+
+Why corrected: the plan's caps come from curves. What the fast loop took off them to meet a target in measured power
+would come back with the daemon's death, in the middle of the event. So the steps are handed over again with each lease,
+none of them above the cap in force now unless the plan itself rises there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scheduler.orders import PoolOrder
+
+Orders = Mapping[str, PoolOrder]
+
+
+@dataclass(frozen=True)
+class Course:
+    """Orders by pool from moments on (monotonic seconds), and until when they hold."""
+
+    steps: tuple[tuple[float, Orders], ...]
+    until: float
+
+    @classmethod
+    def begun(cls, steps: Sequence[tuple[float, Orders]], until_s: float, now: float) -> Course:
+        """A course from offsets in seconds from `now`."""
+        return cls(tuple((now + offset_s, orders) for offset_s, orders in steps), now + until_s)
+
+    def ahead(self, now: float, in_force: Orders) -> list[tuple[float, Orders]]:
+        """The rest of it as (seconds from now, orders), caps no higher than those in force until the plan rises."""
+        past = [orders for at, orders in self.steps if at <= now]
+        current: Orders = past[-1] if past else {}
+        coming = [(0.0, current)] if past else []
+        coming += [(at - now, orders) for at, orders in self.steps if at > now]
+        return [(offset_s, _corrected(orders, current, in_force)) for offset_s, orders in coming]
+
+
+def _corrected(orders: Orders, current: Orders, in_force: Orders) -> dict[str, PoolOrder]:
+    """A step's orders; where the plan does not rise above its present step, not above what is in force now."""
+    corrected = {}
+    for pool, order in orders.items():
+        was, held = current.get(pool), in_force.get(pool)
+        rises = was is None or held is None or order.cap_w > was.cap_w
+        cap_w = order.cap_w if rises or held is None else min(order.cap_w, held.cap_w)
+        corrected[pool] = PoolOrder(cap_w, order.active_gpus)
+    return corrected
