@@ -15,7 +15,7 @@ from benchmarks.support.plans import Whole, arrays_of, highs_alone, whole_plan
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import Figures, run, say, spread
 from optimizer.domain import Problem
-from optimizer.model.compiled import Arrays
+from optimizer.model.arrays import Arrays
 from optimizer.timegrid import TimeGrid
 
 CHANGE_PER_KW = 0.002

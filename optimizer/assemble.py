@@ -15,8 +15,10 @@ import numpy as np
 from optimizer.curves import cap_for_draw, throughput_at_draw
 from optimizer.domain import JobPlan, Plan, PoolPlan, Rung, SitePlan
 from optimizer.evaluate import evaluate_facts
-from optimizer.facts import Facts, Floats, JobFacts, PoolFacts, late_tail
+from optimizer.facts import Facts, Floats, late_tail
+from optimizer.jobfacts import JobFacts
 from optimizer.notes import notes_of
+from optimizer.poolfacts import PoolFacts
 from optimizer.reasons import Note, Reason
 from optimizer.why import Codes, job_reasons, pool_reasons, site_bindings
 

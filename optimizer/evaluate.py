@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from optimizer.domain import Plan, Problem
-from optimizer.facts import PREFERENCE_PER_GPU_H, Facts, Floats, JobFacts, facts_of, late_tail
+from optimizer.facts import PREFERENCE_PER_GPU_H, Facts, Floats, facts_of, late_tail
+from optimizer.jobfacts import JobFacts
 from optimizer.ramps import allowed_kw
 from optimizer.weights import Weights, job_weights, weights_of
 

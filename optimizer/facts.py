@@ -7,7 +7,7 @@ has arithmetic of its own, on purpose.) Power is in kW of a whole pool, work in 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 
 import numpy as np
@@ -17,13 +17,14 @@ from optimizer.curves import (
     Hull,
     cap_for_throughput,
     clipped,
-    draw_at_cap,
     hull_from_idle,
     hull_of_caps,
     throughput_at_cap,
 )
-from optimizer.domain import BatchJob, GpuPool, GridEvent, JobState, PowerCurve, Problem, Work
+from optimizer.domain import GridEvent, PowerCurve, Problem, Work
 from optimizer.envelope import mean_limit_kw
+from optimizer.jobfacts import JobFacts, JobTable, hours_from, jobs_of, table_of
+from optimizer.poolfacts import PoolFacts
 
 Floats = NDArray[np.float64]
 INF = float("inf")
@@ -32,104 +33,6 @@ PREFERENCE_PER_GPU_H = 0.001
 
 PACE_STEP = 0.02
 """Paces are rounded up to this, so that a pool has few different hulls."""
-
-
-@dataclass(frozen=True)
-class PoolFacts:
-    """A pool on the grid. `hulls[t]` is throughput over draw of one working GPU; `working[t]` how many may work."""
-
-    pool: GpuPool
-    index: int
-    site: int
-    curve: PowerCurve
-    working: Floats
-    hulls: tuple[Hull, ...]
-    floor_cap_w: int
-    may_break_floor: NDArray[np.bool_]
-    draw_now_kw: float | None
-
-    @property
-    def batch(self) -> bool:
-        """Whether the pool runs queued jobs (its GPUs may idle)."""
-        return self.pool.work is Work.BATCH
-
-    @property
-    def top_work(self) -> float:
-        """Work of all GPUs under the highest cap, in GPU equivalents."""
-        return self.pool.count * self.hulls[0].top_throughput
-
-    @cached_property
-    def base_kw(self) -> Floats:
-        """Draw that no order can go below: idle GPUs, and for pools that only take caps their lowest cap."""
-        idle_w = self.curve.idle_w
-        above = np.array([hull.base_w - idle_w for hull in self.hulls])
-        draw: Floats = (self.pool.count * idle_w + self.working * above) / 1000.0
-        return draw
-
-    @cached_property
-    def top_kw(self) -> Floats:
-        """Draw at the best throughput of all GPUs that may work."""
-        widths = np.array([hull.top_w - hull.base_w for hull in self.hulls])
-        draw: Floats = self.base_kw + self.working * widths / 1000.0
-        return draw
-
-    @cached_property
-    def least_kw(self) -> Floats:
-        """Least draw that keeps the service floor."""
-        if self.batch:
-            return self.base_kw
-        floor_w = draw_at_cap(self.curve, self.floor_cap_w)
-        need = np.array([max(0.0, min(floor_w, hull.top_w) - hull.base_w) for hull in self.hulls])
-        draw: Floats = self.base_kw + self.working * need / 1000.0
-        return draw
-
-    @cached_property
-    def floor_work(self) -> Floats:
-        """Work in GPU equivalents under the floor's cap (interactive and training pools)."""
-        work: Floats = self.working * throughput_at_cap(self.curve, self.floor_cap_w)
-        return work
-
-    def work_at(self, index: int, draw_kw: float) -> float:
-        """Work in GPU equivalents that a draw of the pool does."""
-        working, hull = float(self.working[index]), self.hulls[index]
-        if working <= 0:
-            return 0.0
-        return working * hull.throughput(hull.base_w + (draw_kw - float(self.base_kw[index])) * 1000.0 / working)
-
-    def draw_for(self, index: int, work: float) -> float:
-        """Least draw of the pool in kW that does `work` GPU equivalents."""
-        working, hull = float(self.working[index]), self.hulls[index]
-        if working <= 0:
-            return float(self.base_kw[index])
-        above_w = working * (hull.draw_w(work / working) - hull.base_w)
-        return float(self.base_kw[index]) + above_w / 1000.0
-
-
-@dataclass(frozen=True)
-class JobFacts:
-    """A job on the grid: hours of each interval before (`on_time_h`) and after (`late_h`) its deadline, and how many
-    hours after the deadline the late part lies on average. `beyond_h`: hours left to it after the horizon."""
-
-    job: BatchJob
-    pools: tuple[int, ...]
-    left: float
-    rate: float
-    on_time_h: Floats
-    late_h: Floats
-    hours_late: Floats
-    beyond_h: float
-    pace: float
-
-    @property
-    def reachable(self) -> bool:
-        """Whether the job alone could still meet its deadline at its highest rate."""
-        hours = float(self.on_time_h.sum()) + self.beyond_h
-        return bool(self.pools) and self.left <= self.rate * hours * (1 + 1e-9) + 1e-9
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the job runs and may not be interrupted."""
-        return not self.job.preemptible and self.job.started_at is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +53,11 @@ class Facts:
     def count(self) -> int:
         """Number of intervals."""
         return len(self.hours)
+
+    @cached_property
+    def table(self) -> JobTable:
+        """All jobs as arrays."""
+        return table_of(self.jobs, self.count)
 
     @cached_property
     def site_index(self) -> dict[str, int]:
@@ -232,7 +140,7 @@ def late_tail(facts: Facts, job: JobFacts, done: float) -> tuple[float, float]:
     if job.rate <= 0 or late <= 1e-9 * max(1.0, job.left):
         return 0.0, 0.0
     end_h = float(facts.hours.sum())
-    deadline_h = _hours_from(facts.problem.grid.start, job.job.deadline)
+    deadline_h = hours_from(facts.problem.grid.start, job.job.deadline)
     return late, (max(end_h, deadline_h) + end_h + tail / job.rate) / 2 - deadline_h
 
 
@@ -251,7 +159,7 @@ def facts_of(problem: Problem) -> Facts:
     ]
     edges = problem.grid.edges
     caps = [[mean_limit_kw(event, edges[t], edges[t + 1]) for t in range(len(hours))] for event in problem.events]
-    jobs = _jobs(problem, hours)
+    jobs = jobs_of(problem, hours)
     facts = Facts(
         problem,
         hours,
@@ -280,47 +188,6 @@ def _with_floors(facts: Facts, pool: PoolFacts) -> PoolFacts:
             asked = np.minimum(facts.limit_kw[pool.site], facts.event_kw[number])
             cap = np.where(active & (facts.event_kw[number] < INF), np.minimum(cap, asked), cap)
     return replace(pool, may_break_floor=facts.least_import_kw[pool.site] > cap + 1e-9)
-
-
-def _jobs(problem: Problem, hours: Floats) -> tuple[JobFacts, ...]:
-    """Facts of every job that still has work to do and is neither done nor cancelled."""
-    over = {JobState.DONE, JobState.CANCELLED}
-    jobs = [job for job in problem.jobs if job.state not in over and job.left_gpu_h > 1e-9]
-    batch = {inputs.pool.id: n for n, inputs in enumerate(problem.pools) if inputs.pool.work is Work.BATCH}
-    start = problem.grid.start
-    release = np.array([_hours_from(start, job.release) for job in jobs])
-    started = np.array([job.started_at is not None for job in jobs], dtype=np.bool_)
-    release = np.where(started, np.minimum(release, 0.0), release)[:, None]
-    deadline = np.array([_hours_from(start, job.deadline) for job in jobs])[:, None]
-    right = np.cumsum(hours)
-    left = right - hours
-    on_time = np.clip(np.minimum(right, deadline) - np.maximum(left, release), 0.0, None)
-    late = np.clip(right - np.maximum(left, np.maximum(release, deadline)), 0.0, None)
-    hours_late = np.where(late > 0, right - late / 2 - deadline, 0.0)
-    beyond = np.clip(deadline - np.maximum(right[-1], release), 0.0, None)[:, 0]
-    return tuple(
-        _job(problem, job, batch, (on_time[n], late[n], hours_late[n]), float(beyond[n])) for n, job in enumerate(jobs)
-    )
-
-
-def _job(
-    problem: Problem, job: BatchJob, batch: dict[str, int], rows: tuple[Floats, Floats, Floats], beyond_h: float
-) -> JobFacts:
-    pools = tuple(batch[name] for name in dict.fromkeys(job.pools) if name in batch)
-    rate = max((_top_rate(problem.pools[number].pool, job) for number in pools), default=0.0)
-    available = rate * (float(rows[0].sum()) + beyond_h)
-    pace = min(1.0, job.left_gpu_h / available) if available > 0 else 1.0
-    return JobFacts(job, pools, job.left_gpu_h, rate, *rows, beyond_h, pace)
-
-
-def _top_rate(pool: GpuPool, job: BatchJob) -> float:
-    """Highest rate of a job in a pool, in GPU equivalents: its GPUs under the pool's highest cap."""
-    curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
-    return min(job.max_gpus, pool.count) * throughput_at_cap(curve, pool.max_cap_w)
-
-
-def _hours_from(start: datetime, moment: datetime) -> float:
-    return (moment - start).total_seconds() / 3600.0
 
 
 def _pool(problem: Problem, number: int, sites: dict[str, int], jobs: tuple[JobFacts, ...]) -> PoolFacts:

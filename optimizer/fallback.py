@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from optimizer.assemble import Draft, assemble
 from optimizer.curves import draw_at_cap
 from optimizer.domain import Plan, Problem, Rung
-from optimizer.facts import Facts, Floats, JobFacts, facts_of, late_tail, unbroken_run
+from optimizer.facts import Facts, Floats, facts_of, late_tail, unbroken_run
+from optimizer.jobfacts import JobFacts
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.room import fit, fixed_draw, headroom_kw, kw_per_work, wanted_draw
 from optimizer.weights import job_weights

@@ -10,7 +10,8 @@ from datetime import datetime
 import numpy as np
 
 from optimizer.domain import Plan
-from optimizer.facts import Facts, JobFacts
+from optimizer.facts import Facts
+from optimizer.jobfacts import JobFacts
 from optimizer.reasons import Note, Reason, Severity
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from optimizer.facts import Facts, Floats, PoolFacts
+from optimizer.facts import Facts, Floats
+from optimizer.poolfacts import PoolFacts
 
 INF = float("inf")
 

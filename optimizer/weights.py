@@ -15,7 +15,8 @@ from functools import lru_cache
 import numpy as np
 
 from optimizer.curves import hull_from_idle
-from optimizer.facts import Facts, JobFacts
+from optimizer.facts import Facts
+from optimizer.jobfacts import JobFacts
 
 MARGIN = 1.5
 LEAST_SLOPE = 0.05

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.domain import Work
-from optimizer.facts import Facts, Floats, PoolFacts
+from optimizer.facts import Facts, Floats
+from optimizer.poolfacts import PoolFacts
 from optimizer.ramps import allowed_kw
 from optimizer.reasons import Reason
 

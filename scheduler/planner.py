@@ -20,11 +20,14 @@ from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimizer.domain import Plan, Problem
 from optimizer.faults import SolveError, SolveFault
 from optimizer.ladder import answer
+
+if TYPE_CHECKING:
+    from optimizer.session import Session
 
 READY = "ready"
 START_S = 60.0
@@ -33,19 +36,27 @@ START_S = 60.0
 Target = Callable[[Problem, float], Plan]
 
 
-def solve_target(problem: Problem, time_limit_s: float) -> Plan:
-    """What the child runs: one solve."""
-    from optimizer.solve import solve_problem  # takes seconds to import: the child does it while the daemon goes on
+class Warm:
+    """What a planner runs: a session that is made on its first use, in the process that uses it."""
 
-    return solve_problem(problem, time_limit_s=time_limit_s)
+    def __init__(self) -> None:
+        self._session: Session | None = None
+
+    def __call__(self, problem: Problem, time_limit_s: float) -> Plan:
+        """One plan."""
+        if self._session is None:
+            from optimizer.session import Session  # takes seconds to import: the child does it while the daemon goes on
+
+            self._session = Session()
+        return self._session.plan(problem, time_limit_s)
 
 
 class InlinePlanner:
     """The same ladder without a process, for backtests and `gridpace plan`."""
 
-    def __init__(self, time_limit_s: float = 30.0, target: Target = solve_target) -> None:
+    def __init__(self, time_limit_s: float = 30.0, target: Target | None = None) -> None:
         self._time_limit_s = time_limit_s
-        self._target = target
+        self._target = target or Warm()
 
     def plan(self, problem: Problem, last_plan: Plan | None = None) -> Plan:
         """The plan for `problem`, by the ladder."""
@@ -63,14 +74,15 @@ class ChildPlanner:
         time_limit_s: float = 5.0,
         hard_deadline_s: float = 10.0,
         memory_mb: int | None = 2048,
-        target: Target = solve_target,
+        target: Target | None = None,
     ) -> None:
         """`time_limit_s` is told to the solver; after `hard_deadline_s` the child is killed. `memory_mb` caps its
-        address space above what its imports take (None: no cap). `target` is what it runs, importable by name."""
+        address space above what its imports take (None: no cap). `target` is what it runs, importable by name (None:
+        a session of its own)."""
         self._time_limit_s = time_limit_s
         self._hard_deadline_s = max(hard_deadline_s, time_limit_s)
         self._memory_mb = memory_mb
-        self._target = target
+        self._target = target or Warm()
         self._lock = threading.Lock()
         self._child: SpawnProcess | None = None
         self._pipe: Connection | None = None
@@ -183,7 +195,7 @@ class _ChildLost(Exception):
 def _serve(pipe: Connection, target: Target, time_limit_s: float, memory_mb: int | None) -> None:
     """The child's life: warm up, then answer problems until the pipe closes."""
     _detach()
-    import optimizer.solve  # noqa: F401 - the slow imports, done before the first problem comes
+    import optimizer.session  # noqa: F401 - the slow imports, done before the first problem comes
 
     _cap_memory(memory_mb)
     gc.collect()

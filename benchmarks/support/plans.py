@@ -17,8 +17,8 @@ import numpy as np
 
 from optimizer.domain import Problem, Rung
 from optimizer.facts import Floats
-from optimizer.model.build import build_model
-from optimizer.model.compiled import Arrays, compile_model
+from optimizer.model.arrays import Arrays, write_arrays
+from optimizer.model.build import declare
 from scheduler.planner import InlinePlanner
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def whole_plan(problem: Problem) -> Whole:
 
 def arrays_of(problem: Problem) -> Arrays:
     """The linear program of a problem as arrays."""
-    return compile_model(build_model(problem))
+    return write_arrays(declare(problem))
 
 
 def highs_alone(arrays: Arrays) -> float:

@@ -6,68 +6,82 @@ job without preemption either starts in an interval or it doesn't.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from optimizer.facts import Facts, Floats, JobFacts, late_tail, unbroken_run
-from optimizer.model.parts import Build, Row, Term, row, rows, variables
+from optimizer.facts import Facts, Floats, late_tail, unbroken_run
+from optimizer.jobfacts import JobFacts
+from optimizer.model.parts import Ints, Model
+
+Start = tuple[int, int, int]
+"""Job, pool, interval."""
 
 
-def add_starts(build: Build) -> None:
+def add_starts(model: Model) -> None:
     """start[j,g,t] in {0,1}: the job starts in interval t on pool g and runs at its highest rate without a break.
 
     sum start + later + skipped = 1, where `later` (start after the horizon) exists only if the deadline allows it. A
     job that runs is fixed to go on. Objective: - value of the work, + late penalty, + mean energy price of what runs
     after the horizon, + weight of undone work * skipped.
     """
-    options = {
-        number: _options(build.facts, job) for number, job in enumerate(build.facts.jobs) if not job.job.preemptible
-    }
-    keys: list[Any] = [(number, g, t) for number, found in options.items() for g, t in found]
-    lower = [1.0 if build.facts.jobs[key[0]].fixed else 0.0 for key in keys]
-    start = variables(build, "start", keys, lower=lower, binary=True)
-    waiting = [
-        n for n in options if build.facts.jobs[n].beyond_h * build.facts.jobs[n].rate >= build.facts.jobs[n].left
-    ]
-    later = variables(build, "later", waiting, [1.0] * len(waiting))
-    skipped = variables(build, "skipped", list(options), [1.0] * len(options))
-    build.families["run"] = {}
-    members: list[Row] = []
-    for number, found in options.items():
-        job = build.facts.jobs[number]
-        terms: list[Term] = [(1.0, skipped[number])]
-        build.constant -= job.job.value_per_gpu_h * job.left
-        build.cost.append((build.job_weights[number].undone_per_gpu_h * job.left, skipped[number]))
-        if number in later and job.pools:
-            terms.append((1.0, later[number]))
-            build.cost.append((float(build.facts.carry_cost[job.pools[0]]) * job.left, later[number]))
-        for g, t in found:
-            terms.append((1.0, start[number, g, t]))
-            _add_run(build, number, g, t)
-        members.append(row(1.0, terms, 1.0))
-    rows(build, "one_start", members)
+    facts = model.facts
+    whole = [number for number, job in enumerate(facts.jobs) if not job.job.preemptible]
+    starts: list[Start] = [(number, g, t) for number in whole for g, t in _options(facts, facts.jobs[number])]
+    runs = [unbroken_run(facts, facts.jobs[number], t) for number, _, t in starts]
+    keys = tuple(np.array(starts, dtype=np.int64).reshape(len(starts), 3).T)
+    start = model.columns(
+        "start",
+        "jgt",
+        keys,
+        low=[1.0 if facts.jobs[number].fixed else 0.0 for number, _, _ in starts],
+        high=1.0,
+        cost=[_start_cost(model, key, run) for key, run in zip(starts, runs, strict=True)],
+        whole=True,
+    )
+    _keep_runs(model, keys[1], runs)
+    _add_choice(model, whole)
+    choice = model.row_families["one_start"]
+    choice.add(choice.find((len(facts.jobs),))[keys[0]], start, start.all, 1.0)
 
 
-def _add_run(build: Build, number: int, g: int, t: int) -> None:
-    """What one start brings: its work in every interval, and its money."""
-    facts, job, start = build.facts, build.facts.jobs[number], build.families["start"][number, g, t]
-    run = unbroken_run(facts, job, t)
-    for index in np.flatnonzero(run > 1e-12).tolist():
-        build.families["run"][number, g, index, t] = (start, float(run[index]))
-    tail = job.left - float((run * facts.hours).sum())
-    build.cost.append((_late_cost(build, number, run) + float(facts.carry_cost[g]) * max(0.0, tail), start))
+def _add_choice(model: Model, whole: list[int]) -> None:
+    """One start, or later, or never."""
+    jobs = model.facts.jobs
+    waiting = [n for n in whole if jobs[n].beyond_h * jobs[n].rate >= jobs[n].left and jobs[n].pools]
+    carry = [float(model.facts.carry_cost[jobs[n].pools[0]]) * jobs[n].left for n in waiting]
+    later = model.columns("later", "j", (waiting,), high=1.0, cost=carry)
+    lost = [model.job_weights[n].undone_per_gpu_h * jobs[n].left for n in whole]
+    skipped = model.columns("skipped", "j", (whole,), high=1.0, cost=lost)
+    model.constant -= sum(jobs[n].job.value_per_gpu_h * jobs[n].left for n in whole)
+    choice = model.rows("one_start", "j", (whole,), low=1.0, high=1.0)
+    choice.add(choice.all, skipped, skipped.all, 1.0)
+    choice.add(choice.find((len(jobs),))[later.keys[0]], later, later.all, 1.0)
 
 
-def _late_cost(build: Build, number: int, run: Floats) -> float:
+def _keep_runs(model: Model, pools: Ints, runs: list[Floats]) -> None:
+    """What each start brings: its work in every interval."""
+    if runs:
+        table = np.array(runs)
+        number, t = np.nonzero(table > 1e-12)
+        model.runs = (number, pools[number], t, table[number, t])
+
+
+def _start_cost(model: Model, key: Start, run: Floats) -> float:
+    """Money that one start costs: what is late, and the energy of what runs on after the horizon."""
+    number, g, _ = key
+    job = model.facts.jobs[number]
+    tail = job.left - float((run * model.facts.hours).sum())
+    return _late_cost(model, number, run) + float(model.facts.carry_cost[g]) * max(0.0, tail)
+
+
+def _late_cost(model: Model, number: int, run: Floats) -> float:
     """Cost of what is late at rates `run`: on-time hours of each interval are used first, and
     what runs on after the horizon is late after the deadline."""
-    job = build.facts.jobs[number]
-    late = np.maximum(0.0, run * build.facts.hours - job.rate * job.on_time_h)
-    premium = build.job_weights[number].late_per_gpu_h
-    tail, hours = late_tail(build.facts, job, float((run * build.facts.hours).sum()))
+    job, hours = model.facts.jobs[number], model.facts.hours
+    late = np.maximum(0.0, run * hours - job.rate * job.on_time_h)
+    premium = model.job_weights[number].late_per_gpu_h
+    tail, tail_h = late_tail(model.facts, job, float((run * hours).sum()))
     inside = float((late * (premium + job.job.late_penalty * job.hours_late)).sum())
-    return inside + tail * (premium + job.job.late_penalty * hours)
+    return inside + tail * (premium + job.job.late_penalty * tail_h)
 
 
 def _options(facts: Facts, job: JobFacts) -> list[tuple[int, int]]:
@@ -81,7 +95,7 @@ def _options(facts: Facts, job: JobFacts) -> list[tuple[int, int]]:
         pool = facts.pools[g]
         if job.rate > pool.top_work + 1e-9:
             continue
-        per_work_kw = np.array([1.0 / (1000.0 * hull.segments[0].slope_per_w) for hull in pool.hulls])
+        per_work_kw = 1.0 / pool.seg_slope_per_kw[:, 0]
         room_kw = (facts.firm_cap_kw - facts.least_import_kw)[pool.site] / facts.pue[pool.site]
         for t in starts:
             run = unbroken_run(facts, job, t)

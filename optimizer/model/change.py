@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import numpy as np
 
-from optimizer.facts import Floats, PoolFacts
-from optimizer.model.parts import Build, Row, Term, row, rows, variables
-from optimizer.model.pools import segments
+from optimizer.facts import Floats
+from optimizer.model.parts import Model
+from optimizer.poolfacts import PoolFacts
 
 
-def add_changes(build: Build) -> None:
+def add_changes(model: Model) -> None:
     """up - down = throttle[g,t] - throttle[g,t-1] (kW); objective: + change price * (up + down).
 
     Throttle is full draw less draw for interactive and training pools, so that a load that comes and goes costs
     nothing; for batch pools it is the draw itself. The first step counts from the present draw, where it is known.
     """
-    price = build.facts.problem.prices.change_per_kw
+    facts, price = model.facts, model.facts.problem.prices.change_per_kw
     if price <= 0:
         return
-    keys = [
-        (pool.index, t)
-        for pool in build.facts.pools
-        for t in range(0 if pool.draw_now_kw is not None else 1, build.facts.count)
-    ]
-    up, down = variables(build, "change_up", keys), variables(build, "change_down", keys)
-    members: list[Row] = []
-    for g, t in keys:
-        pool = build.facts.pools[g]
-        terms: list[Term] = [(1.0, up[g, t]), (-1.0, down[g, t])]
-        level = still_level_kw(pool)
-        before = level[t - 1] if t else now_level_kw(pool)
-        terms.extend((1.0, seg) for seg, _ in segments(build, pool, t))
-        if t:
-            terms.extend((-1.0, seg) for seg, _ in segments(build, pool, t - 1))
-        members.append(row(float(level[t] - before), terms, float(level[t] - before)))
-        build.cost.extend(((price, up[g, t]), (price, down[g, t])))
-    rows(build, "changes", members)
+    shape = (len(facts.pools), facts.count)
+    counts = np.ones(shape, dtype=np.bool_)
+    counts[:, 0] = [pool.draw_now_kw is not None for pool in facts.pools]
+    g, t = np.nonzero(counts)
+    level = np.array([still_level_kw(pool) for pool in facts.pools]).reshape(shape)
+    now = np.array([now_level_kw(pool) for pool in facts.pools])
+    rise = level - np.concatenate((now[:, None], level[:, :-1]), axis=1)
+    up = model.columns("change_up", "gt", (g, t), cost=price)
+    down = model.columns("change_down", "gt", (g, t), cost=price)
+    change = model.rows("change", "gt", (g, t), low=rise[g, t], high=rise[g, t])
+    change.add(change.all, up, up.all, 1.0)
+    change.add(change.all, down, down.all, -1.0)
+    seg, at = model.get("seg"), change.find(shape)
+    here = at[seg.keys[0], seg.keys[1]]
+    change.add(here[here >= 0], seg, seg.all[here >= 0], 1.0)
+    inner = seg.keys[1] < facts.count - 1
+    change.add(at[seg.keys[0][inner], seg.keys[1][inner] + 1], seg, seg.all[inner], -1.0)
 
 
 def still_level_kw(pool: PoolFacts) -> Floats:

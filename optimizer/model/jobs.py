@@ -2,97 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from optimizer.facts import PREFERENCE_PER_GPU_H, JobFacts
-from optimizer.model.parts import Build, Row, Term, row, rows, variables
+from optimizer.facts import PREFERENCE_PER_GPU_H, Floats
+from optimizer.model.parts import Columns, Ints, Model
 
 
-def add_rates(build: Build) -> None:
+def add_rates(model: Model) -> None:
     """x[j,g,t], late[j,g,t]: mean rates in GPU equivalents before and after the deadline.
 
     0 <= x <= rate limit * share of the interval inside [release, deadline); late likewise inside [deadline, end). Over
-    several pools their sum keeps the same bound.
+    several pools their sum keeps the same bound. Objective: + (weight of a missed deadline + late penalty * mean hours
+    late) * hours * late rate; + a tenth of a cent per GPU-h for each place down the job's list of pools, so that equal
+    pools don't share a job by chance.
     """
-    keys: dict[str, list[Any]] = {"x": [], "late": []}
-    upper: dict[str, list[float | None]] = {"x": [], "late": []}
-    shared: list[tuple[str, int, int, float]] = []
-    for number, job in enumerate(build.facts.jobs):
-        if not job.job.preemptible:
-            continue
-        for family, hours in (("x", job.on_time_h), ("late", job.late_h)):
-            steps = np.flatnonzero(hours > 1e-6)
-            bounds = (job.rate * (hours[steps] / build.facts.hours[steps])).tolist()
-            times = steps.tolist()
-            keys[family].extend([(number, g, t) for t in times for g in job.pools])
-            upper[family].extend([bound for bound in bounds for _ in job.pools])
-            if len(job.pools) > 1:
-                shared.extend((family, number, t, bound) for t, bound in zip(times, bounds, strict=True))
-    for family in ("x", "late"):
-        variables(build, family, keys[family], upper[family])
-    _add_late_cost(build)
-    _add_preference(build)
-    rows(build, "rate", [_shared_rate(build, *item) for item in shared])
+    table, hours = model.facts.table, model.facts.hours
+    premium = np.array([weights.late_per_gpu_h for weights in model.job_weights]).reshape(-1, 1)
+    lateness = premium + table.late_penalty[:, None] * table.hours_late
+    late_h = np.where(model.late[:, None], table.late_h, 0.0)
+    for family, open_h, cost in (("x", table.on_time_h, 0.0 * lateness), ("late", late_h, lateness)):
+        _add_rate(model, family, open_h / hours * table.rate[:, None], cost)
+    _add_missed(model, np.where(table.late_h > 0, lateness, np.inf).min(axis=1, initial=np.inf))
 
 
-def _add_late_cost(build: Build) -> None:
-    """Objective: + (weight of a missed deadline + late penalty * mean hours late) * hours * late rate."""
-    hours = build.facts.hours.tolist()
-    lateness = [job.hours_late.tolist() for job in build.facts.jobs]
-    for (number, _, t), variable in build.families["late"].items():
-        job = build.facts.jobs[number].job
-        cost = build.job_weights[number].late_per_gpu_h + job.late_penalty * lateness[number][t]
-        if cost:
-            build.cost.append((cost * hours[t], variable))
+def _add_missed(model: Model, least: Floats) -> None:
+    """missed[j] in GPU-h: what a job without columns for late work does after its deadline, at less than it costs.
+
+    A plan in which all of these are 0 is the optimum of the whole model; where one is not, that job gets its columns.
+    `least`: the least cost of lateness per GPU-hour; whoever is paid to draw power may earn on top of it.
+    """
+    facts, table = model.facts, model.facts.table
+    earned = np.zeros(len(facts.pools))
+    for pool in facts.pools:
+        paid = np.minimum(0.0, facts.cost_per_kwh[pool.site] * facts.pue[pool.site])
+        earned[pool.index] = float((paid * pool.kw_per_work).min()) if pool.batch else 0.0
+    most = np.zeros(len(facts.jobs))
+    np.minimum.at(most, table.pair_job, earned[table.pair_pool])
+    j = np.flatnonzero(table.preemptible & ~model.late & np.isfinite(least) & (table.first_pool >= 0))
+    model.columns("missed", "j", (j,), high=table.left[j], cost=(least + most)[j])
 
 
-def _add_preference(build: Build) -> None:
-    """Objective: + a tenth of a cent per GPU-h for each place down the job's list of pools, so that equal pools don't
-    share a job by chance."""
-    later = {
-        (number, g): place for number, job in enumerate(build.facts.jobs) for place, g in enumerate(job.pools) if place
-    }
-    hours = build.facts.hours.tolist()
-    for family in ("x", "late") if later else ():
-        for (number, g, t), variable in build.families[family].items():
-            place = later.get((number, g))
-            if place:
-                build.cost.append((PREFERENCE_PER_GPU_H * place * hours[t], variable))
+def _add_rate(model: Model, family: str, bound: Floats, cost: Floats) -> None:
+    """One family of rates: `bound` in GPU equivalents and `cost` per GPU-hour, both [job, interval]."""
+    facts, table = model.facts, model.facts.table
+    open_ = (bound * facts.hours > 1e-6 * table.rate[:, None]) & table.preemptible[:, None]
+    pair, t = np.nonzero(open_[table.pair_job])
+    j, g = table.pair_job[pair], table.pair_pool[pair]
+    worth = cost[j, t] + PREFERENCE_PER_GPU_H * table.pair_place[pair]
+    columns = model.columns(family, "jgt", (j, g, t), high=bound[j, t], cost=worth * facts.hours[t])
+    _share_rate(model, columns, bound, table.pair_job)
 
 
-def _shared_rate(build: Build, family: str, number: int, t: int, bound: float) -> Row:
-    """Sum over the job's pools of its rate <= its rate limit."""
-    found = build.families[family]
-    return row(None, [(1.0, found[number, g, t]) for g in build.facts.jobs[number].pools], bound)
+def _share_rate(model: Model, columns: Columns, bound: Floats, pair_job: Ints) -> None:
+    """Sum over the job's pools of its rate <= its rate limit, for jobs with several pools."""
+    several = np.bincount(pair_job, minlength=len(bound)) > 1
+    j, _, t = columns.keys
+    used = several[j]
+    open_ = np.zeros(bound.shape, dtype=np.bool_)
+    open_[j[used], t[used]] = True
+    rows_j, rows_t = np.nonzero(open_)
+    rows = model.rows(f"rate_{columns.name}", "jt", (rows_j, rows_t), high=bound[rows_j, rows_t])
+    rows.add(rows.find(bound.shape)[j[used], t[used]], columns, columns.all[used], 1.0)
 
 
-def add_work(build: Build) -> None:
-    """sum hours * (x + late) + carried + undone = work left (GPU-h).
+def add_work(model: Model) -> None:
+    """sum hours * (x + late) + missed + carried + undone = work left (GPU-h).
 
     carried <= what fits between the horizon and the deadline at the highest rate; it costs the mean price of energy, so
     that a far job neither rushes nor stalls. Objective: + weight of undone work * undone - value * work left.
     """
-    numbers = [number for number, job in enumerate(build.facts.jobs) if job.job.preemptible]
-    jobs = build.facts.jobs
-    undone = variables(build, "undone", numbers, [jobs[number].left for number in numbers])
-    far = [number for number in numbers if jobs[number].beyond_h > 0 and jobs[number].pools]
-    carried = variables(build, "carried", far, [jobs[n].rate * jobs[n].beyond_h for n in far])
-    terms: dict[int, list[Term]] = {number: [(1.0, undone[number])] for number in numbers}
-    for number in far:
-        terms[number].append((1.0, carried[number]))
-        build.cost.append((float(build.facts.carry_cost[jobs[number].pools[0]]), carried[number]))
-    hours = build.facts.hours.tolist()
+    facts, table = model.facts, model.facts.table
+    j = np.flatnonzero(table.preemptible)
+    lost = np.array([weights.undone_per_gpu_h for weights in model.job_weights])
+    undone = model.columns("undone", "j", (j,), high=table.left[j], cost=lost[j])
+    far = np.flatnonzero(table.preemptible & (table.beyond_h > 0) & (table.first_pool >= 0))
+    cost = facts.carry_cost[table.first_pool[far]] if len(far) else 0.0
+    carried = model.columns("carried", "j", (far,), high=(table.rate * table.beyond_h)[far], cost=cost)
+    work = model.rows("work", "j", (j,), low=table.left[j], high=table.left[j])
+    at = work.find(table.left.shape)
+    work.add(work.all, undone, undone.all, 1.0)
+    work.add(at[far], carried, carried.all, 1.0)
+    missed = model.get("missed")
+    work.add(at[missed.keys[0]], missed, missed.all, 1.0)
     for family in ("x", "late"):
-        for (number, _, t), variable in build.families[family].items():
-            terms[number].append((hours[t], variable))
-    rows(build, "work", [row(jobs[number].left, terms[number], jobs[number].left) for number in numbers])
-    for number in numbers:
-        _add_worth(build, jobs[number])
-        build.cost.append((build.job_weights[number].undone_per_gpu_h, undone[number]))
-
-
-def _add_worth(build: Build, job: JobFacts) -> None:
-    """Objective: - value of all work left; what is never done gives it back."""
-    build.constant -= job.job.value_per_gpu_h * job.left
+        columns = model.get(family)
+        work.add(at[columns.keys[0]], columns, columns.all, facts.hours[columns.keys[2]])
+    model.constant -= float(table.value_per_gpu_h[j] @ table.left[j])

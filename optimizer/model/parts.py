@@ -1,7 +1,8 @@
-"""What every constraint family shares: the model under construction, and lean ways to add variables and rows.
+"""What every constraint family shares: columns and rows, declared once as arrays over their keys.
 
-Why not Pyomo's rules: a rule per row and operator overloading cost several times what the rows themselves do; here a
-row is a `LinearExpression` with its bounds, and a family of rows is one indexed constraint.
+Why declared and not yet built: one declaration is read in two ways. `pyomo_model.py` makes the Pyomo model of it, which
+is compiled when a plan is made from nothing and solved by Pyomo itself in the tests; `arrays.py` writes the very same
+numbers straight into vectors in every later interval. A family is one function; nothing is said twice.
 """
 
 from __future__ import annotations
@@ -9,85 +10,142 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
 
 import numpy as np
-import pyomo.environ as pyo
-from pyomo.core.expr.numeric_expr import LinearExpression
+from numpy.typing import ArrayLike, NDArray
 
 from optimizer.facts import Facts, Floats
 from optimizer.weights import JobWeights, Weights
 
-Row = tuple[float | None, Any, float | None]
-Term = tuple[float, Any]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Keys = tuple[Ints, ...]
+NO_INTS: Ints = np.zeros(0, dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Bounds of a family's variables in their order, as Pyomo has them: asking each one back costs more than a row."""
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """A family of variables: one for each entry of `keys`, low <= x <= high, `cost` a unit in the objective. `axes`
+    says what each key counts: "s" site, "g" pool, "t" interval, "j" job, "e" event, "k" segment, or another word."""
 
+    name: str
+    axes: tuple[str, ...]
+    keys: Keys
     low: Floats
     high: Floats
+    cost: Floats
     whole: bool
+    start: int
+    """Place of the first one among all columns."""
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+    @property
+    def all(self) -> Ints:
+        """Numbers 0, 1, ... of its columns inside the family."""
+        return np.arange(len(self), dtype=np.int64)
+
+    def find(self, shape: tuple[int, ...]) -> Ints:
+        """Number inside the family by key, in an array of that shape (-1: there is none)."""
+        places = np.full(shape, -1, dtype=np.int64)
+        places[self.keys] = self.all
+        return places
 
 
-@dataclass
-class Build:
-    """A model under construction: Pyomo's model, the facts, the weights per site and job, the variables by family and
-    key with their bounds, the segments per pool and interval, the objective's terms (money, to be minimised) with their
-    constant."""
+@dataclass(eq=False)
+class Rows:
+    """A family of rows: low <= sum of coefficient * column <= high; its terms come in blocks of equal length."""
 
-    model: Any
+    name: str
+    axes: tuple[str, ...]
+    keys: Keys
+    low: Floats
+    high: Floats
+    start: int
+    blocks: list[tuple[Ints, Columns, Ints, Floats]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+    @property
+    def all(self) -> Ints:
+        """Numbers 0, 1, ... of its rows inside the family."""
+        return np.arange(len(self), dtype=np.int64)
+
+    def find(self, shape: tuple[int, ...]) -> Ints:
+        """Number inside the family by key, in an array of that shape (-1: there is none)."""
+        places = np.full(shape, -1, dtype=np.int64)
+        places[self.keys] = self.all
+        return places
+
+    def add(self, at: ArrayLike, columns: Columns, members: ArrayLike, coefficient: ArrayLike) -> None:
+        """Add coefficient * columns[members] to the rows `at` (numbers inside both families; arrays broadcast). Each
+        pair of a row and a column is given once."""
+        rows, cols = np.atleast_1d(at), np.atleast_1d(members)
+        rows, cols, values = np.broadcast_arrays(rows, cols, np.asarray(coefficient, dtype=np.float64))
+        if len(rows):
+            self.blocks.append((rows.astype(np.int64), columns, cols.astype(np.int64), values.astype(np.float64)))
+
+
+@dataclass(eq=False)
+class Model:
+    """A plan's linear model, as declared: minimise constant + cost * columns, money over the horizon."""
+
     facts: Facts
     weights: tuple[Weights, ...]
     job_weights: tuple[JobWeights, ...]
-    families: dict[str, dict[Any, Any]] = field(default_factory=dict)
-    bounds: dict[str, Bounds] = field(default_factory=dict)
-    segments: dict[tuple[int, int], list[tuple[Any, float]]] = field(default_factory=dict)
-    cost: list[Term] = field(default_factory=list)
+    late: Flags
+    """Jobs that have columns for work after their deadline."""
+    families: dict[str, Columns] = field(default_factory=dict)
+    row_families: dict[str, Rows] = field(default_factory=dict)
     constant: float = 0.0
+    runs: tuple[Ints, Ints, Ints, Floats] = field(default_factory=lambda: (NO_INTS, NO_INTS, NO_INTS, np.zeros(0)))
+    """What each start of an unbroken run brings: number of the start, pool, interval, rate in GPU equivalents."""
+    columns_count: int = 0
+    rows_count: int = 0
 
-    def get(self, family: str, key: Any) -> Any | None:
-        """A variable, or None where the family has none for that key."""
-        return self.families.get(family, {}).get(key)
+    def columns(
+        self,
+        name: str,
+        axes: str,
+        keys: Sequence[ArrayLike],
+        *,
+        low: ArrayLike = 0.0,
+        high: ArrayLike = inf,
+        cost: ArrayLike = 0.0,
+        whole: bool = False,
+    ) -> Columns:
+        """Declare a family of variables, one for each entry of the key arrays; `axes` has a letter for each of them."""
+        made = _keys(keys)
+        count = len(made[0])
+        bounds = (_filled(low, count), _filled(high, count), _filled(cost, count))
+        family = Columns(name, tuple(axes), made, *bounds, whole, self.columns_count)
+        self.families[name] = family
+        self.columns_count += count
+        return family
+
+    def rows(
+        self, name: str, axes: str, keys: Sequence[ArrayLike], *, low: ArrayLike = -inf, high: ArrayLike = inf
+    ) -> Rows:
+        """Declare a family of rows, one for each entry of the key arrays: an equation, or bounded on one side."""
+        made = _keys(keys)
+        count = len(made[0])
+        family = Rows(name, tuple(axes), made, _filled(low, count), _filled(high, count), self.rows_count)
+        self.row_families[name] = family
+        self.rows_count += count
+        return family
+
+    def get(self, name: str) -> Columns:
+        """A family that was declared before."""
+        return self.families[name]
 
 
-def variables(
-    build: Build,
-    family: str,
-    keys: Sequence[Any],
-    upper: Sequence[float | None] | None = None,
-    lower: Sequence[float] | None = None,
-    binary: bool = False,
-) -> dict[Any, Any]:
-    """Add a family of non-negative variables, one a key, with bounds; return them by key."""
-    domain = pyo.Binary if binary else pyo.NonNegativeReals
-    var = pyo.Var(range(len(keys)), domain=domain)
-    build.model.add_component(family, var)
-    members = list(var.values())
-    for number, top in enumerate(upper or ()):
-        if top is not None:
-            members[number].setub(top)
-    for number, bottom in enumerate(lower or ()):
-        if bottom > 0:
-            members[number].setlb(bottom)
-    build.families[family] = dict(zip(keys, members, strict=True))
-    tops = [None] * len(keys) if upper is None else upper
-    low = np.array(lower, dtype=np.float64).clip(min=0.0) if lower is not None else np.zeros(len(keys))
-    high = np.array([inf if top is None else top for top in tops], dtype=np.float64)
-    build.bounds[family] = Bounds(low, np.minimum(high, 1.0) if binary else high, binary)
-    return build.families[family]
+def _keys(keys: Sequence[ArrayLike]) -> Keys:
+    """Key arrays as integers, all of one length."""
+    return tuple(np.atleast_1d(np.asarray(key, dtype=np.int64)) for key in keys)
 
 
-def row(low: float | None, terms: Sequence[Term], high: float | None) -> Row:
-    """One row: low <= sum of coefficient * variable <= high (None: open; equal ends: an equation)."""
-    expression = LinearExpression(
-        constant=0.0, linear_coefs=[term[0] for term in terms], linear_vars=[term[1] for term in terms]
-    )
-    return (low, expression, high)
-
-
-def rows(build: Build, name: str, members: Sequence[Row]) -> None:
-    """Add a family of rows under one name."""
-    if members:
-        build.model.add_component(name, pyo.Constraint(range(len(members)), rule=lambda _, number: members[number]))
+def _filled(value: ArrayLike, count: int) -> Floats:
+    """A number or an array as an array of that length."""
+    return np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), (count,)))

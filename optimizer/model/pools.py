@@ -2,97 +2,95 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from optimizer.facts import PoolFacts
-from optimizer.model.parts import Build, Row, Term, row, rows, variables
+from optimizer.facts import Facts, Floats
+from optimizer.model.parts import NO_INTS, Columns, Flags, Ints, Model, Rows
+from optimizer.poolfacts import PoolFacts
 
 
-def add_draw(build: Build) -> None:
+def add_draw(model: Model) -> None:
     """seg[g,t,k] in kW above the pool's base draw, 0 <= seg <= working GPUs * width of the hull's k-th segment.
 
     draw = base + sum_k seg; work = base work + sum_k slope_k * 1000 * seg (GPU equivalents). Because slopes fall, the
     cheapest way to work fills the segments in order. A floor that may not break is a lower bound on the segments.
+    Objective: - value * hours * work of interactive and training pools (money).
     """
-    keys: list[Any] = []
-    upper: list[float | None] = []
-    lower: list[float] = []
-    for pool in build.facts.pools:
-        for t, hull in enumerate(pool.hulls):
-            working = float(pool.working[t])
-            if working <= 1e-9:
-                continue
-            floor_kw = 0.0 if pool.may_break_floor[t] else float(pool.least_kw[t] - pool.base_kw[t])
-            for k, segment in enumerate(hull.segments):
-                width_kw = working * segment.width_w / 1000.0
-                keys.append((pool.index, t, k))
-                upper.append(width_kw)
-                lower.append(min(width_kw, floor_kw))
-                floor_kw = max(0.0, floor_kw - width_kw)
-    variables(build, "seg", keys, upper, lower)
+    keys: list[list[Ints]] = []
+    numbers: list[list[Floats]] = []
+    for pool in model.facts.pools:
+        wide = pool.working[:, None] * pool.seg_width_w / 1000.0
+        t, k = np.nonzero((pool.working[:, None] > 1e-9) & (pool.seg_width_w > 0))
+        floor_kw = np.where(pool.may_break_floor, 0.0, pool.least_kw - pool.base_kw)[:, None]
+        low = np.clip(floor_kw - (np.cumsum(wide, axis=1) - wide), 0.0, wide)
+        hours = model.facts.hours
+        worth = pool.pool.value_per_gpu_h * hours[:, None] * pool.seg_slope_per_kw if not pool.batch else 0.0 * wide
+        keys.append([np.full(len(t), pool.index), t, k])
+        numbers.append([low[t, k], wide[t, k], -worth[t, k]])
+        if not pool.batch:
+            base = pool.working * pool.base_throughput
+            model.constant -= float(pool.pool.value_per_gpu_h * (hours * base).sum())
+    key = tuple(np.concatenate(part) for part in zip(*keys, strict=True)) if keys else (NO_INTS,) * 3
+    low, high, cost = (np.concatenate(part) for part in zip(*numbers, strict=True)) if keys else (np.zeros(0),) * 3
+    model.columns("seg", "gtk", key, low=low, high=high, cost=cost)
 
 
-def segments(build: Build, pool: PoolFacts, t: int) -> list[tuple[Any, float]]:
-    """The segments of a pool in an interval, each with its slope in GPU equivalents per kW."""
-    made = build.segments.get((pool.index, t))
-    if made is None:
-        found = build.families["seg"]
-        parts = ((found.get((pool.index, t, k)), part.slope_per_w) for k, part in enumerate(pool.hulls[t].segments))
-        made = build.segments[pool.index, t] = [(seg, slope * 1000.0) for seg, slope in parts if seg is not None]
-    return made
+def slopes(facts: Facts, seg: Columns) -> Floats:
+    """Slope in GPU equivalents per kW of every segment column."""
+    steepness = np.zeros((len(facts.pools), facts.count, max((p.seg_width_w.shape[1] for p in facts.pools), default=0)))
+    for pool in facts.pools:
+        steepness[pool.index, :, : pool.seg_width_w.shape[1]] = pool.seg_slope_per_kw
+    found: Floats = steepness[seg.keys]
+    return found
 
 
-def add_value(build: Build) -> None:
-    """Objective: - value * hours * work of interactive and training pools (money)."""
-    for pool in build.facts.pools:
-        if pool.batch:
-            continue
-        for t, hours in enumerate(build.facts.hours):
-            worth = pool.pool.value_per_gpu_h * float(hours)
-            build.constant -= worth * float(pool.working[t]) * pool.hulls[t].base_throughput
-            build.cost.extend((-worth * slope, seg) for seg, slope in segments(build, pool, t))
-
-
-def add_breakable_floors(build: Build) -> None:
+def add_breakable_floors(model: Model) -> None:
     """work + short >= floor work (GPU equivalents), where a floor may give: training under a hard limit, and any pool
     under an emergency order that the operator has allowed. Objective: + weight * hours * short."""
-    keys = [
-        (pool.index, t)
-        for pool in build.facts.pools
-        if not pool.batch
-        for t in np.flatnonzero(pool.may_break_floor & (pool.working > 1e-9)).tolist()
-    ]
-    short = variables(build, "short", keys)
-    members: list[Row] = []
-    for index, t in keys:
-        pool = build.facts.pools[index]
-        base = float(pool.working[t]) * pool.hulls[t].base_throughput
-        terms: list[Term] = [(slope, seg) for seg, slope in segments(build, pool, t)]
-        members.append(row(float(pool.floor_work[t]) - base, [*terms, (1.0, short[index, t])], None))
-        weight = build.weights[pool.site].floor_per_gpu_h * float(build.facts.hours[t])
-        build.cost.append((weight, short[index, t]))
-    rows(build, "floor", members)
+    facts, seg = model.facts, model.get("seg")
+    open_ = np.array([_breakable(pool) for pool in facts.pools]).reshape(len(facts.pools), facts.count)
+    g, t = np.nonzero(open_)
+    weight = np.array([model.weights[pool.site].floor_per_gpu_h for pool in facts.pools])
+    short = model.columns("short", "gt", (g, t), cost=weight[g] * facts.hours[t])
+    need = np.array([pool.floor_work - pool.working * pool.base_throughput for pool in facts.pools])
+    floor = model.rows("floor", "gt", (g, t), low=need.reshape(open_.shape)[g, t])
+    floor.add(floor.all, short, short.all, 1.0)
+    _add_segments(floor, seg, open_.shape, slopes(facts, seg))
 
 
-def add_batch_work(build: Build) -> None:
+def _breakable(pool: PoolFacts) -> Flags:
+    """Where the pool's floor may give."""
+    open_: Flags = pool.may_break_floor & (pool.working > 1e-9) & (not pool.batch)
+    return open_
+
+
+def _add_segments(rows: Rows, seg: Columns, shape: tuple[int, ...], coefficient: Floats) -> None:
+    """Add the segments of each row's pool and interval, with the coefficient of each segment column."""
+    at = rows.find(shape)[seg.keys[0], seg.keys[1]]
+    used = at >= 0
+    rows.add(at[used], seg, seg.all[used], coefficient[used])
+
+
+def add_batch_work(model: Model) -> None:
     """Batch pools: sum_j work rate = sum_k slope_k * seg_k (GPU equivalents), and draw above idle <= what the same work
     takes at full speed, so that a negative price can't pay for burning power without work."""
-    loads: dict[tuple[int, int], list[Term]] = {}
-    for family in ("x", "late"):
-        for (_, g, t), variable in build.families[family].items():
-            loads.setdefault((g, t), []).append((1.0, variable))
-    for (_, g, t, _), (start, rate) in build.families["run"].items():
-        loads.setdefault((g, t), []).append((rate, start))
-    equal: list[Row] = []
-    burn: list[Row] = []
-    for (g, t), terms in loads.items():
-        pool = build.facts.pools[g]
-        parts = segments(build, pool, t)
-        top = pool.hulls[t]
-        kw_per_work = (top.top_w - top.base_w) / top.top_throughput / 1000.0
-        equal.append(row(0.0, [*terms, *((-slope, seg) for seg, slope in parts)], 0.0))
-        burn.append(row(None, [(1.0 - kw_per_work * slope, seg) for seg, slope in parts], 0.0))
-    rows(build, "batch_work", equal)
-    rows(build, "batch_burn", burn)
+    facts, seg = model.facts, model.get("seg")
+    shape = (len(facts.pools), facts.count)
+    loads = [model.get(family) for family in ("x", "late")]
+    runs, (run_start, run_g, run_t, run_rate) = model.get("start"), model.runs
+    busy = np.zeros(shape, dtype=np.bool_)
+    for columns in loads:
+        busy[columns.keys[1], columns.keys[2]] = True
+    busy[run_g, run_t] = True
+    work = model.rows("batch_work", "gt", np.nonzero(busy), low=0.0, high=0.0)
+    burn = model.rows("batch_burn", "gt", np.nonzero(busy), high=0.0)
+    at = work.find(shape)
+    for columns in loads:
+        work.add(at[columns.keys[1], columns.keys[2]], columns, columns.all, 1.0)
+    work.add(at[run_g, run_t], runs, run_start, run_rate)
+    slope = slopes(facts, seg)
+    _add_segments(work, seg, shape, -slope)
+    per_work = np.zeros(shape)
+    for pool in facts.pools:
+        per_work[pool.index] = pool.kw_per_work
+    _add_segments(burn, seg, shape, 1.0 - per_work[seg.keys[0], seg.keys[1]] * slope)

@@ -3,118 +3,122 @@
 from __future__ import annotations
 
 from math import inf, isfinite
-from typing import Any
 
 import numpy as np
 
-from optimizer.model.parts import Build, Row, Term, row, rows, variables
-from optimizer.model.pools import segments
+from optimizer.facts import Facts
+from optimizer.model.parts import Columns, Ints, Model, Rows
 from optimizer.ramps import allowed_kw
 
 
-def add_import(build: Build) -> None:
+def add_import(model: Model) -> None:
     """import[s,t] = PUE * (sum of pool draws + other IT) in kW. Objective: + (price / 1000 + carbon price) * hours *
     import. The dual of this row is the marginal value of a kW."""
-    facts = build.facts
-    keys = [(s, t) for s in range(len(facts.problem.sites)) for t in range(facts.count)]
-    bought = variables(build, "import", keys)
-    members: list[Row] = []
-    for s, t in keys:
-        pue = float(facts.pue[s, t])
-        pools = [pool for pool in facts.pools if pool.site == s]
-        terms: list[Term] = [(-pue, seg) for pool in pools for seg, _ in segments(build, pool, t)]
-        fixed_kw = float(facts.other_kw[s, t]) + sum(float(pool.base_kw[t]) for pool in pools)
-        members.append(row(pue * fixed_kw, [(1.0, bought[s, t]), *terms], pue * fixed_kw))
-        build.cost.append((float(facts.cost_per_kwh[s, t] * facts.hours[t]), bought[s, t]))
-    rows(build, "balance", members)
+    facts, seg = model.facts, model.get("seg")
+    shape = facts.pue.shape
+    s, t = (part.ravel() for part in np.indices(shape))
+    bought = model.columns("import", "st", (s, t), cost=(facts.cost_per_kwh * facts.hours).ravel())
+    fixed_kw = facts.other_kw.copy()
+    for pool in facts.pools:
+        fixed_kw[pool.site] += pool.base_kw
+    fixed = (facts.pue * fixed_kw).ravel()
+    balance = model.rows("balance", "st", (s, t), low=fixed, high=fixed)
+    balance.add(balance.all, bought, bought.all, 1.0)
+    where = np.array([pool.site for pool in facts.pools], dtype=np.int64)[seg.keys[0]]
+    balance.add(where * shape[1] + seg.keys[1], seg, seg.all, -facts.pue[where, seg.keys[1]])
 
 
-def add_limits(build: Build) -> None:
+def import_at(facts: Facts, s: Ints | int, t: Ints | int) -> Ints:
+    """Numbers of the import columns of sites and intervals."""
+    return np.asarray(np.asarray(s) * facts.count + np.asarray(t), dtype=np.int64)
+
+
+def add_limits(model: Model) -> None:
     """import - over <= hard limit (kW). Objective: + weight * hours * over."""
-    facts, bought = build.facts, build.families["import"]
-    keys = [(s, t) for s in range(len(facts.problem.sites)) for t in np.flatnonzero(facts.limit_kw[s] < inf).tolist()]
-    over = variables(build, "over_limit", keys)
-    rows(build, "limit", [
-        row(None, [(1.0, bought[s, t]), (-1.0, over[s, t])], float(facts.limit_kw[s, t])) for s, t in keys
-    ])  # fmt: skip
-    for s, t in keys:
-        build.cost.append((build.weights[s].limit_per_kwh * float(facts.hours[t]), over[s, t]))
+    facts = model.facts
+    s, t = np.nonzero(facts.limit_kw < inf)
+    weight = np.array([weights.limit_per_kwh for weights in model.weights])
+    over = model.columns("over_limit", "st", (s, t), cost=weight[s] * facts.hours[t])
+    limit = model.rows("limit", "st", (s, t), high=facts.limit_kw[s, t])
+    limit.add(limit.all, model.get("import"), import_at(facts, s, t), 1.0)
+    limit.add(limit.all, over, over.all, -1.0)
 
 
-def add_events(build: Build) -> None:
+def add_events(model: Model) -> None:
     """import - over <= mean cap of the event (kW), ramps and rebound included. Objective: + weight * hours * over."""
-    facts, bought = build.facts, build.families["import"]
-    keys = [(e, t) for e in range(len(facts.problem.events)) for t in np.flatnonzero(facts.event_kw[e] < inf).tolist()]
-    over = variables(build, "over_event", keys)
-    members: list[Row] = []
-    for e, t in keys:
-        event = facts.problem.events[e]
-        s = facts.site_index[event.site]
-        members.append(row(None, [(1.0, bought[s, t]), (-1.0, over[e, t])], max(0.0, float(facts.event_kw[e, t]))))
-        weight = build.weights[s].event_per_kwh[event.id]
-        build.cost.append((weight * float(facts.hours[t]), over[e, t]))
-    rows(build, "event", members)
+    facts = model.facts
+    e, t = np.nonzero(facts.event_kw < inf)
+    sites = np.array([facts.site_index[event.site] for event in facts.problem.events], dtype=np.int64)
+    prices = [model.weights[s].event_per_kwh[event.id] for s, event in zip(sites, facts.problem.events, strict=True)]
+    over = model.columns("over_event", "et", (e, t), cost=np.array(prices)[e] * facts.hours[t] if len(e) else 0.0)
+    cap = model.rows("event", "et", (e, t), high=np.maximum(0.0, facts.event_kw[e, t]))
+    cap.add(cap.all, model.get("import"), import_at(facts, sites[e] if len(e) else e, t), 1.0)
+    cap.add(cap.all, over, over.all, -1.0)
 
 
-def add_demand_charges(build: Build) -> None:
+def add_demand_charges(model: Model) -> None:
     """peak >= import in every active interval, peak >= peak so far (kW). Objective: + price * (peak - peak so far)."""
-    facts, bought = build.facts, build.families["import"]
+    facts = model.facts
     charges = [(s, charge) for s, site in enumerate(facts.problem.sites) for charge in site.demand_charges]
-    keys = [(s, charge.id) for s, charge in charges]
-    peaks = variables(build, "peak", keys, lower=[charge.peak_so_far_kw for _, charge in charges])
-    members: list[Row] = []
-    for s, charge in charges:
-        peak = peaks[s, charge.id]
-        build.cost.append((charge.price_per_kw, peak))
-        build.constant -= charge.price_per_kw * charge.peak_so_far_kw
-        members.extend(
-            row(0.0, [(1.0, peak), (-1.0, bought[s, t])], None) for t in range(facts.count) if charge.active[t]
-        )
-    rows(build, "peaks", members)
+    so_far = np.array([charge.peak_so_far_kw for _, charge in charges])
+    price = np.array([charge.price_per_kw for _, charge in charges])
+    peak = model.columns("peak", "c", (np.arange(len(charges)),), low=so_far, cost=price)
+    model.constant -= float(so_far @ price)
+    active = np.array([charge.active for _, charge in charges], dtype=np.bool_).reshape(len(charges), facts.count)
+    c, t = np.nonzero(active)
+    sites = np.array([s for s, _ in charges], dtype=np.int64)
+    peaks = model.rows("peaks", "ct", (c, t), low=0.0)
+    peaks.add(peaks.all, peak, c, 1.0)
+    peaks.add(peaks.all, model.get("import"), import_at(facts, sites[c] if len(c) else c, t), -1.0)
 
 
-def add_ramps(build: Build) -> None:
+def add_ramps(model: Model) -> None:
     """|import[t] - import[t-1]| <= ramp * minutes between the intervals' middles + slack (kW); the first step counts
-    from the present import. Objective: + weight * slack.
+    from the present import. Objective: + weight * slack. `w` is 0 for up, 1 for down.
 
     A falling cap may be followed at once: its own ramp is part of it, and so is what exceeded the cap before.
     """
-    facts = build.facts
-    keys = [
-        (s, t, way)
-        for s, site in enumerate(facts.problem.sites)
-        for way, limit in (("up", site.ramp_up_kw_per_min), ("down", site.ramp_down_kw_per_min))
-        if isfinite(limit)
-        for t in range(0 if site.import_now_kw is not None else 1, facts.count)
-    ]
-    slack = variables(build, "ramp", keys)
-    members = [_ramp_row(build, s, t, way, slack[s, t, way]) for s, t, way in keys]
-    rows(build, "ramps", [member for member in members if member is not None])
-    for s, t, way in keys:
-        build.cost.append((build.weights[s].ramp_per_kw, slack[s, t, way]))
+    facts = model.facts
+    keys, high = _ramp_keys(facts)
+    s, t, way = keys
+    weight = np.array([weights.ramp_per_kw for weights in model.weights])
+    slack = model.columns("over_ramp", "stw", keys, cost=weight[s])
+    ramp = model.rows("ramp", "stw", keys, high=high)
+    sign = np.where(way == 0, 1.0, -1.0)
+    later = t > 0
+    ramp.add(ramp.all, model.get("import"), import_at(facts, s, t), sign)
+    ramp.add(ramp.all, slack, slack.all, -1.0)
+    ramp.add(ramp.all[later], model.get("import"), import_at(facts, s[later], t[later] - 1), -sign[later])
+    for number in np.flatnonzero(later & (way == 1)).tolist():
+        _add_over(model, ramp, number, int(s[number]), int(t[number]) - 1)
 
 
-def _ramp_row(build: Build, s: int, t: int, way: str, slack: Any) -> Row | None:
-    """One ramp row, or None where a cap that begins to bind sets the pace."""
-    site = build.facts.problem.sites[s]
-    up = way == "up"
-    sign = 1.0 if up else -1.0
-    allowed = allowed_kw(build.facts, s, t, up)
-    if allowed == inf:
-        return None
-    terms: list[Term] = [(sign, build.families["import"][s, t]), (-1.0, slack)]
-    if t == 0:
-        return row(None, terms, allowed + sign * float(site.import_now_kw or 0.0))
-    terms.append((-sign, build.families["import"][s, t - 1]))
-    if not up:
-        over = _over_strictest(build, s, t - 1)
-        terms.extend([(-1.0, over)] if over is not None else [])
-    return row(None, terms, allowed)
+def _ramp_keys(facts: Facts) -> tuple[tuple[Ints, Ints, Ints], list[float]]:
+    """Site, interval and way of every ramp row, and its right side; none where a cap that begins to bind sets the
+    pace."""
+    keys: list[tuple[int, int, int]] = []
+    high: list[float] = []
+    for s, site in enumerate(facts.problem.sites):
+        for way, limit in enumerate((site.ramp_up_kw_per_min, site.ramp_down_kw_per_min)):
+            if not isfinite(limit):
+                continue
+            for t in range(0 if site.import_now_kw is not None else 1, facts.count):
+                allowed = allowed_kw(facts, s, t, way == 0)
+                if allowed < inf:
+                    keys.append((s, t, way))
+                    now = float(site.import_now_kw or 0.0) if t == 0 else 0.0
+                    high.append(allowed + (now if way == 0 else -now))
+    table = np.array(keys, dtype=np.int64).reshape(len(keys), 3)
+    return (table[:, 0], table[:, 1], table[:, 2]), high
 
 
-def _over_strictest(build: Build, s: int, t: int) -> Any | None:
-    """The variable of what exceeds the strictest cap of an interval (None: no cap)."""
-    caps = [(float(build.facts.limit_kw[s, t]), "over_limit", (s, t))]
-    caps += [(float(build.facts.event_kw[e, t]), "over_event", (e, t)) for e, _ in build.facts.events_of(s)]
-    _, family, key = min(caps, key=lambda cap: cap[0])
-    return build.get(family, key)
+def _add_over(model: Model, ramp: Rows, number: int, s: int, t: int) -> None:
+    """What exceeds the strictest cap of the interval before may be left at once."""
+    facts = model.facts
+    caps = [(float(facts.limit_kw[s, t]), "over_limit", s)]
+    caps += [(float(facts.event_kw[e, t]), "over_event", e) for e, _ in facts.events_of(s)]
+    kw, family, first = min(caps, key=lambda cap: cap[0])
+    if kw < inf:
+        over: Columns = model.get(family)
+        member = np.flatnonzero((over.keys[0] == first) & (over.keys[1] == t))
+        ramp.add(number, over, member, -1.0)

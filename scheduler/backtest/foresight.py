@@ -15,9 +15,11 @@ import numpy as np
 from optimizer.curves import hull_from_idle
 from optimizer.domain import CurvePoint, PoolInputs, PowerCurve, Problem, SiteInputs, Work
 from optimizer.facts import Facts, facts_of
-from optimizer.model.build import build_model
-from optimizer.model.compiled import Arrays, compile_model
-from optimizer.solve import Answer, solve_arrays
+from optimizer.highs import Answer, solve_arrays
+from optimizer.model.arrays import Arrays, write_arrays
+from optimizer.model.build import declare
+from optimizer.model.pools import slopes
+from optimizer.reading import pair_rates
 from optimizer.timegrid import TimeGrid
 from scheduler.backtest.commitments import Commitment, commitments
 from scheduler.backtest.outcome import Outcome
@@ -34,10 +36,10 @@ def perfect_foresight(truth: Problem, kept: Outcome) -> Outcome:
     Raises optimizer.solve.SolveError when the solver gives no answer in five minutes.
     """
     problem = relaxed(truth, kept)
-    build = build_model(problem, without_pace(facts_of(problem)))
-    arrays = compile_model(build)
+    model = declare(problem, without_pace(facts_of(problem)))
+    arrays = write_arrays(model)
     answer = solve_arrays(replace(arrays, integer=np.zeros_like(arrays.integer)), TIME_LIMIT_S)
-    return _outcome(truth, build.facts, arrays, answer)
+    return _outcome(truth, model.facts, arrays, answer)
 
 
 def relaxed(truth: Problem, kept: Outcome) -> Problem:
@@ -97,14 +99,12 @@ def without_pace(facts: Facts) -> Facts:
 def _outcome(truth: Problem, facts: Facts, arrays: Arrays, answer: Answer) -> Outcome:
     """Import, work and job rates of the solver's point."""
     draw = np.array([pool.base_kw for pool in facts.pools]).reshape(len(facts.pools), facts.count)
-    work = np.array([pool.working * [hull.base_throughput for hull in pool.hulls] for pool in facts.pools])
-    for (g, t, k), value in arrays.take("seg", answer.point).items():
-        draw[g, t] += value
-        work[g, t] += value * 1000.0 * facts.pools[g].hulls[t].segments[k].slope_per_w
+    work = np.array([pool.working * pool.base_throughput for pool in facts.pools])
+    seg, drawn = arrays.families["seg"], arrays.of("seg", answer.point)
+    np.add.at(draw, seg.keys[:2], drawn)
+    np.add.at(work, seg.keys[:2], drawn * slopes(facts, seg))
     rates = np.zeros((len(facts.jobs), facts.count))
-    for family in ("x", "late"):
-        for (number, _, t), value in arrays.take(family, answer.point).items():
-            rates[number, t] += value
+    np.add.at(rates, facts.table.pair_job, pair_rates(facts, arrays, answer.point))
     site_kw = facts.other_kw.copy()
     for pool in facts.pools:
         site_kw[pool.site] += draw[pool.index]

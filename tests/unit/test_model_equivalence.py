@@ -7,36 +7,44 @@ import pyomo.environ as pyo
 import pytest
 
 from optimizer.evaluate import evaluate
-from optimizer.model.build import build_model
-from optimizer.model.compiled import compile_model
+from optimizer.model.arrays import write_arrays
+from optimizer.model.build import JOB_FAMILIES, declare
+from optimizer.model.pyomo_model import compile_model, pyomo_model
 from optimizer.solve import SolveError, SolveFault, solve_arrays, solve_problem
 from tests.support.problems import random_problem, typical_problem
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_pyomo_and_the_compiled_arrays_agree(seed):
-    build = build_model(random_problem(seed))
-    compiled = solve_arrays(compile_model(build), 20.0)
+    model = declare(random_problem(seed))
+    compiled, made = solve_arrays(compile_model(model), 20.0), pyomo_model(model)
     solver = pyo.SolverFactory("appsi_highs")
     solver.highs_options = {"mip_rel_gap": 0.0, "threads": 1}
-    solver.solve(build.model)
-    assert compiled.objective == pytest.approx(
-        pyo.value(build.model.cost), rel=1e-9 if _linear(build) else 1e-4, abs=1e-6
-    )
+    solver.solve(made)
+    assert compiled.objective == pytest.approx(pyo.value(made.cost), rel=1e-9 if _linear(model) else 1e-4, abs=1e-6)
 
 
-def _linear(build):
-    return not build.families["start"]
+def _linear(model):
+    return not len(model.families["start"])
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("skip", [frozenset(), JOB_FAMILIES])
+def test_what_is_written_is_what_pyomo_compiles_to_the_last_bit(seed, skip):
+    model = declare(random_problem(seed))
+    written, compiled = write_arrays(model), compile_model(model, skip)
+    for name in ("starts", "index", "value", "cost", "low", "high", "row_low", "row_high", "integer"):
+        assert np.array_equal(getattr(written, name), getattr(compiled, name)), name
 
 
 @pytest.mark.parametrize("seed", range(100, 130))
 def test_the_objective_is_the_bill(seed):
     """Where the linear model is the whole truth, its optimum and the separate pricing of the plan are one number."""
     made = random_problem(seed, exact=True)
-    build = build_model(made)
-    answer = solve_arrays(compile_model(build), 20.0)
+    model = declare(made)
+    answer = solve_arrays(write_arrays(model), 20.0)
     plan = solve_problem(made)
-    assert plan.objective == pytest.approx(-answer.objective, rel=1e-8 if _linear(build) else 1e-5, abs=1e-5)
+    assert plan.objective == pytest.approx(-answer.objective, rel=1e-8 if _linear(model) else 1e-5, abs=1e-5)
     assert evaluate(made, plan).total == plan.objective
 
 
@@ -65,6 +73,6 @@ def test_solving_says_nothing_on_standard_output(capfd):
 
 
 def test_every_row_of_the_model_has_finite_numbers():
-    arrays = compile_model(build_model(random_problem(7)))
+    arrays = write_arrays(declare(random_problem(7)))
     assert np.isfinite(arrays.value).all()
     assert np.isfinite(arrays.cost).all()

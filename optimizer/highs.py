@@ -1,0 +1,182 @@
+"""HiGHS, with everything said aloud: options that it refuses, time that runs out, points that it does not have.
+
+Why so strict: HiGHS ignores an unknown option, counts its time limit over the life of its object, returns no usable
+point when a linear program runs out of time, and says "Not Set" when two objects of a process differ in their threads.
+So every option's answer is checked, each run gets its own time on top of what its object has used, threads are always
+1, and anything but an optimum (or, with integers, an incumbent) is a `SolveError`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import highspy
+import numpy as np
+
+from optimizer.facts import Floats
+from optimizer.faults import SolveError, SolveFault
+from optimizer.model.arrays import Arrays
+from optimizer.model.parts import Ints
+
+GAP = 1e-4
+"""Relative gap at which a mixed-integer solve may stop."""
+
+OPTIMAL = highspy.HighsModelStatus.kOptimal
+TIME_LIMIT = highspy.HighsModelStatus.kTimeLimit
+BAD = {highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A point, the duals of rows and columns (from the linear program with the integers fixed), whether it is proven
+    optimal, the seconds inside HiGHS, and how many simplex iterations they were."""
+
+    point: Floats
+    duals: Floats
+    reduced: Floats
+    objective: float
+    optimal: bool
+    seconds: float
+    iterations: int = 0
+
+
+class Highs:
+    """One HiGHS object that holds one model."""
+
+    def __init__(self, arrays: Arrays, *, integers: bool = True) -> None:
+        """Take the arrays in; without `integers` every column is continuous. Raises SolveError when refused."""
+        self._solver: Any = _Silent()
+        self.arrays = arrays
+        for name, value in {"threads": 1, "random_seed": 0, "mip_rel_gap": GAP, "mip_abs_gap": 1e-9}.items():
+            self.option(name, value)
+        self.mixed = integers and bool(arrays.integer.any())
+        must(
+            self._solver.passModel(
+                len(arrays.cost), len(arrays.row_low), len(arrays.value), int(highspy.MatrixFormat.kColwise),
+                int(highspy.ObjSense.kMinimize), arrays.offset, arrays.cost, arrays.low, arrays.high, arrays.row_low,
+                arrays.row_high, arrays.starts, arrays.index, arrays.value,
+                arrays.integer if self.mixed else np.zeros_like(arrays.integer),
+            ),
+            "model",
+        )  # fmt: skip
+
+    def option(self, name: str, value: Any) -> None:
+        """Set an option. Raises SolveError when HiGHS doesn't know it or refuses the value."""
+        must(self._solver.setOptionValue(name, value), f"option {name}={value!r}")
+
+    def write(self, arrays: Arrays) -> None:
+        """Take over the vectors of arrays with the very same matrix."""
+        columns = np.arange(len(arrays.cost), dtype=np.int32)
+        rows = np.arange(len(arrays.row_low), dtype=np.int32)
+        must(self._solver.changeColsCost(len(columns), columns, arrays.cost), "costs")
+        must(self._solver.changeColsBounds(len(columns), columns, arrays.low, arrays.high), "column bounds")
+        must(self._solver.changeRowsBounds(len(rows), rows, arrays.row_low, arrays.row_high), "row bounds")
+        must(self._solver.changeObjectiveOffset(arrays.offset), "offset")
+        self.arrays = arrays
+
+    def bound(self, columns: Ints, low: Floats, high: Floats) -> None:
+        """Change the bounds of some columns."""
+        must(self._solver.changeColsBounds(len(columns), columns.astype(np.int32), low, high), "column bounds")
+
+    def start_from(self, column_codes: Ints, row_codes: Ints) -> None:
+        """Take a basis over: 0 at the lower bound, 1 basic, 2 at the upper bound. It need not be a basis of this model;
+        HiGHS mends what is missing. One that it refuses is left out: the run then starts from nothing."""
+        basis = highspy.HighsBasis()
+        basis.valid = True
+        basis.alien = True
+        basis.col_status = STATUS[column_codes].tolist()
+        basis.row_status = STATUS[row_codes].tolist()
+        self._solver.setBasis(basis)
+
+    def forget(self) -> None:
+        """Forget basis and point: the next run starts from nothing."""
+        self._solver.clearSolver()
+
+    def run(self, time_limit_s: float) -> Answer:
+        """Solve. Raises SolveError when there is no usable point within the time."""
+        before = float(self._solver.getRunTime())
+        self.option("time_limit", before + max(1e-3, float(time_limit_s)))
+        self._solver.run()
+        status, info = self._solver.getModelStatus(), self._solver.getInfo()
+        incumbent = self.mixed and info.primal_solution_status == 2 and status == TIME_LIMIT
+        if status != OPTIMAL and not incumbent:
+            raise self._failure(status, time_limit_s)
+        solution = self._solver.getSolution()
+        return Answer(
+            np.array(solution.col_value),
+            np.array(solution.row_dual),
+            np.array(solution.col_dual),
+            float(info.objective_function_value),
+            status == OPTIMAL,
+            float(self._solver.getRunTime()) - before,
+            int(info.simplex_iteration_count),
+        )
+
+    def basis(self, point: Floats) -> tuple[Ints, Ints]:
+        """Codes of the basis of the last run, for columns and rows (see `start_from`); `point` is its point."""
+        arrays = self.arrays
+        _, basic = self._solver.getBasicVariables()
+        columns = _nonbasic(point, arrays.low, arrays.high)
+        rows = _nonbasic(np.array(self._solver.getSolution().row_value), arrays.row_low, arrays.row_high)
+        columns[basic[basic >= 0]] = 1
+        rows[-1 - basic[basic < 0]] = 1
+        return columns, rows
+
+    def _failure(self, status: Any, time_limit_s: float) -> SolveError:
+        """The typed error for a model status."""
+        if status == TIME_LIMIT:
+            return SolveError(SolveFault.TIMEOUT, f"no usable plan within {time_limit_s:g} s")
+        text = f"HiGHS says: {self._solver.modelStatusToString(status)}"
+        return SolveError(SolveFault.INFEASIBLE if status in BAD else SolveFault.FAILED, text)
+
+
+STATUS = np.array(
+    [highspy.HighsBasisStatus.kLower, highspy.HighsBasisStatus.kBasic, highspy.HighsBasisStatus.kUpper], dtype=object
+)
+
+
+def _nonbasic(values: Floats, low: Floats, high: Floats) -> Ints:
+    """0 at the lower bound, 2 at the upper."""
+    return np.where(np.abs(values - high) < np.abs(values - low), 2, 0)
+
+
+class _Silent(highspy.Highs):  # type: ignore[misc]
+    """HiGHS without its banner, which the class prints to stdout when it makes its callbacks: none are used here."""
+
+    def __init__(self) -> None:
+        super(highspy.Highs, self).__init__()
+        must(self.setOptionValue("output_flag", False), "option output_flag")
+
+
+def must(status: Any, what: str) -> None:
+    """Raise SolveError when HiGHS refused something (it says so by status alone)."""
+    if status == highspy.HighsStatus.kError:
+        raise SolveError(SolveFault.FAILED, f"HiGHS refused the {what}")
+
+
+def solve_arrays(arrays: Arrays, time_limit_s: float) -> Answer:
+    """Solve arrays from nothing; with integers, duals come from a second solve with those fixed."""
+    solver = Highs(arrays)
+    answer = solver.run(time_limit_s)
+    return fixed_answer(arrays, answer, time_limit_s) if solver.mixed else _inside(arrays, answer)
+
+
+def fixed_answer(arrays: Arrays, mixed: Answer, time_limit_s: float) -> Answer:
+    """The linear program with the integers of an answer fixed: its point and its duals."""
+    whole = np.flatnonzero(arrays.integer > 0)
+    solver = Highs(arrays, integers=False)
+    values = np.round(mixed.point[whole])
+    solver.bound(whole, values, values)
+    answer = solver.run(max(1.0, time_limit_s))
+    seconds = mixed.seconds + answer.seconds
+    inside = _inside(arrays, answer)
+    return Answer(
+        inside.point, answer.duals, answer.reduced, answer.objective, mixed.optimal, seconds, answer.iterations
+    )
+
+
+def _inside(arrays: Arrays, answer: Answer) -> Answer:
+    """The answer with its point clipped into the bounds: the solver keeps them to a tolerance."""
+    np.clip(answer.point, arrays.low, arrays.high, out=answer.point)
+    return answer

@@ -1,0 +1,129 @@
+"""A pool on the grid, before anything is decided: who may work, what the curve gives, the floor.
+
+Why hulls by interval: the GPUs of a batch pool share one cap, so its tightest job decides how slow they may run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.curves import Hull, Segment, draw_at_cap, throughput_at_cap
+from optimizer.domain import GpuPool, PowerCurve, Work
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """A pool on the grid. `hulls[t]` is throughput over draw of one working GPU; `working[t]` how many may work."""
+
+    pool: GpuPool
+    index: int
+    site: int
+    curve: PowerCurve
+    working: Floats
+    hulls: tuple[Hull, ...]
+    floor_cap_w: int
+    may_break_floor: NDArray[np.bool_]
+    draw_now_kw: float | None
+
+    @property
+    def batch(self) -> bool:
+        """Whether the pool runs queued jobs (its GPUs may idle)."""
+        return self.pool.work is Work.BATCH
+
+    @property
+    def top_work(self) -> float:
+        """Work of all GPUs under the highest cap, in GPU equivalents."""
+        return self.pool.count * self.hulls[0].top_throughput
+
+    def _by_hull(self, number: Callable[[Hull], float]) -> Floats:
+        """A number of the hull of every interval; pools have few different hulls."""
+        kinds, which = self._kinds
+        return np.array([number(hull) for hull in kinds])[which]
+
+    @cached_property
+    def _kinds(self) -> tuple[list[Hull], NDArray[np.int64]]:
+        """The different hulls, and which of them each interval has; by identity, since hashing one is slow."""
+        kinds: dict[int, int] = {}
+        which = [kinds.setdefault(id(hull), len(kinds)) for hull in self.hulls]
+        first = {number: hull for hull, number in zip(self.hulls, which, strict=True)}
+        return [first[number] for number in range(len(kinds))], np.array(which, dtype=np.int64)
+
+    @cached_property
+    def seg_width_w(self) -> Floats:
+        """Widths of the hull's segments in W of one GPU [interval, segment]; 0 where a hull has fewer."""
+        return self._segments(lambda part: part.width_w)
+
+    @cached_property
+    def seg_slope_per_kw(self) -> Floats:
+        """Slopes of the hull's segments in GPU equivalents per kW [interval, segment]."""
+        return self._segments(lambda part: part.slope_per_w * 1000.0)
+
+    def _segments(self, number: Callable[[Segment], float]) -> Floats:
+        kinds, which = self._kinds
+        most = max((len(hull.segments) for hull in kinds), default=0)
+        rows = [[number(part) for part in hull.segments] + [0.0] * (most - len(hull.segments)) for hull in kinds]
+        found: Floats = np.array(rows).reshape(len(kinds), most)[which]
+        return found
+
+    @cached_property
+    def base_throughput(self) -> Floats:
+        """Throughput of a GPU at the hull's lower end, per interval."""
+        return self._by_hull(lambda hull: hull.base_throughput)
+
+    @cached_property
+    def kw_per_work(self) -> Floats:
+        """Power above the hull's lower end, in kW, that a GPU equivalent takes at full speed, per interval."""
+        return self._by_hull(lambda hull: (hull.top_w - hull.base_w) / hull.top_throughput / 1000.0)
+
+    @cached_property
+    def base_kw(self) -> Floats:
+        """Draw that no order can go below: idle GPUs, and for pools that only take caps their lowest cap."""
+        idle_w = self.curve.idle_w
+        above = self._by_hull(lambda hull: hull.base_w - idle_w)
+        draw: Floats = (self.pool.count * idle_w + self.working * above) / 1000.0
+        return draw
+
+    @cached_property
+    def top_kw(self) -> Floats:
+        """Draw at the best throughput of all GPUs that may work."""
+        widths = self._by_hull(lambda hull: hull.top_w - hull.base_w)
+        draw: Floats = self.base_kw + self.working * widths / 1000.0
+        return draw
+
+    @cached_property
+    def least_kw(self) -> Floats:
+        """Least draw that keeps the service floor."""
+        if self.batch:
+            return self.base_kw
+        floor_w = draw_at_cap(self.curve, self.floor_cap_w)
+        need = self._by_hull(lambda hull: max(0.0, min(floor_w, hull.top_w) - hull.base_w))
+        draw: Floats = self.base_kw + self.working * need / 1000.0
+        return draw
+
+    @cached_property
+    def floor_work(self) -> Floats:
+        """Work in GPU equivalents under the floor's cap (interactive and training pools)."""
+        work: Floats = self.working * throughput_at_cap(self.curve, self.floor_cap_w)
+        return work
+
+    def work_at(self, index: int, draw_kw: float) -> float:
+        """Work in GPU equivalents that a draw of the pool does."""
+        working, hull = float(self.working[index]), self.hulls[index]
+        if working <= 0:
+            return 0.0
+        return working * hull.throughput(hull.base_w + (draw_kw - float(self.base_kw[index])) * 1000.0 / working)
+
+    def draw_for(self, index: int, work: float) -> float:
+        """Least draw of the pool in kW that does `work` GPU equivalents."""
+        working, hull = float(self.working[index]), self.hulls[index]
+        if working <= 0:
+            return float(self.base_kw[index])
+        above_w = working * (hull.draw_w(work / working) - hull.base_w)
+        return float(self.base_kw[index]) + above_w / 1000.0

@@ -1,0 +1,62 @@
+"""From the solver's point to what it decides: draws, job rates, and one pool for each job."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optimizer.assemble import Draft
+from optimizer.facts import Facts, Floats
+from optimizer.highs import Answer
+from optimizer.model.arrays import Arrays
+from optimizer.model.parts import Columns, Ints
+
+
+def pair_rates(facts: Facts, arrays: Arrays, point: Floats) -> Floats:
+    """Rates in GPU equivalents [pair of job and pool, interval]."""
+    table = facts.table
+    rates = np.zeros((len(table.pair_job), facts.count))
+    pair = pair_index(facts)
+    for family in ("x", "late"):
+        columns = arrays.families[family]
+        j, g, t = columns.keys
+        np.add.at(rates, (pair[j, g], t), arrays.of(family, point))
+    starts, (number, g, t, rate) = arrays.families["start"], arrays.runs
+    chosen = arrays.of("start", point)[number] > 0.5
+    jobs = starts.keys[0][number[chosen]]
+    np.add.at(rates, (pair[jobs, g[chosen]], t[chosen]), rate[chosen])
+    return rates
+
+
+def pair_index(facts: Facts) -> Ints:
+    """Number of the pair of a job and a pool [job, pool] (-1: the job may not run there)."""
+    table = facts.table
+    places = np.full((len(facts.jobs), len(facts.pools)), -1, dtype=np.int64)
+    places[table.pair_job, table.pair_pool] = np.arange(len(table.pair_job))
+    return places
+
+
+def homes_of(facts: Facts, done: Floats) -> Ints:
+    """The one pair of each job: where most of its work is, else its first choice (-1: none). `done`: GPU-hours a
+    pair."""
+    table = facts.table
+    homes = np.full(len(facts.jobs), -1, dtype=np.int64)
+    best = np.full(len(facts.jobs), -np.inf)
+    order = np.argsort(table.pair_place, kind="stable")
+    for pair in order[np.argsort(table.pair_place[order], kind="stable")]:
+        job = table.pair_job[pair]
+        if round(float(done[pair]), 9) > best[job]:
+            best[job], homes[job] = round(float(done[pair]), 9), pair
+    return homes
+
+
+def draft_of(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints) -> Draft:
+    """What the point decides."""
+    draw = np.array([pool.base_kw for pool in facts.pools]).reshape(len(facts.pools), facts.count)
+    seg: Columns = arrays.families["seg"]
+    np.add.at(draw, (seg.keys[0], seg.keys[1]), arrays.of("seg", answer.point))
+    rates = pair_rates(facts, arrays, answer.point)
+    picked = np.where((homes >= 0)[:, None], rates[homes], 0.0) if len(rates) else np.zeros((len(homes), facts.count))
+    picked = np.where(picked > 1e-9, picked, 0.0).reshape(len(facts.jobs), facts.count)
+    pools = tuple(int(facts.table.pair_pool[pair]) if pair >= 0 else -1 for pair in homes.tolist())
+    marginal = arrays.of_rows("balance", answer.duals).reshape(facts.other_kw.shape) / facts.hours * 1000.0
+    return Draft(draw, picked, pools, marginal)

@@ -1,0 +1,180 @@
+"""Plans one interval after the other: what was learned from the last solve makes the next one fast.
+
+Why an object: a plan from nothing goes through Pyomo and starts the simplex at zero; five minutes later nearly all of
+it is still true. The session keeps the solver with its model, writes new vectors where the structure is the same, and
+carries the basis over where it has moved. Now and then it solves from nothing again and compares: a warm start must
+never be believed for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from optimizer.assemble import assemble
+from optimizer.basis import Remembered, carried
+from optimizer.domain import Plan, Problem, Rung
+from optimizer.facts import Facts, facts_of
+from optimizer.faults import SolveError
+from optimizer.highs import Answer, Highs, solve_arrays
+from optimizer.model.arrays import Arrays, write_arrays
+from optimizer.model.build import JOB_FAMILIES, declare
+from optimizer.model.parts import Ints
+from optimizer.model.pyomo_model import compile_model
+from optimizer.reading import draft_of, homes_of, pair_rates
+from optimizer.reasons import Note, Reason, Severity
+from optimizer.validate import validate
+
+VERIFY_EVERY = 24
+"""Every how many plans a warm one is compared with one from nothing."""
+
+AGREE = 1e-6
+"""Relative difference of objectives at which warm and cold disagree."""
+
+
+@dataclass
+class Session:
+    """Plans; keeps what makes the next plan fast. Not for several threads."""
+
+    verify_every: int = VERIFY_EVERY
+    _solver: Highs | None = None
+    _last: Remembered | None = None
+    _plans: int = 0
+    _late: frozenset[str] = frozenset()
+    _doubts: list[Note] = field(default_factory=list)
+
+    def plan(self, problem: Problem, time_limit_s: float = 10.0) -> Plan:
+        """The best plan for a valid problem.
+
+        Raises ProblemError for a broken problem, SolveError when HiGHS gives no usable point in `time_limit_s`.
+        """
+        validate(problem)
+        facts = facts_of(problem)
+        arrays, answer = self._optimum(facts, time_limit_s)
+        answer, homes = self._settled(facts, arrays, answer, time_limit_s)
+        rung = Rung.OPTIMUM if answer.optimal else Rung.INCUMBENT
+        said = (*self._said(), *(() if answer.optimal else (_incumbent_note(time_limit_s),)))
+        return assemble(facts, draft_of(facts, arrays, answer, homes), rung, said, answer.seconds)
+
+    # ------------------------------------------------------------ the optimum
+    def _optimum(self, facts: Facts, time_limit_s: float) -> tuple[Arrays, Answer]:
+        """Arrays and their optimum. Columns for late work exist only for jobs that need them: a job that misses its
+        deadline in a solve without them gets them, and the solve goes on."""
+        late = np.array([job.job.id in self._late or not job.reachable for job in facts.jobs], dtype=np.bool_)
+        late |= facts.table.late_anyway
+        seconds = 0.0
+        while True:
+            arrays = self._arrays(facts, late)
+            answer = self._solve(facts, arrays, time_limit_s - seconds)
+            seconds += answer.seconds
+            missed = arrays.families["missed"].keys[0][arrays.of("missed", answer.point) > 1e-7]
+            if not len(missed):
+                break
+            late[missed] = True
+        self._late = frozenset(facts.jobs[n].job.id for n in _late_jobs(arrays, answer))
+        self._plans += 1
+        if self._plans % self.verify_every == 0 and not arrays.integer.any():
+            answer = self._verified(arrays, answer, time_limit_s - seconds)
+        return arrays, replace(answer, seconds=seconds)
+
+    def _arrays(self, facts: Facts, late: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Arrays:
+        """The first time by way of Pyomo, then written."""
+        model = declare(facts.problem, facts, late)
+        return compile_model(model, JOB_FAMILIES) if self._last is None else write_arrays(model)
+
+    def _solve(self, facts: Facts, arrays: Arrays, time_limit_s: float) -> Answer:
+        """Solve, warm where something is remembered."""
+        if arrays.integer.any():
+            self._solver = None
+            return solve_arrays(arrays, time_limit_s)
+        if self._solver is not None and _same_matrix(self._solver.arrays, arrays):
+            self._solver.write(arrays)
+        else:
+            self._solver = Highs(arrays)
+            if self._last is not None:
+                self._solver.start_from(*carried(self._last, facts, arrays))
+        try:
+            answer = self._solver.run(time_limit_s)
+        except SolveError:
+            self._solver = None
+            raise
+        columns, rows = self._solver.basis(answer.point)
+        self._last = Remembered(arrays, facts, columns, rows)
+        np.clip(answer.point, arrays.low, arrays.high, out=answer.point)
+        return answer
+
+    def _verified(self, arrays: Arrays, answer: Answer, time_limit_s: float) -> Answer:
+        """Compare with a solve from nothing, if there is time; where they differ that one counts, and all is forgotten.
+
+        Why: open reports say that a hot start can end at a wrong vertex and call it optimal (HiGHS 3194, 3294).
+        """
+        try:
+            cold = solve_arrays(arrays, time_limit_s)
+        except SolveError:
+            return answer
+        if abs(cold.objective - answer.objective) <= AGREE * (1.0 + abs(cold.objective)):
+            return answer
+        self._solver = self._last = None
+        text = f"a warm start ended at {answer.objective:.9g}, a solve from nothing at {cold.objective:.9g}; it counts"
+        self._doubts.append(Note(Reason.SOLVER_CRASH, "plan", text, Severity.WARNING))
+        return cold
+
+    def _said(self) -> tuple[Note, ...]:
+        """Notes of this plan."""
+        said, self._doubts = tuple(self._doubts), []
+        return said
+
+    # ------------------------------------------------------------ one pool for each job
+    def _settled(self, facts: Facts, arrays: Arrays, answer: Answer, time_limit_s: float) -> tuple[Answer, Ints]:
+        """Give every job one pool. Jobs that the optimum splits go where most of their work is; those that then lose
+        work may choose once more while all others stay."""
+        done = pair_rates(facts, arrays, answer.point) @ facts.hours
+        homes = homes_of(facts, done)
+        table = facts.table
+        split = (np.bincount(table.pair_job, done > 1e-6, minlength=len(facts.jobs)) > 1) & table.preemptible
+        if not split.any():
+            return answer, homes
+        first = self._closed(facts, arrays, answer, np.where(split, homes, -1), time_limit_s)
+        total = np.bincount(table.pair_job, done, minlength=len(facts.jobs))
+        then = pair_rates(facts, arrays, first.point) @ facts.hours
+        losers = split & (np.bincount(table.pair_job, then, minlength=len(facts.jobs)) < total - 1e-6)
+        if not losers.any():
+            return first, homes
+        freed = self._closed(facts, arrays, first, np.where(losers, -1, homes), time_limit_s)
+        again = homes_of(facts, pair_rates(facts, arrays, freed.point) @ facts.hours)
+        second = self._closed(facts, arrays, first, again, time_limit_s)
+        return (second, again) if second.objective < first.objective else (first, homes)
+
+    def _closed(self, facts: Facts, arrays: Arrays, before: Answer, homes: Ints, time_limit_s: float) -> Answer:
+        """Solve again with jobs confined to one pair (-1: free); the time spent adds up."""
+        high = arrays.high.copy()
+        for family in ("x", "late"):
+            columns = arrays.families[family]
+            j, g, _ = columns.keys
+            home = homes[j]
+            away = (home >= 0) & (facts.table.pair_pool[np.maximum(home, 0)] != g)
+            high[columns.start + columns.all[away]] = 0.0
+        answer = self._solve(facts, replace(arrays, high=high), max(0.1, time_limit_s - before.seconds))
+        return replace(answer, seconds=answer.seconds + before.seconds, optimal=answer.optimal and before.optimal)
+
+
+def _same_matrix(old: Arrays, new: Arrays) -> bool:
+    """Whether only vectors differ."""
+    return (
+        len(old.cost) == len(new.cost)
+        and np.array_equal(old.starts, new.starts)
+        and np.array_equal(old.index, new.index)
+        and np.array_equal(old.value, new.value)
+    )
+
+
+def _late_jobs(arrays: Arrays, answer: Answer) -> list[int]:
+    """Jobs that do late work in an answer."""
+    late = arrays.families["late"]
+    return [int(number) for number in np.unique(late.keys[0][arrays.of("late", answer.point) > 1e-7])]
+
+
+def _incumbent_note(time_limit_s: float) -> Note:
+    text = f"the solver stopped after {time_limit_s:g} s with a plan that is good but not proven best"
+    return Note(Reason.SOLVER_INCUMBENT, "plan", text, Severity.INFO)
