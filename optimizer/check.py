@@ -157,12 +157,13 @@ def _batch(plan: Plan, pool: GpuPool, reach: _Reach, t: int, work: float) -> lis
 
 def _emergency(problem: Problem, site: str, t: int) -> bool:
     """Whether an emergency order that the operator has allowed is in force at the site during the interval."""
+    return any(event.emergency and event.site == site and _in_force(problem, event, t) for event in problem.events)
+
+
+def _in_force(problem: Problem, event: GridEvent, t: int) -> bool:
+    """Whether an event, its ramp out included, touches the interval."""
     start, end = problem.grid.edges[t], problem.grid.edges[t + 1]
-    return any(
-        event.emergency and event.site == site and (end - event.start).total_seconds() > 0
-        and (start - event.end).total_seconds() < event.ramp_out_s
-        for event in problem.events
-    )  # fmt: skip
+    return (end - event.start).total_seconds() > 0 and (start - event.end).total_seconds() < event.ramp_out_s
 
 
 def _may_break(problem: Problem, plan: Plan, inputs: PoolInputs, t: int) -> bool:
@@ -200,7 +201,7 @@ def _caps(
     tol = TOL_KW + TOL * abs(bought)
     found = []
     if bought > site.limit_kw[t] + tol:
-        least = _least_kw(problem, plan, pools, t, limit=True)
+        least = _least_kw(problem, plan, pools, t, limit=True, emergency=_emergency(problem, site.id, t))
         if bought > max(site.limit_kw[t], site.pue[t] * (least + site.other_it_kw[t])) + tol:
             found.append(Violation(site.id, t, f"import {bought:.3f} kW is over the limit {site.limit_kw[t]:.3f} kW"))
     if bought > site.limit_kw[t] + orders.over_limit_kw[t] + tol:
@@ -211,15 +212,16 @@ def _caps(
             continue
         if bought > cap + orders.over_event_kw[t] + tol:
             found.append(Violation(event.id, t, "import over the event's cap is not declared"))
-        least = site.pue[t] * (_least_kw(problem, plan, pools, t, limit=False) + site.other_it_kw[t])
+        deep = event.emergency and _in_force(problem, event, t)
+        least = site.pue[t] * (_least_kw(problem, plan, pools, t, limit=False, emergency=deep) + site.other_it_kw[t])
         if (event.firm or event.emergency) and bought > max(cap, least) + tol:
             found.append(Violation(event.id, t, f"import {bought:.3f} kW is over the event's cap {cap:.3f} kW"))
     return found
 
 
-def _least_kw(problem: Problem, plan: Plan, pools: list[PoolInputs], t: int, limit: bool) -> float:
+def _least_kw(problem: Problem, plan: Plan, pools: list[PoolInputs], t: int, limit: bool, emergency: bool) -> float:
     """IT power in kW below which nothing allowed can bring the pools: floors, idle cards, and jobs that may not be
-    interrupted at full speed. Under a hard limit (`limit`) training may go below its floor, under an emergency all."""
+    interrupted at full speed. Under a hard limit (`limit`) training may go below its floor, for an `emergency` all."""
     total = 0.0
     for inputs in pools:
         pool = inputs.pool
@@ -233,7 +235,7 @@ def _least_kw(problem: Problem, plan: Plan, pools: list[PoolInputs], t: int, lim
             hull = hull_from_idle(curve)
             total += pool.count * curve.idle_w + fixed * (hull.top_w - curve.idle_w) / hull.top_throughput
             continue
-        breakable = _emergency(problem, pool.site, t) or (limit and pool.work is Work.TRAINING)
+        breakable = emergency or (limit and pool.work is Work.TRAINING)
         top = throughput_at_cap(curve, pool.max_cap_w)
         floor_cap = (
             pool.min_cap_w if breakable else max(pool.min_cap_w, cap_for_throughput(curve, min(pool.floor, top)))

@@ -271,9 +271,10 @@ class Problem:
 
 # ---------------------------------------------------------------- the plan
 class Rung(StrEnum):
-    """Which step of the ladder answered, best first."""
+    """Which step of the ladder answered, best first; `RULE` where a rule was chosen in the optimiser's place."""
 
     OPTIMUM = "optimum"
+    RULE = "rule"
     INCUMBENT = "incumbent"
     SHIFTED = "last_plan_shifted"
     GREEDY = "greedy"

@@ -217,7 +217,10 @@ def _batch(
     if not mine:
         return np.zeros(len(problem.grid)), (hull_from_idle(curve),) * len(problem.grid)
     share = np.array([facts.on_time_h + facts.late_h for facts in mine]) / np.array(problem.grid.hours)
-    gpus = np.array([min(facts.job.max_gpus, problem.pools[number].pool.count) for facts in mine])
+    top = curve.points[-1].throughput  # a rate that another pool sets may need more GPUs here than the job asks for
+    gpus = np.array(
+        [min(max(facts.job.max_gpus, facts.rate / top), problem.pools[number].pool.count) for facts in mine]
+    )
     working = gpus @ share
     paces = np.array([facts.pace for facts in mine])
     tight = paces > throughput_of_knee(curve)

@@ -14,6 +14,7 @@ from optimizer.curves import draw_at_cap
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of, late_tail, unbroken_run
 from optimizer.jobfacts import JobFacts
+from optimizer.poolfacts import PoolFacts
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.room import fit, fixed_draw, headroom_kw, kw_per_work, wanted_draw
 from optimizer.weights import job_weights
@@ -114,11 +115,19 @@ class _Book:
         for pool in facts.pools:
             if pool.batch:
                 self.free[pool.index] = pool.working * pool.hulls[0].top_throughput
+                self._book_at_full_speed(pool)
         for number, job in enumerate(facts.jobs):
             if job.fixed and job.pools and facts.runs_fit(job.pools[0]):
                 self.rates[number] = unbroken_run(facts, job, 0)
                 self.free[job.pools[0]] -= self.rates[number]
         self.free = np.clip(self.free, 0.0, None)
+
+    def _book_at_full_speed(self, pool: PoolFacts) -> None:
+        """Power of runs that may not be interrupted as for any job: slow GPUs take less, until others fill the pool."""
+        if self.facts.runs_fit(pool.index):
+            full_kw = pool.base_kw + self.facts.fixed_work[pool.index] * self.kw_per_work[pool.index]
+            extra_kw = np.clip(full_kw - self.draw_kw[pool.index], 0.0, None)
+            self.room_kw[pool.site] = np.clip(self.room_kw[pool.site] - extra_kw, 0.0, None)
 
     def _available(self, g: int) -> Floats:
         """GPU equivalents that pool g could still take [interval]."""

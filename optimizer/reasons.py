@@ -57,6 +57,7 @@ class Reason(StrEnum):
     PLAN_REFUSED = "plan_refused"
     LAST_PLAN_SHIFTED = "last_plan_shifted"
     GREEDY_PLAN = "greedy_plan"
+    RULE_PLAN = "rule_plan"
     HELD = "held"
     SAFE_STATE = "safe_state"
     # what the hardware said

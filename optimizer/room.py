@@ -18,7 +18,7 @@ def fixed_draw(facts: Facts) -> Floats:
     """Draw [pool, interval] that batch pools can't avoid: idle cards and jobs that may not be interrupted."""
     draw = np.array([pool.base_kw for pool in facts.pools]).reshape(len(facts.pools), facts.count)
     for pool in facts.pools:
-        if pool.batch:
+        if pool.batch and facts.runs_fit(pool.index):
             for t in np.flatnonzero(facts.fixed_work[pool.index] > 1e-12).tolist():
                 draw[pool.index, t] = pool.draw_for(t, float(facts.fixed_work[pool.index, t]))
     return draw
@@ -64,8 +64,12 @@ def fit(facts: Facts, draw_kw: Floats) -> Floats:
 
 
 def _emergency(facts: Facts, s: int, t: int) -> bool:
-    """Whether an emergency event binds the site in the interval."""
-    return any(event.emergency and facts.event_kw[number, t] < INF for number, event in facts.events_of(s))
+    """Whether an emergency event binds the site in the interval (its rebound limit afterwards is no emergency)."""
+    start = facts.problem.grid.starts[t]
+    return any(
+        event.emergency and facts.event_kw[number, t] < INF and (start - event.end).total_seconds() < event.ramp_out_s
+        for number, event in facts.events_of(s)
+    )
 
 
 def _shed(pools: list[PoolFacts], draw: Floats, t: int, over_kw: float, below_floor: bool) -> float:

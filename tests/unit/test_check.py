@@ -123,3 +123,14 @@ def test_what_is_out_of_reach_is_accepted_when_it_is_declared():
     assert check_plan(made, plan) == ()
     silent = replace(plan, sites={"dc": replace(plan.sites["dc"], over_limit_kw=(0.0,))})
     assert any("not declared" in violation.text for violation in check_plan(made, silent))
+
+
+def test_an_emergency_breaks_floors_for_its_own_cap_and_for_no_other():
+    """Users' floor takes 300 kW: the firm event's 250 give way to it, the emergency's 250 don't."""
+    pools = [inputs(pool(floor=0.8), 1)]
+    for firm, emergency, import_kw in ((250.0, 350.0, 300.0), (350.0, 250.0, 250.0)):
+        events = [event("firm", (0, 1), firm, 400.0), event("alarm", (0, 1), emergency, 400.0, emergency=True)]
+        made = problem(hourly(1), [site(1)], pools, events=events)
+        plan = solve_problem(made)
+        assert check_plan(made, plan) == ()
+        assert plan.sites["dc"].import_kw == pytest.approx((import_kw,), abs=1e-3)

@@ -44,6 +44,43 @@ def test_greedy_finds_the_cheapest_start_of_a_run_without_a_break():
     assert greedy_plan(made).jobs["j"].work_gpus == pytest.approx((0, 0, 0, 100, 100, 0))
 
 
+def test_the_rebound_limit_after_an_emergency_breaks_no_floor():
+    """The hard limit of 370 kW takes training below its floor of 375; what is left of a past emergency does not."""
+    past = event("e", (-3, -2), 100.0, 300.0, emergency=True, rebound_kw=300.0, rebound_s=4 * 3600.0)
+    made = problem(hourly(1), [site(1, limit=370.0)], [inputs(pool("train", Work.TRAINING, floor=0.95), 1)], (), [past])
+    plan = greedy_plan(made)
+    assert plan.pools["train"].draw_kw == pytest.approx((370.0,))
+    assert check_plan(made, plan) == ()
+
+
+def test_runs_that_lost_their_gpus_take_no_power_from_others():
+    """Two runs of 80 GPUs are left with 100: neither goes on, so training need not go below its floor for them."""
+    pools = [inputs(pool("train", Work.TRAINING, 100, floor=0.8), 1), inputs(BATCH, 1)]
+    runs = [job(name, (0, 9), 160.0, 80, preemptible=False, started_at=START - timedelta(hours=1)) for name in "ab"]
+    plan = greedy_plan(problem(hourly(1), [site(1, limit=45.0)], pools, runs))
+    assert plan.pools["train"].draw_kw == pytest.approx((35.0,))
+
+
+def test_a_run_beside_which_others_fill_the_pool_is_booked_at_full_speed():
+    """Alone, a run of 50 GPUs would draw 20 kW on a hundred slow ones; with 50 more GPUs of work all must be fast."""
+    run = job("run", (0, 20), 100.0, 50, preemptible=False, started_at=START - timedelta(hours=1))
+    made = batch_problem([run, job("more", (0, 20), 500.0, 50)], count=1, limit=38.0)
+    plan = greedy_plan(made)
+    assert check_plan(made, plan) == ()
+    assert plan.jobs["more"].work_gpus[0] == pytest.approx((38.0 - 10.0 - 15.0) / 0.3)
+
+
+def test_a_run_goes_on_where_its_rate_takes_more_gpus_than_it_asked_for():
+    """Its rate is that of the fast pool's four GPUs; the slow pool, where it runs, needs eight for it."""
+    slow = replace(pool("slow", Work.BATCH, 100), max_cap_w=200.0)
+    run = job("run", (0, 20), 40.0, 4, ("slow", "fast"), preemptible=False, started_at=START - timedelta(hours=1))
+    pools = [inputs(slow, 1), inputs(pool("fast", Work.BATCH, 100), 1)]
+    made = problem(hourly(1), [site(1)], pools, [run])
+    for plan in (greedy_plan(made), solve_problem(made)):
+        assert check_plan(made, plan) == ()
+        assert (plan.jobs["run"].pool, plan.jobs["run"].work_gpus) == ("slow", pytest.approx((4.0,)))
+
+
 def test_greedy_is_worth_nearly_the_optimum_on_a_real_site_and_quick():
     made = typical_problem(30)
     best = solve_problem(made).objective

@@ -1,0 +1,202 @@
+"""Walks a problem's intervals from the first to the last, as a controller without foresight lives through them.
+
+Why a walk: rules of thumb look at the present. What an interval leaves undone is asked for again in the next one. Only
+a job that may not be interrupted is weighed over its whole run, because once begun it can't give way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from optimizer.assemble import Draft, assemble
+from optimizer.domain import Plan, Problem, Rung
+from optimizer.facts import Facts, Floats, facts_of, unbroken_run
+from optimizer.jobfacts import JobFacts
+from optimizer.reasons import Note, Reason, Severity
+from optimizer.rivals.asked import Asked, Given, Scale, least_cut
+from optimizer.room import fit
+
+INF = float("inf")
+LEAST = 1e-9
+
+
+def full_power(facts: Facts) -> Floats:
+    """Draw [pool, interval] of interactive and training pools without a cap; batch pools idle."""
+    return np.array([pool.base_kw if pool.batch else pool.top_kw for pool in facts.pools])
+
+
+def always(facts: Facts) -> Floats:
+    """Every job runs as soon as it may: highest energy cost per kWh [site, interval] at which jobs are begun."""
+    return np.full((len(facts.problem.sites), facts.count), INF)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a rule wants (`service`: draws of interactive and training pools), up to which cost of energy it runs jobs
+    that could still wait (`willing`), who gives way under a cap (`scale`), and whether it answers voluntary events."""
+
+    name: str
+    scale: Scale
+    service: Callable[[Facts], Floats] = full_power
+    willing: Callable[[Facts], Floats] = always
+    voluntary: bool = True
+
+
+def follow(policy: Policy, problem: Problem) -> Plan:
+    """The plan of a rule."""
+    facts = facts_of(problem)
+    heard = facts if policy.voluntary else _without_voluntary(facts)
+    walk = _Walk(heard, policy)
+    for t in range(facts.count):
+        walk.step(t)
+    draft = Draft(fit(heard, walk.draw_kw), walk.rates, tuple(walk.homes))
+    return assemble(facts, draft, Rung.RULE, (rule_note(policy.name),))
+
+
+def rule_note(name: str) -> Note:
+    """Says in every plan that a rule made it."""
+    return Note(Reason.RULE_PLAN, "plan", f"made by the rule {name}, not by the optimiser", Severity.INFO)
+
+
+def _without_voluntary(facts: Facts) -> Facts:
+    """Facts as whoever doesn't answer voluntary events sees them."""
+    owed = np.array([event.firm or event.emergency for event in facts.problem.events], dtype=np.bool_)
+    return replace(facts, event_kw=np.where(owed[:, None], facts.event_kw, INF)) if owed.size else facts
+
+
+class _Walk:
+    """Everything that the walk has decided so far."""
+
+    def __init__(self, facts: Facts, policy: Policy) -> None:
+        self.facts, self.policy = facts, policy
+        self.draw_kw = policy.service(facts)
+        self.willing = policy.willing(facts)
+        self.rates = np.zeros((len(facts.jobs), facts.count))
+        self.homes = [job.pools[0] if job.pools else -1 for job in facts.jobs]
+        self.left = np.array([job.left for job in facts.jobs])
+        self.begun = [False] * len(facts.jobs)
+        self.kept = np.zeros((len(facts.pools), facts.count))
+        caps = np.minimum(facts.limit_kw, facts.events_cap_kw)
+        self.budget_kw = np.maximum(0.0, caps) / facts.pue - facts.other_kw
+        order = sorted(range(len(facts.jobs)), key=lambda number: _turn(facts.jobs[number]))
+        self.order = [number for number in order if facts.jobs[number].pools]
+        for number in self.order:
+            job = facts.jobs[number]
+            if job.fixed and facts.runs_fit(job.pools[0]):
+                self._keep(number, job.pools[0], unbroken_run(facts, job, 0))
+
+    def _keep(self, number: int, g: int, run: Floats) -> None:
+        """Book a run without a break."""
+        self.rates[number], self.homes[number], self.begun[number] = run, g, True
+        self.kept[g] += run
+
+    def step(self, t: int) -> None:
+        """Decide interval t for every site."""
+        wants = self._wants(t)
+        for s in range(len(self.facts.problem.sites)):
+            mine = [pool for pool in self.facts.pools if pool.site == s]
+            homes = {number: self.homes[number] for number in wants if self.facts.pools[self.homes[number]].site == s}
+            asked = Asked(
+                facts=self.facts,
+                site=s,
+                t=t,
+                wants=Given(
+                    {pool.index: float(self.draw_kw[pool.index, t]) for pool in mine if not pool.batch},
+                    {number: wants[number] for number in homes},
+                ),
+                homes=homes,
+                kept={pool.index: float(self.kept[pool.index, t]) for pool in mine if pool.batch},
+                budget_kw=float(self.budget_kw[s, t]),
+            )
+            self._take(asked, least_cut(asked, self.policy.scale))
+
+    def _take(self, asked: Asked, given: Given) -> None:
+        """Book what an interval gives."""
+        t, hours = asked.t, float(self.facts.hours[asked.t])
+        for g, draw in (*given.draw_kw.items(), *asked.batch_kw(given.rates).items()):
+            self.draw_kw[g, t] = draw
+        for number, rate in given.rates.items():
+            self.rates[number, t] = rate
+            self.left[number] -= rate * hours
+            self.begun[number] = self.begun[number] or rate > LEAST
+
+    def _wants(self, t: int) -> dict[int, float]:
+        """Rates that jobs that may wait ask for in interval t, in their turn, up to the GPUs of their pools. Before
+        them jobs that may not be interrupted begin, where their whole run has room."""
+        asking = [number for number in self.order if self._most(number, t) > LEAST]
+        for number in asking:
+            if not self.facts.jobs[number].job.preemptible:
+                self._begin(number, t)
+        free = {pool.index: pool.working[t] * pool.hulls[t].top_throughput - self.kept[pool.index, t]
+                for pool in self.facts.pools if pool.batch}  # fmt: skip
+        wants: dict[int, float] = {}
+        for number in asking:
+            job, most = self.facts.jobs[number], self._most(number, t)
+            if not job.job.preemptible:
+                continue
+            g = self.homes[number] if self.begun[number] else _roomiest(job, free, most)
+            if min(most, free[g]) > LEAST and self._wanted(number, g, t):
+                self.homes[number], wants[number] = g, min(most, free[g])
+                free[g] -= wants[number]
+        return wants
+
+    def _most(self, number: int, t: int) -> float:
+        """Highest rate of a job in interval t: its window, its rate, its work left; 0 for a run that has begun, or
+        whose pool has lost the GPUs for it."""
+        job = self.facts.jobs[number]
+        if job.fixed or (self.begun[number] and not job.job.preemptible):
+            return 0.0
+        hours = float(self.facts.hours[t])
+        open_h = float(job.on_time_h[t] + job.late_h[t])
+        return max(0.0, min(job.rate * open_h, float(self.left[number]))) / hours
+
+    def _wanted(self, number: int, g: int, t: int) -> bool:
+        """Whether the rule runs a job now: energy is cheap enough, or it would be late otherwise."""
+        job, s = self.facts.jobs[number], self.facts.pools[g].site
+        if float(self.facts.cost_per_kwh[s, t]) <= self.willing[s, t]:
+            return True
+        later_h = float(job.on_time_h[t + 1 :].sum()) + job.beyond_h
+        return float(self.left[number]) > job.rate * later_h * (1.0 + 1e-9)
+
+    def _begin(self, number: int, t: int) -> None:
+        """Begin a run without a break in the first pool that has GPUs and power for all of it."""
+        job = self.facts.jobs[number]
+        run = unbroken_run(self.facts, job, t)
+        for g in job.pools:
+            able = 0 < job.rate <= self.facts.pools[g].top_work + LEAST
+            able = able and bool((run <= self._unkept(g) + LEAST).all()) and self._wanted(number, g, t)
+            if able and self._has_power(g, run):
+                self._keep(number, g, run)
+                return
+
+    def _unkept(self, g: int) -> Floats:
+        """GPU equivalents of a pool that no run without a break holds [interval]."""
+        pool = self.facts.pools[g]
+        room: Floats = pool.working * pool.hulls[0].top_throughput - self.kept[g]
+        return room
+
+    def _has_power(self, g: int, run: Floats) -> bool:
+        """Whether a run fits under every cap with all other pools at their least."""
+        facts, site = self.facts, self.facts.pools[g].site
+        for t in np.flatnonzero(run > LEAST).tolist():
+            least = 0.0
+            for pool in facts.pools:
+                if pool.site == site:
+                    work = float(self.kept[pool.index, t]) + (float(run[t]) if pool.index == g else 0.0)
+                    least += pool.draw_for(t, work) if pool.batch else float(pool.least_kw[t])
+            if least > self.budget_kw[site, t] + LEAST:
+                return False
+        return True
+
+
+def _turn(job: JobFacts) -> tuple[int, object, object, str]:
+    """First released, first served, within a priority."""
+    return -job.job.priority, job.job.release, job.job.deadline, job.job.id
+
+
+def _roomiest(job: JobFacts, free: dict[int, float], most: float) -> int:
+    """The first pool of a job's list with room for all that it asks for, else the one with the most."""
+    return next((g for g in job.pools if free[g] >= most - LEAST), max(job.pools, key=lambda g: free[g]))

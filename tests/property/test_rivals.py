@@ -1,0 +1,33 @@
+"""Whatever the problem: every rule of thumb keeps every promise, and none is worth more than the optimum."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.check import check_plan
+from optimizer.domain import Rung
+from optimizer.evaluate import evaluate
+from optimizer.rivals import RIVALS
+from optimizer.solve import solve_problem
+from tests.support.problems import random_problem
+
+seeds = st.integers(0, 10**6)
+
+
+@pytest.mark.parametrize("name", RIVALS)
+@given(seeds)
+def test_every_rule_may_be_obeyed(name, seed):
+    made = random_problem(seed)
+    plan = RIVALS[name](made, None)
+    assert (plan.rung, check_plan(made, plan)) == (Rung.RULE, ())
+
+
+@given(seeds)
+def test_no_rule_is_worth_more_than_the_optimum(seed):
+    made = random_problem(seed, exact=True)
+    best = solve_problem(made)
+    total = evaluate(made, best).total
+    for name, rule in RIVALS.items():
+        plan = rule(made, best)
+        assert check_plan(made, plan) == (), name
+        assert total >= evaluate(made, plan).total - 2e-4 * (1.0 + abs(total)), name
