@@ -36,7 +36,7 @@ BUILTIN: dict[str, dict[str, str]] = {
 """kind -> type -> "module:Class" of what ships with Gridpace."""
 
 # Modules that an optional extra brings; named in the error so that the operator knows what to install.
-EXTRAS = {"pyarrow": "parquet", "nicegui": "web"}
+EXTRAS = {"pyarrow": "parquet", "nicegui": "web", "nats": "fleet", "nkeys": "fleet", "cryptography": "fleet"}
 
 
 class UnknownAdapter(AdapterError):

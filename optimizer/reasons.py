@@ -65,6 +65,7 @@ class Reason(StrEnum):
     CAP_REFUSED = "cap_refused"
     CAP_CLAMPED = "cap_clamped"
     GPU_LOST = "gpu_lost"
+    NODE_LOST = "node_lost"
     NO_PERMISSION = "no_permission"
     CALL_TIMEOUT = "call_timeout"
     METER_LOST = "meter_lost"

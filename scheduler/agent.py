@@ -11,6 +11,7 @@ import argparse
 import fcntl
 import logging
 import os
+import platform
 import pwd
 import signal
 import socket
@@ -22,13 +23,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapters.ports import AdapterError, PowerActuator
 from adapters.power import wire
 from scheduler.agent_core import AgentCore, AgentSettings, Fenced
 from scheduler.agent_state import AgentFiles
 from scheduler.sdnotify import notify
+
+if TYPE_CHECKING:
+    from adapters.bus_settings import BusSettings
 
 MOST_CONNECTIONS = 32
 IDLE_S = 600.0
@@ -48,14 +52,15 @@ def run_agent(
     writers: Collection[int] = (),
     settings: AgentSettings | None = None,
     stop: threading.Event | None = None,
+    fleet: BusSettings | None = None,
 ) -> None:
     """Serve until `stop` is set, then give every limit back. `writers` are user ids that may give orders besides root
-    and the agent's own. AdapterError when another agent runs over `state_dir`, or its files or the socket can't be
-    used."""
+    and the agent's own; with `fleet` the daemon of that bus gives orders too. AdapterError when another
+    agent runs over `state_dir`, or its files or the socket can't be used."""
     settings, stop = settings or _DEFAULTS, stop or threading.Event()
     with _only_one(state_dir):
         core = AgentCore(power, AgentFiles(state_dir), settings)
-        with _Server(socket_path, core, {0, os.geteuid(), *writers}) as server:
+        with _Server(socket_path, core, {0, os.geteuid(), *writers}) as server, _ear(core, fleet, settings.state_s):
             threading.Thread(target=server.serve_forever, args=(0.1,), name="agent-socket", daemon=True).start()
             _greet(core)
             _tick(core)
@@ -86,6 +91,25 @@ def _tick(core: AgentCore) -> None:
         line = f"the GPUs can't be reached: {error}"
         _log.error("%s", line)
     notify(f"WATCHDOG=1\nSTATUS={line}")
+
+
+@contextmanager
+def _ear(core: AgentCore, fleet: BusSettings | None, state_s: float) -> Iterator[None]:
+    """Listen on the fleet's bus, if there is one. A server that is away is no reason not to start."""
+    if fleet is None:
+        yield
+        return
+    # nats-py loads aiohttp for its web sockets where that is installed: 15 MB for what no agent uses.
+    sys.modules.setdefault("aiohttp", None)  # type: ignore[arg-type]
+    try:
+        from scheduler.agent_fleet import FleetEar  # a node on its own needs no bus, and no library for it
+    except ModuleNotFoundError as error:
+        raise AdapterError(f"--fleet needs {error.name}; pip install gridpace[fleet]") from error
+    ear = FleetEar(core, fleet, answer, state_s)
+    try:
+        yield
+    finally:
+        ear.close()
 
 
 @contextmanager
@@ -239,7 +263,8 @@ def main(arguments: list[str] | None = None) -> int:
     settings = replace(_DEFAULTS, release_w_per_s=options.release_w_per_s, tick_s=options.tick_s)
     try:
         writers = _writers(options.allow_user)
-        run_agent(options.socket, options.state_dir, _backend(options.backend), writers, settings, stop)
+        fleet = _fleet(options)
+        run_agent(options.socket, options.state_dir, _backend(options.backend), writers, settings, stop, fleet)
     except AdapterError as error:
         _log.error("%s", error)
         return 2
@@ -258,7 +283,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tick-s", type=float, default=_DEFAULTS.tick_s, help="seconds between two checks of the lease"
     )
+    group = parser.add_argument_group("fleet", "orders over NATS too; files made by `gridpace fleet init`")
+    group.add_argument("--fleet", action="append", default=[], metavar="URL", help="a NATS server (repeatable)")
+    group.add_argument("--node", default=platform.node().partition(".")[0], help="this node's name (its host name)")
+    group.add_argument("--seed", type=Path, help="secret nkey of this node")
+    group.add_argument("--ca", type=Path, help="certificate authority of the servers")
     return parser
+
+
+def _fleet(options: argparse.Namespace) -> BusSettings | None:
+    """The fleet's bus as the options name it. AdapterError for a name that no subject can carry."""
+    if not options.fleet:
+        return None
+    from adapters.bus_settings import BusSettings
+    from adapters.power.fleet_wire import node_name
+
+    try:
+        return BusSettings(tuple(options.fleet), node_name(options.node), options.seed, options.ca)
+    except ValueError as error:
+        raise AdapterError(f"--node: {error}") from error
 
 
 def _backend(_name: str) -> PowerActuator:

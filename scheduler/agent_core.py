@@ -29,10 +29,12 @@ class Fenced(AdapterError):
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """Seconds between ticks, watts a second by which each GPU is released, seconds that a stop may take to do so, and
-    the seconds that a lease and a trajectory last at most, however long they were asked for."""
+    """Seconds between ticks and between two tellings of the state to a fleet, watts a second by which each GPU is
+    released, seconds that a stop may take to do so, and the seconds that a lease and a trajectory last at most, however
+    long they were asked for."""
 
     tick_s: float = 0.5
+    state_s: float = 1.0
     release_w_per_s: float = 10.0
     stop_s: float = 20.0
     longest_lease_s: float = 86400.0

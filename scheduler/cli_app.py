@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from scheduler import cli_events, cli_jobs, cli_local, cli_remote
+from scheduler import cli_events, cli_fleet, cli_jobs, cli_local, cli_remote
 
 FAILED = 1
 
@@ -78,3 +78,4 @@ cli_local.add(app)
 cli_remote.add(app)
 app.add_typer(cli_events.app, name="events")
 app.add_typer(cli_jobs.app, name="jobs")
+app.add_typer(cli_fleet.app, name="fleet")

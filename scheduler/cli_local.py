@@ -63,6 +63,7 @@ def agent(ctx: typer.Context) -> None:
     \b
     Examples:
       gridpace agent --socket /run/gridpace-agent/agent.sock --state-dir /var/lib/gridpace-agent
+      gridpace agent --fleet tls://nats.example.net:4222 --node n01 --seed n01.seed --ca ca.pem
     """
     from scheduler.agent import main
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from adapters.context import AdapterContext
 from adapters.hall import SimulatedHall
@@ -19,8 +20,11 @@ from optimizer.domain import GpuPool, Series
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.collect import Source
 from scheduler.config import Config, PoolConfig
-from scheduler.config.builtin import AgentPowerConfig, NvmlPowerConfig
+from scheduler.config.builtin import AgentPowerConfig, FleetPowerConfig, NvmlPowerConfig
 from scheduler.engine import PoolModel, SiteModel
+
+if TYPE_CHECKING:
+    from adapters.power.fleet import FleetPower
 
 DAY = timedelta(days=1)
 
@@ -69,10 +73,22 @@ def _actuator(config: Config, context: AdapterContext) -> PowerActuator:
         from adapters.power.agent import AgentPower
 
         return AgentPower(context.path(entry.socket))
+    if isinstance(entry, FleetPowerConfig):
+        return fleet_power(entry, context)
     from adapters.registry import create
 
     made: PowerActuator = create("power", entry, context)
     return made
+
+
+def fleet_power(entry: FleetPowerConfig, context: AdapterContext) -> FleetPower:
+    """The nodes of a fleet, as the config names its bus."""
+    from adapters.bus_settings import BusSettings
+    from adapters.power.fleet import FleetPower
+
+    seed, ca = (context.path(name) if name is not None else None for name in (entry.seed, entry.ca))
+    settings = BusSettings(entry.servers, "daemon", seed, ca)
+    return FleetPower(settings, entry.deadline.total_seconds(), entry.nodes, entry.replicas)
 
 
 def _meter(
@@ -100,11 +116,17 @@ def close_all(closers: list[Callable[[], None]]) -> None:
 
 
 def _gpu_meter(config: Config, context: AdapterContext, pool_of: Mapping[GpuId, str], power: PowerActuator) -> Meter:
-    """The GPUs' own sensors: through the agent where it owns them, else through NVML here."""
+    """The GPUs' own sensors: through the agents where they own them, else through NVML here."""
     if isinstance(config.power, AgentPowerConfig):
         from adapters.meters.agent import AgentMeter
 
         return AgentMeter(power, context.clock, pool_of)
+    if isinstance(config.power, FleetPowerConfig):
+        from adapters.meters.fleet import FleetMeter
+        from adapters.power.fleet import FleetPower
+
+        assert isinstance(power, FleetPower)
+        return FleetMeter(power.states, context.clock, pool_of, power.silent)
     from adapters.meters.nvml import NvmlMeter
 
     return NvmlMeter(context.clock, pool_of)

@@ -26,7 +26,7 @@ from scheduler.building import due_jobs, pool_models, prices, program_rules, sit
 from scheduler.clock import ScaledClock, WallClock
 from scheduler.collect import Memory, Source
 from scheduler.config import Config
-from scheduler.config.builtin import AgentPowerConfig, QueueConfig, WebhookConfig
+from scheduler.config.builtin import QueueConfig, WebhookConfig
 from scheduler.dispatch import Dispatcher
 from scheduler.engine import ChargeBuilder, Context, Planner, State
 from scheduler.facade import Facade
@@ -122,7 +122,7 @@ def _built(
         gpus=hardware.gpus,
         writes=config.mode == "control",
         epoch=store.epoch(),
-        lease_s=config.power.lease.total_seconds() if isinstance(config.power, AgentPowerConfig) else None,
+        lease_s=lease.total_seconds() if (lease := getattr(config.power, "lease", None)) is not None else None,
         raisable=frozenset(gpu for p in config.pools if p.max_cap_w is not None for gpu in hardware.gpus[p.id]),
     )
     channels = build_channels(config, store) if channels is None else channels

@@ -19,6 +19,7 @@ MOST_NOTES = 16
 
 _MEANING = {
     Reason.GPU_LOST: "does not answer: off the bus, or not a GPU of this machine",
+    Reason.NODE_LOST: "is on a node that does not answer",
     Reason.NO_PERMISSION: "may not be capped: setting a power limit needs root (CAP_SYS_ADMIN); run the agent as root",
     Reason.CAP_REFUSED: "refused the cap",
     Reason.CAP_DRIFT: "enforces another limit than ordered (a board controller or another program limits it)",

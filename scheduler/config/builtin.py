@@ -7,7 +7,7 @@ several things (pools, the store, the simulated hall), so that the scheduler des
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -49,6 +49,50 @@ class AgentPowerConfig(Model):
     )
 
 
+class FleetPowerConfig(Model):
+    """The GPUs of all nodes on which `gridpace agent --fleet` runs, over NATS."""
+
+    type: Literal["fleet"] = Field(description="GPUs of many nodes, over NATS.", examples=["fleet"])
+    servers: tuple[Annotated[str, Field(pattern=r"^(nats|tls)://[^\s/]+$")], ...] = Field(
+        min_length=1,
+        description="Addresses of the NATS servers; of a cluster, all of them.",
+        examples=[["tls://nats-1.example.net:4222", "tls://nats-2.example.net:4222"]],
+    )
+    seed: ConfigPath | None = Field(
+        default=None,
+        description="File with the daemon's secret nkey, made by `gridpace fleet init` (none: a server without users).",
+        examples=["/etc/gridpace/fleet/daemon.seed"],
+    )
+    ca: ConfigPath | None = Field(
+        default=None,
+        description="Certificate authority of the servers; the connection is then encrypted and the server verified.",
+        examples=["/etc/gridpace/fleet/ca.pem"],
+    )
+    nodes: tuple[str, ...] = Field(
+        default=(),
+        description="Nodes that must be there; one that is silent is an alert. Empty: whoever answers at the start.",
+        examples=[["rack1-n01", "rack1-n02"]],
+    )
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=5,
+        description="Servers that keep a copy of the nodes' trajectories; 3 in a cluster of three.",
+        examples=[3],
+    )
+    deadline: PositiveDuration = Field(
+        default=timedelta(seconds=3),
+        description="How long a node may take to obey an order before its GPUs count as lost.",
+        examples=["3s"],
+    )
+    lease: PositiveDuration = Field(
+        default=timedelta(seconds=30),
+        description="How long a limit holds when the daemon falls silent; then the agent follows the published plan "
+        "and releases.",
+        examples=["30s"],
+    )
+
+
 class SimulatedMeterConfig(Model):
     """Meters of the simulated hall."""
 
@@ -81,7 +125,12 @@ class WebhookConfig(Model):
 
 BUILTIN: dict[str, dict[str, type[BaseModel]]] = {
     "signals": {},
-    "power": {"simulated": SimulatedPowerConfig, "nvml": NvmlPowerConfig, "agent": AgentPowerConfig},
+    "power": {
+        "simulated": SimulatedPowerConfig,
+        "nvml": NvmlPowerConfig,
+        "agent": AgentPowerConfig,
+        "fleet": FleetPowerConfig,
+    },
     "meters": {"simulated": SimulatedMeterConfig, "nvml": NvmlMeterConfig},
     "jobs": {"queue": QueueConfig},
     "dr": {"webhook": WebhookConfig},

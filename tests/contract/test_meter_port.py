@@ -9,7 +9,7 @@ from optimizer.reasons import Reason
 from tests.support.power_worlds import meter_world, wait_until
 
 
-@pytest.fixture(params=["simulated", "nvml", "agent"])
+@pytest.fixture(params=["simulated", "nvml", "agent", "fleet"])
 def pair(request, tmp_path, monkeypatch):
     with meter_world(request.param, tmp_path, monkeypatch) as made:
         yield made

@@ -11,7 +11,7 @@ from tests.support.power_worlds import DEADLINE_S, power_world
 FAULTS = [Reason.GPU_LOST, Reason.NO_PERMISSION, Reason.CAP_REFUSED, Reason.CALL_TIMEOUT]
 
 
-@pytest.fixture(params=["simulated", "nvml", "agent"])
+@pytest.fixture(params=["simulated", "nvml", "agent", "fleet"])
 def world(request, tmp_path, monkeypatch):
     with power_world(request.param, tmp_path, monkeypatch) as made:
         yield made
@@ -101,14 +101,14 @@ def test_an_empty_order_is_no_error(world):
     assert (receipt.enforced_w, receipt.failures) == ({}, {})
 
 
-@pytest.mark.parametrize("world", ["nvml", "agent"], indirect=True)
+@pytest.mark.parametrize("world", ["nvml", "agent", "fleet"], indirect=True)
 def test_cards_are_served_at_the_same_time(world):
     world.fake.set_all(latency_ms=30)
     assert world.actuator.apply(dict.fromkeys(world.gpus, 300), lease()).failures == {}
     assert world.fake.header.most_in_flight == len(world.gpus)
 
 
-@pytest.mark.parametrize("world", ["nvml", "agent"], indirect=True)
+@pytest.mark.parametrize("world", ["nvml", "agent", "fleet"], indirect=True)
 def test_an_order_in_force_is_not_written_again(world):
     for sequence in range(3):
         world.actuator.apply(dict.fromkeys(world.gpus, 300), lease(sequence))

@@ -6,21 +6,24 @@ with a real socket in between. `capable` tests ask the world, never the adapter,
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
 from adapters.hall import SimulatedHall
 from adapters.meters.agent import AgentMeter
+from adapters.meters.fleet import FleetMeter
 from adapters.meters.nvml import NvmlMeter
 from adapters.meters.simulated import SimulatedMeter
 from adapters.ports import AdapterError, Meter, PowerActuator
 from adapters.power.agent import AgentPower
+from adapters.power.fleet import FleetPower
+from adapters.power.fleet_wire import NodeState
 from adapters.power.nvml import NvmlPower
 from adapters.power.simulated import SimulatedPower
 from optimizer.domain import CurvePoint, GpuPool, PowerCurve, Work
@@ -63,6 +66,8 @@ def power_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         actuator: PowerActuator = power
         if kind == "agent":
             actuator = stack.enter_context(running_agent(folder, power))
+        if kind == "fleet":
+            actuator = stack.enter_context(running_fleet(folder, power))
         yield World(actuator, [gpu.uuid for gpu in fake.gpus], _breaker(fake), _board(fake), fake.limits_w, fake)
 
 
@@ -82,6 +87,44 @@ def running_agent(folder: Path, power: PowerActuator, **settings: float) -> Iter
         stop.set()
         thread.join(20)
         assert not thread.is_alive()
+
+
+@contextmanager
+def running_fleet(folder: Path, power: PowerActuator, **settings: float) -> Iterator[FleetPower]:
+    """A NATS server, an agent that listens on it in a thread of this process, and the daemon's side."""
+    from tests.support.nats import nats_servers  # needs what this module has
+
+    with nats_servers(folder / "fleet", "n1") as server:
+        stop = threading.Event()
+        chosen = AgentSettings(**({"tick_s": 0.02, "state_s": 0.05, "stop_s": 0.2} | settings))
+        arguments = (folder / "agent.sock", folder / "agent", power, (), chosen, stop, server.settings("n1"))
+        thread = threading.Thread(target=run_agent, args=arguments)
+        thread.start()
+        fleet = FleetPower(server.settings("daemon"), 2 * DEADLINE_S, ["n1"])
+        try:
+            wait_until(lambda: answers(fleet))
+            yield fleet
+        finally:
+            fleet.close()
+            stop.set()
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def _told_from_now_on(fleet: FleetPower) -> Mapping[str, NodeState]:
+    """The states, once the node has told what it saw after this moment (it reads, then tells)."""
+    for _ in range(2):
+        before = fleet.states()["n1"]
+        wait_until(lambda before=before: fleet.states()["n1"] is not before)
+    return fleet.states()
+
+
+def answers(fleet: FleetPower) -> bool:
+    """True once a node answers."""
+    try:
+        return bool(fleet.discover())
+    except AdapterError:
+        return False
 
 
 def serves(client: AgentPower) -> bool:
@@ -118,6 +161,11 @@ def meter_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield SimulatedMeter(world.actuator.hall), world
         return
     with power_world(kind, folder, monkeypatch) as world:
+        if kind == "fleet":
+            fleet = world.actuator
+            wait_until(lambda: any(draw for state in fleet.states().values() for draw in state.draw_w.values()))
+            yield FleetMeter(partial(_told_from_now_on, fleet), WallClock(), dict.fromkeys(world.gpus, "serve")), world
+            return
         if kind == "agent":
             yield AgentMeter(world.actuator, WallClock(), dict.fromkeys(world.gpus, "serve")), world
             return
@@ -126,8 +174,13 @@ def meter_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         meter.close()
 
 
+def simulated_hall(prefix: str = "serve") -> SimulatedHall:
+    """Eight simulated cards, named after the pool."""
+    return SimulatedHall([replace(POOL, id=prefix)], VirtualClock(datetime(2022, 9, 6, tzinfo=UTC)))
+
+
 def _simulated_world() -> World:
-    hall = SimulatedHall([POOL], VirtualClock(datetime(2022, 9, 6, tzinfo=UTC)))
+    hall = simulated_hall()
 
     def truth() -> dict[str, float]:
         return {gpu: info.limit_w for gpu, info in hall.infos().items()}

@@ -1,0 +1,246 @@
+"""GPU power of many nodes: one request a node over NATS, all at the same time, answered with the enforced limits.
+
+A node that doesn't answer fails alone: its GPUs are named, the others are served. Its own agent keeps to the lease that
+it has, then follows the trajectory that lies in the key-value bucket, then releases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.api import KeyValueConfig
+from nats.js.errors import BucketNotFoundError, NotFoundError
+from nats.js.kv import KeyValue
+
+from adapters.bus import Bus
+from adapters.bus_settings import BusSettings
+from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, Receipt
+from adapters.power import fleet_wire, wire
+from adapters.power.fleet_wire import NodeState
+from adapters.power.receipts import UNKNOWN_GPU
+from optimizer.reasons import Note, Reason, Severity
+
+HELLO_S = 1.0
+"""How long a call to all nodes waits for the last answer after the one before."""
+
+STALE_S = 10.0
+"""A node whose last word is older counts as lost."""
+
+
+class FleetPower:
+    """`PowerActuator` and `TrajectoryHolder` over all nodes that answer; calls end soon after `deadline_s`."""
+
+    def __init__(
+        self,
+        settings: BusSettings,
+        deadline_s: float = 3.0,
+        nodes: Sequence[str] = (),
+        replicas: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`nodes`: names that must be there (empty: whoever answers). `replicas` of the trajectories' bucket: 3 in a
+        cluster."""
+        self._deadline_s, self._expected, self._replicas, self._clock = deadline_s, tuple(nodes), replicas, clock
+        self._states: dict[str, tuple[float, NodeState]] = {}
+        self._node_of: dict[GpuId, str] = {}
+        self._epoch: int | None = None
+        self._lock = threading.Lock()
+        self._bucket: KeyValue | None = None
+        self.bus = Bus(settings, self._subscribe)
+
+    # ------------------------------------------------------------ the port
+    def discover(self) -> Mapping[GpuId, GpuInfo]:
+        """Every GPU of every node that answers now. AdapterError when no server or no node does."""
+        self.bus.wait_connected(self._deadline_s)
+        found: dict[GpuId, GpuInfo] = {}
+        for data in self.bus.call(self._everybody(), self._deadline_s + 4 * HELLO_S):
+            found.update(self._take(data))
+        if not found:
+            raise AdapterError(
+                f"NATS at {self.bus.settings.place}: no node answers; is `gridpace agent --fleet` running?"
+            )
+        return found
+
+    def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
+        """Set these limits, each node its own, and renew the lease of all caps on all nodes."""
+        started = self._clock()
+        self._epoch = lease.epoch
+        per_node, absent = self._by_node(caps_w)
+        body = asdict(lease)
+        asks = {node: {"op": "apply", "caps_w": caps, "lease": body} for node, caps in per_node.items()}
+        receipt = self._ask_all(asks, renew={"lease": body})
+        return _with_absent(replace(receipt, seconds=self._clock() - started), absent)
+
+    def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:
+        """Give back the limits that each agent found; for a GPU that it never capped, the limit named here."""
+        per_node, absent = self._by_node(limits_w)
+        asks = {node: {"op": "release", "limits_w": limits, "epoch": self._epoch} for node, limits in per_node.items()}
+        if asks:
+            self.bus.call(self._forget_trajectories(list(asks)), self._deadline_s)
+        return _with_absent(self._ask_all(asks), absent)
+
+    def hold(self, steps: Sequence[tuple[float, Mapping[GpuId, int]]], until_s: float, lease: Lease) -> None:
+        """Put every node's trajectory into the bucket, from where nodes that are there take it at once and others when
+        they come back. AdapterError when the bucket can't be written."""
+        mine: dict[str, list[tuple[float, dict[GpuId, int]]]] = {}
+        for offset, caps in steps:
+            for node, part in self._by_node(caps)[0].items():
+                mine.setdefault(node, []).append((offset, {gpu: round(cap) for gpu, cap in part.items()}))
+        now = time.time()
+        puts = {node: fleet_wire.trajectory_out(tuple(plan), until_s, lease, now) for node, plan in mine.items()}
+        if puts:
+            self.bus.call(self._put(puts), self._deadline_s)
+
+    def states(self) -> dict[str, NodeState]:
+        """Every node heard of lately, as it told of itself."""
+        now = self._clock()
+        with self._lock:
+            return {node: state for node, (at, state) in self._states.items() if now - at <= STALE_S}
+
+    def silent(self) -> tuple[str, ...]:
+        """Nodes that were known or are expected, and say nothing."""
+        fresh = self.states()
+        with self._lock:
+            known = {*self._states, *self._expected}
+        return tuple(sorted(known - fresh.keys()))
+
+    def close(self) -> None:
+        """Hang up; the agents keep to their leases."""
+        self.bus.close()
+
+    # ------------------------------------------------------------ in the bus's loop
+    async def _subscribe(self, client: Client) -> None:
+        """Hear the states; once a connection is new, its bucket is looked up again."""
+        self._bucket = None
+        if not self._states_heard:
+            self._states_heard = True
+            await client.subscribe(fleet_wire.STATES, cb=self._on_state)
+
+    _states_heard = False
+
+    async def _on_state(self, message: Msg) -> None:
+        self._take(message.data)
+
+    def _take(self, data: bytes) -> dict[GpuId, GpuInfo]:
+        """Keep a node's state, and return its GPUs where they are told; what isn't one is left out."""
+        try:
+            state, infos = fleet_wire.state_in(data)
+        except wire.BadRequest:
+            return {}
+        with self._lock:
+            self._states[state.node] = (self._clock(), state)
+            self._node_of.update(dict.fromkeys(state.draw_w, state.node))
+        return infos
+
+    async def _everybody(self) -> list[bytes]:
+        """Answers of all nodes to one call; it ends when all expected ones have answered, or nobody does any more."""
+        client = self.bus.client
+        inbox = client.new_inbox()
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def on_answer(message: Msg) -> None:
+            heard.put_nowait(message.data)
+
+        subscription = await client.subscribe(inbox, cb=on_answer)
+        await client.publish(fleet_wire.HELLO, b"", reply=inbox)
+        answers: list[bytes] = []
+        wanted = len(self._expected) or None
+        while wanted is None or len(answers) < wanted:
+            try:
+                answers.append(await asyncio.wait_for(heard.get(), HELLO_S))
+            except TimeoutError:
+                break
+        await subscription.unsubscribe()
+        return [data for data in answers if data]
+
+    async def _put(self, puts: Mapping[str, bytes]) -> None:
+        bucket = await self._trajectories()
+        await asyncio.gather(*(bucket.put(node, data) for node, data in puts.items()))
+
+    async def _forget_trajectories(self, nodes: Sequence[str]) -> None:
+        bucket = await self._trajectories()
+        await asyncio.gather(*(bucket.delete(node) for node in nodes))
+
+    async def _trajectories(self) -> KeyValue:
+        """The bucket, made when it isn't there."""
+        if self._bucket is None:
+            stream = self.bus.jetstream
+            try:
+                self._bucket = await stream.key_value(fleet_wire.BUCKET)
+            except (BucketNotFoundError, NotFoundError):
+                made = KeyValueConfig(bucket=fleet_wire.BUCKET, history=1, replicas=self._replicas, direct=True)
+                self._bucket = await stream.create_key_value(made)
+        return self._bucket
+
+    async def _gather(self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None) -> list[Any]:
+        if renew is not None:
+            await self.bus.client.publish(fleet_wire.RENEW, wire.encode(renew))
+        return list(await asyncio.gather(*(self._one(node, ask) for node, ask in asks.items())))
+
+    async def _one(self, node: str, ask: Mapping[str, Any]) -> dict[str, Any] | str:
+        """The answer of one node, or why there is none."""
+        try:
+            answer = await self.bus.client.request(fleet_wire.ask_subject(node), wire.encode(ask), self._deadline_s)
+            return wire.decode(answer.data)
+        except (TimeoutError, NatsError, wire.BadRequest) as error:
+            return str(error) or type(error).__name__
+
+    # ------------------------------------------------------------ asking many
+    def _by_node(self, values: Mapping[GpuId, Any]) -> tuple[dict[str, dict[GpuId, Any]], list[GpuId]]:
+        """Values by node, and GPUs of which no node is known."""
+        per_node: dict[str, dict[GpuId, Any]] = {}
+        absent = []
+        with self._lock:
+            for gpu, value in values.items():
+                node = self._node_of.get(gpu)
+                if node is None:
+                    absent.append(gpu)
+                else:
+                    per_node.setdefault(node, {})[gpu] = value
+        return per_node, absent
+
+    def _ask_all(self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None = None) -> Receipt:
+        """All answers as one receipt. AdapterError when there is no server."""
+        if not self.bus.connected:
+            raise self.bus.unreachable()
+        answers = self.bus.call(self._gather(asks, renew), self._deadline_s + 1.0)
+        enforced: dict[GpuId, float] = {}
+        failures: dict[GpuId, Reason] = {}
+        notes: list[Note] = []
+        for (node, ask), answer in zip(asks.items(), answers, strict=True):
+            if isinstance(answer, str) or answer.get("ok") is not True:
+                gpus = ask.get("caps_w") or ask.get("limits_w") or {}
+                failures.update(dict.fromkeys(gpus, Reason.NODE_LOST))
+                notes.append(_silence(node, answer, len(gpus)))
+                continue
+            part = wire.receipt_in(answer["result"])
+            enforced.update(part.enforced_w)
+            failures.update(part.failures)
+            notes.extend(part.notes)
+        return Receipt(enforced, failures, tuple(notes))
+
+
+def _silence(node: str, answer: dict[str, Any] | str, gpus: int) -> Note:
+    """A note about a node that didn't obey."""
+    why = answer if isinstance(answer, str) else answer.get("error", "refused without a reason")
+    text = f"node {node} ({gpus} GPUs): {why}; its agent keeps to its lease, then to its trajectory"
+    return Note(Reason.NODE_LOST, node, text, Severity.ALERT)
+
+
+def _with_absent(receipt: Receipt, absent: Sequence[GpuId]) -> Receipt:
+    """The receipt with GPUs that no known node has."""
+    if not absent:
+        return receipt
+    failures = {**receipt.failures, **dict.fromkeys(absent, UNKNOWN_GPU)}
+    text = f"{len(absent)} GPUs belong to no node that is known, {absent[0]} is the first"
+    return replace(
+        receipt, failures=failures, notes=(*receipt.notes, Note(UNKNOWN_GPU, absent[0], text, Severity.ALERT))
+    )

@@ -1,0 +1,111 @@
+"""What daemon and nodes say to each other over NATS: subjects, and the state that every node tells of itself.
+
+A set-point is a request on `gridpace.node.NODE.ask`, in the very words of the local socket (`adapters.power.wire`); its
+answer carries the enforced limits. `gridpace.renew` renews every node's lease at once, unanswered; nodes tell their
+state on `gridpace.state.NODE`. What a node is to follow when everything is silent lies in a key-value bucket under its
+name, so that one that comes back knows at once. Lease, sequence and epoch are in the payload, and the agent alone
+enforces them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.ports import GpuId, GpuInfo, Lease
+from adapters.power import wire
+
+HELLO = "gridpace.hello"
+RENEW = "gridpace.renew"
+STATES = "gridpace.state.*"
+BUCKET = "gridpace-trajectories"
+
+_NODE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def node_name(name: str) -> str:
+    """The name, if it can be one token of a subject; ValueError otherwise."""
+    if not _NODE.fullmatch(name):
+        raise ValueError(f"{name!r} is no node name: letters, digits, - and _, at most 64")
+    return name
+
+
+def ask_subject(node: str) -> str:
+    """Where a node hears its orders."""
+    return f"gridpace.node.{node}.ask"
+
+
+def state_subject(node: str) -> str:
+    """Where a node tells its state."""
+    return f"gridpace.state.{node}"
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """A node as it told of itself: draw in W of each GPU, the agent's phase, newest epoch and sequence, seconds of
+    lease left, how many GPUs are to be given back."""
+
+    node: str
+    draw_w: Mapping[GpuId, float]
+    phase: str
+    epoch: int
+    sequence: int
+    lease_left_s: float
+    capped: int
+
+
+def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, Any], *, whole: bool) -> bytes:
+    """A node's state as one message; `whole`: with all that is known of each GPU, as an answer to a hello. What is told
+    every second stays small: ten thousand nodes tell it to one daemon."""
+    kept = {name: status[name] for name in ("phase", "epoch", "sequence", "lease_left_s")}
+    draws = {gpu: round(info.draw_w, 1) for gpu, info in infos.items()}
+    more = {"gpus": wire.infos_out(infos)} if whole else {}
+    return wire.encode({"node": node, "draw_w": draws, "capped": len(status["found_w"]), **kept, **more})
+
+
+def state_in(data: bytes) -> tuple[NodeState, dict[GpuId, GpuInfo]]:
+    """A node's state from its message, and its GPUs where they are told. BadRequest when it isn't one."""
+    message = wire.decode(data)
+    try:
+        draws = {str(gpu): float(watts) for gpu, watts in message["draw_w"].items()}
+        numbers = (int(message["epoch"]), int(message["sequence"]), float(message["lease_left_s"]))
+        state = NodeState(str(message["node"]), draws, str(message["phase"]), *numbers, int(message["capped"]))
+        return state, wire.infos_in(message.get("gpus", []))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise wire.BadRequest(f"not a node's state: {error!r}") from error
+
+
+def trajectory_out(steps: wire.Steps, until_s: float, lease: Lease, issued_at: float) -> bytes:
+    """A trajectory; `issued_at` is UTC seconds, so that a node that reads it later knows how old it is."""
+    plan = [[offset, dict(caps)] for offset, caps in steps]
+    body = {"epoch": lease.epoch, "sequence": lease.sequence, "expires_in_s": lease.expires_in_s}
+    return wire.encode({"steps": plan, "until_s": until_s, "lease": body, "issued_at": issued_at})
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a node is to follow: caps by seconds from now, until when, under which lease."""
+
+    steps: wire.Steps
+    until_s: float
+    lease: Lease
+
+
+def trajectory_in(data: bytes, now: float) -> Trajectory | None:
+    """A trajectory seen from `now` (UTC seconds); None when it is over. BadRequest when it isn't one.
+
+    What has passed is cut off: the step in force now begins now. A clock that runs behind the daemon's counts as level.
+    """
+    message = wire.decode(data)
+    age_s = max(0.0, now - wire.seconds(message.get("issued_at"), "issued_at"))
+    steps, lease = wire.steps(message.get("steps")), wire.lease(message.get("lease"))
+    until_s = wire.seconds(message.get("until_s"), "until_s") - age_s
+    if until_s <= 0 or not steps:
+        return None
+    later = tuple((offset - age_s, caps) for offset, caps in steps if offset > age_s)
+    passed = [caps for offset, caps in steps if offset <= age_s]
+    begun = ((0.0, passed[-1]),) if passed else ()
+    left_s = max(0.001, lease.expires_in_s - age_s)
+    return Trajectory((*begun, *later), until_s, Lease(lease.epoch, lease.sequence, left_s))

@@ -1,0 +1,126 @@
+"""The node agent's ear on the fleet's bus: orders in, state out, and the trajectory that waited while it was away.
+
+Why so thin: the bus decides nothing. An order from it is judged like one from the local socket, by epoch, sequence and
+lease; when the bus falls silent the agent goes on by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as StreamError
+
+from adapters.bus import Bus
+from adapters.bus_settings import BusSettings
+from adapters.ports import AdapterError
+from adapters.power import fleet_wire, wire
+from scheduler.agent_core import AgentCore
+
+T = TypeVar("T")
+Answer = Callable[[AgentCore, Mapping[str, Any], bool], dict[str, Any]]
+_log = logging.getLogger("gridpace.agent")
+
+
+class FleetEar:
+    """Serves one agent on the bus, in the background, until it is closed."""
+
+    def __init__(self, core: AgentCore, settings: BusSettings, answer: Answer, state_s: float = 1.0) -> None:
+        """`settings.name` is the node's name; `answer` obeys a request as the local socket does; every `state_s`
+        seconds the node tells its state. ValueError for a name that can't be in a subject."""
+        self._core, self._answer, self._state_s = core, answer, state_s
+        self._node = fleet_wire.node_name(settings.name)
+        self._hands = ThreadPoolExecutor(1, thread_name_prefix="bus-orders")
+        self._subscribed = False
+        self._telling: asyncio.Task[None] | None = None
+        self.bus = Bus(settings, self._begin)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.bus.close()
+        self._hands.shutdown(wait=False, cancel_futures=True)
+
+    # ------------------------------------------------------------ in the bus's loop
+    async def _begin(self, client: Client) -> None:
+        """After every connection: hear what is for us, and take what waited. Subscriptions outlive a lost one."""
+        if not self._subscribed:
+            self._subscribed = True
+            await client.subscribe(fleet_wire.ask_subject(self._node), cb=self._on_ask)
+            await client.subscribe(fleet_wire.HELLO, cb=self._on_hello)
+            await client.subscribe(fleet_wire.RENEW, cb=self._on_renew)
+            await client.subscribe(f"$KV.{fleet_wire.BUCKET}.{self._node}", cb=self._on_trajectory)
+            self._telling = asyncio.get_running_loop().create_task(self._tell())
+        try:
+            bucket = await self.bus.jetstream.key_value(fleet_wire.BUCKET)
+            await self._follow((await bucket.get(self._node)).value or b"")
+        except (TimeoutError, StreamError, NatsError) as error:
+            _log.info("no trajectory waits for %s (%s)", self._node, type(error).__name__)
+
+    async def _on_ask(self, message: Msg) -> None:
+        try:
+            request = wire.decode(message.data)
+        except wire.BadRequest as error:
+            await message.respond(wire.encode({"ok": False, "code": wire.BAD_REQUEST, "error": str(error)}))
+            return
+        await message.respond(wire.encode(await self._do(lambda: self._answer(self._core, request, True))))
+
+    async def _on_hello(self, message: Msg) -> None:
+        state = await self._state(whole=True)
+        if state is not None:
+            await message.respond(state)
+
+    async def _on_renew(self, message: Msg) -> None:
+        """A renewal is unanswered; one that is refused shows in the state that is told."""
+        try:
+            lease = wire.lease(wire.decode(message.data).get("lease"))
+            await self._do(lambda: self._core.apply({}, lease))
+        except (wire.BadRequest, AdapterError) as error:
+            _log.warning("a renewal is not obeyed: %s", error)
+
+    async def _on_trajectory(self, message: Msg) -> None:
+        await self._follow(message.data)
+
+    async def _follow(self, data: bytes) -> None:
+        """Take a trajectory over; an empty one was deleted."""
+        if not data:
+            return
+        try:
+            found = fleet_wire.trajectory_in(data, time.time())
+            if found is not None:
+                await self._do(lambda: self._core.hold(found.steps, found.until_s, found.lease))
+        except (wire.BadRequest, AdapterError) as error:
+            _log.warning("the trajectory in the bucket is not followed: %s", error)
+
+    async def _tell(self) -> None:
+        """Tell the state, again and again; while no server is there nothing is kept for later."""
+        while True:
+            await asyncio.sleep(self._state_s)
+            if self.bus.connected:
+                state = await self._state(whole=False)
+                if state is not None:
+                    try:
+                        await self.bus.client.publish(fleet_wire.state_subject(self._node), state)
+                    except (NatsError, OSError) as error:
+                        _log.warning("the state is not told: %s", error)
+
+    async def _state(self, *, whole: bool) -> bytes | None:
+        """This node's state as one message; None while its cards can't be reached."""
+        try:
+            return await self._do(lambda: self._told(whole=whole))
+        except AdapterError as error:
+            _log.warning("%s", error)
+            return None
+
+    def _told(self, *, whole: bool) -> bytes:
+        return fleet_wire.state_out(self._node, self._core.discover(), self._core.status(), whole=whole)
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        """Run what touches the cards outside the loop, one after the other, so that orders keep their order."""
+        return await asyncio.get_running_loop().run_in_executor(self._hands, work)

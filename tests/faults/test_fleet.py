@@ -1,0 +1,250 @@
+"""Many nodes on a real NATS server: cut off, killed, replaced, spoken to by strangers; each keeps its promises."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from adapters.bus import Bus
+from adapters.ports import AdapterError, Lease
+from adapters.power import fleet_wire, wire
+from adapters.power.fleet import FleetPower
+from adapters.power.simulated import SimulatedPower
+from optimizer.reasons import Reason
+from scheduler.agent import run_agent
+from scheduler.agent_core import AgentSettings
+from scheduler.fleet_init import public_key
+from tests.support.fake_nvml import FakeNvml, h100s
+from tests.support.nats import nats_servers
+from tests.support.power_worlds import simulated_hall, wait_until
+from tests.support.system import require
+
+QUICK = AgentSettings(tick_s=0.02, state_s=0.05, release_w_per_s=2000.0, stop_s=0.2)
+ROOT = Path(__file__).resolve().parents[2]
+MOST_MB = 45
+NODES = ("n1", "n2", "n3")
+
+
+class Node:
+    """An agent over a hall of its own, in a thread; it can be cut short and started again over the same state."""
+
+    def __init__(self, folder, servers, name):
+        self.folder, self.servers, self.name = folder, servers, name
+        self.power = SimulatedPower(simulated_hall(name))
+        self.gpus = list(self.power.hall.pool_of)
+        self.start()
+
+    def start(self):
+        self.stop_asked = Event()
+        where = (self.folder / f"{self.name}.sock", self.folder / self.name, self.power, (), QUICK, self.stop_asked)
+        self.thread = Thread(target=run_agent, args=(*where, self.servers.settings(self.name)))
+        self.thread.start()
+
+    def limits(self):
+        return {round(info.limit_w) for info in self.power.discover().values()}
+
+    def stop(self):
+        self.stop_asked.set()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def stack(tmp_path):  # what it holds lives in the folder, and ends before it
+    with ExitStack() as made:
+        yield made
+
+
+def fleet_of(stack, tmp_path, count=1, replicas=1):
+    """Servers, three nodes with eight GPUs each, and the daemon's side."""
+    servers = stack.enter_context(nats_servers(tmp_path / "bus", *NODES, count=count))
+    nodes = {name: Node(tmp_path, servers, name) for name in NODES}
+    for node in nodes.values():
+        stack.callback(node.stop)
+    return servers, nodes, daemon(stack, servers, replicas)
+
+
+def daemon(stack, servers, replicas=1):
+    fleet = FleetPower(servers.settings("daemon"), 2.0, NODES, replicas)
+    stack.callback(fleet.close)
+    wait_until(lambda: there(fleet))
+    return fleet
+
+
+def there(fleet):
+    try:
+        fleet.discover()
+    except AdapterError:
+        return False
+    return not fleet.silent()
+
+
+def everything(nodes):
+    return [gpu for node in nodes.values() for gpu in node.gpus]
+
+
+def test_an_order_reaches_all_nodes_and_a_silent_one_fails_alone(stack, tmp_path):
+    _, nodes, fleet = fleet_of(stack, tmp_path)
+    receipt = fleet.apply(dict.fromkeys(everything(nodes), 300), Lease(1, 1, 60.0))
+    assert (receipt.failures, set(receipt.enforced_w.values())) == ({}, {300.0})
+    nodes["n2"].stop()
+    receipt = fleet.apply(dict.fromkeys(everything(nodes), 400), Lease(1, 2, 60.0))
+    assert receipt.failures == dict.fromkeys(nodes["n2"].gpus, Reason.NODE_LOST)
+    assert len(receipt.enforced_w) == 16
+    assert [note.subject for note in receipt.notes] == ["n2"]
+    nodes["n2"].start()
+    wait_until(lambda: there(fleet))
+    assert fleet.apply(dict.fromkeys(everything(nodes), 350), Lease(1, 3, 60.0)).failures == {}
+
+
+def test_without_a_server_every_node_follows_its_trajectory_and_then_releases(stack, tmp_path):
+    servers, nodes, fleet = fleet_of(stack, tmp_path)
+    gpus = everything(nodes)
+    fleet.apply(dict.fromkeys(gpus, 300), Lease(1, 1, 0.6))
+    fleet.hold([(0.0, dict.fromkeys(gpus, 350)), (2.0, dict.fromkeys(gpus, 420))], 4.0, Lease(1, 2, 0.6))
+    wait_until(lambda: all(state.sequence == 2 for state in fleet.states().values()))
+    servers.stop()
+    wait_until(lambda: not fleet.bus.connected)
+    with pytest.raises(AdapterError, match="NATS"):
+        fleet.apply(dict.fromkeys(gpus, 500), Lease(1, 3, 60.0))
+    for watts in (350, 420, 700):
+        wait_until(lambda watts=watts: all(node.limits() == {watts} for node in nodes.values()))
+    servers.start()
+    wait_until(lambda: fleet.bus.connected and there(fleet))
+    assert fleet.apply(dict.fromkeys(gpus, 500), Lease(1, 4, 60.0)).failures == {}
+
+
+def test_a_node_that_comes_back_finds_its_trajectory_in_the_bucket(stack, tmp_path):
+    _, nodes, fleet = fleet_of(stack, tmp_path)
+    gpus = everything(nodes)
+    nodes["n3"].stop()
+    fleet.hold([(0.0, dict.fromkeys(gpus, 333))], 60.0, Lease(1, 1, 0.5))
+    nodes["n3"].start()
+    wait_until(lambda: nodes["n3"].limits() == {333})
+
+
+def test_a_trajectory_is_read_by_its_age():
+    plan = fleet_wire.trajectory_out(((0.0, {"g": 300}), (10.0, {"g": 400})), 30.0, Lease(1, 1, 5.0), 1000.0)
+    fresh, old = fleet_wire.trajectory_in(plan, 1000.0), fleet_wire.trajectory_in(plan, 1012.0)
+    assert fresh.steps == ((0.0, {"g": 300}), (10.0, {"g": 400}))
+    assert (old.steps, old.until_s) == (((0.0, {"g": 400}),), 18.0)
+    assert old.lease.expires_in_s < 0.01
+    assert fleet_wire.trajectory_in(plan, 1031.0) is None
+    assert fleet_wire.trajectory_in(plan, 900.0) == fresh
+
+
+def test_the_older_of_two_daemons_is_fenced_on_every_node(stack, tmp_path):
+    servers, nodes, old = fleet_of(stack, tmp_path)
+    gpus = everything(nodes)
+    old.apply(dict.fromkeys(gpus, 300), Lease(1, 1, 60.0))
+    new = daemon(stack, servers)
+    assert new.apply(dict.fromkeys(gpus, 400), Lease(2, 1, 60.0)).failures == {}
+    receipt = old.apply(dict.fromkeys(gpus, 300), Lease(1, 2, 60.0))
+    assert set(receipt.failures.values()) == {Reason.NODE_LOST}
+    assert "epoch 1 was replaced by 2" in receipt.notes[0].text
+    assert all(node.limits() == {400} for node in nodes.values())
+
+
+def test_a_renewal_keeps_all_nodes_and_restores_come_from_the_agents(stack, tmp_path):
+    _, nodes, fleet = fleet_of(stack, tmp_path)
+    gpus = everything(nodes)
+    fleet.apply(dict.fromkeys(gpus, 300), Lease(1, 1, 2.0))
+    for sequence in range(2, 8):
+        time.sleep(0.5)
+        fleet.apply({}, Lease(1, sequence, 2.0))
+    assert all(node.limits() == {300} for node in nodes.values())
+    receipt = fleet.release(dict.fromkeys(gpus, 555.0))
+    assert receipt.failures == {}
+    assert all(node.limits() == {700} for node in nodes.values()), "the limit found first, not the one named"
+
+
+def test_a_nodes_key_opens_its_own_subjects_alone(stack, tmp_path):
+    servers, nodes, fleet = fleet_of(stack, tmp_path)
+    fleet.hold([(0.0, dict.fromkeys(everything(nodes), 333))], 60.0, Lease(1, 1, 60.0))
+    # n1's key, but the daemon's manners
+    thief = Bus(replace(servers.settings("daemon"), seed_file=servers.folder / "n1.seed", name="n1"))
+    stack.callback(thief.close)
+    thief.wait_connected(5.0)
+    order = wire.encode({"op": "apply", "caps_w": dict.fromkeys(nodes["n2"].gpus, 200),
+                         "lease": {"epoch": 9, "sequence": 1, "expires_in_s": 60.0}})  # fmt: skip
+    for subject in ("gridpace.node.n2.ask", "gridpace.renew", f"$KV.{fleet_wire.BUCKET}.n2"):
+        with pytest.raises(AdapterError):
+            thief.call(thief.client.request(subject, order, 0.5), 3.0)
+    with pytest.raises(AdapterError):
+        thief.call(_read(thief, "n2"), 3.0)
+    assert thief.call(_read(thief, "n1"), 3.0)
+    assert all(state.epoch < 9 for state in fleet.states().values())
+    stranger = Bus(replace(servers.settings("daemon"), seed_file=None))
+    stack.callback(stranger.close)
+    with pytest.raises(AdapterError, match=r"NATS at tls://127\.0\.0\.1"):
+        stranger.wait_connected(1.5)
+
+
+async def _read(bus, node):
+    bucket = await bus.jetstream.key_value(fleet_wire.BUCKET)
+    return (await bucket.get(node)).value
+
+
+def test_a_cluster_of_three_goes_on_without_one(stack, tmp_path):
+    servers, nodes, fleet = fleet_of(stack, tmp_path, count=3, replicas=3)
+    gpus = everything(nodes)
+    wait_until(lambda: holds(fleet, gpus, 300, 1))
+    servers.stop("s0", number=signal.SIGKILL)
+    wait_until(lambda: there(fleet), 30)
+    wait_until(lambda: fleet.apply(dict.fromkeys(gpus, 310), Lease(1, 5, 60.0)).failures == {}, 30)
+    wait_until(lambda: holds(fleet, gpus, 310, 6), 30)
+    nodes["n1"].stop()
+    nodes["n1"].start()
+    wait_until(lambda: there(fleet), 30)
+    assert fleet.states()["n1"].epoch == 1
+
+
+def holds(fleet, gpus, watts, sequence):
+    try:
+        fleet.hold([(0.0, dict.fromkeys(gpus, watts))], 60.0, Lease(1, sequence, 60.0))
+    except AdapterError:
+        return False
+    return True
+
+
+def test_the_agent_stays_small_with_the_bus(tmp_path):
+    require("gcc")
+    with nats_servers(tmp_path / "bus", "n1") as servers:
+        fake, known = FakeNvml(tmp_path, h100s(8)), servers.settings("n1")
+        options = ["--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "state", "--node", "n1",
+                   "--fleet", known.servers[0], "--seed", known.seed_file, "--ca", known.ca_file]  # fmt: skip
+        command = [sys.executable, "-m", "scheduler.agent", *map(str, options)]
+        process = subprocess.Popen(command, cwd=ROOT, env=fake.env())
+        fleet = FleetPower(servers.settings("daemon"), 2.0, ["n1"])
+        try:
+            wait_until(lambda: there(fleet))
+            gpus = list(fleet.discover())
+            assert fleet.apply(dict.fromkeys(gpus, 300), Lease(1, 1, 60.0)).enforced_w == dict.fromkeys(gpus, 300)
+            pages = int(Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1])
+            assert pages * os.sysconf("SC_PAGE_SIZE") / 1e6 < MOST_MB
+        finally:
+            fleet.close()
+            process.terminate()
+            assert process.wait(30) == 0
+        assert set(fake.limits_w().values()) == {700.0}
+
+
+def test_nodes_are_added_without_touching_the_others(tmp_path):
+    with nats_servers(tmp_path / "bus", "n1") as servers:
+        before = public_key(servers.folder / "n1.seed")
+        servers.nodes = ("n1", "n2")
+        servers.init()
+        assert public_key(servers.folder / "n1.seed") == before
+        assert (servers.folder / "n2.seed").stat().st_mode & 0o077 == 0
+        config = (servers.folder / "s0.conf").read_text()
+        assert public_key(servers.folder / "n2.seed") in config
+        secrets = [path.read_text() for path in servers.folder.glob("*.seed")]
+        assert len(secrets) == 3
+        assert not any(secret in config for secret in secrets), "a secret key in the server's configuration"

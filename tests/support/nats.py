@@ -1,0 +1,72 @@
+"""Real NATS servers for tests, on loopback, with the configuration that Gridpace makes for operators."""
+
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapters.bus_settings import BusSettings
+from scheduler.fleet_init import FleetPlan, Peer, init_fleet
+from tests.support.power_worlds import wait_until
+
+BINARY = Path(sys.executable).with_name("nats-server")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@dataclass
+class Servers:
+    """One or several `nats-server` over a folder made by `gridpace fleet init`; each can be stopped and started."""
+
+    folder: Path
+    nodes: tuple[str, ...]
+    count: int = 1
+    peers: tuple[Peer, ...] = ()
+    processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+
+    def init(self):
+        if not self.peers:
+            ports = [(free_port(), free_port()) for _ in range(self.count)]
+            self.peers = tuple(Peer(f"s{number}", "127.0.0.1", *pair) for number, pair in enumerate(ports))
+        init_fleet(self.folder, FleetPlan(self.nodes, self.peers, ("127.0.0.1",), self.folder / "streams"))
+
+    def start(self, *names):
+        for peer in self.peers:
+            if not names or peer.name in names:
+                with (self.folder / f"{peer.name}.log").open("ab") as log:
+                    command = [BINARY, "-c", self.folder / f"{peer.name}.conf"]
+                    self.processes[peer.name] = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(lambda: all(listens(peer.port) for peer in self.peers if peer.name in self.processes))
+
+    def stop(self, *names, number=signal.SIGKILL):
+        for name in names or list(self.processes):
+            process = self.processes.pop(name)
+            process.send_signal(number)
+            process.wait(20)
+
+    def settings(self, name):
+        urls = tuple(f"tls://127.0.0.1:{peer.port}" for peer in self.peers)
+        return BusSettings(urls, name, self.folder / f"{name}.seed", self.folder / "ca.pem")
+
+
+@contextmanager
+def nats_servers(folder, *nodes, count=1):
+    servers = Servers(folder, nodes, count)
+    servers.init()
+    servers.start()
+    try:
+        yield servers
+    finally:
+        servers.stop()
