@@ -236,13 +236,16 @@ class SimulatedHall:
             self.advance()
             gpus, enforced = self._gpus, self._gpus.enforced_w.tolist()
             limits, draws, live = gpus.limit_w.tolist(), gpus.draw_w.tolist(), gpus.live.tolist()
+            busy = gpus.busy.tolist()
         found: dict[GpuId, GpuInfo] = {}
         for state in self._pools:
             low, high, model = state.pool.min_cap_w, state.pool.max_cap_w, f"{state.pool.gpu_model} ({SIMULATED})"
             for at in range(state.part.start, state.part.stop):
                 if live[at]:
                     gpu = self._ids[at]
-                    found[gpu] = GpuInfo(gpu, model, low, high, high, limits[at], enforced[at], draws[at])
+                    found[gpu] = GpuInfo(
+                        gpu, model, low, high, high, limits[at], enforced[at], draws[at], utilisation=busy[at]
+                    )
         return found
 
     def set_limits(self, limits_w: Mapping[GpuId, float]) -> Receipt:
@@ -289,18 +292,13 @@ class SimulatedHall:
         """What the meters say. GPUs that don't answer count as the mean of their pool's others, and are named."""
         with self._lock:
             self.advance()
-            gpus, signals = self._gpus, self._signals(self._now)
-            true_kw = np.add.reduceat(gpus.draw_w, self._starts) / 1000.0
+            signals = self._signals(self._now)
+            true_kw = np.add.reduceat(self._gpus.draw_w, self._starts) / 1000.0
             site_kw = dict.fromkeys(self.sites, 0.0)
-            pool_kw: dict[str, float] = {}
-            lost = [self._ids[k] for k in np.flatnonzero(~gpus.live).tolist()]
-            for position, state in enumerate(self._pools):
-                site_kw[state.pool.site] += float(true_kw[position])
-                seen_kw = self._seen_kw(state, float(true_kw[position]))
-                if seen_kw is None:
-                    lost.append(state.pool.id)
-                else:
-                    pool_kw[state.pool.id] = seen_kw
+            for state, kw in zip(self._pools, true_kw.tolist(), strict=True):
+                site_kw[state.pool.site] += kw
+            lost = [self._ids[k] for k in np.flatnonzero(~self._gpus.live).tolist()]
+            pool_kw, busy, work = self._metered_pools(true_kw, lost)
             import_kw = {}
             for site, pue, other_kw in zip(self.sites, signals.pue, signals.other_kw, strict=True):
                 if self._telemetry_fails():
@@ -308,7 +306,27 @@ class SimulatedHall:
                 else:
                     import_kw[site] = pue * (site_kw[site] + other_kw)
             energy = {state.pool.id: state.energy_kwh for state in self._pools if state.pool.id in pool_kw}
-            return Reading(self._now, pool_kw, import_kw, energy, tuple(lost))
+            return Reading(self._now, pool_kw, import_kw, energy, tuple(lost), busy, work)
+
+    def _metered_pools(self, true_kw: Floats, lost: list[str]) -> tuple[dict[str, float], ...]:
+        """Power, busy GPUs and work of each pool that the sensors see enough of; the others join `lost`."""
+        gpus = self._gpus
+        answering = np.add.reduceat(gpus.live.astype(np.float64), self._starts)
+        busy = np.add.reduceat(gpus.busy, self._starts)
+        work = np.add.reduceat(gpus.busy * gpus.speed, self._starts)
+        kw: dict[str, float] = {}
+        busy_gpus: dict[str, float] = {}
+        work_gpus: dict[str, float] = {}
+        for position, state in enumerate(self._pools):
+            seen_kw = self._seen_kw(state, float(true_kw[position]))
+            if seen_kw is None:
+                lost.append(state.pool.id)
+                continue
+            whole = state.pool.count / float(answering[position])
+            kw[state.pool.id] = seen_kw
+            busy_gpus[state.pool.id] = float(busy[position]) * whole
+            work_gpus[state.pool.id] = self._blurred(float(work[position]) * whole)
+        return kw, busy_gpus, work_gpus
 
     def _seen_kw(self, state: PoolState, true_kw: float) -> float | None:
         """A pool's power as its sensors tell it; None when too few of them answer."""
@@ -319,7 +337,16 @@ class SimulatedHall:
         if answering < state.pool.count:
             true_kw = float(self._gpus.draw_w[state.part][live].mean()) * state.pool.count / 1000.0
         noise = self._faults.sensor_noise
-        return true_kw * (1.0 + float(self._random.normal()) * noise / answering**0.5) if noise > 0 else true_kw
+        if noise > 0:
+            true_kw *= 1.0 + float(self._random.normal()) * noise / answering**0.5
+        if self._faults.outliers > 0 and float(self._random.random()) < self._faults.outliers:
+            return true_kw * float(self._random.uniform(0.0, 2.0))
+        return self._blurred(true_kw)
+
+    def _blurred(self, value: float) -> float:
+        """A figure of a whole pool, as a meter of the configured noise tells it."""
+        noise = self._faults.pool_noise
+        return value * max(0.0, 1.0 + float(self._random.normal()) * noise) if noise > 0 else value
 
     def _telemetry_fails(self) -> bool:
         chance = self._faults.telemetry_loss

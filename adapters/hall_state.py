@@ -36,7 +36,8 @@ class HallPhysics:
 @dataclass(frozen=True, slots=True)
 class HallFaults:
     """What goes wrong by itself, all drawn from one seed: relative sensor noise of one GPU (standard deviation), chance
-    that a pool's or a site's reading is lost, GPUs lost and caps reset per GPU-hour, chance of a refused cap."""
+    that a pool's or a site's reading is lost, GPUs lost and caps reset per GPU-hour, chance of a refused cap, relative
+    noise of a whole pool's reading, chance that such a reading is nonsense (anything between nothing and double)."""
 
     seed: int = 0
     sensor_noise: float = 0.0
@@ -44,6 +45,8 @@ class HallFaults:
     gpu_loss_per_h: float = 0.0
     cap_reset_per_h: float = 0.0
     cap_refusal: float = 0.0
+    pool_noise: float = 0.0
+    outliers: float = 0.0
 
 
 @dataclass(frozen=True)

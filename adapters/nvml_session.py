@@ -238,3 +238,9 @@ def optional(call: Callable[[], T], default: T) -> T:
         return call()
     except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
         return default
+
+
+def utilisation(handle: Handle) -> float | None:
+    """Share of the last sample period (a sixth of a second to one) in which a kernel ran, 0..1; None for cards that
+    don't tell, such as those cut into MIG instances."""
+    return optional(lambda: float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100.0, None)

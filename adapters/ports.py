@@ -65,7 +65,8 @@ class SignalSource(Protocol):
 # ---------------------------------------------------------------- GPUs
 @dataclass(frozen=True, slots=True)
 class GpuInfo:
-    """One GPU as found: allowed range, factory default, limit requested and limit enforced (all W), present draw."""
+    """One GPU as found: allowed range, factory default, limit requested and limit enforced (all W), present draw, and
+    the share of time that it works (0..1, None where it doesn't tell)."""
 
     id: GpuId
     model: str
@@ -77,6 +78,7 @@ class GpuInfo:
     draw_w: float
     persistence: bool = True
     mig: bool = False
+    utilisation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +136,19 @@ class Reading:
     """Power at `at`. `pool_kw`: IT power per pool; `import_kw`: at the site meter, per site (absent: derive
     through PUE);
     `energy_kwh`: counters per pool where the hardware has them. `lost` names what could not be read; it is never
-    zero."""
+    zero.
+
+    `busy_gpus`: GPUs of a pool that work, where the hardware says how busy it is; `work_gpus`: their work in GPUs at
+    full throughput, where something meters it (tokens an hour over the pool's `tokens_per_gpu_h`). Both teach curves.
+    """
 
     at: datetime
     pool_kw: Mapping[str, float]
     import_kw: Mapping[str, float] = field(default_factory=dict)
     energy_kwh: Mapping[str, float] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
+    busy_gpus: Mapping[str, float] = field(default_factory=dict)
+    work_gpus: Mapping[str, float] = field(default_factory=dict)
 
 
 class Meter(Protocol):

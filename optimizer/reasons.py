@@ -76,6 +76,9 @@ class Reason(StrEnum):
     CLOCK_STEP = "clock_step"
     CYCLE_LATE = "cycle_late"
     STORE_DEGRADED = "store_degraded"
+    # what is known of the cards
+    CURVE_BORROWED = "curve_borrowed"
+    CURVE_DEPARTS = "curve_departs"
 
 
 class Severity(StrEnum):

@@ -14,13 +14,14 @@ from zoneinfo import ZoneInfo
 from optimizer.domain import DemandCharge, GpuPool, PowerCurve, Prices
 from optimizer.timegrid import TimeGrid
 from scheduler.charges import site_charges
-from scheduler.config import Config, ProgramConfig, curves_of
+from scheduler.config import Config, ProgramConfig, curves_of, start_of
 from scheduler.config.base import WEEKDAYS
 from scheduler.config.pool import PoolConfig
 from scheduler.config.site import SiteConfig
 from scheduler.config.work import JobTerms, RecurringJobConfig
-from scheduler.engine import ChargeBuilder, PoolModel, SiteModel, Timing
+from scheduler.engine import ChargeBuilder, SiteModel, Timing
 from scheduler.ledger import ProgramTerms
+from scheduler.pools import PoolModel
 from scheduler.programs import ProgramRules
 from scheduler.pue import PueModel
 from scheduler.service import JobRequest
@@ -28,9 +29,14 @@ from scheduler.service import JobRequest
 INF = float("inf")
 
 
-def gpu_pool(pool: PoolConfig, known: Mapping[str, PowerCurve]) -> GpuPool:
-    """A pool on its curve; caps default to the curve's range."""
-    curve = known[pool.curve]
+def pool_model(pool: PoolConfig, known: Mapping[str, PowerCurve]) -> PoolModel:
+    """A pool with its load, and the curve that it starts from. Raises NoCurve."""
+    start = start_of(pool, known)
+    return PoolModel(gpu_pool(pool, start.curve), pool.load, pool.learn_curves, start.spread, start.text)
+
+
+def gpu_pool(pool: PoolConfig, curve: PowerCurve) -> GpuPool:
+    """A pool on a curve; caps default to the curve's range."""
     if pool.idle_w is not None:
         curve = replace(curve, idle_w=pool.idle_w)
     caps = [point.cap_w for point in curve.points]
@@ -52,7 +58,7 @@ def gpu_pool(pool: PoolConfig, known: Mapping[str, PowerCurve]) -> GpuPool:
 def pool_models(config: Config) -> dict[str, PoolModel]:
     """Every pool with its load."""
     known = curves_of(config)
-    return {pool.id: PoolModel(gpu_pool(pool, known), pool.load) for pool in config.pools}
+    return {pool.id: pool_model(pool, known) for pool in config.pools}
 
 
 def site_models(config: Config, tariffs: Mapping[str, ChargeBuilder]) -> dict[str, SiteModel]:

@@ -47,6 +47,7 @@ def check_config(config: Config, connect: bool = False) -> Iterator[CheckLine]:
     yield from _secrets(config)
     yield _state_folder(config)
     yield _port(config)
+    yield from _borrowed_curves(config)
     broken = list(_broken_signals(config))
     yield from broken
     if not broken:
@@ -81,6 +82,14 @@ def _port(config: Config) -> CheckLine:
             text = f"{config.api.host}:{config.api.port}: {error.strerror} (is the daemon running?)"
             return CheckLine(config.place("api", "port"), "api", WARNING, text)
     return CheckLine(config.place("api", "port"), "api", OK, f"{config.api.host}:{config.api.port} is free")
+
+
+def _borrowed_curves(config: Config) -> Iterator[CheckLine]:
+    """Pools that start from a curve that nobody chose for them."""
+    for index, model in enumerate(pool_models(config).values()):
+        if model.start:
+            place = config.place("pools", index)
+            yield CheckLine(place, f"pool {model.pool.id}", OK, f"starts from {model.start}")
 
 
 def _broken_signals(config: Config) -> Iterator[CheckLine]:

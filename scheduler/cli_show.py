@@ -60,6 +60,13 @@ def show_status(answer: Row) -> None:
         "price/MWh": lambda row: f"{row['price_per_mwh']:.2f} {row['currency']}",
         "PUE": lambda row: f"{row['pue']:.2f}",
     })  # fmt: skip
+    shed = [(site, one) for site in cycle["sites"] for one in site.get("flexibility", ())]
+    table("\nCan be shed", ({"site": site["id"], **one} for site, one in shed), {
+        "site": lambda row: row["site"],
+        "within": lambda row: f"{row['within_s']:.0f} s",
+        "kW": lambda row: kilowatts(row["kw"]),
+        "kW surely": lambda row: kilowatts(row["sure_kw"]),
+    })  # fmt: skip
     table("\nPools", cycle["pools"], {
         "pool": lambda row: row["id"],
         "cap W": lambda row: f"{row['cap_w']}/{row['max_cap_w']}",
@@ -67,6 +74,11 @@ def show_status(answer: Row) -> None:
         "kW": lambda row: kilowatts(row["draw_kw"] if row["draw_kw"] is not None else row["planned_kw"]),
         "%": lambda row: f"{100 * row['throughput']:.0f}",
         "why": lambda row: row["why"],
+    })  # fmt: skip
+    table("\nPower curves", ({"pool": row["id"], **row["curve"]} for row in cycle["pools"] if row.get("curve")), {
+        "pool": lambda row: row["pool"],
+        "% error": lambda row: f"{100 * row['error']:.1f}",
+        "curve": lambda row: row["text"],
     })  # fmt: skip
     show_jobs(cycle["jobs"], zone)
     show_events(cycle["events"], zone)

@@ -14,7 +14,7 @@ from datetime import datetime
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
 from scheduler.granting import grant_jobs
-from scheduler.observing import observe, read_meter, site_import
+from scheduler.observing import observe, read_meter, site_import, teach
 from scheduler.safety import clamp, emergency_sites, lease_s
 from scheduler.status import Tick
 from scheduler.trim import SiteTrim, trim_site
@@ -37,6 +37,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     now = ctx.clock.now()
     reading, notes = read_meter(ctx, state, now)
     observe(ctx, state, reading, now)
+    teach(ctx, state, reading, now)
     events = ctx.ledger.active(now)
     below_floor = emergency_sites(ctx.emergency_programs, events, now)
     then = now + ctx.timing.control_period

@@ -32,6 +32,8 @@ log = structlog.get_logger()
 def run_cycle(ctx: Context, state: State) -> CycleReport:
     """One turn of the slow loop; returns the report from which log, status line, JSON and metrics are printed.
 
+    Before it, jobs, peaks and what the meters taught of the power curves are brought up to date.
+
     1. collect every signal (never raises: each source is ok, stale or lost)
     2. freeze the problem: signals, events, jobs, fleet, now
     3. plan it (child process with a deadline; the ladder answers whatever happens)
@@ -43,6 +45,7 @@ def run_cycle(ctx: Context, state: State) -> CycleReport:
     now = ctx.clock.now()
     bring_jobs(ctx, state, now)
     book_peaks(ctx, now)
+    adopt_curves(ctx, state, now)
     seen = collect(ctx.sources, signal_window(ctx, now), now, ctx.memory, ctx.read_deadline_s)
     problem = build_problem(ctx, state, seen, now)
     plan = ctx.planner.plan(problem, state.plan)
@@ -66,6 +69,13 @@ def bring_jobs(ctx: Context, state: State, now: datetime) -> None:
             state.notes.extend(ctx.bring_jobs(now))
     except StoreDegraded as error:
         state.notes.append(Note(Reason.STORE_DEGRADED, "jobs", str(error), Severity.ALERT, now))
+
+
+def adopt_curves(ctx: Context, state: State, now: datetime) -> None:
+    """Put what was learned of the power curves in force, between two turns of the fast loop."""
+    ctx.dispatcher.look()
+    with state.lock:
+        state.notes.extend(ctx.curves.turn(now))
 
 
 def refuse(ctx: Context, state: State, problem: Problem, broken: tuple[Violation, ...], now: datetime) -> None:

@@ -88,6 +88,7 @@ class Dispatcher:
     _applied: dict[str, PoolOrder] = field(default_factory=dict)
     raisable: frozenset[GpuId] = frozenset()
     _first: dict[GpuId, float] = field(default_factory=dict)
+    _enforced: dict[str, float | None] = field(default_factory=dict)
     _failed: set[GpuId] = field(default_factory=set)
     _retry_at: float = 0.0
     _retry_s: float = 1.0
@@ -150,6 +151,7 @@ class Dispatcher:
         notes = receipt.notes + _disagreements(len(caps), failures, now)
         self.books.journal_result(intent, {"failed": len(failures), "seconds": round(receipt.seconds, 4)})
         self._applied.update(orders)
+        self._enforced.update({pool: _one_limit(self.gpus[pool], receipt.enforced_w) for pool in orders})
         self._note_failed(caps | known, failures, receipt)
         return Dispatched(tuple(orders), notes, receipt.seconds)
 
@@ -214,6 +216,7 @@ class Dispatcher:
                 ]
                 if drifted:
                     self._applied.pop(pool)
+                    self._enforced.pop(pool, None)
                     text = (
                         f"{len(drifted)} GPUs of {pool} are not at the {order.cap_w} W ordered "
                         f"({drifted[0]} is at {found[drifted[0]].enforced_w:.0f} W); written again"
@@ -242,6 +245,7 @@ class Dispatcher:
             for gpu in confirmed:
                 self._first.pop(gpu, None)
             self._failed.difference_update(limits)
+            self._enforced = {}
             self._applied = {p: order for p, order in self._applied.items() if not limits.keys() & set(self.gpus[p])}
             missing = len(limits) - len(confirmed)
             text = f"{missing} of {len(limits)} GPUs did not take their limit back"
@@ -255,6 +259,24 @@ class Dispatcher:
     def strangers(self) -> frozenset[GpuId]:
         """GPUs that still have a limit of ours but belong to no pool any more."""
         return frozenset(self.books.first_limits()).difference(*self.gpus.values())
+
+    def enforced_w(self, pool: str) -> float | None:
+        """The limit in W that all GPUs of a pool enforced when they were last read; None when they differ or nobody has
+        looked."""
+        return self._enforced.get(pool)
+
+    def look(self) -> None:
+        """Read what pools enforce where we write nothing, or where they had no common limit after the last order."""
+        pools = [pool for pool in self.gpus if not self.writes or self.enforced_w(pool) is None]
+        if not pools:
+            return
+        try:
+            found = self.actuator.discover()
+        except AdapterError:
+            found = {}
+        limits = {gpu: info.enforced_w for gpu, info in found.items()}
+        with self._lock:
+            self._enforced |= {pool: _one_limit(self.gpus[pool], limits) for pool in pools}
 
     def in_force(self) -> dict[str, int]:
         """Cap in W that each pool's GPUs have now, read from the hardware: the highest of them, since the others are
@@ -282,6 +304,12 @@ def _disagreements(count: int, failures: Mapping[GpuId, Reason], now: datetime) 
         )
         for reason, gpus in by_reason.items()
     )
+
+
+def _one_limit(gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> float | None:
+    """The limit that all these GPUs have; None when they differ, or one doesn't answer."""
+    found = [limits_w.get(gpu, INF) for gpu in gpus]
+    return found[0] if found and max(found) - min(found) <= DRIFT_W and max(found) < INF else None
 
 
 def _drifted(info: GpuInfo, cap_w: int) -> bool:

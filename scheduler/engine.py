@@ -13,15 +13,17 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from adapters.ports import Clock, JobSystem, Meter, Reading
-from optimizer.domain import BatchJob, DemandCharge, GpuPool, Plan, Prices, Problem
+from optimizer.domain import BatchJob, DemandCharge, Plan, Prices, Problem
 from optimizer.reasons import Note
 from optimizer.timegrid import TimeGrid
 from scheduler.collect import Memory, Source
+from scheduler.curve_book import CurveBook
 from scheduler.dispatch import Dispatcher
 from scheduler.estimate import Foreign
 from scheduler.ledger import Ledger
 from scheduler.news import Notes
 from scheduler.orders import PoolOrder
+from scheduler.pools import PoolModel
 from scheduler.pue import PueModel
 from scheduler.service import OperatorOrder
 from scheduler.status import CycleReport, Tick
@@ -48,14 +50,6 @@ class SiteModel:
     ramp_up_kw_per_min: float = float("inf")
     ramp_down_kw_per_min: float = float("inf")
     charges: ChargeBuilder | None = None
-
-
-@dataclass(frozen=True)
-class PoolModel:
-    """One pool as configured; `load` is a share (0..1) or the id of a signal."""
-
-    pool: GpuPool
-    load: float | str = 1.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +92,7 @@ class Context:
     meter: Meter
     dispatcher: Dispatcher
     store: Store
+    curves: CurveBook
     prices: Prices
     currency: str
     margin: float = 0.003

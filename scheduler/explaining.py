@@ -7,6 +7,7 @@ from scheduler.engine import Context, State
 from scheduler.holding import held_by
 from scheduler.orders import step_index
 from scheduler.service import Refused
+from scheduler.status import can_shed
 
 
 def explain_target(ctx: Context, state: State, target: str) -> str:
@@ -26,9 +27,8 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
     step = step_index(plan, ctx.clock.now())
     if target in plan.pools:
         held = held_by(ctx, state, ctx.pools[target].pool, plan, ctx.clock.now())
-        if held is not None:
-            return held[1]
-        return explain_pool(problem, plan, target, step)
+        why = held[1] if held is not None else explain_pool(problem, plan, target, step)
+        return f"{why} Its power curve: {ctx.curves.status(target).text}."
     if target in plan.jobs:
         return explain_job(problem, plan, target)
     if target in ctx.sites:
@@ -50,5 +50,6 @@ def _site_sentence(state: State, site: str) -> str:
         f"{site} draws {tick.import_kw[site]:.0f} kW, {bound}; "
         f"the plan ({report.rung}) aims at {tick.planned_kw[site]:.0f} kW "
         f"at a price of {status.price_per_mwh:.2f} {status.currency}/MWh; "
-        f"{tick.shed_kw[site]:.0f} kW are shed below the plan."
+        f"{tick.shed_kw[site]:.0f} kW are shed below the plan. "
+        f"It can shed {can_shed(status)}."
     )

@@ -1,19 +1,32 @@
 """What a site would draw without an event, and what it can shed: the two figures that a utility is answered with.
 
 Why from measured draw: a cap is not a reduction. The baseline is the meter's mean over the minutes before the message
-("meter before"), or the figure that the program declares; what can be shed counts busy GPUs down to their floors.
+("meter before"), or the figure that the program declares; what can be shed is the measured draw of busy GPUs less what
+they draw at their floors, and as sure as the curve that says so.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from optimizer.domain import Work
-from scheduler.engine import Context, PoolModel, State
+from optimizer.curves import draw_at_cap
+from optimizer.domain import GpuPool, Work
+from scheduler.busy import known_busy
+from scheduler.engine import Context, State
 from scheduler.estimate import import_kw, pool_kw
 from scheduler.ledger import ProgramTerms
-from scheduler.orders import PoolOrder, free_order
+from scheduler.orders import free_order
+from scheduler.pools import PoolModel
 from scheduler.safety import floor_cap_w
+from scheduler.status import Flexibility
+
+WITHIN_S, PAUSE_S = (5.0, 60.0, 900.0), 60.0
+"""Times for which the figure is told; from the second on jobs can have been paused, which a worker does between two
+requests or steps."""
+
+SURE = 1.645
+"""Standard errors below the mean that are exceeded 19 times in 20 (normal distribution)."""
 
 
 def pue_now(ctx: Context, state: State, site: str, now: datetime) -> float:
@@ -47,25 +60,66 @@ def baseline_kw(ctx: Context, state: State, site: str, terms: ProgramTerms, now:
     return measured if measured is not None else full_import_kw(ctx, state, site, now)
 
 
-def least_import_kw(ctx: Context, state: State, site: str, now: datetime) -> float:
-    """Import with every pool at its floor and interruptible batch work paused: what can't be shed."""
-    it_kw = 0.0
-    for model in site_pools(ctx, site):
-        pool = model.pool
-        busy = state.busy.get(pool.id, float(pool.count))
-        if pool.work is Work.BATCH:
-            held = (job for job in state.jobs if not job.preemptible and pool.id in job.pools)
-            kept = sum(job.gpus for job in held)
-            others = state.foreign[pool.id].gpus if pool.id in state.foreign else 0
-            it_kw += pool_kw(pool, PoolOrder(floor_cap_w(pool), kept), float(kept + others))
-        else:
-            it_kw += pool_kw(pool, PoolOrder(floor_cap_w(pool), pool.count), busy)
-    return import_kw(it_kw, ctx.sites[site].other_it_kw, pue_now(ctx, state, site, now))
+def flexibility(ctx: Context, state: State, site: str, now: datetime) -> tuple[Flexibility, ...]:
+    """What the site can shed from now on within 5 s (by caps), 60 s and 15 min (jobs paused as well), inside its ramp
+    limit, in kW at the meter."""
+    present_kw = present_import_kw(ctx, state, site, now)
+    pue, ramp_kw_per_min = pue_now(ctx, state, site, now), ctx.sites[site].ramp_down_kw_per_min
+    found = []
+    for within_s in WITHIN_S:
+        sheds = [shed_of(ctx, state, model, now, pause=within_s >= PAUSE_S) for model in site_pools(ctx, site)]
+        kw = pue * sum(shed.kw for shed in sheds)
+        error_kw = pue * sum(shed.error_kw**2 for shed in sheds) ** 0.5
+        most_kw = min(present_kw, ramp_kw_per_min * within_s / 60.0)
+        found.append(Flexibility(within_s, min(kw, most_kw), min(max(0.0, kw - SURE * error_kw), most_kw)))
+    return tuple(found)
 
 
 def available_kw(ctx: Context, state: State, site: str, now: datetime) -> float:
-    """What the site can shed now, in kW at the meter, from its present draw down to its floors."""
+    """What the site can shed now, in kW at the meter, from its present draw down to its floors with every lever."""
+    sheds = (shed_of(ctx, state, model, now, pause=True) for model in site_pools(ctx, site))
+    return min(present_import_kw(ctx, state, site, now), pue_now(ctx, state, site, now) * sum(s.kw for s in sheds))
+
+
+def present_import_kw(ctx: Context, state: State, site: str, now: datetime) -> float:
+    """Import as last measured; before the first reading the most that the site can draw."""
     present = state.tick.import_kw.get(site) if state.tick is not None else None
-    if present is None:
-        present = full_import_kw(ctx, state, site, now)
-    return max(0.0, present - least_import_kw(ctx, state, site, now))
+    return present if present is not None else full_import_kw(ctx, state, site, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shed:
+    """IT power in kW that a pool can give, and the standard error of that."""
+
+    kw: float
+    error_kw: float
+
+
+def shed_of(ctx: Context, state: State, model: PoolModel, now: datetime, pause: bool) -> _Shed:
+    """What a pool can give: from its measured draw to what its busy GPUs draw at the floor's cap, and with `pause` the
+    interruptible jobs of a batch pool as well. A cap above the draw gives nothing. Where nobody says how many GPUs work
+    all count as busy, so that a cap above their mean draw gives nothing either."""
+    pool, cap_w = model.pool, floor_cap_w(model.pool)
+    busy = _busy(ctx, state, model, now)
+    kw = state.reading.pool_kw.get(pool.id) if state.reading is not None else None
+    if kw is None:
+        kw = pool_kw(pool, state.held.get(pool.id, free_order(pool)), busy)
+    draw_w = (1000.0 * kw - (pool.count - busy) * pool.curve.idle_w) / busy if busy > 0 else pool.curve.idle_w
+    floor_w = min(draw_w, draw_at_cap(pool.curve, cap_w))
+    kept = min(busy, float(_kept(state, pool))) if pause and pool.work is Work.BATCH else busy
+    left_kw = (kept * floor_w + (pool.count - kept) * pool.curve.idle_w) / 1000.0
+    return _Shed(max(0.0, kw - left_kw), kept * floor_w * ctx.curves.error(pool, cap_w) / 1000.0)
+
+
+def _busy(ctx: Context, state: State, model: PoolModel, now: datetime) -> float:
+    """Busy GPUs as somebody says who knows; without a reading as they were last inferred, else all."""
+    if state.reading is None:
+        return state.busy.get(model.pool.id, float(model.pool.count))
+    known = known_busy(ctx, state, model, state.reading, now)
+    return known if known is not None else float(model.pool.count)
+
+
+def _kept(state: State, pool: GpuPool) -> int:
+    """GPUs of a batch pool that no order stops: of jobs that may not be interrupted, and of others' work."""
+    held = sum(job.gpus for job in state.jobs if not job.preemptible and pool.id in job.pools)
+    return held + (state.foreign[pool.id].gpus if pool.id in state.foreign else 0)

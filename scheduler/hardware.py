@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 
 from adapters.context import AdapterContext
 from adapters.hall import SimulatedHall
+from adapters.hall_state import HallFaults
 from adapters.ports import AdapterError, Clock, GpuId, GpuInfo, Meter, PowerActuator, Reading
 from optimizer.domain import GpuPool, Series
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.collect import Source
-from scheduler.config import Config, PoolConfig
-from scheduler.config.builtin import AgentPowerConfig, FleetPowerConfig, NvmlPowerConfig
-from scheduler.engine import PoolModel, SiteModel
+from scheduler.config import Config, PoolConfig, curves_of
+from scheduler.config.builtin import AgentPowerConfig, FleetPowerConfig, NvmlPowerConfig, SimulatedPowerConfig
+from scheduler.engine import SiteModel
+from scheduler.pools import PoolModel
 
 if TYPE_CHECKING:
     from adapters.power.fleet import FleetPower
@@ -52,7 +54,7 @@ def build_hardware(
     """Hardware as the config names it. Raises AdapterError when none of it answers."""
     kind = getattr(config.power, "type", "")
     if kind == "simulated":
-        return _simulated(context.clock, pools, sites, sources)
+        return _simulated(config, context.clock, pools, sites, sources)
     with ExitStack() as opened:
         power = _actuator(config, context)
         opened.callback(getattr(power, "close", lambda: None))
@@ -156,6 +158,8 @@ class Meters:
                 import_kw={**merged.import_kw, **reading.import_kw},
                 energy_kwh={**merged.energy_kwh, **reading.energy_kwh},
                 lost=merged.lost + reading.lost,
+                busy_gpus={**merged.busy_gpus, **reading.busy_gpus},
+                work_gpus={**merged.work_gpus, **reading.work_gpus},
             )
         return replace(merged, lost=merged.lost + tuple(errors))
 
@@ -205,20 +209,40 @@ def _bounded(pool: GpuPool, infos: list[GpuInfo]) -> GpuPool:
 
 # ---------------------------------------------------------------- the simulated hall
 def _simulated(
-    clock: Clock, pools: Mapping[str, PoolModel], sites: Mapping[str, SiteModel], sources: Mapping[str, Source]
+    config: Config,
+    clock: Clock,
+    pools: Mapping[str, PoolModel],
+    sites: Mapping[str, SiteModel],
+    sources: Mapping[str, Source],
 ) -> Hardware:
     from adapters.meters.simulated import SimulatedMeter
     from adapters.power.simulated import SimulatedPower
 
     hall = SimulatedHall(
-        [model.pool for model in pools.values()],
+        [_true_pool(config, model.pool) for model in pools.values()],
         clock,
         load={m.pool.id: _load(m, sources) for m in pools.values()},
         pue={site.id: _pue(site, sources) for site in sites.values()},
         other_it_kw={site.id: _always(site.other_it_kw) for site in sites.values()},
+        faults=_faults(config),
     )
     note = hall.describe()
     return Hardware(SimulatedPower(hall), SimulatedMeter(hall), hall.gpus_of, pools, hall, (note,))
+
+
+def _true_pool(config: Config, pool: GpuPool) -> GpuPool:
+    """The pool as its simulated GPUs really are."""
+    name = getattr(config.power, "true_curves", {}).get(pool.id)
+    if name is None:
+        return pool
+    return replace(pool, curve=replace(curves_of(config)[name], idle_w=pool.curve.idle_w))
+
+
+def _faults(config: Config) -> HallFaults:
+    """What the simulated meters get wrong."""
+    if not isinstance(config.power, SimulatedPowerConfig):
+        return HallFaults()
+    return HallFaults(seed=config.power.seed, pool_noise=config.power.noise, outliers=config.power.outliers)
 
 
 def _always(value: float) -> Callable[[datetime], float]:

@@ -65,6 +65,10 @@ FAMILIES = (
     Family("gridpace_site_target_watts", "gauge", "Cap by events or operator now; absent: none", ("site",)),
     Family("gridpace_site_shed_watts", "gauge", "Power held back now", ("site",)),
     Family("gridpace_site_price_per_mwh", "gauge", "Energy price now", ("site", "currency")),
+    Family("gridpace_site_flexibility_watts", "gauge", "What can be shed within so many seconds, expected",
+           ("site", "within_seconds")),
+    Family("gridpace_site_flexibility_sure_watts", "gauge", "What can be shed within so many seconds, 19 times in 20",
+           ("site", "within_seconds")),
     Family("gridpace_energy_joules", "counter", "Energy imported since the start of the daemon", ("site",)),
     Family("gridpace_cost", "counter", "Money paid for energy at prices above zero", ("site", "currency")),
     Family("gridpace_cost_refund", "counter", "Money received for energy at prices below zero", ("site", "currency")),
@@ -72,6 +76,12 @@ FAMILIES = (
     Family("gridpace_pool_cap_watts", "gauge", "Cap of each active GPU of a pool", ("pool",)),
     Family("gridpace_pool_active_gpus", "gauge", "GPUs of a pool that may work", ("pool",)),
     Family("gridpace_pool_throughput_ratio", "gauge", "Throughput of a pool against full power, 0 to 1", ("pool",)),
+    Family("gridpace_pool_curve_learned", "gauge", "1 while a pool's power curve is learned, 0 for the library's",
+           ("pool",)),
+    Family("gridpace_pool_curve_samples", "gauge", "Observations that a pool's power curve was learned from",
+           ("pool",)),
+    Family("gridpace_pool_curve_error_ratio", "gauge", "Standard error of the draw that a pool's curve tells",
+           ("pool",)),
     Family("gridpace_gpu_cap_drift", "counter", "Caps found changed by somebody else"),
     Family("gridpace_jobs", "gauge", "Jobs by state", ("state",)),
     Family("gridpace_jobs_past_hope", "gauge", "Jobs that cannot meet their deadline"),
@@ -140,6 +150,13 @@ class Metrics:
     def _plan(self, report: CycleReport) -> None:
         self._show("site_price_per_mwh", ((site.id, site.currency, site.price_per_mwh) for site in report.sites))
         self._show("pool_throughput_ratio", ((pool.id, pool.throughput) for pool in report.pools))
+        shed = [(site.id, f"{one.within_s:g}", one) for site in report.sites for one in site.flexibility]
+        self._show("site_flexibility_watts", ((*labels, 1000 * one.kw) for *labels, one in shed))
+        self._show("site_flexibility_sure_watts", ((*labels, 1000 * one.sure_kw) for *labels, one in shed))
+        curves = [(pool.id, pool.curve) for pool in report.pools if pool.curve is not None]
+        self._show("pool_curve_learned", ((pool, curve.kind == "learned") for pool, curve in curves))
+        self._show("pool_curve_samples", ((pool, curve.samples) for pool, curve in curves))
+        self._show("pool_curve_error_ratio", ((pool, curve.error) for pool, curve in curves))
         self._show("jobs", Tally(job.state for job in report.jobs).items())
         self._show("dr_events", Tally(event.state for event in report.events).items())
         self._of["jobs_past_hope"].set(sum(job.reason == Reason.DEADLINE_UNREACHABLE for job in report.jobs))

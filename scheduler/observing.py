@@ -11,11 +11,13 @@ from datetime import datetime
 from adapters.ports import AdapterError, Reading
 from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.engine import Context, PoolModel, State
+from scheduler.busy import known_busy
+from scheduler.engine import Context, State
 from scheduler.estimate import Foreign, busy_now, import_kw, measured_busy, pool_kw
 from scheduler.flexibility import pue_now, site_pools
 from scheduler.granting import granted
 from scheduler.orders import free_order
+from scheduler.pools import PoolModel
 
 BIAS_SMOOTHING = 0.3
 BIAS_SHARE = 0.15
@@ -47,6 +49,15 @@ def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) 
         drawn = site_import(ctx, state, site, now)
         if drawn is not None:  # where no order was in force before, ramps begin at what is drawn
             state.setpoint_kw.setdefault(site, drawn)
+
+
+def teach(ctx: Context, state: State, reading: Reading | None, now: datetime) -> None:
+    """Let every pool's curve learn from the reading, where limit and load are known by other means than power."""
+    if reading is None:
+        return
+    for model in ctx.pools.values():
+        busy = known_busy(ctx, state, model, reading, now)
+        ctx.curves.see(model, reading, ctx.dispatcher.enforced_w(model.pool.id), busy)
 
 
 def _observe_pool(state: State, model: PoolModel, kw: float | None) -> None:

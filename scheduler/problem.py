@@ -16,9 +16,10 @@ from optimizer.forecast import LOAD, Outlook, forecast_on_grid
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid, planning_grid
 from scheduler.collect import Snapshot
-from scheduler.engine import Context, PoolModel, SiteModel, State
+from scheduler.engine import Context, SiteModel, State
 from scheduler.overrides import operator_limit_kw
 from scheduler.peaks import charges_now
+from scheduler.pools import PoolModel
 
 HISTORY = timedelta(days=14)
 NO_PRICE = 0.0

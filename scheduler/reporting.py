@@ -12,6 +12,7 @@ from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, GpuPool, JobState, Plan, Problem, Work
 from optimizer.explain import explain_job, explain_pool
 from optimizer.reasons import Note, Reason
+from scheduler.flexibility import flexibility
 from scheduler.holding import held_by
 from scheduler.orders import planned_order, step_index
 from scheduler.overrides import mode_now
@@ -78,6 +79,7 @@ def _site(ctx: Context, state: State, problem: Problem, plan: Plan, site: str, n
         pue=inputs.pue[0],
         currency=model.currency,
         timezone=model.timezone,
+        flexibility=flexibility(ctx, state, site, now),
     )
 
 
@@ -101,6 +103,7 @@ def pool_status(ctx: Context, state: State, pool: GpuPool, problem: Problem, pla
         throughput=throughput_at_cap(pool.curve, order.cap_w),
         reason=held[0].value if held else plan.pools[pool.id].reasons[step].value,
         why=held[1] if held else explain_pool(problem, plan, pool.id, step),
+        curve=ctx.curves.status(pool.id),
     )
 
 

@@ -28,8 +28,18 @@ class SourceStatus:
 
 
 @dataclass(frozen=True)
+class Flexibility:
+    """What a site can shed within so many seconds, in kW at the meter: expected, and 19 times in 20."""
+
+    within_s: float
+    kw: float
+    sure_kw: float
+
+
+@dataclass(frozen=True)
 class SiteStatus:
-    """One site now: planned and last measured import, hard limit, target in force (inf: none), price, PUE."""
+    """One site now: planned and last measured import, hard limit, target in force (inf: none), price, PUE, and what it
+    can shed."""
 
     id: str
     import_kw: float | None
@@ -40,12 +50,37 @@ class SiteStatus:
     pue: float
     currency: str
     timezone: str
+    flexibility: tuple[Flexibility, ...] = ()
+
+
+def can_shed(site: SiteStatus) -> str:
+    """What a site can shed, in words."""
+    return ", ".join(
+        f"{one.kw:.0f} kW in {one.within_s:.0f} s ({one.sure_kw:.0f} surely)"
+        if one.within_s < 120
+        else f"{one.kw:.0f} kW in {one.within_s / 60:.0f} min ({one.sure_kw:.0f} surely)"
+        for one in site.flexibility
+    )
+
+
+@dataclass(frozen=True)
+class CurveStatus:
+    """A pool's power curve: the library's by `name`, or learned from it by so many observations (`refused` could not be
+    true); `error` of its draw (standard error, relative), largest difference to the library's, and a sentence."""
+
+    name: str
+    kind: str
+    samples: int
+    refused: int
+    error: float
+    departure: float
+    text: str
 
 
 @dataclass(frozen=True)
 class PoolStatus:
-    """One pool now: cap of its active GPUs, planned and measured draw, relative throughput, reason code and
-    sentence."""
+    """One pool now: cap of its active GPUs, planned and measured draw, relative throughput, reason code and sentence,
+    and the curve that all of it is reckoned from."""
 
     id: str
     site: str
@@ -59,6 +94,7 @@ class PoolStatus:
     throughput: float
     reason: str
     why: str
+    curve: CurveStatus | None = None
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from optimizer.domain import Plan
+from optimizer.learning import Learned
 from optimizer.reasons import Note, Severity
 from scheduler.service import OperatorOrder
 from scheduler.status import CycleReport
@@ -30,6 +32,13 @@ from scheduler.store_schema import migrate
 __all__ = ["FirstLimit", "Intent", "NewerStore", "Record", "Store", "StoreDegraded", "StoreError"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """What was learned of all pools, as one body."""
+
+    pools: dict[str, Learned]
 
 
 class Store:
@@ -205,6 +214,15 @@ class Store:
     def load_plan(self) -> Plan | None:
         """The plan last saved, exactly as it was; None when there is none that this version reads."""
         return self._latest("plan", Plan)
+
+    def save_curves(self, learned: Mapping[str, Learned]) -> None:
+        """Keep what was learned of each pool's power curve."""
+        self._save_latest("curves", _Curves(dict(learned)))
+
+    def load_curves(self) -> dict[str, Learned]:
+        """What was last learned, by pool; nothing when there is nothing that this version reads."""
+        held = self._latest("curves", _Curves)
+        return held.pools if held is not None else {}
 
     def _save_latest(self, name: str, value: object) -> None:
         row = (name, pack(value))

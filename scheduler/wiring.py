@@ -27,12 +27,14 @@ from scheduler.clock import ScaledClock, WallClock
 from scheduler.collect import Memory, Source
 from scheduler.config import Config
 from scheduler.config.builtin import QueueConfig, WebhookConfig
+from scheduler.curve_book import CurveBook, borrowed
 from scheduler.dispatch import Dispatcher
 from scheduler.engine import ChargeBuilder, Context, Planner, State
 from scheduler.facade import Facade
 from scheduler.hardware import Hardware, build_hardware
 from scheduler.ledger import Ledger
 from scheduler.planner import ChildPlanner
+from scheduler.pools import Pools
 from scheduler.store import Store, StoreDegraded
 from scheduler.utility import Utility
 
@@ -115,16 +117,8 @@ def _built(
     sites = site_models(config, tariffs)
     hardware = build_hardware(config, context, pool_models(config), sites, sources)
     opened.callback(hardware.close)
+    pools = Pools(hardware.pools)
     jobs = build_jobs(config, context, hardware, store)
-    dispatcher = Dispatcher(
-        books=store,
-        actuator=hardware.power,
-        gpus=hardware.gpus,
-        writes=config.mode == "control",
-        epoch=store.epoch(),
-        lease_s=lease.total_seconds() if (lease := getattr(config.power, "lease", None)) is not None else None,
-        raisable=frozenset(gpu for p in config.pools if p.max_cap_w is not None for gpu in hardware.gpus[p.id]),
-    )
     channels = build_channels(config, store) if channels is None else channels
     planner = planner or build_planner(config)
     opened.callback(planner.close)
@@ -133,15 +127,16 @@ def _built(
         clock=clock,
         timing=timing(config),
         sites=sites,
-        pools=hardware.pools,
+        pools=pools,
         sources=sources,
         memory=Memory(),
         planner=planner,
         ledger=Ledger(store),
         jobs=jobs,
         meter=hardware.meter,
-        dispatcher=dispatcher,
+        dispatcher=build_dispatcher(config, hardware, store),
         store=store,
+        curves=CurveBook(pools, store),
         prices=prices(config),
         currency=config.currency,
         margin=config.margin,
@@ -154,7 +149,7 @@ def _built(
 def assemble(config: Config, ctx: Context, hardware: Hardware, channels: Mapping[str, EventChannel]) -> Parts:
     """State, the clients' face and the recorded utility around a context."""
     state = State()
-    state.notes.extend((*hardware.notes, *ctx.store.notes()))
+    state.notes.extend((*hardware.notes, *ctx.store.notes(), *borrowed(ctx.pools)))
     for problem in config.warnings:
         state.notes.append(Note(Reason.HELD, "config", str(problem), Severity.WARNING, ctx.clock.now()))
     wake = Wake()
@@ -180,6 +175,19 @@ def build_sources(config: Config, context: AdapterContext) -> tuple[dict[str, So
         if hasattr(reader, "demand_charges"):
             tariffs[signal.id] = reader.demand_charges
     return sources, tariffs
+
+
+def build_dispatcher(config: Config, hardware: Hardware, store: Store) -> Dispatcher:
+    """What writes to these GPUs."""
+    return Dispatcher(
+        books=store,
+        actuator=hardware.power,
+        gpus=hardware.gpus,
+        writes=config.mode == "control",
+        epoch=store.epoch(),
+        lease_s=lease.total_seconds() if (lease := getattr(config.power, "lease", None)) is not None else None,
+        raisable=frozenset(gpu for p in config.pools if p.max_cap_w is not None for gpu in hardware.gpus[p.id]),
+    )
 
 
 def build_planner(config: Config) -> Planner:

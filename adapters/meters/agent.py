@@ -24,4 +24,5 @@ class AgentMeter:
         found = self._power.discover()
         draws = {gpu: info.draw_w for gpu, info in found.items() if gpu in self._pool_of}
         pool_kw, lost = self._sums.power_kw(draws)
-        return Reading(self._clock.now(), pool_kw, {}, {}, lost)
+        busy = self._sums.busy_gpus({gpu: found[gpu].utilisation for gpu in draws})
+        return Reading(self._clock.now(), pool_kw, {}, {}, lost, busy)

@@ -37,4 +37,6 @@ class FleetMeter:
             gpu: draw_w for state in states.values() for gpu, draw_w in state.draw_w.items() if gpu in self._pool_of
         }
         pool_kw, lost = self._sums.power_kw(draws)
-        return Reading(self._clock.now(), pool_kw, {}, {}, (*self._silent(), *lost))
+        told = {gpu: share for state in states.values() for gpu, share in state.utilisation.items()}
+        busy = self._sums.busy_gpus({gpu: told.get(gpu) for gpu in draws})
+        return Reading(self._clock.now(), pool_kw, {}, {}, (*self._silent(), *lost), busy)

@@ -2,7 +2,8 @@
 
 A card that doesn't answer is named in `lost` and counted like the mean of its pool's others, never as zero; with fewer
 than four fifths of a pool's cards answering the pool is named instead. Energy comes from the cards' own counters, which
-miss nothing between two readings; power is NVML's short average and good for control, not for settlement.
+miss nothing between two readings; power is NVML's short average and good for control, not for settlement. How busy a
+card is comes from its utilisation (the share of time in which a kernel ran), where it tells one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 import pynvml
 
 from adapters.meters.sums import PoolSums
-from adapters.nvml_session import MW, Handle, NvmlSession, Turn, optional
+from adapters.nvml_session import MW, Handle, NvmlSession, Turn, optional, utilisation
 from adapters.ports import AdapterError, Clock, GpuId, Reading
 
 _J_PER_KWH = 3.6e6
@@ -31,20 +32,23 @@ class NvmlMeter:
 
     def read(self) -> Reading:
         """One reading of all cards at once. AdapterError when none of them answers."""
-        seen, failures = self.session.each(self._pool_of, _draw_and_energy)
+        seen, failures = self.session.each(self._pool_of, _card)
         if self._pool_of and not seen:
             named = ", ".join(f"{gpu}: {reason}" for gpu, reason in list(failures.items())[:3])
             raise AdapterError(f"NVML: no GPU could be read ({named})")
-        pool_kw, lost = self._sums.power_kw({gpu: draw_w for gpu, (draw_w, _) in seen.items()})
-        energy = self._sums.energy_kwh({gpu: joules / _J_PER_KWH for gpu, (_, joules) in seen.items() if joules >= 0})
-        return Reading(self._clock.now(), pool_kw, {}, energy, lost)
+        pool_kw, lost = self._sums.power_kw({gpu: draw_w for gpu, (draw_w, _, _) in seen.items()})
+        joules = {gpu: energy_j for gpu, (_, energy_j, _) in seen.items() if energy_j >= 0}
+        energy = self._sums.energy_kwh({gpu: energy_j / _J_PER_KWH for gpu, energy_j in joules.items()})
+        busy = self._sums.busy_gpus({gpu: share for gpu, (_, _, share) in seen.items()})
+        return Reading(self._clock.now(), pool_kw, {}, energy, lost, busy)
 
     def close(self) -> None:
         """Let NVML go."""
         self.session.close()
 
 
-def _draw_and_energy(gpu: GpuId, handle: Handle, turn: Turn) -> tuple[float, float]:
-    """Draw in W and energy counter in J; -1 J for cards that count none."""
+def _card(gpu: GpuId, handle: Handle, turn: Turn) -> tuple[float, float, float | None]:
+    """Draw in W, energy counter in J (-1 for cards that count none), and the share of time that the card works."""
     draw_w = pynvml.nvmlDeviceGetPowerUsage(handle) / MW
-    return draw_w, optional(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / MW, -1.0)
+    energy_j = optional(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / MW, -1.0)
+    return draw_w, energy_j, utilisation(handle)

@@ -39,6 +39,19 @@ class PoolSums:
                 lost.append(pool)
         return power, tuple(lost)
 
+    def busy_gpus(self, utilisation: Mapping[GpuId, float | None]) -> dict[str, float]:
+        """GPUs of each pool that work, from each card's share of busy time; pools of which too little is seen are left
+        out."""
+        seen: dict[str, list[float]] = defaultdict(list)
+        for gpu, share in utilisation.items():
+            if share is not None:
+                seen[self._pool_of[gpu]].append(share)
+        return {
+            pool: sum(seen[pool]) / len(seen[pool]) * size
+            for pool, size in self._sizes.items()
+            if len(seen[pool]) >= LEAST_SHARE_METERED * size
+        }
+
     def energy_kwh(self, counters_kwh: Mapping[GpuId, float]) -> dict[str, float]:
         """Energy per pool in kWh since the first reading; a card counts from the reading that first sees it."""
         for gpu, kwh in counters_kwh.items():

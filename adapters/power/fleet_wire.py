@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.ports import GpuId, GpuInfo, Lease
@@ -45,7 +45,7 @@ def state_subject(node: str) -> str:
 @dataclass(frozen=True)
 class NodeState:
     """A node as it told of itself: draw in W of each GPU, the agent's phase, newest epoch and sequence, seconds of
-    lease left, how many GPUs are to be given back."""
+    lease left, how many GPUs are to be given back, and the share of time that each GPU works, where it tells."""
 
     node: str
     draw_w: Mapping[GpuId, float]
@@ -54,6 +54,7 @@ class NodeState:
     sequence: int
     lease_left_s: float
     capped: int
+    utilisation: Mapping[GpuId, float | None] = field(default_factory=dict)
 
 
 def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, Any], *, whole: bool) -> bytes:
@@ -61,8 +62,10 @@ def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, An
     every second stays small: ten thousand nodes tell it to one daemon."""
     kept = {name: status[name] for name in ("phase", "epoch", "sequence", "lease_left_s")}
     draws = {gpu: round(info.draw_w, 1) for gpu, info in infos.items()}
+    busy = [None if info.utilisation is None else round(info.utilisation, 2) for info in infos.values()]
     more = {"gpus": wire.infos_out(infos)} if whole else {}
-    return wire.encode({"node": node, "draw_w": draws, "capped": len(status["found_w"]), **kept, **more})
+    told = {"node": node, "draw_w": draws, "busy": busy, "capped": len(status["found_w"])}
+    return wire.encode({**told, **kept, **more})
 
 
 def state_in(data: bytes) -> tuple[NodeState, dict[GpuId, GpuInfo]]:
@@ -71,7 +74,9 @@ def state_in(data: bytes) -> tuple[NodeState, dict[GpuId, GpuInfo]]:
     try:
         draws = {str(gpu): float(watts) for gpu, watts in message["draw_w"].items()}
         numbers = (int(message["epoch"]), int(message["sequence"]), float(message["lease_left_s"]))
-        state = NodeState(str(message["node"]), draws, str(message["phase"]), *numbers, int(message["capped"]))
+        shares = [None if share is None else float(share) for share in message.get("busy", ())]
+        busy = dict(zip(draws, shares, strict=False))
+        state = NodeState(str(message["node"]), draws, str(message["phase"]), *numbers, int(message["capped"]), busy)
         return state, wire.infos_in(message.get("gpus", []))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise wire.BadRequest(f"not a node's state: {error!r}") from error

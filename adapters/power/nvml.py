@@ -13,7 +13,7 @@ from time import perf_counter
 
 import pynvml
 
-from adapters.nvml_session import MW, Handle, NvmlSession, Turn, optional
+from adapters.nvml_session import MW, Handle, NvmlSession, Turn, optional, utilisation
 from adapters.ports import GpuId, GpuInfo, Lease, Receipt
 from adapters.power.receipts import clamp_notes, failure_notes
 from optimizer.reasons import Note, Reason, Severity
@@ -124,6 +124,7 @@ def _info(gpu: GpuId, handle: Handle, turn: Turn) -> GpuInfo:
         draw_w=pynvml.nvmlDeviceGetPowerUsage(handle) / MW,
         persistence=optional(lambda: pynvml.nvmlDeviceGetPersistenceMode(handle), on) == on,
         mig=optional(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0], 0) == 1,
+        utilisation=utilisation(handle),
     )
 
 

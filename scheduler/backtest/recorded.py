@@ -16,8 +16,9 @@ from optimizer.domain import BatchJob, GridEvent, PoolInputs, Prices, Problem, S
 from optimizer.envelope import event_breakpoints
 from optimizer.forecast import on_grid
 from optimizer.timegrid import TimeGrid, uniform_grid
-from scheduler.engine import PoolModel, SiteModel
+from scheduler.engine import SiteModel
 from scheduler.peaks import METERING
+from scheduler.pools import PoolModel
 
 AFTERWARDS = timedelta(days=400)
 """The truth is read with a clock this long after the window, when everything has been published."""

@@ -4,7 +4,7 @@
 which the sample config, the JSON schema and the reference page are generated.
 """
 
-from scheduler.config.checks import is_simulated, secrets
+from scheduler.config.checks import is_simulated, secrets, start_of
 from scheduler.config.errors import ConfigError, Problem
 from scheduler.config.load import curves_of, load_config, shipped_curves
 from scheduler.config.models import Config
@@ -30,4 +30,5 @@ __all__ = [
     "load_config",
     "secrets",
     "shipped_curves",
+    "start_of",
 ]

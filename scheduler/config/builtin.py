@@ -21,6 +21,27 @@ class SimulatedPowerConfig(Model):
     """A simulated hall with the GPUs of all pools; needs no hardware."""
 
     type: Literal["simulated"] = Field(description="A simulated hall.", examples=["simulated"])
+    true_curves: dict[str, str] = Field(
+        default={},
+        description="What the GPUs of a pool really do where that is to differ from the pool's own curve: id of the "
+        "pool, and name of a curve.",
+        examples=[{"chat": "our-llm"}],
+    )
+    noise: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="Relative noise of a pool's power reading (standard deviation).",
+        examples=[0.03],
+    )
+    outliers: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="Share of a pool's power readings that are nonsense, anything between nothing and double.",
+        examples=[0.05],
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of noise and outliers.", examples=[0])
 
 
 class NvmlPowerConfig(Model):

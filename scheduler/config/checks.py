@@ -13,10 +13,12 @@ from adapters.ports import SourceError
 from adapters.secrets import SecretError, SecretRef
 from adapters.signals.base import SignalConfig, unit_of
 from optimizer.domain import PowerCurve
+from optimizer.library import NoCurve, Start, nearest
 from scheduler.config.base import LOOPBACK
 from scheduler.config.document import Document, Place
 from scheduler.config.errors import Problem
 from scheduler.config.models import Config
+from scheduler.config.pool import PoolConfig
 from scheduler.config.runtime import Mode
 
 SIMULATED = "simulated"
@@ -94,14 +96,23 @@ def _check_units(document: Document, config: Config) -> None:
 
 def _check_caps(document: Document, config: Config, curves: Mapping[str, PowerCurve]) -> None:
     for index, pool in enumerate(config.pools):
-        curve = curves.get(pool.curve)
-        if curve is None:
+        try:
+            curve = start_of(pool, curves).curve
+        except NoCurve as error:
+            document.report(("pools", index, "gpu_model"), str(error))
             continue
         low, high = curve.points[0].cap_w, curve.points[-1].cap_w
         for name, value in (("min_cap_w", pool.min_cap_w), ("max_cap_w", pool.max_cap_w)):
             if value is not None and not low <= value <= high:
                 text = f"{value:g} W is outside the curve {curve.name}, which was measured from {low:g} to {high:g} W"
                 document.report(("pools", index, name), text)
+
+
+def start_of(pool: PoolConfig, curves: Mapping[str, PowerCurve]) -> Start:
+    """The curve that a pool starts from: the one it names, else the nearest of the shipped ones. Raises NoCurve."""
+    if pool.curve is not None:
+        return Start(curves[pool.curve])
+    return nearest(curves, pool.gpu_model, pool.work, pool.max_cap_w)
 
 
 def _check_limits(document: Document, config: Config) -> None:

@@ -93,10 +93,17 @@ class PoolConfig(Model):
         description="interactive (serves users), training (runs without pause) or batch (runs queued jobs).",
         examples=["interactive"],
     )
-    curve: str = Field(
+    curve: str | None = Field(
+        default=None,
         min_length=1,
-        description="Power curve of its work: a shipped one, named GPU/WORKLOAD, or the id of one under `curves`.",
+        description="Power curve of its work: a shipped one, named GPU/WORKLOAD, or the id of one under `curves`. "
+        "Absent: the nearest shipped one by `gpu_model` and `work`, scaled where the GPU is another; `check` names it.",
         examples=["A100-400W/infer_llama_8b"],
+    )
+    learn_curves: bool = Field(
+        default=True,
+        description="Correct the curve by what the meters say of this pool, slowly and visibly.",
+        examples=[True],
     )
     value_per_gpu_h: NotNegative = Field(
         default=0.0,

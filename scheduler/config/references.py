@@ -56,10 +56,21 @@ def check_references(document: Document, curves: Collection[str]) -> None:
             if isinstance(value, str):
                 _check(document, reference, place, value)
     own = {item.get("id") for _, item in places(document, "curves.*") if isinstance(item, dict)}
-    for place, value in places(document, "pools.*.curve"):
+    named = [*places(document, "pools.*.curve"), *_true_curves(document)]
+    for place, value in named:
         if isinstance(value, str) and value not in curves and value not in own:
             known = [*curves, *(str(name) for name in own)]
             document.report(place, f'"{value}" is not a known power curve.', _hint(value, known))
+
+
+def _true_curves(document: Document) -> Iterator[tuple[Place, Any]]:
+    """The curves of the simulated hall; a pool that is none is reported here."""
+    pools = [str(item.get("id")) for _, item in places(document, "pools.*") if isinstance(item, dict)]
+    for place, value in places(document, "power.true_curves"):
+        for pool, curve in value.items() if isinstance(value, dict) else ():
+            if pool not in pools:
+                document.report((*place, pool), f'"{pool}" is not a pool of this config.', _hint(str(pool), pools))
+            yield (*place, pool), curve
 
 
 def places(document: Document, pattern: str) -> Iterator[tuple[Place, Any]]:

@@ -13,7 +13,7 @@ from datetime import datetime
 from markupsafe import Markup
 
 from optimizer.reasons import Severity
-from scheduler.status import EventStatus, JobStatus, PoolStatus, SourceStatus
+from scheduler.status import EventStatus, JobStatus, PoolStatus, SourceStatus, can_shed
 from scheduler.web.board import BINDING, Board
 
 MOST_ROWS = 40
@@ -67,8 +67,15 @@ def tiles(board: Board) -> Markup:
 def pools(board: Board) -> str:
     """Cap, draw and throughput of each pool, and why."""
     chosen = [pool for pool in board.report.pools if board.site and pool.site == board.site.id] if board.report else []
-    head = ("Pool", "Work", "#GPUs active", "#Cap", "#Draw", "#Throughput", "Why")
-    return _table(head, [_pool_row(pool, board) for pool in chosen], "No pools at this site.")
+    head = ("Pool", "Work", "#GPUs active", "#Cap", "#Draw", "#Throughput", "Curve", "Why")
+    return _table(head, [_pool_row(pool, board) for pool in chosen], "No pools at this site.") + _flexible(board)
+
+
+def _flexible(board: Board) -> Markup:
+    site = board.site
+    if site is None or not site.flexibility:
+        return Markup("")
+    return Markup('<p class="gp-empty">Can be shed: {}</p>').format(can_shed(site))
 
 
 def _pool_row(pool: PoolStatus, board: Board) -> Sequence[object]:
@@ -83,8 +90,18 @@ def _pool_row(pool: PoolStatus, board: Board) -> Sequence[object]:
         _metered(f"{cap_w} W", cap_w / pool.max_cap_w if pool.max_cap_w else 0.0, f"of {pool.max_cap_w} W"),
         Markup('{} kW <span class="gp-dim">plan {}</span>').format(shown, f"{pool.planned_kw:,.0f}"),
         _metered(f"{pool.throughput:.0%}", pool.throughput, "of full throughput"),
+        _curve(pool),
         _why(pool.reason, pool.why),
     )
+
+
+def _curve(pool: PoolStatus) -> Markup:
+    """Whether the pool's power curve is the measured one of the library or learned, and how sure it is."""
+    curve = pool.curve
+    if curve is None:
+        return Markup("-")
+    shown = f"learned ±{curve.error:.1%}" if curve.kind == "learned" else "library"
+    return Markup('<span title="{}">{}</span>').format(curve.text, shown)
 
 
 def jobs(board: Board) -> str:

@@ -31,6 +31,17 @@ def test_it_reads_the_pools_power(pair):
     assert reading.at.tzinfo is UTC
 
 
+def test_it_tells_how_many_gpus_work(pair):
+    meter, world = pair
+    assert meter.read().busy_gpus == pytest.approx({"serve": 8.0})
+    if world.fake is not None:
+        world.fake.set_all(busy_percent=25)
+        assert meter.read().busy_gpus == pytest.approx({"serve": 2.0})
+        for gpu in range(2):
+            world.fake.set(gpu, no_utilisation=1)
+        assert meter.read().busy_gpus == {}, "three quarters of a pool are not the pool"
+
+
 def test_power_follows_the_cap(pair):
     meter, world = pair
     meter.read()

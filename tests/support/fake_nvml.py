@@ -42,7 +42,8 @@ class _Gpu(ctypes.Structure):
         ("uuid", ctypes.c_char * 96), ("name", ctypes.c_char * 96),
         *((name, ctypes.c_uint32) for name in (
             "min_mw", "max_mw", "default_mw", "limit_mw", "bmc_mw", "persistence", "mig", "lost", "no_permission",
-            "refuse", "hang", "latency_ms", "reset_after_ms", "no_energy", "set_calls", "generation")),
+            "refuse", "hang", "latency_ms", "reset_after_ms", "no_energy", "busy_percent", "no_utilisation",
+            "set_calls", "generation")),
         *((name, ctypes.c_double) for name in (
             "reset_at_s", "idle_w", "demand_w", "settle_down_s", "settle_up_s", "draw_w", "energy_j", "updated_s")),
     )  # fmt: skip
@@ -99,7 +100,7 @@ class FakeNvml:
         for field in ("min", "max", "default", "limit"):
             setattr(record, f"{field}_mw", round(getattr(gpu, f"{field}_w") * 1000))
         record.persistence, record.idle_w, record.demand_w = 1, gpu.idle_w, gpu.demand_w
-        record.settle_down_s, record.settle_up_s = 0.05, 0.4
+        record.settle_down_s, record.settle_up_s, record.busy_percent = 0.05, 0.4, 100
         record.draw_w, record.updated_s = min(gpu.demand_w, gpu.limit_w), time.monotonic()
 
     def env(self) -> dict[str, str]:

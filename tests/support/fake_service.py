@@ -14,12 +14,23 @@ from optimizer.domain import JobPlan, Plan, PoolPlan, Rung, SitePlan
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid, floor_time, planning_grid
 from scheduler.service import EventAnswer, Refused
-from scheduler.status import CycleReport, EventStatus, JobStatus, PoolStatus, SiteStatus, SourceStatus, Tick
+from scheduler.status import (
+    CurveStatus,
+    CycleReport,
+    EventStatus,
+    Flexibility,
+    JobStatus,
+    PoolStatus,
+    SiteStatus,
+    SourceStatus,
+    Tick,
+)
 
 START = datetime(2022, 9, 6, 21, tzinfo=UTC)  # 14:00 in California
 INF = float("inf")
 SITE, ZONE, LIMIT_KW, PUE = "west", "America/Los_Angeles", 4500.0, 1.12
 STEP = timedelta(minutes=5)
+CURVE = CurveStatus("A100/x", "learned", 360, 2, 0.021, -0.07, "learned (360 samples, error 2.1%), -7% against A100/x")
 POOLS = {  # id: work, GPUs, highest cap W, draw at full speed kW, share of a shed it bears
     "chat": ("interactive", 4000, 400, 1240.0, 0.05),
     "pretrain": ("training", 4800, 400, 1680.0, 0.45),
@@ -104,7 +115,7 @@ class FakeService:
             Reason.FULL_POWER: "At full power: the work is worth more than the energy.",
         }
         return PoolStatus(name, SITE, work, gpus, gpus, cap_w, top_w, full_kw * part, full_kw * part * 0.993,
-                          min(1.0, part**0.4), reason.value, whys[reason])  # fmt: skip
+                          min(1.0, part**0.4), reason.value, whys[reason], CURVE)  # fmt: skip
 
     def _jobs(self):
         now = self.clock.now()
@@ -122,7 +133,8 @@ class FakeService:
             return None
         at = floor_time(self.clock.now(), STEP)
         planned, target = self.planned_at(at), self.target_at(at)
-        site = SiteStatus(SITE, self.drawn_at(at), planned, target, LIMIT_KW, self.price_at(at), PUE, "USD", ZONE)
+        site = SiteStatus(SITE, self.drawn_at(at), planned, target, LIMIT_KW, self.price_at(at), PUE, "USD", ZONE,
+                          (Flexibility(5.0, 600.0, 550.0), Flexibility(900.0, 900.0, 800.0)))  # fmt: skip
         sources = (
             SourceStatus("caiso-np15", "price", "ok", 134.0, self.price_at(at), "USD/MWh"),
             SourceStatus("sacramento", "weather", "substituted", 4210.0, 43.1, "degC", "held, nothing for 70 min"),

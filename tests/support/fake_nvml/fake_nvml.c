@@ -33,6 +33,8 @@ typedef struct {
     uint32_t latency_ms;        /* of a set */
     uint32_t reset_after_ms;    /* the limit goes back to the default so long after each set; 0: stays */
     uint32_t no_energy;         /* a card without an energy counter */
+    uint32_t busy_percent;      /* share of time in which a kernel runs */
+    uint32_t no_utilisation;    /* a card that doesn't tell it */
     uint32_t set_calls;
     uint32_t generation;        /* a card that came back has another; handles of the last one are dead */
     double reset_at_s;
@@ -202,6 +204,9 @@ GETTER(nvmlDeviceGetPowerUsage, unsigned, *value = (unsigned)lround(g->draw_w * 
 GETTER(nvmlDeviceGetPersistenceMode, unsigned, *value = g->persistence)
 GETTER(nvmlDeviceGetTotalEnergyConsumption, unsigned long long,
        if (g->no_energy) return NOT_SUPPORTED; *value = (unsigned long long)(g->energy_j * 1000))
+typedef struct { unsigned gpu, memory; } utilization_t;
+GETTER(nvmlDeviceGetUtilizationRates, utilization_t,
+       if (g->no_utilisation) return NOT_SUPPORTED; value->gpu = value->memory = g->busy_percent)
 /* 0x4: slowed by the power limit; 0x1: idle */
 GETTER(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long,
        *value = g->demand_w <= g->idle_w ? 0x1 : g->demand_w > enforced_mw(g) / 1000.0 ? 0x4 : 0x0)

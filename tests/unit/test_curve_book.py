@@ -1,0 +1,199 @@
+"""Learned curves in the running loops: from the hall's meters to plan, events, flexibility and every surface."""
+
+# ruff: noqa: E501 - what the operator sees is one line, and stands here as one
+
+from __future__ import annotations
+
+from datetime import timedelta
+from statistics import fmean
+
+import pytest
+
+from adapters.ports import EventTarget
+from optimizer.curves import draw_at_cap
+from optimizer.envelope import event_limit_kw
+from optimizer.reasons import Reason, Severity
+from scheduler.checking import check_config
+from scheduler.config import ConfigError, load_config
+from scheduler.curve_book import CurveBook
+from scheduler.explaining import explain_target
+from scheduler.flexibility import available_kw, flexibility, shed_of
+from scheduler.pools import Pools
+from scheduler.safety import floor_cap_w
+from scheduler.service import OperatorOrder
+from scheduler.store import Store
+from tests.support.loops import lab, order
+
+REAL = """curves:
+  - id: real
+    idle_w: 55
+    points: [{cap_w: 100, draw_w: 90, throughput: 0.2}, {cap_w: 200, draw_w: 172, throughput: 0.72},
+             {cap_w: 250, draw_w: 214, throughput: 0.83}, {cap_w: 300, draw_w: 255, throughput: 0.92},
+             {cap_w: 350, draw_w: 290, throughput: 0.97}, {cap_w: 400, draw_w: 310, throughput: 1.0}]
+  - id: light
+    idle_w: 55
+    points: [{cap_w: 100, draw_w: 98, throughput: 0.6}, {cap_w: 200, draw_w: 150, throughput: 1.0},
+             {cap_w: 400, draw_w: 150, throughput: 1.0}]
+power: {type: simulated, true_curves: {chat: real, train: real}, noise: 0.03, outliers: 0.05, seed: 1}
+signals:"""
+
+
+def other_truth(text):
+    """The lab whose cards are not what its config says, and whose meters err."""
+    return text.replace("signals:", REAL)
+
+
+def not_learning(text):
+    return other_truth(text).replace("curve: A100", "learn_curves: false, curve: A100")
+
+
+def light_work(text):
+    """Users' requests that draw 150 W of their 400."""
+    quiet = REAL.replace("{chat: real, train: real}, noise: 0.03, outliers: 0.05", "{chat: light}")
+    return text.replace("signals:", quiet)
+
+
+def through_the_caps(made):
+    """An hour that takes the pools through their caps, as a few events would."""
+    for limit_kw in (1000.0, 36.0, 33.0, 30.0, 27.0, 1000.0):
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=limit_kw, by="test"))
+        made.run(timedelta(minutes=10), step_s=5)
+    made.plan()
+
+
+def event_error(made):
+    """RMS (kW) between import and the cap of a 25 % event after its ramp, and the share of ticks above that cap."""
+    made.run(timedelta(minutes=15), step_s=5)
+    start = made.clock.now() + timedelta(minutes=5)
+    window = (start, start + timedelta(minutes=25))
+    made.facade.accept(order(*window, targets=(EventTarget(*window, reduce_percent=25.0),)))
+    off = []
+
+    def watch(tick):
+        if start + timedelta(minutes=5) <= tick.at < window[1]:
+            off.append(tick.import_kw["lab"] - min(event_limit_kw(e, tick.at) for e in made.ctx.ledger.active(tick.at)))
+
+    made.run(timedelta(minutes=30), step_s=2, watch=watch)
+    return fmean(kw * kw for kw in off) ** 0.5, fmean(kw > 0 for kw in off)
+
+
+def test_an_hour_of_noisy_operation_teaches_the_truth_and_events_are_delivered_closer(tmp_path):
+    with lab(tmp_path, other_truth) as made:
+        through_the_caps(made)
+        for pool in ("chat", "train"):
+            curve = made.ctx.pools[pool].pool.curve
+            assert draw_at_cap(curve, 400.0) == pytest.approx(310.0, rel=0.02)
+        planned = next(entry.pool for entry in made.state.problem.pools if entry.pool.id == "train")
+        assert planned.curve is made.ctx.pools["train"].pool.curve, "the plan reckons with the learned curve"
+        learned_kw, learned_over = event_error(made)
+    with lab(tmp_path, not_learning) as made:
+        through_the_caps(made)
+        assert made.ctx.pools["train"].pool.curve == made.ctx.pools.configured["train"].pool.curve
+        wrong_kw, wrong_over = event_error(made)
+    assert learned_kw < 0.7 * wrong_kw
+    assert learned_over < wrong_over
+
+
+def test_what_was_learned_is_told_on_every_surface_and_outlives_a_restart(tmp_path):
+    books = Store.in_memory()
+    with lab(tmp_path, other_truth, books) as made:
+        through_the_caps(made)
+        status = next(pool.curve for pool in made.state.report.pools if pool.id == "train")
+        assert status.kind == "learned"
+        assert status.samples > 100
+        assert 0 < status.error < 0.1
+        assert "% at 400 W against A100-400W/pt_mpt_7b_fast" in status.text
+        assert f"learned ({status.samples:,} samples, error" in explain_target(made.ctx, made.state, "train")
+        far = next(n for n in made.state.report.notes if n.code is Reason.CURVE_DEPARTS and n.subject == "train")
+        assert far.severity is Severity.WARNING
+        idle = next(pool.curve for pool in made.state.report.pools if pool.id == "tune")
+        assert (idle.kind, idle.departure) == ("library", 0.0)
+        pools = Pools(made.ctx.pools.configured)
+        again = CurveBook(pools, books)
+        assert again.status("train") == made.ctx.curves.status("train")
+        assert pools["train"].pool.curve == made.ctx.pools["train"].pool.curve
+
+
+def test_caps_above_the_draw_count_nothing_as_flexibility(tmp_path):
+    with lab(tmp_path, light_work) as made:
+        made.tick()
+        made.plan()
+        made.clock.sleep(1)
+        made.tick()
+        chat, now = made.ctx.pools["chat"].pool, made.clock.now()
+        assert floor_cap_w(chat) > 250, "by the configured curve there would be 90 W above the floor"
+        for pause in (False, True):
+            assert shed_of(made.ctx, made.state, made.ctx.pools["chat"], now, pause).kw == pytest.approx(0.0, abs=1e-9)
+        rest = sum(shed_of(made.ctx, made.state, made.ctx.pools[pool], now, True).kw for pool in ("train", "tune"))
+        assert rest > 1.0
+        assert available_kw(made.ctx, made.state, "lab", now) == pytest.approx(1.2 * rest)
+
+
+def test_flexibility_grows_with_time_and_is_surer_the_more_is_learned(tmp_path):
+    with lab(tmp_path, other_truth) as made:
+        made.run(timedelta(minutes=6), step_s=5)
+        first = flexibility(made.ctx, made.state, "lab", made.clock.now())
+        assert [one.within_s for one in first] == [5.0, 60.0, 900.0]
+        assert 0 < first[0].kw <= 40.0 / 60.0 * 5.0 + 1e-9, "no faster than the site's ramp"
+        assert first[0].kw < first[1].kw <= first[2].kw
+        assert all(one.sure_kw <= one.kw for one in first)
+        through_the_caps(made)
+        last = flexibility(made.ctx, made.state, "lab", made.clock.now())
+        assert last[2].kw - last[2].sure_kw < 0.7 * (first[2].kw - first[2].sure_kw)
+
+
+def test_in_observe_it_learns_at_the_limits_that_others_set(tmp_path):
+    with lab(tmp_path, lambda text: other_truth(text).replace("mode: control", "mode: observe")) as made:
+        made.hall.set_limits(dict.fromkeys(made.hall.gpus_of["chat"], 250.0))
+        made.run(timedelta(minutes=30), step_s=5)
+        curve = made.ctx.pools["chat"].pool.curve
+        assert draw_at_cap(curve, 250.0) == pytest.approx(214.0, rel=0.02)
+        gpu = made.hall.gpus_of["train"][0]
+        before = made.ctx.curves.status("train").samples
+        made.hall.set_limits({gpu: 200.0})
+        made.run(timedelta(minutes=5), step_s=5)
+        held = made.ctx.curves.status("train").samples
+        made.run(timedelta(minutes=5), step_s=5)
+        assert made.ctx.curves.status("train").samples == held >= before, (
+            "cards of one pool at two limits teach nothing"
+        )
+
+
+def test_without_noise_and_with_the_right_curve_nothing_moves(tmp_path):
+    with lab(tmp_path) as made:
+        through_the_caps(made)
+        assert all(
+            made.ctx.pools[pool].pool.curve is made.ctx.pools.configured[pool].pool.curve for pool in made.ctx.pools
+        )
+        assert not [note for note in made.state.report.notes if note.code is Reason.CURVE_DEPARTS]
+
+
+# ---------------------------------------------------------------- the config
+def test_a_pool_without_a_curve_says_where_it_starts(tmp_path):
+    def change(text):
+        return text.replace("gpu_model: A100-400W, count: 32, work: training, curve: A100-400W/pt_mpt_7b_fast",
+                            "gpu_model: H100-700W, count: 32, work: training")  # fmt: skip
+
+    with lab(tmp_path, change) as made:
+        assert made.ctx.pools["train"].pool.max_cap_w == pytest.approx(700.0)
+        made.plan()
+        note = next(note for note in made.state.report.notes if note.code is Reason.CURVE_BORROWED)
+        assert note.subject == "train"
+        assert "scaled by 1.75 to 700 W because no measured curve is of a H100-700W" in note.text
+    found = list(check_config(load_config(tmp_path / "gridpace.yaml")))
+    assert [line.text for line in found if line.part == "pool train"] == [note.text.removeprefix("train ")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("true_curves: {chat: real", "true_curves: {caht: real", 'power.true_curves.caht: "caht" is not a pool of this config. Did you mean "chat"?'),
+        ("true_curves: {chat: real", "true_curves: {chat: raal", 'power.true_curves.chat: "raal" is not a known power curve. Did you mean "real"?'),
+        ("gpu_model: A100-400W, count: 32, work: training, curve: A100-400W/pt_mpt_7b_fast", "gpu_model: H100, count: 32, work: training", 'pools[1].gpu_model: no measured curve is of a "H100"'),
+        ("noise: 0.03", "noise: 3", "power.noise"),
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_is_named_with_its_place(tmp_path, old, new, text):
+    with pytest.raises(ConfigError) as error, lab(tmp_path, lambda yaml: other_truth(yaml).replace(old, new)):
+        pass
+    assert text in str(error.value)
