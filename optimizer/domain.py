@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 
+from optimizer.assets import CoincidentCharge
 from optimizer.reasons import Note, Reason
 from optimizer.timegrid import TimeGrid
 
@@ -232,6 +233,7 @@ class SiteInputs:
     ramp_up_kw_per_min: float = float("inf")
     ramp_down_kw_per_min: float = float("inf")
     import_now_kw: float | None = None
+    coincident: tuple[CoincidentCharge, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Bill:
     energy: float = 0.0
     carbon: float = 0.0
     demand_charge: float = 0.0
+    coincident_peak: float = 0.0
     late: float = 0.0
     undone: float = 0.0
     carried: float = 0.0
@@ -61,6 +62,7 @@ def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
         energy=energy,
         carbon=carbon,
         demand_charge=_demand(facts, imports),
+        coincident_peak=_coincident(facts, imports),
         late=jobs[1],
         undone=jobs[2],
         carried=jobs[3],
@@ -78,7 +80,16 @@ def _energy(facts: Facts, imports: Floats) -> tuple[float, float]:
     total = float((facts.cost_per_kwh * imports * facts.hours).sum())
     prices = np.array([site.price_per_mwh for site in facts.problem.sites]) / 1000.0
     energy = float((prices * imports * facts.hours).sum())
-    return energy, total - energy
+    return energy, total - energy - _coincident(facts, imports)
+
+
+def _coincident(facts: Facts, imports: Floats) -> float:
+    """Expected charges on the grid's own peak."""
+    return sum(
+        charge.price_per_kw * float(np.array(charge.probability) @ row)
+        for site, row in zip(facts.problem.sites, imports, strict=True)
+        for charge in site.coincident
+    )
 
 
 def _demand(facts: Facts, imports: Floats) -> float:

@@ -67,6 +67,7 @@ def _cause(problem: Problem, plan: Plan, inputs: PoolInputs, index: int, reason:
         Reason.CARBON: f"power costs {price} and {site.carbon_g_per_kwh[index]:.0f} g/kWh of priced carbon",
         Reason.DEADLINE: "deadlines leave no cheaper time",
         Reason.PEAK_AVOID: f"a higher peak than {_peak_kw(site, plan):.0f} kW would be billed",
+        Reason.COINCIDENT_PEAK: _coincident_clause(site, index, problem.currency),
         Reason.SITE_LIMIT: f"the site may draw no more than {site.limit_kw[index]:.0f} kW",
         Reason.RAMP_LIMIT: f"the site may rise by no more than {site.ramp_up_kw_per_min:g} kW a minute",
         Reason.SERVICE_FLOOR: "a cap on the site asks for more than the floors leave",
@@ -88,6 +89,15 @@ def _event_clause(problem: Problem, site: str, index: int, reason: Reason) -> st
         over += timedelta(seconds=event.rebound_s)
         return f"after event {event.id} the site may draw no more than {_mw(cap)} (rebound) {_to(over, start)}"
     return f"event {event.id} limits the site to {_mw(cap)} {_to(over, start)}"
+
+
+def _coincident_clause(site: SiteInputs, index: int, currency: str) -> str:
+    """Which of the grid's own peaks this interval may be, and what a kW in it costs."""
+    if not site.coincident:
+        return "the grid may peak now"
+    charge = max(site.coincident, key=lambda charge: charge.price_per_kw * charge.probability[index])
+    chance, price = charge.probability[index], f"{charge.price_per_kw:g} {currency}/kW"
+    return f"the grid's peak {charge.id} lies here with p = {chance:.2g} and costs {price}"
 
 
 def _to(moment: datetime, seen_from: datetime) -> str:
@@ -143,6 +153,7 @@ def _job_cause(problem: Problem, pool_id: str, reason: Reason) -> str:
         Reason.HIGH_PRICE: f"power at {price} is dearer than later",
         Reason.POOL_FULL: f"{pool_id} is full with jobs that can wait less",
         Reason.PEAK_AVOID: "running now would raise the billed peak",
+        Reason.COINCIDENT_PEAK: _coincident_clause(site, 0, problem.currency),
         Reason.SITE_LIMIT: f"the site may draw no more than {_mw(site.limit_kw[0])}",
         Reason.RAMP_LIMIT: "the site may not rise faster",
     }

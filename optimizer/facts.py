@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.assets import CoincidentCharge
 from optimizer.curves import (
     Hull,
     cap_for_throughput,
@@ -48,6 +49,8 @@ class Facts:
     event_kw: Floats
     pools: tuple[PoolFacts, ...]
     jobs: tuple[JobFacts, ...]
+    coincident_per_kwh: Floats
+    """The part of `cost_per_kwh` that is the expected charge on the grid's own peak."""
 
     @property
     def count(self) -> int:
@@ -115,7 +118,8 @@ class Facts:
     @cached_property
     def carry_cost(self) -> Floats:
         """Money per GPU-hour of work left for after the horizon: the mean cost of energy at each pool's knee."""
-        mean_cost = (self.cost_per_kwh * self.pue * self.hours).sum(axis=1) / self.hours.sum()
+        lasting = self.cost_per_kwh - self.coincident_per_kwh  # a coincident peak is no price of later hours
+        mean_cost = (lasting * self.pue * self.hours).sum(axis=1) / self.hours.sum()
         knees = [hull_from_idle(facts.curve).segments[0] for facts in self.pools]
         return np.array([mean_cost[f.site] / (1000.0 * k.slope_per_w) for f, k in zip(self.pools, knees, strict=True)])
 
@@ -157,21 +161,31 @@ def facts_of(problem: Problem) -> Facts:
     cost = [
         np.array(site.price_per_mwh) / 1000.0 + np.array(site.carbon_g_per_kwh) * tonne / 1e6 for site in problem.sites
     ]
+    coincident = np.array([_coincident_per_kwh(site.coincident, hours) for site in problem.sites])
     edges = problem.grid.edges
     caps = [[mean_limit_kw(event, edges[t], edges[t + 1]) for t in range(len(hours))] for event in problem.events]
     jobs = jobs_of(problem, hours)
     facts = Facts(
         problem,
         hours,
-        np.array(cost),
+        np.array(cost) + coincident,
         np.array([site.pue for site in problem.sites]),
         np.array([site.other_it_kw for site in problem.sites]),
         np.array([site.limit_kw for site in problem.sites]),
         np.array(caps).reshape(len(problem.events), len(hours)),
         tuple(_pool(problem, number, sites, jobs) for number in range(len(problem.pools))),
         jobs,
+        coincident,
     )
     return replace(facts, pools=tuple(_with_floors(facts, pool) for pool in facts.pools))
+
+
+def _coincident_per_kwh(charges: tuple[CoincidentCharge, ...], hours: Floats) -> Floats:
+    """Expected coincident-peak charge as money per kWh: price per kW * expected peaks / hours of the interval."""
+    total = np.zeros(len(hours))
+    for charge in charges:
+        total += charge.price_per_kw * np.array(charge.probability) / hours
+    return total
 
 
 def _with_floors(facts: Facts, pool: PoolFacts) -> PoolFacts:

@@ -20,6 +20,7 @@ class Reason(StrEnum):
     CHEAP_WINDOW = "cheap_window"
     HIGH_PRICE = "high_price"
     PEAK_AVOID = "peak_avoid"
+    COINCIDENT_PEAK = "coincident_peak"
     CARBON = "carbon"
     DR_EVENT = "dr_event"
     REBOUND_LIMIT = "rebound_limit"

@@ -85,6 +85,10 @@ def _site(site: SiteInputs, count: int) -> Iterator[ProblemError]:
         yield from _range(where, charge, ("price_per_kw", "peak_so_far_kw"), 0.0)
         if len(charge.active) != count:
             yield ProblemError(f"{where}.active", f"has {len(charge.active)} values for {count} intervals")
+    for coincident in site.coincident:
+        where = f"{place}.coincident[{coincident.id}]"
+        yield from _range(where, coincident, ("price_per_kw",), 0.0)
+        yield from _series(f"{where}.probability", coincident.probability, count, 0.0)
 
 
 def _pool(inputs: PoolInputs, sites: set[str], count: int) -> Iterator[ProblemError]:
@@ -160,6 +164,10 @@ def _mended_site(site: SiteInputs, notes: list[Note]) -> SiteInputs:
         pue=_or_worst(site.pue, 1.0, 10.0, 1.5),
         other_it_kw=_or_worst(site.other_it_kw, 0.0, 1e12, 0.0),
         carbon_g_per_kwh=tuple(carbon if 0 <= carbon < inf else 0.0 for carbon in site.carbon_g_per_kwh),
+        coincident=tuple(
+            replace(charge, probability=tuple(p if 0 <= p < inf else 0.0 for p in charge.probability))
+            for charge in site.coincident
+        ),
         import_now_kw=site.import_now_kw if site.import_now_kw is not None and isfinite(site.import_now_kw) else None,
     )
     if repr(changed) != repr(site):

@@ -83,12 +83,20 @@ def _busy_reason(facts: Facts, pool: PoolFacts, t: int, draw_kw: float, work: fl
         return Reason.FLOOR_BROKEN
     if draw_kw <= least + tol and over:
         return Reason.SERVICE_FLOOR
-    price = facts.problem.sites[pool.site].price_per_mwh[t] / 1000.0
     if draw_kw >= _wanted_kw(facts, pool, t, float(facts.cost_per_kwh[pool.site, t])) - tol:
-        return Reason.HIGH_PRICE if draw_kw >= _wanted_kw(facts, pool, t, price) - tol else Reason.CARBON
+        return _dear(facts, pool, t, draw_kw + tol)
     if binding != NONE:
         return REASONS[binding]
     return Reason.SERVICE_FLOOR if draw_kw <= least + tol else Reason.CHANGE_COST
+
+
+def _dear(facts: Facts, pool: PoolFacts, t: int, draw_kw: float) -> Reason:
+    """Which part of the cost of energy explains a draw: the price alone, carbon on top, or the grid's own peak."""
+    s = pool.site
+    if draw_kw >= _wanted_kw(facts, pool, t, facts.problem.sites[s].price_per_mwh[t] / 1000.0):
+        return Reason.HIGH_PRICE
+    lasting = float(facts.cost_per_kwh[s, t] - facts.coincident_per_kwh[s, t])
+    return Reason.CARBON if draw_kw >= _wanted_kw(facts, pool, t, lasting) else Reason.COINCIDENT_PEAK
 
 
 def _wanted_kw(facts: Facts, pool: PoolFacts, t: int, cost_per_kwh: float) -> float:
@@ -112,7 +120,11 @@ def _batch_reason(
         return Reason.FULL_POWER
     if binding != NONE:
         return REASONS[binding]
-    cheap = facts.cost_per_kwh[pool.site, t] <= float(facts.cost_per_kwh[pool.site] @ facts.hours / facts.hours.sum())
+    s = pool.site
+    mean = float(facts.cost_per_kwh[s] @ facts.hours / facts.hours.sum())
+    cheap = facts.cost_per_kwh[s, t] <= mean
+    if not cheap and facts.cost_per_kwh[s, t] - facts.coincident_per_kwh[s, t] <= mean:
+        return Reason.COINCIDENT_PEAK
     if work <= 1e-9:
         return Reason.NO_WORK if cheap else Reason.HIGH_PRICE
     return Reason.CHEAP_WINDOW if cheap else Reason.DEADLINE
@@ -145,7 +157,9 @@ def job_reasons(facts: Facts, rates: Floats, job_pool: tuple[int, ...], bindings
         (runs, Reason.DEADLINE),
     ]
     shape = rates.shape
-    waiting = np.where(bound >= 0, bound, np.where(full, CODE[Reason.POOL_FULL], CODE[Reason.HIGH_PRICE]))
+    coincident = ~cheap & (cost - facts.coincident_per_kwh[site] <= _mean_in_window(cost, hours))
+    dear = np.where(coincident, CODE[Reason.COINCIDENT_PEAK], CODE[Reason.HIGH_PRICE])
+    waiting = np.where(bound >= 0, bound, np.where(full, CODE[Reason.POOL_FULL], dear))
     codes = np.select(
         [np.broadcast_to(condition, shape) for condition, _ in choices], [CODE[r] for _, r in choices], waiting
     )

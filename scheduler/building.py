@@ -11,13 +11,14 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from optimizer.coincident import PeakRule
 from optimizer.domain import DemandCharge, GpuPool, PowerCurve, Prices
 from optimizer.timegrid import TimeGrid
 from scheduler.charges import site_charges
 from scheduler.config import Config, ProgramConfig, curves_of, start_of
 from scheduler.config.base import WEEKDAYS
 from scheduler.config.pool import PoolConfig
-from scheduler.config.site import SiteConfig
+from scheduler.config.site import CoincidentPeakConfig, SiteConfig
 from scheduler.config.work import JobTerms, RecurringJobConfig
 from scheduler.engine import ChargeBuilder, SiteModel, Timing
 from scheduler.ledger import ProgramTerms
@@ -25,6 +26,7 @@ from scheduler.pools import PoolModel
 from scheduler.programs import ProgramRules
 from scheduler.pue import PueModel
 from scheduler.service import JobRequest
+from scheduler.sitemodels import CoincidentModel
 
 INF = float("inf")
 
@@ -86,7 +88,21 @@ def _site_model(config: Config, site: SiteConfig, tariff: ChargeBuilder | None) 
         ramp_up_kw_per_min=ramps.up or INF,
         ramp_down_kw_per_min=ramps.down or INF,
         charges=charges,
+        ratchets={f"{site.id}/{c.id}": (c.ratchet.share, c.ratchet.months) for c in site.demand_charges if c.ratchet},
+        coincident=tuple(_coincident(site, peak) for peak in site.coincident_peaks),
     )
+
+
+def _coincident(site: SiteConfig, peak: CoincidentPeakConfig) -> CoincidentModel:
+    rule = PeakRule(
+        zone=ZoneInfo(site.timezone),
+        months=frozenset(peak.months),
+        by_month=peak.season == "month",
+        top=peak.peaks,
+        interval=peak.interval,
+        load_error=peak.load_error,
+    )
+    return CoincidentModel(peak.id, peak.price_per_kw, rule, peak.probability, peak.system_load)
 
 
 def timing(config: Config) -> Timing:

@@ -42,6 +42,8 @@ class Source:
 
     reader: SignalSource
     rules: GateRules
+    kind: str = ""
+    """What it is, as the config calls it; empty where nobody says."""
 
 
 @dataclass(frozen=True)

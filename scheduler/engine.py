@@ -26,6 +26,7 @@ from scheduler.orders import PoolOrder
 from scheduler.pools import PoolModel
 from scheduler.pue import PueModel
 from scheduler.service import OperatorOrder
+from scheduler.sitemodels import CoincidentModel
 from scheduler.status import CycleReport, Tick
 from scheduler.store import Store
 
@@ -34,7 +35,7 @@ ChargeBuilder = Callable[[TimeGrid, Mapping[str, float]], tuple[DemandCharge, ..
 
 @dataclass(frozen=True)
 class SiteModel:
-    """One site as configured: names of its signals, its PUE, limits and ramps."""
+    """One site as configured: names of its signals, its PUE, limits, ramps and charges on peaks."""
 
     id: str
     timezone: str
@@ -50,6 +51,9 @@ class SiteModel:
     ramp_up_kw_per_min: float = float("inf")
     ramp_down_kw_per_min: float = float("inf")
     charges: ChargeBuilder | None = None
+    ratchets: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    """Charge -> share of the highest peak of so many months before that is billed at least."""
+    coincident: tuple[CoincidentModel, ...] = ()
 
 
 @dataclass(frozen=True)

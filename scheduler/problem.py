@@ -15,6 +15,7 @@ from optimizer.domain import BatchJob, PoolInputs, Problem, SiteInputs
 from optimizer.forecast import LOAD, Outlook, forecast_on_grid
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid, planning_grid
+from scheduler.coincident import coincident_now
 from scheduler.collect import Snapshot
 from scheduler.engine import Context, SiteModel, State
 from scheduler.overrides import operator_limit_kw
@@ -83,6 +84,7 @@ def site_inputs(
     carbon, said = known_or(seen, model.carbon, grid, zone, NO_CARBON)
     weather, more = known_or(seen, model.weather, grid, zone, None)
     limit, also = limits(seen, model, grid, zone)
+    coincident, likely = coincident_now(ctx, seen, model, grid, now)
     limit = tuple(
         min(kw, operator_limit_kw(state, model.id, max(start, now)))
         for kw, start in zip(limit, grid.starts, strict=True)
@@ -99,8 +101,9 @@ def site_inputs(
         ramp_up_kw_per_min=model.ramp_up_kw_per_min,
         ramp_down_kw_per_min=model.ramp_down_kw_per_min,
         import_now_kw=state.tick.import_kw.get(model.id) if state.tick else None,
+        coincident=coincident,
     )
-    return inputs, notes + said + more + also
+    return inputs, notes + said + more + also + likely
 
 
 def known_or(

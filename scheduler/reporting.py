@@ -44,7 +44,7 @@ def cycle_report(
         pools=tuple(pool_status(ctx, state, model.pool, problem, plan, now) for model in ctx.pools.values()),
         jobs=tuple(job_status(job, state) for job in problem.jobs),
         events=tuple(ctx.ledger.statuses()),
-        sources=tuple(source_status(name, one, now) for name, one in seen.signals.items()),
+        sources=tuple(source_status(name, one, now, ctx.sources[name].kind) for name, one in seen.signals.items()),
         notes=merge_notes(
             seen.notes, problem.notes, plan.notes, ctx.ledger.notes(now), ctx.store.notes(), tuple(state.notes)
         ),
@@ -58,11 +58,11 @@ def merge_notes(*groups: tuple[Note, ...]) -> tuple[Note, ...]:
     return tuple(merged.values())
 
 
-def source_status(name: str, one: Seen, now: datetime) -> SourceStatus:
+def source_status(name: str, one: Seen, now: datetime, kind: str = "") -> SourceStatus:
     """An input as the page shows it: its light, its age, its present value, and what is wrong with it."""
     text = "; ".join(note.text for note in one.notes[:2])
-    kinds = {"g/kWh": "carbon", "degC": "weather", "fraction": "load", "kW": "limit"}
-    kind = kinds.get(one.series.unit, "price")
+    kinds = {"g/kWh": "carbon", "degC": "weather", "fraction": "load", "kW": "limit", "MW": "system_load"}
+    kind = kind or kinds.get(one.series.unit, "price")
     return SourceStatus(name, kind, one.state.value, one.age_s, one.series.at(now), one.series.unit, text)
 
 

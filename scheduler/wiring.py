@@ -171,7 +171,7 @@ def build_sources(config: Config, context: AdapterContext) -> tuple[dict[str, So
     for entry in config.signals:
         signal: Any = entry
         reader = registry.create("signals", entry, context)
-        sources[signal.id] = Source(reader, gate_rules(signal, config.currency))
+        sources[signal.id] = Source(reader, gate_rules(signal, config.currency), str(signal.kind))
         if hasattr(reader, "demand_charges"):
             tariffs[signal.id] = reader.demand_charges
     return sources, tariffs

@@ -30,6 +30,9 @@ class SignalKind(StrEnum):
     WEATHER = "weather"
     LOAD = "load"
     LIMIT = "limit"
+    PROBABILITY = "probability"
+    SYSTEM_LOAD = "system_load"
+    GENERATION = "generation"
 
 
 class SignalConfig(AdapterConfig):
@@ -39,14 +42,15 @@ class SignalConfig(AdapterConfig):
     kind: SignalKind = Field(
         default=SignalKind.PRICE,
         description="What the values are: price, carbon (intensity), weather (outside temperature), load (busy share "
-        "of a pool, 0 to 1) or limit (kW).",
+        "of a pool, 0 to 1), limit (kW), probability (of a coincident peak, 0 to 1), system_load (the grid's load, MW) "
+        "or generation (on site, kW).",
         examples=["price"],
     )
     unit: str | None = Field(
         default=None,
         description="Unit of the values: for prices CUR/MWh, CUR/kWh or c/kWh; for carbon g/kWh, kg/MWh or lb/MWh; for "
-        "weather degC or degF; for loads fraction or percent; for limits kW or MW. Default: the config's currency per "
-        "MWh, g/kWh, degC, fraction, kW.",
+        "weather degC or degF; for loads and probabilities fraction or percent; for limits and generation kW or MW; "
+        "for the system load MW or GW. Default: the config's currency per MWh, g/kWh, degC, fraction, kW, MW.",
         examples=["USD/MWh"],
     )
     max_age: Duration = Field(
@@ -94,6 +98,9 @@ _FIXED: dict[SignalKind, tuple[str, dict[str, tuple[float, float]]]] = {
     SignalKind.WEATHER: ("degC", {"degc": (1, 0), "degf": (5 / 9, -160 / 9)}),
     SignalKind.LOAD: ("fraction", {"fraction": (1, 0), "percent": (0.01, 0), "%": (0.01, 0)}),
     SignalKind.LIMIT: ("kW", {"kw": (1, 0), "w": (0.001, 0), "mw": (1000, 0)}),
+    SignalKind.PROBABILITY: ("fraction", {"fraction": (1, 0), "percent": (0.01, 0), "%": (0.01, 0)}),
+    SignalKind.SYSTEM_LOAD: ("MW", {"mw": (1, 0), "gw": (1000, 0), "kw": (0.001, 0)}),
+    SignalKind.GENERATION: ("kW", {"kw": (1, 0), "w": (0.001, 0), "mw": (1000, 0)}),
 }
 _PRICE = re.compile(r"^(?P<money>[A-Za-z]{3}|ct?|p)/(?P<per>[kM]Wh)$")
 

@@ -12,8 +12,9 @@ from optimizer.ramps import allowed_kw
 
 
 def add_import(model: Model) -> None:
-    """import[s,t] = PUE * (sum of pool draws + other IT) in kW. Objective: + (price / 1000 + carbon price) * hours *
-    import. The dual of this row is the marginal value of a kW."""
+    """import[s,t] = PUE * (sum of pool draws + other IT) in kW. Objective: + (price / 1000 + carbon price + price of a
+    coincident peak per kW * its probability / hours) * hours * import. The dual of this row is the marginal value of
+    a kW."""
     facts, seg = model.facts, model.get("seg")
     shape = facts.pue.shape
     s, t = (part.ravel() for part in np.indices(shape))

@@ -31,6 +31,7 @@ class Costs:
 
     energy: float = 0.0
     demand_charge: float = 0.0
+    coincident_peak: float = 0.0
     carbon: float = 0.0
     lost_value: float = 0.0
     late: float = 0.0
@@ -103,6 +104,7 @@ def settle(truth: Problem, outcome: Outcome) -> Account:
     costs = Costs(
         energy=sum(float((np.array(site.price_per_mwh) * kw * hours).sum()) / 1000.0 for site, kw in sites),
         demand_charge=sum(_demand_charge(site, truth, kw) for site, kw in sites),
+        coincident_peak=sum(_coincident(site, kw) for site, kw in sites),
         carbon=carbon_kg / 1000.0 * truth.prices.carbon_per_tonne,
         lost_value=lost,
         late=sum(_late_cost(job, truth, outcome) for job in truth.jobs),
@@ -204,6 +206,11 @@ def _demand_charge(site: SiteInputs, truth: Problem, import_kw: Floats) -> float
         ]
         total += charge.price_per_kw * max(0.0, max(peaks, default=0.0) - charge.peak_so_far_kw)
     return total
+
+
+def _coincident(site: SiteInputs, import_kw: Floats) -> float:
+    """Expected charges on the grid's own peak: a window seldom holds the whole season that decides it."""
+    return sum(charge.price_per_kw * float(np.array(charge.probability) @ import_kw) for charge in site.coincident)
 
 
 def _events(truth: Problem, outcome: Outcome) -> tuple[float, float]:

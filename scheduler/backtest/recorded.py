@@ -16,6 +16,7 @@ from optimizer.domain import BatchJob, GridEvent, PoolInputs, Prices, Problem, S
 from optimizer.envelope import event_breakpoints
 from optimizer.forecast import on_grid
 from optimizer.timegrid import TimeGrid, uniform_grid
+from scheduler.coincident import settled
 from scheduler.engine import SiteModel
 from scheduler.peaks import METERING
 from scheduler.pools import PoolModel
@@ -52,6 +53,7 @@ def recordings(
     """The truth of every signal that money or physics depends on (forecasts are not among them)."""
     wanted = {name for site in sites.values() for name in (site.price, site.carbon, site.weather, site.limit_signal)}
     wanted |= {model.load for model in pools.values() if isinstance(model.load, str)}
+    wanted |= {peak.probability or peak.system_load for site in sites.values() for peak in site.coincident}
     try:
         return {name: recorded(name, sources[name], start, end) for name in sorted(n for n in wanted if n)}
     except SourceError as error:
@@ -104,6 +106,9 @@ def _site(model: SiteModel, grid: TimeGrid, truth: Mapping[str, Series]) -> Site
         other_it_kw=(model.other_it_kw,) * len(grid),
         carbon_g_per_kwh=_values(model.carbon or 0.0, grid, truth),
         demand_charges=model.charges(grid, {}) if model.charges else (),
+        coincident=tuple(
+            settled(peak, truth[str(peak.probability or peak.system_load)], grid) for peak in model.coincident
+        ),
     )
     if model.limit_signal is None:
         return inputs

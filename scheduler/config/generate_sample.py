@@ -152,7 +152,8 @@ def _example(field: FieldInfo) -> Any:
     return [whole | first, *rest]
 
 
-ONE_OF = {"RecordedEventConfig": ("reduce_kw", "limit_kw"), "GpuSelector": ("uuids", "model")}
+ONE_OF = {"RecordedEventConfig": ("reduce_kw", "limit_kw"), "GpuSelector": ("uuids", "model"),
+          "CoincidentPeakConfig": ("probability", "system_load")}  # fmt: skip
 """Keys of which only one may be given: these are left out of a whole example."""
 
 

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from adapters.fields import Id
-from scheduler.config.base import Model, NotNegative, Positive, SiteZone, TimeOfDay, Weekday
+from scheduler.config.base import (
+    Count,
+    Model,
+    NotNegative,
+    Positive,
+    PositiveDuration,
+    Share,
+    SiteZone,
+    TimeOfDay,
+    Weekday,
+)
 from scheduler.config.errors import FieldError
 
 
@@ -51,6 +64,15 @@ class RampConfig(Model):
     )
 
 
+class RatchetConfig(Model):
+    """A peak that is billed for months: each month pays at least a share of the highest one before it."""
+
+    share: Share = Field(description="Share of the earlier peak that is billed at least.", examples=[0.8])
+    months: int = Field(
+        default=11, ge=1, le=24, description="How many months before the present one count.", examples=[11]
+    )
+
+
 class DemandChargeConfig(Model):
     """Money for the billing month's highest mean over one interval, counted in a window of the week."""
 
@@ -77,11 +99,74 @@ class DemandChargeConfig(Model):
         description="Months, 1 to 12, in which it counts.",
         examples=[[6, 7, 8, 9]],
     )
+    ratchet: RatchetConfig | None = Field(
+        default=None,
+        description="At least a share of the highest peak of the months before is billed. Absent: each month anew.",
+        examples=[{"share": 0.8, "months": 11}],
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> DemandChargeConfig:
         if self.start >= self.end:
             raise FieldError("end", f'"{self.end}" is not after `start` ("{self.start}"); split a window at midnight')
+        for month in self.months:
+            if not 1 <= month <= 12:
+                raise FieldError("months", f"{month} is not a month; write 1 to 12")
+        return self
+
+
+class CoincidentPeakConfig(Model):
+    """Money for the import in the hours in which the *grid* peaks (4CP, 12CP, 5CP): counted at its expected value."""
+
+    id: Id = Field(description="Name of the charge.", examples=["ercot_4cp"])
+    price_per_kw: NotNegative = Field(
+        description="Money for each kW of the import in one coincident peak; a price for a year is divided by its "
+        "number of peaks.",
+        examples=[16.5],
+    )
+    probability: Id | None = Field(
+        default=None,
+        description="Signal of kind `probability`: how likely each interval is the peak. Give this or `system_load`.",
+        examples=["cp_alert"],
+    )
+    system_load: Id | None = Field(
+        default=None,
+        description="Signal of kind `system_load`, from whose forecast and peaks so far the probability is estimated.",
+        examples=["ercot_load"],
+    )
+    interval: PositiveDuration = Field(
+        default=timedelta(hours=1),
+        description="Length of the metering interval of the peak, and of the intervals to which probabilities belong.",
+        examples=["15m"],
+    )
+    months: tuple[int, ...] = Field(
+        default=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12),
+        min_length=1,
+        description="Months, 1 to 12, in which the grid's peak counts.",
+        examples=[[6, 7, 8, 9]],
+    )
+    season: Literal["month", "year"] = Field(
+        default="month",
+        description="month: each of the months has peaks of its own (4CP, 12CP); year: all of them together (5CP).",
+        examples=["month"],
+    )
+    peaks: Count = Field(
+        default=1, description="How many peaks count in a season, each on another day (5CP: 5).", examples=[1]
+    )
+    load_error: float = Field(
+        default=0.01,
+        gt=0,
+        le=0.5,
+        description="Relative error of the forecast of the system's load within a day.",
+        examples=[0.01],
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CoincidentPeakConfig:
+        if (self.probability is None) == (self.system_load is None):
+            raise FieldError("probability", "give either `probability` or `system_load`")
+        if self.interval > timedelta(days=1):
+            raise FieldError("interval", "must not be longer than a day")
         for month in self.months:
             if not 1 <= month <= 12:
                 raise FieldError("months", f"{month} is not a month; write 1 to 12")
@@ -126,4 +211,9 @@ class SiteConfig(Model):
         default=(),
         description="Charges on the month's peak, beside those that a tariff signal brings.",
         examples=[[{"id": "peak", "price_per_kw": 18.5}]],
+    )
+    coincident_peaks: tuple[CoincidentPeakConfig, ...] = Field(
+        default=(),
+        description="Charges on the import while the grid itself peaks.",
+        examples=[[{"id": "ercot_4cp", "price_per_kw": 16.5, "system_load": "ercot_load", "months": [6, 7, 8, 9]}]],
     )

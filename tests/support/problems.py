@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from optimizer.assets import CoincidentCharge
 from optimizer.curves import parse_curves
 from optimizer.domain import (
     BatchJob,
@@ -128,6 +129,9 @@ def _random_site(rng, name, count, pools):
         more["demand_charges"] = (DemandCharge("m", rng.choice((0.0, 12.0)), size * rng.random(), (True,) * count),)
     if rng.random() < 0.5:
         more |= {"ramp_up_kw_per_min": size * 0.02, "ramp_down_kw_per_min": size * 0.02}
+    if rng.random() < 0.3:
+        chances = tuple(rng.choice((0.0, 0.0, 0.05, 0.4)) for _ in range(count))
+        more["coincident"] = (CoincidentCharge("cp", rng.choice((5.0, 60.0)), chances),)
     more["import_now_kw"] = rng.choice((None, size * rng.random()))
     return site(
         count, name, [rng.choice((-200.0, 0.0, 40.0, 90.0, 700.0, 9000.0)) for _ in range(count)],
