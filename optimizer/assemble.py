@@ -7,13 +7,14 @@ round up where the site has room for one more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import numpy as np
 
 from optimizer.curves import cap_for_draw, throughput_at_draw
-from optimizer.domain import JobPlan, Plan, PoolPlan, Rung, SitePlan
+from optimizer.domain import JobPlan, Plan, PoolPlan, PoolQuote, Rung, SitePlan, StartPrice
 from optimizer.evaluate import evaluate_facts
 from optimizer.facts import Facts, Floats, late_tail
 from optimizer.jobfacts import JobFacts
@@ -26,14 +27,26 @@ TOL_KW = 1e-6
 
 
 @dataclass(frozen=True)
+class Worth:
+    """What the duals say: marginal value in money per MWh [site, interval], quotes by pool, start prices by job."""
+
+    marginal: Floats | None = None
+    quotes: Mapping[str, PoolQuote] = field(default_factory=dict)
+    starts: Mapping[str, StartPrice] = field(default_factory=dict)
+
+
+NO_DUALS = Worth()
+
+
+@dataclass(frozen=True)
 class Draft:
     """What was decided: draw in kW [pool, interval], job rates in GPU equivalents [job, interval], and each job's pool
-    (its index, -1: none). `marginal` is money per MWh [site, interval] where duals give it."""
+    (its index, -1: none). `worth` only where there are duals."""
 
     draw_kw: Floats
     rates: Floats
     job_pool: tuple[int, ...]
-    marginal: Floats | None = None
+    worth: Worth = NO_DUALS
 
 
 def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (), solve_s: float = 0.0) -> Plan:
@@ -47,12 +60,15 @@ def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (
         pool.pool.id: _pool_plan(facts, pool, draft.draw_kw[pool.index], work[pool.index], room_kw, reasons[pool.index])
         for pool in facts.pools
     }
-    sites = {site.id: _site_plan(facts, s, imports[s], draft.marginal) for s, site in enumerate(facts.problem.sites)}
+    sites = {
+        site.id: _site_plan(facts, s, imports[s], draft.worth.marginal) for s, site in enumerate(facts.problem.sites)
+    }
     plan = Plan(
         facts.problem.made_at, facts.problem.grid, rung, pools, _job_plans(facts, draft, bindings), sites, 0.0, solve_s
     )
     objective = evaluate_facts(facts, plan).total
-    return replace(plan, objective=objective, notes=(*facts.problem.notes, *notes, *notes_of(facts, plan)))
+    said = (*facts.problem.notes, *notes, *notes_of(facts, plan))
+    return replace(plan, objective=objective, notes=said, quotes=draft.worth.quotes)
 
 
 def _work(facts: Facts, draft: Draft) -> Floats:
@@ -140,12 +156,12 @@ def _gpu_at(pool: PoolFacts, index: int, w_per_work: float) -> tuple[float, floa
 
 
 def _site_plan(facts: Facts, s: int, imports: Floats, marginal: Floats | None) -> SitePlan:
-    """Import of a site, what had to give, and the marginal value of a MWh (the price, where no dual is known)."""
+    """Import of a site, what had to give, and the marginal value of a MWh where duals give it."""
     over_limit = np.clip(imports - facts.limit_kw[s], 0.0, None)
     over_event = np.clip(imports - np.maximum(0.0, facts.events_cap_kw[s]), 0.0, None)
-    value = facts.cost_per_kwh[s] * 1000.0 if marginal is None else marginal[s]
+    value = () if marginal is None else tuple(marginal[s].tolist())
     overs = [np.where(over > TOL_KW * (1.0 + imports), over, 0.0) for over in (over_limit, over_event)]
-    return SitePlan(tuple(imports.tolist()), tuple(overs[0].tolist()), tuple(overs[1].tolist()), tuple(value.tolist()))
+    return SitePlan(tuple(imports.tolist()), tuple(overs[0].tolist()), tuple(overs[1].tolist()), value)
 
 
 def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> dict[str, JobPlan]:
@@ -170,7 +186,8 @@ def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> dict[str, JobPlan
         late_gpu_h = lateness[number] if lateness[number] > 1e-9 else 0.0
         if not job.job.preemptible and totals[number] > 1e-9:
             late_gpu_h += late_tail(facts, job, totals[number])[0]
-        plans[job.job.id] = JobPlan(tuple(rates[number]), pool, late_gpu_h, undone, finish, reasons[number])
+        start = draft.worth.starts.get(job.job.id)
+        plans[job.job.id] = JobPlan(tuple(rates[number]), pool, late_gpu_h, undone, finish, reasons[number], start)
     return plans
 
 

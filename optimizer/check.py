@@ -74,7 +74,8 @@ def _shape(problem: Problem, plan: Plan) -> list[Violation]:
     rows += [(name, "work_gpus", job.work_gpus) for name, job in plan.jobs.items()]
     for name, site in plan.sites.items():
         rows += [(name, "import_kw", site.import_kw), (name, "over_limit_kw", site.over_limit_kw)]
-        rows += [(name, "over_event_kw", site.over_event_kw), (name, "marginal_per_mwh", site.marginal_per_mwh)]
+        rows += [(name, "over_event_kw", site.over_event_kw)]
+        rows += [(name, "marginal_per_mwh", site.marginal_per_mwh)] if site.marginal_per_mwh else []
     for name, what, values in rows:
         if len(values) != count:
             found.append(Violation(name, None, f"{what} has {len(values)} values for {count} intervals"))

@@ -297,8 +297,36 @@ class PoolPlan:
 
 
 @dataclass(frozen=True)
+class PoolQuote:
+    """What work in a pool costs at the margin, per interval, from the plan's duals (`optimizer/quotes.py` has the
+    formulas). `more_per_gpu_h`: money for one more GPU-hour of work at full throughput; `less_per_gpu_h`: what one less
+    saves; they differ where the plan sits on a kink, and None says that there is no such work. `per_mtok` is the first
+    as money for a million tokens (None as well where the pool has no `tokens_per_gpu_h`). `reasons` say why there is no
+    price, or POOL_FULL beside a price at which another job gives way (None: power is all that it takes)."""
+
+    more_per_gpu_h: tuple[float | None, ...]
+    less_per_gpu_h: tuple[float | None, ...]
+    per_mtok: tuple[float | None, ...]
+    reasons: tuple[Reason | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartPrice:
+    """Why a job waits, in money: doing a GPU-hour of it now costs `extra_per_gpu_h` more than where it is planned (its
+    reduced cost; 0: it could as well run now; None: nothing could make it run now). It stays waiting at every energy
+    price of the present interval above `never_above_per_mwh`, all else equal; None where something other than the price
+    decides. `at_per_mwh` is a price at which it was seen to start, by solving again (None: not looked for, or not
+    found)."""
+
+    extra_per_gpu_h: float | None
+    never_above_per_mwh: float | None
+    at_per_mwh: float | None = None
+
+
+@dataclass(frozen=True)
 class JobPlan:
-    """A job's rate on the grid in full-speed GPU equivalents, and what is late or never done inside the horizon."""
+    """A job's rate on the grid in full-speed GPU equivalents, and what is late or never done inside the horizon.
+    `start` is known for a waiting job of a plan with duals."""
 
     work_gpus: tuple[float, ...]
     pool: str
@@ -306,11 +334,13 @@ class JobPlan:
     undone_gpu_h: float
     finish: datetime | None
     reasons: tuple[Reason, ...]
+    start: StartPrice | None = None
 
 
 @dataclass(frozen=True)
 class SitePlan:
-    """A site's planned import, what had to give (kW over limit or event target), and the marginal value of a kWh."""
+    """A site's planned import, what had to give (kW over limit or event target), and the marginal value of power: what
+    one more MWh of import that nothing can shed costs in an interval (empty: a rung without duals made the plan)."""
 
     import_kw: tuple[float, ...]
     over_limit_kw: tuple[float, ...]
@@ -320,7 +350,8 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do on the grid, which rung of the ladder answered, and why. `objective` is money over the horizon."""
+    """What to do on the grid, which rung of the ladder answered, and why. `objective` is money over the horizon.
+    `quotes` by pool; empty: the plan comes from a rung without duals."""
 
     made_at: datetime
     grid: TimeGrid
@@ -331,3 +362,4 @@ class Plan:
     objective: float
     solve_s: float = 0.0
     notes: tuple[Note, ...] = ()
+    quotes: Mapping[str, PoolQuote] = field(default_factory=dict)

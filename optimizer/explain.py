@@ -132,7 +132,28 @@ def explain_job(problem: Problem, plan: Plan, job_id: str) -> str:
         return f"{state}; {_ending(job, plan)}."
     first = next((t for t, rate in enumerate(orders.work_gpus) if rate > 1e-9), None)
     start = f"until {_clock(grid.starts[first], grid.start)}" if first is not None else "beyond this plan's horizon"
-    return f"{job_id} waits {start} because {_job_cause(problem, orders.pool, reason)}; {_ending(job, plan)}."
+    cause, price = _job_cause(problem, orders.pool, reason), _start_price(problem, plan, job_id)
+    return f"{job_id} waits {start} because {cause}; {price}{_ending(job, plan)}."
+
+
+def _start_price(problem: Problem, plan: Plan, job_id: str) -> str:
+    """Which price would start the job now, as a clause; empty where no dual says it."""
+    orders = plan.jobs[job_id]
+    start = orders.start
+    if start is None or start.extra_per_gpu_h is None:
+        return ""
+    site = _pool(problem, orders.pool).pool.site
+    now = next(inputs.price_per_mwh[0] for inputs in problem.sites if inputs.id == site)
+    unit, bound, seen = f"{problem.currency}/MWh", start.never_above_per_mwh, start.at_per_mwh
+    if start.extra_per_gpu_h <= 1e-9:
+        return "running now would cost the same; "
+    if bound is None:
+        return f"running now would cost {start.extra_per_gpu_h:.3g} {problem.currency} more for a GPU-hour; "
+    if seen is None:
+        return f"it would not start above {bound:.4g} {unit}, now {now:.4g}; "
+    if abs(bound - seen) <= 2e-3 * (1.0 + abs(bound)):
+        return f"it would start below {bound:.4g} {unit}, now {now:.4g}; "
+    return f"it would start at {seen:.4g} {unit} and not above {bound:.4g}, now {now:.4g}; "
 
 
 def _batch_pools(problem: Problem, job: BatchJob) -> list[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from optimizer.assemble import Draft
+from optimizer.assemble import Draft, Worth
 from optimizer.facts import Facts, Floats
 from optimizer.highs import Answer
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Columns, Ints
+from optimizer.probe import NO_PROBES, Basis, Budget, confined, probed
+from optimizer.quotes import marginal_per_mwh, prices_of, quotes_of
+from optimizer.starts import prices_now, starts_of
 
 
 def pair_rates(facts: Facts, arrays: Arrays, point: Floats) -> Floats:
@@ -49,8 +52,15 @@ def homes_of(facts: Facts, done: Floats) -> Ints:
     return homes
 
 
-def draft_of(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints) -> Draft:
-    """What the point decides."""
+def draft_of(
+    facts: Facts,
+    arrays: Arrays,
+    answer: Answer,
+    homes: Ints,
+    basis: Basis | None = None,
+    budget: Budget = NO_PROBES,
+) -> Draft:
+    """What the point decides, and what its duals are worth; start prices are probed within `budget`."""
     draw = np.array([pool.base_kw for pool in facts.pools]).reshape(len(facts.pools), facts.count)
     seg: Columns = arrays.families["seg"]
     np.add.at(draw, (seg.keys[0], seg.keys[1]), arrays.of("seg", answer.point))
@@ -58,5 +68,14 @@ def draft_of(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints) -> Draft
     picked = np.where((homes >= 0)[:, None], rates[homes], 0.0) if len(rates) else np.zeros((len(homes), facts.count))
     picked = np.where(picked > 1e-9, picked, 0.0).reshape(len(facts.jobs), facts.count)
     pools = tuple(int(facts.table.pair_pool[pair]) if pair >= 0 else -1 for pair in homes.tolist())
-    marginal = arrays.of_rows("balance", answer.duals).reshape(facts.other_kw.shape) / facts.hours * 1000.0
-    return Draft(draw, picked, pools, marginal)
+    return Draft(draw, picked, pools, _worth(facts, arrays, answer, homes, basis, budget))
+
+
+def _worth(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, basis: Basis | None, budget: Budget) -> Worth:
+    """What the duals are worth."""
+    prices = prices_of(facts, arrays, answer, homes)
+    starts = starts_of(facts, arrays, answer, homes, prices, prices_now(facts))
+    if starts and budget.probes > 0:
+        starts = probed(facts, confined(facts, arrays, answer, homes), homes, starts, basis, budget)
+    named = {facts.jobs[job].job.id: start for job, start in starts.items()}
+    return Worth(marginal_per_mwh(facts, arrays, answer), quotes_of(facts, prices), named)

@@ -22,6 +22,7 @@ from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import JOB_FAMILIES, declare
 from optimizer.model.parts import Ints
 from optimizer.model.pyomo_model import compile_model
+from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.validate import validate
@@ -38,6 +39,8 @@ class Session:
     """Plans; keeps what makes the next plan fast. Not for several threads."""
 
     verify_every: int = VERIFY_EVERY
+    budget: Budget = NO_PROBES
+    """For looking at which price waiting jobs would start."""
     _solver: Highs | None = None
     _last: Remembered | None = None
     _plans: int = 0
@@ -55,7 +58,9 @@ class Session:
         answer, homes = self._settled(facts, arrays, answer, time_limit_s)
         rung = Rung.OPTIMUM if answer.optimal else Rung.INCUMBENT
         said = (*self._said(), *(() if answer.optimal else (_incumbent_note(time_limit_s),)))
-        return assemble(facts, draft_of(facts, arrays, answer, homes), rung, said, answer.seconds)
+        basis = (self._last.columns, self._last.rows) if self._last is not None and self._solver is not None else None
+        draft = draft_of(facts, arrays, answer, homes, basis, self.budget)
+        return assemble(facts, draft, rung, said, answer.seconds)
 
     # ------------------------------------------------------------ the optimum
     def _optimum(self, facts: Facts, time_limit_s: float) -> tuple[Arrays, Answer]:

@@ -33,21 +33,27 @@ READY = "ready"
 START_S = 60.0
 """How long a fresh child may take to import the solver; counted apart from the deadline of a plan."""
 
+PROBES = 8
+"""How often a plan of the daemon asks at which price waiting jobs would start; one takes a few simplex iterations."""
+
 Target = Callable[[Problem, float], Plan]
 
 
 class Warm:
-    """What a planner runs: a session that is made on its first use, in the process that uses it."""
+    """What a planner runs: a session that is made on its first use, in the process that uses it. `probes`: how often a
+    plan may ask at which price waiting jobs would start."""
 
-    def __init__(self) -> None:
+    def __init__(self, probes: int = 0) -> None:
+        self._probes = probes
         self._session: Session | None = None
 
     def __call__(self, problem: Problem, time_limit_s: float) -> Plan:
         """One plan."""
         if self._session is None:
+            from optimizer.probe import Budget
             from optimizer.session import Session  # takes seconds to import: the child does it while the daemon goes on
 
-            self._session = Session()
+            self._session = Session(budget=Budget(self._probes))
         return self._session.plan(problem, time_limit_s)
 
 
@@ -82,7 +88,7 @@ class ChildPlanner:
         self._time_limit_s = time_limit_s
         self._hard_deadline_s = max(hard_deadline_s, time_limit_s)
         self._memory_mb = memory_mb
-        self._target = target or Warm()
+        self._target = target or Warm(PROBES)
         self._lock = threading.Lock()
         self._child: SpawnProcess | None = None
         self._pipe: Connection | None = None

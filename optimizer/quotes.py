@@ -1,0 +1,304 @@
+"""What a kW and a token are worth: the plan's duals, read as prices.
+
+Why from one-sided derivatives: a plan often sits on a kink (a pool exactly full, a job that ends with its interval),
+where the dual is any number of a range. What one unit more costs and what one unit less saves are both well defined;
+each is the best of the pool's own ways to make it, at the duals of everything else.
+
+Notation: the model minimises money; y are duals of rows (money per unit of the right side), r reduced costs of columns,
+h the hours of the interval, and, per kW of draw, k = PUE * y_balance - y_change[t] + y_change[t+1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from optimizer.domain import PoolQuote
+from optimizer.facts import Facts, Floats
+from optimizer.highs import Answer
+from optimizer.model.arrays import Arrays
+from optimizer.model.parts import Columns, Flags, Ints
+from optimizer.poolfacts import PoolFacts
+from optimizer.reasons import Reason
+
+INF = float("inf")
+TOL = 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """Money per GPU-hour of work [pool, interval]: `more` for one more (inf: no way), `less` for one less (-inf: there
+    is none), which are the best of these:
+
+    `fill` one more by power alone, on GPUs that jobs of the plan may use, at `fill_kw` kW of draw for a GPU equivalent;
+    `given` one more in the place of another job's work; `spent` one less by power alone; `heir` the job that would best
+    fill the gap of one less (-1: none), `heir_saves` what that saves, `next_saves` what it saves with any other job.
+    `why` says what forbids more, or that another job has to give way for it."""
+
+    more: Floats
+    less: Floats
+    fill: Floats
+    fill_kw: Floats
+    given: Floats
+    spent: Floats
+    heir: Ints
+    heir_saves: Floats
+    next_saves: Floats
+    why: dict[tuple[int, int], Reason]
+
+
+def _unknown(shape: tuple[int, int]) -> Prices:
+    """Prices before any way is known."""
+    high = [np.full(shape, INF) for _ in range(3)]
+    low = [np.full(shape, -INF) for _ in range(4)]
+    heir = np.full(shape, -1, dtype=np.int64)
+    return Prices(high[0], low[0], high[1], np.zeros(shape), high[2], low[1], heir, low[2], low[3], {})
+
+
+def marginal_per_mwh(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
+    """Money per MWh of import [site, interval]: 1000 * y_balance / h, the change of the objective with a load that
+    nothing can shed. Above the price of energy where a limit, an event, a peak or a ramp makes power scarce."""
+    dual = arrays.of_rows("balance", answer.duals).reshape(facts.other_kw.shape)
+    found: Floats = dual / facts.hours * 1000.0
+    return found
+
+
+def prices_of(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints) -> Prices:
+    """Prices of work of every pool and interval.
+
+    Batch pools, with p = -y_work / h: one more unit costs the least of k/(h*slope) over the segments with room (at full
+    speed where k < 0), p - r/h over the jobs whose work it could displace, and, where the pool has GPUs that no job of
+    the plan can use, k/(h*slope) at the knee of the curve; one less saves the most of the same over segments in use and
+    jobs with room. Other pools: see `_served`.
+    """
+    prices = _unknown((len(facts.pools), facts.count))
+    per_kw = _cost_of_draw(facts, arrays, answer)
+    _batch_segments(facts, arrays, answer, per_kw, prices)
+    _displaced(facts, arrays, answer, homes, prices)
+    np.minimum(prices.fill, prices.given, out=prices.more)
+    np.maximum(prices.spent, prices.heir_saves, out=prices.less)
+    gives = np.argwhere(prices.given < prices.fill).tolist()
+    prices.why.update({(g, t): Reason.POOL_FULL for g, t in gives})  # noqa: C420 - lists are no keys
+    for pool in facts.pools:
+        if pool.batch:
+            _spare_gpus(facts, pool, per_kw[pool.index], prices)
+        else:
+            _served(facts, arrays, answer, pool, prices)
+    _forbidden(facts, arrays, answer, prices)
+    return prices
+
+
+def quotes_of(facts: Facts, prices: Prices) -> dict[str, PoolQuote]:
+    """The prices as the plan carries them."""
+    return {pool.pool.id: _quote(pool, prices) for pool in facts.pools}
+
+
+def _quote(pool: PoolFacts, prices: Prices) -> PoolQuote:
+    more, less = prices.more[pool.index].tolist(), prices.less[pool.index].tolist()
+    tokens = pool.pool.tokens_per_gpu_h
+    found = tuple(price if price < INF else None for price in more)
+    return PoolQuote(
+        found,
+        tuple(price if price > -INF else None for price in less),
+        tuple(price / tokens * 1e6 if price is not None and tokens > 0 else None for price in found),
+        tuple(prices.why.get((pool.index, t), Reason.POOL_FULL if p is None else None) for t, p in enumerate(found)),
+    )
+
+
+def _cost_of_draw(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
+    """k [pool, interval]: money for one kW of draw of a pool in an interval."""
+    balance = arrays.of_rows("balance", answer.duals).reshape(facts.other_kw.shape)
+    where = np.array([pool.site for pool in facts.pools], dtype=np.int64)
+    found: Floats = (facts.pue * balance)[where] - _change_of_level(facts, arrays, answer)
+    return found
+
+
+def _change_of_level(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
+    """y_change[t] - y_change[t+1] [pool, interval]."""
+    dual = np.zeros((len(facts.pools), facts.count + 1))
+    rows = arrays.row_families.get("change")
+    if rows is not None:
+        dual[rows.keys] = arrays.of_rows("change", answer.duals)
+    found: Floats = dual[:, :-1] - dual[:, 1:]
+    return found
+
+
+def _work_price(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
+    """p [pool, interval], money per GPU-hour of batch work; nan where no job can work."""
+    price = np.full((len(facts.pools), facts.count), np.nan)
+    rows = arrays.row_families["batch_work"]
+    price[rows.keys] = -arrays.of_rows("batch_work", answer.duals) / facts.hours[rows.keys[1]]
+    return price
+
+
+def _batch_segments(facts: Facts, arrays: Arrays, answer: Answer, per_kw: Floats, prices: Prices) -> None:
+    """Ways by power of the batch pools. (Not by the segments' reduced costs: the row that forbids burning power without
+    work has any dual where there is no work.)"""
+    seg = arrays.families["seg"]
+    g, t, _ = seg.keys
+    full = np.array([pool.kw_per_work for pool in facts.pools]).reshape(per_kw.shape)
+    batch = np.array([pool.batch for pool in facts.pools], dtype=np.bool_)
+    takes_kw = np.where(per_kw[g, t] >= 0, 1.0 / _slopes(facts, seg), full[g, t])
+    cost = per_kw[g, t] * takes_kw / facts.hours[t]
+    at, low, high = _bounds(arrays, seg, answer)
+    room, used = batch[g] & (at < high - _tol(high)), batch[g] & (at > low + _tol(high))
+    order = np.flatnonzero(room)[np.argsort(-cost[room], kind="stable")]
+    prices.fill[g[order], t[order]] = cost[order]
+    prices.fill_kw[g[order], t[order]] = takes_kw[order]
+    np.maximum.at(prices.spent, (g[used], t[used]), cost[used])
+
+
+def _displaced(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, prices: Prices) -> None:
+    """Ways through other jobs' work: it gives way, or fills the gap. Only in the pool that the plan gives a job."""
+    base, work = _work_price(facts, arrays, answer), work_of(facts, arrays, answer)
+    heirs: list[tuple[Ints, Ints, Ints, Floats]] = []
+    for family in ("x", "late"):
+        columns = arrays.families[family]
+        j, g, t = columns.keys
+        home = homes[j]
+        stays = (home >= 0) & (facts.table.pair_pool[np.maximum(home, 0)] == g)
+        cost = base[g, t] - arrays.of(family, answer.reduced) / facts.hours[t]
+        at, _, high = _bounds(arrays, columns, answer)
+        done, room = stays & (at > _tol(high)), stays & (at < high - _tol(high)) & (work[g, t] > TOL)
+        np.minimum.at(prices.given, (g[done], t[done]), cost[done])
+        heirs.append((j[room], g[room], t[room], cost[room]))
+    j, g, t = (np.concatenate([part[n] for part in heirs]) for n in range(3))
+    saves = np.concatenate([part[3] for part in heirs])
+    order = np.argsort(saves, kind="stable")
+    cells = g[order], t[order]
+    prices.heir[cells], prices.heir_saves[cells] = j[order], saves[order]
+    others = order[j[order] != prices.heir[cells]]
+    prices.next_saves[g[others], t[others]] = saves[others]
+
+
+def work_of(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
+    """Work of the batch pools' jobs in GPU equivalents [pool, interval]."""
+    work = np.zeros((len(facts.pools), facts.count))
+    for family in ("x", "late"):
+        _, g, t = arrays.families[family].keys
+        np.add.at(work, (g, t), arrays.of(family, answer.point))
+    start, g, t, rate = arrays.runs
+    np.add.at(work, (g, t), rate * arrays.of("start", answer.point)[start])
+    return work
+
+
+def _spare_gpus(facts: Facts, pool: PoolFacts, per_kw: Floats, prices: Prices) -> None:
+    """The way of new work on GPUs that no job of the plan can use: at the knee, or at full speed where draw is paid."""
+    spare = pool.working < pool.pool.count * (1 - TOL)
+    if pool.pool.count == 0 or not spare.any():
+        return
+    knee_kw = 1.0 / pool.seg_slope_per_kw[:, 0]
+    cost = np.minimum(per_kw * knee_kw, per_kw * pool.kw_per_work) / facts.hours
+    row = prices.more[pool.index]
+    for t in np.flatnonzero(spare & (cost < row)).tolist():
+        prices.why.pop((pool.index, t), None)
+    row[spare] = np.minimum(row[spare], cost[spare])
+
+
+def _served(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts, prices: Prices) -> None:
+    """Interactive and training pools: the least of two ways.
+
+    1. An idle GPU becomes busy at the present point of the curve (one less: a busy one idle). With n busy GPUs the
+       objective moves by S = y_balance * PUE * (low_w - idle_w)/1000 + sum r*seg/n + y_floor * (floor - least) +
+       (y_change[t] - y_change[t+1]) * (top_w - low_w)/1000 - value * h * least throughput for each of them (sensitivity
+       of a linear program to its right sides and bounds); its work costs (S/h + value * throughput) / throughput.
+    2. A higher cap on the busy ones: (r + value * h * slope) / (h * slope) over the segments with room.
+    """
+    value, count, idle_w = pool.pool.value_per_gpu_h, pool.pool.count, pool.curve.idle_w
+    seg, reduced = arrays.families["seg"], arrays.of("seg", answer.reduced)
+    mine = np.flatnonzero(seg.keys[0] == pool.index)
+    t = seg.keys[1][mine]
+    slope, hours = _slopes(facts, seg)[mine], facts.hours
+    at, _, high = (part[mine] for part in _bounds(arrays, seg, answer))
+    cost = reduced[mine] / (slope * hours[t]) + value
+    more, less = prices.more[pool.index], prices.less[pool.index]
+    room = at < high - _tol(high)
+    np.minimum.at(more, t[room], cost[room])
+    busy = np.maximum(pool.working, 1e-12)
+    rents = np.bincount(t, reduced[mine] * at, minlength=facts.count) / busy
+    rate = pool.base_throughput + np.bincount(t, slope * at, minlength=facts.count) / busy
+    none = pool.working <= 1e-9
+    low_w = np.array([hull.base_w for hull in pool.hulls])
+    top_w, top = np.array([hull.top_w for hull in pool.hulls]), np.array([hull.top_throughput for hull in pool.hulls])
+    balance = arrays.of_rows("balance", answer.duals).reshape(facts.other_kw.shape)[pool.site] * facts.pue[pool.site]
+    moved = _change_of_level(facts, arrays, answer)[pool.index] * (top_w - low_w) / 1000.0
+    floor = _floor_dual(facts, arrays, answer, pool) * (pool.floor_work / busy - pool.base_throughput)
+    shift = balance * (low_w - idle_w) / 1000.0 + rents + floor + moved - value * hours * pool.base_throughput
+    one = np.where(
+        none, balance * (top_w - idle_w) / 1000.0 / hours / top, (shift / hours / np.maximum(rate, 1e-12)) + value
+    )
+    able = (pool.working < count * (1 - TOL)) & (none | (rate > TOL)) & (count > 0)
+    more[able] = np.minimum(more[able], one[able])
+    loaded = ~none & (rate > TOL)
+    less[loaded] = one[loaded]
+
+
+def _floor_dual(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts) -> Floats:
+    """y_floor of a pool [interval]; 0 where its floor may not give."""
+    dual = np.zeros(facts.count)
+    rows = arrays.row_families["floor"]
+    mine = rows.keys[0] == pool.index
+    dual[rows.keys[1][mine]] = arrays.of_rows("floor", answer.duals)[mine]
+    return dual
+
+
+def _forbidden(facts: Facts, arrays: Arrays, answer: Answer, prices: Prices) -> None:
+    """No price where more draw would break the hard limit, a firm event or a floor: it is broken already, or the site
+    is at it with nothing left that could give way. (What a slack costs there is a planning weight, not a price.)"""
+    imports = arrays.of("import", answer.point).reshape(facts.other_kw.shape)
+    where = np.array([pool.site for pool in facts.pools], dtype=np.int64)
+    g, t = arrays.families["short"].keys
+    broken = arrays.of("short", answer.point) > TOL
+    beyond = imports - facts.firm_cap_kw
+    tight, over = (beyond >= edge * 1e-6 * (1.0 + np.abs(imports)) for edge in (-1.0, 1.0))
+    over[where[g[broken]], t[broken]] = True
+    stuck = over | (tight & ~_sheds(facts, arrays, answer))
+    limit = facts.limit_kw <= facts.firm_cap_kw + 1e-9
+    for s, now in np.argwhere(stuck).tolist():
+        codes = (Reason.LIMIT_UNREACHABLE, Reason.SITE_LIMIT) if limit[s, now] else _EVENT_CODES
+        for pool in facts.pools:
+            if pool.site == s:
+                for table in (prices.more, prices.fill, prices.given):
+                    table[pool.index, now] = INF
+                prices.why[pool.index, now] = codes[0] if over[s, now] else codes[1]
+
+
+_EVENT_CODES = (Reason.EVENT_UNREACHABLE, Reason.DR_EVENT)
+
+
+def _sheds(facts: Facts, arrays: Arrays, answer: Answer) -> Flags:
+    """Sites and intervals in which something could still give way: draw above floors, or preemptible work."""
+    shape = facts.other_kw.shape
+    sheds = np.zeros(shape, dtype=np.bool_)
+    where = np.array([pool.site for pool in facts.pools], dtype=np.int64)
+    batch = np.array([pool.batch for pool in facts.pools], dtype=np.bool_)
+    for family in ("seg", "x", "late"):
+        columns = arrays.families[family]
+        g, t = columns.keys[(0 if family == "seg" else 1)], columns.keys[(1 if family == "seg" else 2)]
+        at, low, high = _bounds(arrays, columns, answer)
+        gives = (at > low + _tol(high)) & (~batch[g] if family == "seg" else True)
+        sheds[where[g[gives]], t[gives]] = True
+    return sheds
+
+
+def _bounds(arrays: Arrays, columns: Columns, answer: Answer) -> tuple[Floats, Floats, Floats]:
+    """Values and bounds of a family."""
+    part = slice(columns.start, columns.start + len(columns))
+    return answer.point[part], arrays.low[part], arrays.high[part]
+
+
+def _slopes(facts: Facts, seg: Columns) -> Floats:
+    """Slope in GPU equivalents per kW of every segment column."""
+    widest = max((pool.seg_slope_per_kw.shape[1] for pool in facts.pools), default=0)
+    table = np.ones((len(facts.pools), facts.count, widest))
+    for pool in facts.pools:
+        table[pool.index, :, : pool.seg_slope_per_kw.shape[1]] = pool.seg_slope_per_kw
+    found: Floats = table[seg.keys]
+    return found
+
+
+def _tol(high: Floats) -> Floats:
+    """When a column counts as off its bound."""
+    found: Floats = TOL * (1.0 + np.where(np.isfinite(high), np.abs(high), 0.0))
+    return found
