@@ -18,7 +18,7 @@ from optimizer.highs import Answer, Highs
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Ints
 from optimizer.quotes import prices_of
-from optimizer.starts import TOL, cost_now, prices_now, starts_of
+from optimizer.starts import TOL, cost_now, prices_now, rates_now, starts_of
 
 NUDGE = 1e-4
 """How far below a price, relative to it, the first probe looks; after one that started nothing the next looks WIDER."""
@@ -31,7 +31,7 @@ class Budget:
     """At most so many probes, and seconds inside the solver, for one plan."""
 
     probes: int = 8
-    seconds: float = 1.0
+    seconds: float = 0.25
 
 
 Basis = tuple[Ints, Ints]
@@ -80,7 +80,7 @@ class _Probe:
         self._solver.write(replace(arrays, cost=cost))
         answer = self._solver.run(time_limit_s)
         prices = prices_of(facts, arrays, answer, self.homes)
-        return answer, _rates_now(facts, arrays, answer), starts_of(facts, arrays, answer, self.homes, prices, price)
+        return answer, rates_now(facts, arrays, answer), starts_of(facts, arrays, answer, self.homes, prices, price)
 
 
 def _sweep(probe: _Probe, site: int, mine: dict[int, StartPrice], left: Budget) -> Budget:
@@ -107,14 +107,6 @@ def _sweep(probe: _Probe, site: int, mine: dict[int, StartPrice], left: Budget) 
             del waiting[job]
         waiting = {job: again[job].never_above_per_mwh for job in waiting if job in again}
     return left
-
-
-def _rates_now(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
-    """Rate in the first interval [job]."""
-    rate = np.zeros(len(facts.jobs))
-    j, _, t = arrays.families["x"].keys
-    np.add.at(rate, j[t == 0], arrays.of("x", answer.point)[t == 0])
-    return rate
 
 
 def confined(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints) -> Arrays:

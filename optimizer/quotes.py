@@ -165,11 +165,11 @@ def _displaced(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, prices
         heirs.append((j[room], g[room], t[room], cost[room]))
     j, g, t = (np.concatenate([part[n] for part in heirs]) for n in range(3))
     saves = np.concatenate([part[3] for part in heirs])
-    order = np.argsort(saves, kind="stable")
-    cells = g[order], t[order]
-    prices.heir[cells], prices.heir_saves[cells] = j[order], saves[order]
-    others = order[j[order] != prices.heir[cells]]
-    prices.next_saves[g[others], t[others]] = saves[others]
+    np.maximum.at(prices.heir_saves, (g, t), saves)
+    best = np.flatnonzero(saves == prices.heir_saves[g, t])
+    prices.heir[g[best], t[best]] = j[best]
+    others = np.flatnonzero(j != prices.heir[g, t])
+    np.maximum.at(prices.next_saves, (g[others], t[others]), saves[others])
 
 
 def work_of(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:

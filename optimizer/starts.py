@@ -40,13 +40,12 @@ def starts_of(
     if not facts.jobs:
         return {}
     saved = _saved(facts, arrays, answer, homes, prices)
-    now = arrays.families["x"]
-    j, g, t = now.keys
-    own = now.cost / facts.hours[t]
-    rate = np.zeros(len(facts.jobs))
-    done = arrays.of("x", answer.point)
-    np.add.at(rate, j[t == 0], done[t == 0])
-    at_home = (t == 0) & (homes[j] >= 0) & (facts.table.pair_pool[np.maximum(homes[j], 0)] == g)
+    work = arrays.families["x"]
+    now = np.flatnonzero(work.keys[2] == 0)
+    j, g = work.keys[0][now], work.keys[1][now]
+    own = work.cost[now] / facts.hours[0]
+    rate = rates_now(facts, arrays, answer)
+    at_home = (homes[j] >= 0) & (facts.table.pair_pool[np.maximum(homes[j], 0)] == g)
     waits = at_home & (rate[j] <= TOL * (1.0 + facts.table.rate[j])) & np.isfinite(saved[j])
     free = _price_alone(facts, arrays, answer, price_now)
     found = {}
@@ -61,19 +60,28 @@ def starts_of(
     return found
 
 
+def rates_now(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
+    """Rate of preemptible work in the first interval [job]."""
+    rate = np.zeros(len(facts.jobs))
+    j, _, t = arrays.families["x"].keys
+    now = np.flatnonzero(t == 0)
+    np.add.at(rate, j[now], arrays.of("x", answer.point)[now])
+    return rate
+
+
 def _saved(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, prices: Prices) -> Floats:
     """Most that a GPU-hour less of a job saves where it is planned [job]; -inf where nothing is planned for it."""
     saved = np.full(len(facts.jobs), -INF)
     for family in ("x", "late"):
         columns = arrays.families[family]
         j, g, t = columns.keys
-        used = arrays.of(family, answer.point) > TOL
+        used = np.flatnonzero(arrays.of(family, answer.point) > TOL)
+        j, g, t = j[used], g[used], t[used]
         gap = np.where(prices.heir[g, t] == j, prices.next_saves[g, t], prices.heir_saves[g, t])
-        value = columns.cost / facts.hours[t] + np.maximum(prices.spent[g, t], gap)
-        np.maximum.at(saved, j[used], value[used])
+        np.maximum.at(saved, j, columns.cost[used] / facts.hours[t] + np.maximum(prices.spent[g, t], gap))
     for family in ("carried", "undone", "missed"):
         columns = arrays.families[family]
-        used = arrays.of(family, answer.point) > TOL
+        used = np.flatnonzero(arrays.of(family, answer.point) > TOL)
         np.maximum.at(saved, columns.keys[0][used], columns.cost[used])
     return saved
 
