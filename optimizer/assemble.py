@@ -21,6 +21,7 @@ from optimizer.jobfacts import JobFacts
 from optimizer.notes import notes_of
 from optimizer.poolfacts import PoolFacts
 from optimizer.reasons import Note, Reason
+from optimizer.supply import Drawn, battery_plans, generator_plans, without_solver
 from optimizer.why import Codes, job_reasons, pool_reasons, site_bindings
 
 TOL_KW = 1e-6
@@ -47,12 +48,16 @@ class Draft:
     rates: Floats
     job_pool: tuple[int, ...]
     worth: Worth = NO_DUALS
+    drawn: Drawn | None = None
+    """Batteries and generators; None: by rule."""
 
 
 def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (), solve_s: float = 0.0) -> Plan:
     """The plan of a draft, with everything a person and the fast loop need."""
     work = _work(facts, draft)
     imports = (facts.other_kw + _per_site(facts, draft.draw_kw)) * facts.pue
+    drawn = without_solver(facts, imports) if draft.drawn is None else draft.drawn
+    imports = imports + drawn.net_kw(facts)
     room_kw = (np.minimum(facts.limit_kw, facts.events_cap_kw) - imports) / facts.pue
     bindings = site_bindings(facts, imports)
     reasons = pool_reasons(facts, draft.draw_kw, work, imports, bindings)
@@ -66,6 +71,7 @@ def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (
     plan = Plan(
         facts.problem.made_at, facts.problem.grid, rung, pools, _job_plans(facts, draft, bindings), sites, 0.0, solve_s
     )
+    plan = replace(plan, batteries=battery_plans(facts, drawn), generators=generator_plans(facts, drawn))
     objective = evaluate_facts(facts, plan).total
     said = (*facts.problem.notes, *notes, *notes_of(facts, plan))
     return replace(plan, objective=objective, notes=said, quotes=draft.worth.quotes)

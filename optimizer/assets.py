@@ -1,4 +1,4 @@
-"""What a site has beside GPUs and a plain meter: charges on the grid's own peak.
+"""What a site has beside GPUs and a plain meter: charges on the grid's own peak, batteries, generators.
 
 Why apart from `domain.py`: a site without them is planned as ever; each type here is absent by default.
 """
@@ -20,3 +20,60 @@ class CoincidentCharge:
     id: str
     price_per_kw: float
     probability: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Battery:
+    """Storage at a site's meter (not behind its PUE). Powers in kW at the meter, energies in kWh inside.
+
+    1 kWh drawn stores `charge_efficiency` kWh; `discharge_efficiency` kWh arrive of 1 kWh taken out. `wear_per_kwh` is
+    money per kWh discharged, `end_value_per_kwh` what a kWh that is left at the horizon's end is worth. `may_export`:
+    its discharge may leave the site.
+    """
+
+    id: str
+    stored_now_kwh: float
+    min_kwh: float
+    max_kwh: float
+    charge_kw: float
+    discharge_kw: float
+    charge_efficiency: float = 0.95
+    discharge_efficiency: float = 0.95
+    wear_per_kwh: float = 0.0
+    end_value_per_kwh: float = 0.0
+    may_export: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """Generation at a site's meter; `low_kw` and `high_kw` have an entry an interval.
+
+    `must_take` (solar): all of `high_kw` is taken, as far as the site or the grid can (the rest is spilled). Otherwise
+    it is dispatched between `low_kw` and `high_kw` at `cost_per_mwh`. `may_export`: its output may leave the site.
+    """
+
+    id: str
+    low_kw: tuple[float, ...]
+    high_kw: tuple[float, ...]
+    cost_per_mwh: float = 0.0
+    must_take: bool = False
+    may_export: bool = False
+
+
+@dataclass(frozen=True)
+class BatteryPlan:
+    """Mean charge and discharge in kW (never both in one interval), and what is stored at each interval's end."""
+
+    site: str
+    charge_kw: tuple[float, ...]
+    discharge_kw: tuple[float, ...]
+    stored_kwh: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class GeneratorPlan:
+    """Mean output in kW, and what of must-take generation is spilled."""
+
+    site: str
+    output_kw: tuple[float, ...]
+    spilled_kw: tuple[float, ...]

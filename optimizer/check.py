@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf, isfinite
 
+from optimizer.check_supply import charged_for_kw, most_output_kw, net_kw, shape_faults, supply_faults
 from optimizer.curves import (
     Hull,
     cap_for_throughput,
@@ -49,8 +50,9 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
         found.extend(_pool(problem, plan, inputs))
     for job in problem.jobs:
         found.extend(_job(problem, plan, job))
-    for number in range(len(problem.sites)):
+    for number, site in enumerate(problem.sites):
         found.extend(_site(problem, plan, number))
+        found.extend(Violation(*fault) for fault in supply_faults(problem, plan, site))
     return tuple(found)
 
 
@@ -64,6 +66,7 @@ def _shape(problem: Problem, plan: Plan) -> list[Violation]:
               ("site", [site.id for site in problem.sites], plan.sites)]  # fmt: skip
     for kind, names, parts in wanted:
         found.extend(Violation(name, None, f"{kind} is missing from the plan") for name in names if name not in parts)
+    found.extend(Violation(*fault) for fault in shape_faults(problem, plan))
     if found:
         return found
     count = len(problem.grid)
@@ -168,12 +171,14 @@ def _in_force(problem: Problem, event: GridEvent, t: int) -> bool:
 
 
 def _may_break(problem: Problem, plan: Plan, inputs: PoolInputs, t: int) -> bool:
-    """Whether a floor may give: under an emergency; for training also where the import touches the hard limit."""
+    """Whether a floor may give: under an emergency; for training also where the import touches the hard limit, or would
+    without batteries."""
     pool = inputs.pool
     if _emergency(problem, pool.site, t):
         return True
     site = next(site for site in problem.sites if site.id == pool.site)
-    return pool.work is Work.TRAINING and plan.sites[site.id].import_kw[t] >= site.limit_kw[t] * (1 - 1e-3) - TOL_KW
+    without_kw = plan.sites[site.id].import_kw[t] + sum(plan.batteries[b.id].discharge_kw[t] for b in site.batteries)
+    return pool.work is Work.TRAINING and without_kw >= site.limit_kw[t] * (1 - 1e-3) - TOL_KW
 
 
 # ---------------------------------------------------------------- sites
@@ -184,9 +189,9 @@ def _site(problem: Problem, plan: Plan, number: int) -> list[Violation]:
     found = []
     for t, bought in enumerate(orders.import_kw):
         drawn = sum(plan.pools[inputs.pool.id].draw_kw[t] for inputs in pools) + site.other_it_kw[t]
-        tol = TOL_KW + TOL * abs(bought)
-        if abs(bought - site.pue[t] * drawn) > tol:
-            found.append(Violation(site.id, t, f"import {bought:.3f} kW, but its draws make {site.pue[t] * drawn:.3f}"))
+        made = site.pue[t] * drawn + net_kw(plan, site, t)
+        if abs(bought - made) > TOL_KW + TOL * (abs(bought) + site.pue[t] * drawn):
+            found.append(Violation(site.id, t, f"import {bought:.3f} kW, but its draws make {made:.3f}"))
         found.extend(_caps(problem, plan, number, t, (events, pools)))
     return found
 
@@ -203,7 +208,8 @@ def _caps(
     found = []
     if bought > site.limit_kw[t] + tol:
         least = _least_kw(problem, plan, pools, t, limit=True, emergency=_emergency(problem, site.id, t))
-        if bought > max(site.limit_kw[t], site.pue[t] * (least + site.other_it_kw[t])) + tol:
+        unmet = site.pue[t] * (least + site.other_it_kw[t]) - most_output_kw(site, t)
+        if bought > max(site.limit_kw[t], unmet) + tol:
             found.append(Violation(site.id, t, f"import {bought:.3f} kW is over the limit {site.limit_kw[t]:.3f} kW"))
     if bought > site.limit_kw[t] + orders.over_limit_kw[t] + tol:
         found.append(Violation(site.id, t, "import over the hard limit is not declared"))
@@ -215,6 +221,7 @@ def _caps(
             found.append(Violation(event.id, t, "import over the event's cap is not declared"))
         deep = event.emergency and _in_force(problem, event, t)
         least = site.pue[t] * (_least_kw(problem, plan, pools, t, limit=False, emergency=deep) + site.other_it_kw[t])
+        least += charged_for_kw(problem, plan, site, t) - most_output_kw(site, t)
         if (event.firm or event.emergency) and bought > max(cap, least) + tol:
             found.append(Violation(event.id, t, f"import {bought:.3f} kW is over the event's cap {cap:.3f} kW"))
     return found

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 
-from optimizer.assets import CoincidentCharge
+from optimizer.assets import Battery, BatteryPlan, CoincidentCharge, Generator, GeneratorPlan
 from optimizer.reasons import Note, Reason
 from optimizer.timegrid import TimeGrid
 
@@ -234,6 +234,8 @@ class SiteInputs:
     ramp_down_kw_per_min: float = float("inf")
     import_now_kw: float | None = None
     coincident: tuple[CoincidentCharge, ...] = ()
+    batteries: tuple[Battery, ...] = ()
+    generators: tuple[Generator, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -363,3 +365,5 @@ class Plan:
     solve_s: float = 0.0
     notes: tuple[Note, ...] = ()
     quotes: Mapping[str, PoolQuote] = field(default_factory=dict)
+    batteries: Mapping[str, BatteryPlan] = field(default_factory=dict)
+    generators: Mapping[str, GeneratorPlan] = field(default_factory=dict)

@@ -27,6 +27,8 @@ class Bill:
     carbon: float = 0.0
     demand_charge: float = 0.0
     coincident_peak: float = 0.0
+    storage: float = 0.0
+    generation: float = 0.0
     late: float = 0.0
     undone: float = 0.0
     carried: float = 0.0
@@ -63,6 +65,8 @@ def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
         carbon=carbon,
         demand_charge=_demand(facts, imports),
         coincident_peak=_coincident(facts, imports),
+        storage=_storage(facts, plan),
+        generation=_generation(facts, plan),
         late=jobs[1],
         undone=jobs[2],
         carried=jobs[3],
@@ -90,6 +94,26 @@ def _coincident(facts: Facts, imports: Floats) -> float:
         for site, row in zip(facts.problem.sites, imports, strict=True)
         for charge in site.coincident
     )
+
+
+def _storage(facts: Facts, plan: Plan) -> float:
+    """Wear of batteries, and what is taken out of them (negative: put in) by the end."""
+    cost = 0.0
+    for number, (_, battery) in enumerate(facts.supply.batteries):
+        orders = plan.batteries[battery.id]
+        cost += facts.supply.wear(number) * float(np.array(orders.discharge_kw) @ facts.hours)
+        cost -= battery.end_value_per_kwh * (orders.stored_kwh[-1] - battery.stored_now_kwh)
+    return cost
+
+
+def _generation(facts: Facts, plan: Plan) -> float:
+    """Dispatched energy at its cost, and what spilled must-take energy would have been as import."""
+    cost = 0.0
+    for number, (_, unit) in enumerate(facts.supply.generators):
+        orders = plan.generators[unit.id]
+        cost += unit.cost_per_mwh / 1000.0 * float(np.array(orders.output_kw) @ facts.hours)
+        cost += float((facts.supply.spill_per_kwh[number] * np.array(orders.spilled_kw)) @ facts.hours)
+    return cost
 
 
 def _demand(facts: Facts, imports: Floats) -> float:

@@ -26,6 +26,7 @@ from optimizer.domain import GridEvent, PowerCurve, Problem, Work
 from optimizer.envelope import mean_limit_kw
 from optimizer.jobfacts import JobFacts, JobTable, hours_from, jobs_of, table_of
 from optimizer.poolfacts import PoolFacts
+from optimizer.supply import Supply, supply_of
 
 Floats = NDArray[np.float64]
 INF = float("inf")
@@ -61,6 +62,17 @@ class Facts:
     def table(self) -> JobTable:
         """All jobs as arrays."""
         return table_of(self.jobs, self.count)
+
+    @cached_property
+    def supply(self) -> Supply:
+        """Batteries and generators."""
+        return supply_of(self)
+
+    @cached_property
+    def usable_cap_kw(self) -> Floats:
+        """What loads may take per site and interval: the strictest of hard limit and events, and must-take output."""
+        caps: Floats = np.maximum(0.0, np.minimum(self.limit_kw, self.events_cap_kw)) + self.supply.must_take_kw
+        return caps
 
     @cached_property
     def site_index(self) -> dict[str, int]:
@@ -171,7 +183,7 @@ def facts_of(problem: Problem) -> Facts:
         np.array(cost) + coincident,
         np.array([site.pue for site in problem.sites]),
         np.array([site.other_it_kw for site in problem.sites]),
-        np.array([site.limit_kw for site in problem.sites]),
+        np.array([site.limit_kw for site in problem.sites], dtype=np.float64),
         np.array(caps).reshape(len(problem.events), len(hours)),
         tuple(_pool(problem, number, sites, jobs) for number in range(len(problem.pools))),
         jobs,
@@ -201,7 +213,8 @@ def _with_floors(facts: Facts, pool: PoolFacts) -> PoolFacts:
             active = np.array([start < ended for start in facts.problem.grid.starts])
             asked = np.minimum(facts.limit_kw[pool.site], facts.event_kw[number])
             cap = np.where(active & (facts.event_kw[number] < INF), np.minimum(cap, asked), cap)
-    return replace(pool, may_break_floor=facts.least_import_kw[pool.site] > cap + 1e-9)
+    supplied = facts.least_import_kw[pool.site] - facts.supply.most_output_kw[pool.site]
+    return replace(pool, may_break_floor=supplied > cap + 1e-9)
 
 
 def _pool(problem: Problem, number: int, sites: dict[str, int], jobs: tuple[JobFacts, ...]) -> PoolFacts:

@@ -12,6 +12,7 @@ from optimizer.model.parts import Columns, Ints
 from optimizer.probe import NO_PROBES, Basis, Budget, confined, probed
 from optimizer.quotes import marginal_per_mwh, prices_of, quotes_of
 from optimizer.starts import prices_now, starts_of
+from optimizer.supply import Drawn
 
 
 def pair_rates(facts: Facts, arrays: Arrays, point: Floats) -> Floats:
@@ -52,6 +53,15 @@ def homes_of(facts: Facts, done: Floats) -> Ints:
     return homes
 
 
+def drawn_of(facts: Facts, arrays: Arrays, answer: Answer) -> Drawn:
+    """What the point lets batteries and generators do."""
+    charge, discharge, output = (arrays.of(name, answer.point) for name in ("charge", "discharge", "output"))
+    stores, units = len(facts.supply.batteries), len(facts.supply.generators)
+    both = np.minimum(charge, discharge)  # within the tolerance of `oneway.py`
+    shape = (stores, facts.count)
+    return Drawn((charge - both).reshape(shape), (discharge - both).reshape(shape), output.reshape(units, facts.count))
+
+
 def draft_of(
     facts: Facts,
     arrays: Arrays,
@@ -68,7 +78,9 @@ def draft_of(
     picked = np.where((homes >= 0)[:, None], rates[homes], 0.0) if len(rates) else np.zeros((len(homes), facts.count))
     picked = np.where(picked > 1e-9, picked, 0.0).reshape(len(facts.jobs), facts.count)
     pools = tuple(int(facts.table.pair_pool[pair]) if pair >= 0 else -1 for pair in homes.tolist())
-    return Draft(draw, picked, pools, _worth(facts, arrays, answer, homes, basis, budget))
+    return Draft(
+        draw, picked, pools, _worth(facts, arrays, answer, homes, basis, budget), drawn_of(facts, arrays, answer)
+    )
 
 
 def _worth(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, basis: Basis | None, budget: Budget) -> Worth:

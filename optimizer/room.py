@@ -43,21 +43,22 @@ def wanted_draw(facts: Facts) -> Floats:
 def fit(facts: Facts, draw_kw: Floats) -> Floats:
     """Draws with interactive and training pools shed in merit order until each site is under its caps.
 
-    Down to the floors for events; below them only where they may give: under an emergency for its cap, for training
-    under the hard limit alone.
+    Down to the floors for events; below them, with every engine on, only where they may give: under an emergency for
+    its cap, for training under the hard limit alone.
     """
     draw = draw_kw.copy()
-    caps = np.minimum(facts.limit_kw, facts.events_cap_kw)
+    caps = facts.usable_cap_kw
     for s in range(len(facts.problem.sites)):
         pools = [pool for pool in facts.pools if pool.site == s and not pool.batch]
         mine = [pool.index for pool in facts.pools if pool.site == s]
         spent = draw[mine].sum(axis=0)
-        budget = np.maximum(0.0, caps[s]) / facts.pue[s] - facts.other_kw[s]
-        hard = facts.limit_kw[s] / facts.pue[s] - facts.other_kw[s]
+        budget = caps[s] / facts.pue[s] - facts.other_kw[s]
+        hard = (facts.limit_kw[s] + facts.supply.must_take_kw[s]) / facts.pue[s] - facts.other_kw[s]
+        dispatched = (facts.supply.most_output_kw[s] - facts.supply.must_take_kw[s]) / facts.pue[s]
         for t in np.flatnonzero(spent > budget + 1e-9).tolist():
             over = _shed(pools, draw, t, float(spent[t] - budget[t]), below_floor=False)
             past_hard = over - max(0.0, float(hard[t] - budget[t]))
-            deeper = over if _emergency(facts, s, t) else past_hard
+            deeper = (over if _emergency(facts, s, t) else past_hard) - float(dispatched[t])
             if deeper > 1e-9:
                 _shed(pools, draw, t, deeper, below_floor=True)
     return draw
@@ -98,8 +99,7 @@ def headroom_kw(facts: Facts, draw_kw: Floats) -> Floats:
     spent = facts.other_kw.copy()
     for pool in facts.pools:
         spent[pool.site] += draw_kw[pool.index]
-    caps = np.minimum(facts.limit_kw, facts.events_cap_kw)
-    room: Floats = np.clip(np.maximum(0.0, caps) / facts.pue - spent, 0.0, None)
+    room: Floats = np.clip(facts.usable_cap_kw / facts.pue - spent, 0.0, None)
     return room
 
 

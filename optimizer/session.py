@@ -15,13 +15,14 @@ import numpy as np
 from optimizer.assemble import assemble
 from optimizer.basis import Remembered, carried
 from optimizer.domain import Plan, Problem, Rung
-from optimizer.facts import Facts, facts_of
+from optimizer.facts import Facts, Floats, facts_of
 from optimizer.faults import SolveError
 from optimizer.highs import Answer, Highs, solve_arrays
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import JOB_FAMILIES, declare
 from optimizer.model.parts import Ints
 from optimizer.model.pyomo_model import compile_model
+from optimizer.oneway import one_way
 from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
@@ -56,6 +57,7 @@ class Session:
         facts = facts_of(problem)
         arrays, answer = self._optimum(facts, time_limit_s)
         answer, homes = self._settled(facts, arrays, answer, time_limit_s)
+        answer = self._one_way(facts, arrays, answer, homes, time_limit_s)
         rung = Rung.OPTIMUM if answer.optimal else Rung.INCUMBENT
         said = (*self._said(), *(() if answer.optimal else (_incumbent_note(time_limit_s),)))
         basis = (self._last.columns, self._last.rows) if self._last is not None and self._solver is not None else None
@@ -151,8 +153,21 @@ class Session:
         second = self._closed(facts, arrays, first, again, time_limit_s)
         return (second, again) if second.objective < first.objective else (first, homes)
 
-    def _closed(self, facts: Facts, arrays: Arrays, before: Answer, homes: Ints, time_limit_s: float) -> Answer:
-        """Solve again with jobs confined to one pair (-1: free); the time spent adds up."""
+    def _one_way(self, facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, time_limit_s: float) -> Answer:
+        """The answer with no battery that charges and discharges at once, jobs in their homes."""
+        ends_s, spent = max(0.5, time_limit_s - answer.seconds), answer.seconds
+
+        def solve(tried: Arrays) -> Answer:
+            nonlocal spent
+            found = self._solve(facts, tried, max(0.1, ends_s - (spent - answer.seconds)))
+            spent += found.seconds
+            return found
+
+        return one_way(replace(arrays, high=self._at_home(facts, arrays, homes)), answer, solve)
+
+    @staticmethod
+    def _at_home(facts: Facts, arrays: Arrays, homes: Ints) -> Floats:
+        """Upper bounds with every job shut out of all pools but its home (-1: free)."""
         high = arrays.high.copy()
         for family in ("x", "late"):
             columns = arrays.families[family]
@@ -160,6 +175,11 @@ class Session:
             home = homes[j]
             away = (home >= 0) & (facts.table.pair_pool[np.maximum(home, 0)] != g)
             high[columns.start + columns.all[away]] = 0.0
+        return high
+
+    def _closed(self, facts: Facts, arrays: Arrays, before: Answer, homes: Ints, time_limit_s: float) -> Answer:
+        """Solve again with jobs confined to one pair (-1: free); the time spent adds up."""
+        high = self._at_home(facts, arrays, homes)
         answer = self._solve(facts, replace(arrays, high=high), max(0.1, time_limit_s - before.seconds))
         return replace(answer, seconds=answer.seconds + before.seconds, optimal=answer.optimal and before.optimal)
 

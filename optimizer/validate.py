@@ -34,6 +34,10 @@ def problems_of(problem: Problem) -> Iterator[ProblemError]:
     sites = {site.id for site in problem.sites}
     if len(sites) != len(problem.sites):
         yield ProblemError("sites", "two sites have the same id")
+    supplies = [battery.id for site in problem.sites for battery in site.batteries]
+    supplies += [unit.id for site in problem.sites for unit in site.generators]
+    if len(set(supplies)) != len(supplies):
+        yield ProblemError("sites", "two batteries or generators have the same id")
     if len({inputs.pool.id for inputs in problem.pools}) != len(problem.pools):
         yield ProblemError("pools", "two pools have the same id")
     if len({job.id for job in problem.jobs}) != len(problem.jobs):
@@ -85,10 +89,29 @@ def _site(site: SiteInputs, count: int) -> Iterator[ProblemError]:
         yield from _range(where, charge, ("price_per_kw", "peak_so_far_kw"), 0.0)
         if len(charge.active) != count:
             yield ProblemError(f"{where}.active", f"has {len(charge.active)} values for {count} intervals")
+    yield from _supply(place, site, count)
     for coincident in site.coincident:
         where = f"{place}.coincident[{coincident.id}]"
         yield from _range(where, coincident, ("price_per_kw",), 0.0)
         yield from _series(f"{where}.probability", coincident.probability, count, 0.0)
+
+
+def _supply(place: str, site: SiteInputs, count: int) -> Iterator[ProblemError]:
+    for battery in site.batteries:
+        where = f"{place}.batteries[{battery.id}]"
+        names = ("stored_now_kwh", "min_kwh", "max_kwh", "charge_kw", "discharge_kw", "wear_per_kwh")
+        yield from _range(where, battery, names, 0.0)
+        yield from _range(where, battery, ("charge_efficiency", "discharge_efficiency"), 0.01, 1.0)
+        yield from _range(where, battery, ("end_value_per_kwh",), -1e15)
+        if battery.min_kwh > battery.max_kwh:
+            yield ProblemError(f"{where}.min_kwh", f"is {battery.min_kwh}, max_kwh {battery.max_kwh}")
+    for unit in site.generators:
+        where = f"{place}.generators[{unit.id}]"
+        yield from _series(f"{where}.low_kw", unit.low_kw, count, 0.0)
+        yield from _series(f"{where}.high_kw", unit.high_kw, count, 0.0)
+        yield from _range(where, unit, ("cost_per_mwh",), 0.0)
+        if any(low > high for low, high in zip(unit.low_kw, unit.high_kw, strict=False)):
+            yield ProblemError(f"{where}.low_kw", "is above high_kw")
 
 
 def _pool(inputs: PoolInputs, sites: set[str], count: int) -> Iterator[ProblemError]:
@@ -167,6 +190,14 @@ def _mended_site(site: SiteInputs, notes: list[Note]) -> SiteInputs:
         coincident=tuple(
             replace(charge, probability=tuple(p if 0 <= p < inf else 0.0 for p in charge.probability))
             for charge in site.coincident
+        ),
+        generators=tuple(
+            replace(
+                unit,
+                low_kw=tuple(kw if 0 <= kw < inf else 0.0 for kw in unit.low_kw),
+                high_kw=tuple(kw if 0 <= kw < inf else 0.0 for kw in unit.high_kw),
+            )
+            for unit in site.generators
         ),
         import_now_kw=site.import_now_kw if site.import_now_kw is not None and isfinite(site.import_now_kw) else None,
     )

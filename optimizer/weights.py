@@ -92,7 +92,8 @@ def _pressure(facts: Facts, site: int) -> float:
     moves = 2 * (facts.problem.prices.ramp_per_kw + facts.problem.prices.change_per_kw)
     values = [pool.pool.value_per_gpu_h for pool in facts.pools if pool.site == site]
     service = max(values, default=0.0) * _slopes(facts, site)[0]
-    return service + float(np.abs(facts.cost_per_kwh[site]).max()) + (peaks + moves) / shortest
+    supplied = facts.supply.dearest_per_kwh(site)
+    return service + float(np.abs(facts.cost_per_kwh[site]).max()) + supplied + (peaks + moves) / shortest
 
 
 def _kwh_per_gpu_h(facts: Facts, index: int) -> float:

@@ -96,7 +96,9 @@ def _options(facts: Facts, job: JobFacts) -> list[tuple[int, int]]:
         if job.rate > pool.top_work + 1e-9:
             continue
         per_work_kw = 1.0 / pool.seg_slope_per_kw[:, 0]
-        room_kw = (facts.firm_cap_kw - facts.least_import_kw)[pool.site] / facts.pue[pool.site]
+        room_kw = (facts.firm_cap_kw + facts.supply.most_output_kw - facts.least_import_kw)[pool.site] / facts.pue[
+            pool.site
+        ]
         for t in starts:
             run = unbroken_run(facts, job, t)
             if np.all((run <= 1e-12) | (run * per_work_kw <= room_kw + 1e-9)):

@@ -15,6 +15,7 @@ from optimizer.model.jobs import add_rates, add_work
 from optimizer.model.parts import Flags, Model
 from optimizer.model.pools import add_batch_work, add_breakable_floors, add_draw
 from optimizer.model.site import add_demand_charges, add_events, add_import, add_limits, add_ramps
+from optimizer.model.supply import add_batteries, add_export, add_generators
 from optimizer.weights import job_weights, weights_of
 
 JOB_FAMILIES = frozenset({"x", "late", "missed", "undone", "carried"})
@@ -37,6 +38,9 @@ def declare(problem: Problem, facts: Facts | None = None, late: Flags | None = N
         add_starts,
         add_batch_work,
         add_import,
+        add_batteries,
+        add_generators,
+        add_export,
         add_limits,
         add_events,
         add_demand_charges,

@@ -8,17 +8,20 @@ import numpy as np
 
 from optimizer.facts import Facts
 from optimizer.model.parts import Columns, Ints, Model, Rows
+from optimizer.model.supply import import_low
 from optimizer.ramps import allowed_kw
 
 
 def add_import(model: Model) -> None:
-    """import[s,t] = PUE * (sum of pool draws + other IT) in kW. Objective: + (price / 1000 + carbon price + price of a
-    coincident peak per kW * its probability / hours) * hours * import. The dual of this row is the marginal value of
-    a kW."""
+    """import[s,t] = PUE * (sum of pool draws + other IT) in kW; `supply.py` adds batteries and generators. Objective:
+    + (price / 1000 + carbon price + price of a coincident peak per kW * its probability / hours) * hours * import. The
+    dual of this row is the marginal value of a kW."""
     facts, seg = model.facts, model.get("seg")
     shape = facts.pue.shape
     s, t = (part.ravel() for part in np.indices(shape))
-    bought = model.columns("import", "st", (s, t), cost=(facts.cost_per_kwh * facts.hours).ravel())
+    bought = model.columns(
+        "import", "st", (s, t), low=import_low(facts).ravel(), cost=(facts.cost_per_kwh * facts.hours).ravel()
+    )
     fixed_kw = facts.other_kw.copy()
     for pool in facts.pools:
         fixed_kw[pool.site] += pool.base_kw

@@ -79,8 +79,7 @@ class _Walk:
         self.left = np.array([job.left for job in facts.jobs])
         self.begun = [False] * len(facts.jobs)
         self.kept = np.zeros((len(facts.pools), facts.count))
-        caps = np.minimum(facts.limit_kw, facts.events_cap_kw)
-        self.budget_kw = np.maximum(0.0, caps) / facts.pue - facts.other_kw
+        self.budget_kw = facts.usable_cap_kw / facts.pue - facts.other_kw
         order = sorted(range(len(facts.jobs)), key=lambda number: _turn(facts.jobs[number]))
         self.order = [number for number in order if facts.jobs[number].pools]
         for number in self.order:

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from optimizer.assets import CoincidentCharge
+from optimizer.assets import Battery, CoincidentCharge, Generator
 from optimizer.curves import parse_curves
 from optimizer.domain import (
     BatchJob,
@@ -132,12 +132,34 @@ def _random_site(rng, name, count, pools):
     if rng.random() < 0.3:
         chances = tuple(rng.choice((0.0, 0.0, 0.05, 0.4)) for _ in range(count))
         more["coincident"] = (CoincidentCharge("cp", rng.choice((5.0, 60.0)), chances),)
+    more |= _random_supply(rng, name, count, size)
     more["import_now_kw"] = rng.choice((None, size * rng.random()))
     return site(
         count, name, [rng.choice((-200.0, 0.0, 40.0, 90.0, 700.0, 9000.0)) for _ in range(count)],
         rng.choice((float("inf"), size, size * 0.5, size * 0.1)), rng.uniform(1.0, 1.6), rng.choice((0.0, size * 0.1)),
         rng.uniform(0, 900), **more,
     )  # fmt: skip
+
+
+def _random_supply(rng, name, count, size):
+    """Sometimes a battery, panels or an engine."""
+    more = {}
+    if rng.random() < 0.3:
+        energy, low = size * rng.choice((0.2, 2.0)), rng.choice((0.0, 0.1))
+        more["batteries"] = (
+            Battery(f"b-{name}", energy * rng.random(), energy * low, energy * 0.9, size * 0.3,
+                    size * rng.choice((0.1, 0.5)), rng.choice((0.9, 1.0)), 0.9, rng.choice((0.0, 0.05)),
+                    rng.choice((0.0, 0.1)), rng.random() < 0.5),
+        )  # fmt: skip
+    if rng.random() < 0.3:
+        sun = tuple(size * rng.choice((0.0, 0.2, 1.5)) for _ in range(count))
+        units = [Generator(f"sun-{name}", (0.0,) * count, sun, 0.0, True, rng.random() < 0.5)]
+        if rng.random() < 0.5:
+            low, high = size * rng.choice((0.0, 0.1)), size * 0.3
+            cost, away = rng.choice((50.0, 400.0)), rng.random() < 0.5
+            units.append(Generator(f"gas-{name}", (low,) * count, (high,) * count, cost, False, away))
+        more["generators"] = tuple(units)
+    return more
 
 
 def _random_event(rng, number, name):

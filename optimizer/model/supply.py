@@ -1,0 +1,86 @@
+"""Batteries and generators in the model: what is stored, what is given, and what may leave the site."""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+
+from optimizer.facts import Facts, Floats
+from optimizer.model.parts import Model
+
+
+def import_low(facts: Facts) -> Floats:
+    """Least import in kW [site, interval]: 0, or unbounded where something may leave the site (`export` rows)."""
+    low = np.zeros(facts.pue.shape)
+    for s, site in enumerate(facts.problem.sites):
+        if any(b.may_export for b in site.batteries) or any(u.may_export for u in site.generators):
+            low[s] = -inf
+    return low
+
+
+def add_batteries(model: Model) -> None:
+    """stored[b,t] = stored[b,t-1] + hours * (efficiency_in * charge - discharge / efficiency_out), in kWh;
+    min <= stored <= max, 0 <= charge, discharge <= their powers (kW). import[s,t] gains charge - discharge.
+
+    Objective: + wear * hours * discharge - end value * stored at the end (relative to now). There is no binary against
+    doing both at once: where a negative price makes that pay, `oneway.py` branches on the interval.
+    """
+    facts, supply = model.facts, model.facts.supply
+    count = len(supply.batteries)
+    b, t = (part.ravel() for part in np.indices((count, facts.count)))
+    each = [battery for _, battery in supply.batteries]
+    site = np.array([s for s, _ in supply.batteries], dtype=np.int64)
+    wear = np.array([supply.wear(n) for n in range(count)])
+    bounds = np.array([supply.bounds(n) for n in range(count)]).reshape(count, 2)
+    worth = np.where(t == facts.count - 1, np.array([item.end_value_per_kwh for item in each])[b], 0.0)
+    charge = model.columns("charge", "bt", (b, t), high=np.array([item.charge_kw for item in each])[b])
+    discharge = model.columns(
+        "discharge", "bt", (b, t), high=np.array([i.discharge_kw for i in each])[b], cost=wear[b] * facts.hours[t]
+    )
+    stored = model.columns("stored", "bt", (b, t), low=bounds[b, 0], high=bounds[b, 1], cost=-worth)
+    model.constant += sum(item.end_value_per_kwh * item.stored_now_kwh for item in each)
+    begun = np.where(t == 0, np.array([item.stored_now_kwh for item in each])[b], 0.0)
+    rows = model.rows("store", "bt", (b, t), low=begun, high=begun)
+    rows.add(rows.all, stored, stored.all, 1.0)
+    later = t > 0
+    rows.add(rows.all[later], stored, stored.all[later] - 1, -1.0)
+    into = np.array([item.charge_efficiency for item in each])[b]
+    out = np.array([item.discharge_efficiency for item in each])[b]
+    rows.add(rows.all, charge, charge.all, -into * facts.hours[t])
+    rows.add(rows.all, discharge, discharge.all, facts.hours[t] / out)
+    balance = model.row_families["balance"]
+    balance.add(site[b] * facts.count + t, charge, charge.all, -1.0)
+    balance.add(site[b] * facts.count + t, discharge, discharge.all, 1.0)
+
+
+def add_generators(model: Model) -> None:
+    """low <= output[u,t] <= high (kW; must-take from 0). import[s,t] loses output. Objective: + cost / 1000 * hours *
+    output, for must-take + what its energy would earn as import at a negative price * hours * (high - output)."""
+    facts, supply = model.facts, model.facts.supply
+    u, t = (part.ravel() for part in np.indices(supply.high_kw.shape))
+    site = np.array([s for s, _ in supply.generators], dtype=np.int64)
+    cost = np.array([unit.cost_per_mwh / 1000.0 for _, unit in supply.generators])
+    price = cost[u] - supply.spill_per_kwh[u, t]
+    output = model.columns(
+        "output", "ut", (u, t), low=supply.low_kw[u, t], high=supply.high_kw[u, t], cost=price * facts.hours[t]
+    )
+    model.constant += float((supply.spill_per_kwh * supply.high_kw * facts.hours).sum())
+    balance = model.row_families["balance"]
+    balance.add(site[u] * facts.count + t, output, output.all, 1.0)
+
+
+def add_export(model: Model) -> None:
+    """import + sum of discharge and output that may leave >= 0 (kW): what may not leave is used here."""
+    facts, supply = model.facts, model.facts.supply
+    s, t = np.nonzero(np.isinf(import_low(facts)))
+    rows = model.rows("export", "st", (s, t), low=0.0)
+    rows.add(rows.all, model.get("import"), s * facts.count + t, 1.0)
+    at = rows.find(facts.limit_kw.shape)
+    for family, items in (("discharge", supply.batteries), ("output", supply.generators)):
+        columns = model.get(family)
+        site = np.array([place for place, _ in items], dtype=np.int64)
+        free = np.array([item.may_export for _, item in items], dtype=np.bool_)
+        used = free[columns.keys[0]] if len(columns) else np.zeros(0, dtype=np.bool_)
+        if used.any():
+            rows.add(at[site[columns.keys[0][used]], columns.keys[1][used]], columns, columns.all[used], 1.0)
