@@ -42,7 +42,7 @@ FLOOR_SD = 0.005
 UNBOUND_SD = 0.03
 """Added where a draw is only inferred from a higher cap that does not bind."""
 
-LEAST_SAMPLES, DEADBAND, SIGNIFICANT, MOST_STEP = 20, 0.01, 2.0, 0.03
+LEAST_SAMPLES, DEADBAND, SIGNIFICANT, MOST_STEP = 20, 0.01, 3.0, 0.03
 """Samples before anything moves; relative difference that is not worth a new curve, and how many times the
 samples' noise it must be; most by which draw (relative) and throughput (absolute) move at once."""
 

@@ -40,7 +40,7 @@ def read_meter(ctx: Context, state: State, now: datetime) -> tuple[Reading | Non
 def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) -> None:
     """Update what is known of the load: busy GPUs of each pool, and what each prediction was last off by."""
     for model in ctx.pools.values():
-        _observe_pool(state, model, reading.pool_kw.get(model.pool.id) if reading is not None else None)
+        _observe_pool(state, model, reading)
     for site, place in ctx.sites.items():
         mine = measured_pools(ctx, state, site)
         if reading is not None and site in reading.import_kw and mine is not None:
@@ -60,12 +60,15 @@ def teach(ctx: Context, state: State, reading: Reading | None, now: datetime) ->
         ctx.curves.see(model, reading, ctx.dispatcher.enforced_w(model.pool.id), busy)
 
 
-def _observe_pool(state: State, model: PoolModel, kw: float | None) -> None:
+def _observe_pool(state: State, model: PoolModel, reading: Reading | None) -> None:
     pool = model.pool
+    kw = reading.pool_kw.get(pool.id) if reading is not None else None
     order = state.held.get(pool.id, free_order(pool))
     seen = measured_busy(pool, kw, order) if kw is not None else None
     if pool.work is Work.BATCH:
         held = granted(state, pool.id)
+        if reading is not None and pool.id in reading.busy_gpus:  # told, and not inferred through a curve in doubt
+            seen = reading.busy_gpus[pool.id]
         if seen is not None:
             state.foreign.setdefault(pool.id, Foreign()).see(seen - held)
         state.busy[pool.id] = fresh = float(min(pool.count, held + foreign_gpus(state, pool.id)))

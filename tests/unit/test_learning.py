@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from optimizer.curves import clipped, draw_at_cap, hull_from_idle, throughput_at_cap, throughput_at_draw
 from optimizer.domain import CurvePoint, PowerCurve, Work
 from optimizer.learned_curve import (
-    LEAST_SAMPLES,
     MOST_OVER,
     MOST_STEP,
     advanced,
@@ -80,7 +79,7 @@ def test_in_an_hour_of_noisy_readings_it_comes_to_the_truth_at_every_cap_that_wa
 
 
 def test_a_few_samples_hardly_move_it():
-    state = taught(lambda cap: 1.2 * draw_at_cap(LIBRARY, cap), (300.0,), count=LEAST_SAMPLES - 1)
+    state = taught(lambda cap: 1.2 * draw_at_cap(LIBRARY, cap), (300.0,), count=15)
     assert in_force(advanced(state, PRIOR), PRIOR) is LIBRARY
     few = learn(begin(PRIOR), PRIOR, seen(300.0, 1.05 * draw_at_cap(LIBRARY, 300.0)))
     moved = fit(few, PRIOR).draw_w[PRIOR.knots_w.index(300.0)] / draw_at_cap(LIBRARY, 300.0)
@@ -90,6 +89,7 @@ def test_a_few_samples_hardly_move_it():
 def test_a_cap_that_does_not_bind_tells_of_no_cap_below_the_draw():
     state = taught(lambda cap: min(250.0, draw_at_cap(LIBRARY, cap)), (400.0,), count=720)
     assert [told(state, cap) for cap in (300.0, 350.0, 400.0)] == pytest.approx([250.0] * 3, rel=0.01)
+    assert error_at(state, PRIOR, 350.0) < 0.04, "known from the cap above"
     for cap_w in (100.0, 150.0, 200.0):
         assert told(state, cap_w) == pytest.approx(draw_at_cap(LIBRARY, cap_w), rel=1e-6)
         assert error_at(state, PRIOR, cap_w) == pytest.approx(PRIOR.spread, rel=0.01)
