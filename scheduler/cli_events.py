@@ -14,23 +14,59 @@ app = typer.Typer(no_args_is_help=True, help="Demand-response events: look, add 
 
 
 @app.command("list")
-def listing(url: Url = None, config: OptionalConfig = None, as_json: AsJson = False) -> None:
-    """Every event in the ledger, newest first.
+def listing(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most events to show.")] = 200,
+    before: Annotated[
+        int | None, typer.Option(min=1, help="Go on after a page: the number that it ended with.")
+    ] = None,
+    url: Url = None,
+    config: OptionalConfig = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every event in the ledger, newest first, a page at a time.
 
     \b
     Examples:
       gridpace events list
+      gridpace events list --limit 50 --before 1200
     """
     from scheduler.cli_client import Client
     from scheduler.cli_show import show_events
 
-    answer = Client(url, config).get(PATH)
+    answer = Client(url, config).get(PATH, limit=str(limit), **({"before": str(before)} if before else {}))
     if as_json:
         echo_json(answer)
     elif answer["events"]:
         show_events(answer["events"])
+        if answer["next_before"]:
+            typer.echo(f"There are older ones: --before {answer['next_before']}")
     else:
         typer.echo("No events.")
+
+
+@app.command("show")
+def show(
+    event: Annotated[str, typer.Argument(help="Id of the event.")],
+    url: Url = None,
+    config: OptionalConfig = None,
+    as_json: AsJson = False,
+) -> None:
+    """One event, however old.
+
+    \b
+    Examples:
+      gridpace events show drill
+    """
+    from urllib.parse import quote
+
+    from scheduler.cli_client import Client
+    from scheduler.cli_show import show_events
+
+    answer = Client(url, config).get(f"{PATH}/{quote(event, safe='')}")
+    if as_json:
+        echo_json(answer)
+    else:
+        show_events([answer])
 
 
 @app.command("add")

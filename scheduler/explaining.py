@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from optimizer.explain import explain_job, explain_pool
 from scheduler.engine import Context, State
 from scheduler.holding import held_by
@@ -13,8 +15,8 @@ from scheduler.status import can_shed
 def explain_target(ctx: Context, state: State, target: str) -> str:
     """The sentence for `target`. Raises Refused with the known names when there is no such thing."""
     plan, problem = state.decision.plan, state.decision.problem
-    event = next((event for event in ctx.ledger.statuses() if event.id == target), None)
-    if event is not None:
+    with suppress(KeyError):
+        event = ctx.ledger.status(target)
         return (
             f"Event {event.id} ({event.program or 'by hand'}) is {event.state}: "
             f"{event.site} at or below {event.target_kw:.0f} kW from {event.start:%Y-%m-%d %H:%M}Z "

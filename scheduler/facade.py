@@ -76,9 +76,16 @@ class Facade:
         begin = now - timedelta(hours=12)
         return [(s.start, min(s.end, now), s.value) for s in series.spans if s.end > begin and s.start < now]
 
-    def events(self) -> Sequence[EventStatus]:
+    def events(self, before: int | None = None, limit: int | None = None) -> Sequence[EventStatus]:
         """See Service."""
-        return self.ctx.ledger.statuses()
+        return self.ctx.ledger.statuses() if limit is None else self.ctx.ledger.page(before, limit)
+
+    def event(self, event_id: str) -> EventStatus:
+        """See Service."""
+        try:
+            return self.ctx.ledger.status(event_id)
+        except KeyError as error:
+            raise Refused(f"no event {event_id!r}", 404) from error
 
     def receive_event(self, channel: str, headers: Mapping[str, str], body: bytes) -> EventAnswer:
         """See Service."""
@@ -139,6 +146,13 @@ class Facade:
     def jobs(self) -> Sequence[JobStatus]:
         """See Service."""
         return [job_status(job, self.state) for job in self._queue().everything()]
+
+    def job(self, job_id: str) -> JobStatus:
+        """See Service."""
+        found = next((job for job in self._queue().everything() if job.id == job_id), None)
+        if found is None:
+            raise Refused(f"no job {job_id!r}", 404)
+        return job_status(found, self.state)
 
     def submit_job(self, request: JobRequest) -> JobStatus:
         """See Service."""

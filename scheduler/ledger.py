@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from adapters.ports import EventMessage, EventRefused
@@ -295,12 +295,34 @@ class Ledger:
             now = self._now or max((row.received_at for row in self._books.rows.values()), default=None)
             if now is None:
                 return ()
-            rows = [row for row in self._books.rows.values() if not row.superseded or row.in_flight(now)]
-            rows = [row for row in rows if now - SHOWN < (row.over_at if row.binds else row.received_at)]
+            rows = [row for row in self._rows(now) if now - SHOWN < (row.over_at if row.binds else row.received_at)]
             rows.sort(key=lambda row: (row.binds and now < row.over_at, row.number), reverse=True)
             shown = rows[:MOST_SHOWN]
             shown.sort(key=lambda row: row.number, reverse=True)
             return tuple(self._status(row, now) for row in shown)
+
+    def page(self, before: int | None, most: int) -> tuple[EventStatus, ...]:
+        """Every event ever acknowledged or refused, newest first: at most `most` with a number below `before`."""
+        with self._lock:
+            now = self._last_known()
+            rows = [row for row in self._rows(now) if before is None or row.number < before]
+            rows.sort(key=lambda row: row.number, reverse=True)
+            return tuple(self._status(row, now) for row in rows[:most])
+
+    def status(self, event_id: str) -> EventStatus:
+        """The version of an event that counts, however old, by its id as shown or program/id; of one that was only ever
+        refused, the last refusal. Raises KeyError when unknown."""
+        with self._lock:
+            return self._status(self._books.find_any(event_id), self._last_known())
+
+    def _rows(self, now: datetime) -> list[EventRow]:
+        """Rows that a person looks for: without the versions that another took over from."""
+        return [row for row in self._books.rows.values() if not row.superseded or row.in_flight(now)]
+
+    def _last_known(self) -> datetime:
+        """The time as the loops last told it; before they did, that of the last message."""
+        last = max((row.received_at for row in self._books.rows.values()), default=datetime.min.replace(tzinfo=UTC))
+        return self._now or last
 
     def _status(self, row: EventRow, now: datetime) -> EventStatus:
         event, delivery = row.event, self._books.deliveries.get(row.id, Delivery())
@@ -320,6 +342,7 @@ class Ledger:
             delivered_kwh=delivery.delivered_kwh,
             worst_over_kw=delivery.worst_over_kw,
             answer=row.answer,
+            number=row.number,
         )
 
 

@@ -67,6 +67,16 @@ class Books:
             return self.heads[event_id]
         return self.heads[self._shown[event_id]]
 
+    def find_any(self, event_id: str) -> EventRow:
+        """As `find`; for an event that was only ever refused, its last refusal. Raises KeyError."""
+        with suppress(KeyError):
+            return self.find(event_id)
+        key = self._shown.get(event_id, event_id)
+        refused = [row for row in self.rows.values() if row.key == key]
+        if not refused:
+            raise KeyError(event_id)
+        return max(refused, key=lambda row: row.number)
+
     def answer(self, message: EventMessage) -> tuple[EventAnswer, bool] | None:
         """What this version was answered, and whether this message says the same as the one first received."""
         held = self._answers.get(_identity(message))

@@ -93,8 +93,13 @@ class Service(Protocol):
         """Price on the plan's grid: (start, end, price per MWh), past part of today included."""
         ...
 
-    def events(self) -> Sequence[EventStatus]:
-        """Every event in the ledger, newest first."""
+    def events(self, before: int | None = None, limit: int | None = None) -> Sequence[EventStatus]:
+        """Every event in the ledger, newest first: at most `limit`, those with a number below `before`. Without a
+        limit what a page shows: events that are not over, and the last ones."""
+        ...
+
+    def event(self, event_id: str) -> EventStatus:
+        """One event, however old. Raises Refused when unknown."""
         ...
 
     def receive_event(self, channel: str, headers: Mapping[str, str], body: bytes) -> EventAnswer:
@@ -111,6 +116,10 @@ class Service(Protocol):
 
     def jobs(self) -> Sequence[JobStatus]:
         """Every job that is not forgotten, newest first."""
+        ...
+
+    def job(self, job_id: str) -> JobStatus:
+        """One job that is not forgotten. Raises Refused when unknown."""
         ...
 
     def submit_job(self, request: JobRequest) -> JobStatus:

@@ -115,7 +115,7 @@ class JobStatus:
 @dataclass(frozen=True)
 class EventStatus:
     """One demand-response event as the ledger holds it, with what was delivered so far (mean kW over target, kWh
-    cut)."""
+    cut); `number` is its place in the ledger, and what a client pages by."""
 
     id: str
     version: int
@@ -131,6 +131,7 @@ class EventStatus:
     delivered_kwh: float = 0.0
     worst_over_kw: float = 0.0
     answer: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True)

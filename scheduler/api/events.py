@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -22,6 +22,8 @@ from scheduler.service import EventAnswer, Service
 log = structlog.get_logger("gridpace.api")
 
 DEEPEST = 20
+Limit = Annotated[int, Query(ge=1, le=1000, description="Most events in one answer")]
+Before = Annotated[int | None, Query(ge=1, le=2**62, description="`next_before` of the page before this one")]
 EVENT_BODY = {
     "type": "object",
     "description": "The same fields as the signed webhook takes.",
@@ -46,9 +48,15 @@ def routes(service: Service) -> APIRouter:
         answer = await run_in_threadpool(service.receive_event, channel, joined_headers(request), body)
         return _answered("event.received", answer, channel)
 
-    @router.get("/api/v1/events", summary="Every event in the ledger, newest first")
-    def listing(_: Reader) -> Json:
-        return Json({"events": service.events()})
+    @router.get("/api/v1/events", summary="Every event in the ledger, newest first, a page at a time")
+    def listing(_: Reader, limit: Limit = 200, before: Before = None) -> Json:
+        found = service.events(before, limit + 1)
+        shown = found[:limit]
+        return Json({"events": shown, "next_before": shown[-1].number if len(found) > limit else None})
+
+    @router.get("/api/v1/events/{event_id:path}", summary="One event, however old")
+    def one(event_id: str, _: Reader) -> Json:
+        return Json(service.event(event_id))
 
     @router.post(
         "/api/v1/events",

@@ -24,6 +24,10 @@ def routes(service: Service) -> APIRouter:
     def listing(_: Reader) -> Json:
         return Json({"jobs": service.jobs()})
 
+    @router.get("/{job_id}", summary="One job")
+    def one(job_id: str, _: Reader) -> Json:
+        return Json(service.job(job_id))
+
     @router.post("", summary="Submit a job; it is durably queued when this answers", status_code=201)
     def submit(body: JobBody, name: Writer) -> Json:
         job = service.submit_job(body.request())

@@ -75,11 +75,16 @@ class Client:
     # ------------------------------------------------------------ after a restart
     def check(self, life, machine):
         """Everything acknowledged is there, in its newest version."""
-        listed = sorted(life.get("/api/v1/events")["events"], key=lambda event: event["version"])
+        listed = sorted(every_event(life), key=lambda event: event["version"])
         shown = {event["id"]: event for event in listed}  # an event that ran again under a new version shows both
+        books = {body["event"]["id"] for body in machine.records("event").values()}
         for event_id, (version, cap_kw) in self.events.items():
             allowed = {(version, cap_kw), self.tried.get(event_id, (version, cap_kw))}
+            assert event_id in books, f"{event_id} was acknowledged and is not in the store"
+            assert event_id in shown, f"{event_id} is in the store, and no page of the list shows it"
             assert (shown[event_id]["version"], shown[event_id]["target_kw"]) in allowed, event_id
+            by_id = life.get(f"/api/v1/events/{event_id}")  # what is delivered is counted on between two questions
+            assert (by_id["version"], by_id["number"]) == (shown[event_id]["version"], shown[event_id]["number"])
             self.events[event_id] = (shown[event_id]["version"], shown[event_id]["target_kw"])
         jobs = {job["id"]: round(job["progress"] * 4.0, 3) for job in life.get("/api/v1/jobs")["jobs"]}
         for job_id, done in self.jobs.items():
@@ -91,6 +96,18 @@ class Client:
             assert limit_kw in allowed
             self.orders["limit:lab"] = limit_kw
         self.tried.clear()
+
+
+def every_event(life, limit=50):
+    """All pages of the list; none comes twice."""
+    found, before = [], ""
+    while True:
+        page = life.get(f"/api/v1/events?limit={limit}{before}")
+        found += page["events"]
+        if page["next_before"] is None:
+            assert len({event["number"] for event in found}) == len(found)
+            return found
+        before = f"&before={page['next_before']}"
 
 
 @pytest.fixture

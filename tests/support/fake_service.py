@@ -220,10 +220,17 @@ class FakeService:
             (start, end, self.price_at(start)) for start, end in pairwise(grid.edges)
         ]
 
-    def events(self):
+    def events(self, before=None, limit=None):
         self._may_fail()
         with self.lock:
-            return [self._event(event) for event in reversed(self.book.values())]
+            shown = [replace(self._event(event), number=place) for place, event in enumerate(self.book.values(), 1)]
+        return [event for event in reversed(shown) if before is None or event.number < before][:limit]
+
+    def event(self, event_id):
+        found = next((event for event in self.events() if event.id == event_id), None)
+        if found is None:
+            raise Refused(f"no event {event_id!r}", 404)
+        return found
 
     def receive_event(self, channel, headers, body):
         if channel != "utility":
@@ -264,6 +271,12 @@ class FakeService:
         self._may_fail()
         with self.lock:
             return list(self._jobs())[::-1]
+
+    def job(self, job_id):
+        found = next((job for job in self.jobs() if job.id == job_id), None)
+        if found is None:
+            raise Refused(f"no job {job_id!r}", 404)
+        return found
 
     def submit_job(self, request):
         if request.pool not in {None, "finetune"}:
