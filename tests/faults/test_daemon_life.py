@@ -132,6 +132,21 @@ def test_a_reload_in_the_middle_of_an_event_takes_effect_and_lets_no_cap_go(shar
     shared.serving().wait(lambda: fake.limits_w() == machine.first)
 
 
+def test_a_config_that_is_right_but_cannot_run_brings_the_old_one_back(shared):
+    machine, seen, told = shared.machine, lines_of(shared), len(shared.told)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = machine.fields["port"]
+        machine.configure(port=taken.getsockname()[1])
+        shared.process.send_signal(signal.SIGHUP)
+        line = shared.wait(lambda: shared.said("the new config can't run", seen))
+        machine.configure(port=port)
+    assert "cannot listen" in line["exception"]
+    shared.wait(lambda: any("READY=1" in said for _, said in shared.told[told:]))
+    shared.serving()
+    notes = shared.get("/api/v1/status")["cycle"]["notes"]
+    assert any("reload failed: api: cannot listen" in note["text"] for note in notes)
+
+
 def test_the_watchdog_hears_finished_ticks_only_and_a_lost_meter_is_an_alert(shared):
     """Calls of the driver have deadlines, so ticks go on over cards that hang; but the one that waits says nothing."""
     fake = shared.machine.fake
