@@ -94,7 +94,7 @@ def publish(ctx: Context, state: State, decision: Decision) -> None:
     assert plan is not None
     state.decision = decision
     try:
-        ctx.dispatcher.hold(*trajectory(ctx, plan, plan.made_at), plan.made_at)
+        ctx.dispatcher.hold(*trajectory(ctx, state, plan, plan.made_at), plan.made_at)
     except (AdapterError, StoreDegraded) as error:
         state.notes.append(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, plan.made_at))
     try:

@@ -2,37 +2,69 @@
 
 Why: a dead daemon must neither leave a GPU capped for ever nor let a site spring back in the middle of an event. The
 trajectory reaches to the end of every event in progress, its ramp included, or three intervals; after it the agent
-releases by a ramp of its own.
+releases by a ramp of its own. An interval in which an event begins or ends is planned by its mean; here, where no fast
+loop watches the moment, each part of it gets the orders of a neighbour that keeps the event's cap throughout, or what
+is over the cap is shed from it as the fast loop would.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from optimizer.domain import Plan
-from scheduler.engine import Context
-from scheduler.orders import PoolOrder, planned_order
-from scheduler.safety import LEASE_INTERVALS, clamp, emergency_sites
+from optimizer.envelope import event_breakpoints, tightest_kw
+from scheduler.engine import Context, State
+from scheduler.flexibility import pue_now, site_pools
+from scheduler.orders import PoolOrder, planned_order, step_index
+from scheduler.safety import LEASE_INTERVALS, clamp, emergency_sites, floor_cap_w
+from scheduler.trim import shed_orders
 
 Steps = list[tuple[float, Mapping[str, PoolOrder]]]
 
+SLACK = 1.005
+"""A plan this little above an event's cap keeps it: the plan is in kW, the cap in the utility's rounding."""
 
-def trajectory(ctx: Context, plan: Plan, now: datetime) -> tuple[Steps, float]:
+INSTANT = timedelta(microseconds=1)
+
+
+def trajectory(ctx: Context, state: State, plan: Plan, now: datetime) -> tuple[Steps, float]:
     """(seconds from now, orders by pool) at each change of the plan, and the seconds until which it holds."""
     until = now + LEASE_INTERVALS * ctx.timing.interval
     events = ctx.ledger.active(now)
     for event in events:
         if event.start <= until:
             until = max(until, event.end + timedelta(seconds=event.ramp_out_s))
+    edges = {*plan.grid.starts, *(cut for event in events for cut in event_breakpoints(event))}
+    moments = [now, *sorted(edge for edge in edges if now < edge < until), until]
     steps: Steps = []
-    for edge in plan.grid.starts:
-        at = max(edge, now)
-        if at >= until:
-            break
-        pools = [model.pool for model in ctx.pools.values()]
+    for at, end in pairwise(moments):
         below_floor = emergency_sites(ctx.emergency_programs, events, at)
-        orders, _ = clamp({pool.id: planned_order(plan, pool, at) for pool in pools}, pools, below_floor, at)
+        wished = {
+            pool: order for site in ctx.sites for pool, order in _orders(ctx, state, plan, site, (at, end)).items()
+        }
+        orders, _ = clamp(wished, (model.pool for model in ctx.pools.values()), below_floor, at)
         if not steps or orders != steps[-1][1]:
-            steps.append((0.0 if edge <= now else (at - now).total_seconds(), orders))
+            steps.append(((at - now).total_seconds(), orders))
     return steps, (until - now).total_seconds()
+
+
+def _orders(ctx: Context, state: State, plan: Plan, site: str, span: tuple[datetime, datetime]) -> dict[str, PoolOrder]:
+    """Orders of a site's pools over a span: as planned for it where that keeps the events' cap, else as planned for the
+    interval before or after, else the least of the three with the rest shed in merit order."""
+    at, end = span
+    mine = [event for event in ctx.ledger.active(at) if event.site == site]
+    cap_kw = min(tightest_kw(mine, at), tightest_kw(mine, end - INSTANT))
+    here, starts, planned_kw = step_index(plan, at), plan.grid.starts, plan.sites[site].import_kw
+    near = [index for index in (here, here - 1, here + 1) if 0 <= index < len(starts)]
+    fitting = [index for index in near if planned_kw[index] <= cap_kw * SLACK]
+    taken = fitting[0] if fitting else min(near, key=lambda index: planned_kw[index])
+    pools = [entry.pool for entry in site_pools(ctx, site)]
+    orders = {pool.id: planned_order(plan, pool, starts[taken]) for pool in pools}
+    if fitting:
+        return orders
+    deep = site in emergency_sites(ctx.emergency_programs, mine, at)
+    floors = {pool.id: int(pool.min_cap_w) if deep else floor_cap_w(pool) for pool in pools}
+    over_kw = (planned_kw[taken] - max(0.0, cap_kw)) / pue_now(ctx, state, site, at)
+    return shed_orders(state, pools, orders, floors, over_kw)[0]

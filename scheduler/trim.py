@@ -67,7 +67,7 @@ def trim_site(
         floors = {pool.id: wish[pool.id].cap_w for pool in pools}
     excess_kw = max(0.0, base_kw - aim_kw)
     pue = pue_now(ctx, state, site, now)
-    orders, short_kw = _shed(state, pools, base, floors, excess_kw / pue)
+    orders, short_kw = shed_orders(state, pools, base, floors, excess_kw / pue)
     shed_kw = max(0.0, wish_kw - aim_kw)
     return SiteTrim(top, aim_kw, wish_kw, shed_kw, short_kw * pue, orders)
 
@@ -111,7 +111,7 @@ def _higher(one: PoolOrder, other: PoolOrder) -> PoolOrder:
     return PoolOrder(max(one.cap_w, other.cap_w), max(one.active_gpus, other.active_gpus))
 
 
-def _shed(
+def shed_orders(
     state: State, pools: list[GpuPool], base: Mapping[str, PoolOrder], floors: Mapping[str, int], kw: float
 ) -> tuple[dict[str, PoolOrder], float]:
     """`base` with `kw` of IT power taken off in merit order; what remains when every lever is used."""

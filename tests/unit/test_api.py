@@ -18,6 +18,7 @@ from tests.support.fake_service import START, FakeService
 READ, WRITE = "read-secret", "write-secret"
 TOKENS = {"read_tokens": (Token("viewer", READ),), "write_tokens": (Token("amy", WRITE),)}
 READS = ["/api/v1/status", "/api/v1/plan", "/api/v1/series", "/api/v1/prices", "/api/v1/health", "/api/v1/events",
+         "/api/v1/events/evening-peak", "/api/v1/jobs/eval-nightly",
          "/api/v1/jobs", "/api/v1/explain/chat", "/metrics"]  # fmt: skip
 JOB = {"work_gpu_h": 64, "max_gpus": 16, "deadline": "2022-09-07T14:00:00Z"}
 EVENT = {"id": "e1", "version": 1, "site": "west", "start": "2022-09-07T00:00:00Z", "end": "2022-09-07T02:00:00Z",
@@ -48,6 +49,25 @@ def client():
 
 
 AS_AMY = bearer(WRITE) | {"Content-Type": "application/json"}
+
+
+def test_events_come_a_page_at_a_time_and_one_by_id(client):
+    def get(path):
+        return client.get(path, headers=bearer(READ))
+
+    assert client.post("/api/v1/events", json=EVENT, headers=AS_AMY).status_code == 201
+    ids, before = [], None
+    while True:
+        page = get(f"/api/v1/events?limit=1{f'&before={before}' if before else ''}").json()
+        ids += [event["id"] for event in page["events"]]
+        if (before := page["next_before"]) is None:
+            break
+    assert ids == [event["id"] for event in get("/api/v1/events").json()["events"]]
+    assert len(ids) > 1
+    assert get(f"/api/v1/events/{ids[-1]}").json()["id"] == ids[-1]
+    assert get("/api/v1/events/never-heard-of").status_code == 404
+    assert get("/api/v1/jobs/never-heard-of").status_code == 404
+    assert get("/api/v1/events?limit=0").status_code == 422
 
 
 # ---------------------------------------------------------------- who may

@@ -339,3 +339,19 @@ def test_nothing_is_acknowledged_that_is_not_on_disk(ledger, books, monkeypatch)
 def test_names_can_not_break_a_line_of_the_log(ledger):
     tell(ledger, replace(event(), name="\x1b[31mred\nline"))
     assert ledger.statuses()[0].name == "?[31mred?line"
+
+
+def test_every_acknowledged_event_can_be_had_however_many_and_however_old(ledger, books):
+    for number in range(260):
+        tell(ledger, event(name=f"e{number}", start=START + number * HOUR, end=START + number * HOUR + 30 * MINUTE))
+    ledger = books[1]()
+    ledger.advance(START + 400 * HOUR)
+    assert len(ledger.statuses()) < 260, "the page's list is short on purpose"
+    seen, before = [], None
+    while page := ledger.page(before, 100):
+        seen += [status.id for status in page]
+        before = page[-1].number
+    assert seen == [f"e{number}" for number in reversed(range(260))]
+    assert ledger.status("e0").id == "e0"
+    with pytest.raises(KeyError):
+        ledger.status("never-heard-of")

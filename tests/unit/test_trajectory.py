@@ -1,0 +1,56 @@
+"""What a node does alone: the event's cap is kept to its end, wherever in an interval that lies."""
+
+from datetime import timedelta
+
+import pytest
+
+from optimizer.envelope import event_limit_kw
+from scheduler.trajectory import trajectory
+from tests.support.loops import START, lab, order
+
+MINUTE = timedelta(minutes=1)
+
+
+def alone(made, start, end, step_s=5):
+    """The site's import if every node followed the published trajectory, (moment, kW) from `start` to `end`."""
+    steps, until_s = trajectory(made.ctx, made.state, made.state.plan, start)
+    assert steps[0][0] == 0.0
+    found, moment, place = [], start, 0
+    while moment < min(end, start + timedelta(seconds=until_s)):
+        while place + 1 < len(steps) and steps[place + 1][0] <= (moment - start).total_seconds():
+            place += 1
+        for pool, one in steps[place][1].items():
+            made.hall.set_limits(dict.fromkeys(made.hall.gpus_of[pool], float(one.cap_w)))
+        found.append((moment, made.ctx.meter.read().import_kw["lab"]))
+        made.clock.sleep(step_s)
+        moment += timedelta(seconds=step_s)
+    return found, until_s
+
+
+@pytest.mark.parametrize("minutes", [(10, 30), (12, 33), (13, 16)])
+def test_the_cap_is_kept_from_the_middle_of_an_event_to_its_end_and_through_its_ramp(tmp_path, minutes):
+    begin, end = (START + number * MINUTE for number in minutes)
+    with lab(tmp_path, lambda text: text.split("jobs:")[0]) as made:
+        made.run(5 * MINUTE, step_s=10)
+        made.facade.accept(order(begin, end, ramp_in_s=60.0, ramp_out_s=120.0))
+        made.run(begin + 2 * MINUTE - made.clock.now(), step_s=2)
+        made.plan()
+        (event,) = made.ctx.ledger.active(made.clock.now())
+        over = event.end + timedelta(seconds=event.ramp_out_s)
+        found, until_s = alone(made, made.clock.now(), over)
+        assert found[-1][0] >= over - timedelta(seconds=6)
+        assert until_s >= 15 * 60
+        for moment, kw in found[1:]:
+            assert kw <= event_limit_kw(event, moment) * 1.01, f"{moment - begin} after its start"
+
+
+def test_it_reaches_three_intervals_without_an_event_and_the_plans_orders_are_kept(tmp_path):
+    with lab(tmp_path, lambda text: text.replace("value: 60", "value: 900")) as made:
+        made.run(5 * MINUTE, step_s=10)
+        made.plan()
+        steps, until_s = trajectory(made.ctx, made.state, made.state.plan, made.clock.now())
+        assert until_s == 15 * 60
+        plan, now = made.state.plan, made.clock.now()
+        for offset_s, orders in steps:
+            index = plan.grid.index(now + timedelta(seconds=offset_s))
+            assert orders["train"].cap_w == plan.pools["train"].cap_w[index]
