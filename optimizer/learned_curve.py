@@ -18,7 +18,6 @@ from math import log
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
 from optimizer.curves import draw_at_cap, throughput_at_cap, throughput_at_draw
 from optimizer.domain import CurvePoint, PowerCurve
@@ -78,7 +77,7 @@ def fit(state: Learned, prior: Prior) -> Fit:
     data, cut_w = _draw_data(state.draw, knots, library)
     found = _conditioned(prior, knots, data, cut_w)
     idle_w = prior.curve.idle_w
-    draws = isotonic_regression(library * np.exp(found.mean), weights=found.sd**-2.0).x
+    draws = _rising(library * np.exp(found.mean), found.sd**-2.0)
     draws = np.maximum(np.minimum(draws, np.maximum(MOST_OVER * knots, library)), idle_w + 1.0)
     works, noise = _throughputs(state.work, prior, knots, draws)
     return Fit(draws, found.sd, works, found.noise, noise)
@@ -143,7 +142,7 @@ def _throughputs(track: Track, prior: Prior, knots: Floats, draws: Floats) -> tu
     data = _held(track)
     library = np.clip([throughput_at_cap(curve, cap) for cap in knots], 1e-4, None)
     moved = _conditioned(prior, knots, replace(data, mean=data.mean + np.log(library / start)), float(knots[0]))
-    found: Floats = isotonic_regression(start * np.exp(moved.mean), weights=moved.sd**-2.0).x
+    found: Floats = _rising(start * np.exp(moved.mean), moved.sd**-2.0)
     return found * (most / found[-1]), moved.noise
 
 
@@ -194,3 +193,11 @@ def departure(state: Learned, prior: Prior) -> tuple[float, float]:
     curve = in_force(state, prior)
     gaps = [(cap, draw_at_cap(curve, cap) / draw_at_cap(prior.library, cap) - 1.0) for cap in prior.knots_w]
     return max(gaps, key=lambda gap: abs(gap[1]))
+
+
+def _rising(values: Floats, weights: Floats) -> Floats:
+    """The nearest values that never fall, by weighted isotonic regression."""
+    from scipy.optimize import isotonic_regression  # takes a second to import: the daemon is in charge by then
+
+    found: Floats = isotonic_regression(values, weights=weights).x
+    return found
