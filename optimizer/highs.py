@@ -89,6 +89,17 @@ class Highs:
         basis.row_status = STATUS[row_codes].tolist()
         self._solver.setBasis(basis)
 
+    def start_at(self, point: Floats) -> None:
+        """Give the search a point to start from; a feasible one is never left for a worse one."""
+        start = highspy.HighsSolution()
+        start.col_value = point.tolist()
+        start.value_valid = True
+        must(self._solver.setSolution(start), "starting point")
+
+    def bound_found(self) -> float:
+        """The bound that a mixed-integer solve has proven: no point of the model costs less."""
+        return float(self._solver.getInfo().mip_dual_bound)
+
     def forget(self) -> None:
         """Forget basis and point: the next run starts from nothing."""
         self._solver.clearSolver()

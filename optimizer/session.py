@@ -16,7 +16,7 @@ from optimizer.assemble import assemble
 from optimizer.basis import Remembered, carried
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of
-from optimizer.faults import SolveError
+from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import Answer, Highs, solve_arrays
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import JOB_FAMILIES, declare
@@ -27,9 +27,13 @@ from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.validate import validate
+from optimizer.whole import Whole, whole_numbers
 
 VERIFY_EVERY = 24
 """Every how many plans a warm one is compared with one from nothing."""
+
+IMPROVE_S = 2.0
+"""Most seconds that a search may spend on improving whole numbers that were found by rounding."""
 
 AGREE = 1e-6
 """Relative difference of objectives at which warm and cold disagree."""
@@ -40,12 +44,15 @@ class Session:
     """Plans; keeps what makes the next plan fast. Not for several threads."""
 
     verify_every: int = VERIFY_EVERY
+    improve_s: float = IMPROVE_S
     budget: Budget = NO_PROBES
     """For looking at which price waiting jobs would start."""
     _solver: Highs | None = None
     _last: Remembered | None = None
     _plans: int = 0
     _late: frozenset[str] = frozenset()
+    _gap: float = 0.0
+    _mixed: bool = False
     _doubts: list[Note] = field(default_factory=list)
 
     def plan(self, problem: Problem, time_limit_s: float = 10.0) -> Plan:
@@ -59,8 +66,8 @@ class Session:
         answer, homes = self._settled(facts, arrays, answer, time_limit_s)
         answer = self._one_way(facts, arrays, answer, homes, time_limit_s)
         rung = Rung.OPTIMUM if answer.optimal else Rung.INCUMBENT
-        said = (*self._said(), *(() if answer.optimal else (_incumbent_note(time_limit_s),)))
-        basis = (self._last.columns, self._last.rows) if self._last is not None and self._solver is not None else None
+        said = (*self._said(), *(() if answer.optimal else (_incumbent_note(self._gap),)))
+        basis = (self._last.columns, self._last.rows) if self._last is not None and not self._mixed else None
         draft = draft_of(facts, arrays, answer, homes, basis, self.budget)
         return assemble(facts, draft, rung, said, answer.seconds)
 
@@ -75,39 +82,53 @@ class Session:
             arrays = self._arrays(facts, late)
             answer = self._solve(facts, arrays, time_limit_s - seconds)
             seconds += answer.seconds
-            missed = arrays.families["missed"].keys[0][arrays.of("missed", answer.point) > 1e-7]
+            missed, self._mixed = _missed(arrays, answer), bool(arrays.integer.any())
+            if not len(missed) and self._mixed:
+                arrays, answer = self._whole(facts, arrays, answer, time_limit_s - seconds)
+                seconds += answer.seconds
+                missed = _missed(arrays, answer)
             if not len(missed):
                 break
             late[missed] = True
         self._late = frozenset(facts.jobs[n].job.id for n in _late_jobs(arrays, answer))
         self._plans += 1
-        if self._plans % self.verify_every == 0 and not arrays.integer.any():
+        if self._plans % self.verify_every == 0:
             answer = self._verified(arrays, answer, time_limit_s - seconds)
         return arrays, replace(answer, seconds=seconds)
+
+    def _whole(self, facts: Facts, arrays: Arrays, relaxed: Answer, time_limit_s: float) -> tuple[Arrays, Answer]:
+        """The arrays with every whole column fixed, and their optimum. The linear program stays the same warm one."""
+
+        def run(made: Arrays, seconds: float) -> Answer:
+            return self._solve(facts, made, seconds, remember=False)
+
+        found: Whole = whole_numbers(arrays, relaxed, run, time_limit_s, self.improve_s)
+        self._gap = found.gap
+        answer = replace(found.answer, optimal=found.proven)
+        return replace(found.arrays, integer=np.zeros_like(arrays.integer)), answer
 
     def _arrays(self, facts: Facts, late: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Arrays:
         """The first time by way of Pyomo, then written."""
         model = declare(facts.problem, facts, late)
         return compile_model(model, JOB_FAMILIES) if self._last is None else write_arrays(model)
 
-    def _solve(self, facts: Facts, arrays: Arrays, time_limit_s: float) -> Answer:
-        """Solve, warm where something is remembered."""
-        if arrays.integer.any():
-            self._solver = None
-            return solve_arrays(arrays, time_limit_s)
+    def _solve(self, facts: Facts, arrays: Arrays, time_limit_s: float, remember: bool = True) -> Answer:
+        """Solve as a linear program, warm where something is remembered."""
         if self._solver is not None and _same_matrix(self._solver.arrays, arrays):
             self._solver.write(arrays)
         else:
-            self._solver = Highs(arrays)
+            self._solver = Highs(arrays, integers=False)
             if self._last is not None:
                 self._solver.start_from(*carried(self._last, facts, arrays))
         try:
             answer = self._solver.run(time_limit_s)
-        except SolveError:
-            self._solver = None
+        except SolveError as error:
+            if error.kind is not SolveFault.INFEASIBLE:
+                self._solver = None
             raise
-        columns, rows = self._solver.basis(answer.point)
-        self._last = Remembered(arrays, facts, columns, rows)
+        if remember:
+            columns, rows = self._solver.basis(answer.point)
+            self._last = Remembered(arrays, facts, columns, rows)
         np.clip(answer.point, arrays.low, arrays.high, out=answer.point)
         return answer
 
@@ -125,7 +146,7 @@ class Session:
         self._solver = self._last = None
         text = f"a warm start ended at {answer.objective:.9g}, a solve from nothing at {cold.objective:.9g}; it counts"
         self._doubts.append(Note(Reason.SOLVER_CRASH, "plan", text, Severity.WARNING))
-        return cold
+        return replace(cold, optimal=answer.optimal)
 
     def _said(self) -> tuple[Note, ...]:
         """Notes of this plan."""
@@ -200,6 +221,12 @@ def _late_jobs(arrays: Arrays, answer: Answer) -> list[int]:
     return [int(number) for number in np.unique(late.keys[0][arrays.of("late", answer.point) > 1e-7])]
 
 
-def _incumbent_note(time_limit_s: float) -> Note:
-    text = f"the solver stopped after {time_limit_s:g} s with a plan that is good but not proven best"
+def _missed(arrays: Arrays, answer: Answer) -> Ints:
+    """Jobs without columns for late work that miss their deadline in an answer."""
+    missed: Ints = arrays.families["missed"].keys[0][arrays.of("missed", answer.point) > 1e-7]
+    return missed
+
+
+def _incumbent_note(gap: float) -> Note:
+    text = f"its whole numbers are rounded and not proven best: at most {gap:.2%} from the best there could be"
     return Note(Reason.SOLVER_INCUMBENT, "plan", text, Severity.INFO)

@@ -1,0 +1,179 @@
+"""Whole numbers, found by rounding a linear program that is warm, and improved by a mixed-integer solve while time is
+left.
+
+Why not the mixed-integer solver alone: with a whole decision for every job and interval it has found nothing worth
+obeying after a minute, while rounding the relaxed optimum one step at a time is within a few percent of the bound in
+about a second. The rounded plan is then handed to it as its start, so that whatever it answers is never worse. Where
+whole columns are many, it searches only among those that rounding had to move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from optimizer.facts import Floats
+from optimizer.faults import SolveError, SolveFault
+from optimizer.highs import GAP, Answer, Highs
+from optimizer.model.arrays import Arrays
+from optimizer.model.parts import Ints
+
+WHOLE = 1e-6
+"""How far from a whole number a value may be and still be one."""
+
+MOST_SEARCHED = 2000
+"""Up to so many whole columns the search covers all of them; above it, only those that rounding had to move."""
+
+LAST_S = 10.0
+"""Seconds that the linear programs after the search may take; they take as many milliseconds."""
+
+Run = Callable[[Arrays, float], Answer]
+"""Solves arrays of one matrix as a linear program, warm, within some seconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """Arrays with every whole column fixed, the optimum of what remains (its duals are those of the plan), and a bound
+    that no plan of the model goes below."""
+
+    arrays: Arrays
+    answer: Answer
+    bound: float
+
+    @property
+    def proven(self) -> bool:
+        """Whether the answer is the optimum, to the gap at which a search may stop."""
+        return self.answer.objective <= self.bound + GAP * (1.0 + abs(self.bound))
+
+    @property
+    def gap(self) -> float:
+        """How far the answer may be from the optimum, relative to it."""
+        return max(0.0, self.answer.objective - self.bound) / max(1e-9, abs(self.bound))
+
+
+def whole_numbers(arrays: Arrays, relaxed: Answer, run: Run, time_limit_s: float, improve_s: float) -> Whole:
+    """The best point with whole numbers that rounding and a search of at most `improve_s` find.
+
+    `relaxed` is the optimum of `arrays` as a linear program. Raises SolveError when not even rounding ends in time.
+    """
+    best = rounded(arrays, relaxed, run, time_limit_s)
+    found = Whole(_fixed(arrays, best), best, relaxed.objective)
+    left_s = min(improve_s, time_limit_s - best.seconds)
+    return found if found.proven or left_s < 0.01 else _improved(arrays, relaxed, found, run, left_s)
+
+
+# ---------------------------------------------------------------- rounding
+def rounded(arrays: Arrays, relaxed: Answer, run: Run, time_limit_s: float) -> Answer:
+    """Round the relaxed optimum step by step: fix what is nearest to happening, solve again, until all is whole.
+
+    What turns out impossible, or costs more than leaving it, is rounded down instead. Raises SolveError (timeout).
+    """
+    answer, whole, spent = relaxed, np.flatnonzero(arrays.integer > 0), 0.0
+
+    def timed(made: Arrays) -> Answer:
+        nonlocal spent
+        if spent >= time_limit_s:
+            raise SolveError(SolveFault.TIMEOUT, "no time to round the plan to whole numbers")
+        found = run(made, time_limit_s - spent)
+        spent += found.seconds
+        return found
+
+    while True:
+        loose = whole[_fraction(answer.point[whole]) > WHOLE]
+        if not len(loose):
+            break
+        arrays, answer = _step(arrays, answer, loose, whole, timed)
+    last = timed(_fixed(arrays, answer))
+    return replace(last, seconds=spent)
+
+
+def _step(
+    arrays: Arrays, answer: Answer, loose: Ints, whole: Ints, run: Callable[[Arrays], Answer]
+) -> tuple[Arrays, Answer]:
+    """Fix some of the loose columns: the likely ones together, else the likeliest alone, up or down."""
+    value = answer.point[loose] - np.floor(answer.point[loose])
+    order = np.argsort(-value, kind="stable")
+    likely = loose[order[: max(1, len(order) // 4)]]
+    likely = likely[answer.point[likely] - np.floor(answer.point[likely]) >= 0.5]
+    kept = whole[(answer.point[whole] > 0.5) & (_fraction(answer.point[whole]) <= WHOLE)]
+    if len(likely) > 1:
+        tried = _tried(_bounded(arrays, answer, likely, kept, up=True), run)
+        if tried is not None and not _dearer(tried[1], answer):
+            return tried
+    first = loose[order[:1]]
+    up = _tried(_bounded(arrays, answer, first, kept, up=True), run)
+    if up is not None and not _dearer(up[1], answer):
+        return up
+    down = _tried(_bounded(arrays, answer, first, kept[:0], up=False), run)
+    options = [made for made in (up, down) if made is not None]
+    if not options:
+        raise SolveError(SolveFault.INFEASIBLE, "a whole number can be neither rounded up nor down")
+    return min(options, key=lambda made: made[1].objective)
+
+
+def _dearer(answer: Answer, before: Answer) -> bool:
+    """Whether a step cost enough to look at the other way too."""
+    return answer.objective > before.objective + 10 * GAP * (1.0 + abs(before.objective))
+
+
+def _bounded(arrays: Arrays, answer: Answer, columns: Ints, kept: Ints, *, up: bool) -> Arrays:
+    """Arrays with columns fixed up, or kept from going above their whole part; `kept` stay where they are."""
+    low, high = arrays.low.copy(), arrays.high.copy()
+    low[kept] = high[kept] = np.round(answer.point[kept])
+    if up:
+        low[columns] = high[columns] = np.ceil(answer.point[columns])
+    else:
+        high[columns] = np.floor(answer.point[columns])
+    return replace(arrays, low=low, high=high)
+
+
+def _tried(arrays: Arrays, run: Callable[[Arrays], Answer]) -> tuple[Arrays, Answer] | None:
+    """Solve; None when it is impossible."""
+    try:
+        return arrays, run(arrays)
+    except SolveError as error:
+        if error.kind is not SolveFault.INFEASIBLE:
+            raise
+        return None
+
+
+def _fixed(arrays: Arrays, answer: Answer) -> Arrays:
+    """Arrays with every whole column fixed where the answer has it."""
+    whole = np.flatnonzero(arrays.integer > 0)
+    low, high = arrays.low.copy(), arrays.high.copy()
+    low[whole] = high[whole] = np.round(answer.point[whole])
+    return replace(arrays, low=low, high=high)
+
+
+def _fraction(values: Floats) -> Floats:
+    return np.abs(values - np.round(values))
+
+
+# ---------------------------------------------------------------- the search
+def _improved(arrays: Arrays, relaxed: Answer, found: Whole, run: Run, seconds: float) -> Whole:
+    """Search from the rounded plan on: over all whole columns where they are few, else over those that rounding moved
+    away from the relaxed optimum."""
+    all_of_it = int(arrays.integer.sum()) <= MOST_SEARCHED
+    asked = arrays if all_of_it else _agreed(arrays, relaxed, found.answer)
+    solver = Highs(asked)
+    solver.start_at(found.answer.point)
+    try:
+        mixed = solver.run(seconds)
+        bound = max(found.bound, solver.bound_found()) if all_of_it else found.bound
+        fixed = _fixed(arrays, mixed)
+        answer = run(fixed, LAST_S)
+    except SolveError:
+        return found
+    spent = found.answer.seconds + mixed.seconds
+    if answer.objective < found.answer.objective:
+        return Whole(fixed, replace(answer, seconds=spent + answer.seconds), bound)
+    return replace(found, bound=bound, answer=replace(found.answer, seconds=spent))
+
+
+def _agreed(arrays: Arrays, relaxed: Answer, rounded_: Answer) -> Arrays:
+    """Arrays with every whole column fixed whose relaxed value was whole and is still the same after rounding."""
+    same = (arrays.integer > 0) & (np.abs(relaxed.point - rounded_.point) <= WHOLE)
+    value = np.round(rounded_.point)
+    return replace(arrays, low=np.where(same, value, arrays.low), high=np.where(same, value, arrays.high))

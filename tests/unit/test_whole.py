@@ -1,0 +1,136 @@
+"""Whole numbers: rounded, improved, never made worse; deadlines and event caps kept in closed loop; warm throughout."""
+
+import random
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from optimizer import whole
+from optimizer.check import check_plan
+from optimizer.domain import JobState, Rung, Work
+from optimizer.highs import Highs, solve_arrays
+from optimizer.model.arrays import write_arrays
+from optimizer.model.build import declare
+from optimizer.reasons import Reason
+from optimizer.session import Session
+from optimizer.timegrid import planning_grid
+from tests.support.problems import HOUR, START, event, hourly, inputs, job, pool, problem, random_problem, site
+
+BATCH = pool("batch", Work.BATCH, 1000)
+STEP = timedelta(minutes=15)
+
+
+def relaxed(arrays):
+    solver = Highs(arrays, integers=False)
+    return solver.run(10.0)
+
+
+def lp(made, seconds):
+    return Highs(made, integers=False).run(seconds)
+
+
+def test_two_runs_that_fit_under_an_event_one_by_one_are_not_rounded_into_it_together():
+    called = event("e", (0, 4), 130.0, 400.0)  # idle 100 kW, a run of 100 GPUs takes 20 to 30 kW more
+    jobs = [job(name, (0, 4), 200.0, 100, preemptible=False) for name in "ab"]
+    made = problem(hourly(4), [site(4, price=[10, 10, 90, 90])], [inputs(BATCH, 4)], jobs, [called])
+    plan = Session(improve_s=0.0).plan(made)
+    assert sorted(np.argmax(np.array(plan.jobs[name].work_gpus) > 0) for name in "ab") == [0, 2]
+    assert plan.sites["dc"].over_event_kw == (0.0,) * 4
+
+
+@pytest.mark.parametrize("most", [0, 400])
+def test_the_search_never_makes_the_rounded_plan_worse_and_fixes_every_whole_number(monkeypatch, most):
+    monkeypatch.setattr(whole, "MOST_SEARCHED", most)
+    seen = 0
+    for seed in range(130):
+        arrays = write_arrays(declare(random_problem(seed)))
+        if not arrays.integer.any():
+            continue
+        start = relaxed(arrays)
+        rounded = whole.rounded(arrays, start, lp, 10.0)
+        found = whole.whole_numbers(arrays, start, lp, 10.0, 2.0)
+        seen += 1
+        assert found.answer.objective <= rounded.objective + 1e-6 * (1 + abs(rounded.objective))
+        values = found.answer.point[arrays.integer > 0]
+        assert np.abs(values - np.round(values)).max() < 1e-6
+        exact = solve_arrays(arrays, 10.0)
+        assert found.answer.objective >= exact.objective - 2e-4 * (1 + abs(exact.objective))
+        if most:
+            assert found.answer.objective == pytest.approx(exact.objective, rel=5e-4, abs=1e-3)
+            assert found.proven
+    assert seen > 10
+
+
+def test_a_plan_that_is_not_proven_says_so_and_how_far_it_may_be_off():
+    made = crowded(8, horizon_h=6)
+    plan = Session(improve_s=0.0).plan(made)
+    best = Session(improve_s=20.0).plan(made)
+    assert (plan.rung, best.rung) == (Rung.INCUMBENT, Rung.OPTIMUM)
+    note = next(note for note in plan.notes if note.code is Reason.SOLVER_INCUMBENT)
+    assert "%" in note.text
+    assert best.objective >= plan.objective - 1e-6 * abs(plan.objective)
+
+
+def test_whole_numbers_leave_the_solver_warm_and_the_same_object():
+    made = crowded(8, horizon_h=6)
+    session = Session()
+    session.plan(made)
+    kept, pieces = session._solver, []
+    dearer = replace(made, sites=tuple(replace(of, price_per_mwh=tuple(p * 1.01 for p in of.price_per_mwh))
+                                       for of in made.sites))  # fmt: skip
+    plain = kept.run
+    kept.run = lambda seconds: pieces.append(plain(seconds)) or pieces[-1]
+    plan = session.plan(dearer)
+    assert session._solver is kept
+    cold = relaxed(write_arrays(declare(dearer)))
+    assert pieces[0].iterations < cold.iterations / 2
+    assert check_plan(dearer, plan) == ()
+
+
+def crowded(jobs, horizon_h, start=START, seed=4):
+    """Runs without a break that compete for a pool and fit around an event only one or two at a time."""
+    rng = random.Random(seed)
+    grid = planning_grid(start, timedelta(hours=horizon_h), STEP)
+    count = len(grid)
+    price = [40.0 + 60.0 * rng.random() for _ in range(count)]
+    work = []
+    for number in range(jobs):
+        begin, gpus = rng.uniform(0, horizon_h / 3), rng.choice((150, 250, 400))
+        hours = rng.choice((0.5, 1.0, 1.5))
+        work.append(job(f"j{number}", (begin, begin + hours * rng.uniform(2.5, 4)), gpus * hours, gpus,
+                        preemptible=False, undone_penalty=20.0))  # fmt: skip
+    called = event("e", (2, 3), 200.0, 500.0)
+    return problem(grid, [site(count, price=price, limit=380.0)], [inputs(BATCH, count)], work, [called])
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_deadlines_and_event_caps_are_kept_in_closed_loop(seed):
+    """Six runs that leave each other little room, planned every quarter of an hour until all are done."""
+    first = crowded(6, horizon_h=6, seed=seed)
+    session, jobs, now = Session(improve_s=20.0), list(first.jobs), START
+    while any(of.left_gpu_h > 1e-6 for of in jobs) and now < START + 6 * HOUR:
+        at = first.grid.index(now)
+        rest = replace(first.grid, edges=(now, *(edge for edge in first.grid.edges if edge > now)))
+        names = ("price_per_mwh", "limit_kw", "pue", "other_it_kw", "carbon_g_per_kwh")
+        here = replace(first.sites[0], **{name: getattr(first.sites[0], name)[at:] for name in names})
+        pools = (replace(first.pools[0], load=first.pools[0].load[at:]),)
+        made = replace(first, made_at=now, grid=rest, sites=(here,), pools=pools, jobs=tuple(jobs))
+        plan = session.plan(made)
+        assert check_plan(made, plan) == ()
+        assert plan.sites["dc"].over_event_kw[0] == plan.sites["dc"].over_limit_kw[0] == 0.0
+        hours = rest.hours[0]
+        jobs = [advanced(of, plan.jobs[of.id].work_gpus[0], now, hours) for of in jobs]
+        now = rest.edges[1]
+    assert not any(now + HOUR * (of.left_gpu_h / of.max_gpus) > of.deadline for of in jobs if of.left_gpu_h > 1e-6)
+
+
+def advanced(of, rate, now, hours):
+    """A job after an interval; a run that may not be interrupted goes on from its first GPU-hour."""
+    if rate <= 1e-9:
+        return of
+    done = min(of.work_gpu_h, of.done_gpu_h + rate * hours)
+    ended = now + timedelta(hours=hours * min(1.0, rate / of.max_gpus))
+    assert done < of.work_gpu_h - 1e-6 or ended <= of.deadline + timedelta(seconds=1), f"{of.id} is late"
+    return replace(of, done_gpu_h=done, started_at=of.started_at or now, state=JobState.RUNNING, gpus=of.max_gpus)
