@@ -194,8 +194,9 @@ def hull_from_idle(curve: PowerCurve, least_throughput: float = 0.0) -> Hull:
     points = [(p.draw_w, p.throughput) for p in monotone(curve)[1:] if p.draw_w > curve.idle_w]
     if least_throughput > 0:
         cap = float(cap_for_throughput(curve, min(least_throughput, points[-1][1])))
-        start = (draw_at_cap(curve, cap), throughput_at_cap(curve, cap))
-        points = [start, *(point for point in points if point[0] > start[0] + EPS)]
+        draw_w = draw_at_cap(curve, cap)
+        best = max([throughput_at_cap(curve, cap), *(done for drawn, done in points if drawn <= draw_w + EPS)])
+        points = [(draw_w, best), *(point for point in points if point[0] > draw_w + EPS)]
     return Hull(curve.idle_w, 0.0, _upper_hull([(curve.idle_w, 0.0), *points]))
 
 

@@ -25,6 +25,7 @@ def show_plan(plan: Plan, problem: Problem, report: CycleReport, zone: ZoneInfo,
                 "price": f"{site.price_per_mwh[step]:.2f}",
                 "import": kilowatts(made.import_kw[step]),
                 "limit": kilowatts(site.limit_kw[step]),
+                "value": f"{made.marginal_per_mwh[step]:.2f}" if made.marginal_per_mwh else "no dual",
             }
             | {pool.id: _order(plan, pool.id, pool.work, step) for pool in pools}
             for step in range(shown)
@@ -34,6 +35,7 @@ def show_plan(plan: Plan, problem: Problem, report: CycleReport, zone: ZoneInfo,
             f"{problem.currency}/MWh": _of("price"),
             "kW": _of("import"),
             "kW limit": _of("limit"),
+            "worth/MWh": _of("value"),
         }
         table(f"\n{site.id}", rows, columns | {pool.id: _of(pool.id) for pool in pools})
     if shown < len(plan.grid):
@@ -41,8 +43,27 @@ def show_plan(plan: Plan, problem: Problem, report: CycleReport, zone: ZoneInfo,
     table("\nJobs", [_job(plan, name, zone) for name in plan.jobs], {
         "job": _of("id"), "pool": _of("pool"), "finish": _of("finish"), "late": _of("late"), "why now": _of("why"),
     })  # fmt: skip
+    _show_quotes(plan, problem, zone, shown)
     for note in report.notes:
         typer.echo(f"{note.severity}: {note.subject}: {note.text}")
+
+
+def _show_quotes(plan: Plan, problem: Problem, zone: ZoneInfo, shown: int) -> None:
+    """What a million tokens more would cost in each step, by pool."""
+    names = [item.pool.id for item in problem.pools if item.pool.tokens_per_gpu_h > 0 and item.pool.id in plan.quotes]
+    rows = [
+        {"when": plan.grid.starts[step].astimezone(zone).strftime("%a %d %H:%M")}
+        | {name: _quoted(plan, name, step) for name in names}
+        for step in range(shown if names else 0)
+    ]
+    table(f"\nA million tokens more, {problem.currency} (an indication)", rows, {
+        "when": _of("when"), **{name: _of(name) for name in names},
+    })  # fmt: skip
+
+
+def _quoted(plan: Plan, pool: str, step: int) -> str:
+    price, reason = plan.quotes[pool].per_mtok[step], plan.quotes[pool].reasons[step]
+    return f"{price:.4g}" if price is not None else f"none: {reason}"
 
 
 def _order(plan: Plan, pool: str, work: Work, step: int) -> str:

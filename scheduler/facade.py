@@ -25,6 +25,7 @@ from scheduler.reporting import job_status
 from scheduler.service import EventAnswer, JobRequest, OperatorOrder, Refused
 from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
 from scheduler.store import StoreDegraded
+from scheduler.tokens import Quotes, quotes_of
 
 SETTLE = timedelta(minutes=15)
 
@@ -50,6 +51,11 @@ class Facade:
     def plan(self) -> Plan | None:
         """See Service."""
         return self.state.plan
+
+    def quotes(self) -> Quotes | None:
+        """See Service."""
+        plan, problem = self.state.decision.plan, self.state.decision.problem
+        return quotes_of(problem, plan, self.ctx.clock.now()) if plan is not None and problem is not None else None
 
     def series(self, site: str, start: datetime, end: datetime) -> Mapping[str, Sequence[Any]]:
         """See Service."""

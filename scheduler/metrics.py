@@ -69,6 +69,8 @@ FAMILIES = (
            ("site", "within_seconds")),
     Family("gridpace_site_flexibility_sure_watts", "gauge", "What can be shed within so many seconds, 19 times in 20",
            ("site", "within_seconds")),
+    Family("gridpace_site_marginal_value_per_mwh", "gauge",
+           "What one more MWh of import costs now; absent: a plan without duals", ("site", "currency")),
     Family("gridpace_energy_joules", "counter", "Energy imported since the start of the daemon", ("site",)),
     Family("gridpace_cost", "counter", "Money paid for energy at prices above zero", ("site", "currency")),
     Family("gridpace_cost_refund", "counter", "Money received for energy at prices below zero", ("site", "currency")),
@@ -82,6 +84,8 @@ FAMILIES = (
            ("pool",)),
     Family("gridpace_pool_curve_error_ratio", "gauge", "Standard error of the draw that a pool's curve tells",
            ("pool",)),
+    Family("gridpace_pool_quote_per_million_tokens", "gauge",
+           "Quoted price of a million tokens more now, an indication; absent: no price", ("pool", "currency")),
     Family("gridpace_gpu_cap_drift", "counter", "Caps found changed by somebody else"),
     Family("gridpace_jobs", "gauge", "Jobs by state", ("state",)),
     Family("gridpace_jobs_past_hope", "gauge", "Jobs that cannot meet their deadline"),
@@ -149,6 +153,11 @@ class Metrics:
 
     def _plan(self, report: CycleReport) -> None:
         self._show("site_price_per_mwh", ((site.id, site.currency, site.price_per_mwh) for site in report.sites))
+        marginal = ((it.id, it.currency, it.marginal_per_mwh) for it in report.sites if it.marginal_per_mwh is not None)
+        self._show("site_marginal_value_per_mwh", marginal)
+        money = {site.id: site.currency for site in report.sites}
+        quoted = ((pool.id, money[pool.site], pool.quote_per_mtok) for pool in report.pools)
+        self._show("pool_quote_per_million_tokens", (row for row in quoted if row[2] is not None))
         self._show("pool_throughput_ratio", ((pool.id, pool.throughput) for pool in report.pools))
         shed = [(site.id, f"{one.within_s:g}", one) for site in report.sites for one in site.flexibility]
         self._show("site_flexibility_watts", ((*labels, 1000 * one.kw) for *labels, one in shed))

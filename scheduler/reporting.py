@@ -80,6 +80,7 @@ def _site(ctx: Context, state: State, problem: Problem, plan: Plan, site: str, n
         currency=model.currency,
         timezone=model.timezone,
         flexibility=flexibility(ctx, state, site, now),
+        marginal_per_mwh=next(iter(plan.sites[site].marginal_per_mwh[step_index(plan, now) :]), None),
     )
 
 
@@ -104,6 +105,7 @@ def pool_status(ctx: Context, state: State, pool: GpuPool, problem: Problem, pla
         reason=held[0].value if held else plan.pools[pool.id].reasons[step].value,
         why=held[1] if held else explain_pool(problem, plan, pool.id, step),
         curve=ctx.curves.status(pool.id),
+        quote_per_mtok=plan.quotes[pool.id].per_mtok[step] if pool.id in plan.quotes else None,
     )
 
 

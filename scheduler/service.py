@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from optimizer.domain import Plan
 from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
+from scheduler.tokens import Quotes
 
 
 class Refused(Exception):
@@ -91,6 +92,10 @@ class Service(Protocol):
 
     def prices(self, site: str) -> Sequence[tuple[datetime, datetime, float]]:
         """Price on the plan's grid: (start, end, price per MWh), past part of today included."""
+        ...
+
+    def quotes(self) -> Quotes | None:
+        """Marginal values and quoted prices of the plan in force for the coming day; None before the first plan."""
         ...
 
     def events(self, before: int | None = None, limit: int | None = None) -> Sequence[EventStatus]:

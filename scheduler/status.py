@@ -51,6 +51,8 @@ class SiteStatus:
     currency: str
     timezone: str
     flexibility: tuple[Flexibility, ...] = ()
+    marginal_per_mwh: float | None = None
+    """What one more MWh of import costs now; None: the plan has no duals."""
 
 
 def can_shed(site: SiteStatus) -> str:
@@ -95,6 +97,8 @@ class PoolStatus:
     reason: str
     why: str
     curve: CurveStatus | None = None
+    quote_per_mtok: float | None = None
+    """Money for a million tokens more now; None: the plan has no duals, the pool no tokens, or no more can be done."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,15 @@ def _add_status(router: APIRouter, service: Service) -> None:
             raise HTTPException(404, "there is no plan yet")
         return Json(found)
 
+    @router.get(
+        "/api/v1/quotes", summary="Price of a million tokens by pool and interval, an indication", tags=["status"]
+    )
+    def quotes(_: Reader) -> Json:
+        found = service.quotes()
+        if found is None:
+            raise HTTPException(404, "there is no plan yet")
+        return Json(found)
+
     @router.get("/api/v1/explain/{target:path}", summary="Why, in one sentence", tags=["status"])
     def explain(target: str, _: Reader) -> Json:
         return Json({"target": target, "text": service.explain(target)})

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from optimizer.reasons import Severity
 from scheduler.status import EventStatus, JobStatus, PoolStatus, SourceStatus, can_shed
-from scheduler.web.board import BINDING, Board
+from scheduler.web.board import AHEAD, BINDING, Board
 
 MOST_ROWS = 40
 FINISHED = {"done", "cancelled"}
@@ -67,7 +67,7 @@ def tiles(board: Board) -> Markup:
 def pools(board: Board) -> str:
     """Cap, draw and throughput of each pool, and why."""
     chosen = [pool for pool in board.report.pools if board.site and pool.site == board.site.id] if board.report else []
-    head = ("Pool", "Work", "#GPUs active", "#Cap", "#Draw", "#Throughput", "Curve", "Why")
+    head = ("Pool", "Work", "#GPUs active", "#Cap", "#Draw", "#Throughput", "#Per 1M tokens", "Curve", "Why")
     return _table(head, [_pool_row(pool, board) for pool in chosen], "No pools at this site.") + _flexible(board)
 
 
@@ -90,9 +90,36 @@ def _pool_row(pool: PoolStatus, board: Board) -> Sequence[object]:
         _metered(f"{cap_w} W", cap_w / pool.max_cap_w if pool.max_cap_w else 0.0, f"of {pool.max_cap_w} W"),
         Markup('{} kW <span class="gp-dim">plan {}</span>').format(shown, f"{pool.planned_kw:,.0f}"),
         _metered(f"{pool.throughput:.0%}", pool.throughput, "of full throughput"),
+        _quote(pool, board),
         _curve(pool),
         _why(pool.reason, pool.why),
     )
+
+
+def _quote(pool: PoolStatus, board: Board) -> Markup:
+    """What a million tokens more would cost now, and at the cheapest time of the coming half day; an indication."""
+    plan, site = board.plan, board.site
+    if plan is None or site is None or not plan.quotes:
+        return Markup('<span class="gp-dim" title="The plan comes from a rung without duals">no dual</span>')
+    if pool.id not in plan.quotes:
+        return Markup("-")
+    known = [
+        (price, start)
+        for start, end, price in zip(plan.grid.starts, plan.grid.edges[1:], plan.quotes[pool.id].per_mtok, strict=True)
+        if price is not None and end > board.now and start < board.now + AHEAD
+    ]
+    if not known:
+        return Markup("-")
+    low, when = min(known)
+    now = "none" if pool.quote_per_mtok is None else _money(pool.quote_per_mtok)
+    return Markup('<span title="{}, an indication">{} <span class="gp-dim">{} at {}</span></span>').format(
+        site.currency, now, _money(low), _moment(board, max(when, board.now))
+    )
+
+
+def _money(value: float) -> str:
+    """Money with three digits that count, however small."""
+    return f"{value:,.2f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def _curve(pool: PoolStatus) -> Markup:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from optimizer.domain import JobPlan, Plan, PoolPlan, Rung, SitePlan
+from optimizer.domain import JobPlan, Plan, PoolPlan, PoolQuote, Rung, SitePlan
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid, floor_time, planning_grid
 from scheduler.service import EventAnswer, Refused
@@ -25,6 +25,7 @@ from scheduler.status import (
     SourceStatus,
     Tick,
 )
+from scheduler.tokens import INDICATION, PoolQuotes, QuotedInterval, Quotes, SiteValue
 
 START = datetime(2022, 9, 6, 21, tzinfo=UTC)  # 14:00 in California
 INF = float("inf")
@@ -115,7 +116,8 @@ class FakeService:
             Reason.FULL_POWER: "At full power: the work is worth more than the energy.",
         }
         return PoolStatus(name, SITE, work, gpus, gpus, cap_w, top_w, full_kw * part, full_kw * part * 0.993,
-                          min(1.0, part**0.4), reason.value, whys[reason], CURVE)  # fmt: skip
+                          min(1.0, part**0.4), reason.value, whys[reason], CURVE,
+                          self.price_at(self.clock.now()) * 0.0005)  # fmt: skip
 
     def _jobs(self):
         now = self.clock.now()
@@ -134,7 +136,8 @@ class FakeService:
         at = floor_time(self.clock.now(), STEP)
         planned, target = self.planned_at(at), self.target_at(at)
         site = SiteStatus(SITE, self.drawn_at(at), planned, target, LIMIT_KW, self.price_at(at), PUE, "USD", ZONE,
-                          (Flexibility(5.0, 600.0, 550.0), Flexibility(900.0, 900.0, 800.0)))  # fmt: skip
+                          (Flexibility(5.0, 600.0, 550.0), Flexibility(900.0, 900.0, 800.0)),
+                          self.price_at(at))  # fmt: skip
         sources = (
             SourceStatus("caiso-np15", "price", "ok", 134.0, self.price_at(at), "USD/MWh"),
             SourceStatus("sacramento", "weather", "substituted", 4210.0, 43.1, "degC", "held, nothing for 70 min"),
@@ -191,7 +194,31 @@ class FakeService:
             for job in self.queue.values()
         }
         site = SitePlan(planned, (0.0,) * count, (0.0,) * count, tuple(map(self.price_at, grid.starts)))
-        return Plan(grid.start, grid, Rung.OPTIMUM, pools, jobs, {SITE: site}, 18230.5, 0.92)
+        quotes = {name: self._quote(grid) for name in POOLS}
+        return Plan(grid.start, grid, Rung.OPTIMUM, pools, jobs, {SITE: site}, 18230.5, 0.92, quotes=quotes)
+
+    def _quote(self, grid):
+        """What 0.5 kWh a million tokens cost."""
+        prices = tuple(self.price_at(start) * 0.0005 for start in grid.starts)
+        return PoolQuote(tuple(2 * price for price in prices), tuple(2 * price for price in prices), prices,
+                         (None,) * len(prices))  # fmt: skip
+
+    def quotes(self):
+        plan = self.plan()
+        if plan is None:
+            return None
+        edges = plan.grid.edges
+        pools = tuple(
+            PoolQuotes(name, SITE, "A100", POOLS[name][0], tuple(
+                QuotedInterval(edges[t], edges[t + 1], price, quote.more_per_gpu_h[t], None)
+                for t, price in enumerate(quote.per_mtok)
+            ))
+            for name, quote in plan.quotes.items()
+        )  # fmt: skip
+        sites = tuple(
+            SiteValue(SITE, edges[t], edges[t + 1], value) for t, value in enumerate(plan.sites[SITE].marginal_per_mwh)
+        )
+        return Quotes(plan.made_at, plan.rung.value, "USD", INDICATION, pools, sites)
 
     def series(self, site, start, end):
         self._site(site)

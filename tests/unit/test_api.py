@@ -18,7 +18,7 @@ from tests.support.fake_service import START, FakeService
 READ, WRITE = "read-secret", "write-secret"
 TOKENS = {"read_tokens": (Token("viewer", READ),), "write_tokens": (Token("amy", WRITE),)}
 READS = ["/api/v1/status", "/api/v1/plan", "/api/v1/series", "/api/v1/prices", "/api/v1/health", "/api/v1/events",
-         "/api/v1/events/evening-peak", "/api/v1/jobs/eval-nightly",
+         "/api/v1/quotes", "/api/v1/events/evening-peak", "/api/v1/jobs/eval-nightly",
          "/api/v1/jobs", "/api/v1/explain/chat", "/metrics"]  # fmt: skip
 JOB = {"work_gpu_h": 64, "max_gpus": 16, "deadline": "2022-09-07T14:00:00Z"}
 EVENT = {"id": "e1", "version": 1, "site": "west", "start": "2022-09-07T00:00:00Z", "end": "2022-09-07T02:00:00Z",
@@ -279,7 +279,7 @@ def test_what_reaches_a_log_stays_on_its_line():
 
 def test_the_description_is_whole_and_nothing_asks_another_host(client):
     paths = client.get("/openapi.json").json()["paths"]
-    assert len(paths) == 15
+    assert len(paths) == 16
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
     assert "default-src 'self'" in client.get("/healthz").headers["content-security-policy"]
 

@@ -130,3 +130,12 @@ def test_idle_draw_comes_from_the_caller_first():
     text = HEADER + "a,G,w,8,100,90,1,u,0.5,L\na,G,w,16,100,90,1,u,0.5,L\n"
     assert set(parse_curves(text)) == {"G/w@8", "G/w@16"}
     assert parse_curves(text, {"G": 33.0})["G/w@8"].idle_w == 33.0
+
+
+def test_a_cap_that_does_not_bind_gives_its_throughput_to_the_tightest_job_too():
+    """A V100 draws no more above 125 W and yet works faster: a job at full pace counts on the last per cent of it."""
+    noisy = PowerCurve(
+        "v100", 35.0, (CurvePoint(125, 37.6, 0.995), CurvePoint(175, 36.2, 1.011), CurvePoint(250, 36.2, 1))
+    )
+    for pace in (0.0, 0.9, 0.999, 1.0):
+        assert hull_from_idle(noisy, pace).top_throughput == pytest.approx(1.011)

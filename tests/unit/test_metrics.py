@@ -44,6 +44,8 @@ def test_a_cycle_is_told_in_base_units(service):
     assert said["gridpace_cycle_interval_seconds",] == 300
     assert said["gridpace_solver_outcomes_total", "optimum"] == 1
     assert said["gridpace_site_price_per_mwh", "USD", "west"] == report.sites[0].price_per_mwh
+    assert said["gridpace_site_marginal_value_per_mwh", "USD", "west"] == report.sites[0].marginal_per_mwh
+    assert said["gridpace_pool_quote_per_million_tokens", "USD", "chat"] == report.pools[0].quote_per_mtok
     assert said["gridpace_signal_age_seconds", "sacramento"] == 4210
     assert said["gridpace_signal_state", "grid-carbon", "lost"] == 1
     assert said["gridpace_signal_substitutions_total", "stale_signal", "sacramento"] == 1
