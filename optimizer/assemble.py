@@ -13,14 +13,14 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from optimizer.curves import cap_for_draw, throughput_at_draw
-from optimizer.domain import JobPlan, Plan, PoolPlan, PoolQuote, Rung, SitePlan, StartPrice
+from optimizer.curve_arrays import Ints, caps_for_draws, throughputs_at_draws
+from optimizer.domain import Plan, PoolPlan, PoolQuote, Rung, SitePlan, StartPrice
 from optimizer.evaluate import evaluate_facts
 from optimizer.facts import Facts, Floats, late_tail
-from optimizer.jobfacts import JobFacts
+from optimizer.jobplans import NAMES, JobPlans
 from optimizer.notes import notes_of
 from optimizer.poolfacts import PoolFacts
-from optimizer.reasons import Note, Reason
+from optimizer.reasons import CODE, Note, Reason
 from optimizer.supply import Drawn, battery_plans, generator_plans, without_solver
 from optimizer.why import Codes, job_reasons, pool_reasons, site_bindings
 
@@ -82,22 +82,20 @@ def _work(facts: Facts, draft: Draft) -> Floats:
     work = np.zeros_like(draft.draw_kw)
     for pool in facts.pools:
         if not pool.batch:
-            for t, working in enumerate(pool.working.tolist()):
-                work[pool.index, t] = working * throughput_at_draw(
-                    pool.curve, busy_w(pool, t, draft.draw_kw[pool.index, t])
-                )
-    for number, g in enumerate(draft.job_pool):
-        if g >= 0:
-            work[g] += draft.rates[number]
+            busy = busy_w(pool, draft.draw_kw[pool.index])
+            work[pool.index] = pool.working * throughputs_at_draws(pool.curve, busy)
+    pools = np.array(draft.job_pool, dtype=np.int64)
+    for g in np.unique(pools[pools >= 0]).tolist():
+        work[g] += draft.rates[pools == g].sum(axis=0)
     return work
 
 
-def busy_w(pool: PoolFacts, index: int, draw_kw: float) -> float:
-    """Draw in W of one busy GPU of an interactive or training pool."""
-    working = float(pool.working[index])
-    if working <= 0:
-        return pool.hulls[index].top_w
-    return pool.hulls[index].base_w + (float(draw_kw) - float(pool.base_kw[index])) * 1000.0 / working
+def busy_w(pool: PoolFacts, draw_kw: Floats) -> Floats:
+    """Draw in W of one busy GPU of an interactive or training pool [interval]."""
+    some = pool.working > 0
+    above = (draw_kw - pool.base_kw) * 1000.0 / np.where(some, pool.working, 1.0)
+    found: Floats = np.where(some, pool.base_w + above, pool.top_w)
+    return found
 
 
 def _per_site(facts: Facts, draw_kw: Floats) -> Floats:
@@ -109,55 +107,53 @@ def _per_site(facts: Facts, draw_kw: Floats) -> Floats:
 
 
 def _pool_plan(
-    facts: Facts, pool: PoolFacts, draw_kw: Floats, work: Floats, room_kw: Floats, reasons: tuple[Reason, ...]
+    facts: Facts, pool: PoolFacts, draw_kw: Floats, work: Floats, room_kw: Floats, reasons: Codes
 ) -> PoolPlan:
     """Orders of one pool; rounding a batch pool up by a part of a GPU uses up the site's room."""
-    caps, active = [], []
-    for t in range(facts.count):
-        cap, gpus = (
-            _batch_order(pool, t, float(draw_kw[t]), float(work[t]), room_kw)
-            if pool.batch
-            else (_cap(pool, t, busy_w(pool, t, float(draw_kw[t]))), pool.pool.count)
-        )
-        caps.append(cap)
-        active.append(gpus)
-    return PoolPlan(tuple(draw_kw.tolist()), tuple(work.tolist()), tuple(caps), tuple(active), reasons)
-
-
-def _cap(pool: PoolFacts, index: int, draw_w: float) -> int:
-    """Whole-watt cap for a draw of one busy GPU; never below the floor's cap, where the floor holds."""
-    cap = cap_for_draw(pool.curve, draw_w + 1e-6)
-    lowest = int(np.ceil(pool.pool.min_cap_w))
-    if not pool.batch and not pool.may_break_floor[index]:
-        lowest = max(lowest, pool.floor_cap_w)
-    return min(int(pool.pool.max_cap_w), max(lowest, cap))
-
-
-def _batch_order(pool: PoolFacts, t: int, draw_kw: float, work: float, room_kw: Floats) -> tuple[int, int]:
-    """Cap and active GPUs that do `work` with the planned draw."""
-    if work <= 1e-9:
-        return int(pool.pool.max_cap_w), 0
-    above_w, rate = _gpu_at(pool, t, (draw_kw - float(pool.base_kw[t])) * 1000.0 / work)
-    gpus = min(float(pool.pool.count), work / rate)
-    whole = int(np.ceil(gpus - 1e-6))
-    extra_kw = (whole - gpus) * above_w / 1000.0
-    if extra_kw > room_kw[pool.site, t] + TOL_KW:
-        whole = int(gpus + 1e-6)
+    if pool.batch:
+        caps, active = _batch_orders(pool, draw_kw, work, room_kw)
     else:
-        room_kw[pool.site, t] -= max(0.0, extra_kw)
-    return _cap(pool, t, pool.curve.idle_w + above_w), whole
+        caps, active = _caps(pool, busy_w(pool, draw_kw)), np.full(facts.count, pool.pool.count)
+    names = tuple(NAMES[reasons].tolist())
+    return PoolPlan(tuple(draw_kw.tolist()), tuple(work.tolist()), tuple(caps.tolist()), tuple(active.tolist()), names)
 
 
-def _gpu_at(pool: PoolFacts, index: int, w_per_work: float) -> tuple[float, float]:
-    """Draw above idle in W and throughput of one GPU that needs `w_per_work` watts for each unit of work."""
-    above, rate = 0.0, 0.0
-    for segment in pool.hulls[index].segments:
-        full, done = above + segment.width_w, rate + segment.width_w * segment.slope_per_w
-        if above > 0 and full / done > w_per_work:
-            step = (w_per_work * rate - above) / (1.0 - w_per_work * segment.slope_per_w)
-            step = min(segment.width_w, max(0.0, step))
-            return above + step, rate + step * segment.slope_per_w
-        above, rate = full, done
+def _caps(pool: PoolFacts, draw_w: Floats) -> Ints:
+    """Whole-watt caps for draws of one busy GPU; never below the floor's cap, where the floor holds."""
+    caps = caps_for_draws(pool.curve, draw_w + 1e-6)
+    lowest = int(np.ceil(pool.pool.min_cap_w))
+    if not pool.batch:
+        caps = np.where(pool.may_break_floor, caps, np.maximum(caps, pool.floor_cap_w))
+    return np.minimum(int(pool.pool.max_cap_w), np.maximum(lowest, caps))
+
+
+def _batch_orders(pool: PoolFacts, draw_kw: Floats, work: Floats, room_kw: Floats) -> tuple[Ints, Ints]:
+    """Caps and active GPUs that do `work` with the planned draw, all [interval]."""
+    busy = work > 1e-9
+    done = np.where(busy, work, 1.0)
+    above_w, rate = _gpus_at(pool, (draw_kw - pool.base_kw) * 1000.0 / done)
+    gpus = np.minimum(float(pool.pool.count), work / np.where(rate > 0, rate, 1.0))
+    whole = np.ceil(gpus - 1e-6)
+    extra_kw = (whole - gpus) * above_w / 1000.0
+    fits = extra_kw <= room_kw[pool.site] + TOL_KW
+    room_kw[pool.site] -= np.where(busy & fits, np.maximum(0.0, extra_kw), 0.0)
+    active = np.where(busy, np.where(fits, whole, np.floor(gpus + 1e-6)), 0.0).astype(np.int64)
+    return np.where(busy, _caps(pool, pool.curve.idle_w + above_w), int(pool.pool.max_cap_w)), active
+
+
+def _gpus_at(pool: PoolFacts, w_per_work: Floats) -> tuple[Floats, Floats]:
+    """Draw above idle in W and throughput of one GPU that needs `w_per_work` watts for each unit of work [interval]."""
+    above, rate = np.zeros(len(w_per_work)), np.zeros(len(w_per_work))
+    going = np.ones(len(w_per_work), dtype=np.bool_)
+    for k in range(pool.seg_width_w.shape[1]):
+        width, slope = pool.seg_width_w[:, k], pool.seg_slope_per_kw[:, k] / 1000.0
+        full, done = above + width, rate + width * slope
+        ends = going & (above > 0) & (full > w_per_work * done)
+        rest = 1.0 - w_per_work * slope
+        step = np.clip((w_per_work * rate - above) / np.where(ends, rest, 1.0), 0.0, width)
+        above = np.where(ends, above + step, np.where(going, full, above))
+        rate = np.where(ends, rate + step * slope, np.where(going, done, rate))
+        going &= ~ends
     return above, rate
 
 
@@ -170,54 +166,69 @@ def _site_plan(facts: Facts, s: int, imports: Floats, marginal: Floats | None) -
     return SitePlan(tuple(imports.tolist()), tuple(overs[0].tolist()), tuple(overs[1].tolist()), value)
 
 
-def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> dict[str, JobPlan]:
-    """Plans of all jobs of the problem; those with nothing left to do are done."""
-    count, open_jobs = facts.count, {job.job.id for job in facts.jobs}
-    plans = {
-        job.id: JobPlan((0.0,) * count, next(iter(job.pools), ""), 0.0, 0.0, None, (Reason.WORK_DONE,) * count)
-        for job in facts.problem.jobs
-        if job.id not in open_jobs
-    }
-    if not facts.jobs:
-        return plans
+def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> JobPlans:
+    """Plans of all jobs of the problem, in its order; those with nothing left to do are done."""
+    table, everyone = facts.table, facts.problem.jobs
     done = draft.rates * facts.hours
-    late = np.clip(done - np.array([job.rate * job.on_time_h for job in facts.jobs]), 0.0, None).sum(axis=1)
-    reasons = job_reasons(facts, draft.rates, draft.job_pool, bindings)
-    totals, rates, lateness = done.sum(axis=1).tolist(), draft.rates.tolist(), late.tolist()
-    for number, job in enumerate(facts.jobs):
-        g = draft.job_pool[number]
-        pool = facts.pools[g].pool.id if g >= 0 else next(iter(job.job.pools), "")
-        undone = undone_gpu_h(job, totals[number])
-        finish = None if undone > 1e-9 else _finish(facts, job, done[number], totals[number])
-        late_gpu_h = lateness[number] if lateness[number] > 1e-9 else 0.0
-        if not job.job.preemptible and totals[number] > 1e-9:
-            late_gpu_h += late_tail(facts, job, totals[number])[0]
-        start = draft.worth.starts.get(job.job.id)
-        plans[job.job.id] = JobPlan(tuple(rates[number]), pool, late_gpu_h, undone, finish, reasons[number], start)
-    return plans
+    totals = done.sum(axis=1)
+    late = np.clip(done - table.rate[:, None] * table.on_time_h, 0.0, None).sum(axis=1)
+    late = np.where(late > 1e-9, late, 0.0)
+    for n in np.flatnonzero(~table.preemptible & (totals > 1e-9)).tolist():
+        late[n] += late_tail(facts, facts.jobs[n], float(totals[n]))[0]
+    undone = undone_gpu_h(facts, totals)
+    names = [pool.pool.id for pool in facts.pools]
+    open_ = {job.id: n for n, job in enumerate(table.jobs)}
+    at = np.array([open_.get(job.id, -1) for job in everyone], dtype=np.int64)
+    here = at >= 0
+    rates, codes = np.zeros((len(everyone), facts.count)), np.full((len(everyone), facts.count), CODE[Reason.WORK_DONE])
+    both = np.zeros((2, len(everyone)))
+    rates[here], both[:, here] = draft.rates[at[here]], np.array((late, undone))[:, at[here]]
+    codes[here] = job_reasons(facts, draft.rates, draft.job_pool, bindings)[at[here]]
+    homes = [names[g] if g >= 0 else next(iter(table.jobs[n].pools), "") for n, g in enumerate(draft.job_pool)]
+    ends = _finishes(facts, done, totals, undone)
+    return JobPlans(
+        tuple(job.id for job in everyone),
+        tuple(homes[n] if n >= 0 else next(iter(job.pools), "") for n, job in zip(at.tolist(), everyone, strict=True)),
+        rates,
+        codes.astype(np.int16),
+        both[0],
+        both[1],
+        tuple(ends[n] if n >= 0 else None for n in at.tolist()),
+        draft.worth.starts,
+    )
 
 
-def undone_gpu_h(job: JobFacts, done: float) -> float:
-    """Work that is never done: what neither the horizon nor the time left after it (before the deadline) can take."""
-    left = job.left - done
-    if left <= 1e-9 * max(1.0, job.left):
-        return 0.0
-    if job.job.preemptible:
-        later = job.rate * job.beyond_h if job.pools else 0.0
-        return left - later if left - later > 1e-9 * max(1.0, job.left) else 0.0
-    starts_later = job.rate * job.beyond_h >= job.left and bool(job.pools)
-    return 0.0 if done > 1e-9 or starts_later else left
+def undone_gpu_h(facts: Facts, done: Floats) -> Floats:
+    """Work [job] that is never done: what neither the horizon nor the time left after it (before the deadline) can
+    take. `done` in GPU-hours [job]."""
+    table = facts.table
+    served = table.first_pool >= 0
+    left, least = table.left - done, 1e-9 * np.maximum(1.0, table.left)
+    later = np.where(served, table.rate * table.beyond_h, 0.0)
+    split = np.where(left - later > least, left - later, 0.0)
+    whole = np.where((done > 1e-9) | (served & (later >= table.left)), 0.0, left)
+    found: Floats = np.where(left <= least, 0.0, np.where(table.preemptible, split, whole))
+    return found
 
 
-def _finish(facts: Facts, job: JobFacts, done: Floats, total: float) -> datetime | None:
-    """When the job's last work is done; None when that lies after the horizon at a rate not yet planned."""
-    if total < job.left * (1 - 1e-9):
-        if job.job.preemptible or total <= 1e-9:
-            return None
-        return facts.problem.grid.end + timedelta(hours=(job.left - total) / job.rate)
-    reached = np.cumsum(done)
-    t = int(np.searchsorted(reached, job.left * (1 - 1e-9)))
-    t = min(t, facts.count - 1)
-    end = facts.problem.grid.edges[t + 1]
-    in_time = float(done[t]) <= job.rate * float(job.on_time_h[t]) * (1 + 1e-9)
-    return min(end, job.job.deadline) if in_time else end
+def _finishes(facts: Facts, done: Floats, totals: Floats, undone: Floats) -> list[datetime | None]:
+    """When each job's last work is done; None when that is never, or after the horizon at a rate not yet planned."""
+    table, grid = facts.table, facts.problem.grid
+    reached = np.cumsum(done, axis=1) >= (table.left * (1 - 1e-9))[:, None]
+    last = np.where(reached.any(axis=1), reached.argmax(axis=1), facts.count - 1)
+    row = np.arange(len(last))
+    in_time = done[row, last] <= table.rate * table.on_time_h[row, last] * (1 + 1e-9)
+    inside = totals >= table.left * (1 - 1e-9)
+    found: list[datetime | None] = []
+    for n, (t, timely, whole) in enumerate(zip(last.tolist(), in_time.tolist(), inside.tolist(), strict=True)):
+        end: datetime | None = grid.edges[t + 1]
+        if undone[n] > 1e-9:
+            end = None
+        elif not whole:
+            runs_on = not table.preemptible[n] and totals[n] > 1e-9
+            hours = float((table.left[n] - totals[n]) / table.rate[n]) if runs_on else 0.0
+            end = grid.end + timedelta(hours=hours) if runs_on else None
+        elif timely:
+            end = min(grid.edges[t + 1], table.jobs[n].deadline)
+        found.append(end)
+    return found

@@ -97,6 +97,10 @@ class PowerCurve:
     points: tuple[CurvePoint, ...]
     source: str = ""
 
+    def __hash__(self) -> int:
+        """Of the ends alone: curves are looked up thousands of times a plan, and seldom share both."""
+        return hash((self.name, self.idle_w, self.points[-1:], len(self.points)))
+
 
 class Work(StrEnum):
     """What a pool does: serve users, train without pause, or run queued jobs."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optimizer.domain import Plan, Problem
 from optimizer.facts import PREFERENCE_PER_GPU_H, Facts, Floats, facts_of, late_tail
-from optimizer.jobfacts import JobFacts
+from optimizer.jobplans import job_rows
 from optimizer.ramps import allowed_kw
 from optimizer.weights import Weights, job_weights, weights_of
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -191,48 +194,51 @@ def _jobs(facts: Facts, plan: Plan) -> tuple[float, float, float, float, float]:
     pools, of all jobs."""
     if not facts.jobs:
         return (0.0, 0.0, 0.0, 0.0, 0.0)
-    jobs, weights = facts.jobs, job_weights(facts)
-    orders = [plan.jobs[job.job.id] for job in jobs]
-    work = np.array([item.work_gpus for item in orders]) * facts.hours
-    late = np.clip(work - np.array([job.rate * job.on_time_h for job in jobs]), 0.0, None)
-    late_h = (late * np.array([job.hours_late for job in jobs])).sum(axis=1)
-    tails = [_tail(facts, job, hours) for job, hours in zip(jobs, work.sum(axis=1).tolist(), strict=True)]
-    tail_late, tail_h = np.array(tails).T
-    left, value, done = np.array([job.left for job in jobs]), _of(jobs, "value_per_gpu_h"), work.sum(axis=1)
-    undone = np.array([item.undone_gpu_h for item in orders])
-    lost = np.array([item.undone_per_gpu_h for item in weights]) - value
-    premium = np.array([item.late_per_gpu_h for item in weights])
-    places = [_place(facts, job, item.pool) for job, item in zip(jobs, orders, strict=True)]
-    carry = np.array([_carry(facts, job, place) for job, place in zip(jobs, places, strict=True)])
-    chosen = np.array([place if job.job.preemptible else 0 for job, place in zip(jobs, places, strict=True)])
+    table, weights = facts.table, job_weights(facts)
+    orders = job_rows(plan.jobs, [job.id for job in table.jobs], facts.count)
+    work = orders.rates * facts.hours
+    late = np.clip(work - table.rate[:, None] * table.on_time_h, 0.0, None)
+    late_h = (late * table.hours_late).sum(axis=1)
+    done, undone, value = work.sum(axis=1), orders.undone_gpu_h, table.value_per_gpu_h
+    tail_late, tail_h = _tails(facts, done)
+    places = _places(facts, orders.pools)
     return (
-        float((value * (left - undone)).sum()),
+        float((value * (table.left - undone)).sum()),
         float(
-            (premium * (late.sum(axis=1) + tail_late) + _of(jobs, "late_penalty") * (late_h + tail_late * tail_h)).sum()
+            (
+                weights.late_per_gpu_h * (late.sum(axis=1) + tail_late)
+                + table.late_penalty * (late_h + tail_late * tail_h)
+            ).sum()
         ),
-        float((lost * undone).sum()),
-        float((carry * np.clip(left - done - undone, 0.0, None)).sum()),
-        PREFERENCE_PER_GPU_H * float((chosen * done).sum()),
+        float(((weights.undone_per_gpu_h - value) * undone).sum()),
+        float((_carry(facts, places) * np.clip(table.left - done - undone, 0.0, None)).sum()),
+        PREFERENCE_PER_GPU_H * float((np.where(table.preemptible, places, 0) * done).sum()),
     )
 
 
-def _tail(facts: Facts, job: JobFacts, done: float) -> tuple[float, float]:
-    """Late work after the horizon of a run without a break that has begun, and its mean lateness in hours."""
-    return late_tail(facts, job, done) if not job.job.preemptible and done > 1e-9 else (0.0, 0.0)
+def _tails(facts: Facts, done: Floats) -> tuple[Floats, Floats]:
+    """Late work after the horizon of runs without a break that have begun, and its mean lateness in hours [job]."""
+    late, hours = np.zeros_like(done), np.zeros_like(done)
+    for n in np.flatnonzero(~facts.table.preemptible & (done > 1e-9)).tolist():
+        late[n], hours[n] = late_tail(facts, facts.jobs[n], float(done[n]))
+    return late, hours
 
 
-def _of(jobs: tuple[JobFacts, ...], name: str) -> Floats:
-    """One field of all jobs."""
-    return np.array([getattr(job.job, name) for job in jobs], dtype=np.float64)
+def _places(facts: Facts, pools: tuple[str, ...]) -> Ints:
+    """Place of each job's pool in its list (0 where it has none)."""
+    table = facts.table
+    number = {pool.pool.id: pool.index for pool in facts.pools}
+    home = np.array([number.get(name, -1) for name in pools], dtype=np.int64)
+    places = np.zeros(len(table), dtype=np.int64)
+    here = table.pair_pool == home[table.pair_job]
+    places[table.pair_job[here]] = table.pair_place[here]
+    return places
 
 
-def _place(facts: Facts, job: JobFacts, pool: str) -> int:
-    """Place of a pool in a job's list (0 where it has none)."""
-    return next((place for place, g in enumerate(job.pools) if facts.pools[g].pool.id == pool), 0)
-
-
-def _carry(facts: Facts, job: JobFacts, place: int) -> float:
-    """Cost per GPU-hour of work carried past the horizon; a run without a break stays in its pool."""
-    if not job.pools:
-        return 0.0
-    return float(facts.carry_cost[job.pools[0 if job.job.preemptible else place]])
+def _carry(facts: Facts, places: Ints) -> Floats:
+    """Cost per GPU-hour of work carried past the horizon [job]; a run without a break stays in its pool."""
+    table = facts.table
+    kept = table.pair_place == np.where(table.preemptible, 0, places)[table.pair_job]
+    cost = np.zeros(len(table))
+    cost[table.pair_job[kept]] = facts.carry_cost[table.pair_pool[kept]]
+    return cost

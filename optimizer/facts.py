@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,8 @@ from optimizer.curves import (
     throughput_at_cap,
 )
 from optimizer.domain import GridEvent, PowerCurve, Problem, Work
-from optimizer.envelope import mean_limit_kw
-from optimizer.jobfacts import JobFacts, JobTable, hours_from, jobs_of, table_of
+from optimizer.envelope import event_breakpoints, mean_limit_kw
+from optimizer.jobfacts import JobFacts, Jobs, JobTable, table_of
 from optimizer.poolfacts import PoolFacts
 from optimizer.supply import Supply, supply_of
 
@@ -49,7 +50,7 @@ class Facts:
     limit_kw: Floats
     event_kw: Floats
     pools: tuple[PoolFacts, ...]
-    jobs: tuple[JobFacts, ...]
+    jobs: Jobs
     coincident_per_kwh: Floats
     """The part of `cost_per_kwh` that is the expected charge on the grid's own peak."""
 
@@ -58,10 +59,10 @@ class Facts:
         """Number of intervals."""
         return len(self.hours)
 
-    @cached_property
+    @property
     def table(self) -> JobTable:
         """All jobs as arrays."""
-        return table_of(self.jobs, self.count)
+        return self.jobs.table
 
     @cached_property
     def supply(self) -> Supply:
@@ -107,9 +108,9 @@ class Facts:
     def fixed_work(self) -> Floats:
         """Work in GPU equivalents per pool and interval of jobs that run and may not be interrupted."""
         work = np.zeros((len(self.pools), self.count))
-        for facts in self.jobs:
-            if facts.fixed and facts.pools:
-                work[facts.pools[0]] += unbroken_run(self, facts, 0)
+        for number in np.flatnonzero(self.table.fixed & (self.table.first_pool >= 0)).tolist():
+            facts = self.jobs[number]
+            work[facts.pools[0]] += unbroken_run(self, facts, 0)
         return work
 
     def runs_fit(self, index: int) -> bool:
@@ -123,7 +124,7 @@ class Facts:
         for facts in self.pools:
             draw = np.where(facts.may_break_floor, facts.base_kw, facts.least_kw)
             if facts.batch:
-                draw = np.array([facts.draw_for(t, self.fixed_work[facts.index, t]) for t in range(self.count)])
+                draw = facts.draws_for(self.fixed_work[facts.index])
             total[facts.site] += draw
         return total * self.pue
 
@@ -156,7 +157,7 @@ def late_tail(facts: Facts, job: JobFacts, done: float) -> tuple[float, float]:
     if job.rate <= 0 or late <= 1e-9 * max(1.0, job.left):
         return 0.0, 0.0
     end_h = float(facts.hours.sum())
-    deadline_h = hours_from(facts.problem.grid.start, job.job.deadline)
+    deadline_h = (job.job.deadline - facts.problem.grid.start).total_seconds() / 3600.0
     return late, (max(end_h, deadline_h) + end_h + tail / job.rate) / 2 - deadline_h
 
 
@@ -174,9 +175,7 @@ def facts_of(problem: Problem) -> Facts:
         np.array(site.price_per_mwh) / 1000.0 + np.array(site.carbon_g_per_kwh) * tonne / 1e6 for site in problem.sites
     ]
     coincident = np.array([_coincident_per_kwh(site.coincident, hours) for site in problem.sites])
-    edges = problem.grid.edges
-    caps = [[mean_limit_kw(event, edges[t], edges[t + 1]) for t in range(len(hours))] for event in problem.events]
-    jobs = jobs_of(problem, hours)
+    jobs = Jobs(table_of(problem, hours))
     facts = Facts(
         problem,
         hours,
@@ -184,12 +183,23 @@ def facts_of(problem: Problem) -> Facts:
         np.array([site.pue for site in problem.sites]),
         np.array([site.other_it_kw for site in problem.sites]),
         np.array([site.limit_kw for site in problem.sites], dtype=np.float64),
-        np.array(caps).reshape(len(problem.events), len(hours)),
-        tuple(_pool(problem, number, sites, jobs) for number in range(len(problem.pools))),
+        np.array([_event_kw(problem, event) for event in problem.events]).reshape(len(problem.events), len(hours)),
+        tuple(_pool(problem, number, sites, jobs.table) for number in range(len(problem.pools))),
         jobs,
         coincident,
     )
-    return replace(facts, pools=tuple(_with_floors(facts, pool) for pool in facts.pools))
+    pools = tuple(_with_floors(facts, pool) for pool in facts.pools)
+    same = all(new is old for new, old in zip(pools, facts.pools, strict=True))
+    return facts if same else replace(facts, pools=pools)
+
+
+def _event_kw(problem: Problem, event: GridEvent) -> list[float]:
+    """Mean cap of an event in each interval (inf: it asks nothing)."""
+    edges, marks = problem.grid.edges, event_breakpoints(event)
+    return [
+        mean_limit_kw(event, start, end) if start < marks[-1] and end > marks[0] else INF
+        for start, end in pairwise(edges)
+    ]
 
 
 def _coincident_per_kwh(charges: tuple[CoincidentCharge, ...], hours: Floats) -> Floats:
@@ -214,10 +224,11 @@ def _with_floors(facts: Facts, pool: PoolFacts) -> PoolFacts:
             asked = np.minimum(facts.limit_kw[pool.site], facts.event_kw[number])
             cap = np.where(active & (facts.event_kw[number] < INF), np.minimum(cap, asked), cap)
     supplied = facts.least_import_kw[pool.site] - facts.supply.most_output_kw[pool.site]
-    return replace(pool, may_break_floor=supplied > cap + 1e-9)
+    may_break = supplied > cap + 1e-9
+    return replace(pool, may_break_floor=may_break) if may_break.any() else pool
 
 
-def _pool(problem: Problem, number: int, sites: dict[str, int], jobs: tuple[JobFacts, ...]) -> PoolFacts:
+def _pool(problem: Problem, number: int, sites: dict[str, int], jobs: JobTable) -> PoolFacts:
     inputs = problem.pools[number]
     pool = inputs.pool
     curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
@@ -232,30 +243,27 @@ def _pool(problem: Problem, number: int, sites: dict[str, int], jobs: tuple[JobF
     return PoolFacts(pool, number, sites[pool.site], curve, working, hulls, floor_cap, breakable, inputs.draw_now_kw)
 
 
-def _batch(
-    problem: Problem, number: int, curve: PowerCurve, jobs: tuple[JobFacts, ...]
-) -> tuple[Floats, tuple[Hull, ...]]:
+def _batch(problem: Problem, number: int, curve: PowerCurve, jobs: JobTable) -> tuple[Floats, tuple[Hull, ...]]:
     """GPUs that jobs could keep busy in each interval, and hulls that are never slower than the tightest job needs.
 
     All active GPUs of a pool share one cap, so a job that must run at pace 0.9 of its highest rate until its deadline
     forbids caps below a throughput of 0.9 while it may run.
     """
-    mine = [facts for facts in jobs if number in facts.pools]
-    if not mine:
+    mine = jobs.of_pool(number)
+    if not len(mine):
         return np.zeros(len(problem.grid)), (hull_from_idle(curve),) * len(problem.grid)
-    share = np.array([facts.on_time_h + facts.late_h for facts in mine]) / np.array(problem.grid.hours)
+    on_time_h, count = jobs.on_time_h[mine], problem.pools[number].pool.count
+    open_h = on_time_h + jobs.late_h[mine]
     top = curve.points[-1].throughput  # a rate that another pool sets may need more GPUs here than the job asks for
-    gpus = np.array(
-        [min(max(facts.job.max_gpus, facts.rate / top), problem.pools[number].pool.count) for facts in mine]
-    )
-    working = gpus @ share
-    paces = np.array([facts.pace for facts in mine])
+    gpus = np.minimum(np.maximum(jobs.max_gpus[mine], jobs.rate[mine] / top), count)
+    working = gpus @ (open_h / np.array(problem.grid.hours))
+    paces = jobs.pace[mine]
     tight = paces > throughput_of_knee(curve)
     steps = np.where(tight, np.minimum(1.0, np.ceil(paces / PACE_STEP) * PACE_STEP), 0.0)
-    pressed = np.array([facts.on_time_h if facts.reachable else facts.on_time_h + facts.late_h for facts in mine])
+    pressed = np.where(jobs.reachable[mine][:, None], on_time_h, open_h)
     least = np.where(pressed > 0, steps[:, None], 0.0).max(axis=0)
     hulls = {pace: hull_from_idle(curve, pace) for pace in set(least.tolist())}
-    return np.minimum(working, problem.pools[number].pool.count), tuple(hulls[pace] for pace in least.tolist())
+    return np.minimum(working, count), tuple(hulls[pace] for pace in least.tolist())
 
 
 def throughput_of_knee(curve: PowerCurve) -> float:

@@ -169,7 +169,7 @@ class _Book:
             reached = np.cumsum(work[order])
             keep = (self.cost[s][order] <= self.mean[s]) | (reached <= must + 1e-12)
             work[order] = np.where(keep, work[order], np.clip(work[order] - (reached - must), 0.0, None))
-        pays = self.cost[s] * self.kw_per_work[g] <= job_weights(facts)[number].undone_per_gpu_h
+        pays = self.cost[s] * self.kw_per_work[g] <= job_weights(facts).undone_per_gpu_h[number]
         work = np.where(pays, work, 0.0)
         left = job.left - float(work.sum())
         if left > 1e-9 and job.late_h.any():

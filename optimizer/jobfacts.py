@@ -1,13 +1,17 @@
 """Jobs on the grid, before anything is decided: their windows, rates and pools, one by one and as arrays.
 
-Why both: rules and reasons speak of single jobs; the model has thousands of them and wants arrays.
+Why both: rules and reasons speak of single jobs; the model has thousands of them and wants arrays. The arrays come
+first, and a single job is cut out of them when somebody asks for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from operator import attrgetter
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,21 +54,36 @@ class JobTable:
     """All jobs as arrays: [job] or [job, interval]; and every pair of a job and a pool that may run it, in the order of
     the job's list (`place` 0, 1, ...)."""
 
+    jobs: tuple[BatchJob, ...]
     left: Floats
     rate: Floats
     on_time_h: Floats
     late_h: Floats
     hours_late: Floats
     beyond_h: Floats
+    deadline_h: Floats
+    """Hours from the grid's start to the deadline."""
+    pace: Floats
+    reachable: NDArray[np.bool_]
+    """Jobs that alone could still meet their deadline at their highest rate."""
+    fixed: NDArray[np.bool_]
+    """Jobs that run and may not be interrupted."""
     preemptible: NDArray[np.bool_]
     value_per_gpu_h: Floats
     late_penalty: Floats
+    undone_penalty: Floats
+    max_gpus: Floats
     pair_job: NDArray[np.int64]
     pair_pool: NDArray[np.int64]
     pair_place: NDArray[np.int64]
 
-    late_anyway: NDArray[np.bool_]
-    """Jobs that may be late for money alone: nothing is lost with their deadline but a penalty per hour."""
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    @cached_property
+    def late_anyway(self) -> NDArray[np.bool_]:
+        """Jobs that may be late for money alone: nothing is lost with their deadline but a penalty per hour."""
+        return self.undone_penalty <= 0
 
     @cached_property
     def first_pool(self) -> NDArray[np.int64]:
@@ -74,71 +93,127 @@ class JobTable:
         first[self.pair_job[head]] = self.pair_pool[head]
         return first
 
+    def of_pool(self, number: int) -> NDArray[np.int64]:
+        """Jobs that may run in a pool."""
+        found: NDArray[np.int64] = self.pair_job[self.pair_pool == number]
+        return found
 
-def table_of(jobs: tuple[JobFacts, ...], count: int) -> JobTable:
-    """Jobs as arrays."""
-    pairs = [(n, g, place) for n, job in enumerate(jobs) for place, g in enumerate(job.pools)]
-    pair = np.array(pairs, dtype=np.int64).reshape(len(pairs), 3)
 
-    def rows(name: str) -> Floats:
-        return np.array([getattr(job, name) for job in jobs]).reshape(len(jobs), count)
+class Jobs(Sequence[JobFacts]):
+    """The jobs of a table one by one, each made when it is first asked for."""
 
+    def __init__(self, table: JobTable) -> None:
+        self.table = table
+        self._made: dict[int, JobFacts] = {}
+        starts = np.searchsorted(table.pair_job, np.arange(len(table) + 1))
+        self._starts: list[int] = starts.tolist()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __iter__(self) -> Iterator[JobFacts]:
+        return (self._one(number) for number in range(len(self)))
+
+    @overload
+    def __getitem__(self, number: int) -> JobFacts: ...
+    @overload
+    def __getitem__(self, number: slice) -> tuple[JobFacts, ...]: ...
+    def __getitem__(self, number: int | slice) -> JobFacts | tuple[JobFacts, ...]:
+        if isinstance(number, slice):
+            return tuple(self._one(n) for n in range(*number.indices(len(self))))
+        return self._one(range(len(self))[number])
+
+    def _one(self, n: int) -> JobFacts:
+        found = self._made.get(n)
+        if found is None:
+            table = self.table
+            pools = tuple(table.pair_pool[self._starts[n] : self._starts[n + 1]].tolist())
+            rows = (table.on_time_h[n], table.late_h[n], table.hours_late[n])
+            numbers = (float(table.left[n]), float(table.rate[n]))
+            found = JobFacts(table.jobs[n], pools, *numbers, *rows, float(table.beyond_h[n]), float(table.pace[n]))
+            self._made[n] = found
+        return found
+
+
+NUMBERS = attrgetter(
+    "max_gpus", "value_per_gpu_h", "late_penalty", "undone_penalty", "left_gpu_h", "preemptible"
+)  # fmt: skip
+
+
+def table_of(problem: Problem, hours: Floats) -> JobTable:
+    """Every job that still has work to do and is neither done nor cancelled."""
+    over = (JobState.DONE, JobState.CANCELLED)
+    jobs = tuple(job for job in problem.jobs if job.state not in over and job.left_gpu_h > 1e-9)
+    max_gpus, value, late_penalty, undone_penalty, left, free = (
+        np.array([NUMBERS(job) for job in jobs], dtype=np.float64).reshape(len(jobs), 6).T
+    )
+    preemptible = free > 0
+    started = np.array([job.started_at is not None for job in jobs], dtype=np.bool_)
+    pairs, rate = _pairs(problem, jobs, max_gpus)
+    release_h, deadline_h = _moments(problem, jobs)
+    on_time, late, hours_late, beyond = _windows(
+        hours, np.where(started, np.minimum(release_h, 0.0), release_h), deadline_h
+    )
+    available = rate * (on_time.sum(axis=1) + beyond)
+    possible = available > 0
+    served = np.bincount(pairs[0], minlength=len(jobs)) > 0
     return JobTable(
-        left=np.array([job.left for job in jobs]),
-        rate=np.array([job.rate for job in jobs]),
-        on_time_h=rows("on_time_h"),
-        late_h=rows("late_h"),
-        hours_late=rows("hours_late"),
-        beyond_h=np.array([job.beyond_h for job in jobs]),
-        preemptible=np.array([job.job.preemptible for job in jobs], dtype=np.bool_),
-        value_per_gpu_h=np.array([job.job.value_per_gpu_h for job in jobs]),
-        late_penalty=np.array([job.job.late_penalty for job in jobs]),
-        pair_job=pair[:, 0],
-        pair_pool=pair[:, 1],
-        pair_place=pair[:, 2],
-        late_anyway=np.array([job.job.undone_penalty <= 0 for job in jobs], dtype=np.bool_),
+        jobs=jobs,
+        left=left,
+        rate=rate,
+        on_time_h=on_time,
+        late_h=late,
+        hours_late=hours_late,
+        beyond_h=beyond,
+        deadline_h=deadline_h,
+        pace=np.where(possible, np.minimum(1.0, left / np.where(possible, available, 1.0)), 1.0),
+        reachable=served & (left <= available * (1 + 1e-9) + 1e-9),
+        fixed=~preemptible & started,
+        preemptible=preemptible,
+        value_per_gpu_h=value,
+        late_penalty=late_penalty,
+        undone_penalty=undone_penalty,
+        max_gpus=max_gpus,
+        pair_job=pairs[0],
+        pair_pool=pairs[1],
+        pair_place=pairs[2],
     )
 
 
-def jobs_of(problem: Problem, hours: Floats) -> tuple[JobFacts, ...]:
-    """Facts of every job that still has work to do and is neither done nor cancelled."""
-    over = {JobState.DONE, JobState.CANCELLED}
-    jobs = [job for job in problem.jobs if job.state not in over and job.left_gpu_h > 1e-9]
-    batch = {inputs.pool.id: n for n, inputs in enumerate(problem.pools) if inputs.pool.work is Work.BATCH}
+def _moments(problem: Problem, jobs: tuple[BatchJob, ...]) -> tuple[Floats, Floats]:
+    """Hours from the grid's start to each job's release and deadline."""
     start = problem.grid.start
-    release = np.array([hours_from(start, job.release) for job in jobs])
-    started = np.array([job.started_at is not None for job in jobs], dtype=np.bool_)
-    release = np.where(started, np.minimum(release, 0.0), release)[:, None]
-    deadline = np.array([hours_from(start, job.deadline) for job in jobs])[:, None]
+    spans = [(job.release - start, job.deadline - start) for job in jobs]
+    hours = np.array([(a.total_seconds(), b.total_seconds()) for a, b in spans]).reshape(len(jobs), 2) / 3600.0
+    return hours[:, 0], hours[:, 1]
+
+
+def _windows(hours: Floats, release_h: Floats, deadline_h: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Hours on time, late, how late (see JobFacts), each [job, interval], and hours past the horizon."""
     right = np.cumsum(hours)
     left = right - hours
+    release, deadline = release_h[:, None], deadline_h[:, None]
     on_time = np.clip(np.minimum(right, deadline) - np.maximum(left, release), 0.0, None)
     late = np.clip(right - np.maximum(left, np.maximum(release, deadline)), 0.0, None)
     hours_late = np.where(late > 0, right - late / 2 - deadline, 0.0)
-    beyond = np.clip(deadline - np.maximum(right[-1], release), 0.0, None)[:, 0]
-    tops = {number: (problem.pools[number].pool.count, _top(problem.pools[number].pool)) for number in batch.values()}
-    hours_on_time = on_time.sum(axis=1).tolist()
-    return tuple(
-        _job(job, batch, tops, (on_time[n], late[n], hours_late[n]), (hours_on_time[n], float(beyond[n])))
+    return on_time, late, hours_late, np.clip(deadline_h - np.maximum(right[-1], release_h), 0.0, None)
+
+
+def _pairs(problem: Problem, jobs: tuple[BatchJob, ...], max_gpus: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Job, pool and place in the job's list of every pair that may be [3, pair], and the highest rate of each job."""
+    batch = {item.pool.id: n for n, item in enumerate(problem.pools) if item.pool.work is Work.BATCH}
+    found = [
+        (n, batch[name], place)
         for n, job in enumerate(jobs)
-    )
-
-
-def _job(
-    job: BatchJob,
-    batch: dict[str, int],
-    tops: dict[int, tuple[int, float]],
-    rows: tuple[Floats, Floats, Floats],
-    hours: tuple[float, float],
-) -> JobFacts:
-    """Facts of one job; `tops`: GPUs and best throughput by pool, `hours`: to its deadline inside and past the
-    horizon."""
-    beyond_h = hours[1]
-    pools = tuple(batch[name] for name in dict.fromkeys(job.pools) if name in batch)
-    rate = max((min(job.max_gpus, tops[number][0]) * tops[number][1] for number in pools), default=0.0)
-    available = rate * (hours[0] + beyond_h)
-    pace = min(1.0, job.left_gpu_h / available) if available > 0 else 1.0
-    return JobFacts(job, pools, job.left_gpu_h, rate, *rows, beyond_h, pace)
+        for place, name in enumerate(name for name in dict.fromkeys(job.pools) if name in batch)
+    ]
+    pairs = np.array(found, dtype=np.int64).reshape(len(found), 3).T
+    tops = np.array([_top(item.pool) if item.pool.work is Work.BATCH else 0.0 for item in problem.pools])
+    count = np.array([item.pool.count for item in problem.pools], dtype=np.float64)
+    rate = np.zeros(len(jobs))
+    if found:
+        np.maximum.at(rate, pairs[0], np.minimum(max_gpus[pairs[0]], count[pairs[1]]) * tops[pairs[1]])
+    return pairs, rate
 
 
 def _top(pool: GpuPool) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from optimizer.domain import Plan
 from optimizer.facts import Facts
 from optimizer.jobfacts import JobFacts
+from optimizer.jobplans import job_rows
 from optimizer.reasons import Note, Reason, Severity
 
 
@@ -67,22 +68,20 @@ def _floors(facts: Facts, plan: Plan) -> list[Note]:
 
 
 def _deadlines(facts: Facts, plan: Plan) -> list[Note]:
+    table = facts.table
+    orders = job_rows(plan.jobs, [job.id for job in table.jobs], facts.count)
+    short = orders.late_gpu_h + orders.undone_gpu_h
+    missed = ~table.reachable | (short > 1e-6 * np.maximum(1.0, table.left))
+    found = [(facts.jobs[n], float(short[n])) for n in np.flatnonzero(missed).tolist()]
     return [
-        Note(Reason.DEADLINE_UNREACHABLE, job.job.id, _missed(job, plan), Severity.ALERT, job.job.deadline)
-        for job in facts.jobs
-        if not job.reachable or _short(job, plan) > 1e-6 * max(1.0, job.left)
+        Note(Reason.DEADLINE_UNREACHABLE, job.job.id, _missed(job, gpu_h), Severity.ALERT, job.job.deadline)
+        for job, gpu_h in found
     ]
 
 
-def _short(job: JobFacts, plan: Plan) -> float:
-    """GPU-hours that the plan does late or never."""
-    orders = plan.jobs[job.job.id]
-    return orders.late_gpu_h + orders.undone_gpu_h
-
-
-def _missed(job: JobFacts, plan: Plan) -> str:
+def _missed(job: JobFacts, short: float) -> str:
     """The sentence about one deadline."""
-    name, short = job.job.id, _short(job, plan)
+    name = job.job.id
     if not job.pools:
         return (
             f"job {name}: none of its pools ({', '.join(job.job.pools) or 'none named'}) is a batch pool of this site"

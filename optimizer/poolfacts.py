@@ -78,6 +78,21 @@ class PoolFacts:
         return self._by_hull(lambda hull: hull.base_throughput)
 
     @cached_property
+    def base_w(self) -> Floats:
+        """Draw of a working GPU at the hull's lower end, per interval."""
+        return self._by_hull(lambda hull: hull.base_w)
+
+    @cached_property
+    def top_w(self) -> Floats:
+        """Draw of a working GPU at its best throughput, per interval."""
+        return self._by_hull(lambda hull: hull.top_w)
+
+    @cached_property
+    def top_throughput(self) -> Floats:
+        """Best throughput of a working GPU, per interval."""
+        return self._by_hull(lambda hull: hull.top_throughput)
+
+    @cached_property
     def kw_per_work(self) -> Floats:
         """Power above the hull's lower end, in kW, that a GPU equivalent takes at full speed, per interval."""
         return self._by_hull(lambda hull: (hull.top_w - hull.base_w) / hull.top_throughput / 1000.0)
@@ -119,6 +134,19 @@ class PoolFacts:
         if working <= 0:
             return 0.0
         return working * hull.throughput(hull.base_w + (draw_kw - float(self.base_kw[index])) * 1000.0 / working)
+
+    def draws_for(self, work: Floats) -> Floats:
+        """Least draw of the pool in kW that does `work` GPU equivalents, both [interval]."""
+        some = self.working > 0
+        left = work / np.where(some, self.working, 1.0) - self.base_throughput
+        slope_per_w = self.seg_slope_per_kw / 1000.0
+        above_w = np.zeros_like(left)
+        for k in range(self.seg_width_w.shape[1]):
+            step = np.clip(left, 0.0, self.seg_width_w[:, k] * slope_per_w[:, k])
+            above_w += np.divide(step, slope_per_w[:, k], out=np.zeros_like(step), where=slope_per_w[:, k] > 0)
+            left = left - step
+        draw: Floats = self.base_kw + np.where(some, self.working * above_w, 0.0) / 1000.0
+        return draw
 
     def draw_for(self, index: int, work: float) -> float:
         """Least draw of the pool in kW that does `work` GPU equivalents."""

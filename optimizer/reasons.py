@@ -82,6 +82,11 @@ class Reason(StrEnum):
     CURVE_DEPARTS = "curve_departs"
 
 
+REASONS: tuple[Reason, ...] = tuple(Reason)
+CODE = {reason: number for number, reason in enumerate(REASONS)}
+"""Place of each reason in REASONS: what arrays of reasons hold."""
+
+
 class Severity(StrEnum):
     """How loud a note is."""
 

@@ -75,8 +75,9 @@ class Session:
     def _optimum(self, facts: Facts, time_limit_s: float) -> tuple[Arrays, Answer]:
         """Arrays and their optimum. Columns for late work exist only for jobs that need them: a job that misses its
         deadline in a solve without them gets them, and the solve goes on."""
-        late = np.array([job.job.id in self._late or not job.reachable for job in facts.jobs], dtype=np.bool_)
-        late |= facts.table.late_anyway
+        table = facts.table
+        late = np.array([job.id in self._late for job in table.jobs], dtype=np.bool_)
+        late |= ~table.reachable | table.late_anyway
         seconds = 0.0
         while True:
             arrays = self._arrays(facts, late)
@@ -90,7 +91,7 @@ class Session:
             if not len(missed):
                 break
             late[missed] = True
-        self._late = frozenset(facts.jobs[n].job.id for n in _late_jobs(arrays, answer))
+        self._late = frozenset(facts.table.jobs[n].id for n in _late_jobs(arrays, answer))
         self._plans += 1
         if self._plans % self.verify_every == 0:
             answer = self._verified(arrays, answer, time_limit_s - seconds)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import inf, isfinite, isnan
+from operator import attrgetter
+
+import numpy as np
 
 from optimizer.curves import clipped, hull_from_idle
 from optimizer.domain import BatchJob, GpuPool, GridEvent, PoolInputs, Problem, SiteInputs
@@ -46,7 +49,7 @@ def problems_of(problem: Problem) -> Iterator[ProblemError]:
         yield from _site(site, len(problem.grid))
     for inputs in problem.pools:
         yield from _pool(inputs, sites, len(problem.grid))
-    for job in problem.jobs:
+    for job in _doubtful(problem.jobs):
         yield from _job(job)
     for event in problem.events:
         yield from _event(event, sites)
@@ -61,6 +64,9 @@ def _series(
     numbers = tuple(values)
     if len(numbers) != count:
         yield ProblemError(place, f"has {len(numbers)} values for {count} intervals")
+    seen = np.array(numbers, dtype=np.float64)
+    if ((seen >= low) & (seen <= top) & (seen > -inf)).all():
+        return
     for index, number in enumerate(numbers):
         if isnan(number) or not low <= number <= top or number == -inf:
             yield ProblemError(f"{place}[{index}]", f"is {number}")
@@ -140,6 +146,21 @@ def _curve(place: str, pool: GpuPool) -> Iterator[ProblemError]:
             yield ProblemError(f"{place}.curve", "does no work under any cap that may be ordered")
     except ValueError as error:
         yield ProblemError(f"{place}.curve", str(error))
+
+
+JOB_NUMBERS = attrgetter("work_gpu_h", "max_gpus", "late_penalty", "undone_penalty", "done_gpu_h", "value_per_gpu_h")
+
+
+def _doubtful(jobs: tuple[BatchJob, ...]) -> list[BatchJob]:
+    """Jobs that may have a fault: all thousands are looked over at once, and only these one by one."""
+    numbers = np.array([JOB_NUMBERS(job) for job in jobs], dtype=np.float64).reshape(len(jobs), 6)
+    low = np.array([0.0, 0.0, 0.0, 0.0, 0.0, -1e15])
+    good = np.all((numbers >= low) & (numbers <= 1e15), axis=1)
+    return [
+        job
+        for job, fine in zip(jobs, np.atleast_1d(good).tolist(), strict=True)
+        if not fine or job.release.tzinfo is None or job.deadline.tzinfo is None
+    ]
 
 
 def _job(job: BatchJob) -> Iterator[ProblemError]:

@@ -15,8 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from optimizer.curves import hull_from_idle
-from optimizer.facts import Facts
-from optimizer.jobfacts import JobFacts
+from optimizer.facts import Facts, Floats
 
 MARGIN = 1.5
 LEAST_SLOPE = 0.05
@@ -34,12 +33,12 @@ class Weights:
     ramp_per_kw: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class JobWeights:
-    """Planning prices of one job per GPU-hour: done late (before any hour of lateness counts), and never done."""
+    """Planning prices of each job per GPU-hour [job]: done late (before any hour of lateness counts), never done."""
 
-    late_per_gpu_h: float
-    undone_per_gpu_h: float
+    late_per_gpu_h: Floats
+    undone_per_gpu_h: Floats
 
 
 @lru_cache(maxsize=16)
@@ -47,9 +46,7 @@ def weights_of(facts: Facts, site: int) -> Weights:
     """Planning prices of the site with that index."""
     prices = facts.problem.prices
     steepest, gentlest = _slopes(facts, site)
-    jobs = zip(facts.jobs, job_weights(facts), strict=True)
-    losses = [weights.undone_per_gpu_h for job, weights in jobs if _at(facts, job, site)]
-    worth = MARGIN * (max(losses, default=0.0) * steepest + _pressure(facts, site))
+    worth = MARGIN * (_dearest(facts, site) * steepest + _pressure(facts, site))
     plain = {event.id: event.penalty_per_kwh + event.credit_per_kwh for _, event in facts.events_of(site)}
     firm = {event.id: max(plain[event.id], worth) for _, event in facts.events_of(site) if event.firm}
     floor_price = max(prices.below_floor_per_gpu_h, MARGIN * max(worth, *firm.values(), 0.0) / gentlest)
@@ -63,25 +60,28 @@ def weights_of(facts: Facts, site: int) -> Weights:
     return Weights(limit, events, floor_price, prices.ramp_per_kw)
 
 
+def _dearest(facts: Facts, site: int) -> float:
+    """Most that a GPU-hour never done costs among the jobs that may run at a site."""
+    at = np.array([pool.site == site for pool in facts.pools], dtype=np.bool_)[facts.table.pair_pool]
+    losses = job_weights(facts).undone_per_gpu_h[facts.table.pair_job[at]]
+    return float(losses.max()) if len(losses) else 0.0
+
+
 @lru_cache(maxsize=8)
-def job_weights(facts: Facts) -> tuple[JobWeights, ...]:
+def job_weights(facts: Facts) -> JobWeights:
     """Planning prices of every job: a deadline that can be met is not missed to save money."""
-    premiums = [
+    table = facts.table
+    premiums = np.array([
         MARGIN * _pressure(facts, pool.site) * _kwh_per_gpu_h(facts, pool.index) if pool.batch else 0.0
         for pool in facts.pools
-    ]
-    return tuple(_job_weights(facts, job, premiums) for job in facts.jobs)
-
-
-def _job_weights(facts: Facts, job: JobFacts, premiums: list[float]) -> JobWeights:
-    """Planning prices of one job; `premiums`: price of a missed GPU-hour per pool."""
-    item = job.job
-    lost = item.undone_penalty + item.value_per_gpu_h
-    if item.undone_penalty <= 0 or not job.pools:
-        return JobWeights(0.0, lost)
-    premium = max(premiums[g] for g in job.pools)
-    worst_h = float(job.hours_late.max(initial=0.0)) + float(facts.hours[-1])
-    return JobWeights(premium, MARGIN * (premium + item.late_penalty * worst_h) + lost)
+    ])  # fmt: skip
+    premium = np.full(len(table), -np.inf)
+    np.maximum.at(premium, table.pair_job, premiums[table.pair_pool])
+    lost = table.undone_penalty + table.value_per_gpu_h
+    worst_h = table.hours_late.max(axis=1, initial=0.0) + float(facts.hours[-1])
+    optional = (table.undone_penalty <= 0) | ~np.isfinite(premium)
+    late = np.where(optional, 0.0, premium)
+    return JobWeights(late, np.where(optional, 0.0, MARGIN * (late + table.late_penalty * worst_h)) + lost)
 
 
 def _pressure(facts: Facts, site: int) -> float:
@@ -101,11 +101,6 @@ def _kwh_per_gpu_h(facts: Facts, index: int) -> float:
     pool = facts.pools[index]
     hull = hull_from_idle(pool.curve)
     return (hull.top_w - hull.base_w) / hull.top_throughput / 1000.0 * float(facts.pue[pool.site].max())
-
-
-def _at(facts: Facts, job: JobFacts, site: int) -> bool:
-    """Whether a job may run at a site."""
-    return any(facts.pools[number].site == site for number in job.pools)
 
 
 def _slopes(facts: Facts, site: int) -> tuple[float, float]:

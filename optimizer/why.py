@@ -13,11 +13,9 @@ from optimizer.domain import Work
 from optimizer.facts import Facts, Floats
 from optimizer.poolfacts import PoolFacts
 from optimizer.ramps import allowed_kw
-from optimizer.reasons import Reason
+from optimizer.reasons import CODE, Reason
 
 Codes = NDArray[np.int64]
-REASONS: tuple[Reason, ...] = tuple(Reason)
-CODE = {reason: number for number, reason in enumerate(REASONS)}
 NONE = -1
 TOUCH = 2e-4
 """An import this close to a cap (relative) touches it."""
@@ -55,115 +53,117 @@ def _ramp_bound(facts: Facts, s: int, imports: Floats) -> NDArray[np.bool_]:
     return bound
 
 
-def pool_reasons(
-    facts: Facts, draw_kw: Floats, work: Floats, imports: Floats, bindings: Codes
-) -> list[tuple[Reason, ...]]:
-    """Primary reason of every pool and interval."""
+def pool_reasons(facts: Facts, draw_kw: Floats, work: Floats, imports: Floats, bindings: Codes) -> Codes:
+    """Primary reason of every pool and interval, as codes [pool, interval]."""
     over = imports > np.minimum(facts.limit_kw, facts.events_cap_kw) * (1 + 1e-6) + 1e-6
-    found = []
+    codes = np.zeros(draw_kw.shape, dtype=np.int64)
     for pool in facts.pools:
-        decide = _batch_reason if pool.batch else _busy_reason
-        rows = zip(draw_kw[pool.index].tolist(), work[pool.index].tolist(), strict=True)
-        found.append(
-            tuple(
-                decide(facts, pool, t, draw, done, (int(bindings[pool.site, t]), bool(over[pool.site, t])))
-                for t, (draw, done) in enumerate(rows)
-            )
+        binding = bindings[pool.site]
+        codes[pool.index] = (
+            _batch_reasons(facts, pool, work[pool.index], binding)
+            if pool.batch
+            else _busy_reasons(facts, pool, draw_kw[pool.index], work[pool.index], (binding, over[pool.site]))
         )
+    return codes
+
+
+def _first_of(choices: list[tuple[NDArray[np.bool_], Reason | Codes]], otherwise: Reason | Codes) -> Codes:
+    """The reason of the first condition that holds, in each place."""
+    codes = [CODE[reason] if isinstance(reason, Reason) else reason for _, reason in choices]
+    last = CODE[otherwise] if isinstance(otherwise, Reason) else otherwise
+    found: Codes = np.select([condition for condition, _ in choices], codes, last)
     return found
 
 
-def _busy_reason(facts: Facts, pool: PoolFacts, t: int, draw_kw: float, work: float, bound: tuple[int, bool]) -> Reason:
-    """Why an interactive or training pool draws what it does."""
-    top, least, tol = float(pool.top_kw[t]), float(pool.least_kw[t]), 1e-3 * (1e-3 + float(pool.top_kw[t]))
+def _busy_reasons(
+    facts: Facts, pool: PoolFacts, draw_kw: Floats, work: Floats, bound: tuple[Codes, NDArray[np.bool_]]
+) -> Codes:
+    """Why an interactive or training pool draws what it does [interval]."""
     binding, over = bound
-    if pool.working[t] <= 1e-9 or draw_kw >= top - tol:
-        return Reason.NO_WORK if pool.working[t] <= 1e-9 else Reason.FULL_POWER
-    if work < float(pool.floor_work[t]) - 1e-3 * (1.0 + float(pool.working[t])):
-        return Reason.FLOOR_BROKEN
-    if draw_kw <= least + tol and over:
-        return Reason.SERVICE_FLOOR
-    if draw_kw >= _wanted_kw(facts, pool, t, float(facts.cost_per_kwh[pool.site, t])) - tol:
-        return _dear(facts, pool, t, draw_kw + tol)
-    if binding != NONE:
-        return REASONS[binding]
-    return Reason.SERVICE_FLOOR if draw_kw <= least + tol else Reason.CHANGE_COST
+    tol = 1e-3 * (1e-3 + pool.top_kw)
+    at_floor = draw_kw <= pool.least_kw + tol
+    return _first_of(
+        [
+            (pool.working <= 1e-9, Reason.NO_WORK),
+            (draw_kw >= pool.top_kw - tol, Reason.FULL_POWER),
+            (work < pool.floor_work - 1e-3 * (1.0 + pool.working), Reason.FLOOR_BROKEN),
+            (at_floor & over, Reason.SERVICE_FLOOR),
+            (
+                draw_kw >= _wanted_kw(facts, pool, facts.cost_per_kwh[pool.site]) - tol,
+                _dear(facts, pool, draw_kw + tol),
+            ),
+            (binding != NONE, binding),
+            (at_floor, Reason.SERVICE_FLOOR),
+        ],
+        Reason.CHANGE_COST,
+    )
 
 
-def _dear(facts: Facts, pool: PoolFacts, t: int, draw_kw: float) -> Reason:
+def _dear(facts: Facts, pool: PoolFacts, draw_kw: Floats) -> Codes:
     """Which part of the cost of energy explains a draw: the price alone, carbon on top, or the grid's own peak."""
     s = pool.site
-    if draw_kw >= _wanted_kw(facts, pool, t, facts.problem.sites[s].price_per_mwh[t] / 1000.0):
-        return Reason.HIGH_PRICE
-    lasting = float(facts.cost_per_kwh[s, t] - facts.coincident_per_kwh[s, t])
-    return Reason.CARBON if draw_kw >= _wanted_kw(facts, pool, t, lasting) else Reason.COINCIDENT_PEAK
+    price = np.array(facts.problem.sites[s].price_per_mwh) / 1000.0
+    lasting = facts.cost_per_kwh[s] - facts.coincident_per_kwh[s]
+    return _first_of(
+        [
+            (draw_kw >= _wanted_kw(facts, pool, price), Reason.HIGH_PRICE),
+            (draw_kw >= _wanted_kw(facts, pool, lasting), Reason.CARBON),
+        ],
+        Reason.COINCIDENT_PEAK,
+    )
 
 
-def _wanted_kw(facts: Facts, pool: PoolFacts, t: int, cost_per_kwh: float) -> float:
-    """Draw at which the next watt would cost more than it is worth, at or above the floor."""
-    cost = cost_per_kwh * float(facts.pue[pool.site, t])
-    hull = pool.hulls[t]
-    widths = [part.width_w for part in hull.segments if pool.pool.value_per_gpu_h * part.slope_per_w * 1000.0 >= cost]
-    wanted = float(pool.base_kw[t]) + float(pool.working[t]) * sum(widths) / 1000.0
-    return max(wanted, float(pool.least_kw[t]))
+def _wanted_kw(facts: Facts, pool: PoolFacts, cost_per_kwh: Floats) -> Floats:
+    """Draw [interval] at which the next watt would cost more than it is worth, at or above the floor."""
+    cost = cost_per_kwh * facts.pue[pool.site]
+    pays = pool.pool.value_per_gpu_h * pool.seg_slope_per_kw >= cost[:, None]
+    wanted = pool.base_kw + pool.working * np.where(pays, pool.seg_width_w, 0.0).sum(axis=1) / 1000.0
+    found: Floats = np.maximum(wanted, pool.least_kw)
+    return found
 
 
-def _batch_reason(
-    facts: Facts, pool: PoolFacts, t: int, draw_kw: float, work: float, bound: tuple[int, bool]
-) -> Reason:
-    """Why a batch pool runs as much as it does."""
-    binding, _ = bound
-    working = float(pool.working[t])
-    if working <= 1e-9:
-        return Reason.NO_WORK
-    if work >= 0.999 * working * pool.hulls[t].top_throughput:
-        return Reason.FULL_POWER
-    if binding != NONE:
-        return REASONS[binding]
-    s = pool.site
-    mean = float(facts.cost_per_kwh[s] @ facts.hours / facts.hours.sum())
-    cheap = facts.cost_per_kwh[s, t] <= mean
-    if not cheap and facts.cost_per_kwh[s, t] - facts.coincident_per_kwh[s, t] <= mean:
-        return Reason.COINCIDENT_PEAK
-    if work <= 1e-9:
-        return Reason.NO_WORK if cheap else Reason.HIGH_PRICE
-    return Reason.CHEAP_WINDOW if cheap else Reason.DEADLINE
+def _batch_reasons(facts: Facts, pool: PoolFacts, work: Floats, binding: Codes) -> Codes:
+    """Why a batch pool runs as much as it does [interval]."""
+    cost = facts.cost_per_kwh[pool.site]
+    mean = float(cost @ facts.hours / facts.hours.sum())
+    cheap = cost <= mean
+    return _first_of(
+        [
+            (pool.working <= 1e-9, Reason.NO_WORK),
+            (work >= 0.999 * pool.working * pool.top_throughput, Reason.FULL_POWER),
+            (binding != NONE, binding),
+            (~cheap & (cost - facts.coincident_per_kwh[pool.site] <= mean), Reason.COINCIDENT_PEAK),
+            (work <= 1e-9, np.where(cheap, CODE[Reason.NO_WORK], CODE[Reason.HIGH_PRICE])),
+            (cheap, Reason.CHEAP_WINDOW),
+        ],
+        Reason.DEADLINE,
+    )
 
 
-def job_reasons(facts: Facts, rates: Floats, job_pool: tuple[int, ...], bindings: Codes) -> list[tuple[Reason, ...]]:
-    """Primary reason of every job and interval."""
-    jobs = facts.jobs
-    pools = np.array(job_pool)
-    site = np.array([facts.pools[g].site if g >= 0 else 0 for g in job_pool])
+def job_reasons(facts: Facts, rates: Floats, job_pool: tuple[int, ...], bindings: Codes) -> Codes:
+    """Primary reason of every job and interval, as codes [job, interval]."""
+    table = facts.table
+    pools = np.array(job_pool, dtype=np.int64)
+    site = np.array([*(pool.site for pool in facts.pools), 0], dtype=np.int64)[pools]
     done = rates * facts.hours
-    left = np.array([job.left for job in jobs])[:, None]
     before = np.cumsum(done, axis=1) - done
-    hours = np.array([job.on_time_h + job.late_h for job in jobs])
-    late = np.array([job.late_h for job in jobs]) > 0
-    tight = np.array([job.pace > 0.9 for job in jobs])[:, None]
-    fixed = np.array([not job.job.preemptible for job in jobs])[:, None]
+    hours = table.on_time_h + table.late_h
     cost = facts.cost_per_kwh[site]
     cheap = cost <= _mean_in_window(cost, hours)
-    full = np.array([_pool_full(facts, rates, job_pool, g) for g in range(len(facts.pools))])[pools]
+    full = np.array([_pool_full(facts, rates, pools, g) for g in range(len(facts.pools))])[pools]
     runs = rates > 1e-9
     bound = bindings[site]
-    choices = [
-        (pools[:, None] < 0, Reason.DEADLINE_UNREACHABLE),
-        (before >= left * (1 - 1e-9), Reason.WORK_DONE),
-        (hours <= 1e-9, Reason.NOT_RELEASED),
-        (runs & fixed, Reason.NOT_PREEMPTIBLE),
-        (runs & (late | tight), Reason.DEADLINE),
-        (runs & cheap, Reason.CHEAP_WINDOW),
-        (runs, Reason.DEADLINE),
-    ]
-    shape = rates.shape
+    pressed = (table.late_h > 0) | (table.pace > 0.9)[:, None]
+    working = np.where(pressed | ~cheap, CODE[Reason.DEADLINE], CODE[Reason.CHEAP_WINDOW])
+    working[~table.preemptible] = CODE[Reason.NOT_PREEMPTIBLE]
     coincident = ~cheap & (cost - facts.coincident_per_kwh[site] <= _mean_in_window(cost, hours))
     dear = np.where(coincident, CODE[Reason.COINCIDENT_PEAK], CODE[Reason.HIGH_PRICE])
-    waiting = np.where(bound >= 0, bound, np.where(full, CODE[Reason.POOL_FULL], dear))
-    codes = np.select(
-        [np.broadcast_to(condition, shape) for condition, _ in choices], [CODE[r] for _, r in choices], waiting
-    )
-    return [tuple(row) for row in np.array(REASONS, dtype=object)[codes].tolist()]
+    codes: Codes = np.where(bound >= 0, bound, np.where(full, CODE[Reason.POOL_FULL], dear))
+    codes = np.where(runs, working, codes)
+    codes[hours <= 1e-9] = CODE[Reason.NOT_RELEASED]
+    codes[before >= (table.left * (1 - 1e-9))[:, None]] = CODE[Reason.WORK_DONE]
+    codes[pools < 0] = CODE[Reason.DEADLINE_UNREACHABLE]
+    return codes
 
 
 def _mean_in_window(cost: Floats, hours: Floats) -> Floats:
@@ -173,10 +173,9 @@ def _mean_in_window(cost: Floats, hours: Floats) -> Floats:
     return mean
 
 
-def _pool_full(facts: Facts, rates: Floats, job_pool: tuple[int, ...], g: int) -> NDArray[np.bool_]:
+def _pool_full(facts: Facts, rates: Floats, pools: Codes, g: int) -> NDArray[np.bool_]:
     """Intervals in which a pool has no free GPU for one more job."""
     if facts.pools[g].pool.work is not Work.BATCH:
         return np.zeros(facts.count, dtype=np.bool_)
-    mine = np.array(job_pool) == g
-    used: NDArray[np.bool_] = rates[mine].sum(axis=0) >= 0.999 * facts.pools[g].pool.count
+    used: NDArray[np.bool_] = rates[pools == g].sum(axis=0) >= 0.999 * facts.pools[g].pool.count
     return used

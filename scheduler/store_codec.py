@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
+from optimizer.domain import Plan
 from optimizer.timegrid import require_utc
 
 T = TypeVar("T")
@@ -87,6 +89,8 @@ def typed_value(kind: type[T], plain: Mapping[str, Any]) -> T:
 
 def pack(value: object) -> bytes:
     """A frozen dataclass as compressed JSON."""
+    if isinstance(value, Plan):
+        value = replace(value, jobs=dict(value.jobs))
     return zlib.compress(json.dumps(plain_values(value), separators=(",", ":")).encode(), 1)
 
 

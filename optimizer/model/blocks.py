@@ -24,7 +24,7 @@ def add_starts(model: Model) -> None:
     after the horizon, + weight of undone work * skipped.
     """
     facts = model.facts
-    whole = [number for number, job in enumerate(facts.jobs) if not job.job.preemptible]
+    whole: list[int] = np.flatnonzero(~facts.table.preemptible).tolist()
     starts: list[Start] = [(number, g, t) for number in whole for g, t in _options(facts, facts.jobs[number])]
     runs = [unbroken_run(facts, facts.jobs[number], t) for number, _, t in starts]
     keys = tuple(np.array(starts, dtype=np.int64).reshape(len(starts), 3).T)
@@ -49,7 +49,7 @@ def _add_choice(model: Model, whole: list[int]) -> None:
     waiting = [n for n in whole if jobs[n].beyond_h * jobs[n].rate >= jobs[n].left and jobs[n].pools]
     carry = [float(model.facts.carry_cost[jobs[n].pools[0]]) * jobs[n].left for n in waiting]
     later = model.columns("later", "j", (waiting,), high=1.0, cost=carry)
-    lost = [model.job_weights[n].undone_per_gpu_h * jobs[n].left for n in whole]
+    lost = [float(model.job_weights.undone_per_gpu_h[n]) * jobs[n].left for n in whole]
     skipped = model.columns("skipped", "j", (whole,), high=1.0, cost=lost)
     model.constant -= sum(jobs[n].job.value_per_gpu_h * jobs[n].left for n in whole)
     choice = model.rows("one_start", "j", (whole,), low=1.0, high=1.0)
@@ -78,7 +78,7 @@ def _late_cost(model: Model, number: int, run: Floats) -> float:
     what runs on after the horizon is late after the deadline."""
     job, hours = model.facts.jobs[number], model.facts.hours
     late = np.maximum(0.0, run * hours - job.rate * job.on_time_h)
-    premium = model.job_weights[number].late_per_gpu_h
+    premium = float(model.job_weights.late_per_gpu_h[number])
     tail, tail_h = late_tail(model.facts, job, float((run * hours).sum()))
     inside = float((late * (premium + job.job.late_penalty * job.hours_late)).sum())
     return inside + tail * (premium + job.job.late_penalty * tail_h)

@@ -17,7 +17,7 @@ def add_rates(model: Model) -> None:
     pools don't share a job by chance.
     """
     table, hours = model.facts.table, model.facts.hours
-    premium = np.array([weights.late_per_gpu_h for weights in model.job_weights]).reshape(-1, 1)
+    premium = model.job_weights.late_per_gpu_h.reshape(-1, 1)
     lateness = premium + table.late_penalty[:, None] * table.hours_late
     late_h = np.where(model.late[:, None], table.late_h, 0.0)
     for family, open_h, cost in (("x", table.on_time_h, 0.0 * lateness), ("late", late_h, lateness)):
@@ -73,7 +73,7 @@ def add_work(model: Model) -> None:
     """
     facts, table = model.facts, model.facts.table
     j = np.flatnonzero(table.preemptible)
-    lost = np.array([weights.undone_per_gpu_h for weights in model.job_weights])
+    lost = model.job_weights.undone_per_gpu_h
     undone = model.columns("undone", "j", (j,), high=table.left[j], cost=lost[j])
     far = np.flatnonzero(table.preemptible & (table.beyond_h > 0) & (table.first_pool >= 0))
     cost = facts.carry_cost[table.first_pool[far]] if len(far) else 0.0

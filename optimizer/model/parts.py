@@ -94,7 +94,7 @@ class Model:
 
     facts: Facts
     weights: tuple[Weights, ...]
-    job_weights: tuple[JobWeights, ...]
+    job_weights: JobWeights
     late: Flags
     """Jobs that have columns for work after their deadline."""
     families: dict[str, Columns] = field(default_factory=dict)
