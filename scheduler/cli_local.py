@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
@@ -18,13 +17,6 @@ if TYPE_CHECKING:
     from scheduler.backtest.result import BacktestResult
 
 SHOWN_STEPS = 48
-
-
-class Rivals(StrEnum):
-    """Whom a backtest compares with."""
-
-    ALL = "all"
-    NONE = "none"
 
 
 def add(app: typer.Typer) -> None:
@@ -153,7 +145,9 @@ def backtest(  # noqa: PLR0913, PLR0917 - each is an option of the command
     ] = None,
     control_period: Annotated[str | None, typer.Option(help="Instead of the config's, such as 60s.")] = None,
     interval: Annotated[str | None, typer.Option(help="Instead of the config's, such as 15m.")] = None,
-    rivals: Annotated[Rivals, typer.Option(help="Run no control and perfect foresight as well.")] = Rivals.ALL,
+    rivals: Annotated[
+        str, typer.Option(help="Rules to run beside no control and perfect foresight, by comma; all, none, or bounds.")
+    ] = "bounds",
     table: Annotated[
         Path | None, typer.Option(help="Write every run interval by interval to this .csv or .parquet file.")
     ] = None,
@@ -167,6 +161,7 @@ def backtest(  # noqa: PLR0913, PLR0917 - each is an option of the command
     Examples:
       gridpace backtest --config config/sites/s2-caiso-heat-wave.yaml --from 2022-09-06 --to 2022-09-07
       gridpace backtest --config config/sites/s3-uri.yaml --from 2021-02-12 --to 2021-02-16 --table uri.csv
+      gridpace backtest --config my.yaml --from 2022-09-06 --to 2022-09-07 --rivals greedy,price_threshold
     """
     from scheduler.config import load_config
 
@@ -183,13 +178,29 @@ def backtest(  # noqa: PLR0913, PLR0917 - each is an option of the command
                 loaded, first, last,
                 control_period=duration(control_period, "--control-period"),
                 interval=duration(interval, "--interval"),
-                rivals=rivals is Rivals.ALL,
+                rivals=chosen_rules(rivals),
                 progress=told,
             )  # fmt: skip
     except (BacktestRefused, BoundBroken) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     _told(result, table, as_json)
+
+
+def chosen_rules(text: str) -> bool | tuple[str, ...]:
+    """What `--rivals` names, as run_backtest takes it. Raises BadParameter for an unknown rule."""
+    from optimizer.rivals import RIVALS
+
+    if text in {"none", "bounds"}:
+        return text == "bounds"
+    if text == "all":
+        return tuple(RIVALS)
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in RIVALS:
+            known = f"all, none, bounds, {', '.join(RIVALS)}"
+            raise typer.BadParameter(f'"{name}" is not one of {known}', param_hint="--rivals")
+    return names
 
 
 def _told(result: BacktestResult, table: Path | None, as_json: bool) -> None:

@@ -7,6 +7,7 @@ the very same code; whoever drives them owns the clock.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -135,6 +136,7 @@ class State:
     busy: dict[str, float] = field(default_factory=dict)
     foreign: dict[str, Foreign] = field(default_factory=dict)
     over_ticks: dict[str, int] = field(default_factory=dict)
+    room_kw: dict[str, deque[float]] = field(default_factory=dict)
     orders: dict[str, PoolOrder] = field(default_factory=dict)
     held: dict[str, PoolOrder] = field(default_factory=dict)
     grants: dict[str, tuple[str, int]] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from adapters.context import AdapterContext
 from adapters.hall import SimulatedHall
-from adapters.hall_state import HallFaults
+from adapters.hall_state import HallFaults, HallPhysics
 from adapters.ports import AdapterError, Clock, GpuId, GpuInfo, Meter, PowerActuator, Reading
 from optimizer.domain import GpuPool, Series
 from optimizer.reasons import Note, Reason, Severity
@@ -221,9 +221,10 @@ def _simulated(
     hall = SimulatedHall(
         [_true_pool(config, model.pool) for model in pools.values()],
         clock,
-        load={m.pool.id: _load(m, sources) for m in pools.values()},
+        load={m.pool.id: _load(config, m, sources) for m in pools.values()},
         pue={site.id: _pue(site, sources) for site in sites.values()},
         other_it_kw={site.id: _always(site.other_it_kw) for site in sites.values()},
+        physics=_physics(config),
         faults=_faults(config),
     )
     note = hall.describe()
@@ -249,8 +250,21 @@ def _always(value: float) -> Callable[[datetime], float]:
     return lambda _moment: value
 
 
-def _load(model: PoolModel, sources: Mapping[str, Source]) -> Callable[[datetime], float]:
-    return _always(model.load) if isinstance(model.load, float) else Recorded(sources[model.load], 1.0).at
+def _physics(config: Config) -> HallPhysics:
+    """How fast simulated power follows its orders, and how closely loads are looked at."""
+    if not isinstance(config.power, SimulatedPowerConfig):
+        return HallPhysics()
+    down_s, up_s = config.power.settle_down.total_seconds(), config.power.settle_up.total_seconds()
+    return HallPhysics(down_s, up_s, 1.0 if config.power.load_noise > 0 else HallPhysics().sample_s)
+
+
+def _load(config: Config, model: PoolModel, sources: Mapping[str, Source]) -> Callable[[datetime], float]:
+    load = _always(model.load) if isinstance(model.load, float) else Recorded(sources[model.load], 1.0).at
+    if not isinstance(config.power, SimulatedPowerConfig) or not config.power.load_noise:
+        return load
+    from adapters.hall_noise import Flicker
+
+    return Flicker(load, config.power.load_noise, config.power.seed, model.pool.id)
 
 
 def _pue(site: SiteModel, sources: Mapping[str, Source]) -> Callable[[datetime], float]:

@@ -1,8 +1,9 @@
 """One site in one tick: from the plan's wish and the ceiling to orders that meet the set-point.
 
 Feed-forward: the curves and the measured number of busy GPUs predict what an order draws. Feedback: what the prediction
-was last off by (`bias`) is carried along. Above the set-point the cheapest kW go first, down to the floors; below it
-(a ramp that forbids falling faster) the last orders are given up step by step.
+was last off by (`bias`) is carried along. What a ceiling turns out not to need is given back first (`giveback`).
+Above the set-point the cheapest kW go first, down to the floors; below it (a ramp that forbids falling faster) the last
+orders are given up step by step.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from optimizer.shed import ShedPool, shed
 from scheduler.engine import Context, SiteModel, State
 from scheduler.estimate import import_kw, pool_kw
 from scheduler.flexibility import pue_now, site_pools
+from scheduler.giveback import give_back
 from scheduler.granting import filled, granted
 from scheduler.observing import foreign_gpus
 from scheduler.orders import PoolOrder, free_order, whole_order
@@ -52,13 +54,14 @@ def trim_site(
     model = ctx.sites[site]
     pools = [entry.pool for entry in site_pools(ctx, site)]
     wish = filled(ctx, state, {pool.id: whole_order(state.plan, pool, state.jobs, now) for pool in pools}, now)
-    wish_kw = predict(ctx, state, model, pools, wish, now)
     top = ceiling(site, limit_now(ctx, state, site, now), events, operator_limit_kw(state, site, now), now, then)
+    most_kw = top.kw * (1.0 - ctx.margin)
+    planned_kw = predict(ctx, state, model, pools, wish, now)
+    wish = give_back(ctx, state, site, pools, wish, most_kw - planned_kw, now)
+    wish_kw = predict(ctx, state, model, pools, wish, now)
     last_kw = state.setpoint_kw.get(site)
     seconds = (then - now).total_seconds()
-    aim_kw = setpoint(
-        wish_kw, last_kw, top.kw * (1.0 - ctx.margin), seconds, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min
-    )
+    aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min)
     floors = {pool.id: int(pool.min_cap_w) if site in below_floor else floor_cap_w(pool) for pool in pools}
     base, base_kw = wish, wish_kw
     if aim_kw > wish_kw + SLACK_KW:
@@ -69,7 +72,7 @@ def trim_site(
     pue = pue_now(ctx, state, site, now)
     orders, short_kw = shed_orders(state, pools, base, floors, excess_kw / pue)
     shed_kw = max(0.0, wish_kw - aim_kw)
-    return SiteTrim(top, aim_kw, wish_kw, shed_kw, short_kw * pue, orders)
+    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw * pue, orders)
 
 
 def limit_now(ctx: Context, state: State, site: str, now: datetime) -> float:

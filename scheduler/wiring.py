@@ -35,6 +35,7 @@ from scheduler.hardware import Hardware, build_hardware
 from scheduler.ledger import Ledger
 from scheduler.planner import ChildPlanner
 from scheduler.pools import Pools
+from scheduler.rules import OPTIMUM, RulePlanner
 from scheduler.store import Store, StoreDegraded
 from scheduler.utility import Utility
 
@@ -191,8 +192,10 @@ def build_dispatcher(config: Config, hardware: Hardware, store: Store) -> Dispat
 
 
 def build_planner(config: Config) -> Planner:
-    """The planner in its own process."""
+    """The optimum's planner in its own process, or a rule in its place."""
     solver = config.solver
+    if solver.planner != OPTIMUM:
+        return RulePlanner(solver.planner)
     return ChildPlanner(
         time_limit_s=solver.time_limit.total_seconds(),
         hard_deadline_s=solver.hard_deadline.total_seconds(),

@@ -7,6 +7,7 @@ in the twin, in the loops or in the account, and must not be shown as a success.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -26,14 +27,15 @@ from scheduler.clock import VirtualClock
 from scheduler.config import Config
 from scheduler.config.runtime import NoControl
 from scheduler.engine import Planner
-from scheduler.planner import InlinePlanner
+from scheduler.rules import RulePlanner, inline_planner
+from scheduler.service import JobRequest
 from scheduler.wiring import Parts
 
 TOLERANCE = 1e-5
 """Share of all money moved by which a run may seem to beat the bound: the solver's own tolerances."""
 
 
-TIME_LIMIT_S = 30.0
+TIME_LIMIT = timedelta(seconds=30)
 """What one plan may take at least: a busy machine must not change a result."""
 
 
@@ -57,28 +59,34 @@ def run_backtest(
     *,
     control_period: timedelta | None = None,
     interval: timedelta | None = None,
-    rivals: bool = True,
+    rivals: bool | Sequence[str] = True,
     progress: Progress | None = None,
     planner: Planner | None = None,
 ) -> BacktestResult:
     """Run Gridpace over [start, end) of recorded prices, and its rivals unless told otherwise.
 
     `control_period` and `interval` replace the config's; plans are made in this process unless `planner` is given.
+    `rivals`: names of optimizer.rivals to run beside no control and perfect foresight, each in a world of its own under
+    the same control; True: only these two; False: nobody.
     Raises RecordingGap when the recordings don't hold the window, AdapterError when a part can't be made, BoundBroken
     when a run beats perfect foresight.
     """
     began = time.perf_counter()
     made = simulated(config, control_period, interval)
     requests, left_out = window_jobs(made, start, end)
-    inline = InlinePlanner(max(TIME_LIMIT_S, config.solver.time_limit.total_seconds()))
+    inline = inline_planner(config.solver.planner, max(TIME_LIMIT, config.solver.time_limit))
     world = _World(build_world(made, requests, VirtualClock(start), planner or inline), start, end)
+    rules = rivals if not isinstance(rivals, bool) else ()
+    told = _Shares(progress, 1 + len(rules))
     try:
         truth = _truth(world)
         step = settlement_step(world.parts.ctx.sites.values(), truth)
-        driven = _driven(world, progress)
+        driven = _driven(world, told)
         jobs = [as_batch_job(request, start) for request in requests]
         problem = _settled_problem(world, truth, step, jobs, driven)
-        outcomes = _outcomes(problem, driven, config.backtest.no_control if rivals else None)
+        outcomes = _outcomes(problem, driven, config.backtest.no_control if rivals is not False else None)
+        for name in rules:
+            outcomes[name] = _rule_outcome(name, made, requests, problem, told)
     finally:
         world.parts.close()
     result = BacktestResult(
@@ -129,19 +137,47 @@ def _outcomes(problem: Problem, driven: Driven, rival: NoControl | None) -> dict
     }
 
 
+def _rule_outcome(name: str, made: Config, requests: list[JobRequest], problem: Problem, told: _Shares) -> Outcome:
+    """What the daemon's loops do with a rule in the planner's place, in a world of its own."""
+    start, end = problem.grid.start, problem.grid.end
+    world = _World(build_world(made, requests, VirtualClock(start), RulePlanner(name)), start, end)
+    try:
+        return _driven(world, told.next()).recorder.outcome(problem.grid)
+    finally:
+        world.parts.close()
+
+
+@dataclass
+class _Shares:
+    """Progress of several windows as that of one."""
+
+    progress: Progress | None
+    windows: int
+    done: int = 0
+
+    def __call__(self, share: float) -> None:
+        if self.progress is not None:
+            self.progress((self.done + share) / self.windows)
+
+    def next(self) -> _Shares:
+        """The next window begins."""
+        self.done += 1
+        return self
+
+
 def _loops(driven: Driven, wall_s: float) -> Loops:
     rungs, alerts = dict(driven.rungs), dict(driven.alerts)
     return Loops(driven.cycles, driven.ticks, rungs, alerts, driven.slowest_cycle_s, wall_s)
 
 
-def _driven(world: _World, progress: Progress | None) -> Driven:
+def _driven(world: _World, progress: Progress) -> Driven:
     """Turn the loops through the window."""
     hall, queue = world.parts.hardware.hall, world.parts.ctx.jobs
     assert hall is not None
     assert isinstance(queue, JobQueue)
     clock = world.parts.ctx.clock
     assert isinstance(clock, VirtualClock)
-    return drive(world.parts, clock, hall, queue, world.end, progress or (lambda _share: None))
+    return drive(world.parts, clock, hall, queue, world.end, progress)
 
 
 def assert_bound(result: BacktestResult) -> None:

@@ -16,6 +16,11 @@ TITLES = {"gridpace": "Gridpace", "no_control": "no control", "perfect_foresight
 WIDTH = 120
 
 
+def title(name: str) -> str:
+    """A run's name for a person."""
+    return TITLES.get(name, name.replace("_", " "))
+
+
 def as_text(result: BacktestResult) -> str:
     """The whole report."""
     out = StringIO()
@@ -30,7 +35,7 @@ def as_text(result: BacktestResult) -> str:
         console.print(_events(result))
     for name, run in result.runs.items():
         if missed := run.account.missed:
-            console.print(f"{TITLES[name]} misses the deadline of {', '.join(missed[:10])}"
+            console.print(f"{title(name)} misses the deadline of {', '.join(missed[:10])}"
                           + (f" and {len(missed) - 10} more" if len(missed) > 10 else ""))  # fmt: skip
     if result.jobs_left_out:
         console.print(f"not counted, because their deadline lies outside: {', '.join(result.jobs_left_out[:10])}")
@@ -47,7 +52,7 @@ def _table(result: BacktestResult, first: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
     table.add_column(first)
     for name in result.runs:
-        table.add_column(TITLES[name], justify="right")
+        table.add_column(title(name), justify="right")
     return table
 
 

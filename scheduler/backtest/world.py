@@ -18,6 +18,7 @@ from scheduler.backtest.recorded import BacktestRefused
 from scheduler.building import due_jobs
 from scheduler.clock import VirtualClock
 from scheduler.config import Config, Mode
+from scheduler.config.builtin import SimulatedPowerConfig
 from scheduler.config.entries import default_entry
 from scheduler.engine import Planner
 from scheduler.service import JobRequest
@@ -40,7 +41,9 @@ def simulated(config: Config, control_period: timedelta | None, interval: timede
     changes: dict[str, Any] = {
         "mode": Mode.CONTROL,
         "clock": None,
-        "power": default_entry("power", "simulated"),
+        "power": config.power
+        if isinstance(config.power, SimulatedPowerConfig)
+        else default_entry("power", "simulated"),
         "meters": (default_entry("meters", "simulated"),),
         "jobs": config.jobs.model_copy(update={"system": default_entry("jobs", "queue")}),
         "interval": step,

@@ -18,7 +18,7 @@ AGENT_SOCKET = "/run/gridpace-agent/agent.sock"
 
 
 class SimulatedPowerConfig(Model):
-    """A simulated hall with the GPUs of all pools; needs no hardware."""
+    """A simulated hall with the GPUs of all pools; needs no hardware. Without more it follows its curves exactly."""
 
     type: Literal["simulated"] = Field(description="A simulated hall.", examples=["simulated"])
     true_curves: dict[str, str] = Field(
@@ -41,7 +41,20 @@ class SimulatedPowerConfig(Model):
         description="Share of a pool's power readings that are nonsense, anything between nothing and double.",
         examples=[0.05],
     )
-    seed: int = Field(default=0, ge=0, description="Seed of noise and outliers.", examples=[0])
+    load_noise: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="By how much loads dip within seconds, as a share (standard deviation).",
+        examples=[0.02],
+    )
+    settle_down: PositiveDuration = Field(
+        default=timedelta(seconds=0.05), description="Time until 95 % of a step down is done.", examples=["1s"]
+    )
+    settle_up: PositiveDuration = Field(
+        default=timedelta(seconds=0.4), description="Time until 95 % of a step up is done.", examples=["2s"]
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of all that is random in it.", examples=[0])
 
 
 class NvmlPowerConfig(Model):

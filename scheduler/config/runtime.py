@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from enum import StrEnum
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from adapters.fields import Id
+from adapters.fields import Id, did_you_mean
 from adapters.secrets import Secret
 from scheduler.config.base import AwareDatetime, Model, NotNegative, Positive, PositiveDuration
 from scheduler.config.errors import FieldError
@@ -78,8 +78,14 @@ class EconomicsConfig(Model):
 
 
 class SolverConfig(Model):
-    """Limits of the planner, which runs in a process of its own."""
+    """The planner, and the limits of the process that it runs in."""
 
+    planner: str = Field(
+        default="optimum",
+        description="optimum, or a rule of thumb in its place: do_nothing (full power, jobs at once; limits and firm "
+        "events only), price_threshold, uniform_cap, fair_tiered, greedy_tiered or greedy. A rule needs no process.",
+        examples=["optimum"],
+    )
     time_limit: PositiveDuration = Field(
         default=timedelta(seconds=10),
         description="After this the solver answers with the best plan so far.",
@@ -91,6 +97,17 @@ class SolverConfig(Model):
         examples=["20s"],
     )
     memory_mb: int = Field(default=2048, ge=256, description="Most memory of the process, in MiB.", examples=[2048])
+
+    @field_validator("planner")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name != "optimum":
+            from optimizer.rivals import RIVALS  # numpy and all: only who names a rule waits for it
+
+            known = ["optimum", *RIVALS]
+            if name not in known:
+                raise ValueError(f'"{name}" is not one of {", ".join(known)}.{did_you_mean(name, known)}')
+        return name
 
     @model_validator(mode="after")
     def _ordered(self) -> SolverConfig:

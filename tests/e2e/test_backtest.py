@@ -75,6 +75,20 @@ def test_gridpace_lies_between_its_rivals_and_does_all_the_work(two_days):
     assert set(two_days.loops.rungs) == {"optimum"}
 
 
+def test_rules_run_through_the_same_loops_and_are_settled_alike(tmp_path):
+    """Six hours of the storm's first day: who buys at once pays more than who waits for the cheap hours."""
+    config = kilowatts(tmp_path, uri_prices(), within="6h")
+    start = local("2021-02-12", CHICAGO)
+    result = run_backtest(config, start, start + timedelta(hours=12), rivals=("do_nothing", "greedy"))
+    assert list(result.runs) == ["gridpace", "no_control", "perfect_foresight", "do_nothing", "greedy"]
+    assert {"do_nothing", "greedy"} <= set(result.as_dict()["savings"])
+    assert "do nothing" in result.text()
+    for name in ("gridpace", "do_nothing", "greedy"):
+        assert net(result, "perfect_foresight") * (1 - 1e-5) <= net(result, name)
+        assert result.runs[name].account.below_floor_gpu_h == pytest.approx(0.0)
+    assert set(result.table().run) == set(result.runs)
+
+
 def test_a_run_that_beats_perfect_foresight_is_an_error(two_days):
     runs = dict(two_days.runs)
     runs["perfect_foresight"] = runs["no_control"]

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import names
+from benchmarks.support.mix import config_text, mix_from, split_data
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import run
 from optimizer.domain import Work
 from optimizer.validate import validate
+from scheduler.config import load_config
 from tests.support.fake_nvml import STATE
 from tests.support.system import require
 
@@ -20,13 +22,16 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = {
     "plan_speed": {"jobs": 6, "pools": 4, "horizon_h": 3.0, "instances": 2, "many_jobs": 12, "many_instances": 1},
     "backtest_speed": {"hours": 0.5, "repeats": 1},
+    "field_trial": {"hours": 0.05, "before_min": 2.0, "halls": 1, "rules": 1},
     "reaction": {"events": 2, "simulated": 4, "phases": 2},
 }
 KEYS = {
     "plan_speed": {"cold_ratio", "overhead_ratio", "multires_ratio", "jobs12_ratio", "peak_mb"},
     "backtest_speed": {"times_real_time", "highs_share"},
+    "field_trial": {"weighted_performance", "over_delivery_points", "lowest_point"},
     "reaction": {"gpus8_ms", "measured_30pct_s"},
 }
+SIGNED = {"lowest_point", "highest_point"}
 
 
 @pytest.mark.parametrize("name", names())
@@ -42,9 +47,25 @@ def test_benchmark_ends_with_the_line_that_programs_read(name, monkeypatch, caps
     assert set(said) == {"name", "figures", "machine", "seed"}
     assert (said["name"], said["seed"]) == (name, 3)
     assert KEYS[name] <= set(said["figures"])
-    assert all(value > 0 for value in said["figures"].values())
+    figures = {key: value for key, value in said["figures"].items() if key not in SIGNED}
+    assert all(value > 0 for value in figures.values() if not isinstance(value, dict))
     assert {"cpu", "cores", "python", "highspy"} <= set(said["machine"])
     assert text
+
+
+def test_the_field_trial_takes_jobs_and_curves_of_your_own(tmp_path):
+    (tmp_path / "jobs.csv").write_text("id,curve,work,gpus,floor\nmine,our/llm,interactive,8,0.8\n")
+    (tmp_path / "power_cap_curves.csv").write_text(
+        "source,gpu,workload,batch,cap_w,power_w,rel_throughput\nhere,our,llm,,300,290,0.8\nhere,our,llm,,700,600,1.0\n"
+    )
+    mix = mix_from(tmp_path)
+    assert [(job.id, job.gpus) for job in mix.jobs] == [("mine", 8)]
+    assert [point.draw_w for point in mix.curves["our/llm"].points] == [290.0, 600.0]
+    (tmp_path / "mine.yaml").write_text(config_text(mix, 1))
+    assert load_config(tmp_path / "mine.yaml").pools[0].count == 8
+    assert split_data(["--quick", "--data", "x", "--seed", "3"]) == (Path("x"), ["--quick", "--seed", "3"])
+    with pytest.raises(ValueError, match="no such folder"):
+        mix_from(tmp_path / "nowhere")
 
 
 def test_what_was_not_measured_is_absent(capsys):

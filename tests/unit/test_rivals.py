@@ -1,11 +1,16 @@
 """Rules of thumb against answers worked out by hand: who gives way under a cap, and when jobs run."""
 
 import pytest
+import typer
 
 from optimizer.check import check_plan
-from optimizer.domain import Work
+from optimizer.domain import Rung, Work
 from optimizer.reasons import Reason, Severity
 from optimizer.rivals import RIVALS
+from scheduler.cli_local import chosen_rules
+from scheduler.config import ConfigError, load_config
+from scheduler.wiring import build_planner
+from tests.support.loops import lab
 from tests.support.problems import event, hourly, inputs, job, pool, problem, site
 
 
@@ -108,3 +113,25 @@ def test_every_plan_says_which_rule_made_it():
     for name, rule in RIVALS.items():
         note = rule(two_pools(700.0), None).notes[0]
         assert (note.code, note.severity, name in note.text) == (Reason.RULE_PLAN, Severity.INFO, True)
+
+
+def test_a_config_may_put_a_rule_in_the_optimisers_place(tmp_path):
+    (tmp_path / "one").mkdir()
+    with lab(tmp_path / "one", lambda text: text + "\nsolver: {planner: do_nothing}\n") as made:
+        planner = build_planner(made.parts.config)
+        made.plan()
+        plan = planner.plan(made.state.problem)
+        assert plan.rung is Rung.RULE
+        assert Reason.RULE_PLAN in {note.code for note in plan.notes}
+        planner.close()
+    text = (tmp_path / "one" / "gridpace.yaml").read_text().replace("do_nothing", "gready")
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(ConfigError, match='"gready" is not one of optimum, do_nothing'):
+        load_config(tmp_path / "wrong.yaml")
+
+
+def test_the_command_names_rules_that_exist():
+    assert (chosen_rules("none"), chosen_rules("bounds"), chosen_rules("all")) == (False, True, tuple(RIVALS))
+    assert chosen_rules("greedy, uniform_cap") == ("greedy", "uniform_cap")
+    with pytest.raises(typer.BadParameter, match='"lucky" is not one of'):
+        chosen_rules("lucky")

@@ -1,0 +1,86 @@
+"""Gives back what the plan took too much of: when a ceiling holds a site, it is held to the ceiling and no lower.
+
+Why: the plan counts on loads and curves. Where GPUs are less busy, or draw less than their curves say, its caps cut
+deeper than anybody asked for, and every point of power too much is throughput given away. Only pools that a ceiling
+holds (the plan's own reason) get anything, in merit order, never past the cap up to which a watt is worth its price,
+and only what was free in every one of the last seconds, so that nothing is given on the ebb of a load that flickers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime
+
+from optimizer.curves import cap_for_draw, clipped, hull_of_caps
+from optimizer.domain import GpuPool, Plan, Work
+from optimizer.reasons import Reason
+from optimizer.shed import ShedPool, shed
+from scheduler.engine import Context, State
+from scheduler.flexibility import pue_now
+from scheduler.orders import PoolOrder, step_index
+
+CEILINGS = frozenset({Reason.DR_EVENT, Reason.SITE_LIMIT, Reason.REBOUND_LIMIT})
+STEADY_S = 20.0
+"""Power must have been free for so long before it is given back."""
+
+
+def give_back(
+    ctx: Context, state: State, site: str, pools: list[GpuPool], wish: Mapping[str, PoolOrder], room_kw: float,
+    now: datetime,
+) -> dict[str, PoolOrder]:  # fmt: skip
+    """`wish` with the caps of pools that a ceiling holds raised into `room_kw` of import, the power that the wish
+    leaves free below the ceiling now."""
+    steady_kw = _steady(ctx, state, site, room_kw)
+    held = held_pools(state.plan, pools, now)
+    if not held or steady_kw <= 0:
+        return dict(wish)
+    pue = pue_now(ctx, state, site, now)
+    entries = [_entry(state, pool, wish[pool.id], most_w(state, pool, pue, now)) for pool in held]
+    raised = shed(entries, -steady_kw / pue).orders
+    return {name: PoolOrder(max(order.cap_w, raised[name].cap_w), order.active_gpus) if name in raised else order
+            for name, order in wish.items()}  # fmt: skip
+
+
+def _steady(ctx: Context, state: State, site: str, room_kw: float) -> float:
+    """The least room of the last seconds."""
+    ticks = max(1, round(STEADY_S / ctx.timing.control_period.total_seconds()))
+    seen = state.room_kw.setdefault(site, deque(maxlen=ticks))
+    seen.append(room_kw)
+    return min(seen) if len(seen) == seen.maxlen else 0.0
+
+
+def held_pools(plan: Plan | None, pools: list[GpuPool], now: datetime) -> list[GpuPool]:
+    """Interactive and training pools that the plan throttles only because of a limit or an event."""
+    if plan is None:
+        return []
+    step = step_index(plan, now)
+    known = [pool for pool in pools if pool.work is not Work.BATCH and pool.id in plan.pools]
+    return [pool for pool in known if plan.pools[pool.id].reasons[step] in CEILINGS]
+
+
+def most_w(state: State, pool: GpuPool, pue: float, now: datetime) -> int:
+    """Highest cap at which the last watt is still worth its energy; the highest of all where no price is known."""
+    problem = state.problem
+    if problem is None or not problem.grid.start <= now < problem.grid.end:
+        return int(pool.max_cap_w)
+    inputs, t = next(inputs for inputs in problem.sites if inputs.id == pool.site), problem.grid.index(now)
+    carbon = inputs.carbon_g_per_kwh[t] * problem.prices.carbon_per_tonne / 1e6
+    cost_per_wh = (inputs.price_per_mwh[t] / 1000.0 + carbon) * pue / 1000.0
+    curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
+    hull = hull_of_caps(curve)
+    worth = [part.width_w for part in hull.segments if pool.value_per_gpu_h * part.slope_per_w >= cost_per_wh]
+    return cap_for_draw(curve, hull.base_w + sum(worth))
+
+
+def _entry(state: State, pool: GpuPool, order: PoolOrder, most: int) -> ShedPool:
+    return ShedPool(
+        id=pool.id,
+        curve=pool.curve,
+        count=pool.count,
+        busy=state.busy.get(pool.id, float(pool.count)),
+        cap_w=order.cap_w,
+        low_cap_w=order.cap_w,
+        high_cap_w=max(order.cap_w, most),
+        value_per_gpu_h=pool.value_per_gpu_h,
+    )
