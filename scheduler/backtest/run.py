@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from adapters.jobs.queue import JobQueue
 from adapters.ports import SignalSource
-from optimizer.domain import BatchJob, Problem, Series
+from optimizer.domain import Problem, Series
 from scheduler.backtest.account import settle
 from scheduler.backtest.commitments import deliveries
 from scheduler.backtest.drive import Driven, Progress, drive
@@ -66,27 +66,23 @@ def run_backtest(
     """Run Gridpace over [start, end) of recorded prices, and its rivals unless told otherwise.
 
     `control_period` and `interval` replace the config's; plans are made in this process unless `planner` is given.
-    `rivals`: names of optimizer.rivals to run beside no control and perfect foresight, each in a world of its own under
-    the same control; True: only these two; False: nobody.
+    `rivals`: rules (optimizer.rivals) to run beside no control and perfect foresight; True: these two; False: none.
     Raises RecordingGap when the recordings don't hold the window, AdapterError when a part can't be made, BoundBroken
     when a run beats perfect foresight.
     """
     began = time.perf_counter()
     made = simulated(config, control_period, interval)
     requests, left_out = window_jobs(made, start, end)
-    inline = inline_planner(config.solver.planner, max(TIME_LIMIT, config.solver.time_limit))
-    world = _World(build_world(made, requests, VirtualClock(start), planner or inline), start, end)
+    world = _World(build_world(made, requests, VirtualClock(start), planner or _planner(config)), start, end)
     rules = rivals if not isinstance(rivals, bool) else ()
     told = _Shares(progress, 1 + len(rules))
     try:
         truth = _truth(world)
         step = settlement_step(world.parts.ctx.sites.values(), truth)
         driven = _driven(world, told)
-        jobs = [as_batch_job(request, start) for request in requests]
-        problem = _settled_problem(world, truth, step, jobs, driven)
+        problem = _settled_problem(world, truth, step, requests, driven)
         outcomes = _outcomes(problem, driven, config.backtest.no_control if rivals is not False else None)
-        for name in rules:
-            outcomes[name] = _rule_outcome(name, made, requests, problem, told)
+        outcomes |= {name: _rule_outcome(name, made, requests, problem, told) for name in rules}
     finally:
         world.parts.close()
     result = BacktestResult(
@@ -108,6 +104,11 @@ def run_backtest(
     return result
 
 
+def _planner(config: Config) -> Planner:
+    """The configured planner in this process."""
+    return inline_planner(config.solver.planner, max(TIME_LIMIT, config.solver.time_limit))
+
+
 def _truth(world: _World) -> dict[str, Series]:
     """Everything that was recorded of the window; a hole in it is found before anything runs."""
     ctx = world.parts.ctx
@@ -116,10 +117,11 @@ def _truth(world: _World) -> dict[str, Series]:
 
 
 def _settled_problem(
-    world: _World, truth: dict[str, Series], step: timedelta, jobs: list[BatchJob], driven: Driven
+    world: _World, truth: dict[str, Series], step: timedelta, requests: list[JobRequest], driven: Driven
 ) -> Problem:
     """The window with everything known, on the settlement grid, with the events as they were agreed."""
     ctx = world.parts.ctx
+    jobs = [as_batch_job(request, world.start) for request in requests]
     events = [event for event in driven.events.values() if event.start < world.end]
     grid = settlement_grid(world.start, world.end, step, events)
     return true_problem(grid, ctx.sites, ctx.pools, truth, jobs, events, ctx.prices, ctx.currency)
