@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 SHOWN_STEPS = 48
 
+RivalNames = Annotated[
+    str, typer.Option(help="Rules to run beside no control and perfect foresight, by comma; all, none, or bounds.")
+]
+
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
@@ -145,9 +149,7 @@ def backtest(  # noqa: PLR0913, PLR0917 - each is an option of the command
     ] = None,
     control_period: Annotated[str | None, typer.Option(help="Instead of the config's, such as 60s.")] = None,
     interval: Annotated[str | None, typer.Option(help="Instead of the config's, such as 15m.")] = None,
-    rivals: Annotated[
-        str, typer.Option(help="Rules to run beside no control and perfect foresight, by comma; all, none, or bounds.")
-    ] = "bounds",
+    rivals: RivalNames = "bounds",
     table: Annotated[
         Path | None, typer.Option(help="Write every run interval by interval to this .csv or .parquet file.")
     ] = None,
