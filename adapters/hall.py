@@ -16,6 +16,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from math import exp
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,17 @@ SIMULATED = "simulated"
 _DRIFT_W = 1.0
 
 
+class Beside(Protocol):
+    """Something at a site's meter beside the hall; `kw` is what it draws now (negative: gives)."""
+
+    site: str
+    kw: float
+
+    def run(self, start: datetime, seconds: float, site_kw: float) -> float:
+        """Mean kW that it adds over a step to a site that draws `site_kw` without it."""
+        ...
+
+
 class SimulatedHall:
     """Simulated pools under one clock. `load` gives each pool's busy share (0..1; default 1, batch pools: their
     grants), `pue` each site's PUE, `other_it_kw` its IT load that is not GPUs; all as functions of the moment, constant
@@ -77,6 +89,8 @@ class SimulatedHall:
         self._index = {gpu: position for position, gpu in enumerate(self._ids)}
         self.pool_of: Mapping[GpuId, str] = {gpu: pool for pool, ids in self.gpus_of.items() for gpu in ids}
         self._import_kwh = dict.fromkeys(self.sites, 0.0)
+        self.beside: list[Beside] = []
+        """Batteries, engines and panels at the sites' meters, in the order in which they see the site's power."""
         self._work = HallWork()
         self._gpus = new_gpus(self._pools)
         self._follow_caps()
@@ -179,7 +193,10 @@ class SimulatedHall:
             state.asked_gpu_h += float(asked_gpu_h[position])
             site_kwh[state.pool.site] += float(energy_kwh[position])
         for site, pue, other_kw in zip(self.sites, signals.pue, signals.other_kw, strict=True):
-            self._import_kwh[site] += pue * (site_kwh[site] + other_kw * seconds / 3600.0)
+            kw = pue * (site_kwh[site] * 3600.0 / seconds + other_kw)
+            for part in self.beside:
+                kw += part.run(self._now, seconds, kw) if part.site == site else 0.0
+            self._import_kwh[site] += kw * seconds / 3600.0
         self._work.run(seconds / 3600.0)
         self._break_by_chance(seconds / 3600.0)
 
@@ -304,7 +321,8 @@ class SimulatedHall:
                 if self._telemetry_fails():
                     lost.append(site)
                 else:
-                    import_kw[site] = pue * (site_kw[site] + other_kw)
+                    beside_kw = sum(part.kw for part in self.beside if part.site == site)
+                    import_kw[site] = pue * (site_kw[site] + other_kw) + beside_kw
             energy = {state.pool.id: state.energy_kwh for state in self._pools if state.pool.id in pool_kw}
             return Reading(self._now, pool_kw, import_kw, energy, tuple(lost), busy, work)
 

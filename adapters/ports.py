@@ -130,6 +130,34 @@ class TrajectoryHolder(Protocol):
         ...
 
 
+# ---------------------------------------------------------------- batteries and engines
+@dataclass(frozen=True, slots=True)
+class DeviceReading:
+    """A battery or an engine at `at`: power at the meter in kW (positive: it draws), energy in it in kWh (None: it
+    holds none), and the set-point that is in force, in kW."""
+
+    at: datetime
+    kw: float
+    stored_kwh: float | None
+    setpoint_kw: float
+
+
+class SetpointDevice(Protocol):
+    """Takes a set-point in kW under a lease: when it is not renewed in time, the device goes to 0 by itself."""
+
+    def read(self) -> DeviceReading:
+        """Its state now. Raises AdapterError when it does not answer."""
+        ...
+
+    def apply(self, kw: float, lease: Lease) -> DeviceReading:
+        """Set, and read back. Raises AdapterError."""
+        ...
+
+    def release(self) -> DeviceReading:
+        """Go to 0 now, and read back. Raises AdapterError."""
+        ...
+
+
 # ---------------------------------------------------------------- meters
 @dataclass(frozen=True)
 class Reading:

@@ -32,11 +32,19 @@ BUILTIN: dict[str, dict[str, str]] = {
     "meters": {},
     "jobs": {},
     "dr": {},
+    "devices": {"modbus": "adapters.devices.modbus:ModbusDevice"},
 }
 """kind -> type -> "module:Class" of what ships with Gridpace."""
 
 # Modules that an optional extra brings; named in the error so that the operator knows what to install.
-EXTRAS = {"pyarrow": "parquet", "nicegui": "web", "nats": "fleet", "nkeys": "fleet", "cryptography": "fleet"}
+EXTRAS = {
+    "pymodbus": "modbus",
+    "pyarrow": "parquet",
+    "nicegui": "web",
+    "nats": "fleet",
+    "nkeys": "fleet",
+    "cryptography": "fleet",
+}
 
 
 class UnknownAdapter(AdapterError):

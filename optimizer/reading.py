@@ -53,11 +53,11 @@ def homes_of(facts: Facts, done: Floats) -> Ints:
     return homes
 
 
-def drawn_of(facts: Facts, arrays: Arrays, answer: Answer) -> Drawn:
-    """What the point lets batteries and generators do."""
+def drawn_of(facts: Facts, arrays: Arrays, answer: Answer, netted: bool = True) -> Drawn:
+    """What the point lets batteries and generators do; `netted`: what `oneway.py` tolerates of both at once goes."""
     charge, discharge, output = (arrays.of(name, answer.point) for name in ("charge", "discharge", "output"))
     stores, units = len(facts.supply.batteries), len(facts.supply.generators)
-    both = np.minimum(charge, discharge)  # within the tolerance of `oneway.py`
+    both = np.minimum(charge, discharge) * netted
     shape = (stores, facts.count)
     return Drawn((charge - both).reshape(shape), (discharge - both).reshape(shape), output.reshape(units, facts.count))
 

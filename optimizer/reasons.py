@@ -70,6 +70,8 @@ class Reason(StrEnum):
     NO_PERMISSION = "no_permission"
     CALL_TIMEOUT = "call_timeout"
     METER_LOST = "meter_lost"
+    DEVICE_LOST = "device_lost"
+    SETPOINT_DRIFT = "setpoint_drift"
     METER_MISMATCH = "meter_mismatch"
     OBSERVE_MODE = "observe_mode"
     SIMULATED = "simulated"

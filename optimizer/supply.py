@@ -75,9 +75,12 @@ def supply_of(facts: Facts) -> Supply:
             spill[number] = np.clip(-facts.cost_per_kwh[s], 0.0, None) + LEAST_WEAR
         elif not unit.may_export:
             floor[s] += low[number]
+    taken = facts.other_kw.copy()
+    for pool in facts.pools:
+        taken[pool.site] += pool.base_kw
     for number, (s, unit) in enumerate(units):
         if not unit.must_take and not unit.may_export:
-            low[number] *= np.minimum(1.0, facts.least_import_kw[s] / np.maximum(floor[s], 1e-9))
+            low[number] *= np.minimum(1.0, taken[s] * facts.pue[s] / np.maximum(floor[s], 1e-9))
     batteries = tuple((s, battery) for s, site in enumerate(sites) for battery in site.batteries)
     return Supply(batteries, units, low, high, spill, must, most)
 

@@ -19,6 +19,7 @@ from scheduler.config import Config, ProgramConfig, curves_of, start_of
 from scheduler.config.base import WEEKDAYS
 from scheduler.config.pool import PoolConfig
 from scheduler.config.site import CoincidentPeakConfig, SiteConfig
+from scheduler.config.supply import BatteryConfig, GeneratorConfig
 from scheduler.config.work import JobTerms, RecurringJobConfig
 from scheduler.engine import ChargeBuilder, SiteModel, Timing
 from scheduler.ledger import ProgramTerms
@@ -27,6 +28,7 @@ from scheduler.programs import ProgramRules
 from scheduler.pue import PueModel
 from scheduler.service import JobRequest
 from scheduler.sitemodels import CoincidentModel
+from scheduler.supply import BatteryModel, GeneratorModel
 
 INF = float("inf")
 
@@ -90,6 +92,8 @@ def _site_model(config: Config, site: SiteConfig, tariff: ChargeBuilder | None) 
         charges=charges,
         ratchets={f"{site.id}/{c.id}": (c.ratchet.share, c.ratchet.months) for c in site.demand_charges if c.ratchet},
         coincident=tuple(_coincident(site, peak) for peak in site.coincident_peaks),
+        batteries=tuple(_battery(battery) for battery in site.batteries),
+        generators=tuple(_generator(unit) for unit in site.generators),
     )
 
 
@@ -103,6 +107,25 @@ def _coincident(site: SiteConfig, peak: CoincidentPeakConfig) -> CoincidentModel
         load_error=peak.load_error,
     )
     return CoincidentModel(peak.id, peak.price_per_kw, rule, peak.probability, peak.system_load)
+
+
+def _battery(battery: BatteryConfig) -> BatteryModel:
+    return BatteryModel(
+        id=battery.id,
+        energy_kwh=battery.energy_kwh,
+        min_kwh=battery.min_soc * battery.energy_kwh,
+        max_kwh=battery.max_soc * battery.energy_kwh,
+        charge_kw=battery.charge_kw,
+        discharge_kw=battery.discharge_kw,
+        efficiency=battery.efficiency,
+        wear_per_kwh=battery.wear_per_kwh,
+        end_value_per_kwh=battery.end_value_per_kwh,
+        may_export=battery.may_export,
+    )
+
+
+def _generator(unit: GeneratorConfig) -> GeneratorModel:
+    return GeneratorModel(unit.id, unit.output, unit.min_kw, unit.max_kw or 0.0, unit.cost_per_mwh, unit.may_export)
 
 
 def timing(config: Config) -> Timing:

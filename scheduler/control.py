@@ -17,6 +17,7 @@ from scheduler.granting import grant_jobs
 from scheduler.observing import observe, read_meter, site_import, teach
 from scheduler.safety import clamp, emergency_sites, lease_s
 from scheduler.status import Tick
+from scheduler.supply import read_devices, set_devices, supply_statuses
 from scheduler.trim import SiteTrim, trim_site
 
 OVER_SHARE, OVER_TICKS = 0.02, 10
@@ -36,6 +37,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     started = time.perf_counter()
     now = ctx.clock.now()
     reading, notes = read_meter(ctx, state, now)
+    notes += read_devices(ctx, state, now)
     observe(ctx, state, reading, now)
     teach(ctx, state, reading, now)
     events = ctx.ledger.active(now)
@@ -45,7 +47,10 @@ def run_tick(ctx: Context, state: State) -> Tick:
     trims = {site: trim_site(ctx, state, site, events, now, then, below_floor) for site in ctx.sites}
     wanted = {pool: order for trim in trims.values() for pool, order in trim.orders.items()}
     orders, clamp_notes = clamp(wanted, (model.pool for model in ctx.pools.values()), below_floor, now)
-    done = ctx.dispatcher.apply(orders, lease_s(ctx.timing.interval, events, now), now)
+    lease = lease_s(ctx.timing.interval, events, now)
+    asked = {device: kw for trim in trims.values() for device, kw in trim.devices_kw.items()}
+    notes += tuple(set_devices(ctx, state, asked, lease, now))
+    done = ctx.dispatcher.apply(orders, lease, now)
     grant_jobs(ctx, state, orders, now)
     state.orders = orders
     writes = ctx.dispatcher.writes
@@ -121,6 +126,7 @@ def book(
         pool_kw=dict(state.reading.pool_kw) if state.reading else {},
         cap_w={pool: order.cap_w for pool, order in state.orders.items()},
         active_gpus={pool: order.active_gpus for pool, order in state.orders.items()},
+        supply=supply_statuses(ctx, state, now),
         orders=orders,
         seconds=seconds,
         notes=notes,

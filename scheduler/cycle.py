@@ -23,6 +23,7 @@ from scheduler.problem import build_problem, signal_window
 from scheduler.reporting import cycle_report
 from scheduler.status import CycleReport
 from scheduler.store import StoreDegraded
+from scheduler.supply import read_devices
 from scheduler.timing import next_boundary
 from scheduler.trajectory import trajectory
 
@@ -46,6 +47,8 @@ def run_cycle(ctx: Context, state: State) -> CycleReport:
     bring_jobs(ctx, state, now)
     book_peaks(ctx, now)
     adopt_curves(ctx, state, now)
+    if not state.devices:
+        state.notes.extend(read_devices(ctx, state, now))
     seen = collect(ctx.sources, signal_window(ctx, now), now, ctx.memory, ctx.read_deadline_s)
     problem = build_problem(ctx, state, seen, now)
     plan = ctx.planner.plan(problem, state.plan)

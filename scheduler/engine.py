@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from adapters.ports import Clock, JobSystem, Meter, Reading
+from adapters.ports import Clock, JobSystem, Meter, Reading, SetpointDevice
 from optimizer.domain import BatchJob, DemandCharge, Plan, Prices, Problem
 from optimizer.reasons import Note
 from optimizer.timegrid import TimeGrid
@@ -30,6 +30,7 @@ from scheduler.service import OperatorOrder
 from scheduler.sitemodels import CoincidentModel
 from scheduler.status import CycleReport, Tick
 from scheduler.store import Store
+from scheduler.supply import BatteryModel, DeviceState, GeneratorModel
 
 ChargeBuilder = Callable[[TimeGrid, Mapping[str, float]], tuple[DemandCharge, ...]]
 
@@ -55,6 +56,8 @@ class SiteModel:
     ratchets: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     """Charge -> share of the highest peak of so many months before that is billed at least."""
     coincident: tuple[CoincidentModel, ...] = ()
+    batteries: tuple[BatteryModel, ...] = ()
+    generators: tuple[GeneratorModel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class Context:
     emergency_programs: frozenset[str] = frozenset()
     read_deadline_s: float | None = 5.0
     bring_jobs: Callable[[datetime], tuple[Note, ...]] | None = None
+    devices: Mapping[str, SetpointDevice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,9 @@ class State:
     room_kw: dict[str, deque[float]] = field(default_factory=dict)
     orders: dict[str, PoolOrder] = field(default_factory=dict)
     held: dict[str, PoolOrder] = field(default_factory=dict)
+    devices: dict[str, DeviceState] = field(default_factory=dict)
+    supply_kw: dict[str, float] = field(default_factory=dict)
+    """What batteries and generators are expected to add to each site's import now."""
     grants: dict[str, tuple[str, int]] = field(default_factory=dict)
     jobs: tuple[BatchJob, ...] = ()
     operator: dict[str, OperatorOrder] = field(default_factory=dict)

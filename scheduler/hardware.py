@@ -16,12 +16,18 @@ from typing import TYPE_CHECKING
 from adapters.context import AdapterContext
 from adapters.hall import SimulatedHall
 from adapters.hall_state import HallFaults, HallPhysics
-from adapters.ports import AdapterError, Clock, GpuId, GpuInfo, Meter, PowerActuator, Reading
+from adapters.ports import AdapterError, Clock, GpuId, GpuInfo, Meter, PowerActuator, Reading, SetpointDevice
 from optimizer.domain import GpuPool, Series
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.collect import Source
 from scheduler.config import Config, PoolConfig, curves_of
-from scheduler.config.builtin import AgentPowerConfig, FleetPowerConfig, NvmlPowerConfig, SimulatedPowerConfig
+from scheduler.config.builtin import (
+    AgentPowerConfig,
+    FleetPowerConfig,
+    NvmlPowerConfig,
+    SimulatedPowerConfig,
+)
+from scheduler.devices import real_devices, simulated_devices
 from scheduler.engine import SiteModel
 from scheduler.pools import PoolModel
 
@@ -42,6 +48,7 @@ class Hardware:
     hall: SimulatedHall | None = None
     notes: tuple[Note, ...] = ()
     close: Callable[[], None] = field(default=lambda: None)
+    devices: Mapping[str, SetpointDevice] = field(default_factory=dict)
 
 
 def build_hardware(
@@ -62,7 +69,8 @@ def build_hardware(
         gpus, filled, notes = fill_pools(config.pools, pools, found, context.clock.now())
         meter, close = _meter(config, context, gpus, power)
         opened.callback(close)
-        return Hardware(power, meter, gpus, filled, None, notes, opened.pop_all().close)
+        devices = real_devices(config, context, opened)
+        return Hardware(power, meter, gpus, filled, None, notes, opened.pop_all().close, devices)
 
 
 def _actuator(config: Config, context: AdapterContext) -> PowerActuator:
@@ -227,8 +235,9 @@ def _simulated(
         physics=_physics(config),
         faults=_faults(config),
     )
+    devices = simulated_devices(config, clock, sites, lambda name: Recorded(sources[name], 0.0).at, hall)
     note = hall.describe()
-    return Hardware(SimulatedPower(hall), SimulatedMeter(hall), hall.gpus_of, pools, hall, (note,))
+    return Hardware(SimulatedPower(hall), SimulatedMeter(hall), hall.gpus_of, pools, hall, (note,), devices=devices)
 
 
 def _true_pool(config: Config, pool: GpuPool) -> GpuPool:

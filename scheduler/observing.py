@@ -18,6 +18,7 @@ from scheduler.flexibility import pue_now, site_pools
 from scheduler.granting import granted
 from scheduler.orders import free_order
 from scheduler.pools import PoolModel
+from scheduler.supply import measured_kw, sun_kw
 
 BIAS_SMOOTHING = 0.3
 BIAS_SHARE = 0.15
@@ -44,8 +45,10 @@ def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) 
     for site, place in ctx.sites.items():
         mine = measured_pools(ctx, state, site)
         if reading is not None and site in reading.import_kw and mine is not None:
-            modelled = import_kw(sum(mine.values()), place.other_it_kw, pue_now(ctx, state, site, now))
-            carry(state, site, reading.import_kw[site] - modelled, modelled)
+            drawn_kw = import_kw(sum(mine.values()), place.other_it_kw, pue_now(ctx, state, site, now))
+            modelled = drawn_kw + measured_kw(ctx, state, site, now)
+            size_kw = drawn_kw + sun_kw(ctx, state, site, now) / BIAS_SHARE  # a cloud may take all of the sun
+            carry(state, site, reading.import_kw[site] - modelled, size_kw)
         drawn = site_import(ctx, state, site, now)
         if drawn is not None:  # where no order was in force before, ramps begin at what is drawn
             state.setpoint_kw.setdefault(site, drawn)
@@ -108,4 +111,5 @@ def site_import(ctx: Context, state: State, site: str, now: datetime) -> float |
     mine = measured_pools(ctx, state, site)
     if mine is None:
         return None
-    return import_kw(sum(mine.values()), ctx.sites[site].other_it_kw, pue_now(ctx, state, site, now))
+    drawn_kw = import_kw(sum(mine.values()), ctx.sites[site].other_it_kw, pue_now(ctx, state, site, now))
+    return drawn_kw + measured_kw(ctx, state, site, now)

@@ -21,6 +21,7 @@ from scheduler.engine import Context, SiteModel, State
 from scheduler.overrides import operator_limit_kw
 from scheduler.peaks import charges_now
 from scheduler.pools import PoolModel
+from scheduler.supply_inputs import batteries_now, generators_now
 
 HISTORY = timedelta(days=14)
 NO_PRICE = 0.0
@@ -84,6 +85,7 @@ def site_inputs(
     carbon, said = known_or(seen, model.carbon, grid, zone, NO_CARBON)
     weather, more = known_or(seen, model.weather, grid, zone, None)
     limit, also = limits(seen, model, grid, zone)
+    generators, sunny = generators_now(state, seen, model, grid, now)
     coincident, likely = coincident_now(ctx, seen, model, grid, now)
     limit = tuple(
         min(kw, operator_limit_kw(state, model.id, max(start, now)))
@@ -102,8 +104,10 @@ def site_inputs(
         ramp_down_kw_per_min=model.ramp_down_kw_per_min,
         import_now_kw=state.tick.import_kw.get(model.id) if state.tick else None,
         coincident=coincident,
+        batteries=batteries_now(state, model, price),
+        generators=generators,
     )
-    return inputs, notes + said + more + also + likely
+    return inputs, notes + said + more + also + likely + sunny
 
 
 def known_or(

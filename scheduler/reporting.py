@@ -17,6 +17,7 @@ from scheduler.holding import held_by
 from scheduler.orders import planned_order, step_index
 from scheduler.overrides import mode_now
 from scheduler.status import CycleReport, JobStatus, PoolStatus, SiteStatus, SourceStatus
+from scheduler.supply import supply_statuses
 from scheduler.targets import INF
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def cycle_report(
         pools=tuple(pool_status(ctx, state, model.pool, problem, plan, now) for model in ctx.pools.values()),
         jobs=tuple(job_status(job, state) for job in problem.jobs),
         events=tuple(ctx.ledger.statuses()),
+        supply=supply_statuses(ctx, state, now),
         sources=tuple(source_status(name, one, now, ctx.sources[name].kind) for name, one in seen.signals.items()),
         notes=merge_notes(
             seen.notes, problem.notes, plan.notes, ctx.ledger.notes(now), ctx.store.notes(), tuple(state.notes)

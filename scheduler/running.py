@@ -21,6 +21,7 @@ from scheduler.cycle import expire_notes, run_cycle
 from scheduler.metrics import Metrics
 from scheduler.sdnotify import notify
 from scheduler.store import Store, StoreDegraded
+from scheduler.supply import release_devices
 from scheduler.takeover import reconcile
 from scheduler.timing import Timer
 from scheduler.wiring import Parts, build
@@ -124,7 +125,8 @@ class App:
         """Give back every limit that we hold."""
         ctx = self.parts.ctx
         ctx.dispatcher.writes = False
-        for note in ctx.dispatcher.release(ctx.clock.now()):
+        released = release_devices(ctx, self.parts.state, ctx.clock.now())
+        for note in (*released, *ctx.dispatcher.release(ctx.clock.now())):
             log.error(note.text)
 
 

@@ -139,6 +139,21 @@ class EventStatus:
 
 
 @dataclass(frozen=True)
+class SupplyStatus:
+    """A battery, an engine or must-take generation now: measured (None: silent, or not metered by itself) and planned
+    power in kW (positive: it draws), energy in it and its share of what it may hold (None: it holds none)."""
+
+    id: str
+    site: str
+    kind: str
+    kw: float | None
+    planned_kw: float
+    stored_kwh: float | None
+    share: float | None
+    lost: bool
+
+
+@dataclass(frozen=True)
 class Tick:
     """What the fast loop saw and did: measured import, target and trim per site, orders issued, notes."""
 
@@ -151,6 +166,7 @@ class Tick:
     pool_kw: Mapping[str, float]
     cap_w: Mapping[str, int]
     active_gpus: Mapping[str, int]
+    supply: tuple[SupplyStatus, ...] = ()
     orders: int = 0
     seconds: float = 0.0
     notes: tuple[Note, ...] = ()
@@ -174,6 +190,7 @@ class CycleReport:
     events: tuple[EventStatus, ...]
     sources: tuple[SourceStatus, ...]
     notes: tuple[Note, ...] = field(default_factory=tuple)
+    supply: tuple[SupplyStatus, ...] = ()
 
     @property
     def warnings(self) -> int:
@@ -188,6 +205,10 @@ class CycleReport:
             limit = min(site.limit_kw, site.target_kw)
             parts.append(f"{site.id} {shown / 1000:.2f}" + (f"/{limit / 1000:.2f}" if limit < 1e12 else "") + " MW")
             parts.append(f"price {site.price_per_mwh:.0f} {site.currency}/MWh")
+        for item in self.supply:
+            if item.lost or item.share is not None:
+                state = "lost" if item.share is None else f"{item.share:.0%} full"
+                parts.append(f"{item.id} {state}")
         for event in self.events:
             if event.state in {"near", "ramping_in", "active", "ramping_out"}:
                 parts.append(f"event {event.id} {event.state} {event.target_kw / 1000:.2f} MW")

@@ -9,7 +9,7 @@ orders are given up step by step.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from optimizer.domain import GpuPool, GridEvent, Work
@@ -23,6 +23,7 @@ from scheduler.observing import foreign_gpus
 from scheduler.orders import PoolOrder, free_order, whole_order
 from scheduler.overrides import operator_limit_kw
 from scheduler.safety import floor_cap_w
+from scheduler.supply import asked_kw, relieve, sun_kw
 from scheduler.targets import Ceiling, ceiling, setpoint
 
 SLACK_KW = 0.5
@@ -39,6 +40,7 @@ class SiteTrim:
     shed_kw: float
     short_kw: float
     orders: Mapping[str, PoolOrder]
+    devices_kw: Mapping[str, float] = field(default_factory=dict)
 
 
 def trim_site(
@@ -54,6 +56,8 @@ def trim_site(
     model = ctx.sites[site]
     pools = [entry.pool for entry in site_pools(ctx, site)]
     wish = filled(ctx, state, {pool.id: whole_order(state.plan, pool, state.jobs, now) for pool in pools}, now)
+    devices_kw = asked_kw(ctx, state, site, now)
+    state.supply_kw[site] = sum(devices_kw.values()) - sun_kw(ctx, state, site, now)
     top = ceiling(site, limit_now(ctx, state, site, now), events, operator_limit_kw(state, site, now), now, then)
     most_kw = top.kw * (1.0 - ctx.margin)
     planned_kw = predict(ctx, state, model, pools, wish, now)
@@ -69,10 +73,11 @@ def trim_site(
         base_kw = predict(ctx, state, model, pools, base, now)
         floors = {pool.id: wish[pool.id].cap_w for pool in pools}
     excess_kw = max(0.0, base_kw - aim_kw)
+    excess_kw -= relieve(ctx, state, site, devices_kw, excess_kw)
     pue = pue_now(ctx, state, site, now)
     orders, short_kw = shed_orders(state, pools, base, floors, excess_kw / pue)
     shed_kw = max(0.0, wish_kw - aim_kw)
-    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw * pue, orders)
+    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw * pue, orders, devices_kw)
 
 
 def limit_now(ctx: Context, state: State, site: str, now: datetime) -> float:
@@ -92,7 +97,8 @@ def predict(
         pool_kw(pool, orders[pool.id], busy_under(state, pool, orders[pool.id])) + state.bias_kw.get(pool.id, 0.0)
         for pool in pools
     )
-    return import_kw(it_kw, model.other_it_kw, pue_now(ctx, state, model.id, now), state.bias_kw.get(model.id, 0.0))
+    bias_kw = state.bias_kw.get(model.id, 0.0) + state.supply_kw.get(model.id, 0.0)
+    return import_kw(it_kw, model.other_it_kw, pue_now(ctx, state, model.id, now), bias_kw)
 
 
 def busy_under(state: State, pool: GpuPool, order: PoolOrder) -> float:

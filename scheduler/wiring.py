@@ -135,6 +135,7 @@ def _built(
         ledger=Ledger(store),
         jobs=jobs,
         meter=hardware.meter,
+        devices=hardware.devices,
         dispatcher=build_dispatcher(config, hardware, store),
         store=store,
         curves=CurveBook(pools, store),

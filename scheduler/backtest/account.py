@@ -32,6 +32,8 @@ class Costs:
     energy: float = 0.0
     demand_charge: float = 0.0
     coincident_peak: float = 0.0
+    storage: float = 0.0
+    generation: float = 0.0
     carbon: float = 0.0
     lost_value: float = 0.0
     late: float = 0.0
@@ -104,6 +106,8 @@ def settle(truth: Problem, outcome: Outcome) -> Account:
     costs = Costs(
         energy=sum(float((np.array(site.price_per_mwh) * kw * hours).sum()) / 1000.0 for site, kw in sites),
         demand_charge=sum(_demand_charge(site, truth, kw) for site, kw in sites),
+        storage=sum(_storage(site, outcome, hours) for site, _ in sites),
+        generation=sum(_generation(site, outcome, hours) for site, _ in sites),
         coincident_peak=sum(_coincident(site, kw) for site, kw in sites),
         carbon=carbon_kg / 1000.0 * truth.prices.carbon_per_tonne,
         lost_value=lost,
@@ -206,6 +210,24 @@ def _demand_charge(site: SiteInputs, truth: Problem, import_kw: Floats) -> float
         ]
         total += charge.price_per_kw * max(0.0, max(peaks, default=0.0) - charge.peak_so_far_kw)
     return total
+
+
+def _storage(site: SiteInputs, outcome: Outcome, hours: Floats) -> float:
+    """Wear of what was discharged, and what was taken out of the batteries by the end (negative: put in)."""
+    total = 0.0
+    for battery in site.batteries:
+        total += battery.wear_per_kwh * float((outcome.given_kw.get(battery.id, 0.0 * hours) * hours).sum())
+        left = outcome.stored_kwh.get(battery.id, battery.stored_now_kwh)
+        total -= battery.end_value_per_kwh * (left - battery.stored_now_kwh)
+    return total
+
+
+def _generation(site: SiteInputs, outcome: Outcome, hours: Floats) -> float:
+    """Energy of engines at its cost."""
+    return sum(
+        unit.cost_per_mwh / 1000.0 * float((outcome.given_kw.get(unit.id, 0.0 * hours) * hours).sum())
+        for unit in site.generators
+    )
 
 
 def _coincident(site: SiteInputs, import_kw: Floats) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from adapters.devices.simulated import SimulatedDevice
 from adapters.hall import SimulatedHall
 from adapters.jobs.queue import JobQueue
 from optimizer.domain import GridEvent
@@ -43,7 +44,8 @@ def drive(
 ) -> Driven:
     """Run both loops from the clock's present until `end`."""
     start = next_cycle = clock.now()
-    driven = Driven(Recorder(start))
+    devices = {name: device for name, device in parts.ctx.devices.items() if isinstance(device, SimulatedDevice)}
+    driven = Driven(Recorder(start, devices=devices))
     woken: list[bool] = []
     parts.wake.listeners.append(lambda: woken.append(True))
     while True:

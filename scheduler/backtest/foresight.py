@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from optimizer.assets import Generator
 from optimizer.curves import hull_from_idle
 from optimizer.domain import CurvePoint, PoolInputs, PowerCurve, Problem, SiteInputs, Work
 from optimizer.facts import Facts, facts_of
@@ -19,7 +20,8 @@ from optimizer.highs import Answer, solve_arrays
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import declare
 from optimizer.model.pools import slopes
-from optimizer.reading import pair_rates
+from optimizer.reading import drawn_of, pair_rates
+from optimizer.supply import stored_kwh
 from optimizer.timegrid import TimeGrid
 from scheduler.backtest.commitments import Commitment, commitments
 from scheduler.backtest.outcome import Outcome
@@ -71,7 +73,20 @@ def _site(site: SiteInputs, grid: TimeGrid) -> SiteInputs:
         replace(charge, active=tuple(on and counts for on, counts in zip(charge.active, whole, strict=True)))
         for charge in site.demand_charges
     )
-    return replace(site, demand_charges=charges, ramp_up_kw_per_min=INF, ramp_down_kw_per_min=INF, import_now_kw=None)
+    free = tuple(_free(unit) for unit in site.generators)
+    return replace(
+        site,
+        demand_charges=charges,
+        ramp_up_kw_per_min=INF,
+        ramp_down_kw_per_min=INF,
+        import_now_kw=None,
+        generators=free,
+    )
+
+
+def _free(unit: Generator) -> Generator:
+    """A generator that need not run; spilling costs nothing."""
+    return replace(unit, low_kw=(0.0,) * len(unit.low_kw), must_take=False)
 
 
 def _pool(inputs: PoolInputs) -> PoolInputs:
@@ -108,9 +123,17 @@ def _outcome(truth: Problem, facts: Facts, arrays: Arrays, answer: Answer) -> Ou
     site_kw = facts.other_kw.copy()
     for pool in facts.pools:
         site_kw[pool.site] += draw[pool.index]
+    beside = drawn_of(facts, arrays, answer, netted=False)
+    net_kw, supply = beside.net_kw(facts), facts.supply
     return Outcome(
         grid=truth.grid,
-        import_kw={site.id: site_kw[row] * facts.pue[row] for row, site in enumerate(truth.sites)},
+        given_kw={battery.id: beside.discharge_kw[n] for n, (_, battery) in enumerate(supply.batteries)}
+        | {unit.id: beside.output_kw[n] for n, (_, unit) in enumerate(supply.generators)},
+        stored_kwh={
+            battery.id: float(stored_kwh(facts, n, beside.charge_kw[n], beside.discharge_kw[n])[-1])
+            for n, (_, battery) in enumerate(supply.batteries)
+        },
+        import_kw={site.id: site_kw[row] * facts.pue[row] + net_kw[row] for row, site in enumerate(truth.sites)},
         work_gpus={pool.pool.id: work[pool.index] for pool in facts.pools},
         job_gpus={job.job.id: rates[number] for number, job in enumerate(facts.jobs)},
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.domain import BatchJob, GpuPool, Problem, Work
+from optimizer.domain import BatchJob, GpuPool, Problem, SiteInputs, Work
 from scheduler.backtest.outcome import Floats, Outcome
 from scheduler.config.runtime import NoControl
 
@@ -38,8 +38,19 @@ def no_control(truth: Problem, how: NoControl = NoControl.ASAP) -> Outcome:
             busy = sum(mine, np.zeros(len(truth.grid))) / one.speed
         work[pool.id] = busy * one.speed
         it_kw[pool.site] = it_kw[pool.site] + (pool.count * pool.curve.idle_w + busy * one.above_w) / 1000.0
-    imports = {site.id: it_kw[site.id] * np.array(site.pue) for site in truth.sites}
-    return Outcome(truth.grid, imports, work, rates)
+    imports = {site.id: _at_meter(site, it_kw[site.id] * np.array(site.pue)) for site in truth.sites}
+    engines = {unit.id: np.array(unit.low_kw) for site in truth.sites for unit in site.generators if not unit.must_take}
+    return Outcome(truth.grid, imports, work, rates, given_kw=engines)
+
+
+def _at_meter(site: SiteInputs, load_kw: Floats) -> Floats:
+    """Import with engines at their least, idle batteries, and the sun as far as it is used or may leave."""
+    left = load_kw - sum((np.array(u.low_kw) for u in site.generators if not u.must_take), np.zeros_like(load_kw))
+    for unit in site.generators:
+        if unit.must_take:
+            sun = np.array(unit.high_kw)
+            left = left - (sun if unit.may_export else np.minimum(sun, np.maximum(0.0, left)))
+    return left
 
 
 def _uncapped(pool: GpuPool) -> _Busy:

@@ -13,6 +13,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.devices.simulated import SimulatedDevice
 from adapters.hall_state import HallCounters
 from optimizer.domain import BatchJob
 from optimizer.timegrid import TimeGrid
@@ -31,6 +32,10 @@ class Outcome:
     import_kw: Mapping[str, Floats]
     work_gpus: Mapping[str, Floats]
     job_gpus: Mapping[str, Floats]
+    given_kw: Mapping[str, Floats] = field(default_factory=dict)
+    """Power that each battery and engine gave."""
+    stored_kwh: Mapping[str, float] = field(default_factory=dict)
+    """Energy in each battery at the end."""
 
 
 @dataclass
@@ -44,16 +49,21 @@ class Recorder:
     sites: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     jobs: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    given: list[tuple[float, ...]] = field(default_factory=list)
+    devices: Mapping[str, SimulatedDevice] = field(default_factory=dict)
+    stored_at_start: dict[str, float] = field(default_factory=dict)
 
     def read(self, counters: HallCounters, jobs: Mapping[str, BatchJob]) -> None:
         """Keep one reading; jobs only where they moved. A job that is new had done nothing at the reading before."""
         if not self.seconds:
             self.sites, self.pools = tuple(counters.import_kwh), tuple(counters.work_gpu_h)
+            self.stored_at_start = {name: device.stored_kwh for name, device in self.devices.items()}
         second = (counters.at - self.start).total_seconds()
         last = self.seconds[-1] if self.seconds else second
         self.seconds.append(second)
         self.imports.append(tuple(counters.import_kwh.values()))
         self.works.append(tuple(counters.work_gpu_h.values()))
+        self.given.append(tuple(device.given_kwh for device in self.devices.values()))
         for name, job in jobs.items():
             times, done = self.jobs.setdefault(name, ([last], [0.0]))
             if job.done_gpu_h != done[-1]:
@@ -72,10 +82,12 @@ class Recorder:
             cut: Floats = np.diff(np.interp(at, times, totals)) / hours
             return cut
 
-        imports, works = np.array(self.imports), np.array(self.works)
+        imports, works, given = np.array(self.imports), np.array(self.works), np.array(self.given)
         return Outcome(
             grid=grid,
             import_kw={site: means(self.seconds, imports[:, k]) for k, site in enumerate(self.sites)},
             work_gpus={pool: means(self.seconds, works[:, k]) for k, pool in enumerate(self.pools)},
             job_gpus={name: means(times, np.array(done)) for name, (times, done) in self.jobs.items()},
+            given_kw={name: means(self.seconds, given[:, k]) for k, name in enumerate(self.devices)},
+            stored_kwh={name: device.stored_kwh for name, device in self.devices.items()},
         )

@@ -53,6 +53,7 @@ def recordings(
     """The truth of every signal that money or physics depends on (forecasts are not among them)."""
     wanted = {name for site in sites.values() for name in (site.price, site.carbon, site.weather, site.limit_signal)}
     wanted |= {model.load for model in pools.values() if isinstance(model.load, str)}
+    wanted |= {unit.output for site in sites.values() for unit in site.generators}
     wanted |= {peak.probability or peak.system_load for site in sites.values() for peak in site.coincident}
     try:
         return {name: recorded(name, sources[name], start, end) for name in sorted(n for n in wanted if n)}
@@ -96,6 +97,17 @@ def true_problem(
     )
 
 
+def with_batteries(problem: Problem, sites: Mapping[str, SiteModel], stored_kwh: Mapping[str, float]) -> Problem:
+    """The problem with its sites' batteries, as full as they were when the window began. What is left in them at its
+    end is worth the window's mean price, where the config says nothing."""
+    found = []
+    for site in problem.sites:
+        mean = sum(site.price_per_mwh) / len(site.price_per_mwh)
+        models = [battery for battery in sites[site.id].batteries if battery.id in stored_kwh]
+        found.append(replace(site, batteries=tuple(model.on(stored_kwh[model.id], mean) for model in models)))
+    return replace(problem, sites=tuple(found))
+
+
 def _site(model: SiteModel, grid: TimeGrid, truth: Mapping[str, Series]) -> SiteInputs:
     weather = on_grid(truth[model.weather], grid) if model.weather else (None,) * len(grid)
     inputs = SiteInputs(
@@ -106,6 +118,7 @@ def _site(model: SiteModel, grid: TimeGrid, truth: Mapping[str, Series]) -> Site
         other_it_kw=(model.other_it_kw,) * len(grid),
         carbon_g_per_kwh=_values(model.carbon or 0.0, grid, truth),
         demand_charges=model.charges(grid, {}) if model.charges else (),
+        generators=tuple(u.on(grid, on_grid(truth[u.output], grid) if u.output else None) for u in model.generators),
         coincident=tuple(
             settled(peak, truth[str(peak.probability or peak.system_load)], grid) for peak in model.coincident
         ),

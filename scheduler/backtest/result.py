@@ -23,7 +23,8 @@ SCHEMA_VERSION = 1
 
 COUNTED = (
     "net cost = metered import x settlement price + demand charges (rise of the month's peak) "
-    "+ coincident-peak charges at their expected value + carbon x its price "
+    "+ coincident-peak charges at their expected value + wear of batteries less what is "
+    "left in them + engines' energy at its cost + carbon x its price "
     "+ value of work of interactive and training pools that the load asked for and that was not done + late jobs "
     "+ jobs not done when the window ends (value and penalty) + energy above event caps x penalty - credits for "
     "delivered reduction; the same account for all runs. Broken limits and floors are counted, not priced. Events of "

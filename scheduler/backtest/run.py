@@ -20,7 +20,7 @@ from scheduler.backtest.drive import Driven, Progress, drive
 from scheduler.backtest.foresight import perfect_foresight
 from scheduler.backtest.no_control import no_control
 from scheduler.backtest.outcome import Outcome
-from scheduler.backtest.recorded import recordings, settlement_grid, settlement_step, true_problem
+from scheduler.backtest.recorded import recordings, settlement_grid, settlement_step, true_problem, with_batteries
 from scheduler.backtest.result import BacktestResult, Loops, Run
 from scheduler.backtest.world import as_batch_job, build_world, simulated, window_jobs
 from scheduler.clock import VirtualClock
@@ -124,7 +124,8 @@ def _settled_problem(
     jobs = [as_batch_job(request, world.start) for request in requests]
     events = [event for event in driven.events.values() if event.start < world.end]
     grid = settlement_grid(world.start, world.end, step, events)
-    return true_problem(grid, ctx.sites, ctx.pools, truth, jobs, events, ctx.prices, ctx.currency)
+    problem = true_problem(grid, ctx.sites, ctx.pools, truth, jobs, events, ctx.prices, ctx.currency)
+    return with_batteries(problem, ctx.sites, driven.recorder.stored_at_start)
 
 
 def _outcomes(problem: Problem, driven: Driven, rival: NoControl | None) -> dict[str, Outcome]:

@@ -139,6 +139,15 @@ class NvmlMeterConfig(Model):
     type: Literal["nvml"] = Field(description="Sensors of the GPUs, through NVML.", examples=["nvml"])
 
 
+class SimulatedDeviceConfig(Model):
+    """A simulated battery or engine, beside a simulated hall."""
+
+    type: Literal["simulated"] = Field(description="A simulated device.", examples=["simulated"])
+    stored_share: float = Field(
+        default=0.5, ge=0, le=1, description="How full a battery is at the start, 0 to 1.", examples=[0.5]
+    )
+
+
 class QueueConfig(Model):
     """The embedded queue, kept in the books."""
 
@@ -168,5 +177,6 @@ BUILTIN: dict[str, dict[str, type[BaseModel]]] = {
     "meters": {"simulated": SimulatedMeterConfig, "nvml": NvmlMeterConfig},
     "jobs": {"queue": QueueConfig},
     "dr": {"webhook": WebhookConfig},
+    "devices": {"simulated": SimulatedDeviceConfig},
 }
 """kind -> type -> model of the parts above."""

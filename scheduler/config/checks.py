@@ -34,6 +34,7 @@ def check_whole(document: Document, config: Config, curves: Mapping[str, PowerCu
     _check_limits(document, config)
     _check_meters(document, config)
     _check_hardware(document, config)
+    _check_devices(document, config)
     _check_api(document, config)
     speed = config.clock.speed if config.clock is not None else 1.0
     if config.solver.hard_deadline > config.interval / speed:
@@ -165,6 +166,18 @@ def _check_hardware(document: Document, config: Config) -> None:
                     ("pools", index, "gpus", "uuids", position), f'"{uuid}" is in pool {owners[uuid]} already'
                 )
             owners[uuid] = pool.id
+
+
+def _check_devices(document: Document, config: Config) -> None:
+    """Twins beside a simulated hall, real devices beside real GPUs: nothing real hangs on a simulation."""
+    simulated = is_simulated(config)
+    for index, site in enumerate(config.sites):
+        devices = [("batteries", n, battery.device) for n, battery in enumerate(site.batteries)]
+        devices += [("generators", n, unit.device) for n, unit in enumerate(site.generators) if unit.device is not None]
+        for family, number, device in devices:
+            if (getattr(device, "type", "") == SIMULATED) != simulated:
+                needs = "simulated GPUs need simulated devices" if simulated else "real GPUs need real devices"
+                document.report(("sites", index, family, number, "device", "type"), needs)
 
 
 def _check_api(document: Document, config: Config) -> None:

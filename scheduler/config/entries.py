@@ -21,6 +21,8 @@ ENTRY_PLACES: dict[tuple[str, ...], str] = {
     ("meters", "*"): "meters",
     ("jobs", "system"): "jobs",
     ("programs", "*", "channel"): "dr",
+    ("sites", "*", "batteries", "*", "device"): "devices",
+    ("sites", "*", "generators", "*", "device"): "devices",
 }
 """Where entries stand (`*`: every item of a list), and which kind of adapter each is."""
 
@@ -92,3 +94,4 @@ PowerEntry = Annotated[BaseModel, _validator("power"), PlainSerializer(_dump), W
 MeterEntry = Annotated[BaseModel, _validator("meters"), PlainSerializer(_dump), WithJsonSchema({"$entry": "meters"})]
 JobSystemEntry = Annotated[BaseModel, _validator("jobs"), PlainSerializer(_dump), WithJsonSchema({"$entry": "jobs"})]
 ChannelEntry = Annotated[BaseModel, _validator("dr"), PlainSerializer(_dump), WithJsonSchema({"$entry": "dr"})]
+DeviceEntry = Annotated[BaseModel, _validator("devices"), PlainSerializer(_dump), WithJsonSchema({"$entry": "devices"})]

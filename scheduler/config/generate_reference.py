@@ -40,6 +40,11 @@ KINDS = {
         "Demand-response channels",
         "How a program's messages arrive. Its `type` is one of these.",
     ),
+    "devices": (
+        "sites[].batteries[].device",
+        "Batteries and engines",
+        "How a battery or an engine is read and set. Its `type` is one of these.",
+    ),
 }
 
 

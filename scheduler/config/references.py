@@ -36,6 +36,7 @@ REFERENCES = (
     Reference("sites.*.limit_signal", "signals", "a signal", ("kind", "limit")),
     Reference("sites.*.coincident_peaks.*.probability", "signals", "a signal", ("kind", "probability")),
     Reference("sites.*.coincident_peaks.*.system_load", "signals", "a signal", ("kind", "system_load")),
+    Reference("sites.*.generators.*.output", "signals", "a signal", ("kind", "generation")),
     Reference("pools.*.site", "sites", "a site"),
     Reference("pools.*.load", "signals", "a signal", ("kind", "load")),
     Reference("jobs.initial.*.pool", "pools", "a pool", ("work", "batch")),

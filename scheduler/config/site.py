@@ -20,6 +20,7 @@ from scheduler.config.base import (
     Weekday,
 )
 from scheduler.config.errors import FieldError
+from scheduler.config.supply import BatteryConfig, GeneratorConfig
 
 
 class PueConfig(Model):
@@ -216,4 +217,24 @@ class SiteConfig(Model):
         default=(),
         description="Charges on the import while the grid itself peaks.",
         examples=[[{"id": "ercot_4cp", "price_per_kw": 16.5, "system_load": "ercot_load", "months": [6, 7, 8, 9]}]],
+    )
+    batteries: tuple[BatteryConfig, ...] = Field(
+        default=(),
+        description="Batteries at the meter.",
+        examples=[
+            [
+                {
+                    "id": "bess",
+                    "energy_kwh": 2000,
+                    "charge_kw": 1000,
+                    "discharge_kw": 1000,
+                    "device": {"type": "simulated"},
+                }
+            ]
+        ],
+    )
+    generators: tuple[GeneratorConfig, ...] = Field(
+        default=(),
+        description="Generation at the meter, whose power the import lacks already.",
+        examples=[[{"id": "roof", "output": "solar"}]],
     )

@@ -13,7 +13,7 @@ from datetime import datetime
 from markupsafe import Markup
 
 from optimizer.reasons import Severity
-from scheduler.status import EventStatus, JobStatus, PoolStatus, SourceStatus, can_shed
+from scheduler.status import EventStatus, JobStatus, PoolStatus, SourceStatus, SupplyStatus, can_shed
 from scheduler.web.board import AHEAD, BINDING, Board
 
 MOST_ROWS = 40
@@ -68,7 +68,27 @@ def pools(board: Board) -> str:
     """Cap, draw and throughput of each pool, and why."""
     chosen = [pool for pool in board.report.pools if board.site and pool.site == board.site.id] if board.report else []
     head = ("Pool", "Work", "#GPUs active", "#Cap", "#Draw", "#Throughput", "#Per 1M tokens", "Curve", "Why")
-    return _table(head, [_pool_row(pool, board) for pool in chosen], "No pools at this site.") + _flexible(board)
+    return (
+        _table(head, [_pool_row(pool, board) for pool in chosen], "No pools at this site.")
+        + supply(board)
+        + _flexible(board)
+    )
+
+
+def supply(board: Board) -> str:
+    """Batteries and generation of the site, where there are any."""
+    items = board.tick.supply if board.tick else ()
+    chosen = [item for item in items if board.site and item.site == board.site.id]
+    if not chosen:
+        return Markup("")
+    return _table(("Battery or generator", "Kind", "#Power", "#Stored"), [_supply_row(item) for item in chosen], "")
+
+
+def _supply_row(item: SupplyStatus) -> Sequence[object]:
+    shown = "silent" if item.lost else "-" if item.kw is None else f"{item.kw:,.0f} kW"
+    plan = Markup('{} <span class="gp-dim">plan {}</span>').format(shown, f"{item.planned_kw:,.0f} kW")
+    stored = "-" if item.share is None else _metered(f"{item.share:.0%}", item.share, f"{item.stored_kwh:,.0f} kWh")
+    return (Markup("<b>{}</b>").format(item.id), item.kind, plan, stored)
 
 
 def _flexible(board: Board) -> Markup:

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from optimizer.reasons import Note, Reason
 from scheduler.clock import VirtualClock
 from scheduler.metrics import FAMILIES, Metrics, reference
+from scheduler.status import SupplyStatus
 from tests.support.fake_service import LIMIT_KW, START, FakeService
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,7 +112,8 @@ def test_drift_and_a_store_that_cannot_write_are_seen(service):
 
 def test_every_family_can_be_filled(service):
     metrics = Metrics()
-    quiet, busy = service.tick(), service.report()
+    battery = SupplyStatus("bess", "west", "battery", -5.0, -5.0, 20.0, 0.5, lost=False)
+    quiet, busy = replace(service.tick(), supply=(battery,)), service.report()
     metrics.observe_cycle(busy)
     for minute, price in ((0, 10.0), (1, -10.0), (2, -10.0)):
         metrics.observe_cycle(replace(busy, sites=(replace(busy.sites[0], price_per_mwh=price),)))

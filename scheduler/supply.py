@@ -1,0 +1,250 @@
+"""Batteries, engines and panels in the two loops: what they are now, what the plan asks, and what is set.
+
+Nothing is counted twice: a meter at the grid's connection already shows all of them. Only where import is derived from
+the pools' power are they added, and only a prediction adds what they are asked to do. A device that does not answer is
+told of, is planned without until it does, and counts as giving nothing; its last set-point ends with its lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from math import sqrt
+from typing import TYPE_CHECKING
+
+from adapters.ports import AdapterError, DeviceReading, Lease, SetpointDevice
+from optimizer.assets import Battery, Generator
+from optimizer.domain import Plan
+from optimizer.reasons import Note, Reason, Severity
+from optimizer.timegrid import TimeGrid
+from scheduler.orders import step_index
+from scheduler.status import SupplyStatus
+
+if TYPE_CHECKING:
+    from scheduler.engine import Context, SiteModel, State
+
+SET_KW = 0.05
+"""A change of set-point that is worth writing, and a difference on read-back that is worth a word (or 1 %)."""
+
+RENEWALS = 3
+"""A set-point is written again when this part of its lease has passed."""
+
+
+@dataclass(frozen=True)
+class BatteryModel:
+    """A battery as configured; energies in kWh. `end_value_per_kwh` None: from the mean price."""
+
+    id: str
+    energy_kwh: float
+    min_kwh: float
+    max_kwh: float
+    charge_kw: float
+    discharge_kw: float
+    efficiency: float
+    wear_per_kwh: float
+    end_value_per_kwh: float | None
+    may_export: bool
+
+    def on(self, stored_kwh: float, mean_price_per_mwh: float) -> Battery:
+        """With what is in it now; the loss is split evenly between the two ways."""
+        one_way = sqrt(self.efficiency)
+        worth = max(0.0, mean_price_per_mwh / 1000.0 - self.wear_per_kwh) * one_way
+        return Battery(
+            id=self.id,
+            stored_now_kwh=max(0.0, stored_kwh),
+            min_kwh=self.min_kwh,
+            max_kwh=self.max_kwh,
+            charge_kw=self.charge_kw,
+            discharge_kw=self.discharge_kw,
+            charge_efficiency=one_way,
+            discharge_efficiency=one_way,
+            wear_per_kwh=self.wear_per_kwh,
+            end_value_per_kwh=worth if self.end_value_per_kwh is None else self.end_value_per_kwh,
+            may_export=self.may_export,
+        )
+
+
+@dataclass(frozen=True)
+class GeneratorModel:
+    """A generator as configured: must-take with the signal of its output, or dispatched."""
+
+    id: str
+    output: str | None
+    min_kw: float
+    max_kw: float
+    cost_per_mwh: float
+    may_export: bool
+
+    def on(self, grid: TimeGrid, output_kw: tuple[float, ...] | None) -> Generator:
+        """On the grid; `output_kw` of must-take generation."""
+        low = (0.0 if output_kw is not None else self.min_kw,) * len(grid)
+        high = output_kw if output_kw is not None else (self.max_kw,) * len(grid)
+        return Generator(self.id, low, high, self.cost_per_mwh, output_kw is not None, self.may_export)
+
+
+@dataclass
+class DeviceState:
+    """What is known of one device: its last reading (None: silent), the set-point in force and when it was written."""
+
+    reading: DeviceReading | None = None
+    setpoint_kw: float | None = None
+    written_at: float = float("-inf")
+    sequence: int = 0
+
+
+def names_of(site: SiteModel) -> list[str]:
+    """Ids of a site's batteries and generators."""
+    return [battery.id for battery in site.batteries] + [unit.id for unit in site.generators]
+
+
+def read_devices(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
+    """Read every device; one that is silent is an alert."""
+    notes = []
+    for name, device in ctx.devices.items():
+        known = state.devices.setdefault(name, DeviceState())
+        try:
+            known.reading = device.read()
+        except AdapterError as error:
+            known.reading = None
+            text = f"{name} does not answer ({error}); planned without it, its set-point ends with its lease"
+            notes.append(Note(Reason.DEVICE_LOST, name, text, Severity.ALERT, now))
+    return tuple(notes)
+
+
+def planned_kw(plan: Plan | None, name: str, now: datetime) -> float:
+    """Net power in kW that the plan asks of a battery or generator now (positive: it draws)."""
+    if plan is None:
+        return 0.0
+    step = step_index(plan, now)
+    if name in plan.batteries:
+        return plan.batteries[name].charge_kw[step] - plan.batteries[name].discharge_kw[step]
+    return -plan.generators[name].output_kw[step] if name in plan.generators else 0.0
+
+
+def asked_kw(ctx: Context, state: State, site: str, now: datetime) -> dict[str, float]:
+    """Set-point of each device of a site as the plan has it; 0 for a silent one, and for all where none is written."""
+    model = ctx.sites[site]
+    names = [name for name in names_of(model) if name in ctx.devices]
+    heard = {name for name in names if name in state.devices and state.devices[name].reading is not None}
+    return {
+        name: planned_kw(state.plan, name, now) if name in heard and ctx.dispatcher.writes else 0.0 for name in names
+    }
+
+
+def sun_kw(ctx: Context, state: State, site: str, now: datetime) -> float:
+    """Must-take output that the plan counts on now."""
+    units = [unit.id for unit in ctx.sites[site].generators if unit.output is not None]
+    return -sum(planned_kw(state.plan, unit, now) for unit in units)
+
+
+def measured_kw(ctx: Context, state: State, site: str, now: datetime) -> float:
+    """What devices add to the site's import by their own readings, less the must-take output that is expected."""
+    readings = [state.devices[name].reading for name in names_of(ctx.sites[site]) if name in state.devices]
+    return sum(reading.kw for reading in readings if reading is not None) - sun_kw(ctx, state, site, now)
+
+
+def relieve(ctx: Context, state: State, site: str, asked: dict[str, float], excess_kw: float) -> float:
+    """Take `excess_kw` off the site's import by charging less and discharging more, before any work is slowed down;
+    changes `asked` and returns what was found."""
+    found = 0.0
+    for battery in ctx.sites[site].batteries:
+        known = state.devices.get(battery.id)
+        if excess_kw - found <= 0 or known is None or known.reading is None or not ctx.dispatcher.writes:
+            continue
+        stored = known.reading.stored_kwh or 0.0
+        lowest = -battery.discharge_kw if stored > battery.min_kwh + 1e-6 else 0.0
+        step = min(excess_kw - found, max(0.0, asked[battery.id] - lowest))
+        asked[battery.id] -= step
+        found += step
+    return found
+
+
+def set_devices(ctx: Context, state: State, asked: Mapping[str, float], lease_s: float, now: datetime) -> list[Note]:
+    """Write what changed or must be renewed, and read back. Where nothing may be written, what was set is released."""
+    notes: list[Note] = []
+    for name, device in ctx.devices.items():
+        known = state.devices.setdefault(name, DeviceState())
+        try:
+            if not ctx.dispatcher.writes:
+                if known.setpoint_kw is not None:
+                    known.reading, known.setpoint_kw = device.release(), None
+                continue
+            if known.reading is not None:
+                notes.extend(_set(ctx, known, name, device, asked.get(name, 0.0), lease_s, now))
+        except AdapterError as error:
+            known.reading = None
+            text = f"{name} did not take its set-point: {error}"
+            notes.append(Note(Reason.DEVICE_LOST, name, text, Severity.ALERT, now))
+    return notes
+
+
+def _set(
+    ctx: Context, known: DeviceState, name: str, device: SetpointDevice, kw: float, lease_s: float, now: datetime
+) -> list[Note]:
+    """One device."""
+    second = ctx.clock.monotonic()
+    moved = known.setpoint_kw is None or abs(kw - known.setpoint_kw) > SET_KW
+    assert known.reading is not None
+    strayed = known.setpoint_kw is not None and _off(known.reading.setpoint_kw, known.setpoint_kw)
+    if not moved and not strayed and second - known.written_at < lease_s / RENEWALS:
+        return []
+    if moved:
+        intent = ctx.store.journal_intent({"device": name, "kw": round(kw, 3)})
+    known.sequence += 1
+    known.reading = device.apply(kw, Lease(ctx.dispatcher.epoch, known.sequence, lease_s))
+    known.setpoint_kw, known.written_at = kw, second
+    if moved:
+        ctx.store.journal_result(intent, {"kw": round(known.reading.setpoint_kw, 3)})
+    off = _off(known.reading.setpoint_kw, kw)
+    if not off and not strayed:
+        return []
+    text = f"{name} was not at the {kw:.1f} kW ordered (it says {known.reading.setpoint_kw:.1f} kW)"
+    return [Note(Reason.SETPOINT_DRIFT, name, text, Severity.ALERT if off else Severity.WARNING, now)]
+
+
+def _off(found_kw: float, ordered_kw: float) -> bool:
+    return abs(found_kw - ordered_kw) > max(1.0, 0.01 * abs(ordered_kw))
+
+
+def release_devices(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
+    """At the daemon's end: every device that we set goes to 0."""
+    notes = []
+    for name, device in ctx.devices.items():
+        if state.devices.get(name, DeviceState()).setpoint_kw is None:
+            continue
+        try:
+            device.release()
+            state.devices[name].setpoint_kw = None
+        except AdapterError as error:
+            text = f"{name} was not released: {error}; its lease ends it"
+            notes.append(Note(Reason.DEVICE_LOST, name, text, Severity.ALERT, now))
+    return tuple(notes)
+
+
+def supply_statuses(ctx: Context, state: State, now: datetime) -> tuple[SupplyStatus, ...]:
+    """Every battery and generator as people see it."""
+    found = []
+    for site in ctx.sites.values():
+        for battery in site.batteries:
+            reading = _reading(state, battery.id)
+            stored = reading.stored_kwh if reading is not None else None
+            share = stored / battery.energy_kwh if stored is not None else None
+            found.append(_status(state, site.id, battery.id, "battery", now, (stored, share)))
+        for unit in site.generators:
+            kind = "must-take" if unit.output is not None else "engine"
+            found.append(_status(state, site.id, unit.id, kind, now, (None, None)))
+    return tuple(found)
+
+
+def _reading(state: State, name: str) -> DeviceReading | None:
+    return state.devices[name].reading if name in state.devices else None
+
+
+def _status(
+    state: State, site: str, name: str, kind: str, now: datetime, stored: tuple[float | None, float | None]
+) -> SupplyStatus:
+    reading = _reading(state, name)
+    silent = reading is None and kind != "must-take"
+    kw = reading.kw if reading is not None else None
+    return SupplyStatus(name, site, kind, kw, planned_kw(state.plan, name, now), stored[0], stored[1], silent)

@@ -1,0 +1,53 @@
+"""A battery behind a real Modbus TCP server (pymodbus' own), on a free port of the loopback."""
+
+import asyncio
+import socket
+import threading
+from contextlib import contextmanager
+
+from pymodbus.server import ModbusTcpServer
+from pymodbus.simulator import DataType, SimData, SimDevice
+
+POWER, SETPOINT, TIMEOUT, STORED = 100, 110, 120, 130
+
+
+class Peer:
+    """The server, and what stands in its registers."""
+
+    def __init__(self, port):
+        self.port, self.server, self.loop = port, None, asyncio.new_event_loop()
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self._serve())
+        self.loop.close()
+
+    async def _serve(self):
+        blocks = [SimData(0, values=0, count=200, datatype=DataType.REGISTERS)]
+        self.server = ModbusTcpServer(SimDevice(1, simdata=blocks), address=("127.0.0.1", self.port))
+        await self.server.serve_forever(background=True)
+        self.ready.set()
+        self.stopping = asyncio.Event()
+        await self.stopping.wait()
+        await self.server.shutdown()
+
+    def stop(self):
+        if self.thread.is_alive():
+            self.loop.call_soon_threadsafe(self.stopping.set)
+            self.thread.join(10)
+
+
+@contextmanager
+def modbus_peer():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    peer = Peer(port)
+    peer.thread.start()
+    assert peer.ready.wait(10)
+    try:
+        yield peer
+    finally:
+        peer.stop()
