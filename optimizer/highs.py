@@ -46,6 +46,7 @@ class Highs:
 
     def __init__(self, arrays: Arrays, *, integers: bool = True) -> None:
         """Take the arrays in; without `integers` every column is continuous. Raises SolveError when refused."""
+        must_be_numbers(arrays)
         self._solver: Any = _Silent()
         self.arrays = arrays
         for name, value in {"threads": 1, "random_seed": 0, "mip_rel_gap": GAP, "mip_abs_gap": 1e-9}.items():
@@ -66,7 +67,8 @@ class Highs:
         must(self._solver.setOptionValue(name, value), f"option {name}={value!r}")
 
     def write(self, arrays: Arrays) -> None:
-        """Take over the vectors of arrays with the very same matrix."""
+        """Take over the vectors of arrays with the very same matrix. Raises SolveError when refused."""
+        must_be_numbers(arrays)
         columns = np.arange(len(arrays.cost), dtype=np.int32)
         rows = np.arange(len(arrays.row_low), dtype=np.int32)
         must(self._solver.changeColsCost(len(columns), columns, arrays.cost), "costs")
@@ -158,6 +160,23 @@ class _Silent(highspy.Highs):  # type: ignore[misc]
     def __init__(self) -> None:
         super(highspy.Highs, self).__init__()
         must(self.setOptionValue("output_flag", False), "option output_flag")
+
+
+def must_be_numbers(arrays: Arrays) -> None:
+    """Raise SolveError for a model with something that is no number, and name its place: HiGHS takes it without a word,
+    and may then never come back."""
+    for what, values, families in (
+        ("cost", arrays.cost, arrays.families), ("lower bound", arrays.low, arrays.families),
+        ("upper bound", arrays.high, arrays.families), ("lower side", arrays.row_low, arrays.row_families),
+        ("upper side", arrays.row_high, arrays.row_families), ("coefficient", arrays.value, {}),
+    ):  # fmt: skip
+        bad = ~np.isfinite(values) if what in {"cost", "coefficient"} else np.isnan(values)
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            names = [name for name, part in families.items() if part.start <= first < part.start + len(part)]
+            raise SolveError(SolveFault.FAILED, f"the model's {what} {'/'.join(names) or first} is no number")
+    if not np.isfinite(arrays.offset):
+        raise SolveError(SolveFault.FAILED, "the model's constant is no number")
 
 
 def must(status: Any, what: str) -> None:

@@ -30,7 +30,8 @@ def answer(problem: Problem, last_plan: Plan | None, solver: Solver) -> Plan:
     greedy, held, safe.
 
     Signals that are no numbers are replaced by cautious ones first, with a note. Raises ProblemError only for a problem
-    that is wrong in its build (lengths, unknown sites), which no plan could answer.
+    that is wrong in its build (lengths, unknown sites), which no plan could answer, and NoPlan when every rung fails. A
+    plan that breaks a promise comes out only when all do; whoever publishes checks again.
     """
     if next(problems_of(problem), None) is not None:
         problem = mended(problem)
@@ -39,19 +40,24 @@ def answer(problem: Problem, last_plan: Plan | None, solver: Solver) -> Plan:
     notes: list[Note] = []
     plan = None
     for name, make in _rungs(problem, last_plan, solver):
-        made = _attempt(make, notes)
+        made = _attempt(name, make, notes)
         if made is None:
             continue
-        plan = made
-        broken = check_plan(problem, plan)
+        broken = check_plan(problem, made)
         if not broken:
-            break
+            return replace(made, notes=(*notes, *made.notes))
+        plan = made
         first = broken[0]
         where = f"{first.subject}[{first.index}]" if first.index is not None else first.subject
         text = f"{name} plan refused: {where}: {first.text}" + (f" and {len(broken) - 1} more" if broken[1:] else "")
         notes.append(Note(Reason.PLAN_REFUSED, name, text, Severity.ALERT))
-    assert plan is not None  # the safe plan is always made
+    if plan is None:  # not even a safe one could be made
+        raise NoPlan("; ".join(f"{note.subject}: {note.text}" for note in notes))
     return replace(plan, notes=(*notes, *plan.notes))
+
+
+class NoPlan(Exception):
+    """No rung made any plan, be it a bad one; the text has what each of them met. The plan before stays in force."""
 
 
 def _rungs(problem: Problem, last: Plan | None, solver: Solver) -> Iterator[tuple[str, Callable[[], Plan]]]:
@@ -65,12 +71,13 @@ def _rungs(problem: Problem, last: Plan | None, solver: Solver) -> Iterator[tupl
     yield "safe", lambda: safe_plan(problem)
 
 
-def _attempt(make: Callable[[], Plan], notes: list[Note]) -> Plan | None:
-    """Make one plan; a failure becomes a note."""
+def _attempt(name: str, make: Callable[[], Plan], notes: list[Note]) -> Plan | None:
+    """Make the plan of the rung called `name`; a failure becomes a note."""
     try:
         return make()
     except SolveError as error:
-        notes.append(Note(FAULTS[error.kind], "plan", str(error), Severity.WARNING))
+        notes.append(Note(FAULTS[error.kind], name, str(error), Severity.WARNING))
     except Exception as error:  # noqa: BLE001 - whatever a rung does, the next one answers; the note says what it did
-        notes.append(Note(Reason.SOLVER_CRASH, "plan", f"{type(error).__name__}: {error}", Severity.ALERT))
+        code = Reason.SOLVER_CRASH if name == "optimum" else Reason.RUNG_FAILED
+        notes.append(Note(code, name, f"no {name} plan: {type(error).__name__}: {error}", Severity.ALERT))
     return None

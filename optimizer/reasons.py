@@ -56,6 +56,7 @@ class Reason(StrEnum):
     SOLVER_INFEASIBLE = "solver_infeasible"
     SOLVER_INCUMBENT = "solver_incumbent"
     PLAN_REFUSED = "plan_refused"
+    RUNG_FAILED = "rung_failed"
     LAST_PLAN_SHIFTED = "last_plan_shifted"
     GREEDY_PLAN = "greedy_plan"
     RULE_PLAN = "rule_plan"

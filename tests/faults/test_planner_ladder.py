@@ -163,5 +163,5 @@ def test_every_refused_plan_is_seen_and_the_lowest_rung_still_answers(monkeypatc
         monkeypatch.setattr(ladder, name, refused)
     plan = answer(asked, last, lambda _: replace(last, pools={}))
     assert plan.rung is Rung.SAFE
-    assert [note.code for note in plan.notes][:4] == [Reason.PLAN_REFUSED] + [Reason.SOLVER_CRASH] * 3
+    assert [note.code for note in plan.notes][:4] == [Reason.PLAN_REFUSED] + [Reason.RUNG_FAILED] * 3
     assert Reason.SAFE_STATE in {note.code for note in plan.notes}
