@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.check_jobs import TOL, Violation, check_jobs
+from optimizer.check_steps import step_faults
 from optimizer.check_supply import charged_for_kw, most_output_kw, net_kw, shape_faults, supply_faults
 from optimizer.curves import (
     cap_for_throughput,
@@ -40,7 +41,7 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
 
     Checked: completeness, numbers, import through PUE, draws and work on the curves, orders inside the cards' range,
     service floors, hard limits and firm events kept as far as is possible and the rest declared, jobs inside window,
-    rate and pool, work conserved, jobs that may not be interrupted unbroken.
+    rate and pool, work conserved, jobs that may not be interrupted unbroken, gangs whole, jobs after those before them.
     """
     shape = _shape(problem, plan)
     if shape:
@@ -53,6 +54,7 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     for inputs in problem.pools:
         found.extend(_pool(problem, plan, inputs, work[inputs.pool.id]))
     found.extend(check_jobs(problem, jobs))
+    found.extend(Violation(*fault) for fault in step_faults(problem, jobs))
     for number, site in enumerate(problem.sites):
         found.extend(_site(problem, plan, number, fixed))
         found.extend(Violation(*fault) for fault in supply_faults(problem, plan, site))

@@ -150,6 +150,11 @@ class BatchJob:
     `late_penalty` is money per GPU-hour of work and hour after the deadline, `undone_penalty` per GPU-hour never done,
     `value_per_gpu_h` per GPU-hour done. A job that is not preemptible runs at `max_gpus` without a break once started
     (`started_at`). `pools` are the pools that may run it, in order of preference.
+
+    `min_gpus`: at least so many GPUs or none (a gang). `min_run_h`: a run, once started (`running_since`), lasts so
+    long or until the work is done. A suspend and restart cost `pause_cost` money and `checkpoint_gpu_h` +
+    `restart_gpu_h` GPU-hours. `after`: ids of jobs that must be done before it begins; ids that the problem
+    doesn't hold are done.
     """
 
     id: str
@@ -167,6 +172,13 @@ class BatchJob:
     state: JobState = JobState.WAITING
     started_at: datetime | None = None
     gpus: int = 0
+    min_gpus: int = 0
+    min_run_h: float = 0.0
+    pause_cost: float = 0.0
+    checkpoint_gpu_h: float = 0.0
+    restart_gpu_h: float = 0.0
+    running_since: datetime | None = None
+    after: tuple[str, ...] = ()
 
     @property
     def left_gpu_h(self) -> float:

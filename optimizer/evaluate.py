@@ -15,6 +15,7 @@ from optimizer.domain import Plan, Problem
 from optimizer.facts import PREFERENCE_PER_GPU_H, Facts, Floats, facts_of, late_tail
 from optimizer.jobplans import job_rows
 from optimizer.ramps import allowed_kw
+from optimizer.steps import pauses, steps_of
 from optimizer.weights import Weights, job_weights, weights_of
 
 Ints = NDArray[np.int64]
@@ -41,6 +42,7 @@ class Bill:
     below_floor: float = 0.0
     ramp: float = 0.0
     change: float = 0.0
+    pauses: float = 0.0
 
     @property
     def total(self) -> float:
@@ -79,6 +81,7 @@ def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
         below_floor=_floors(facts, plan, weights),
         ramp=_ramps(facts, imports, weights),
         change=_change(facts, plan),
+        pauses=_pauses(facts, plan),
     )
 
 
@@ -214,6 +217,16 @@ def _jobs(facts: Facts, plan: Plan) -> tuple[float, float, float, float, float]:
         float((_carry(facts, places) * np.clip(table.left - done - undone, 0.0, None)).sum()),
         PREFERENCE_PER_GPU_H * float((np.where(table.preemptible, places, 0) * done).sum()),
     )
+
+
+def _pauses(facts: Facts, plan: Plan) -> float:
+    """Suspends and restarts of jobs for which they cost; whole ones, where the model takes later ones in parts."""
+    steps = steps_of(facts)
+    if not steps.lasting.any():
+        return 0.0
+    rows = job_rows(plan.jobs, [job.id for job in facts.table.jobs], facts.count)
+    carried = facts.table.left - rows.rates @ facts.hours - rows.undone_gpu_h
+    return float(steps.pause_cost @ pauses(facts, steps, rows.rates, carried))
 
 
 def _tails(facts: Facts, done: Floats) -> tuple[Floats, Floats]:

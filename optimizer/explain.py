@@ -169,6 +169,7 @@ def _job_cause(problem: Problem, pool_id: str, reason: Reason) -> str:
     clauses = {
         Reason.NOT_RELEASED: "it is not released yet",
         Reason.NOT_PREEMPTIBLE: "it may not be interrupted",
+        Reason.PREDECESSOR: "jobs before it are not done",
         Reason.DEADLINE: "its deadline leaves no cheaper time",
         Reason.CHEAP_WINDOW: f"power is cheap now ({price})",
         Reason.HIGH_PRICE: f"power at {price} is dearer than later",

@@ -17,6 +17,7 @@ from optimizer.jobfacts import JobFacts
 from optimizer.poolfacts import PoolFacts
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.room import fit, fixed_draw, headroom_kw, kw_per_work, wanted_draw
+from optimizer.steps import depths, least_now, may_work, steps_of
 from optimizer.weights import job_weights
 
 INF = float("inf")
@@ -27,7 +28,8 @@ def greedy_plan(problem: Problem) -> Plan:
     facts = facts_of(problem)
     draw = fit(facts, wanted_draw(facts))
     book = _Book(facts, draw)
-    for number in sorted(range(len(facts.jobs)), key=lambda n: _rank(facts.jobs[n])):
+    depth = depths(facts, book.steps.order)
+    for number in sorted(range(len(facts.jobs)), key=lambda n: (depth[n], _rank(facts.jobs[n]))):
         book.place(number)
     return book.plan(Rung.GREEDY, Reason.GREEDY_PLAN, "made by rules without the solver")
 
@@ -47,8 +49,8 @@ def hold_plan(problem: Problem, last: Plan) -> Plan:
     facts = facts_of(problem)
     index = _index_at(last, 0, facts)
     book = _Book(facts, fit(facts, _draw_under_caps(facts, last, [index] * facts.count)))
-    for number, job in enumerate(facts.jobs):
-        orders = last.jobs.get(job.job.id)
+    for number in book.in_order():
+        orders = last.jobs.get(facts.jobs[number].job.id)
         if orders is not None and orders.work_gpus[index] > 1e-9:
             book.follow(number, np.full(facts.count, orders.work_gpus[index]), orders.pool)
     return book.plan(Rung.HOLD, Reason.HELD, "the present caps are held")
@@ -61,8 +63,8 @@ def shift_plan(last: Plan, problem: Problem) -> Plan:
     book = _Book(facts, fit(facts, _draw_under_caps(facts, last, steps)))
     old_edges = np.array([(edge - problem.grid.start).total_seconds() / 3600.0 for edge in last.grid.edges])
     new_edges = np.concatenate(([0.0], np.cumsum(facts.hours)))
-    for number, job in enumerate(facts.jobs):
-        orders = last.jobs.get(job.job.id)
+    for number in book.in_order():
+        orders = last.jobs.get(facts.jobs[number].job.id)
         if orders is not None:
             done = np.concatenate(([0.0], np.cumsum(np.array(orders.work_gpus) * np.diff(old_edges))))
             book.follow(number, np.diff(np.interp(new_edges, old_edges, done)) / facts.hours, orders.pool)
@@ -103,6 +105,7 @@ class _Book:
 
     def __init__(self, facts: Facts, draw_kw: Floats) -> None:
         self.facts = facts
+        self.steps = steps_of(facts)
         self.draw_kw = draw_kw
         self.room_kw = headroom_kw(facts, draw_kw)
         self.kw_per_work = kw_per_work(facts)
@@ -129,13 +132,20 @@ class _Book:
             extra_kw = np.clip(full_kw - self.draw_kw[pool.index], 0.0, None)
             self.room_kw[pool.site] = np.clip(self.room_kw[pool.site] - extra_kw, 0.0, None)
 
+    def in_order(self) -> list[int]:
+        """Jobs, whoever waits for others after them."""
+        depth = depths(self.facts, self.steps.order)
+        return sorted(range(len(depth)), key=lambda number: depth[number])
+
     def _available(self, g: int) -> Floats:
         """GPU equivalents that pool g could still take [interval]."""
         available: Floats = np.minimum(self.free[g], self.room_kw[self.facts.pools[g].site] / self.kw_per_work[g])
         return available
 
     def _take(self, number: int, g: int, rates: Floats) -> None:
-        """Book a job's rates on a pool."""
+        """Book a job's rates on a pool; a gang that is short of GPUs in the present interval waits in it."""
+        if 1e-12 < rates[0] < least_now(self.facts, self.steps, number):
+            rates = np.concatenate(([0.0], rates[1:]))
         self.rates[number] = rates
         self.homes[number] = g
         self.free[g] -= rates
@@ -148,7 +158,7 @@ class _Book:
             return
         best: tuple[float, int, Floats] | None = None
         for g in job.pools:
-            rates = self._spread(number, g) if job.job.preemptible else self._run(job, g)
+            rates = self._spread(number, g) if job.job.preemptible else self._run(number, g)
             done = float(rates @ self.facts.hours)
             if best is None or done > best[0] + 1e-9:
                 best = (done, g, rates)
@@ -160,7 +170,7 @@ class _Book:
     def _spread(self, number: int, g: int) -> Floats:
         """Rates of a preemptible job: its cheapest hours before the deadline, then the earliest after it."""
         job, facts, s = self.facts.jobs[number], self.facts, self.facts.pools[g].site
-        available = self._available(g) * facts.hours
+        available = self._available(g) * facts.hours * may_work(facts, self.steps, self.rates, number)
         limit = np.minimum(available, job.rate * job.on_time_h)
         order = self.order[s]
         work = _fill(limit, order, job.left)
@@ -178,10 +188,10 @@ class _Book:
         rates: Floats = work / facts.hours
         return rates
 
-    def _run(self, job: JobFacts, g: int) -> Floats:
+    def _run(self, number: int, g: int) -> Floats:
         """Rates of a job that may not be interrupted: the cheapest start that fits and ends in time, else the first."""
-        facts, s = self.facts, self.facts.pools[g].site
-        available = self._available(g) + 1e-9
+        facts, job, s = self.facts, self.facts.jobs[number], self.facts.pools[g].site
+        available = np.where(may_work(facts, self.steps, self.rates, number), self._available(g) + 1e-9, 0.0)
         if job.rate > facts.pools[g].top_work + 1e-9 or job.rate <= 0:
             return np.zeros(facts.count)
         chosen: tuple[bool, float, Floats] | None = None
@@ -205,7 +215,8 @@ class _Book:
         if not job.job.preemptible:
             self._follow_run(number, g, rates)
             return
-        bound = np.minimum(self._available(g), job.rate * (job.on_time_h + job.late_h) / facts.hours)
+        allowed = self._available(g) * may_work(facts, self.steps, self.rates, number)
+        bound = np.minimum(allowed, job.rate * (job.on_time_h + job.late_h) / facts.hours)
         work = np.minimum(rates, bound) * facts.hours
         before = np.cumsum(work) - work
         self._take(number, g, np.clip(np.minimum(work, job.left - before), 0.0, None) / facts.hours)
@@ -216,7 +227,8 @@ class _Book:
         starts: NDArray[np.int64] = np.flatnonzero((rates > 1e-9) & (job.on_time_h + job.late_h > 1e-9))
         if starts.size and 0 < job.rate <= self.facts.pools[g].top_work + 1e-9:
             run = unbroken_run(self.facts, job, int(starts[0]))
-            if (run <= self._available(g) + 1e-9).all():
+            allowed = may_work(self.facts, self.steps, self.rates, number)
+            if (run <= np.where(allowed, self._available(g) + 1e-9, 0.0)).all():
                 self._take(number, g, run)
 
     def plan(self, rung: Rung, reason: Reason, text: str) -> Plan:

@@ -206,6 +206,7 @@ def _pairs(problem: Problem, jobs: tuple[BatchJob, ...], max_gpus: Floats) -> tu
         (n, batch[name], place)
         for n, job in enumerate(jobs)
         for place, name in enumerate(name for name in dict.fromkeys(job.pools) if name in batch)
+        if problem.pools[batch[name]].pool.count >= job.min_gpus
     ]
     pairs = np.array(found, dtype=np.int64).reshape(len(found), 3).T
     tops = np.array([_top(item.pool) if item.pool.work is Work.BATCH else 0.0 for item in problem.pools])

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     DEADLINE = "deadline"
     NOT_RELEASED = "not_released"
     NOT_PREEMPTIBLE = "not_preemptible"
+    PREDECESSOR = "predecessor"
     CHANGE_COST = "change_cost"
     POOL_FULL = "pool_full"
     WORK_DONE = "work_done"

@@ -103,6 +103,10 @@ class Session:
         def run(made: Arrays, seconds: float) -> Answer:
             return self._solve(facts, made, seconds, remember=False)
 
+        if len(arrays.families["on_now"]):  # a gang is whole in one pool: first where, then whether
+            homes = homes_of(facts, pair_rates(facts, arrays, relaxed.point) @ facts.hours)
+            arrays = replace(arrays, high=self._at_home(facts, arrays, homes))
+            relaxed = run(arrays, time_limit_s)
         found: Whole = whole_numbers(arrays, relaxed, run, time_limit_s, self.improve_s)
         self._gap = found.gap
         answer = replace(found.answer, optimal=found.proven)

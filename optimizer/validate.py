@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 from math import inf, isfinite, isnan
 from operator import attrgetter
 
@@ -51,6 +52,7 @@ def problems_of(problem: Problem) -> Iterator[ProblemError]:
         yield from _pool(inputs, sites, len(problem.grid))
     for job in _doubtful(problem.jobs):
         yield from _job(job)
+    yield from _cycles(problem.jobs)
     for event in problem.events:
         yield from _event(event, sites)
     names = ("over_limit_per_kwh", "below_floor_per_gpu_h", "ramp_per_kw", "change_per_kw", "carbon_per_tonne")
@@ -164,12 +166,24 @@ def _doubtful(jobs: tuple[BatchJob, ...]) -> list[BatchJob]:
 
 
 def _job(job: BatchJob) -> Iterator[ProblemError]:
-    names = ("work_gpu_h", "max_gpus", "late_penalty", "undone_penalty", "done_gpu_h")
+    names = ("work_gpu_h", "max_gpus", "late_penalty", "undone_penalty", "done_gpu_h", "min_run_h", "pause_cost")
     yield from _range(f"jobs[{job.id}]", job, names, 0.0)
+    yield from _range(f"jobs[{job.id}]", job, ("checkpoint_gpu_h", "restart_gpu_h"), 0.0)
+    yield from _range(f"jobs[{job.id}]", job, ("min_gpus",), 0.0, float(job.max_gpus))
     yield from _range(f"jobs[{job.id}]", job, ("value_per_gpu_h",), -1e15)
     for name in ("release", "deadline"):
         if getattr(job, name).tzinfo is None:
             yield ProblemError(f"jobs[{job.id}].{name}", "has no time zone")
+
+
+def _cycles(jobs: tuple[BatchJob, ...]) -> Iterator[ProblemError]:
+    """The first circle of jobs that wait for each other."""
+    after = {job.id: tuple(name for name in job.after) for job in jobs}
+    try:
+        tuple(TopologicalSorter(after).static_order())
+    except CycleError as error:
+        circle = error.args[1]
+        yield ProblemError(f"jobs[{circle[0]}].after", f"is a circle: {' waits for '.join(reversed(circle))}")
 
 
 def _event(event: GridEvent, sites: set[str]) -> Iterator[ProblemError]:

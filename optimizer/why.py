@@ -14,6 +14,7 @@ from optimizer.facts import Facts, Floats
 from optimizer.poolfacts import PoolFacts
 from optimizer.ramps import allowed_kw
 from optimizer.reasons import CODE, Reason
+from optimizer.steps import may_work, steps_of
 
 Codes = NDArray[np.int64]
 NONE = -1
@@ -160,10 +161,20 @@ def job_reasons(facts: Facts, rates: Floats, job_pool: tuple[int, ...], bindings
     dear = np.where(coincident, CODE[Reason.COINCIDENT_PEAK], CODE[Reason.HIGH_PRICE])
     codes: Codes = np.where(bound >= 0, bound, np.where(full, CODE[Reason.POOL_FULL], dear))
     codes = np.where(runs, working, codes)
+    codes[~runs & _waits(facts, rates)] = CODE[Reason.PREDECESSOR]
     codes[hours <= 1e-9] = CODE[Reason.NOT_RELEASED]
     codes[before >= (table.left * (1 - 1e-9))[:, None]] = CODE[Reason.WORK_DONE]
     codes[pools < 0] = CODE[Reason.DEADLINE_UNREACHABLE]
     return codes
+
+
+def _waits(facts: Facts, rates: Floats) -> NDArray[np.bool_]:
+    """Where a job waits for others to be done [job, interval]."""
+    steps = steps_of(facts)
+    waits = np.zeros(rates.shape, dtype=np.bool_)
+    for number in np.unique(steps.order[:, 1]).tolist():
+        waits[number] = ~may_work(facts, steps, rates, number)
+    return waits
 
 
 def _mean_in_window(cost: Floats, hours: Floats) -> Floats:

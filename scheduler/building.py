@@ -156,7 +156,7 @@ def due_jobs(config: Config, start: datetime, until: datetime, first: bool) -> I
     """Jobs that the config brings: the initial ones once (`first`), recurring ones released in [start, until)."""
     if first:
         for job in config.jobs.initial:
-            yield JobRequest(release=job.release, deadline=job.deadline, **_terms(job))
+            yield JobRequest(release=job.release, deadline=job.deadline, after=job.after, **_terms(job))
     zones = {site.id: ZoneInfo(site.timezone) for site in config.sites}
     sites = {pool.id: pool.site for pool in config.pools}
     for recurring in config.jobs.recurring:
@@ -187,6 +187,11 @@ def _terms(job: JobTerms) -> dict[str, Any]:
         "late_penalty",
         "undone_penalty",
         "priority",
+        "min_gpus",
+        "min_run_h",
+        "pause_cost",
+        "checkpoint_gpu_h",
+        "restart_gpu_h",
     )
     return {name: getattr(job, name) for name in names}
 

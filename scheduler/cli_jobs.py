@@ -44,6 +44,8 @@ def add(  # noqa: PLR0913, PLR0917 - each option is a term of the job
     preemptible: Annotated[bool, typer.Option(help="May be interrupted without loss.")] = True,
     value: Annotated[float, typer.Option(min=0, help="Money for each GPU-hour done.")] = 0.0,
     priority: Annotated[int, typer.Option(help="Higher goes first where all else is equal.")] = 0,
+    min_gpus: Annotated[int, typer.Option(min=0, help="At least so many GPUs at once, or none.")] = 0,
+    after: Annotated[list[str] | None, typer.Option(help="Job that must be done before; may be repeated.")] = None,
     url: Url = None,
     config: OptionalConfig = None,
     as_json: AsJson = False,
@@ -63,6 +65,8 @@ def add(  # noqa: PLR0913, PLR0917 - each option is a term of the job
         "preemptible": preemptible,
         "value_per_gpu_h": value,
         "priority": priority,
+        "min_gpus": min_gpus,
+        "after": after or [],
     }
     body |= {"id": job} if job else {}
     body |= {"pool": pool} if pool else {}

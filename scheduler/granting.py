@@ -22,11 +22,21 @@ def granted(state: State, pool: str) -> int:
     return sum(gpus for held, gpus in state.grants.values() if held == pool)
 
 
+def able(state: State, now: datetime) -> tuple[BatchJob, ...]:
+    """Jobs that may have GPUs now: released, and waiting for no other job."""
+    waiting = {job.id for job in state.jobs}
+    return tuple(
+        job
+        for job in state.jobs
+        if job.release <= now and (job.started_at is not None or not waiting.intersection(job.after))
+    )
+
+
 def filled(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now: datetime) -> dict[str, PoolOrder]:
     """Orders with no more active GPUs in batch pools than the plan has work for: the others would draw nothing, and
     somebody else would be throttled for them."""
     batch = {pool: order for pool, order in orders.items() if ctx.pools[pool].pool.work is Work.BATCH}
-    released = tuple(job for job in state.jobs if job.release <= now)
+    released = able(state, now)
     if not batch or state.plan is None:
         return dict(orders)
     rates = planned_rates(state.plan, released, now)
@@ -44,7 +54,7 @@ def filled(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now: dat
 
 def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now: datetime) -> None:
     """Grant and book; a job system that refuses becomes a note."""
-    released = tuple(job for job in state.jobs if job.release <= now)
+    released = able(state, now)
     batch = {m.pool.id: m.pool for m in ctx.pools.values() if m.pool.work is Work.BATCH}
     if ctx.dispatcher.writes:
         in_force = {pool: orders[pool] for pool in batch}

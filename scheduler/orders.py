@@ -95,10 +95,10 @@ def grant_gpus(
 ) -> dict[str, int]:
     """Whole GPUs for each job: its planned rate at the pool's present speed, inside the pool's active GPUs.
 
-    In rounds: jobs that may not be interrupted and run keep what they have; `last`, those on their last chance, get
-    theirs rounded up; the last bits of jobs, which need less than a GPU, get as many as they add up to (rounded down
-    they would wait until they are late); then whole GPUs by priority and deadline; then what is left, one GPU each, to
-    the earliest deadline that was rounded down.
+    In rounds: jobs that may not be interrupted and run keep what they have; gangs get theirs rounded up, at least their
+    least, or none; `last`, those on their last chance, get theirs rounded up; the last bits of jobs, which need less
+    than a GPU, get as many as they add up to (rounded down they would wait until they are late); then whole GPUs by
+    priority and deadline; then what is left, one GPU each, to the earliest deadline that was rounded down.
     """
     needs = {job.id: _need(job, rates, speeds) for job in jobs}
     left = {pool: order.active_gpus for pool, order in orders.items()}
@@ -113,7 +113,12 @@ def grant_gpus(
     fixed = [job for job in jobs if job.started_at is not None and not job.preemptible and job.gpus > 0]
     for job in fixed:
         grant(job, job.gpus)
+
     others = sorted((job for job in jobs if job not in fixed), key=lambda job: (-job.priority, job.deadline, job.id))
+    gangs = [job for job in others if job.preemptible and job.min_gpus > 1]
+    for job in gangs:
+        grant(job, _gang(job, *needs[job.id], left))
+    others = [job for job in others if job not in gangs]
     soon = sorted((job for job in others if job.preemptible), key=lambda job: (job.deadline, job.id))
     for job in soon:
         if job.id in last:
@@ -128,6 +133,12 @@ def grant_gpus(
         if needs[job.id][1] > grants[job.id] + LEAST_BIT:
             grant(job, min(1, job.max_gpus - grants[job.id]))
     return grants
+
+
+def _gang(job: BatchJob, pool: str, need: float, left: Mapping[str, int]) -> int:
+    """GPUs of a gang: its need rounded up, its least at least, or none."""
+    fits = need > LEAST_BIT and left.get(pool, 0) >= job.min_gpus
+    return max(job.min_gpus, min(job.max_gpus, ceil(need - LEAST_BIT))) if fits else 0
 
 
 LEAST_BIT = 0.02

@@ -54,6 +54,12 @@ class JobRequest:
     late_penalty: float = 2.0
     undone_penalty: float = 50.0
     priority: int = 0
+    min_gpus: int = 0
+    min_run_h: float = 0.0
+    pause_cost: float = 0.0
+    checkpoint_gpu_h: float = 0.0
+    restart_gpu_h: float = 0.0
+    after: tuple[str, ...] = ()
     metadata: Mapping[str, str] | None = None
 
 

@@ -29,10 +29,11 @@ MOST_FINISHED = 10_000
 
 @dataclass(frozen=True)
 class _Grant:
-    """GPUs that a job holds now, and since when it has been running at all."""
+    """GPUs that a job holds now, when it first had any, and since when it has had some without a break."""
 
     gpus: int
     started_at: datetime
+    running_since: datetime
 
 
 class JobQueue:
@@ -64,6 +65,9 @@ class JobQueue:
             if held is not None:
                 return self._same(held, request)
             job, notes = new_job(request, job_id, self._pools, now)
+            unknown = [name for name in job.after if name not in self._jobs]
+            if unknown:
+                raise JobRefused(f"after: no job {unknown[0]!r} is known; submit it first")
             metadata = dict(request.metadata or {})
             self._records.put("job", job_id, {"job": written(job), "metadata": metadata})
             self._jobs[job_id], self._metadata[job_id], self._notes[job_id] = job, metadata, notes
@@ -79,8 +83,14 @@ class JobQueue:
             "undone_penalty",
             "priority",
             "deadline",
+            "min_gpus",
+            "min_run_h",
+            "pause_cost",
+            "checkpoint_gpu_h",
+            "restart_gpu_h",
         )
         same = all(getattr(held, name) == getattr(request, name) for name in names)
+        same = same and tuple(dict.fromkeys(request.after)) == held.after
         same = same and (request.release is None or request.release == held.release)
         same = same and (request.pool is None or (request.pool,) == held.pools)
         if not same or held.max_gpus != min(request.max_gpus, max(self._pools.get(name, 0) for name in held.pools)):
@@ -169,7 +179,9 @@ class JobQueue:
                 if reason is not None:
                     refused[job_id] = reason
                 if given or held is not None:
-                    grants[job_id] = _Grant(given, held.started_at if held is not None else now)
+                    goes_on = held is not None and held.gpus > 0
+                    since = held.running_since if held is not None and goes_on else now
+                    grants[job_id] = _Grant(given, held.started_at if held is not None else now, since)
             self._keep_grants(grants)
             return refused
 
@@ -181,13 +193,21 @@ class JobQueue:
             return held.gpus, Reason.NOT_PREEMPTIBLE if wanted != held.gpus else None
         if wanted > 0 and job.release > now:
             return 0, Reason.NOT_RELEASED
+        if wanted > 0 and held is None and self._waits(job):
+            return 0, Reason.PREDECESSOR
         wanted = max(0, min(wanted, job.max_gpus))
         if wanted and not job.preemptible:
             wanted = job.max_gpus
         others = sum(count for pools, count in used.items() if set(pools) & set(job.pools))
         free = max(0, sum(self._pools.get(name, 0) for name in job.pools) - others)
         given = wanted if free >= wanted else free if job.preemptible else 0
+        if given < job.min_gpus:
+            given = 0
         return given, Reason.POOL_FULL if given < wanted else None
+
+    def _waits(self, job: BatchJob) -> bool:
+        """Whether a job that it comes after is neither over nor forgotten; a cancelled one holds nothing back."""
+        return any(name in self._jobs and self._jobs[name].state not in OVER for name in job.after)
 
     # ------------------------------------------------------------ the books
     def _known(self, job_id: str) -> BatchJob:
@@ -204,7 +224,8 @@ class JobQueue:
         if job.state in OVER or grant is None:
             return job
         state = JobState.RUNNING if grant.gpus else JobState.SUSPENDED
-        return replace(job, gpus=grant.gpus, started_at=grant.started_at, state=state)
+        return replace(job, gpus=grant.gpus, started_at=grant.started_at, state=state,
+                       running_since=grant.running_since if grant.gpus else None)  # fmt: skip
 
     def _keep(self, job: BatchJob, **more: Any) -> None:
         body = {"job": written(job), "metadata": self._metadata[job.id], **more}
@@ -224,7 +245,10 @@ class JobQueue:
     def _keep_grants(self, grants: Mapping[str, _Grant]) -> None:
         if grants == self._grants:
             return
-        plain = {key: [grant.gpus, grant.started_at.isoformat()] for key, grant in grants.items()}
+        plain = {
+            key: [grant.gpus, grant.started_at.isoformat(), grant.running_since.isoformat()]
+            for key, grant in grants.items()
+        }
         self._grants = dict(grants)
         self._records.put("job_grants", "now", {"grants": plain})
 
@@ -233,7 +257,7 @@ def _read_grants(held: Mapping[str, Any] | None, jobs: Mapping[str, BatchJob]) -
     """Grants of jobs that are not over."""
     grants = held["grants"] if held is not None else {}
     return {
-        key: _Grant(int(gpus), datetime.fromisoformat(since))
-        for key, (gpus, since) in grants.items()
+        key: _Grant(int(grant[0]), datetime.fromisoformat(grant[1]), datetime.fromisoformat(grant[-1]))
+        for key, grant in grants.items()
         if key in jobs and jobs[key].state not in OVER
     }

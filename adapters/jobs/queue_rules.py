@@ -18,7 +18,8 @@ from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import require_utc
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
-_NUMBERS = ("work_gpu_h", "value_per_gpu_h", "late_penalty", "undone_penalty")
+_NUMBERS = ("work_gpu_h", "value_per_gpu_h", "late_penalty", "undone_penalty", "min_run_h", "pause_cost",
+            "checkpoint_gpu_h", "restart_gpu_h")  # fmt: skip
 MOST_METADATA, LONGEST_METADATA = 16, 512
 
 
@@ -89,6 +90,36 @@ class JobFields(Protocol):
         ...
 
     @property
+    def min_gpus(self) -> int:
+        """Least GPUs at once, or none; 0: any number."""
+        ...
+
+    @property
+    def min_run_h(self) -> float:
+        """Hours that a run must last once started."""
+        ...
+
+    @property
+    def pause_cost(self) -> float:
+        """Money for each suspend and restart."""
+        ...
+
+    @property
+    def checkpoint_gpu_h(self) -> float:
+        """GPU-hours that a suspend costs."""
+        ...
+
+    @property
+    def restart_gpu_h(self) -> float:
+        """GPU-hours that a restart costs."""
+        ...
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Jobs that must be done before it begins."""
+        ...
+
+    @property
     def metadata(self) -> Mapping[str, str] | None:
         """The client's own notes."""
         ...
@@ -114,11 +145,15 @@ def new_job(
     if largest < 1:
         raise JobRefused("pool: there is no pool that could run it")
     gpus = min(request.max_gpus, largest)
+    if request.min_gpus > gpus:
+        raise JobRefused(f"min_gpus: {request.min_gpus} is more than it can ever have ({gpus})")
     job = BatchJob(
         id=job_id, pools=names, release=release, deadline=deadline, work_gpu_h=float(request.work_gpu_h), max_gpus=gpus,
         preemptible=request.preemptible, value_per_gpu_h=float(request.value_per_gpu_h),
         late_penalty=float(request.late_penalty), undone_penalty=float(request.undone_penalty),
-        priority=request.priority,
+        priority=request.priority, min_gpus=request.min_gpus, min_run_h=float(request.min_run_h),
+        pause_cost=float(request.pause_cost), checkpoint_gpu_h=float(request.checkpoint_gpu_h),
+        restart_gpu_h=float(request.restart_gpu_h), after=tuple(dict.fromkeys(request.after)),
     )  # fmt: skip
     if gpus == request.max_gpus:
         return job, ()
@@ -135,6 +170,8 @@ def _check_numbers(request: JobFields) -> None:
             raise JobRefused(f"{name}: {value} is not a number from 0 on")
     if request.work_gpu_h <= 0:
         raise JobRefused(f"work_gpu_h: {request.work_gpu_h} is not above 0")
+    if request.min_gpus < 0:
+        raise JobRefused(f"min_gpus: {request.min_gpus} is below 0")
     if request.max_gpus < 1:
         raise JobRefused(f"max_gpus: {request.max_gpus} is below 1")
 
@@ -160,11 +197,19 @@ def written(job: BatchJob) -> dict[str, Any]:
     """A job as a record; who holds which GPUs is kept elsewhere."""
     plain = asdict(job)
     plain.update(release=job.release.isoformat(), deadline=job.deadline.isoformat(), pools=list(job.pools))
-    plain.update(state=str(job.state), gpus=0, started_at=None)
+    plain.update(state=str(job.state), gpus=0, started_at=None, running_since=None, after=list(job.after))
     return plain
 
 
 def read(plain: Mapping[str, Any]) -> BatchJob:
     """The job of a record."""
     times = {name: datetime.fromisoformat(plain[name]) for name in ("release", "deadline")}
-    return BatchJob(**{**plain, **times, "pools": tuple(plain["pools"]), "state": JobState(plain["state"])})
+    return BatchJob(
+        **{
+            **plain,
+            **times,
+            "pools": tuple(plain["pools"]),
+            "after": tuple(plain.get("after", ())),
+            "state": JobState(plain["state"]),
+        }
+    )

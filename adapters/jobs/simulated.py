@@ -1,8 +1,9 @@
 """Jobs in memory that run on a simulated hall: the job system of backtests.
 
 It behaves like the embedded queue without its store: a job becomes known some time before its release, waits until it
-is granted GPUs, runs at the speed of its pool's caps, is suspended by a grant of zero without losing work, and ends
-when its work is done. A job that is not preemptible is never stopped once it has started.
+is granted GPUs, runs at the speed of its pool's caps, is suspended by a grant of zero (which undoes its checkpoint's
+GPU-hours of work, as a restart undoes its own), and ends when its work is done. A job that is not preemptible is never
+stopped once it has started.
 """
 
 from __future__ import annotations
@@ -88,14 +89,22 @@ class SimulatedJobs:
         job = entry.job
         if gpus > 0 and job.release > now:
             return Reason.NOT_RELEASED
+        if gpus > 0 and job.started_at is None and self._waits(job):
+            return Reason.PREDECESSOR
         if job.started_at is not None and not job.preemptible:
             return Reason.NOT_PREEMPTIBLE if gpus != job.gpus else None
         wanted = min(gpus, job.max_gpus) if job.preemptible or gpus <= 0 else job.max_gpus
         pool, given = self._place(entry, max(0, wanted))
         if not job.preemptible and given < wanted:
             return Reason.POOL_FULL
+        if given < job.min_gpus:
+            given = 0
         entry.pool, entry.job = pool, _with_gpus(job, given, now)
         return Reason.POOL_FULL if given < wanted else None
+
+    def _waits(self, job: BatchJob) -> bool:
+        """Whether a job that it comes after is not over; one that was never there holds nothing back."""
+        return any(name in self._entries and self._entries[name].job.state not in _OVER for name in job.after)
 
     def _place(self, entry: _Entry, wanted: int) -> tuple[str, int]:
         """The pool of a running job, else the first of its pools with room enough, else the one with the most room."""
@@ -127,6 +136,11 @@ class SimulatedJobs:
 def _with_gpus(job: BatchJob, gpus: int, now: datetime) -> BatchJob:
     """The job with that many GPUs, in the state that follows from it."""
     if gpus > 0:
-        return replace(job, gpus=gpus, state=JobState.RUNNING, started_at=job.started_at or now)
+        since = job.running_since if job.gpus > 0 and job.running_since is not None else now
+        if job.started_at is not None and job.gpus == 0:
+            job = replace(job, done_gpu_h=max(0.0, job.done_gpu_h - job.restart_gpu_h))
+        return replace(job, gpus=gpus, state=JobState.RUNNING, started_at=job.started_at or now, running_since=since)
+    if job.gpus > 0:
+        job = replace(job, done_gpu_h=max(0.0, job.done_gpu_h - job.checkpoint_gpu_h))
     stopped = JobState.SUSPENDED if job.state in (JobState.RUNNING, JobState.SUSPENDED) else JobState.WAITING
-    return replace(job, gpus=0, state=stopped)
+    return replace(job, gpus=0, state=stopped, running_since=None)

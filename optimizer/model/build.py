@@ -12,7 +12,9 @@ from optimizer.facts import Facts, facts_of
 from optimizer.model.blocks import add_starts
 from optimizer.model.change import add_changes
 from optimizer.model.jobs import add_rates, add_work
+from optimizer.model.order import add_order
 from optimizer.model.parts import Flags, Model
+from optimizer.model.pauses import add_pauses
 from optimizer.model.pools import add_batch_work, add_breakable_floors, add_draw
 from optimizer.model.site import add_demand_charges, add_events, add_import, add_limits, add_ramps
 from optimizer.model.supply import add_batteries, add_export, add_generators
@@ -36,6 +38,8 @@ def declare(problem: Problem, facts: Facts | None = None, late: Flags | None = N
         add_rates,
         add_work,
         add_starts,
+        add_pauses,
+        add_order,
         add_batch_work,
         add_import,
         add_batteries,

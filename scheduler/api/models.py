@@ -63,6 +63,16 @@ class JobBody(Body):
     late_penalty: Amount = Field(2.0, description="Money per GPU-hour and hour late")
     undone_penalty: Amount = Field(50.0, description="Money per GPU-hour never done")
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    min_gpus: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
+        0, description="At least so many GPUs at once, or none"
+    )
+    min_run_h: Annotated[float, Field(ge=0, le=1e4)] = Field(0.0, description="Hours that a run lasts once started")
+    pause_cost: Amount = Field(0.0, description="Money for each suspend and restart")
+    checkpoint_gpu_h: Annotated[float, Field(ge=0, le=1e9)] = Field(0.0, description="GPU-hours that a suspend costs")
+    restart_gpu_h: Annotated[float, Field(ge=0, le=1e9)] = Field(0.0, description="GPU-hours that a restart costs")
+    after: Annotated[tuple[Name, ...], Field(max_length=100)] = Field(
+        (), description="Jobs that must be done before it begins", examples=[["prepare-7"]]
+    )
     metadata: Annotated[dict[Name, Annotated[str, Field(max_length=1000)]], Field(max_length=50)] | None = None
 
     @model_validator(mode="after")

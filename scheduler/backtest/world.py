@@ -82,6 +82,12 @@ def as_batch_job(request: JobRequest, start: datetime) -> BatchJob:
         late_penalty=request.late_penalty,
         undone_penalty=request.undone_penalty,
         priority=request.priority,
+        min_gpus=request.min_gpus,
+        min_run_h=request.min_run_h,
+        pause_cost=request.pause_cost,
+        checkpoint_gpu_h=request.checkpoint_gpu_h,
+        restart_gpu_h=request.restart_gpu_h,
+        after=request.after,
     )
 
 

@@ -31,6 +31,7 @@ def check_whole(document: Document, config: Config, curves: Mapping[str, PowerCu
     _check_units(document, config)
     _check_caps(document, config, curves)
     _check_jobs(document, config)
+    _check_order(document, config)
     _check_limits(document, config)
     _check_meters(document, config)
     _check_hardware(document, config)
@@ -127,9 +128,23 @@ def _check_jobs(document: Document, config: Config) -> None:
     counts = {pool.id: pool.count for pool in config.pools}
     for name, jobs in (("initial", config.jobs.initial), ("recurring", config.jobs.recurring)):
         for index, job in enumerate(jobs):
+            if job.min_gpus > job.max_gpus:
+                text = f"{job.min_gpus} is more than `max_gpus` ({job.max_gpus})"
+                document.report(("jobs", name, index, "min_gpus"), text)
             if job.max_gpus > counts.get(job.pool, job.max_gpus):
                 text = f"{job.max_gpus} is more than pool {job.pool} has ({counts[job.pool]})"
                 document.report(("jobs", name, index, "max_gpus"), text)
+
+
+def _check_order(document: Document, config: Config) -> None:
+    """A job waits only for jobs that stand before it, so that no circle can be written."""
+    known: set[str] = set()
+    for index, job in enumerate(config.jobs.initial):
+        for position, name in enumerate(job.after):
+            if name not in known:
+                text = f'"{name}" is no job further up in this list'
+                document.report(("jobs", "initial", index, "after", position), text)
+        known.add(job.id)
 
 
 def _check_meters(document: Document, config: Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -51,6 +52,24 @@ class JobTerms(Model):
         examples=[1],
     )
 
+    min_gpus: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="At least so many GPUs at once, or none. 0: any number.", examples=[64]
+    )
+    min_run_h: NotNegative = Field(
+        default=0.0,
+        description="Hours that a run lasts once started, or until its work is done. Limits and firm events go first.",
+        examples=[0.5],
+    )
+    pause_cost: NotNegative = Field(
+        default=0.0, description="Money for each suspend and restart; the plan pauses only for more.", examples=[5.0]
+    )
+    checkpoint_gpu_h: NotNegative = Field(
+        default=0.0, description="GPU-hours that a suspend costs, beside `pause_cost`.", examples=[2.0]
+    )
+    restart_gpu_h: NotNegative = Field(
+        default=0.0, description="GPU-hours that a restart costs, beside `pause_cost`.", examples=[8.0]
+    )
+
 
 class JobConfig(JobTerms):
     """One job that is put into an empty queue at the first start."""
@@ -59,6 +78,11 @@ class JobConfig(JobTerms):
         default=None, description="When it may begin. Absent: at once.", examples=["2022-09-06T15:00:00-07:00"]
     )
     deadline: AwareDatetime = Field(description="When it must be done.", examples=["2022-09-07T06:00:00-07:00"])
+    after: tuple[Id, ...] = Field(
+        default=(),
+        description="Jobs further up in this list that must be done before it begins; a cancelled one counts as done.",
+        examples=[["prepare-embeddings"]],
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> JobConfig:

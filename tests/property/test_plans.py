@@ -9,11 +9,11 @@ from optimizer.check import check_plan
 from optimizer.curves import clipped, draw_at_cap
 from optimizer.domain import Plan, Rung, Work
 from optimizer.evaluate import evaluate
-from optimizer.fallback import greedy_plan, safe_plan, shift_plan
+from optimizer.fallback import greedy_plan, hold_plan, safe_plan, shift_plan
 from optimizer.ladder import answer
 from optimizer.solve import SolveError, SolveFault, solve_problem
 from optimizer.validate import problems_of
-from tests.support.problems import random_problem
+from tests.support.problems import random_problem, with_steps
 
 seeds = st.integers(0, 10**6)
 
@@ -44,6 +44,15 @@ def test_the_ladder_answers_with_a_plan_that_may_be_obeyed(seed, other):
         followed = answer(made, last, fail)
         assert check_plan(made, followed) == ()
     assert check_plan(made, safe_plan(made)) == ()
+
+
+@given(seeds, seeds)
+def test_gangs_least_runs_pauses_and_order_are_kept_on_every_rung(seed, other):
+    made = with_steps(random_problem(seed), other)
+    best = answer(made, None, solve_problem)
+    assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ())
+    for plan in (greedy_plan(made), safe_plan(made), shift_plan(best, made), hold_plan(made, best)):
+        assert check_plan(made, plan) == ()
 
 
 @given(seeds)

@@ -12,6 +12,7 @@ from optimizer.domain import (
     DemandCharge,
     GpuPool,
     GridEvent,
+    JobState,
     PoolInputs,
     PowerCurve,
     Prices,
@@ -93,6 +94,26 @@ def random_problem(seed, intervals=None, exact=False):
     events = [_random_event(rng, number, rng.choice(names)) for number in range(rng.randint(0, 2))]
     prices = Prices(change_per_kw=rng.choice((0.0, 0.002)), carbon_per_tonne=rng.choice((0.0, 80.0)))
     return Problem(START, grid, tuple(sites), tuple(pools), tuple(jobs), tuple(events), prices)
+
+
+def with_steps(made, seed):
+    """The same problem with gangs, least runs, pauses that cost and jobs that wait for others."""
+    rng, jobs = random.Random(seed), []
+    for number, of in enumerate(made.jobs):
+        runs = of.preemptible and rng.random() < 0.4
+        begun = {"state": JobState.RUNNING, "gpus": 1, "started_at": START - HOUR, "running_since": START - HOUR / 4}
+        jobs.append(
+            replace(
+                of,
+                min_gpus=rng.choice((0, 2, of.max_gpus)) if of.max_gpus >= 2 else 0,
+                min_run_h=rng.choice((0.0, 0.5, 2.0)),
+                pause_cost=rng.choice((0.0, 5.0)),
+                restart_gpu_h=rng.choice((0.0, 1.0)),
+                after=tuple(f"j{n}" for n in range(number) if rng.random() < 0.25),
+                **(begun if runs else {}),
+            )
+        )
+    return replace(made, jobs=tuple(jobs))
 
 
 def _random_pool(rng, number, name, curve, count):

@@ -211,3 +211,16 @@ def test_twelve_thousand_gpus_take_their_orders_in_one_go():
     assert set(receipt.enforced_w.values()) == {200.0}
     assert not receipt.failures
     assert sum(meter.read().pool_kw.values()) < 0.6 * full_kw
+
+
+def test_a_suspend_and_a_restart_undo_their_gpu_hours():
+    clock, hall = hall_of(pool("batch", work=Work.BATCH))
+    jobs = SimulatedJobs(hall, [job(gpu_h=100.0, checkpoint_gpu_h=1.0, restart_gpu_h=2.0)])
+    jobs.apply({"j": 10})
+    clock.sleep(3600)
+    assert jobs.snapshot()[0].done_gpu_h == pytest.approx(10.0)
+    jobs.apply({"j": 0})
+    assert jobs.snapshot()[0].done_gpu_h == pytest.approx(9.0)
+    jobs.apply({"j": 10})
+    assert jobs.snapshot()[0].done_gpu_h == pytest.approx(7.0)
+    assert jobs.snapshot()[0].running_since == START + timedelta(hours=1)

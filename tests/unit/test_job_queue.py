@@ -162,3 +162,31 @@ def test_a_cancelled_job_gives_its_gpus_back_and_takes_no_reports(queue, store, 
         queue.report("nightly", 1.0, finished=True)
     with pytest.raises(JobRefused, match="no job 'x'"):
         queue.cancel("x", "ann")
+
+
+def test_a_job_that_comes_after_others_gets_no_gpus_before_they_are_over(queue):
+    queue.submit(job("first"), NOON)
+    queue.submit(job("then", after=("first",)), NOON)
+    assert queue.apply({"first": 4, "then": 4}) == {"then": Reason.PREDECESSOR}
+    queue.report("first", 40.0, finished=True)
+    assert queue.apply({"then": 4}) == {}
+    assert {held.id: held.gpus for held in queue.snapshot()} == {"then": 4}
+    with pytest.raises(JobRefused, match="after: no job 'nobody' is known"):
+        queue.submit(job("lost", after=("nobody",)), NOON)
+
+
+def test_a_gang_gets_its_least_gpus_or_none_and_its_run_counts_from_its_last_start(queue, store, clock):
+    queue.submit(job("gang", max_gpus=12, min_gpus=8), NOON)
+    queue.submit(job("other", max_gpus=12), NOON)
+    assert queue.apply({"other": 12}) == {}
+    assert queue.apply({"gang": 8}) == {"gang": Reason.POOL_FULL}
+    assert queue.apply({"other": 4, "gang": 12}) == {}
+    clock.sleep(3600)
+    assert queue.apply({"gang": 8}) == {}
+    assert JobQueue(store, POOLS, clock).snapshot()[0].running_since == NOON
+    queue.apply({"gang": 0})
+    queue.apply({"gang": 8})
+    held = JobQueue(store, POOLS, clock).snapshot()[0]
+    assert (held.started_at, held.running_since, held.min_gpus) == (NOON, NOON + HOUR, 8)
+    with pytest.raises(JobRefused, match="min_gpus: 17 is more than it can ever have"):
+        queue.submit(job("huge", max_gpus=17, min_gpus=17), NOON)

@@ -69,3 +69,9 @@ def test_who_has_no_other_interval_before_the_deadline_is_rounded_up() -> None:
     orders, speeds = {"batch": PoolOrder(300, 41)}, {"batch": 1.0}
     assert grant_gpus(jobs, rates, orders, speeds) == {"rival": 31, "tight": 10}
     assert grant_gpus(jobs, rates, orders, speeds, frozenset({"tight"})) == {"rival": 30, "tight": 11}
+
+
+def test_a_gang_gets_its_least_gpus_or_none() -> None:
+    gang, other = job("gang", min_gpus=32, priority=1), job("other")
+    assert grants((gang, other), {"gang": 10.0, "other": 20.0}, 52) == {"gang": 32, "other": 20}
+    assert grants((gang, other), {"gang": 40.0, "other": 20.0}, 31) == {"gang": 0, "other": 20}

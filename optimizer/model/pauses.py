@@ -1,0 +1,144 @@
+"""Jobs that run or don't: gangs that need so many GPUs at once, runs that last so long, pauses that cost.
+
+Why whole numbers only in the interval that is about to run: what comes later is decided again before it happens, and
+relaxed it still says which pauses pay.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optimizer.facts import Facts, Floats
+from optimizer.model.parts import Columns, Flags, Ints, Model, Rows
+from optimizer.steps import Steps, steps_of
+
+
+def add_pauses(model: Model) -> None:
+    """on[j,t] in {0,1} in the interval about to run (`on_now`), in [0,1] later (`on`), for jobs with a gang, a least
+    run or a cost of pausing:
+
+        least[j,t] * on <= x + late <= most[j,t] * on             (GPU equivalents, over all pools)
+
+    `most` is the job's bound of x + late; `least` the work of its least GPUs (one without a gang) at the knee of the
+    slowest of its pools, or what is left of it. Jobs with a gang alone have no `on` for later intervals.
+    """
+    facts, table = model.facts, model.facts.table
+    steps = steps_of(facts)
+    most = most_rate(model)
+    open_ = (most > 0) & steps.stepped[:, None] & (steps.lasting[:, None] | (np.arange(facts.count) == 0))
+    j, t = np.nonzero(open_)
+    now = t == 0
+    on_now = model.columns("on_now", "jt", (j[now], t[now]), high=1.0, whole=True)
+    on = model.columns("on", "jt", (j[~now], t[~now]), high=1.0)
+    share = most[j, t] / np.maximum(table.rate[j], 1e-12)
+    least = np.minimum(np.minimum(steps.least_work[j] * share, table.left[j] / facts.hours[t]), most[j, t])
+    rows = (model.rows("run_most", "jt", (j, t), high=0.0), model.rows("run_least", "jt", (j, t), low=0.0))
+    for family, coefficient in zip(rows, (-most[j, t], -least), strict=True):
+        at = family.find(most.shape)
+        for columns in (on_now, on):
+            here = at[columns.keys]
+            family.add(here, columns, columns.all, coefficient[here])
+        add_rate_of(model, family, at, 1.0)
+    _add_starts_anew(model, steps, open_ & steps.lasting[:, None])
+    _add_least_runs(model, steps, open_ & steps.lasting[:, None])
+
+
+def add_rate_of(model: Model, rows: Rows, at: Ints, coefficient: float) -> None:
+    """Add x + late of all pools to the rows `at` [job, interval] (-1: none)."""
+    for name in ("x", "late"):
+        columns = model.get(name)
+        here = at[columns.keys[0], columns.keys[2]]
+        rows.add(here[here >= 0], columns, columns.all[here >= 0], coefficient)
+
+
+def most_rate(model: Model) -> Floats:
+    """Bound of x + late [job, interval], over all pools: that of one pool, since their sum keeps it."""
+    facts = model.facts
+    most = np.zeros((len(facts.jobs), facts.count))
+    for name in ("x", "late"):
+        columns = model.get(name)
+        bound = np.zeros_like(most)
+        np.maximum.at(bound, (columns.keys[0], columns.keys[2]), columns.high)
+        most += bound
+    return most
+
+
+def _on(model: Model, rows: Rows, at: Ints, j: Ints, t: Ints, coefficient: float) -> None:
+    """Add on[j,t] to rows; pairs without a column are off, and add nothing."""
+    shape = (len(model.facts.jobs), model.facts.count)
+    for name in ("on_now", "on"):
+        columns = model.get(name)
+        found = columns.find(shape)[j, t]
+        rows.add(at[found >= 0], columns, found[found >= 0], coefficient)
+
+
+def _add_starts_anew(model: Model, steps: Steps, open_: Flags) -> None:
+    """up[j,t] >= on[j,t] - on[j,t-1] (before the first interval: whether the job runs now), up_end[j] >= again -
+    on[j,last] where again >= carried / work left. Objective: + pause cost * (sum up + up_end - first), first <= 1 and
+    first <= sum up + up_end for a job that does not run now: its first start is no pause."""
+    facts = model.facts
+    cost, runs = steps.pause_cost, steps.runs
+    j, t = np.nonzero(open_)
+    up = model.columns("up", "jt", (j, t), high=1.0, cost=cost[j])
+    begun = runs[j] & (t == 0)
+    rise = model.rows("rise", "jt", (j, t), low=np.where(begun, -1.0, 0.0))
+    rise.add(rise.all, up, up.all, 1.0)
+    _on(model, rise, rise.all, j, t, -1.0)
+    later = t > 0
+    _on(model, rise, rise.all[later], j[later], t[later] - 1, 1.0)
+    carried = model.get("carried")
+    some: Flags = np.asarray(open_.any(axis=1))
+    far = carried.keys[0][some[carried.keys[0]]]
+    end = model.columns("up_end", "j", (far,), high=1.0, cost=cost[far])
+    again = model.rows("again", "j", (far,), low=0.0)
+    again.add(again.all, end, end.all, 1.0)
+    carried_at = carried.find((len(facts.jobs),))
+    again.add(again.all, carried, carried_at[far], -1.0 / facts.table.left[far])
+    _on(model, again, again.all, far, np.full(len(far), facts.count - 1), 1.0)
+    waiting = np.flatnonzero(some & ~runs)
+    first = model.columns("first", "j", (waiting,), high=1.0, cost=-cost[waiting])
+    once = model.rows("first_start", "j", (waiting,), high=0.0)
+    at = once.find((len(facts.jobs),))
+    once.add(once.all, first, first.all, 1.0)
+    for columns in (up, end):
+        here = at[columns.keys[0]]
+        once.add(here[here >= 0], columns, columns.all[here >= 0], -1.0)
+
+
+def _add_least_runs(model: Model, steps: Steps, open_: Flags) -> None:
+    """on[j,t] >= sum of up[j,u] over starts u < t less than the least run (or what the work left takes) before t; and
+    on[j,t] + cut[j,t] >= 1 while a run in progress has not lasted that long. Objective: + weight of undone work * least
+    work * hours * cut: a least run gives way to hard limits and firm events, and to nothing cheaper."""
+    facts = model.facts
+    length = steps.least_h
+    begins = np.cumsum(facts.hours) - facts.hours
+    pairs = [
+        (j, t, u)
+        for j in np.flatnonzero(length > 0).tolist()
+        for t in np.flatnonzero(open_[j]).tolist()
+        for u in range(t)
+        if open_[j, u] and begins[u] + length[j] > begins[t] + 1e-9
+    ]
+    triple = np.array(pairs, dtype=np.int64).reshape(len(pairs), 3)
+    shape = (len(facts.jobs), facts.count)
+    kept = np.zeros(shape, dtype=np.bool_)
+    kept[triple[:, 0], triple[:, 1]] = True
+    hold = model.rows("least_run", "jt", np.nonzero(kept), low=0.0)
+    up: Columns = model.get("up")
+    hold.add(hold.find(shape)[triple[:, 0], triple[:, 1]], up, up.find(shape)[triple[:, 0], triple[:, 2]], -1.0)
+    _on(model, hold, hold.all, hold.keys[0], hold.keys[1], 1.0)
+    j, t = np.nonzero(held(facts, steps) & open_)
+    lost = model.job_weights.undone_per_gpu_h
+    work = steps.least_work
+    cut = model.columns("cut", "jt", (j, t), high=1.0, cost=lost[j] * work[j] * facts.hours[t])
+    goes_on = model.rows("goes_on", "jt", (j, t), low=1.0)
+    goes_on.add(goes_on.all, cut, cut.all, 1.0)
+    _on(model, goes_on, goes_on.all, j, t, 1.0)
+
+
+def held(facts: Facts, steps: Steps) -> Flags:
+    """Intervals [job, interval] in which a run in progress has not lasted as long as it must: the present one, and
+    those that lie inside the time that remains."""
+    inside: Flags = (np.cumsum(facts.hours) <= steps.hold_h[:, None] + 1e-9) & (steps.hold_h[:, None] > 0)
+    inside[:, 0] |= steps.hold_h > 1e-9
+    return inside

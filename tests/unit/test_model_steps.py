@@ -1,0 +1,110 @@
+"""Gangs, least runs, pauses that cost and jobs that wait for others: small enough to solve by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from optimizer.check import check_plan
+from optimizer.domain import JobState, Work
+from optimizer.evaluate import evaluate
+from optimizer.reasons import Reason
+from optimizer.solve import solve_problem
+from optimizer.validate import ProblemError, validate
+from tests.support.problems import HOUR, START, event, hourly, inputs, job, pool, problem, site
+
+HOURS = 6
+BATCH = pool("batch", Work.BATCH, 1000)
+
+
+def running(**more):
+    """A job that began an hour ago."""
+    of = job("j", (-1, 6), 250.0, 100, **more)
+    began = START - HOUR
+    return replace(of, state=JobState.RUNNING, gpus=100, started_at=began, running_since=began)
+
+
+def made(jobs, price=50.0, events=(), of=BATCH, **more):
+    return problem(hourly(HOURS), [site(HOURS, price=price, **more)], [inputs(of, HOURS)], jobs, events)
+
+
+def test_a_gang_takes_its_least_gpus_or_none_in_the_interval_about_to_run():
+    """Idle 100 kW; the event leaves 12 kW: 60 GPU equivalents at the knee (0.2 kW each). A gang of 200 GPUs does at
+    least 100 there, so it waits; without the gang it takes what there is."""
+    called = event("e", (0, 1), 112.0, 400.0)
+    free = made([job("j", (0, 6), 300.0, 300, value_per_gpu_h=1.0)], [10, 90, 90, 90, 90, 90], [called])
+    assert solve_problem(free).jobs["j"].work_gpus[0] == pytest.approx(60)
+    gang = replace(free, jobs=(replace(free.jobs[0], min_gpus=200),))
+    plan = solve_problem(gang)
+    assert plan.jobs["j"].work_gpus[0] == 0.0
+    assert sum(plan.jobs["j"].work_gpus) == pytest.approx(300)
+    forced = replace(plan.jobs["j"], work_gpus=(60.0, *plan.jobs["j"].work_gpus[1:]))
+    bent = replace(plan, jobs={"j": forced})
+    assert any("least 200 GPUs" in fault.text for fault in check_plan(gang, bent))
+
+
+def test_a_gang_that_no_pool_can_hold_is_said_to_be_impossible():
+    plan = solve_problem(made([job("j", (0, 6), 300.0, 300, min_gpus=300)], of=pool("batch", Work.BATCH, 200)))
+    assert plan.jobs["j"].undone_gpu_h == pytest.approx(300)
+
+
+@pytest.mark.parametrize(("cost", "pause"), [(0.0, True), (0.05, True), (1.0, False)])
+def test_a_running_job_pauses_for_a_dear_hour_only_where_that_saves_more_than_it_costs(cost, pause):
+    """One GPU at the knee does half a GPU equivalent for 0.1 kWh. An hour of it at 900 costs 0.09, less 0.01 elsewhere
+    at most: a pause at 0.05 pays, one at 1.0 doesn't, and then a GPU goes on through the hour (most of one: later
+    hours are relaxed)."""
+    of = running(pause_cost=cost)
+    here = made([of], [20.0, 900.0, 20.0, 20.0, 900.0, 900.0])
+    plan = solve_problem(here)
+    assert (plan.jobs["j"].work_gpus[1] < 1e-6) == pause
+    assert plan.jobs["j"].work_gpus[1] <= 0.5 + 1e-6
+    assert evaluate(here, plan).pauses == pytest.approx(cost if pause else 0.0)
+
+
+def test_the_bill_counts_whole_pauses_with_their_gpu_hours():
+    of = running(pause_cost=3.0, restart_gpu_h=2.0, value_per_gpu_h=1.0)
+    here = made([of])
+    plan = solve_problem(here)
+    gaps = replace(plan.jobs["j"], work_gpus=(0.0, 100.0, 0.0, 100.0, 50.0, 0.0))
+    energy = 50.0 / 1000.0 * 0.2  # at the knee
+    assert evaluate(here, replace(plan, jobs={"j": gaps})).pauses == pytest.approx(2 * (3.0 + 2.0 * (1.0 + energy)))
+    waiting = made([replace(of, state=JobState.WAITING, gpus=0, started_at=None, running_since=None)])
+    assert evaluate(waiting, replace(plan, jobs={"j": gaps})).pauses == pytest.approx(1 * (3.0 + 2.0 * (1.0 + energy)))
+
+
+def test_a_run_in_progress_lasts_as_long_as_it_must_and_gives_way_to_a_firm_event():
+    of = running(min_run_h=3.0)
+    price = [900.0, 900.0, 900.0, 20.0, 20.0, 20.0]
+    rates = solve_problem(made([of], price)).jobs["j"].work_gpus
+    assert rates[0] >= 0.5 - 1e-6
+    assert rates[1] >= 0.5 - 1e-6
+    assert rates[2] == pytest.approx(0.0)
+    assert solve_problem(made([replace(of, min_run_h=0.0)], price)).jobs["j"].work_gpus[0] == pytest.approx(0.0)
+    called = event("e", (0, 2), 100.0, 400.0)  # exactly the idle cards
+    assert solve_problem(made([of], price, [called])).jobs["j"].work_gpus[:2] == pytest.approx((0.0, 0.0))
+
+
+def test_a_job_begins_only_after_the_jobs_before_it_and_they_are_done_in_time_for_it():
+    """Power is cheap at the end, but b needs two hours before its deadline: a is done in the first four."""
+    jobs = [job("a", (0, 6), 200.0, 100), job("b", (0, 6), 200.0, 100, after=("a",))]
+    here = made(jobs, [50.0, 50.0, 50.0, 50.0, 20.0, 10.0])
+    plan = solve_problem(here)
+    assert plan.jobs["b"].work_gpus[0] == 0.0
+    assert sum(plan.jobs["a"].work_gpus[:4]) == pytest.approx(200)
+    assert (plan.jobs["b"].late_gpu_h, plan.jobs["b"].undone_gpu_h) == (0.0, 0.0)
+    assert plan.jobs["b"].reasons[0] is Reason.PREDECESSOR
+    swapped = replace(plan, jobs={"a": plan.jobs["b"], "b": plan.jobs["a"]})
+    assert any("before a is done" in fault.text for fault in check_plan(here, swapped))
+
+
+def test_a_whole_run_waits_too():
+    jobs = [job("a", (0, 6), 200.0, 100), job("b", (0, 6), 200.0, 100, after=("a",), preemptible=False)]
+    plan = solve_problem(made(jobs, [90.0, 90.0, 50.0, 50.0, 10.0, 10.0]))
+    first = next(t for t, rate in enumerate(plan.jobs["b"].work_gpus) if rate > 0)
+    assert sum(plan.jobs["a"].work_gpus[:first]) == pytest.approx(200)
+    assert plan.jobs["b"].work_gpus[4:] == pytest.approx((100, 100))
+
+
+def test_a_circle_is_refused_with_its_jobs():
+    jobs = [job("a", (0, 6), 1.0, 1, after=("b",)), job("b", (0, 6), 1.0, 1, after=("a",))]
+    with pytest.raises(ProblemError, match=r"jobs\[[ab]\].after: is a circle: [ab] waits for [ab] waits for [ab]"):
+        validate(made(jobs))
