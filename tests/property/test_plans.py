@@ -13,6 +13,7 @@ from optimizer.fallback import greedy_plan, hold_plan, safe_plan, shift_plan
 from optimizer.ladder import answer
 from optimizer.solve import SolveError, SolveFault, solve_problem
 from optimizer.validate import problems_of
+from tests.support.examples import many
 from tests.support.problems import random_problem, with_steps
 
 seeds = st.integers(0, 10**6)
@@ -32,6 +33,7 @@ def test_the_optimum_keeps_every_promise_and_beats_every_rule(seed):
     assert evaluate(made, best).total >= evaluate(made, rules).total - 2e-4 * (1.0 + abs(best.objective))
 
 
+@many
 @given(seeds, seeds)
 def test_the_ladder_answers_with_a_plan_that_may_be_obeyed(seed, other):
     made = random_problem(seed)

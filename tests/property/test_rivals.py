@@ -9,6 +9,7 @@ from optimizer.domain import Rung
 from optimizer.evaluate import evaluate
 from optimizer.rivals import RIVALS
 from optimizer.solve import solve_problem
+from tests.support.examples import many
 from tests.support.problems import random_problem
 
 seeds = st.integers(0, 10**6)
@@ -22,6 +23,7 @@ def test_every_rule_may_be_obeyed(name, seed):
     assert (plan.rung, check_plan(made, plan)) == (Rung.RULE, ())
 
 
+@many
 @given(seeds)
 def test_no_rule_is_worth_more_than_the_optimum(seed):
     made = random_problem(seed, exact=True)
