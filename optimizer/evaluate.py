@@ -140,7 +140,7 @@ def _over(facts: Facts, imports: Floats, weights: tuple[Weights, ...]) -> tuple[
         limit += weights[s].limit_per_kwh * float((over * facts.hours).sum())
         for number, item in facts.events_of(s):
             over = np.clip(imports[s] - np.maximum(0.0, facts.event_kw[number]), 0.0, None)
-            event += weights[s].event_per_kwh[item.id] * float((over * facts.hours).sum())
+            event += float((weights[s].event_per_kwh[item.id] * over * facts.hours).sum())
     return limit, event
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optimizer.curves import hull_from_idle
+from optimizer.domain import GridEvent
 from optimizer.facts import Facts, Floats
 
 MARGIN = 1.5
@@ -24,11 +27,11 @@ LEAST_SLOPE = 0.05
 
 @dataclass(frozen=True)
 class Weights:
-    """Planning prices of one site: per kWh of import over a limit or an event (by event id), per GPU-hour below a
-    floor, per kW of ramp beyond the allowed."""
+    """Planning prices of one site: per kWh of import over a limit or an event (by event id and interval), per GPU-hour
+    below a floor, per kW of ramp beyond the allowed."""
 
     limit_per_kwh: float
-    event_per_kwh: Mapping[str, float]
+    event_per_kwh: Mapping[str, Floats]
     floor_per_gpu_h: float
     ramp_per_kw: float
 
@@ -55,9 +58,21 @@ def weights_of(facts: Facts, site: int) -> Weights:
         for _, event in facts.events_of(site)
         if event.emergency
     }
-    events = {**plain, **firm, **emergency}
-    limit = max(prices.over_limit_per_kwh, MARGIN * floor_price * steepest, MARGIN * max(events.values(), default=0.0))
+    usual = {**plain, **firm}
+    dearest = max({**usual, **emergency}.values(), default=0.0)
+    limit = max(prices.over_limit_per_kwh, MARGIN * floor_price * steepest, MARGIN * dearest)
+    events = {
+        event.id: np.where(in_force(facts, event), emergency.get(event.id, usual[event.id]), usual[event.id])
+        for _, event in facts.events_of(site)
+    }
     return Weights(limit, events, floor_price, prices.ramp_per_kw)
+
+
+def in_force(facts: Facts, event: GridEvent) -> NDArray[np.bool_]:
+    """Intervals [interval] that begin before an event's ramp out has ended: an emergency goes below floors until then,
+    its rebound limit doesn't."""
+    over = event.end + timedelta(seconds=event.ramp_out_s)
+    return np.array([start < over for start in facts.problem.grid.starts], dtype=np.bool_)
 
 
 def _dearest(facts: Facts, site: int) -> float:

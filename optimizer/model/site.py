@@ -54,7 +54,7 @@ def add_events(model: Model) -> None:
     e, t = np.nonzero(facts.event_kw < inf)
     sites = np.array([facts.site_index[event.site] for event in facts.problem.events], dtype=np.int64)
     prices = [model.weights[s].event_per_kwh[event.id] for s, event in zip(sites, facts.problem.events, strict=True)]
-    over = model.columns("over_event", "et", (e, t), cost=np.array(prices)[e] * facts.hours[t] if len(e) else 0.0)
+    over = model.columns("over_event", "et", (e, t), cost=np.array(prices)[e, t] * facts.hours[t] if len(e) else 0.0)
     cap = model.rows("event", "et", (e, t), high=np.maximum(0.0, facts.event_kw[e, t]))
     cap.add(cap.all, model.get("import"), import_at(facts, sites[e] if len(e) else e, t), 1.0)
     cap.add(cap.all, over, over.all, -1.0)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from optimizer.check import check_plan
 from optimizer.domain import DemandCharge, Prices, Span, Work
 from optimizer.reasons import Reason
 from optimizer.solve import solve_problem
@@ -41,6 +42,16 @@ def test_event_binds_with_its_ramp_and_its_rebound():
     assert plan.sites["dc"].import_kw == pytest.approx((400, 325, 350, 380, 400, 400))
     reasons = plan.pools["chat"].reasons
     assert reasons[:4] == (Reason.FULL_POWER, Reason.DR_EVENT, Reason.REBOUND_LIMIT, Reason.REBOUND_LIMIT)
+
+
+def test_an_emergency_goes_below_a_floor_and_its_rebound_limit_does_not():
+    """In the second hour training's floor gives for the hard limit of 290 kW, and no further for the rebound's 250."""
+    called = event("e", (0, 1), 220.0, 400.0, rebound_kw=250.0, rebound_s=3600.0, emergency=True)
+    training = [inputs(pool("train", Work.TRAINING, floor=0.8), 2)]
+    made = problem(hourly(2), [site(2, limit=[400.0, 290.0])], training, events=[called])
+    plan = solve_problem(made)
+    assert plan.sites["dc"].import_kw == pytest.approx((220, 290))
+    assert check_plan(made, plan) == ()
 
 
 def test_the_stricter_of_two_events_counts():
