@@ -51,7 +51,7 @@ def weights_of(facts: Facts, site: int) -> Weights:
     steepest, gentlest = _slopes(facts, site)
     worth = MARGIN * (_dearest(facts, site) * steepest + _pressure(facts, site))
     plain = {event.id: event.penalty_per_kwh + event.credit_per_kwh for _, event in facts.events_of(site)}
-    firm = {event.id: max(plain[event.id], worth) for _, event in facts.events_of(site) if event.firm}
+    firm = {e.id: max(plain[e.id], worth) for _, e in facts.events_of(site) if e.firm or e.emergency}
     floor_price = max(prices.below_floor_per_gpu_h, MARGIN * max(worth, *firm.values(), 0.0) / gentlest)
     emergency = {
         event.id: max(plain[event.id], MARGIN * floor_price * steepest)
