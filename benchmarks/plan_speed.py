@@ -1,32 +1,34 @@
-"""How much slower a whole plan is than HiGHS alone, and what the multi-resolution grid and five times the jobs do.
+"""How fast plans are made: against HiGHS alone on the very same arrays, one interval after the other, with many jobs.
 
 Every instance is another day of the reference problem. What is compared is timed in turn on the same instance, in
-alternating order, and each ratio is the median over the instances.
+alternating order, and each ratio is the median over the instances. Times are CPU seconds of one thread.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
+import time
+from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.support.memory import peak_mb
-from benchmarks.support.plans import Whole, arrays_of, highs_alone, whole_plan
+from benchmarks.support.plans import PATIENCE_S, Planned, arrays_of, highs_alone
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import Figures, run, say, spread
-from optimizer.domain import Problem
-from optimizer.model.arrays import Arrays
-from optimizer.timegrid import TimeGrid
+from benchmarks.support.rolling import closed_loop_loss, refreshed, stepped
+from optimizer.domain import Rung
+from scheduler.planner import ChildPlanner
 
 CHANGE_PER_KW = 0.002
 """The daemon's own price of moving a kW, for change_cost_ratio."""
 
-NOT_YET = "refresh_ratio, next_step_ratio and rolling_p99_s (no compiled model is kept between plans), closed_loop_loss"
+DAY_STEPS = 144
+"""After so many rolling steps (twelve hours) the next day's jobs come, all at once."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large and how often: jobs, pools, hours of horizon, instances; then jobs and instances of the large case."""
+    """How large and how often: jobs, pools, hours of horizon, instances; then the large case, closed-loop days and
+    rolling steps."""
 
     jobs: int = 1000
     pools: int = 20
@@ -34,89 +36,138 @@ class Size:
     instances: int = 7
     many_jobs: int = 5000
     many_instances: int = 3
+    days: int = 3
+    rolling_steps: int = 1000
 
 
 FULL = Size()
-QUICK = Size(jobs=150, pools=8, horizon_h=12.0, instances=3, many_jobs=0)
+QUICK = Size(jobs=100, pools=6, horizon_h=8.0, instances=3, many_jobs=0, days=1, rolling_steps=20)
 
-
-@dataclass
-class Times:
-    """Seconds of one instance by what was timed."""
-
-    whole: dict[str, Whole] = field(default_factory=dict)
-    alone: dict[str, float] = field(default_factory=dict)
-
-    def plan(self, name: str, problem: Problem) -> None:
-        """Time the whole plan of a problem."""
-        self.whole[name] = whole_plan(problem)
-
-    def solve(self, name: str, arrays: Arrays) -> None:
-        """Time HiGHS alone on its arrays."""
-        self.alone[name] = highs_alone(arrays)
+Ratios = dict[str, float]
 
 
 def measure(quick: bool, seed: int) -> Figures:
     """The figures, printed on the way."""
     size = QUICK if quick else FULL
-    grids = {"fine": fine_grid(size.horizon_h), "coarse": coarse_grid(size.horizon_h)}
-    say(f"{size.instances} days of {size.pools} pools and {size.jobs} jobs; {len(grids['fine'])} intervals of 5 min")
-    say(f"or {len(grids['coarse'])} of multi-resolution; HiGHS alone = pass the arrays, solve, read the point")
-    whole_plan(reference_problem(seed, grids["coarse"], 20, 4))  # warms up: a daemon pays its imports once
-    times = [_instance(size, seed + number, grids, number % 2 == 1) for number in range(size.instances)]
-    ratios = _ratios(times)
-    for name, values in ratios.items():
-        say(f"  {name:<18} {spread(values)}")
-    figures = {name: median(values) for name, values in ratios.items()}
-    figures |= _many(size, seed, grids["coarse"])
-    peak = peak_mb(reference_problem(seed, grids["fine"], size.jobs, size.pools))
+    say(f"{size.instances} days of {size.pools} pools and {size.jobs} jobs over {size.horizon_h:g} h")
+    say("HiGHS alone = pass the arrays that the plan solved, solve from nothing, read the point")
+    Planned().plan(reference_problem(seed, coarse_grid(size.horizon_h), 20, 4))  # a daemon pays its imports once
+    found = [_instance(size, seed + number, number % 2 == 1) for number in range(size.instances)]
+    figures = {name: _said(name, [one[name] for one in found]) for name in found[0]}
+    figures |= _many(size, seed)
+    losses = [
+        closed_loop_loss(seed + n, size.jobs, size.pools, size.horizon_h, Planned().plan) for n in range(size.days)
+    ]
+    if losses:
+        figures["closed_loop_loss"] = _said("closed_loop_loss", losses, ".4f")
+    figures |= _rolling(size, seed)
+    peak = peak_mb(reference_problem(seed, fine_grid(size.horizon_h), size.jobs, size.pools))
     if peak is not None:
         say(f"  peak_mb            {peak:.0f} MB resident in a fresh process that plans twice on the 5-minute grid")
         figures["peak_mb"] = peak
-    say(f"not there yet: {NOT_YET}")
     return figures
 
 
-def _instance(size: Size, seed: int, grids: dict[str, TimeGrid], backwards: bool) -> Times:
-    """One day, everything once."""
-    times = Times()
+def _said(name: str, values: list[float], form: str = ".3f") -> float:
+    """The median, printed with the range."""
+    say(f"  {name:<18} {spread(values, form)}")
+    return median(values)
+
+
+def _instance(size: Size, seed: int, backwards: bool) -> Ratios:
+    """Every ratio of one day."""
+    parts = [_grids, _intervals]
+    ratios: Ratios = {}
+    for part in reversed(parts) if backwards else parts:
+        ratios |= part(size, seed, backwards)
+    say(f"  day {seed}: " + ", ".join(f"{name} {ratios[name]:.2f}" for name in sorted(ratios)))
+    return ratios
+
+
+def _grids(size: Size, seed: int, backwards: bool) -> Ratios:
+    """A plan from nothing on the uniform grid, the solver alone on both grids, and what the cost of change costs."""
+    grids = {"fine": fine_grid(size.horizon_h), "coarse": coarse_grid(size.horizon_h)}
     problems = {name: reference_problem(seed, grid, size.jobs, size.pools) for name, grid in grids.items()}
-    arrays = {name: arrays_of(problem) for name, problem in problems.items()}
-    arrays["moving"] = arrays_of(reference_problem(seed, grids["coarse"], size.jobs, size.pools, CHANGE_PER_KW))
-    steps = [partial(times.plan, name, problem) for name, problem in problems.items()]
-    steps += [partial(times.solve, name, made) for name, made in arrays.items()]
-    for step in reversed(steps) if backwards else steps:
-        step()
-    whole, alone = times.whole, times.alone
-    say(f"  day {seed}: 5 min {whole['fine'].total_s:.2f} s, HiGHS alone {alone['fine']:.2f} s; multi-resolution "
-        f"{whole['coarse'].total_s:.2f} s, HiGHS alone {alone['coarse']:.2f} s")  # fmt: skip
-    return times
+    problems["moving"] = reference_problem(seed, grids["coarse"], size.jobs, size.pools, CHANGE_PER_KW)
+    alone: dict[str, float] = {}
 
+    def solver() -> None:
+        alone.update((name, highs_alone(arrays_of(problems[name]))) for name in ("coarse", "moving"))
 
-def _ratios(times: list[Times]) -> dict[str, list[float]]:
-    """Each ratio, one value an instance."""
+    def plans() -> None:
+        planned = Planned()
+        alone["whole"] = planned.timed(problems["fine"]).total_s
+        alone["fine"] = highs_alone(planned.arrays)
+        planned = Planned()
+        planned.plan(problems["coarse"])
+        alone["light"] = highs_alone(planned.arrays)
+
+    for part in (solver, plans) if backwards else (plans, solver):
+        part()
     return {
-        "cold_ratio": [one.whole["fine"].total_s / one.alone["fine"] for one in times],
-        "multires_ratio": [one.alone["coarse"] / one.alone["fine"] for one in times],
-        "interval_ratio": [one.whole["coarse"].total_s / one.alone["coarse"] for one in times],
-        "overhead_ratio": [one.whole["coarse"].other_s / one.alone["coarse"] for one in times],
-        "change_cost_ratio": [one.alone["moving"] / one.alone["coarse"] for one in times],
+        "cold_ratio": alone["whole"] / alone["fine"],
+        "multires_ratio": alone["light"] / alone["fine"],
+        "change_cost_ratio": alone["moving"] / alone["coarse"],
     }
 
 
-def _many(size: Size, seed: int, grid: TimeGrid) -> dict[str, float]:
-    """Whole plans on the multi-resolution grid with many jobs and with the usual number, in turn."""
+def _intervals(size: Size, seed: int, backwards: bool) -> Ratios:
+    """The next plans of a warm planner: new numbers; then a window that has moved with jobs that came and went."""
+    planned = Planned()
+    first = stepped(seed, 0, size.jobs, size.pools, size.horizon_h)
+    planned.plan(first)
+    planned.plan(refreshed(first, seed + 1))  # the first written plan changes structure where jobs turned out late
+    again = planned.timed(refreshed(first, seed + 2))
+    cold = highs_alone(planned.arrays)
+    planned.plan(first)
+    then = planned.timed(stepped(seed, 1, size.jobs, size.pools, size.horizon_h))
+    return {
+        "refresh_ratio": again.total_s / cold,
+        "overhead_ratio": again.other_s / cold,
+        "next_step_ratio": then.total_s / highs_alone(planned.arrays),
+    }
+
+
+def _many(size: Size, seed: int) -> Ratios:
+    """A warm planner's next step with many jobs and with the usual number, in turn."""
     if not size.many_jobs:
         return {}
     ratios = []
     for number in range(size.many_instances):
-        many = whole_plan(reference_problem(seed + number, grid, size.many_jobs, size.pools))
-        few = whole_plan(reference_problem(seed + number, grid, size.jobs, size.pools))
-        ratios.append(many.total_s / few.total_s)
-        say(f"  {size.many_jobs} jobs {many.total_s:.2f} s, {size.jobs} jobs {few.total_s:.2f} s")
+        took = {}
+        for jobs in (size.many_jobs, size.jobs):
+            planned = Planned()
+            planned.plan(stepped(seed + number, 0, jobs, size.pools, size.horizon_h))
+            steps = (stepped(seed + number, step, jobs, size.pools, size.horizon_h) for step in (1, 2, 3))
+            took[jobs] = median(planned.timed(problem).total_s for problem in steps)
+        ratios.append(took[size.many_jobs] / took[size.jobs])
+        say(f"  {size.many_jobs} jobs {took[size.many_jobs]:.2f} s, {size.jobs} jobs {took[size.jobs]:.2f} s")
     name = f"jobs{size.many_jobs}_ratio"
-    say(f"  {name:<18} {spread(ratios)}: every job planned singly, the only formulation so far")
-    return {name: median(ratios)}
+    return {name: _said(name, ratios)}
+
+
+def _rolling(size: Size, seed: int) -> Figures:
+    """Consecutive steps through the daemon's planner in its child process, wall seconds; how many had no optimum."""
+    if not size.rolling_steps:
+        return {}
+    took, without = [], 0
+    planner, last = ChildPlanner(PATIENCE_S, PATIENCE_S), None
+    try:
+        planner.plan(reference_problem(seed, coarse_grid(size.horizon_h), 20, 4))  # the child pays its imports once
+        for step in range(size.rolling_steps):
+            day, turn = divmod(step, DAY_STEPS)
+            problem = stepped(seed + day, turn, size.jobs, size.pools, size.horizon_h)
+            started = time.perf_counter()
+            last = planner.plan(problem, last)
+            took.append(time.perf_counter() - started)
+            without += last.rung is not Rung.OPTIMUM
+    finally:
+        planner.close()
+    p99 = sorted(took)[max(0, -(-99 * len(took) // 100) - 1)]
+    say(f"  rolling_p99_s      {p99:.2f} s of wall time over {len(took)} steps, median {median(took):.2f} s; "
+        f"{without} without an optimum")  # fmt: skip
+    return {"rolling_p99_s": p99, "rolling_median_s": median(took), "rolling_steps": len(took),
+            "rolling_share_optimal": 1.0 - without / len(took)}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -99,6 +99,7 @@ def job_weights(facts: Facts) -> JobWeights:
     return JobWeights(late, np.where(optional, 0.0, MARGIN * (late + table.late_penalty * worst_h)) + lost)
 
 
+@lru_cache(maxsize=16)
 def _pressure(facts: Facts, site: int) -> float:
     """Most money that a kWh of import less can bring by economics alone: energy, a billed peak, ramps into and out of
     the shortest interval, and the best service value that the power could carry instead."""
@@ -118,6 +119,7 @@ def _kwh_per_gpu_h(facts: Facts, index: int) -> float:
     return (hull.top_w - hull.base_w) / hull.top_throughput / 1000.0 * float(facts.pue[pool.site].max())
 
 
+@lru_cache(maxsize=16)
 def _slopes(facts: Facts, site: int) -> tuple[float, float]:
     """Most work that a kWh of import carries in any pool of the site, and least at any pool's floor (GPU-h per kWh)."""
     pue = float(facts.pue[site].min())

@@ -10,9 +10,12 @@ import pytest
 
 from benchmarks.__main__ import names
 from benchmarks.support.mix import config_text, mix_from, split_data
+from benchmarks.support.plans import Planned
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import run
-from optimizer.domain import Work
+from benchmarks.support.rolling import closed_loop_loss
+from optimizer.domain import Plan, Problem, Work
+from optimizer.fallback import safe_plan
 from optimizer.validate import validate
 from scheduler.config import load_config
 from tests.support.fake_nvml import STATE
@@ -20,13 +23,31 @@ from tests.support.system import require
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
-    "plan_speed": {"jobs": 6, "pools": 4, "horizon_h": 3.0, "instances": 2, "many_jobs": 12, "many_instances": 1},
+    "plan_speed": {
+        "jobs": 6,
+        "pools": 4,
+        "horizon_h": 3.0,
+        "instances": 2,
+        "many_jobs": 12,
+        "many_instances": 1,
+        "days": 0,
+        "rolling_steps": 3,
+    },
     "backtest_speed": {"hours": 0.5, "repeats": 1},
     "field_trial": {"hours": 0.05, "before_min": 2.0, "halls": 1, "rules": 1},
     "reaction": {"events": 2, "simulated": 4, "phases": 2},
 }
 KEYS = {
-    "plan_speed": {"cold_ratio", "overhead_ratio", "multires_ratio", "jobs12_ratio", "peak_mb"},
+    "plan_speed": {
+        "cold_ratio",
+        "refresh_ratio",
+        "overhead_ratio",
+        "next_step_ratio",
+        "multires_ratio",
+        "jobs12_ratio",
+        "rolling_p99_s",
+        "peak_mb",
+    },
     "backtest_speed": {"times_real_time", "highs_share"},
     "field_trial": {"weighted_performance", "over_delivery_points", "lowest_point"},
     "reaction": {"gpus8_ms", "measured_30pct_s"},
@@ -90,3 +111,15 @@ def test_the_reference_problem_is_the_same_day_on_both_grids():
     assert min(fine.sites[0].price_per_mwh) < 0
     assert {inputs.pool.work for inputs in fine.pools} == {Work.INTERACTIVE, Work.BATCH}
     assert fine.jobs != reference_problem(6, fine_grid()).jobs
+
+
+def test_a_day_in_closed_loop_costs_what_its_planner_loses() -> None:
+    planned, plans = Planned(), iter(range(10**6))
+
+    def careless(problem: Problem) -> Plan:
+        """The floor's plan is the optimum, those of the day keep every pool at its floor."""
+        return planned.plan(problem) if next(plans) == 0 else safe_plan(problem)
+
+    loss = closed_loop_loss(1, 12, 4, 3.0, planned.plan)
+    assert -1e-6 <= loss < 0.2
+    assert closed_loop_loss(1, 12, 4, 3.0, careless) > loss + 0.01

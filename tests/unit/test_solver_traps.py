@@ -1,0 +1,117 @@
+"""What HiGHS does that nobody expects, each once: the wrapper and the session must not fall for it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import replace
+
+import highspy
+import numpy as np
+import pytest
+
+from benchmarks.support.reference import coarse_grid, reference_problem
+from optimizer.domain import Rung
+from optimizer.faults import SolveError, SolveFault
+from optimizer.highs import Answer, Highs, solve_arrays
+from optimizer.model.arrays import Arrays, write_arrays
+from optimizer.model.build import declare
+from optimizer.reasons import Reason
+from optimizer.session import Session
+
+
+def arrays(jobs: int = 40, hours: float = 6.0) -> Arrays:
+    """A linear program that takes milliseconds."""
+    return write_arrays(declare(reference_problem(1, coarse_grid(hours), jobs, 4)))
+
+
+def test_the_time_limit_of_one_object_is_a_new_one_in_each_of_a_thousand_runs() -> None:
+    """HiGHS counts its limit over the object's life: with a fixed one, a daemon dies after some dozen steps."""
+    solver = Highs(arrays(10, 2.0))
+    objective = solver.run(10.0).objective
+    for _ in range(1000):
+        solver.forget()
+        assert solver.run(10.0).objective == pytest.approx(objective, rel=1e-9)
+    spent = float(solver._solver.getRunTime())
+    solver.forget()
+    assert solver.run(spent / 2).objective == pytest.approx(objective, rel=1e-9)
+
+
+def test_a_linear_program_out_of_time_has_no_point() -> None:
+    solver = Highs(arrays(300, 24.0))
+    with pytest.raises(SolveError) as caught:
+        solver.run(1e-9)
+    assert caught.value.kind is SolveFault.TIMEOUT
+
+
+def test_what_other_threads_say_while_it_solves_is_not_swallowed(capfd: pytest.CaptureFixture[str]) -> None:
+    """Pyomo's interfaces to HiGHS take both standard streams of the process for themselves while they solve."""
+    ended, said = threading.Event(), []
+
+    def speak() -> None:
+        while not ended.is_set():
+            os.write(2, b"alive\n")
+            said.append(1)
+            time.sleep(0.002)
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    try:
+        Session().plan(reference_problem(1, coarse_grid(6.0), 40, 4), 60.0)
+    finally:
+        ended.set()
+        speaker.join()
+    heard = capfd.readouterr()
+    assert said
+    assert heard.err.count("alive\n") == len(said)
+    assert "HiGHS" not in heard.out
+
+
+def test_threads_are_one_and_not_set_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two objects of a process that differ in their threads: the second says "Not Set", and an objective of 0."""
+    solver = Highs(arrays())
+    assert solver._solver.getOptionValue("threads")[1] == 1
+    monkeypatch.setattr(solver, "_solver", _NotSet(solver._solver))
+    with pytest.raises(SolveError, match="Not Set"):
+        solver.run(10.0)
+
+
+class _NotSet:
+    """HiGHS that comes back from a run without having solved."""
+
+    def __init__(self, inner: highspy.Highs) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def run(self) -> highspy.HighsStatus:
+        """Do nothing and say so, as HiGHS does."""
+        return highspy.HighsStatus.kError
+
+
+@pytest.mark.parametrize(("name", "value"), [("mip_relgap", 0.1), ("solver", "hipo"), ("threads", -7)])
+def test_an_option_that_is_refused_is_loud(name: str, value: object) -> None:
+    with pytest.raises(SolveError, match=name):
+        Highs(arrays(10, 2.0)).option(name, value)
+
+
+def test_a_wrong_warm_answer_is_caught_by_a_solve_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS 3194 and 3294: a hot start that ends at a wrong vertex and calls it optimal."""
+    problem = reference_problem(1, coarse_grid(6.0), 40, 4)
+    session = Session(verify_every=2)
+    session.plan(problem, 60.0)
+    honest = Highs.run
+
+    def wrong(self: Highs, time_limit_s: float) -> Answer:
+        answer = honest(self, time_limit_s)
+        return replace(answer, objective=answer.objective * 1.01) if self is session._solver else answer
+
+    monkeypatch.setattr(Highs, "run", wrong)
+    plan = session.plan(problem, 60.0)
+    assert plan.rung is Rung.OPTIMUM
+    assert any(note.code is Reason.SOLVER_CRASH and "warm start" in note.text for note in plan.notes)
+    cold = solve_arrays(write_arrays(declare(problem)), 60.0).objective
+    assert -plan.objective == pytest.approx(cold, rel=1e-6, abs=1e-6)
+    assert np.isfinite(plan.objective)
