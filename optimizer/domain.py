@@ -154,7 +154,7 @@ class BatchJob:
     `min_gpus`: at least so many GPUs or none (a gang). `min_run_h`: a run, once started (`running_since`), lasts so
     long or until the work is done. A suspend and restart cost `pause_cost` money and `checkpoint_gpu_h` +
     `restart_gpu_h` GPU-hours. `after`: ids of jobs that must be done before it begins; ids that the problem
-    doesn't hold are done.
+    doesn't hold are done. `data_gb` lie at `data_site` and are moved where the job runs at another site.
     """
 
     id: str
@@ -179,6 +179,8 @@ class BatchJob:
     restart_gpu_h: float = 0.0
     running_since: datetime | None = None
     after: tuple[str, ...] = ()
+    data_gb: float = 0.0
+    data_site: str = ""
 
     @property
     def left_gpu_h(self) -> float:
@@ -272,6 +274,7 @@ class Prices:
     ramp_per_kw: float = 2.0
     change_per_kw: float = 0.002
     carbon_per_tonne: float = 0.0
+    move_per_gb: float = 0.0
 
 
 @dataclass(frozen=True)

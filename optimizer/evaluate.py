@@ -43,6 +43,7 @@ class Bill:
     ramp: float = 0.0
     change: float = 0.0
     pauses: float = 0.0
+    moves: float = 0.0
 
     @property
     def total(self) -> float:
@@ -82,6 +83,7 @@ def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
         ramp=_ramps(facts, imports, weights),
         change=_change(facts, plan),
         pauses=_pauses(facts, plan),
+        moves=_moves(facts, plan),
     )
 
 
@@ -217,6 +219,20 @@ def _jobs(facts: Facts, plan: Plan) -> tuple[float, float, float, float, float]:
         float((_carry(facts, places) * np.clip(table.left - done - undone, 0.0, None)).sum()),
         PREFERENCE_PER_GPU_H * float((np.where(table.preemptible, places, 0) * done).sum()),
     )
+
+
+def _moves(facts: Facts, plan: Plan) -> float:
+    """Moving data to where jobs run, in proportion to the work done; whole for a run without a break."""
+    if not facts.move_per_gpu_h.any():
+        return 0.0
+    table = facts.table
+    rows = job_rows(plan.jobs, [job.id for job in table.jobs], facts.count)
+    done = rows.rates @ facts.hours
+    moved = np.where(table.preemptible, done, np.where(done > 1e-9, table.left, 0.0))
+    number = {pool.pool.id: pool.index for pool in facts.pools}
+    home = np.array([number.get(name, -1) for name in rows.pools], dtype=np.int64)
+    here = table.pair_pool == home[table.pair_job]
+    return float((facts.move_per_gpu_h * moved[table.pair_job])[here].sum())
 
 
 def _pauses(facts: Facts, plan: Plan) -> float:

@@ -54,6 +54,21 @@ class Facts:
     coincident_per_kwh: Floats
     """The part of `cost_per_kwh` that is the expected charge on the grid's own peak."""
 
+    @cached_property
+    def move_per_gpu_h(self) -> Floats:
+        """Money for moving a job's data, per GPU-hour of its work [pair of job and pool]: gigabytes * price / work left
+        where the pool is at another site than the data, else 0."""
+        table, price = self.table, self.problem.prices.move_per_gb
+        cost = np.zeros(len(table.pair_job))
+        if price > 0:
+            data = np.array([self.site_index.get(job.data_site, -1) for job in table.jobs], dtype=np.int64)
+            size = np.array([job.data_gb for job in table.jobs])
+            where = np.array([pool.site for pool in self.pools], dtype=np.int64)[table.pair_pool]
+            home = data[table.pair_job]
+            each = (size * price / table.left)[table.pair_job]
+            cost = np.where((home >= 0) & (where != home), each, 0.0)
+        return cost
+
     @property
     def count(self) -> int:
         """Number of intervals."""

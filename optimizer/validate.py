@@ -55,7 +55,14 @@ def problems_of(problem: Problem) -> Iterator[ProblemError]:
     yield from _cycles(problem.jobs)
     for event in problem.events:
         yield from _event(event, sites)
-    names = ("over_limit_per_kwh", "below_floor_per_gpu_h", "ramp_per_kw", "change_per_kw", "carbon_per_tonne")
+    names = (
+        "over_limit_per_kwh",
+        "below_floor_per_gpu_h",
+        "ramp_per_kw",
+        "change_per_kw",
+        "carbon_per_tonne",
+        "move_per_gb",
+    )
     yield from _range("prices", problem.prices, names, 0.0)
 
 
@@ -168,7 +175,7 @@ def _doubtful(jobs: tuple[BatchJob, ...]) -> list[BatchJob]:
 def _job(job: BatchJob) -> Iterator[ProblemError]:
     names = ("work_gpu_h", "max_gpus", "late_penalty", "undone_penalty", "done_gpu_h", "min_run_h", "pause_cost")
     yield from _range(f"jobs[{job.id}]", job, names, 0.0)
-    yield from _range(f"jobs[{job.id}]", job, ("checkpoint_gpu_h", "restart_gpu_h"), 0.0)
+    yield from _range(f"jobs[{job.id}]", job, ("checkpoint_gpu_h", "restart_gpu_h", "data_gb"), 0.0)
     yield from _range(f"jobs[{job.id}]", job, ("min_gpus",), 0.0, float(job.max_gpus))
     yield from _range(f"jobs[{job.id}]", job, ("value_per_gpu_h",), -1e15)
     for name in ("release", "deadline"):

@@ -149,6 +149,7 @@ def prices(config: Config) -> Prices:
         ramp_per_kw=economics.ramp_per_kw,
         change_per_kw=economics.change_per_kw,
         carbon_per_tonne=economics.carbon_per_tonne,
+        move_per_gb=economics.move_per_gb,
     )
 
 
@@ -192,6 +193,7 @@ def _terms(job: JobTerms) -> dict[str, Any]:
         "pause_cost",
         "checkpoint_gpu_h",
         "restart_gpu_h",
+        "data_gb",
     )
     return {name: getattr(job, name) for name in names}
 

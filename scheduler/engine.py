@@ -124,7 +124,7 @@ class State:
     """What changes; replaced piece by piece under `lock`, read without it.
 
     `orders` are the last tick's; `held` are those that the GPUs really have (none for a pool that nobody throttles),
-    and `setpoint_kw` is empty while none are.
+    and `setpoint_kw` is empty while none are. `data_sites`: site at which each job ran last.
     """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -147,6 +147,7 @@ class State:
     supply_kw: dict[str, float] = field(default_factory=dict)
     """What batteries and generators are expected to add to each site's import now."""
     grants: dict[str, tuple[str, int]] = field(default_factory=dict)
+    data_sites: dict[str, str] = field(default_factory=dict)
     jobs: tuple[BatchJob, ...] = ()
     operator: dict[str, OperatorOrder] = field(default_factory=dict)
     notes: Notes = field(default_factory=Notes)

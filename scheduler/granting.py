@@ -70,6 +70,9 @@ def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now:
         for job, reason in applied(ctx, state, changed, now).items():
             state.notes.append(Note(reason, job, f"job {job} did not take {changed[job]} GPUs", Severity.WARNING, now))
     state.grants = {job: (pools[job], gpus) for job, gpus in grants.items() if gpus}
+    here = {job: ctx.pools[pool].pool.site for job, (pool, _) in state.grants.items() if pool in ctx.pools}
+    waiting = {job.id for job in state.jobs}
+    state.data_sites = {job: site for job, site in state.data_sites.items() if job in waiting} | here
 
 
 def applied(ctx: Context, state: State, gpus: Mapping[str, int], now: datetime) -> Mapping[str, Reason]:

@@ -7,6 +7,7 @@ is missing is forecast or assumed on the safe side here, with a note that travel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from math import ceil
 from zoneinfo import ZoneInfo
@@ -46,7 +47,7 @@ def horizon(ctx: Context, jobs: Sequence[BatchJob], now: datetime) -> timedelta:
 
 def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> Problem:
     """The problem at `now`."""
-    jobs = tuple(job for job in ctx.jobs.snapshot() if job.left_gpu_h > 0)
+    jobs = tuple(with_data(ctx, state, job) for job in ctx.jobs.snapshot() if job.left_gpu_h > 0)
     grid = planning_grid(now, horizon(ctx, jobs, now), ctx.timing.interval)
     sites: list[SiteInputs] = []
     pools: list[PoolInputs] = []
@@ -71,6 +72,14 @@ def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> 
         currency=ctx.currency,
         notes=tuple(notes),
     )
+
+
+def with_data(ctx: Context, state: State, job: BatchJob) -> BatchJob:
+    """The job with the site of its data: where it ran last, else its own word, else the site of its first pool."""
+    if job.data_gb <= 0:
+        return job
+    first = next((ctx.pools[pool].pool.site for pool in job.pools if pool in ctx.pools), "")
+    return replace(job, data_site=state.data_sites.get(job.id) or job.data_site or first)
 
 
 def site_inputs(

@@ -60,6 +60,7 @@ class JobRequest:
     checkpoint_gpu_h: float = 0.0
     restart_gpu_h: float = 0.0
     after: tuple[str, ...] = ()
+    data_gb: float = 0.0
     metadata: Mapping[str, str] | None = None
 
 

@@ -88,6 +88,7 @@ class JobQueue:
             "pause_cost",
             "checkpoint_gpu_h",
             "restart_gpu_h",
+            "data_gb",
         )
         same = all(getattr(held, name) == getattr(request, name) for name in names)
         same = same and tuple(dict.fromkeys(request.after)) == held.after

@@ -19,7 +19,7 @@ from optimizer.timegrid import require_utc
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _NUMBERS = ("work_gpu_h", "value_per_gpu_h", "late_penalty", "undone_penalty", "min_run_h", "pause_cost",
-            "checkpoint_gpu_h", "restart_gpu_h")  # fmt: skip
+            "checkpoint_gpu_h", "restart_gpu_h", "data_gb")  # fmt: skip
 MOST_METADATA, LONGEST_METADATA = 16, 512
 
 
@@ -115,6 +115,11 @@ class JobFields(Protocol):
         ...
 
     @property
+    def data_gb(self) -> float:
+        """Gigabytes that go with it to another site."""
+        ...
+
+    @property
     def after(self) -> tuple[str, ...]:
         """Jobs that must be done before it begins."""
         ...
@@ -154,6 +159,7 @@ def new_job(
         priority=request.priority, min_gpus=request.min_gpus, min_run_h=float(request.min_run_h),
         pause_cost=float(request.pause_cost), checkpoint_gpu_h=float(request.checkpoint_gpu_h),
         restart_gpu_h=float(request.restart_gpu_h), after=tuple(dict.fromkeys(request.after)),
+        data_gb=float(request.data_gb),
     )  # fmt: skip
     if gpus == request.max_gpus:
         return job, ()

@@ -66,11 +66,14 @@ def _keep_runs(model: Model, pools: Ints, runs: list[Floats]) -> None:
 
 
 def _start_cost(model: Model, key: Start, run: Floats) -> float:
-    """Money that one start costs: what is late, and the energy of what runs on after the horizon."""
+    """Money that one start costs: what is late, the energy of what runs on after the horizon, and moving its data."""
     number, g, _ = key
     job = model.facts.jobs[number]
     tail = job.left - float((run * model.facts.hours).sum())
-    return _late_cost(model, number, run) + float(model.facts.carry_cost[g]) * max(0.0, tail)
+    table = model.facts.table
+    pair = np.flatnonzero((table.pair_job == number) & (table.pair_pool == g))
+    moved = float(model.facts.move_per_gpu_h[pair].sum()) * job.left
+    return moved + _late_cost(model, number, run) + float(model.facts.carry_cost[g]) * max(0.0, tail)
 
 
 def _late_cost(model: Model, number: int, run: Floats) -> float:

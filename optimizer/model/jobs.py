@@ -14,7 +14,7 @@ def add_rates(model: Model) -> None:
     0 <= x <= rate limit * share of the interval inside [release, deadline); late likewise inside [deadline, end). Over
     several pools their sum keeps the same bound. Objective: + (weight of a missed deadline + late penalty * mean hours
     late) * hours * late rate; + a tenth of a cent per GPU-h for each place down the job's list of pools, so that equal
-    pools don't share a job by chance.
+    pools don't share a job by chance; + the cost of moving its data to a pool at another site, spread over its work.
     """
     table, hours = model.facts.table, model.facts.hours
     premium = model.job_weights.late_per_gpu_h.reshape(-1, 1)
@@ -48,7 +48,7 @@ def _add_rate(model: Model, family: str, bound: Floats, cost: Floats) -> None:
     open_ = (bound * facts.hours > 1e-6 * table.rate[:, None]) & table.preemptible[:, None]
     pair, t = np.nonzero(open_[table.pair_job])
     j, g = table.pair_job[pair], table.pair_pool[pair]
-    worth = cost[j, t] + PREFERENCE_PER_GPU_H * table.pair_place[pair]
+    worth = cost[j, t] + PREFERENCE_PER_GPU_H * table.pair_place[pair] + facts.move_per_gpu_h[pair]
     columns = model.columns(family, "jgt", (j, g, t), high=bound[j, t], cost=worth * facts.hours[t])
     _share_rate(model, columns, bound, table.pair_job)
 

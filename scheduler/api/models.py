@@ -73,6 +73,7 @@ class JobBody(Body):
     after: Annotated[tuple[Name, ...], Field(max_length=100)] = Field(
         (), description="Jobs that must be done before it begins", examples=[["prepare-7"]]
     )
+    data_gb: Annotated[float, Field(ge=0, le=1e9)] = Field(0.0, description="Gigabytes that go with it to another site")
     metadata: Annotated[dict[Name, Annotated[str, Field(max_length=1000)]], Field(max_length=50)] | None = None
 
     @model_validator(mode="after")

@@ -88,6 +88,7 @@ def as_batch_job(request: JobRequest, start: datetime) -> BatchJob:
         checkpoint_gpu_h=request.checkpoint_gpu_h,
         restart_gpu_h=request.restart_gpu_h,
         after=request.after,
+        data_gb=request.data_gb,
     )
 
 

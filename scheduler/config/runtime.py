@@ -69,6 +69,9 @@ class EconomicsConfig(Model):
         default=500.0, description="Money for each GPU-hour below a service floor.", examples=[500]
     )
     ramp_per_kw: NotNegative = Field(default=2.0, description="Money for each kW beyond a ramp limit.", examples=[2])
+    move_per_gb: NotNegative = Field(
+        default=0.0, description="What moving a gigabyte of a job's data to another site costs.", examples=[0.02]
+    )
     change_per_kw: NotNegative = Field(
         default=0.002,
         description="Money for each kW by which a plan moves from step to step; keeps caps calm.",

@@ -69,6 +69,11 @@ class JobTerms(Model):
     restart_gpu_h: NotNegative = Field(
         default=0.0, description="GPU-hours that a restart costs, beside `pause_cost`.", examples=[8.0]
     )
+    data_gb: NotNegative = Field(
+        default=0.0,
+        description="Gigabytes that must be moved to run it at another site, at `economics.move_per_gb`.",
+        examples=[800],
+    )
 
 
 class JobConfig(JobTerms):

@@ -109,11 +109,13 @@ def with_steps(made, seed):
                 min_run_h=rng.choice((0.0, 0.5, 2.0)),
                 pause_cost=rng.choice((0.0, 5.0)),
                 restart_gpu_h=rng.choice((0.0, 1.0)),
+                data_gb=rng.choice((0.0, 100.0)),
+                data_site=rng.choice(("dc", "lab", "")),
                 after=tuple(f"j{n}" for n in range(number) if rng.random() < 0.25),
                 **(begun if runs else {}),
             )
         )
-    return replace(made, jobs=tuple(jobs))
+    return replace(made, jobs=tuple(jobs), prices=replace(made.prices, move_per_gb=rng.choice((0.0, 0.05))))
 
 
 def _random_pool(rng, number, name, curve, count):

@@ -138,3 +138,21 @@ def test_health_is_bad_when_only_the_fast_loop_turns(tmp_path):
             made.clock.sleep(60)
             made.tick()
         assert not made.facade.health()["ok"]
+
+
+def test_the_loops_hold_a_job_back_until_the_one_before_it_is_done_and_keep_a_gang_whole(tmp_path):
+    from scheduler.service import JobRequest
+
+    with lab(tmp_path) as made:
+        first = JobRequest("first", "tune", 1.0, 4, START + timedelta(hours=2), min_gpus=4, data_gb=10.0)
+        made.ctx.jobs.submit(first, START)
+        made.ctx.jobs.submit(replace(first, id="then", after=("first",)), START)
+        made.plan()
+        made.tick()
+        held = {job.id: job.gpus for job in made.ctx.jobs.snapshot()}
+        assert (held["first"] in {0, 4}, held["then"]) == (True, 0)
+        assert made.state.plan.jobs["then"].reasons[0] is Reason.PREDECESSOR
+        assert next(job for job in made.state.problem.jobs if job.id == "first").data_site == "lab"
+        made.ctx.jobs.report("first", 1.0, finished=True)
+        made.plan()
+        assert made.state.plan.jobs["then"].reasons[0] is not Reason.PREDECESSOR

@@ -108,3 +108,22 @@ def test_a_circle_is_refused_with_its_jobs():
     jobs = [job("a", (0, 6), 1.0, 1, after=("b",)), job("b", (0, 6), 1.0, 1, after=("a",))]
     with pytest.raises(ProblemError, match=r"jobs\[[ab]\].after: is a circle: [ab] waits for [ab] waits for [ab]"):
         validate(made(jobs))
+
+
+@pytest.mark.parametrize(("price", "home", "moves"), [(0.0, "there", 0.0), (0.005, "there", 0.5), (0.02, "here", 0.0)])
+def test_a_job_moves_to_the_cheap_site_only_where_that_saves_more_than_moving_its_data(price, home, moves):
+    """90 GPU equivalents for an hour at 0.2 to 0.5 kWh each take 18 to 45 kWh; 80 per MWh less saves about 1.5 to 3.
+    100 GB at 0.005 cost 0.5, at 0.02 with 200 GB 4."""
+    size = 200.0 if price == 0.02 else 100.0
+    pools = [inputs(pool("here", Work.BATCH, 100, site="dc"), 2), inputs(pool("there", Work.BATCH, 100, site="lab"), 2)]
+    work = job("j", (0, 2), 90.0, 100, ("here", "there"), data_gb=size, data_site="dc")
+    here = problem(hourly(2), [site(2, "dc", 100.0), site(2, "lab", 20.0)], pools, [work])
+    here = replace(here, prices=replace(here.prices, move_per_gb=price))
+    plan = solve_problem(here)
+    assert plan.jobs["j"].pool == home
+    assert evaluate(here, plan).moves == pytest.approx(moves)
+    whole = replace(here, jobs=(replace(work, preemptible=False),))
+    plan = solve_problem(whole)
+    assert (plan.jobs["j"].pool, evaluate(whole, plan).moves) == (home, pytest.approx(moves))
+    arrived = replace(here, jobs=(replace(work, data_site="lab"),))
+    assert evaluate(arrived, solve_problem(arrived)).moves == 0.0
