@@ -21,7 +21,7 @@ from optimizer.jobplans import NAMES, JobPlans
 from optimizer.notes import notes_of
 from optimizer.poolfacts import PoolFacts
 from optimizer.reasons import CODE, Note, Reason
-from optimizer.supply import Drawn, battery_plans, generator_plans, without_solver
+from optimizer.supply import Drawn, battery_plans, generator_plans, reserve_plans, without_solver
 from optimizer.why import Codes, job_reasons, pool_reasons, site_bindings
 
 TOL_KW = 1e-6
@@ -72,6 +72,7 @@ def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (
         facts.problem.made_at, facts.problem.grid, rung, pools, _job_plans(facts, draft, bindings), sites, 0.0, solve_s
     )
     plan = replace(plan, batteries=battery_plans(facts, drawn), generators=generator_plans(facts, drawn))
+    plan = replace(plan, reserves=reserve_plans(facts, drawn))
     objective = evaluate_facts(facts, plan).total
     said = (*facts.problem.notes, *notes, *notes_of(facts, plan))
     return replace(plan, objective=objective, notes=said, quotes=draft.worth.quotes)

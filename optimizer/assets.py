@@ -77,3 +77,25 @@ class GeneratorPlan:
     site: str
     output_kw: tuple[float, ...]
     spilled_kw: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveOffer:
+    """Power that a site offers to shed when it is called: up to `max_kw`, within `notice_s`, for `sustain_s` seconds.
+
+    `price_per_kw_h` has an entry an interval: money for each kW held ready for an hour.
+    """
+
+    id: str
+    price_per_kw_h: tuple[float, ...]
+    max_kw: float
+    notice_s: float
+    sustain_s: float
+
+
+@dataclass(frozen=True)
+class ReservePlan:
+    """Mean power in kW that is offered in each interval."""
+
+    site: str
+    offered_kw: tuple[float, ...]

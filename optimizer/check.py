@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.check_jobs import TOL, Violation, check_jobs
+from optimizer.check_reserve import reserve_faults
 from optimizer.check_steps import step_faults
 from optimizer.check_supply import charged_for_kw, most_output_kw, net_kw, shape_faults, supply_faults
 from optimizer.curves import (
@@ -58,6 +59,7 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     for number, site in enumerate(problem.sites):
         found.extend(_site(problem, plan, number, fixed))
         found.extend(Violation(*fault) for fault in supply_faults(problem, plan, site))
+        found.extend(Violation(*fault) for fault in reserve_faults(problem, plan, site))
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 
-from optimizer.assets import Battery, BatteryPlan, CoincidentCharge, Generator, GeneratorPlan
+from optimizer.assets import Battery, BatteryPlan, CoincidentCharge, Generator, GeneratorPlan, ReserveOffer, ReservePlan
 from optimizer.reasons import Note, Reason
 from optimizer.timegrid import TimeGrid
 
@@ -254,6 +254,7 @@ class SiteInputs:
     coincident: tuple[CoincidentCharge, ...] = ()
     batteries: tuple[Battery, ...] = ()
     generators: tuple[Generator, ...] = ()
+    reserves: tuple[ReserveOffer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -386,3 +387,4 @@ class Plan:
     quotes: Mapping[str, PoolQuote] = field(default_factory=dict)
     batteries: Mapping[str, BatteryPlan] = field(default_factory=dict)
     generators: Mapping[str, GeneratorPlan] = field(default_factory=dict)
+    reserves: Mapping[str, ReservePlan] = field(default_factory=dict)

@@ -33,6 +33,7 @@ class Bill:
     coincident_peak: float = 0.0
     storage: float = 0.0
     generation: float = 0.0
+    reserve: float = 0.0
     late: float = 0.0
     undone: float = 0.0
     carried: float = 0.0
@@ -73,6 +74,7 @@ def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
         coincident_peak=_coincident(facts, imports),
         storage=_storage(facts, plan),
         generation=_generation(facts, plan),
+        reserve=_reserve(facts, plan),
         late=jobs[1],
         undone=jobs[2],
         carried=jobs[3],
@@ -122,6 +124,15 @@ def _generation(facts: Facts, plan: Plan) -> float:
         cost += unit.cost_per_mwh / 1000.0 * float(np.array(orders.output_kw) @ facts.hours)
         cost += float((facts.supply.spill_per_kwh[number] * np.array(orders.spilled_kw)) @ facts.hours)
     return cost
+
+
+def _reserve(facts: Facts, plan: Plan) -> float:
+    """Revenue of the reserve that is offered, as a negative cost."""
+    return -sum(
+        float((np.array(offer.price_per_kw_h) * plan.reserves[offer.id].offered_kw) @ facts.hours)
+        for site in facts.problem.sites
+        for offer in site.reserves
+    )
 
 
 def _demand(facts: Facts, imports: Floats) -> float:

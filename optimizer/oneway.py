@@ -23,9 +23,9 @@ from optimizer.highs import Answer
 from optimizer.model.arrays import Arrays
 
 Solve = Callable[[Arrays], Answer]
-MOST_SOLVES = 40
+MOST_SOLVES = 200
 TOL_KW = 1e-6
-GAP = 1e-7
+GAP = 1e-6
 
 
 def both_kw(arrays: Arrays, answer: Answer) -> Floats:

@@ -59,7 +59,9 @@ def drawn_of(facts: Facts, arrays: Arrays, answer: Answer, netted: bool = True) 
     stores, units = len(facts.supply.batteries), len(facts.supply.generators)
     both = np.minimum(charge, discharge) * netted
     shape = (stores, facts.count)
-    return Drawn((charge - both).reshape(shape), (discharge - both).reshape(shape), output.reshape(units, facts.count))
+    offered = np.clip(arrays.of("offer", answer.point), 0.0, None).reshape(-1, facts.count)
+    net = ((charge - both).reshape(shape), (discharge - both).reshape(shape))
+    return Drawn(*net, output.reshape(units, facts.count), offered)
 
 
 def draft_of(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.assets import Battery, BatteryPlan, Generator, GeneratorPlan
+from optimizer.assets import Battery, BatteryPlan, Generator, GeneratorPlan, ReservePlan
 
 if TYPE_CHECKING:
     from optimizer.facts import Facts
@@ -92,6 +92,8 @@ class Drawn:
     charge_kw: Floats
     discharge_kw: Floats
     output_kw: Floats
+    offered_kw: Floats | None = None
+    """Reserve [offer, interval]; None: none is offered."""
 
     def net_kw(self, facts: Facts) -> Floats:
         """What they add to the import [site, interval]."""
@@ -162,3 +164,10 @@ def generator_plans(facts: Facts, drawn: Drawn) -> dict[str, GeneratorPlan]:
         spilled = np.clip(facts.supply.high_kw[number] - output, 0.0, None) if unit.must_take else np.zeros_like(output)
         plans[unit.id] = GeneratorPlan(facts.problem.sites[s].id, tuple(output.tolist()), tuple(spilled.tolist()))
     return plans
+
+
+def reserve_plans(facts: Facts, drawn: Drawn) -> dict[str, ReservePlan]:
+    """Plans of all reserve offers by id."""
+    offers = [(site.id, offer.id) for site in facts.problem.sites for offer in site.reserves]
+    rows = np.zeros((len(offers), facts.count)) if drawn.offered_kw is None else drawn.offered_kw
+    return {name: ReservePlan(site, tuple(rows[n].tolist())) for n, (site, name) in enumerate(offers)}

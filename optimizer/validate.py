@@ -40,8 +40,9 @@ def problems_of(problem: Problem) -> Iterator[ProblemError]:
         yield ProblemError("sites", "two sites have the same id")
     supplies = [battery.id for site in problem.sites for battery in site.batteries]
     supplies += [unit.id for site in problem.sites for unit in site.generators]
+    supplies += [offer.id for site in problem.sites for offer in site.reserves]
     if len(set(supplies)) != len(supplies):
-        yield ProblemError("sites", "two batteries or generators have the same id")
+        yield ProblemError("sites", "two batteries, generators or reserves have the same id")
     if len({inputs.pool.id for inputs in problem.pools}) != len(problem.pools):
         yield ProblemError("pools", "two pools have the same id")
     if len({job.id for job in problem.jobs}) != len(problem.jobs):
@@ -105,6 +106,10 @@ def _site(site: SiteInputs, count: int) -> Iterator[ProblemError]:
         if len(charge.active) != count:
             yield ProblemError(f"{where}.active", f"has {len(charge.active)} values for {count} intervals")
     yield from _supply(place, site, count)
+    for offer in site.reserves:
+        where = f"{place}.reserves[{offer.id}]"
+        yield from _range(where, offer, ("max_kw", "notice_s", "sustain_s"), 0.0)
+        yield from _series(f"{where}.price_per_kw_h", offer.price_per_kw_h, count, 0.0)
     for coincident in site.coincident:
         where = f"{place}.coincident[{coincident.id}]"
         yield from _range(where, coincident, ("price_per_kw",), 0.0)
@@ -240,6 +245,10 @@ def _mended_site(site: SiteInputs, notes: list[Note]) -> SiteInputs:
                 high_kw=tuple(kw if 0 <= kw < inf else 0.0 for kw in unit.high_kw),
             )
             for unit in site.generators
+        ),
+        reserves=tuple(
+            replace(offer, price_per_kw_h=tuple(p if 0 <= p < inf else 0.0 for p in offer.price_per_kw_h))
+            for offer in site.reserves
         ),
         import_now_kw=site.import_now_kw if site.import_now_kw is not None and isfinite(site.import_now_kw) else None,
     )

@@ -109,6 +109,7 @@ def _pressure(facts: Facts, site: int) -> float:
     values = [pool.pool.value_per_gpu_h for pool in facts.pools if pool.site == site]
     service = max(values, default=0.0) * _slopes(facts, site)[0]
     supplied = facts.supply.dearest_per_kwh(site)
+    supplied += sum(max(offer.price_per_kw_h, default=0.0) for offer in facts.problem.sites[site].reserves)
     return service + float(np.abs(facts.cost_per_kwh[site]).max()) + supplied + (peaks + moves) / shortest
 
 

@@ -19,7 +19,7 @@ from scheduler.config import Config, ProgramConfig, curves_of, start_of
 from scheduler.config.base import WEEKDAYS
 from scheduler.config.pool import PoolConfig
 from scheduler.config.site import CoincidentPeakConfig, SiteConfig
-from scheduler.config.supply import BatteryConfig, GeneratorConfig
+from scheduler.config.supply import BatteryConfig, GeneratorConfig, ReserveConfig
 from scheduler.config.work import JobTerms, RecurringJobConfig
 from scheduler.engine import ChargeBuilder, SiteModel, Timing
 from scheduler.ledger import ProgramTerms
@@ -28,7 +28,7 @@ from scheduler.programs import ProgramRules
 from scheduler.pue import PueModel
 from scheduler.service import JobRequest
 from scheduler.sitemodels import CoincidentModel
-from scheduler.supply import BatteryModel, GeneratorModel
+from scheduler.supply import BatteryModel, GeneratorModel, ReserveModel
 
 INF = float("inf")
 
@@ -94,6 +94,7 @@ def _site_model(config: Config, site: SiteConfig, tariff: ChargeBuilder | None) 
         coincident=tuple(_coincident(site, peak) for peak in site.coincident_peaks),
         batteries=tuple(_battery(battery) for battery in site.batteries),
         generators=tuple(_generator(unit) for unit in site.generators),
+        reserves=tuple(_reserve(offer) for offer in site.reserves),
     )
 
 
@@ -126,6 +127,17 @@ def _battery(battery: BatteryConfig) -> BatteryModel:
 
 def _generator(unit: GeneratorConfig) -> GeneratorModel:
     return GeneratorModel(unit.id, unit.output, unit.min_kw, unit.max_kw or 0.0, unit.cost_per_mwh, unit.may_export)
+
+
+def _reserve(offer: ReserveConfig) -> ReserveModel:
+    return ReserveModel(
+        offer.id,
+        offer.price_per_kw_h,
+        offer.price,
+        offer.max_kw,
+        offer.notice.total_seconds(),
+        offer.sustain.total_seconds(),
+    )
 
 
 def timing(config: Config) -> Timing:

@@ -30,7 +30,7 @@ from scheduler.service import OperatorOrder
 from scheduler.sitemodels import CoincidentModel
 from scheduler.status import CycleReport, Tick
 from scheduler.store import Store
-from scheduler.supply import BatteryModel, DeviceState, GeneratorModel
+from scheduler.supply import BatteryModel, DeviceState, GeneratorModel, ReserveModel
 
 ChargeBuilder = Callable[[TimeGrid, Mapping[str, float]], tuple[DemandCharge, ...]]
 
@@ -58,6 +58,7 @@ class SiteModel:
     coincident: tuple[CoincidentModel, ...] = ()
     batteries: tuple[BatteryModel, ...] = ()
     generators: tuple[GeneratorModel, ...] = ()
+    reserves: tuple[ReserveModel, ...] = ()
 
 
 @dataclass(frozen=True)

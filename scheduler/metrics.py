@@ -88,6 +88,7 @@ FAMILIES = (
            "Quoted price of a million tokens more now, an indication; absent: no price", ("pool", "currency")),
     Family("gridpace_device_power_watts", "gauge", "Power of a battery or engine (negative: it gives)", ("device",)),
     Family("gridpace_battery_stored_joules", "gauge", "Energy in a battery", ("device",)),
+    Family("gridpace_reserve_offered_watts", "gauge", "Reserve that the plan offers now", ("offer",)),
     Family("gridpace_device_lost", "gauge", "1 while a battery or engine does not answer", ("device",)),
     Family("gridpace_gpu_cap_drift", "counter", "Caps found changed by somebody else"),
     Family("gridpace_jobs", "gauge", "Jobs by state", ("state",)),
@@ -141,7 +142,9 @@ class Metrics:
             self._show("device_power_watts", ((it.id, 1000 * it.kw) for it in tick.supply if it.kw is not None))
             stored = ((it.id, 3.6e6 * it.stored_kwh) for it in tick.supply if it.stored_kwh is not None)
             self._show("battery_stored_joules", stored)
-            self._show("device_lost", ((it.id, it.lost) for it in tick.supply if it.kind != "must-take"))
+            self._show("device_lost", ((it.id, it.lost) for it in tick.supply if it.kind in {"battery", "engine"}))
+            offered = ((it.id, 1000 * it.planned_kw) for it in tick.supply if it.kind == "reserve")
+            self._show("reserve_offered_watts", offered)
             self._show("pool_active_gpus", tick.active_gpus.items())
             self._count_notes(tick.notes)
 

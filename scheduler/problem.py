@@ -22,7 +22,7 @@ from scheduler.engine import Context, SiteModel, State
 from scheduler.overrides import operator_limit_kw
 from scheduler.peaks import charges_now
 from scheduler.pools import PoolModel
-from scheduler.supply_inputs import batteries_now, generators_now
+from scheduler.supply_inputs import batteries_now, generators_now, reserves_now
 
 HISTORY = timedelta(days=14)
 NO_PRICE = 0.0
@@ -95,6 +95,7 @@ def site_inputs(
     weather, more = known_or(seen, model.weather, grid, zone, None)
     limit, also = limits(seen, model, grid, zone)
     generators, sunny = generators_now(state, seen, model, grid, now)
+    offers, priced = reserves_now(seen, model, grid, now)
     coincident, likely = coincident_now(ctx, seen, model, grid, now)
     limit = tuple(
         min(kw, operator_limit_kw(state, model.id, max(start, now)))
@@ -115,8 +116,9 @@ def site_inputs(
         coincident=coincident,
         batteries=batteries_now(state, model, price),
         generators=generators,
+        reserves=offers,
     )
-    return inputs, notes + said + more + also + likely + sunny
+    return inputs, notes + said + more + also + likely + sunny + priced
 
 
 def known_or(

@@ -14,7 +14,7 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 from adapters.ports import AdapterError, DeviceReading, Lease, SetpointDevice
-from optimizer.assets import Battery, Generator
+from optimizer.assets import Battery, Generator, ReserveOffer
 from optimizer.domain import Plan
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid
@@ -81,6 +81,24 @@ class GeneratorModel:
         low = (0.0 if output_kw is not None else self.min_kw,) * len(grid)
         high = output_kw if output_kw is not None else (self.max_kw,) * len(grid)
         return Generator(self.id, low, high, self.cost_per_mwh, output_kw is not None, self.may_export)
+
+
+@dataclass(frozen=True)
+class ReserveModel:
+    """Reserve as configured; its price is fixed (per kW and hour) or a signal's (per MW and hour)."""
+
+    id: str
+    price_per_kw_h: float | None
+    price: str | None
+    max_kw: float
+    notice_s: float
+    sustain_s: float
+
+    def on(self, grid: TimeGrid, price_per_mw_h: tuple[float, ...] | None) -> ReserveOffer:
+        """On the grid."""
+        fixed = (self.price_per_kw_h or 0.0,) * len(grid)
+        prices = fixed if price_per_mw_h is None else tuple(max(0.0, price / 1000.0) for price in price_per_mw_h)
+        return ReserveOffer(self.id, prices, self.max_kw, self.notice_s, self.sustain_s)
 
 
 @dataclass
@@ -234,7 +252,17 @@ def supply_statuses(ctx: Context, state: State, now: datetime) -> tuple[SupplySt
         for unit in site.generators:
             kind = "must-take" if unit.output is not None else "engine"
             found.append(_status(state, site.id, unit.id, kind, now, (None, None)))
+        for offer in site.reserves:
+            kw = offered_kw(state.plan, offer.id, now)
+            found.append(SupplyStatus(offer.id, site.id, "reserve", None, kw, None, None, lost=False))
     return tuple(found)
+
+
+def offered_kw(plan: Plan | None, name: str, now: datetime) -> float:
+    """Reserve in kW that the plan offers now."""
+    if plan is None or name not in plan.reserves:
+        return 0.0
+    return plan.reserves[name].offered_kw[step_index(plan, now)]
 
 
 def _reading(state: State, name: str) -> DeviceReading | None:

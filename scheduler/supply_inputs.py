@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from optimizer.assets import Battery, Generator
+from optimizer.assets import Battery, Generator, ReserveOffer
 from optimizer.forecast import Outlook, forecast_on_grid
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid
@@ -49,4 +49,26 @@ def generators_now(
             continue
         notes += said
         found.append(unit.on(grid, tuple(max(0.0, value) for value in values)))
+    return tuple(found), notes
+
+
+def reserves_now(
+    seen: Snapshot, model: SiteModel, grid: TimeGrid, now: datetime
+) -> tuple[tuple[ReserveOffer, ...], Notes]:
+    """The site's reserve offers; one whose price is unknown is not made, with an alert."""
+    found: list[ReserveOffer] = []
+    notes: Notes = ()
+    for offer in model.reserves:
+        try:
+            values, said = (
+                (None, ())
+                if offer.price is None
+                else forecast_on_grid(seen.series(offer.price), grid, Outlook(zone=ZoneInfo(model.timezone)))
+            )
+        except ValueError:
+            text = f"{offer.id}: the price of this reserve is not known; none is offered"
+            notes += (Note(Reason.SIGNAL_LOST, offer.id, text, Severity.ALERT, now),)
+            continue
+        notes += said
+        found.append(offer.on(grid, values))
     return tuple(found), notes

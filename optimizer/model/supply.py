@@ -7,7 +7,7 @@ from math import inf
 import numpy as np
 
 from optimizer.facts import Facts, Floats
-from optimizer.model.parts import Model
+from optimizer.model.parts import Model, Rows
 
 
 def import_low(facts: Facts) -> Floats:
@@ -72,15 +72,22 @@ def add_generators(model: Model) -> None:
 
 def add_export(model: Model) -> None:
     """import + sum of discharge and output that may leave >= 0 (kW): what may not leave is used here."""
-    facts, supply = model.facts, model.facts.supply
+    facts = model.facts
     s, t = np.nonzero(np.isinf(import_low(facts)))
     rows = model.rows("export", "st", (s, t), low=0.0)
     rows.add(rows.all, model.get("import"), s * facts.count + t, 1.0)
-    at = rows.find(facts.limit_kw.shape)
+    add_leaving(model, rows, 1.0)
+
+
+def add_leaving(model: Model, rows: Rows, sign: float) -> None:
+    """Add sign * (discharge and output that may leave the site) to rows of sites and intervals."""
+    facts, supply = model.facts, model.facts.supply
+    at = rows.find(facts.pue.shape)
     for family, items in (("discharge", supply.batteries), ("output", supply.generators)):
         columns = model.get(family)
         site = np.array([place for place, _ in items], dtype=np.int64)
         free = np.array([item.may_export for _, item in items], dtype=np.bool_)
         used = free[columns.keys[0]] if len(columns) else np.zeros(0, dtype=np.bool_)
         if used.any():
-            rows.add(at[site[columns.keys[0][used]], columns.keys[1][used]], columns, columns.all[used], 1.0)
+            place = at[site[columns.keys[0][used]], columns.keys[1][used]]
+            rows.add(place[place >= 0], columns, columns.all[used][place >= 0], sign)

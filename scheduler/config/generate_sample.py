@@ -153,6 +153,7 @@ def _example(field: FieldInfo) -> Any:
 
 
 ONE_OF = {"RecordedEventConfig": ("reduce_kw", "limit_kw"), "GpuSelector": ("uuids", "model"),
+          "ReserveConfig": ("price",),
           "GeneratorConfig": ("max_kw", "device", "min_kw", "cost_per_mwh"),
           "CoincidentPeakConfig": ("probability", "system_load")}  # fmt: skip
 """Keys of which only one may be given: these are left out of a whole example."""

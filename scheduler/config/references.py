@@ -37,6 +37,7 @@ REFERENCES = (
     Reference("sites.*.coincident_peaks.*.probability", "signals", "a signal", ("kind", "probability")),
     Reference("sites.*.coincident_peaks.*.system_load", "signals", "a signal", ("kind", "system_load")),
     Reference("sites.*.generators.*.output", "signals", "a signal", ("kind", "generation")),
+    Reference("sites.*.reserves.*.price", "signals", "a signal", ("kind", "price")),
     Reference("pools.*.site", "sites", "a site"),
     Reference("pools.*.load", "signals", "a signal", ("kind", "load")),
     Reference("jobs.initial.*.pool", "pools", "a pool", ("work", "batch")),

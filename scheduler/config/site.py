@@ -20,7 +20,7 @@ from scheduler.config.base import (
     Weekday,
 )
 from scheduler.config.errors import FieldError
-from scheduler.config.supply import BatteryConfig, GeneratorConfig
+from scheduler.config.supply import BatteryConfig, GeneratorConfig, ReserveConfig
 
 
 class PueConfig(Model):
@@ -237,4 +237,9 @@ class SiteConfig(Model):
         default=(),
         description="Generation at the meter, whose power the import lacks already.",
         examples=[[{"id": "roof", "output": "solar"}]],
+    )
+    reserves: tuple[ReserveConfig, ...] = Field(
+        default=(),
+        description="Reserve that is offered where power above the floors, or a battery, can back it.",
+        examples=[[{"id": "spin", "price_per_kw_h": 0.012, "max_kw": 800}]],
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from pydantic import Field, model_validator
 
 from adapters.fields import Id
-from scheduler.config.base import Model, NotNegative, Positive, Share
+from scheduler.config.base import Duration, Model, NotNegative, Positive, Share
 from scheduler.config.entries import DeviceEntry
 from scheduler.config.errors import FieldError
 
@@ -74,4 +76,29 @@ class GeneratorConfig(Model):
             raise FieldError("device", "an engine (`max_kw`) needs one, must-take generation has none")
         if self.max_kw is not None and self.min_kw > self.max_kw:
             raise FieldError("min_kw", f"{self.min_kw:g} kW is above `max_kw` ({self.max_kw:g} kW)")
+        return self
+
+
+class ReserveConfig(Model):
+    """Reserve that the site offers: power that it would shed when called."""
+
+    id: Id = Field(description="Name of the product.", examples=["spin"])
+    price_per_kw_h: NotNegative | None = Field(
+        default=None,
+        description="Money for each kW held ready for an hour. Give this or `price`.",
+        examples=[0.012],
+    )
+    price: Id | None = Field(
+        default=None, description="Signal of kind `price` with it, per MW and hour.", examples=["reserve_price"]
+    )
+    max_kw: Positive = Field(description="Most that is offered, in kW.", examples=[800])
+    notice: Duration = Field(
+        default=timedelta(minutes=10), description="Time from a call until all of it is shed.", examples=["10m"]
+    )
+    sustain: Duration = Field(default=timedelta(minutes=30), description="How long a call may last.", examples=["30m"])
+
+    @model_validator(mode="after")
+    def _one_price(self) -> ReserveConfig:
+        if (self.price_per_kw_h is None) == (self.price is None):
+            raise FieldError("price", "give either `price` or `price_per_kw_h`")
         return self

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from optimizer.assets import Battery, CoincidentCharge, Generator
+from optimizer.assets import Battery, CoincidentCharge, Generator, ReserveOffer
 from optimizer.curves import parse_curves
 from optimizer.domain import (
     BatchJob,
@@ -182,6 +182,10 @@ def _random_supply(rng, name, count, size):
             cost, away = rng.choice((50.0, 400.0)), rng.random() < 0.5
             units.append(Generator(f"gas-{name}", (low,) * count, (high,) * count, cost, False, away))
         more["generators"] = tuple(units)
+    if rng.random() < 0.3:
+        prices = tuple(rng.choice((0.0, 0.02, 0.3)) for _ in range(count))
+        sustain_s = rng.choice((0.0, 1800.0))
+        more["reserves"] = (ReserveOffer(f"r-{name}", prices, size * rng.choice((0.1, 2.0)), 60.0, sustain_s),)
     return more
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from optimizer.check import check_plan
@@ -113,3 +114,48 @@ def test_targets_may_change_inside_an_event():
     spans = (Span(START, START + HOUR, 350.0), Span(START + HOUR, START + 2 * HOUR, 250.0))
     plan = planned(2, site(2), [replace(event("e", (0, 2)), targets=spans)])
     assert plan.sites["dc"].import_kw == pytest.approx((350, 250))
+
+
+def test_sites_differ_in_price_limit_pue_and_weather_and_a_job_goes_where_it_is_cheapest_at_the_meter():
+    """Of two halls the one with the cheaper MWh has the worse PUE: 60 x 1.2 = 72 against 50 x 1.6 = 80, until in the
+    second hour it is cold there (1.1: 55). There its limit of 31 kW leaves 28.2 kW of IT power, 18.2 above idle."""
+    places = ("warm", "cold")
+    pools = [inputs(pool(f"batch-{name}", Work.BATCH, 100, site=name), 2) for name in places]
+    where = [site(2, "warm", price=60.0, pue=1.2), site(2, "cold", price=50.0, pue=[1.6, 1.1], limit=[500.0, 31.0])]
+    names = tuple(f"batch-{name}" for name in places)
+    jobs = [job("first", (0, 1), 30.0, 100, names), job("second", (1, 2), 30.0, 100, names)]
+    of = problem(hourly(2), where, pools, jobs)
+    plan = solve_problem(of)
+    assert (plan.jobs["first"].pool, plan.jobs["second"].pool) == ("batch-warm", "batch-cold")
+    # 30 GPUs of work at 5 per kW take 6 kW above the 10 kW that 100 idle cards draw.
+    assert plan.sites["warm"].import_kw == pytest.approx((1.2 * 16, 1.2 * 10))
+    assert plan.sites["cold"].import_kw == pytest.approx((1.6 * 10, 1.1 * 16))
+    tight = replace(of, sites=(where[0], replace(where[1], limit_kw=(500.0, 14.0))))
+    assert solve_problem(tight).jobs["second"].pool == "batch-warm"
+
+
+def test_carbon_moves_work_by_its_price_alone():
+    grams = replace(site(2, price=50.0), carbon_g_per_kwh=(800.0, 100.0))
+    work, batch = [job("j", (0, 2), 30.0, 100)], [inputs(pool("batch", Work.BATCH, 100), 2)]
+    for tonne, hour in ((0.0, 0), (80.0, 1)):
+        prices = Prices(change_per_kw=0.0, carbon_per_tonne=tonne)
+        dear = replace(grams, price_per_mwh=(50.0, 60.0))
+        plan = solve_problem(problem(hourly(2), [dear], batch, work, prices=prices))
+        assert plan.jobs["j"].work_gpus[hour] == pytest.approx(30.0)
+
+
+def test_a_limit_and_an_event_may_change_in_every_interval():
+    spans = (Span(START, START + HOUR, 380.0), Span(START + HOUR, START + 2 * HOUR, 340.0))
+    called = replace(event("e", (0, 2), 380.0), targets=spans)
+    plan = planned(3, site(3, limit=[390.0, 360.0, 320.0]), [called])
+    assert plan.sites["dc"].import_kw == pytest.approx((380.0, 340.0, 320.0))
+
+
+def test_ramps_hold_downwards_as_well_as_upwards():
+    """60 kW a hour: from 400 kW the price of the second hour would cap at 200 at once; it gets there in steps."""
+    where = site(4, price=[50, 6000, 6000, 50], ramp_down_kw_per_min=1.0, ramp_up_kw_per_min=1.0)
+    plan = planned(4, where, prices=Prices(change_per_kw=0.0, ramp_per_kw=1000.0))
+    steps = np.diff(plan.sites["dc"].import_kw)
+    assert np.abs(steps).max() <= 60.0 + 1e-6
+    assert steps.min() == pytest.approx(-60.0)
+    assert steps.max() == pytest.approx(60.0)

@@ -130,3 +130,21 @@ def test_a_backtest_counts_wear_fuel_and_what_is_left_and_never_beats_foresight(
     assert ours.generation == pytest.approx(0.150 * 15.0, rel=0.05)  # the engine for the dear hour
     assert ours.storage > 0.01
     assert best.net <= ours.net <= idle.net
+
+
+def test_reserve_is_offered_shown_and_leaves_with_the_power_that_backs_it(tmp_path):
+    text = SUPPLIED.replace(
+        "     batteries:",
+        "     reserves: [{id: spin, price_per_kw_h: 0.01, max_kw: 50, notice: 1m, sustain: 10m}],\n     batteries:",
+    )
+    with lab(tmp_path, lambda _: text.replace("500", "60")) as site:
+        site.tick()
+        site.run(timedelta(minutes=1))
+        offered = {item.id: item for item in site.state.tick.supply}["spin"].planned_kw
+        assert 1.0 < offered <= 50.0
+        assert site.facade.plan().reserves["spin"].offered_kw[0] == pytest.approx(offered)
+        assert "spin" in tables.supply(gather(site.facade, "lab"))
+        site.ctx.devices["bess"].lost = True
+        site.tick()
+        site.plan()
+        assert site.facade.plan().reserves["spin"].offered_kw[0] < offered - 1.0
