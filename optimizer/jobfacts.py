@@ -76,6 +76,8 @@ class JobTable:
     pair_job: NDArray[np.int64]
     pair_pool: NDArray[np.int64]
     pair_place: NDArray[np.int64]
+    pair_share: Floats
+    """Highest rate of the job in this pool over that in its best one."""
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -149,7 +151,7 @@ def table_of(problem: Problem, hours: Floats) -> JobTable:
     )
     preemptible = free > 0
     started = np.array([job.started_at is not None for job in jobs], dtype=np.bool_)
-    pairs, rate = _pairs(problem, jobs, max_gpus)
+    pairs, rate, share = _pairs(problem, jobs, max_gpus)
     release_h, deadline_h = _moments(problem, jobs)
     on_time, late, hours_late, beyond = _windows(
         hours, np.where(started, np.minimum(release_h, 0.0), release_h), deadline_h
@@ -177,6 +179,7 @@ def table_of(problem: Problem, hours: Floats) -> JobTable:
         pair_job=pairs[0],
         pair_pool=pairs[1],
         pair_place=pairs[2],
+        pair_share=share,
     )
 
 
@@ -199,8 +202,9 @@ def _windows(hours: Floats, release_h: Floats, deadline_h: Floats) -> tuple[Floa
     return on_time, late, hours_late, np.clip(deadline_h - np.maximum(right[-1], release_h), 0.0, None)
 
 
-def _pairs(problem: Problem, jobs: tuple[BatchJob, ...], max_gpus: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Job, pool and place in the job's list of every pair that may be [3, pair], and the highest rate of each job."""
+def _pairs(problem: Problem, jobs: tuple[BatchJob, ...], max_gpus: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Job, pool and place in the job's list of every pair that may be [3, pair], the highest rate of each job, and the
+    share of it that each pair's pool can give."""
     batch = {item.pool.id: n for n, item in enumerate(problem.pools) if item.pool.work is Work.BATCH}
     found = [
         (n, batch[name], place)
@@ -212,9 +216,9 @@ def _pairs(problem: Problem, jobs: tuple[BatchJob, ...], max_gpus: Floats) -> tu
     tops = np.array([_top(item.pool) if item.pool.work is Work.BATCH else 0.0 for item in problem.pools])
     count = np.array([item.pool.count for item in problem.pools], dtype=np.float64)
     rate = np.zeros(len(jobs))
-    if found:
-        np.maximum.at(rate, pairs[0], np.minimum(max_gpus[pairs[0]], count[pairs[1]]) * tops[pairs[1]])
-    return pairs, rate
+    own = np.minimum(max_gpus[pairs[0]], count[pairs[1]]) * tops[pairs[1]] if found else np.zeros(0)
+    np.maximum.at(rate, pairs[0], own)
+    return pairs, rate, np.where(own > 0, own / np.where(own > 0, rate[pairs[0]], 1.0), 0.0)
 
 
 def _top(pool: GpuPool) -> float:

@@ -43,13 +43,15 @@ def _add_missed(model: Model, least: Floats) -> None:
 
 
 def _add_rate(model: Model, family: str, bound: Floats, cost: Floats) -> None:
-    """One family of rates: `bound` in GPU equivalents and `cost` per GPU-hour, both [job, interval]."""
+    """One family of rates: `bound` in GPU equivalents and `cost` per GPU-hour, both [job, interval]. In a pool of
+    slower or fewer GPUs the bound is that of the job's GPUs there."""
     facts, table = model.facts, model.facts.table
     open_ = (bound * facts.hours > 1e-6 * table.rate[:, None]) & table.preemptible[:, None]
     pair, t = np.nonzero(open_[table.pair_job])
     j, g = table.pair_job[pair], table.pair_pool[pair]
     worth = cost[j, t] + PREFERENCE_PER_GPU_H * table.pair_place[pair] + facts.move_per_gpu_h[pair]
-    columns = model.columns(family, "jgt", (j, g, t), high=bound[j, t], cost=worth * facts.hours[t])
+    own = bound[j, t] * table.pair_share[pair]
+    columns = model.columns(family, "jgt", (j, g, t), high=own, cost=worth * facts.hours[t])
     _share_rate(model, columns, bound, table.pair_job)
 
 

@@ -127,3 +127,15 @@ def test_a_job_moves_to_the_cheap_site_only_where_that_saves_more_than_moving_it
     assert (plan.jobs["j"].pool, evaluate(whole, plan).moves) == (home, pytest.approx(moves))
     arrived = replace(here, jobs=(replace(work, data_site="lab"),))
     assert evaluate(arrived, solve_problem(arrived)).moves == 0.0
+
+
+def test_a_job_is_never_given_more_gpus_than_it_can_use_on_a_slower_pool():
+    """At 200 W a card does half: 10 GPUs of the capped pool do 5, though the other pool's would do 10."""
+    slow = replace(pool("slow", Work.BATCH, 100), max_cap_w=200.0)
+    fast = pool("fast", Work.BATCH, 100, site="lab")
+    work = job("j", (0, 2), 8.0, 10, ("slow", "fast"))
+    sites = [site(2, "dc", 20.0), site(2, "lab", 900.0)]
+    plan = solve_problem(problem(hourly(2), sites, [inputs(slow, 2), inputs(fast, 2)], [work]))
+    assert plan.jobs["j"].pool == "slow"
+    assert max(plan.jobs["j"].work_gpus) <= 5.0 + 1e-6
+    assert sum(plan.jobs["j"].work_gpus) == pytest.approx(8.0)
