@@ -7,7 +7,7 @@ from math import inf
 import numpy as np
 
 from optimizer.facts import Facts, Floats
-from optimizer.model.parts import Model, Rows
+from optimizer.model.parts import Ints, Model, Rows
 
 
 def import_low(facts: Facts) -> Floats:
@@ -21,7 +21,8 @@ def import_low(facts: Facts) -> Floats:
 
 def add_batteries(model: Model) -> None:
     """stored[b,t] = stored[b,t-1] + hours * (efficiency_in * charge - discharge / efficiency_out), in kWh;
-    min <= stored <= max, 0 <= charge, discharge <= their powers (kW). import[s,t] gains charge - discharge.
+    min <= stored <= max, 0 <= charge, discharge <= their powers (kW; charge also <= room under the hard
+    limit). import[s,t] gains charge - discharge.
 
     Objective: + wear * hours * discharge - end value * stored at the end (relative to now). There is no binary against
     doing both at once: where a negative price makes that pay, `oneway.py` branches on the interval.
@@ -34,7 +35,8 @@ def add_batteries(model: Model) -> None:
     wear = np.array([supply.wear(n) for n in range(count)])
     bounds = np.array([supply.bounds(n) for n in range(count)]).reshape(count, 2)
     worth = np.where(t == facts.count - 1, np.array([item.end_value_per_kwh for item in each])[b], 0.0)
-    charge = model.columns("charge", "bt", (b, t), high=np.array([item.charge_kw for item in each])[b])
+    powers = np.array([item.charge_kw for item in each])[b]
+    charge = model.columns("charge", "bt", (b, t), high=_charge_kw(facts, site[b], t, powers))
     discharge = model.columns(
         "discharge", "bt", (b, t), high=np.array([i.discharge_kw for i in each])[b], cost=wear[b] * facts.hours[t]
     )
@@ -52,6 +54,17 @@ def add_batteries(model: Model) -> None:
     balance = model.row_families["balance"]
     balance.add(site[b] * facts.count + t, charge, charge.all, -1.0)
     balance.add(site[b] * facts.count + t, discharge, discharge.all, 1.0)
+
+
+def _charge_kw(facts: Facts, s: Ints, t: Ints, most_kw: Floats) -> Floats:
+    """Most charge in kW: its power, and an even part of what the hard limit leaves above the least import, so that no
+    limit that could be kept is broken for a later need."""
+    room = np.clip(facts.limit_kw + facts.supply.most_output_kw - facts.least_import_kw, 0.0, None)
+    count = np.bincount(
+        np.array([place for place, _ in facts.supply.batteries], dtype=np.int64), minlength=len(facts.limit_kw)
+    )
+    high: Floats = np.minimum(most_kw, room[s, t] / np.maximum(1, count[s]))
+    return high
 
 
 def add_generators(model: Model) -> None:
