@@ -4,9 +4,10 @@ Why so plain: the shape of the day repeats, and the mean of the same local hour 
 without weather and outages. What helps more is to say aloud from when on a price is a guess. The history used is what
 the caller could know at the time: sources tell nothing that was not yet published.
 
-Order of belief for each hour that is not known: a second signal (day-ahead prices for real-time ones) corrected by how
-far off it was last; the same local hour of the last days, corrected likewise; the last value for a while; the declared
-worst case; the mean of all that is known. Nothing is ever assumed to be 0.
+Order of belief for each hour that is not known: what is learned from the errors of the last weeks, where there are
+two of them or more (`forecast_learned`); a second signal (day-ahead prices for real-time ones) corrected by how far off
+it was last; the same local hour of the last days, corrected likewise; the last value for a while; the declared worst
+case; the mean of all that is known. Nothing is ever assumed to be 0, and a forecast that reads 0 is not believed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 
+import numpy as np
+
 from optimizer.domain import Series, Span
+from optimizer.forecast_learned import Recall, look_ahead
 from optimizer.quality import Window, gaps, span_text, stamp
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid, floor_time
@@ -30,7 +34,9 @@ class Outlook:
     """How to look ahead. `days` of history count; the latest error fades with `error_half_life` (0: no correction).
 
     Without a profile the last value is held for `hold`, then `worst` is assumed (None: the mean of what is known).
-    `low` and `high` bound what a correction may produce (a load lies between 0 and 1).
+    `low` and `high` bound what a correction may produce (a load lies between 0 and 1). With `recall_days` of history
+    errors are learned (0: never), a day of the other kind (weekend for a weekday) counting `other_kind`. `share`: not
+    the mean but the value that is not exceeded with this probability, to be on the safe side.
     """
 
     zone: tzinfo = UTC
@@ -40,9 +46,19 @@ class Outlook:
     worst: float | None = None
     low: float = float("-inf")
     high: float = float("inf")
+    recall_days: int = 60
+    other_kind: float = 1.0
+    share: float | None = None
+
+    @property
+    def recall(self) -> Recall | None:
+        """How errors are learned; None: not at all."""
+        return (
+            Recall(self.zone, self.recall_days, self.other_kind) if self.recall_days and self.error_half_life else None
+        )
 
 
-LOAD = Outlook(worst=1.0, low=0.0, high=1.0)
+LOAD = Outlook(worst=1.0, low=0.0, high=1.0, other_kind=0.1)
 """For the load of a pool: where nothing tells otherwise, every GPU is taken to be busy."""
 
 Guess = tuple[float, str]
@@ -65,11 +81,16 @@ def extend(
     if not holes:
         return series, ()
     past = series if history is None else history
+    known, doubts = _believed(reference, start)
     profile = _Profile(past, max((span.end for span in series.spans[-1:]), default=start), outlook)
     filled: list[tuple[Span, str]] = []
     for hole in holes:
+        learned = _learned(past, known, hole, outlook) if hole[1] >= until else []
+        if learned:
+            filled += learned
+            continue
         last = _last_known(series, hole[0]) or _last_known(past, hole[0])
-        guess = _guesser(profile, last, reference, outlook)
+        guess = _guesser(profile, last, known, outlook)
         for left, right in _hours(hole):
             if (found := guess(left, right)) is not None:
                 filled.append((Span(left, right, min(outlook.high, max(outlook.low, found[0]))), found[1]))
@@ -77,7 +98,7 @@ def extend(
         text = f"{series.name}: nothing is known of it, and nothing is declared to be assumed"
         return series, (Note(Reason.SIGNAL_LOST, series.name, text, Severity.ALERT, start),)
     spans = sorted((*series.spans, *(span for span, _ in filled)), key=lambda span: span.start)
-    return replace(series, spans=tuple(spans)), (_forecast_note(series, holes, filled, until),)
+    return replace(series, spans=tuple(spans)), (*doubts, _forecast_note(series, holes, filled, until))
 
 
 def on_grid(series: Series, grid: TimeGrid) -> tuple[float, ...]:
@@ -97,6 +118,38 @@ def forecast_on_grid(
     """`extend` over the whole grid, then `on_grid`; ValueError only when nothing at all is known or declared."""
     extended, notes = extend(series, grid.start, grid.end, outlook, history, reference)
     return on_grid(extended, grid), notes
+
+
+def without_zeros(series: Series, start: datetime) -> tuple[Series, tuple[Note, ...]]:
+    """The series without what it says to be exactly 0 from `start` on: sources write 0 for what they don't know yet.
+
+    Where one in a hundred of its past values is 0 it is a signal that can be (a free tariff, a load at rest).
+    """
+    doubted = [span for span in series.spans if span.start >= start and span.value == 0.0]
+    past = [span.value == 0.0 for span in series.spans if span.start < start]
+    if not doubted or sum(past) * 100 > len(past):
+        return series, ()
+    text = f"{series.name}: reads 0 for {span_text(doubted)}; a forecast of 0 is not believed"
+    kept = tuple(span for span in series.spans if span.start < start or span.value != 0.0)
+    return replace(series, spans=kept), (Note(Reason.FORECAST_ZERO, series.name, text, Severity.WARNING, start),)
+
+
+def _believed(reference: Series | None, start: datetime) -> tuple[Series | None, tuple[Note, ...]]:
+    return (None, ()) if reference is None else without_zeros(reference, start)
+
+
+def _learned(past: Series, reference: Series | None, hole: Window, outlook: Outlook) -> list[tuple[Span, str]]:
+    """Spans of a hole by what the errors of the last weeks teach; empty where there is too little to learn from."""
+    recall = outlook.recall
+    fan = look_ahead(past, reference, *hole, recall) if recall else None
+    if fan is None or recall is None:
+        return []
+    values = fan.mean if outlook.share is None else fan.quantile(outlook.share)
+    guessed = np.clip(values, outlook.low, outlook.high)
+    of = "its usual day" if reference is None else reference.name
+    how = f"by {of} and the errors of the last {recall.days} days"
+    spans = fan.series(past.name, past.unit, guessed, hole[1]).spans
+    return [(replace(span, start=max(span.start, hole[0])), how) for span in spans if span.end > hole[0]]
 
 
 # ---------------------------------------------------------------- the guesses, best first
@@ -160,8 +213,8 @@ class _Profile:
                 hours.setdefault(_minute(local), []).append(value)
                 everything.append(value)
             at += HOUR
-        self._alike = {key: _mean(values) for key, values in alike.items() if len(values) >= 2}
-        self._hours: Mapping[int, float] = {key: _mean(values) for key, values in hours.items()}
+        self._alike = {key: _level(values, outlook.share) for key, values in alike.items() if len(values) >= 2}
+        self._hours: Mapping[int, float] = {key: _level(values, outlook.share) for key, values in hours.items()}
         self.overall = _mean(everything) if everything else None
 
     def mean(self, left: datetime, right: datetime) -> float | None:
@@ -176,6 +229,11 @@ def _minute(local: datetime) -> int:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def _level(values: list[float], share: float | None) -> float:
+    """The mean, or the value that is not exceeded with a probability."""
+    return _mean(values) if share is None else float(np.quantile(values, share))
 
 
 def _last_known(series: Series, moment: datetime) -> Span | None:

@@ -21,7 +21,7 @@ from scheduler.config.pool import PoolConfig
 from scheduler.config.site import CoincidentPeakConfig, SiteConfig
 from scheduler.config.supply import BatteryConfig, GeneratorConfig, ReserveConfig
 from scheduler.config.work import JobTerms, RecurringJobConfig
-from scheduler.engine import ChargeBuilder, SiteModel, Timing
+from scheduler.engine import Caution, ChargeBuilder, SiteModel, Timing
 from scheduler.ledger import ProgramTerms
 from scheduler.pools import PoolModel
 from scheduler.programs import ProgramRules
@@ -138,6 +138,12 @@ def _reserve(offer: ReserveConfig) -> ReserveModel:
         offer.notice.total_seconds(),
         offer.sustain.total_seconds(),
     )
+
+
+def caution(config: Config) -> Caution:
+    """How plans allow for what is not known yet."""
+    asked = config.uncertainty
+    return Caution(asked.history, asked.base_load, asked.load)
 
 
 def timing(config: Config) -> Timing:

@@ -50,6 +50,7 @@ def run_cycle(ctx: Context, state: State) -> CycleReport:
     if not state.devices:
         state.notes.extend(read_devices(ctx, state, now))
     seen = collect(ctx.sources, signal_window(ctx, now), now, ctx.memory, ctx.read_deadline_s)
+    state.base_errors.see(state.bias_kw, frozenset(ctx.sites))
     problem = build_problem(ctx, state, seen, now)
     plan = ctx.planner.plan(problem, state.plan)
     broken = check_plan(problem, plan)

@@ -17,6 +17,7 @@ from adapters.ports import Clock, JobSystem, Meter, Reading, SetpointDevice
 from optimizer.domain import BatchJob, DemandCharge, Plan, Prices, Problem
 from optimizer.reasons import Note
 from optimizer.timegrid import TimeGrid
+from scheduler.backoff import BaseLoadErrors
 from scheduler.collect import Memory, Source
 from scheduler.curve_book import CurveBook
 from scheduler.dispatch import Dispatcher
@@ -59,6 +60,16 @@ class SiteModel:
     batteries: tuple[BatteryModel, ...] = ()
     generators: tuple[GeneratorModel, ...] = ()
     reserves: tuple[ReserveModel, ...] = ()
+
+
+@dataclass(frozen=True)
+class Caution:
+    """How a plan allows for what it can't know: the history that forecasts learn from, and the probabilities with which
+    the base load (`base_load`) and the load of interactive pools (`load`) stay within what is planned."""
+
+    history: timedelta = timedelta(days=60)
+    base_load: float = 0.95
+    load: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,7 @@ class Context:
     prices: Prices
     currency: str
     margin: float = 0.003
+    caution: Caution = field(default_factory=Caution)
     emergency_programs: frozenset[str] = frozenset()
     read_deadline_s: float | None = 5.0
     bring_jobs: Callable[[datetime], tuple[Note, ...]] | None = None
@@ -138,6 +150,7 @@ class State:
     last_tick_at: datetime | None = None
     setpoint_kw: dict[str, float] = field(default_factory=dict)
     bias_kw: dict[str, float] = field(default_factory=dict)
+    base_errors: BaseLoadErrors = field(default_factory=BaseLoadErrors)
     busy: dict[str, float] = field(default_factory=dict)
     foreign: dict[str, Foreign] = field(default_factory=dict)
     over_ticks: dict[str, int] = field(default_factory=dict)

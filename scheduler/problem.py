@@ -13,9 +13,10 @@ from math import ceil
 from zoneinfo import ZoneInfo
 
 from optimizer.domain import BatchJob, PoolInputs, Problem, SiteInputs
-from optimizer.forecast import LOAD, Outlook, forecast_on_grid
+from optimizer.forecast import LOAD, Outlook, forecast_on_grid, without_zeros
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid, planning_grid
+from scheduler.backoff import backed_off
 from scheduler.coincident import coincident_now
 from scheduler.collect import Snapshot
 from scheduler.engine import Context, SiteModel, State
@@ -24,7 +25,7 @@ from scheduler.peaks import charges_now
 from scheduler.pools import PoolModel
 from scheduler.supply_inputs import batteries_now, generators_now, reserves_now
 
-HISTORY = timedelta(days=14)
+DAY = timedelta(days=1)
 NO_PRICE = 0.0
 NO_CARBON = 0.0
 INF = float("inf")
@@ -35,7 +36,7 @@ Notes = tuple[Note, ...]
 
 def signal_window(ctx: Context, now: datetime) -> tuple[datetime, datetime]:
     """What is asked of every source: the past that forecasts need, and the longest horizon."""
-    return now - HISTORY, now + ctx.timing.max_horizon + timedelta(hours=1)
+    return now - ctx.caution.history, now + ctx.timing.max_horizon + timedelta(hours=1)
 
 
 def horizon(ctx: Context, jobs: Sequence[BatchJob], now: datetime) -> timedelta:
@@ -86,8 +87,8 @@ def site_inputs(
     ctx: Context, state: State, seen: Snapshot, model: SiteModel, grid: TimeGrid, now: datetime
 ) -> tuple[SiteInputs, Notes]:
     """One site on the grid."""
-    zone = Outlook(zone=ZoneInfo(model.timezone))
-    price, notes = known_or(seen, model.price, grid, zone, None, model.price_forecast)
+    zone = Outlook(zone=ZoneInfo(model.timezone), recall_days=ctx.caution.history // DAY)
+    price, notes = known_or(seen, model.price, grid, zone, None, model.price_forecast, zeros=False)
     if price is None:
         text = f"{model.id}: no price is known at all; the plan ignores the price until one is"
         notes += (Note(Reason.SIGNAL_LOST, model.id, text, Severity.ALERT, now),)
@@ -96,11 +97,13 @@ def site_inputs(
     limit, also = limits(seen, model, grid, zone)
     generators, sunny = generators_now(state, seen, model, grid, now)
     offers, priced = reserves_now(seen, model, grid, now)
+    margin_kw = state.base_errors.margin_kw(model.id, ctx.caution.base_load)
     coincident, likely = coincident_now(ctx, seen, model, grid, now)
     limit = tuple(
         min(kw, operator_limit_kw(state, model.id, max(start, now)))
         for kw, start in zip(limit, grid.starts, strict=True)
     )
+    limit, less = backed_off(limit, margin_kw, model.id, ctx.caution.base_load, now)
     pue = tuple(model.pue.at(celsius) for celsius in (weather or (None,) * len(grid)))
     inputs = SiteInputs(
         id=model.id,
@@ -118,7 +121,7 @@ def site_inputs(
         generators=generators,
         reserves=offers,
     )
-    return inputs, notes + said + more + also + likely + sunny + priced
+    return inputs, notes + said + more + also + less + likely + sunny + priced
 
 
 def known_or(
@@ -128,13 +131,17 @@ def known_or(
     outlook: Outlook,
     absent: float | None,
     reference: str | None = None,
+    zeros: bool = True,
 ) -> tuple[Values | None, Notes]:
-    """A signal on the grid, forecast where it isn't known; `absent` everywhere (or None) for a site without it."""
+    """A signal on the grid, forecast where it isn't known; `absent` everywhere (or None) for a site without it. Without
+    `zeros`, one to come that reads 0 counts as not known."""
     if signal is None:
         return ((absent,) * len(grid) if absent is not None else None), ()
     other = seen.series(reference) if reference is not None else None
     try:
-        return forecast_on_grid(seen.series(signal), grid, outlook, reference=other)
+        known, doubts = without_zeros(seen.series(signal), seen.at) if not zeros else (seen.series(signal), ())
+        values, notes = forecast_on_grid(known, grid, outlook, reference=other)
+        return values, doubts + notes
     except ValueError:  # nothing known, nothing declared: the caller says what that means
         return None, ()
 
@@ -154,5 +161,7 @@ def pool_load(ctx: Context, seen: Snapshot, entry: PoolModel, grid: TimeGrid) ->
     if isinstance(entry.load, float):
         return (entry.load,) * len(grid), ()
     zone = ZoneInfo(ctx.sites[entry.pool.site].timezone)
-    outlook = Outlook(zone=zone, worst=LOAD.worst, low=LOAD.low, high=LOAD.high)
-    return forecast_on_grid(seen.series(entry.load), grid, outlook)
+    outlook = replace(LOAD, zone=zone, share=ctx.caution.load, recall_days=ctx.caution.history // DAY)
+    known, doubts = without_zeros(seen.series(entry.load), seen.at)
+    values, notes = forecast_on_grid(known, grid, outlook)
+    return values, doubts + notes

@@ -22,7 +22,7 @@ from adapters.ports import AdapterError, Clock, EventChannel, JobSystem, RecordS
 from adapters.signals.base import gate_rules
 from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.building import due_jobs, pool_models, prices, program_rules, site_models, timing
+from scheduler.building import caution, due_jobs, pool_models, prices, program_rules, site_models, timing
 from scheduler.clock import ScaledClock, WallClock
 from scheduler.collect import Memory, Source
 from scheduler.config import Config
@@ -142,6 +142,7 @@ def _built(
         prices=prices(config),
         currency=config.currency,
         margin=config.margin,
+        caution=caution(config),
         emergency_programs=frozenset(p.id for p in config.programs if p.emergency_below_floor),
         bring_jobs=JobBringer(config, jobs, store).bring if isinstance(jobs, JobQueue) else None,
     )

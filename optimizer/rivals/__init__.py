@@ -15,6 +15,7 @@ from optimizer.fallback import greedy_plan
 from optimizer.reasons import Reason
 from optimizer.rivals.do_nothing import do_nothing
 from optimizer.rivals.price_threshold import price_threshold
+from optimizer.rivals.rule import cheapest_remaining
 from optimizer.rivals.tiered import fair_tiered, greedy_tiered
 from optimizer.rivals.uniform_cap import uniform_cap
 from optimizer.rivals.walk import rule_note
@@ -33,6 +34,7 @@ def greedy(problem: Problem, _last: Plan | None = None) -> Plan:
 RIVALS: Mapping[str, Rule] = {
     "do_nothing": do_nothing,
     "price_threshold": price_threshold,
+    "cheapest_remaining": cheapest_remaining,
     "uniform_cap": uniform_cap,
     "fair_tiered": fair_tiered,
     "greedy_tiered": greedy_tiered,

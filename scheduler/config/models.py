@@ -23,6 +23,7 @@ from scheduler.config.runtime import (
     Mode,
     SolverConfig,
     StoreConfig,
+    UncertaintyConfig,
 )
 from scheduler.config.site import SiteConfig
 from scheduler.config.work import JobsConfig
@@ -111,6 +112,11 @@ class Config(Model):
         default_factory=EconomicsConfig,
         description="Prices of what must give, and of carbon.",
         examples=[{"carbon_per_tonne": 80}],
+    )
+    uncertainty: UncertaintyConfig = Field(
+        default_factory=UncertaintyConfig,
+        description="How plans allow for what is not known yet.",
+        examples=[{"load": 0.9}],
     )
     solver: SolverConfig = Field(
         default_factory=SolverConfig, description="Limits of the planner.", examples=[{"time_limit": "10s"}]

@@ -119,6 +119,35 @@ class SolverConfig(Model):
         return self
 
 
+class UncertaintyConfig(Model):
+    """How plans allow for what is not known yet."""
+
+    history: PositiveDuration = Field(
+        default=timedelta(days=60),
+        ge=timedelta(days=1),
+        le=timedelta(days=366),
+        description="How much of a signal's past its forecast learns from, where its source still has it. With less "
+        "than two weeks the same hours of the last days are taken.",
+        examples=["60d"],
+    )
+    base_load: float = Field(
+        default=0.95,
+        ge=0.5,
+        lt=1,
+        description="Plans stay so far below a limit that what the meter shows above the model fits in with this "
+        "probability.",
+        examples=[0.95],
+    )
+    load: float = Field(
+        default=0.9,
+        ge=0.5,
+        lt=1,
+        description="The load of a pool that must be forecast is planned at the level that it stays below with this "
+        "probability.",
+        examples=[0.9],
+    )
+
+
 class TokenConfig(Model):
     """A bearer token of the API."""
 

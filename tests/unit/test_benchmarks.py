@@ -35,6 +35,7 @@ TINY = {
     },
     "backtest_speed": {"hours": 0.5, "repeats": 1},
     "field_trial": {"hours": 0.05, "before_min": 2.0, "halls": 1, "rules": 1},
+    "plan_quality": {"days": 1, "weeks_apart": 99, "markets": ("pjm_2022",), "processes": 1},
     "reaction": {"events": 2, "simulated": 4, "phases": 2},
 }
 KEYS = {
@@ -50,6 +51,7 @@ KEYS = {
     },
     "backtest_speed": {"times_real_time", "highs_share"},
     "field_trial": {"weighted_performance", "over_delivery_points", "lowest_point"},
+    "plan_quality": {"share_of_perfect", "rivals", "regret"},
     "reaction": {"gpus8_ms", "measured_30pct_s"},
 }
 SIGNED = {"lowest_point", "highest_point"}

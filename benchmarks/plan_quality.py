@@ -1,0 +1,152 @@
+"""How much of the saving of perfect foresight the plans realise over whole market years, beside every rival.
+
+Why settled in the open: a plan is judged by what its first steps cost at the price that came, never by its own
+objective. Forecast and planner are the product's own; what is not yet public at a moment is hidden from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.support.controllers import Gridpace, knowing, rivals
+from benchmarks.support.market import Market, market, walk
+from benchmarks.support.report import Figures, run, say
+from optimizer.facts import Floats
+from scheduler.shipped import shipped
+
+Days = list[tuple[int, int]]
+Asked = tuple[str, bool, "Size", Path | None]
+Found = tuple[str, dict[str, float], dict[str, dict[str, float]], dict[str, float]]
+EXAMPLES = 53
+"""Every so many days the grid and the solver's gap are judged with perfect knowledge."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Every `weeks_apart`-th week is planned (1: all), of each at most so many `days`; `markets` (empty: all that there
+    are) by so many processes (None: one a core)."""
+
+    weeks_apart: int = 1
+    days: int = 7
+    markets: tuple[str, ...] = ()
+    processes: int | None = None
+
+
+FULL, QUICK = Size(), Size(weeks_apart=13)
+
+SHARED = {
+    "ercot_2024": ("America/Chicago", "ercot_hubavg_rt15_2024.csv.gz", "ercot_hubavg_da_2024.csv.gz", False),
+    "caiso_2022": ("America/Los_Angeles", "caiso_np15_da_2022.csv.gz", None, True),
+    "pjm_2022": ("America/New_York", "pjm_dom_rt60_2022.csv.gz", None, False),
+    "s3_uri": ("America/Chicago", "ercot_hubavg_da_2021_uri.csv.gz", None, True),
+}
+SHIPPED = {
+    "caiso_2022": ("America/Los_Angeles", "prices_caiso_np15_day_ahead_2022_heat_wave.csv", None, True),
+    "pjm_2022": ("America/New_York", "prices_pjm_dominion_real_time_2022_elliott.csv", None, False),
+    "s3_uri": ("America/Chicago", "prices_ercot_hubavg_day_ahead_2021_uri.csv", None, True),
+}
+WINDOWS = {
+    "s1": ("ercot_2024", date(2024, 5, 6), date(2024, 5, 12)),
+    "s2": ("caiso_2022", date(2022, 8, 31), date(2022, 9, 9)),
+    "s3": ("s3_uri", date(2021, 2, 12), date(2021, 2, 20)),
+}
+
+
+def measure(size: Size, folder: Path | None) -> Figures:
+    """All markets, both cases, and the causes of what is missed."""
+    names = SHIPPED if folder is None else SHARED
+    if folder is None:
+        say("without --data: the few weeks of prices that Gridpace ships (config/data), not whole years")
+    work = [(name, lagged, size, folder) for name in size.markets or names for lagged in (False, True)]
+    shares: dict[str, float] = {}
+    beside: dict[str, dict[str, float]] = {}
+    causes: dict[str, dict[str, float]] = {}
+    for key, share, others, missed in _all(work, size.processes or os.cpu_count() or 1):
+        shares.update(share)
+        beside.update(others)
+        causes[key] = missed
+        _tell(key, share, others, missed)
+    return {"share_of_perfect": _short(shares), "rivals": _short(beside), "regret": _short(causes)}
+
+
+def _all(work: list[Asked], processes: int) -> Iterator[Found]:
+    """Every case, side by side where there are cores."""
+    if processes == 1:
+        yield from map(_case, work)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_case, work)
+
+
+def _case(asked: Asked) -> Found:
+    """One market in one case: shares of the year and of the scenarios inside it, rivals, regret by cause."""
+    name, lagged, size, folder = asked
+    made = load(name, folder)
+    days = [
+        day for number, day in enumerate(made.days()) if number // 7 % size.weeks_apart == 0 and number % 7 < size.days
+    ]
+    windows = {label: part for label, (of, first, last) in WINDOWS.items() if of == name
+               and (part := within(made, first, last))}  # fmt: skip
+    days = sorted({*days, *(day for part in windows.values() for day in part)}) if folder else days
+    tail = "_lagged" if lagged else ""
+    runs: dict[str, Floats] = {"gridpace": walk(made, Gridpace(made, lagged).choose, days)}
+    runs |= {rival: walk(made, choose, days) for rival, choose in rivals(made, lagged).items()}
+    shares: dict[str, float] = {}
+    beside: dict[str, dict[str, float]] = {}
+    for label, part in {name: days, **windows}.items():
+        if set(part) <= set(days):
+            realised = {who: made.share(what, part) for who, what in runs.items()}
+            shares[label + tail] = realised.pop("gridpace")
+            beside[label + tail] = realised
+    some = days[::EXAMPLES]
+    gap = 1.0 - made.share(walk(made, knowing(made, False), some), some)
+    grid = 1.0 - made.share(walk(made, knowing(made, True), some), some) - gap
+    missed = {"forecast": 1.0 - shares[name + tail] - gap, "grid": grid, "gap": gap}
+    return name + tail, shares, beside, missed
+
+
+def load(name: str, folder: Path | None) -> Market:
+    """A market from `--data`, or the slice of it that is shipped."""
+    zone, prices, ahead, published = (SHIPPED if folder is None else SHARED)[name]
+    if folder is None:
+        return market(name, zone, Path(str(shipped(f"data/{prices}"))), None, published)
+    return market(name, zone, folder / prices, folder / ahead if ahead else None, published)
+
+
+def within(made: Market, first: date, last: date) -> Days:
+    """Local days of a window."""
+    return [day for day in made.days() if first <= made.starts[day[0]].astimezone(made.zone).date() <= last]
+
+
+def _tell(key: str, share: dict[str, float], others: dict[str, dict[str, float]], missed: dict[str, float]) -> None:
+    for label, value in share.items():
+        best = max(others[label], key=lambda rival: others[label][rival])
+        say(f"{label:20} {value:7.2%} of perfect foresight; best rival {best} {others[label][best]:.2%}")
+    say(f"{'':20} missed by forecast {missed['forecast']:.2%}, grid {missed['grid']:.2%}, gap {missed['gap']:.2%}")
+
+
+def _short(value: Any) -> Any:
+    """Four decimals."""
+    return {key: _short(item) for key, item in value.items()} if isinstance(value, dict) else round(value, 4)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`--data DIR`: folder with the price files named above (columns `interval_start_utc` and the price)."""
+
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--data", type=Path, default=None)
+    known, rest = parser.parse_known_args(argv)
+    about = "Share of the saving of perfect foresight that plans realise; --data DIR: whole years (docs/benchmarks.md)."
+    run("plan_quality", about, lambda quick, _: measure(QUICK if quick else FULL, known.data), rest)
+
+
+if __name__ == "__main__":
+    main()

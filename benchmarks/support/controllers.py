@@ -1,0 +1,173 @@
+"""Gridpace's planner and its rivals as choosers for a market year; each sees only what was known at its moment.
+
+Case "known": the price of an interval is known when it begins. Case "lagged": only when it has ended. Day-ahead prices
+of the whole local day are public before the day begins; of later days nothing is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import numpy as np
+
+from benchmarks.support.market import DUTY, FIRM_KW, MOST_KW, Chooser, Market
+from optimizer.domain import BatchJob, CurvePoint, GpuPool, PoolInputs, PowerCurve, Prices, Problem, SiteInputs, Work
+from optimizer.facts import Floats
+from optimizer.forecast import Outlook, forecast_on_grid, on_grid
+from optimizer.forecast_learned import TAIL_DAYS, Learned, Recall, learn_signal
+from optimizer.rivals.rule import corrected, share_now
+from optimizer.session import Session
+from optimizer.timegrid import TimeGrid, planning_grid
+
+HISTORY_DAYS = 60
+CURVE = PowerCurve("linear", 0.0, (CurvePoint(1000.0, 1000.0, 1.0),))
+POOL = GpuPool("batch", "site", "any", int(MOST_KW), Work.BATCH, CURVE, 0.0, 0.0, 1000.0, 1000.0)
+
+
+@dataclass
+class Gridpace:
+    """The product's own forecast and its own linear program, warm from step to step, for one day after the other."""
+
+    market: Market
+    lagged: bool
+    plan_every: int = 25
+    session: Session = field(default_factory=Session)
+    _asked: int = 0
+    _day: int = -1
+    _learned: Learned | None = None
+
+    def choose(self, index: int, last: int, owed: float) -> float:
+        """The first step of the plan for the rest of the day.
+
+        The optimum of one job without other limits is known by sorting. In every `plan_every`-th interval the planner
+        itself is asked, and must say the same: RuntimeError where it doesn't.
+        """
+        prices = self.prices(index, last)
+        sorted_out = share_now(prices, owed)
+        self._asked += 1
+        if self._asked % self.plan_every or np.any(np.abs(prices[1:] - prices[0]) < 1e-6):
+            return sorted_out
+        planned = first_step(self.session, problem(self.market, index, last, owed, prices))
+        if abs(planned - sorted_out) > 1e-5:
+            raise RuntimeError(f"{self.market.starts[index]}: the plan runs at {planned:.6f}, the optimum {sorted_out}")
+        return planned
+
+    def prices(self, index: int, last: int) -> Floats:
+        """Known and forecast prices of [index, last)."""
+        made, known = self.market, index if self.lagged else index + 1
+        if made.published or known == last:
+            return made.price[index:last]
+        learned, fan = self._model(index, last), None
+        if learned is not None:
+            offset, tail = learned.midnight - self._day, TAIL_DAYS * round(24 / made.hours)
+            fan = learned.fan(made.price[max(0, known - tail) : known], known + offset, last + offset)
+        ahead = self._plain(known, last) if fan is None else fan.mean
+        return np.concatenate((made.price[index:known], ahead))
+
+    def _model(self, index: int, last: int) -> Learned | None:
+        """What was learned until the midnight that began this day."""
+        first = next(begin for begin, end in self._days if begin <= index < end)
+        if first != self._day:
+            made, span = self.market, HISTORY_DAYS * round(24 / self.market.hours)
+            begin = max(0, first - span)
+            ahead = made.series(made.day_ahead, begin, last, "day_ahead") if made.day_ahead is not None else None
+            self._day = first
+            self._learned = (first > 0 and learn_signal(
+                made.series(made.price, begin, first), ahead, made.starts[first], made.starts[last - 1] + made.step,
+                Recall(made.zone, HISTORY_DAYS),
+            )) or None  # fmt: skip
+        return self._learned
+
+    def __post_init__(self) -> None:
+        self._days = self.market.days()
+
+    def _plain(self, known: int, last: int) -> Floats:
+        """The forecast of the first days, while there is too little to learn from."""
+        made, begin = self.market, max(0, known - 14 * round(24 / self.market.hours))
+        if known == 0:
+            return made.day_ahead[:last] if made.day_ahead is not None else np.zeros(last)
+        ahead = made.series(made.day_ahead, begin, last, "day_ahead") if made.day_ahead is not None else None
+        grid = TimeGrid((*made.starts[known:last], made.starts[last - 1] + made.step))
+        values, _ = forecast_on_grid(made.series(made.price, begin, known), grid, Outlook(made.zone), reference=ahead)
+        return np.array(values)
+
+
+def problem(made: Market, index: int, last: int, owed: float, prices: Floats, grid: TimeGrid | None = None) -> Problem:
+    """The rest of a day as Gridpace's planner gets it: one job that is due at midnight. `prices` are per interval of
+    the market; another grid gets their means."""
+    edges = (*made.starts[index:last], made.starts[last - 1] + made.step)
+    if grid is None:
+        grid, values = TimeGrid(edges), tuple(prices.tolist())
+    else:
+        values = on_grid(made.series(np.concatenate((made.price[:index], prices)), index, last), grid)
+    count = len(grid)
+    site = SiteInputs("site", values, (float("inf"),) * count, (1.0,) * count, (FIRM_KW,) * count, (0.0,) * count)
+    job = BatchJob("day", (POOL.id,), edges[0], edges[-1], owed * MOST_KW * made.hours, POOL.count,
+                   late_penalty=1e5, undone_penalty=1e6)  # fmt: skip
+    return Problem(edges[0], grid, (site,), (PoolInputs(POOL, (1.0,) * count),), (job,), (), Prices(change_per_kw=0.0))
+
+
+def first_step(session: Session, asked: Problem) -> float:
+    """Share of full power in the first interval of the plan."""
+    return float(session.plan(asked).pools[POOL.id].draw_kw[0]) / MOST_KW
+
+
+def knowing(made: Market, daemon_grid: bool) -> Chooser:
+    """The planner with perfect knowledge of the day, on the market's intervals or on the daemon's coarser grid: what
+    the solver's gap and the grid cost."""
+    session = Session()
+
+    def choose(index: int, last: int, owed: float) -> float:
+        left = made.starts[last - 1] + made.step - made.starts[index]
+        grid = planning_grid(made.starts[index], left, made.step) if daemon_grid else None
+        return first_step(session, problem(made, index, last, owed, made.price[index:last], grid))
+
+    return choose
+
+
+# ---------------------------------------------------------------- rivals
+def rivals(made: Market, lagged: bool) -> dict[str, Chooser]:
+    """Rules by name, on the same knowledge: at once, half of the power always, the order of what is expected, below the
+    expected median, and the present among the cheapest that remain."""
+    expected = made.day_ahead if made.day_ahead is not None else week_profile(made)
+    if made.published:
+        expected = made.price
+
+    def seen(index: int, last: int) -> Floats:
+        """Prices of the rest of the day as the rule sees them."""
+        known = index - 1 if lagged else index
+        error = float(made.price[known] - expected[known]) if known >= 0 else 0.0
+        prices = corrected(expected[index:last], error, index - known)
+        if not lagged:
+            prices[0] = made.price[index]
+        return prices
+
+    def threshold(index: int, last: int, owed: float) -> float:
+        prices = seen(index, last)
+        return float(prices[0] <= np.median(prices))
+
+    return {
+        "at_once": lambda index, last, owed: 1.0,
+        "even": lambda index, last, owed: DUTY,
+        "order_of_expected": lambda index, last, owed: share_now(expected[index:last], owed),
+        "price_threshold": threshold,
+        "cheapest_remaining": lambda index, last, owed: share_now(seen(index, last), owed),
+    }
+
+
+def week_profile(made: Market) -> Floats:
+    """Mean of the last seven days at the same local time, from days before the present one only."""
+    per_day = round(24 / made.hours)
+    place = [(start.astimezone(made.zone).hour * 60 + start.astimezone(made.zone).minute) for start in made.starts]
+    slot = np.array(place) // round(made.step / timedelta(minutes=1))
+    expected = np.zeros(len(made.price))
+    rows: list[Floats] = []
+    for first, last in made.days():
+        if rows:
+            mean = np.nanmean(np.array(rows[-7:]), axis=0) if len(rows) > 1 else rows[0]
+            expected[first:last] = np.nan_to_num(mean[slot[first:last]])
+        row = np.full(per_day, np.nan)
+        row[slot[first:last]] = made.price[first:last]
+        rows.append(row)
+    return expected

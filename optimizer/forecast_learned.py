@@ -1,0 +1,131 @@
+"""A signal's future as a fan of paths: what is expected of each hour, and how errors went on from where they are now.
+
+Why one fan for all: its mean is the forecast, its quantiles are the bands, its paths are the scenarios; three models
+would contradict each other. All is learned up to the last local midnight, so that a day is planned with one model, and
+nothing but what `history` and `reference` hold is looked at: they must be public.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+
+import numpy as np
+
+from optimizer.domain import Series, Span
+from optimizer.forecast_base import profile, samples, slots, smooth, step_of
+from optimizer.forecast_errors import ErrorModel, Floats, learn, present, scale_of, size_of
+from optimizer.timegrid import floor_time
+
+HOUR = timedelta(hours=1)
+TAIL_DAYS = 3
+
+
+@dataclass(frozen=True)
+class Fan:
+    """Values [path, interval] of consecutive steps from `start` on."""
+
+    start: datetime
+    step: timedelta
+    paths: Floats
+
+    @property
+    def mean(self) -> Floats:
+        """What to expect: money is linear in prices, so the mean is what a plan needs."""
+        values: Floats = self.paths.mean(axis=0)
+        return values
+
+    def quantile(self, share: float) -> Floats:
+        """The value that is not exceeded with this probability, for each step."""
+        values: Floats = np.quantile(self.paths, share, axis=0)
+        return values
+
+    def series(self, name: str, unit: str, values: Floats, until: datetime) -> Series:
+        """One value a step as a series that ends at `until`."""
+        spans = []
+        for number, value in enumerate(values.tolist()):
+            left = self.start + number * self.step
+            if left < until:
+                spans.append(Span(left, min(until, left + self.step), value))
+        return Series(name, unit, tuple(spans))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A signal learned up to a local midnight. `base` is what is expected of each step from `start` on, on the asinh
+    scale, through the history and as far ahead as was asked; `midnight` is the number of the day's first step."""
+
+    start: datetime
+    step: timedelta
+    midnight: int
+    base: Floats
+    model: ErrorModel
+
+    def fan(self, recent: Floats, known: int, until: int, lead: int = 1) -> Fan | None:
+        """Paths of steps `known` + `lead` - 1 up to `until`, where `known` steps are known and `recent` are the last of
+        them (three days are enough). None where the last one is a gap."""
+        model, step_h = self.model, self.step / HOUR
+        tail = self.base[known - len(recent) : known]
+        now = present(recent, tail, model.scale, step_h, known - self.midnight)
+        first = known + lead - 1
+        if now is None or until <= first:
+            return None
+        return Fan(self.start + first * self.step, self.step, model.ahead(now, self.base[first:until], lead))
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """How to learn: so many `days` of history; days begin at midnight in `zone`; what a day of the other kind (weekend
+    for a weekday) counts for the shape of a day (prices: as much as any; loads: little)."""
+
+    zone: tzinfo
+    days: int = 60
+    other_kind: float = 1.0
+
+
+def learn_signal(
+    history: Series, reference: Series | None, midnight: datetime, until: datetime, recall: Recall
+) -> Learned | None:
+    """Learn from the days before `midnight`, to look ahead up to `until`. None where too little is known."""
+    step = step_of(history)
+    start = floor_time(midnight - timedelta(days=recall.days), step)
+    known, total = (midnight - start) // step, -((start - until) // step)
+    values = samples(history, start, step, known)
+    if not np.isfinite(values).any():
+        return None
+    scale, step_h = scale_of(values), step / HOUR
+    base = profile(size_of(values, scale), *slots(start, step, total, recall.zone), recall.other_kind)
+    if reference is not None:
+        per_hour = round(HOUR / step)
+        expected = samples(reference, floor_time(start, HOUR), step, total + per_hour)
+        shift = (start - floor_time(start, HOUR)) // step
+        drawn = smooth_known(expected, per_hour)[shift : shift + total]
+        base = np.where(np.isfinite(drawn), size_of(drawn, scale), base)
+    model = learn(values, base[:known], scale, step_h)
+    return None if model is None else Learned(start, step, known, base, model)
+
+
+def smooth_known(values: Floats, per_hour: int) -> Floats:
+    """`smooth` for each unbroken run of whole hours."""
+    result = values.copy()
+    finite = np.isfinite(values[: len(values) // per_hour * per_hour]).reshape(-1, per_hour).all(axis=1)
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], finite.astype(np.int8), [0]))))
+    for left, right in zip(edges[::2] * per_hour, edges[1::2] * per_hour, strict=True):
+        result[left:right] = smooth(values[left:right], per_hour)
+    return result
+
+
+def look_ahead(
+    series: Series, reference: Series | None, start: datetime, until: datetime, recall: Recall
+) -> Fan | None:
+    """The fan of [start, until) for a signal that is known up to `start`; None where too little is known to learn from,
+    or the last step before `start` is not."""
+    local = start.astimezone(recall.zone)
+    midnight = (local.replace(hour=0, minute=0, second=0, microsecond=0)).astimezone(start.tzinfo)
+    learned = learn_signal(series, reference, midnight, until, recall)
+    if learned is None:
+        return None
+    known = (start - learned.start) // learned.step  # a part of a step before `start` waits for its end
+    tail = min(known, TAIL_DAYS * round(24 * HOUR / learned.step))
+    recent = samples(series, learned.start + (known - tail) * learned.step, learned.step, tail)
+    return learned.fan(recent, known, -((learned.start - until) // learned.step))
