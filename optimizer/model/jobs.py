@@ -21,25 +21,8 @@ def add_rates(model: Model) -> None:
     lateness = premium + table.late_penalty[:, None] * table.hours_late
     late_h = np.where(model.late[:, None], table.late_h, 0.0)
     for family, open_h, cost in (("x", table.on_time_h, 0.0 * lateness), ("late", late_h, lateness)):
-        _add_rate(model, family, open_h / hours * table.rate[:, None] * _steady(model), cost)
+        _add_rate(model, family, open_h / hours * table.rate[:, None], cost)
     _add_missed(model, np.where(table.late_h > 0, lateness, np.inf).min(axis=1, initial=np.inf))
-
-
-def _steady(model: Model) -> Floats:
-    """Share [job, interval] of its highest rate that a job may be planned at: what the slowest GPUs that its pool's
-    hull allows can do (over several pools: the best of them).
-
-    All active GPUs of a pool share one cap. A job that was planned faster than that would later press the whole pool to
-    a high cap, or miss; one that is bound like this never gets tighter than it is.
-    """
-    facts, table = model.facts, model.facts.table
-    share = np.zeros((len(table), facts.count))
-    for pool in facts.pools:
-        if pool.batch and pool.seg_width_w.shape[1]:
-            slowest = pool.seg_width_w[:, 0] * pool.seg_slope_per_kw[:, 0] / 1000.0
-            mine = table.of_pool(pool.index)
-            share[mine] = np.maximum(share[mine], np.minimum(1.0, slowest / pool.top_throughput))
-    return np.where(table.reachable[:, None], share, 1.0)
 
 
 def _add_missed(model: Model, least: Floats) -> None:
