@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import isfinite
 
 from optimizer.curves import cap_for_throughput, clipped, draw_at_cap, throughput_at_cap
-from optimizer.domain import Plan, PoolInputs, Problem, SiteInputs, Work
+from optimizer.domain import BatchJob, GpuPool, JobState, Plan, PoolInputs, Problem, SiteInputs, Work
 
 TOL_KW = 1e-2
 
@@ -53,12 +53,17 @@ def _can_shed_kw(problem: Problem, plan: Plan, site: SiteInputs, t: int) -> floa
     return min(free, max(0.0, drawn))
 
 
+def _fits(job: BatchJob, pool: GpuPool) -> bool:
+    """Whether a job can ever run in a pool: not once it is over, and not a gang of more GPUs than there are."""
+    return job.state not in {JobState.DONE, JobState.CANCELLED} and job.min_gpus <= pool.count
+
+
 def _least_kw(problem: Problem, inputs: PoolInputs, t: int) -> float:
     """Draw below which a call can't bring a pool: idle cards or its floor; all of it, where runs can't be stopped."""
     pool = inputs.pool
     curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
     if pool.work is Work.BATCH:
-        jobs = [job for job in problem.jobs if job.left_gpu_h > 1e-9 and pool.id in job.pools]
+        jobs = [job for job in problem.jobs if job.left_gpu_h > 1e-9 and pool.id in job.pools and _fits(job, pool)]
         bound = any(not job.preemptible or job.min_run_h > 0 for job in jobs)
         return float("inf") if bound else pool.count * curve.idle_w / 1000.0
     cap = max(pool.min_cap_w, cap_for_throughput(curve, min(pool.floor, throughput_at_cap(curve, pool.max_cap_w))))

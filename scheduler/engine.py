@@ -155,6 +155,7 @@ class State:
     foreign: dict[str, Foreign] = field(default_factory=dict)
     over_ticks: dict[str, int] = field(default_factory=dict)
     room_kw: dict[str, deque[float]] = field(default_factory=dict)
+    adopted: bool = False
     orders: dict[str, PoolOrder] = field(default_factory=dict)
     held: dict[str, PoolOrder] = field(default_factory=dict)
     devices: dict[str, DeviceState] = field(default_factory=dict)

@@ -43,11 +43,12 @@ def give_back(
 
 
 def _steady(ctx: Context, state: State, site: str, room_kw: float) -> float:
-    """The least room of the last seconds."""
+    """The least room of the last seconds; who took over in the middle starts with what there is, or the caps that were
+    given back would be taken for some seconds."""
     ticks = max(1, round(STEADY_S / ctx.timing.control_period.total_seconds()))
     seen = state.room_kw.setdefault(site, deque(maxlen=ticks))
     seen.append(room_kw)
-    return min(seen) if len(seen) == seen.maxlen else 0.0
+    return min(seen) if len(seen) == seen.maxlen or state.adopted else 0.0
 
 
 def held_pools(plan: Plan | None, pools: list[GpuPool], now: datetime) -> list[GpuPool]:

@@ -51,6 +51,7 @@ def inherit_grants(ctx: Context, state: State) -> None:
 
 def inherit_caps(ctx: Context, state: State) -> None:
     """The caps that the GPUs have now."""
+    state.adopted = True
     for pool_id, cap_w in ctx.dispatcher.in_force().items():
         pool = ctx.pools[pool_id].pool
         active = granted(state, pool_id) if pool.work is Work.BATCH else pool.count

@@ -94,4 +94,4 @@ def test_with_no_successor_the_event_is_delivered_and_then_every_card_ramps_back
         assert highest - last <= RELEASE_W_PER_S * (now - at) + RELEASE_W_PER_S * 0.8
         last, at = highest, now
         time.sleep(0.02)
-    assert machine.agent.status()["phase"] == "free"
+    wait_until(lambda: machine.agent.status()["phase"] == "free")

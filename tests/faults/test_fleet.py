@@ -220,6 +220,8 @@ def test_the_agent_stays_small_with_the_bus(tmp_path):
         fake, known = FakeNvml(tmp_path, h100s(8)), servers.settings("n1")
         options = ["--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "state", "--node", "n1",
                    "--fleet", known.servers[0], "--seed", known.seed_file, "--ca", known.ca_file]  # fmt: skip
+        warm = "import sys; sys.modules['aiohttp'] = None; import scheduler.agent_fleet, adapters.power.nvml"
+        subprocess.run([sys.executable, "-c", warm], cwd=ROOT, check=True)  # compiles what was never imported before
         command = [sys.executable, "-m", "scheduler.agent", *map(str, options)]
         process = subprocess.Popen(command, cwd=ROOT, env=fake.env())
         fleet = FleetPower(servers.settings("daemon"), 2.0, ["n1"])
