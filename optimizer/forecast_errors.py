@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 Floats = NDArray[np.float64]
 
@@ -145,6 +144,8 @@ def _violence(errors: Floats, step_h: float) -> Floats:
     squares = np.where(np.isfinite(steps), steps, 0.0) ** 2
     keep = 0.5 ** (step_h / VIOLENCE_HALF_LIFE_H)
     first = float(squares[: max(1, round(24.0 / step_h))].mean())
+    from scipy.signal import lfilter  # takes seconds to import: the daemon is in charge by then
+
     smooth, _ = lfilter([1.0 - keep], [1.0, -keep], squares, zi=[keep * first])
     logs: Floats = 0.5 * np.log(smooth + 1e-4)
     return logs

@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, settings
 os.environ["TZ"] = "Asia/Kathmandu"
 time.tzset()
 
+# Processes that tests start keep their compiled modules, as an installation does: a start is timed, not a compiler.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 settings.register_profile("quick", deadline=None, max_examples=50, derandomize=True)
 settings.register_profile(
     "long", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow], print_blob=True
