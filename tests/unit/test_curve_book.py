@@ -7,6 +7,7 @@ from __future__ import annotations
 from datetime import timedelta
 from statistics import fmean
 
+import numpy as np
 import pytest
 
 from adapters.hall_state import HallFaults
@@ -62,15 +63,22 @@ def through_the_caps(made):
     made.plan()
 
 
-def event_error(made):
-    """Mean difference (kW) between import and the cap of a 20 % event, from its ramp on; the meters are quiet by then,
-    so that only the curves tell two runs apart. (25 % is half a kilowatt below the floors as these cards really are.)"""
+def event_of(made, percent):
+    """An event of 15 minutes, five minutes from now: its window. The meters are quiet from here on, so that only the
+    curves tell two runs apart."""
     made.hall._faults = HallFaults()
     made.run(timedelta(minutes=15), step_s=15)
     start = made.clock.now() + timedelta(minutes=5)
     window = (start, start + timedelta(minutes=15))
-    made.facade.accept(order(*window, targets=(EventTarget(*window, reduce_percent=20.0),)))
-    off = []
+    made.facade.accept(order(*window, targets=(EventTarget(*window, reduce_percent=percent),)))
+    return window
+
+
+def event_error(made):
+    """Mean difference (kW) between import and the cap of a 20 % event, from its ramp on. (25 % is below the floors as
+    these cards really are: the next test.)"""
+    start, end = event_of(made, 20.0)
+    window, off = (start, end), []
 
     def watch(tick):
         if start + timedelta(seconds=5) <= tick.at < window[1]:
@@ -79,6 +87,23 @@ def event_error(made):
 
     made.run(timedelta(minutes=20), step_s=5, watch=watch)
     return fmean(off)
+
+
+def in_event(made, percent):
+    """The tick of an event's eleventh minute: the ramp is over."""
+    start, _ = event_of(made, percent)
+    return made.run(start + timedelta(minutes=11) - made.clock.now(), step_s=5)[-1]
+
+
+def held_w(made, pool):
+    """The one limit (W) of a pool's cards."""
+    (limit_w,) = {made.hall.infos()[gpu].limit_w for gpu in made.hall.gpus_of[pool]}
+    return limit_w
+
+
+def true_work(cap_w):
+    """Throughput of the curve `real` at a cap."""
+    return float(np.interp(cap_w, [100, 200, 250, 300, 350, 400], [0.2, 0.72, 0.83, 0.92, 0.97, 1.0]))
 
 
 @pytest.mark.timeout(180)
@@ -96,6 +121,29 @@ def test_an_hour_of_noisy_operation_teaches_the_truth_and_events_are_delivered_c
         assert made.ctx.pools["train"].pool.curve == made.ctx.pools.configured["train"].pool.curve
         wrong_kw = event_error(made)
     assert learned_kw < 0.7 * wrong_kw, (learned_kw, wrong_kw)
+
+
+@pytest.mark.timeout(180)
+def test_an_event_ends_at_the_floors_as_the_cards_really_are(tmp_path):
+    """All that an event may ask was given and the rest is said: no pool can go three watts lower. Curves taken on trust
+    come closer to the target, by breaking a floor that they can't see."""
+    with lab(tmp_path, other_truth) as made:
+        through_the_caps(made)
+        last = in_event(made, 25.0)
+        for pool, floor in (("chat", 0.9), ("train", 0.6)):
+            cap_w = held_w(made, pool)
+            assert true_work(cap_w) == pytest.approx(floor, abs=0.005)
+            assert true_work(cap_w - 3) < floor
+        tune = next(pool for pool in made.state.report.pools if pool.id == "tune")
+        assert (tune.active_gpus, tune.cap_w) == (12, 200), "the job that may not pause, at the knee of its curve"
+        (note,) = (note for note in made.state.report.notes if note.code is Reason.EVENT_UNREACHABLE)
+        missed_kw = last.import_kw["lab"] - min(event_limit_kw(e, last.at) for e in made.ctx.ledger.active(last.at))
+        assert 0.2 < missed_kw < 1.05, "the plan said: by up to 1.0 kW"
+        assert "floors and running work leave no more to shed" in note.text
+    with lab(tmp_path, not_learning) as made:
+        through_the_caps(made)
+        in_event(made, 25.0)
+        assert true_work(held_w(made, "chat")) < 0.885
 
 
 def test_what_was_learned_is_told_on_every_surface_and_outlives_a_restart(tmp_path):
