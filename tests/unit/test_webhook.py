@@ -176,7 +176,7 @@ def test_the_recipe_of_the_manual_signs_as_the_daemon_expects(webhook, tmp_path)
     # The manual's last command sends; here it prints what would be sent.
     (tmp_path / "curl").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
     (tmp_path / "curl").chmod(0o755)
-    (tmp_path / "secret").write_bytes(SECRET)
+    (tmp_path / "secret").write_bytes(SECRET + b"\n")  # as editors and `echo` leave it; the daemon drops it too
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SECRET_FILE": str(tmp_path / "secret"), "PROGRAM": "pge"}
     run = subprocess.run(["bash", "-eu"], input=script, capture_output=True, text=True, env=environment, check=True)
     sent = run.stdout.split("\n")
