@@ -50,7 +50,7 @@ def _moved(before: Problem, old: Facts, new: Facts) -> dict[str, Ints]:
         "t": np.where(block < len(before.grid), block, -1),
         "s": _names([site.id for site in before.sites], [site.id for site in problem.sites]),
         "g": _names([item.pool.id for item in before.pools], [item.pool.id for item in problem.pools]),
-        "j": _names([job.job.id for job in old.jobs], [job.job.id for job in new.jobs]),
+        "j": _names([job.id for job in old.table.jobs], [job.id for job in new.table.jobs]),
         "e": _names([event.id for event in before.events], [event.id for event in problem.events]),
     }
 

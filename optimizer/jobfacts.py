@@ -61,8 +61,9 @@ class JobTable:
     late_h: Floats
     hours_late: Floats
     beyond_h: Floats
+    release_h: Floats
     deadline_h: Floats
-    """Hours from the grid's start to the deadline."""
+    """Hours from the grid's start to the release (0: it may work now) and to the deadline."""
     pace: Floats
     reachable: NDArray[np.bool_]
     """Jobs that alone could still meet their deadline at their highest rate."""
@@ -73,6 +74,7 @@ class JobTable:
     late_penalty: Floats
     undone_penalty: Floats
     max_gpus: Floats
+    priority: Floats
     pair_job: NDArray[np.int64]
     pair_pool: NDArray[np.int64]
     pair_place: NDArray[np.int64]
@@ -138,24 +140,25 @@ class Jobs(Sequence[JobFacts]):
 
 
 NUMBERS = attrgetter(
-    "max_gpus", "value_per_gpu_h", "late_penalty", "undone_penalty", "left_gpu_h", "preemptible"
+    "max_gpus", "value_per_gpu_h", "late_penalty", "undone_penalty", "left_gpu_h", "preemptible", "priority"
 )  # fmt: skip
 
 
 def table_of(problem: Problem, hours: Floats) -> JobTable:
-    """Every job that still has work to do and is neither done nor cancelled."""
+    """Every job that still has work to do and is neither done nor cancelled, by id: no plan depends on their order in
+    a list."""
     over = (JobState.DONE, JobState.CANCELLED)
-    jobs = tuple(job for job in problem.jobs if job.state not in over and job.left_gpu_h > 1e-9)
-    max_gpus, value, late_penalty, undone_penalty, left, free = (
-        np.array([NUMBERS(job) for job in jobs], dtype=np.float64).reshape(len(jobs), 6).T
+    found = (job for job in problem.jobs if job.state not in over and job.left_gpu_h > 1e-9)
+    jobs = tuple(sorted(found, key=attrgetter("id")))
+    max_gpus, value, late_penalty, undone_penalty, left, free, priority = (
+        np.array([NUMBERS(job) for job in jobs], dtype=np.float64).reshape(len(jobs), 7).T
     )
     preemptible = free > 0
     started = np.array([job.started_at is not None for job in jobs], dtype=np.bool_)
     pairs, rate, share = _pairs(problem, jobs, max_gpus)
     release_h, deadline_h = _moments(problem, jobs)
-    on_time, late, hours_late, beyond = _windows(
-        hours, np.where(started, np.minimum(release_h, 0.0), release_h), deadline_h
-    )
+    release_h = np.where(started, np.minimum(release_h, 0.0), release_h)
+    on_time, late, hours_late, beyond = _windows(hours, release_h, deadline_h)
     available = rate * (on_time.sum(axis=1) + beyond)
     possible = available > 0
     served = np.bincount(pairs[0], minlength=len(jobs)) > 0
@@ -167,6 +170,7 @@ def table_of(problem: Problem, hours: Floats) -> JobTable:
         late_h=late,
         hours_late=hours_late,
         beyond_h=beyond,
+        release_h=np.maximum(release_h, 0.0),
         deadline_h=deadline_h,
         pace=np.where(possible, np.minimum(1.0, left / np.where(possible, available, 1.0)), 1.0),
         reachable=served & (left <= available * (1 + 1e-9) + 1e-9),
@@ -176,6 +180,7 @@ def table_of(problem: Problem, hours: Floats) -> JobTable:
         late_penalty=late_penalty,
         undone_penalty=undone_penalty,
         max_gpus=max_gpus,
+        priority=priority,
         pair_job=pairs[0],
         pair_pool=pairs[1],
         pair_place=pairs[2],

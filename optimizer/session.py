@@ -14,6 +14,7 @@ import numpy as np
 
 from optimizer.assemble import assemble
 from optimizer.basis import Remembered, carried
+from optimizer.classes import classes_of
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of
 from optimizer.faults import SolveError, SolveFault
@@ -61,7 +62,9 @@ class Session:
         Raises ProblemError for a broken problem, SolveError when HiGHS gives no usable point in `time_limit_s`.
         """
         validate(problem)
-        facts = facts_of(problem)
+        whole = facts_of(problem)
+        classes = classes_of(whole)
+        facts = classes.facts
         arrays, answer = self._optimum(facts, time_limit_s)
         answer, homes = self._settled(facts, arrays, answer, time_limit_s)
         answer = self._one_way(facts, arrays, answer, homes, time_limit_s)
@@ -69,7 +72,7 @@ class Session:
         said = (*self._said(), *(() if answer.optimal else (_incumbent_note(self._gap),)))
         basis = (self._last.columns, self._last.rows) if self._last is not None and not self._mixed else None
         draft = draft_of(facts, arrays, answer, homes, basis, self.budget)
-        return assemble(facts, draft, rung, said, answer.seconds)
+        return assemble(whole, classes.split(whole, draft), rung, said, answer.seconds)
 
     # ------------------------------------------------------------ the optimum
     def _optimum(self, facts: Facts, time_limit_s: float) -> tuple[Arrays, Answer]:

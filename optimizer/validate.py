@@ -190,7 +190,7 @@ def _job(job: BatchJob) -> Iterator[ProblemError]:
 
 def _cycles(jobs: tuple[BatchJob, ...]) -> Iterator[ProblemError]:
     """The first circle of jobs that wait for each other."""
-    after = {job.id: tuple(name for name in job.after) for job in jobs}
+    after = {job.id: job.after for job in jobs if job.after}
     try:
         tuple(TopologicalSorter(after).static_order())
     except CycleError as error:

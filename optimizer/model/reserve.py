@@ -21,7 +21,8 @@ def sheddable(facts: Facts, pool: PoolFacts) -> np.ndarray[tuple[int], np.dtype[
     pool with jobs that can't be interrupted."""
     if not pool.batch:
         return np.asarray(~pool.may_break_floor)
-    bound = any((not job.job.preemptible or job.job.min_run_h > 0) and pool.index in job.pools for job in facts.jobs)
+    table = facts.table
+    bound = any(not job.preemptible or job.min_run_h > 0 for job in (table.jobs[n] for n in table.of_pool(pool.index)))
     return np.full(facts.count, not bound)
 
 

@@ -1,0 +1,108 @@
+"""Jobs that are exactly alike are planned as one: nothing is lost by it, and each gets what it may have."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.check import check_plan
+from optimizer.classes import classes_of
+from optimizer.domain import Work
+from optimizer.facts import facts_of
+from optimizer.jobplans import job_rows
+from optimizer.model.arrays import write_arrays
+from optimizer.model.build import declare
+from optimizer.session import Session
+from optimizer.solve import solve_arrays, solve_problem
+from tests.support.problems import hourly, inputs, job, pool, problem, random_problem, site, with_steps
+
+seeds = st.integers(0, 10**6)
+
+
+def repeated(made, seed):
+    """The same problem with some jobs several times over, and some copies of half the size: as alike as the whole."""
+    rng, jobs = random.Random(seed), []
+    for of in made.jobs:
+        for number in range(rng.choice((1, 3, 5))):
+            small = number > 0 and rng.random() < 0.5 and of.max_gpus >= 4
+            size = {"max_gpus": of.max_gpus // 2, "work_gpu_h": of.work_gpu_h / 2} if small else {}
+            jobs.append(replace(of, id=f"{of.id}-{number}" if number else of.id, **size))
+    rng.shuffle(jobs)
+    return replace(made, jobs=tuple(jobs))
+
+
+@given(seeds, seeds)
+def test_classes_cost_what_single_jobs_cost(seed, other):
+    made = random_problem(seed, exact=True)
+    made = repeated(replace(made, jobs=tuple(of for of in made.jobs if of.preemptible)), other)
+    facts = facts_of(made)
+    merged = classes_of(facts)
+    single, whole = (solve_arrays(write_arrays(declare(made, of)), 20.0) for of in (facts, merged.facts))
+    assert whole.objective == pytest.approx(single.objective, rel=1e-9, abs=1e-7)
+
+
+@given(seeds, seeds)
+def test_members_of_a_class_add_up_and_keep_every_promise(seed, other):
+    made = repeated(random_problem(seed), other)
+    facts = facts_of(made)
+    merged = classes_of(facts)
+    plan = Session().plan(made)
+    assert check_plan(made, plan) == ()
+    table = facts.table
+    rates = job_rows(plan.jobs, [of.id for of in table.jobs], facts.count).rates
+    assert (rates <= table.rate[:, None] * (table.on_time_h + table.late_h) / facts.hours * (1 + 1e-9) + 1e-9).all()
+    for number in range(len(merged.facts.table)):
+        mine = np.flatnonzero(merged.of == number)
+        part = rates[mine] / table.left[mine, None]
+        assert np.ptp(part, axis=0) == pytest.approx(0.0, abs=1e-9)  # each by the work that it has left
+        assert table.left[mine].sum() == pytest.approx(merged.facts.table.left[number], rel=1e-12)
+
+
+@given(seeds, seeds)
+def test_the_order_of_the_list_decides_nothing(seed, other):
+    made = repeated(random_problem(seed), other)
+    jobs = list(made.jobs)
+    random.Random(other).shuffle(jobs)
+    first, then = solve_problem(made), solve_problem(replace(made, jobs=tuple(jobs)))
+    assert dict(first.jobs) == dict(then.jobs)
+    assert first.pools == then.pools
+
+
+@given(seeds, seeds)
+def test_jobs_with_rules_of_their_own_stay_alone(seed, other):
+    made = with_steps(repeated(random_problem(seed), other), other)
+    merged = classes_of(facts_of(made))
+    awaited = {name for of in made.jobs for name in of.after}
+    for number in np.flatnonzero(np.bincount(merged.of) > 1).tolist():
+        of = merged.facts.table.jobs[number]
+        assert of.preemptible
+        assert of.id not in awaited
+        assert (of.after, of.min_run_h, of.pause_cost, of.restart_gpu_h) == ((), 0.0, 0.0, 0.0)
+        assert of.min_gpus <= 1
+
+
+def test_five_hundred_equal_tasks_are_one_job_and_any_difference_is_another():
+    tasks = [job(f"t{n:03}", (0, 4), 2.0, 1, value_per_gpu_h=1.0) for n in range(500)]
+    others = [
+        replace(tasks[0], id="due", deadline=tasks[0].deadline.replace(minute=30)),
+        replace(tasks[0], id="dear", value_per_gpu_h=2.0),
+        replace(tasks[0], id="long", work_gpu_h=2.5),
+        replace(tasks[0], id="begun", done_gpu_h=0.5),
+        replace(tasks[0], id="urgent", priority=1),
+        replace(tasks[0], id="elsewhere", pools=("other",)),
+        replace(tasks[0], id="anywhere", pools=("batch", "other")),
+        replace(tasks[0], id="first"),
+        replace(tasks[0], id="then", after=("first",)),
+    ]
+    grid = hourly(6)
+    batch = [inputs(pool(name, Work.BATCH, 400), 6) for name in ("batch", "other")]
+    made = problem(grid, [site(6, price=[10, 90, 20, 30, 50, 60])], batch, [*tasks, *others])
+    merged = classes_of(facts_of(made))
+    assert len(merged.facts.table) == 1 + len(others)
+    plan = solve_problem(made)
+    assert check_plan(made, plan) == ()
+    assert {plan.jobs[of.id].work_gpus for of in tasks} == {plan.jobs["t000"].work_gpus}
+    assert plan.jobs["t000"].work_gpus[0] > 0 == plan.jobs["t000"].work_gpus[1]
