@@ -13,10 +13,11 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
+from optimizer.answers import EventPlan, PoolQuote, StartPrice
 from optimizer.curve_arrays import Ints, caps_for_draws, throughputs_at_draws
-from optimizer.domain import Plan, PoolPlan, PoolQuote, Rung, SitePlan, StartPrice
+from optimizer.domain import Plan, PoolPlan, Rung, SitePlan
 from optimizer.evaluate import evaluate_facts
-from optimizer.facts import Facts, Floats, late_tail
+from optimizer.facts import Facts, Floats, late_tail, with_taken
 from optimizer.jobplans import NAMES, JobPlans
 from optimizer.notes import notes_of
 from optimizer.poolfacts import PoolFacts
@@ -50,10 +51,14 @@ class Draft:
     worth: Worth = NO_DUALS
     drawn: Drawn | None = None
     """Batteries and generators; None: by rule."""
+    events: Mapping[str, EventPlan] = field(default_factory=dict)
+    """Answers to voluntary events; where there is none it is no."""
 
 
 def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (), solve_s: float = 0.0) -> Plan:
     """The plan of a draft, with everything a person and the fast loop need."""
+    answers = {e.id: draft.events.get(e.id, EventPlan(False)) for e in facts.problem.events if e.undecided}
+    facts = with_taken(facts, frozenset(name for name, answer in answers.items() if answer.take_part))
     work = _work(facts, draft)
     imports = (facts.other_kw + _per_site(facts, draft.draw_kw)) * facts.pue
     drawn = without_solver(facts, imports) if draft.drawn is None else draft.drawn
@@ -72,7 +77,7 @@ def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (
         facts.problem.made_at, facts.problem.grid, rung, pools, _job_plans(facts, draft, bindings), sites, 0.0, solve_s
     )
     plan = replace(plan, batteries=battery_plans(facts, drawn), generators=generator_plans(facts, drawn))
-    plan = replace(plan, reserves=reserve_plans(facts, drawn))
+    plan = replace(plan, reserves=reserve_plans(facts, drawn), events=answers)
     objective = evaluate_facts(facts, plan).total
     said = (*facts.problem.notes, *notes, *notes_of(facts, plan))
     return replace(plan, objective=objective, notes=said, quotes=draft.worth.quotes)

@@ -74,6 +74,11 @@ def _shape(problem: Problem, plan: Plan) -> list[Violation]:
     for kind, names, parts in wanted:
         found.extend(Violation(name, None, f"{kind} is missing from the plan") for name in names if name not in parts)
     found.extend(Violation(*fault) for fault in shape_faults(problem, plan))
+    found.extend(
+        Violation(event.id, None, "is voluntary, and the plan does not say whether the site takes part")
+        for event in problem.events
+        if event.undecided and event.id not in plan.events
+    )
     if found:
         return found
     count = len(problem.grid)
@@ -269,9 +274,14 @@ def _site(problem: Problem, plan: Plan, number: int, fixed: Mapping[str, Floats]
           for t in _where(bought > np.maximum(limit, unmet) + tol)),
         *(Violation(site.id, t, "import over the hard limit is not declared")
           for t in _where(bought > limit + over + tol)),
-        *(broken for event in problem.events if event.site == site.id
+        *(broken for event in problem.events if event.site == site.id and holds(plan, event)
           for broken in _event(problem, plan, event, (pools, fixed, other, output))),
     ]  # fmt: skip
+
+
+def holds(plan: Plan, event: GridEvent) -> bool:
+    """Whether the plan owes an event's cap: a voluntary one that waits for an answer only if it says yes."""
+    return event.opted is not None or not event.voluntary or plan.events[event.id].take_part
 
 
 def _event(

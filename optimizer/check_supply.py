@@ -86,6 +86,7 @@ def charged_for_kw(problem: Problem, plan: Plan, site: SiteInputs, t: int) -> fl
     """Charge in an interval that a later one needs: an event may give to keep a hard limit or an event after it."""
     imports = plan.sites[site.id].import_kw
     events = [event for event in problem.events if event.site == site.id and (event.firm or event.emergency)]
+    events = [event for event in events if not event.undecided or plan.events[event.id].take_part]
     for later in range(t + 1, len(problem.grid)):
         start, end = problem.grid.edges[later], problem.grid.edges[later + 1]
         caps = [max(0.0, mean_limit_kw(event, start, end)) for event in events]

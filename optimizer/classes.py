@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from optimizer.answers import StartPrice
 from optimizer.assemble import Draft
-from optimizer.domain import StartPrice
 from optimizer.facts import Facts, Floats
 from optimizer.jobfacts import Jobs, JobTable
 from optimizer.model.parts import Flags, Ints

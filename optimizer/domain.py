@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 
+from optimizer.answers import EventPlan, PoolQuote, StartPrice
 from optimizer.assets import Battery, BatteryPlan, CoincidentCharge, Generator, GeneratorPlan, ReserveOffer, ReservePlan
 from optimizer.reasons import Note, Reason
 from optimizer.timegrid import TimeGrid
@@ -198,6 +199,9 @@ class GridEvent:
     `ramp_out_s`; then
     the import stays at or below `rebound_kw` for `rebound_s`. Where events overlap, the strictest cap holds;
     `priority` is kept for the books. Money is per kWh.
+
+    A `voluntary` event asks nothing of a site that has not said that it takes part, and pays nothing either; while
+    `opted` is None the plan decides.
     """
 
     id: str
@@ -219,6 +223,13 @@ class GridEvent:
     program: str = ""
     source: str = ""
     name: str = ""
+    voluntary: bool = False
+    opted: bool | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the plan decides if the site takes part."""
+        return self.voluntary and self.opted is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,33 +330,6 @@ class PoolPlan:
 
 
 @dataclass(frozen=True)
-class PoolQuote:
-    """What work in a pool costs at the margin, per interval, from the plan's duals (`optimizer/quotes.py` has the
-    formulas). `more_per_gpu_h`: money for one more GPU-hour of work at full throughput; `less_per_gpu_h`: what one less
-    saves; they differ where the plan sits on a kink, and None says that there is no such work. `per_mtok` is the first
-    as money for a million tokens (None as well where the pool has no `tokens_per_gpu_h`). `reasons` say why there is no
-    price, or POOL_FULL beside a price at which another job gives way (None: power is all that it takes)."""
-
-    more_per_gpu_h: tuple[float | None, ...]
-    less_per_gpu_h: tuple[float | None, ...]
-    per_mtok: tuple[float | None, ...]
-    reasons: tuple[Reason | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StartPrice:
-    """Why a job waits, in money: doing a GPU-hour of it now costs `extra_per_gpu_h` more than where it is planned (its
-    reduced cost; 0: it could as well run now; None: nothing could make it run now). It stays waiting at every energy
-    price of the present interval above `never_above_per_mwh`, all else equal; None where something other than the price
-    decides. `at_per_mwh` is a price at which it was seen to start, by solving again (None: not looked for, or not
-    found)."""
-
-    extra_per_gpu_h: float | None
-    never_above_per_mwh: float | None
-    at_per_mwh: float | None = None
-
-
-@dataclass(frozen=True)
 class JobPlan:
     """A job's rate on the grid in full-speed GPU equivalents, and what is late or never done inside the horizon.
     `start` is known for a waiting job of a plan with duals."""
@@ -388,3 +372,10 @@ class Plan:
     batteries: Mapping[str, BatteryPlan] = field(default_factory=dict)
     generators: Mapping[str, GeneratorPlan] = field(default_factory=dict)
     reserves: Mapping[str, ReservePlan] = field(default_factory=dict)
+    events: Mapping[str, EventPlan] = field(default_factory=dict)
+    """Voluntary events that wait for an answer, by id."""
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """Ids of the voluntary events that the plan takes part in."""
+        return frozenset(name for name, answer in self.events.items() if answer.take_part)

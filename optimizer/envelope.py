@@ -63,6 +63,18 @@ def mean_limit_kw(event: GridEvent, start: datetime, end: datetime) -> float:
     return total / seconds if seconds else INF
 
 
+def promised_kwh(event: GridEvent, start: datetime, end: datetime) -> float:
+    """Energy below the baseline that an event and its ramps ask inside [start, end)."""
+    begin, stop = max(start, event.start), min(end, event.end + timedelta(seconds=event.ramp_out_s))
+    cuts = [begin, *(cut for cut in event_breakpoints(event) if begin < cut < stop), stop]
+    total = 0.0
+    for left, right in pairwise(cuts):
+        if right > left:
+            below_kw = event.baseline_kw - max(0.0, event_limit_kw(event, left + (right - left) / 2))
+            total += max(0.0, below_kw) * (right - left).total_seconds() / 3600.0
+    return total
+
+
 def tightest_kw(events: Iterable[GridEvent], moment: datetime) -> float:
     """The strictest cap of all `events` at `moment` (inf: none)."""
     return min((event_limit_kw(event, moment) for event in events), default=INF)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.domain import Plan, Problem
-from optimizer.facts import PREFERENCE_PER_GPU_H, Facts, Floats, facts_of, late_tail
+from optimizer.facts import LEAST_GAIN, PREFERENCE_PER_GPU_H, Facts, Floats, facts_of, late_tail, with_taken
 from optimizer.jobplans import job_rows
 from optimizer.ramps import allowed_kw
 from optimizer.steps import pauses, steps_of
@@ -45,6 +45,7 @@ class Bill:
     change: float = 0.0
     pauses: float = 0.0
     moves: float = 0.0
+    participation: float = 0.0
 
     @property
     def total(self) -> float:
@@ -60,6 +61,7 @@ def evaluate(problem: Problem, plan: Plan) -> Bill:
 
 def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
     """Price a plan whose problem's facts are known."""
+    facts = with_taken(facts, plan.taken)
     imports = np.array([plan.sites[site.id].import_kw for site in facts.problem.sites])
     energy, carbon = _energy(facts, imports)
     weights = tuple(weights_of(facts, site) for site in range(len(facts.problem.sites)))
@@ -86,6 +88,7 @@ def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
         change=_change(facts, plan),
         pauses=_pauses(facts, plan),
         moves=_moves(facts, plan),
+        participation=_participation(facts),
     )
 
 
@@ -151,10 +154,17 @@ def _over(facts: Facts, imports: Floats, weights: tuple[Weights, ...]) -> tuple[
     for s in range(len(facts.problem.sites)):
         over = np.clip(imports[s] - facts.limit_kw[s], 0.0, None)
         limit += weights[s].limit_per_kwh * float((over * facts.hours).sum())
-        for number, item in facts.events_of(s):
+        for number, item in facts.asking(s):
             over = np.clip(imports[s] - np.maximum(0.0, facts.event_kw[number]), 0.0, None)
             event += float((weights[s].event_per_kwh[item.id] * over * facts.hours).sum())
     return limit, event
+
+
+def _participation(facts: Facts) -> float:
+    """What voluntary events pay that the plan takes part in, as a negative cost."""
+    events = enumerate(facts.problem.events)
+    mine = [(number, event) for number, event in events if event.undecided and event.id in facts.taken]
+    return sum(LEAST_GAIN - event.credit_per_kwh * float(facts.promised_kwh[number]) for number, event in mine)
 
 
 def _service(facts: Facts, plan: Plan) -> float:

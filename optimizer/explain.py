@@ -75,15 +75,32 @@ def _cause(problem: Problem, plan: Plan, inputs: PoolInputs, index: int, reason:
         Reason.CHANGE_COST: "moving the cap for so short a time costs more than it brings",
     }
     if reason in {Reason.DR_EVENT, Reason.REBOUND_LIMIT}:
-        return _event_clause(problem, site.id, index, reason)
+        return _event_clause(problem, plan, site.id, index, reason)
     return clauses.get(reason, str(reason).replace("_", " "))
 
 
-def _event_clause(problem: Problem, site: str, index: int, reason: Reason) -> str:
+def explain_event(problem: Problem, plan: Plan, event_id: str) -> str:
+    """Whether the plan takes part in a voluntary event that waits for an answer, and why. Raises KeyError."""
+    answer, unit = plan.events[event_id], problem.currency
+    if answer.short_kw > 0 and not answer.take_part:
+        return f"opted out: {answer.short_kw:,.0f} kW of what it asks can't be shed"
+    if answer.pays is not None and answer.costs is None:
+        return "opted out: what it asks can't be kept throughout"
+    if answer.pays is None or answer.costs is None:
+        return "opted in: its worth is not known" if answer.take_part else "opted out: no solver weighed it"
+    pays, costs = f"{answer.pays:,.2f} {unit}", f"{answer.costs:,.2f} {unit}"
+    if answer.take_part:
+        return f"opted in: pays {pays}, costs {costs}"
+    return f"opted out: would pay {pays} and cost {costs}"
+
+
+def _event_clause(problem: Problem, plan: Plan, site: str, index: int, reason: Reason) -> str:
     """Which event binds and to what."""
     start, end = problem.grid.edges[index], problem.grid.edges[index + 1]
-    caps = [(mean_limit_kw(event, start, end), event) for event in problem.events if event.site == site]
-    cap, event = min(caps, key=lambda item: item[0])
+    asking = [
+        event for event in problem.events if event.site == site and (not event.undecided or event.id in plan.taken)
+    ]
+    cap, event = min(((mean_limit_kw(event, start, end), event) for event in asking), key=lambda item: item[0])
     over = event.end + timedelta(seconds=event.ramp_out_s)
     if reason is Reason.REBOUND_LIMIT:
         over += timedelta(seconds=event.rebound_s)
@@ -127,12 +144,12 @@ def explain_job(problem: Problem, plan: Plan, job_id: str) -> str:
     if reason is Reason.DEADLINE_UNREACHABLE or not _batch_pools(problem, job):
         return f"{job_id} can't run: none of its pools ({', '.join(job.pools) or 'none named'}) runs batch work."
     if orders.work_gpus[0] > 1e-9:
-        cause = _job_cause(problem, orders.pool, reason)
+        cause = _job_cause(problem, plan, orders.pool, reason)
         state = f"{job_id} runs on {orders.pool} at {orders.work_gpus[0]:.1f} GPUs because {cause}"
         return f"{state}; {_ending(job, plan)}."
     first = next((t for t, rate in enumerate(orders.work_gpus) if rate > 1e-9), None)
     start = f"until {_clock(grid.starts[first], grid.start)}" if first is not None else "beyond this plan's horizon"
-    cause, price = _job_cause(problem, orders.pool, reason), _start_price(problem, plan, job_id)
+    cause, price = _job_cause(problem, plan, orders.pool, reason), _start_price(problem, plan, job_id)
     return f"{job_id} waits {start} because {cause}; {price}{_ending(job, plan)}."
 
 
@@ -161,7 +178,7 @@ def _batch_pools(problem: Problem, job: BatchJob) -> list[str]:
     return [name for name in job.pools if name in names]
 
 
-def _job_cause(problem: Problem, pool_id: str, reason: Reason) -> str:
+def _job_cause(problem: Problem, plan: Plan, pool_id: str, reason: Reason) -> str:
     """The cause of a job's state now."""
     inputs = _pool(problem, pool_id)
     site = next(site for site in problem.sites if site.id == inputs.pool.site)
@@ -180,7 +197,7 @@ def _job_cause(problem: Problem, pool_id: str, reason: Reason) -> str:
         Reason.RAMP_LIMIT: "the site may not rise faster",
     }
     if reason in {Reason.DR_EVENT, Reason.REBOUND_LIMIT}:
-        return _event_clause(problem, site.id, 0, reason)
+        return _event_clause(problem, plan, site.id, 0, reason)
     return clauses.get(reason, str(reason).replace("_", " "))
 
 

@@ -24,7 +24,7 @@ from optimizer.curves import (
     throughput_at_cap,
 )
 from optimizer.domain import GridEvent, PowerCurve, Problem, Work
-from optimizer.envelope import event_breakpoints, mean_limit_kw
+from optimizer.envelope import event_breakpoints, mean_limit_kw, promised_kwh
 from optimizer.jobfacts import JobFacts, Jobs, JobTable, table_of
 from optimizer.poolfacts import PoolFacts
 from optimizer.supply import Supply, supply_of
@@ -33,6 +33,9 @@ Floats = NDArray[np.float64]
 INF = float("inf")
 PREFERENCE_PER_GPU_H = 0.001
 """Money per GPU-hour for each place down a job's list of pools: order decides between equals, and nothing else."""
+
+LEAST_GAIN = 0.01
+"""Money that taking part in a voluntary event must bring at least: nothing is promised for nothing."""
 
 PACE_STEP = 0.02
 """Paces are rounded up to this, so that a pool has few different hulls."""
@@ -53,6 +56,8 @@ class Facts:
     jobs: Jobs
     coincident_per_kwh: Floats
     """The part of `cost_per_kwh` that is the expected charge on the grid's own peak."""
+    taken: frozenset[str] = frozenset()
+    """Voluntary events that wait for an answer and whose caps hold as if it were yes."""
 
     @cached_property
     def move_per_gpu_h(self) -> Floats:
@@ -100,23 +105,48 @@ class Facts:
         events = enumerate(self.problem.events)
         return [(number, event) for number, event in events if self.site_index[event.site] == site]
 
+    def asking(self, site: int) -> list[tuple[int, GridEvent]]:
+        """Events of a site whose caps hold: all but voluntary ones that it does not take part in."""
+        return [(number, event) for number, event in self.events_of(site) if self.asks(event)]
+
+    def asks(self, event: GridEvent) -> bool:
+        """Whether an event's cap holds."""
+        return not event.undecided or event.id in self.taken
+
+    @cached_property
+    def promised_kwh(self) -> Floats:
+        """Energy below the baseline that each event asks inside the horizon [event]."""
+        grid = self.problem.grid
+        return np.array([promised_kwh(event, grid.start, grid.end) for event in self.problem.events])
+
+    @cached_property
+    def most_import_kw(self) -> Floats:
+        """What no plan imports more than, per site and interval: every GPU that may work at full power, every battery
+        charging."""
+        total = self.other_kw.copy()
+        for facts in self.pools:
+            total[facts.site] += facts.top_kw
+        charge = [sum(battery.charge_kw for battery in site.batteries) for site in self.problem.sites]
+        found: Floats = total * self.pue + np.array(charge)[:, None]
+        return found
+
     @cached_property
     def events_cap_kw(self) -> Floats:
         """Strictest event cap per site and interval (inf: none)."""
         caps = np.full_like(self.limit_kw, INF)
-        for number, event in enumerate(self.problem.events):
-            row = self.site_index[event.site]
-            caps[row] = np.minimum(caps[row], self.event_kw[number])
+        for row in range(len(caps)):
+            for number, _ in self.asking(row):
+                caps[row] = np.minimum(caps[row], self.event_kw[number])
         return caps
 
     @cached_property
     def firm_cap_kw(self) -> Floats:
         """Strictest of the hard limit and the firm events per site and interval."""
         caps = self.limit_kw.copy()
-        for number, event in enumerate(self.problem.events):
-            if event.firm or event.emergency:
-                row = self.site_index[event.site]
-                caps[row] = np.minimum(caps[row], self.event_kw[number])
+        for row in range(len(caps)):
+            for number, event in self.asking(row):
+                if event.firm or event.emergency:
+                    caps[row] = np.minimum(caps[row], self.event_kw[number])
         return caps
 
     @cached_property
@@ -206,6 +236,11 @@ def facts_of(problem: Problem) -> Facts:
     pools = tuple(_with_floors(facts, pool) for pool in facts.pools)
     same = all(new is old for new, old in zip(pools, facts.pools, strict=True))
     return facts if same else replace(facts, pools=pools)
+
+
+def with_taken(facts: Facts, taken: frozenset[str]) -> Facts:
+    """The facts with these voluntary events as binding as any other, and no more of them."""
+    return facts if taken == facts.taken else replace(facts, taken=taken)
 
 
 def _event_kw(problem: Problem, event: GridEvent) -> list[float]:

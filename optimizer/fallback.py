@@ -6,13 +6,16 @@ money against the optimum, never a promise. All of it is arrays: a thousand jobs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.answers import EventPlan
 from optimizer.assemble import Draft, assemble
 from optimizer.curves import draw_at_cap
 from optimizer.domain import Plan, Problem, Rung
-from optimizer.facts import Facts, Floats, facts_of, late_tail, unbroken_run
+from optimizer.facts import Facts, Floats, facts_of, late_tail, unbroken_run, with_taken
 from optimizer.jobfacts import JobFacts
 from optimizer.poolfacts import PoolFacts
 from optimizer.reasons import Note, Reason, Severity
@@ -46,19 +49,19 @@ def safe_plan(problem: Problem) -> Plan:
 
 def hold_plan(problem: Problem, last: Plan) -> Plan:
     """The caps and jobs of the last plan's present interval, held over the whole grid and cut to every cap."""
-    facts = facts_of(problem)
+    facts = _answered(problem, last)
     index = _index_at(last, 0, facts)
     book = _Book(facts, fit(facts, _draw_under_caps(facts, last, [index] * facts.count)))
     for number in book.in_order():
         orders = last.jobs.get(facts.jobs[number].job.id)
         if orders is not None and orders.work_gpus[index] > 1e-9:
             book.follow(number, np.full(facts.count, orders.work_gpus[index]), orders.pool)
-    return book.plan(Rung.HOLD, Reason.HELD, "the present caps are held")
+    return book.plan(Rung.HOLD, Reason.HELD, "the present caps are held", last.events)
 
 
 def shift_plan(last: Plan, problem: Problem) -> Plan:
     """The last plan cut anew onto the problem's grid: its caps under the new load, its jobs' rates, under every cap."""
-    facts = facts_of(problem)
+    facts = _answered(problem, last)
     steps = [_index_at(last, t, facts) for t in range(facts.count)]
     book = _Book(facts, fit(facts, _draw_under_caps(facts, last, steps)))
     old_edges = np.array([(edge - problem.grid.start).total_seconds() / 3600.0 for edge in last.grid.edges])
@@ -68,7 +71,15 @@ def shift_plan(last: Plan, problem: Problem) -> Plan:
         if orders is not None:
             done = np.concatenate(([0.0], np.cumsum(np.array(orders.work_gpus) * np.diff(old_edges))))
             book.follow(number, np.diff(np.interp(new_edges, old_edges, done)) / facts.hours, orders.pool)
-    return book.plan(Rung.SHIFTED, Reason.LAST_PLAN_SHIFTED, f"the plan of {last.made_at:%H:%M}Z is followed")
+    return book.plan(
+        Rung.SHIFTED, Reason.LAST_PLAN_SHIFTED, f"the plan of {last.made_at:%H:%M}Z is followed", last.events
+    )
+
+
+def _answered(problem: Problem, last: Plan) -> Facts:
+    """Facts under the last plan's answers to voluntary events: those that it takes part in bind."""
+    open_ = frozenset(event.id for event in problem.events if event.undecided)
+    return with_taken(facts_of(problem), open_ & last.taken)
 
 
 def _index_at(last: Plan, t: int, facts: Facts) -> int:
@@ -231,8 +242,8 @@ class _Book:
             if (run <= np.where(allowed, self._available(g) + 1e-9, 0.0)).all():
                 self._take(number, g, run)
 
-    def plan(self, rung: Rung, reason: Reason, text: str) -> Plan:
-        """The plan of what was booked."""
+    def plan(self, rung: Rung, reason: Reason, text: str, events: Mapping[str, EventPlan] | None = None) -> Plan:
+        """The plan of what was booked; `events`: answers to voluntary events (None: no to all)."""
         facts, draw = self.facts, self.draw_kw
         for pool in facts.pools:
             if pool.batch:
@@ -240,7 +251,7 @@ class _Book:
                 work = self.rates[mine].sum(axis=0)
                 draw[pool.index] = [pool.draw_for(t, done) for t, done in enumerate(work.tolist())]
         note = Note(reason, "plan", text, Severity.WARNING)
-        return assemble(facts, Draft(draw, self.rates, tuple(self.homes)), rung, (note,))
+        return assemble(facts, Draft(draw, self.rates, tuple(self.homes), events=events or {}), rung, (note,))
 
 
 def _fill(limit: Floats, order: NDArray[np.int64], left: float) -> Floats:

@@ -198,9 +198,11 @@ def must(status: Any, what: str) -> None:
         raise SolveError(SolveFault.FAILED, f"HiGHS refused the {what}")
 
 
-def solve_arrays(arrays: Arrays, time_limit_s: float) -> Answer:
-    """Solve arrays from nothing; with integers, duals come from a second solve with those fixed."""
+def solve_arrays(arrays: Arrays, time_limit_s: float, gap: float = GAP) -> Answer:
+    """Solve arrays from nothing; with integers, to this relative gap, duals come from a second solve with those
+    fixed."""
     solver = Highs(arrays)
+    solver.option("mip_rel_gap", gap)
     answer = solver.run(time_limit_s)
     return fixed_answer(arrays, answer, time_limit_s) if solver.mixed else _inside(arrays, answer)
 

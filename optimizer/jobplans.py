@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.domain import JobPlan, StartPrice
+from optimizer.answers import StartPrice
+from optimizer.domain import JobPlan
 from optimizer.reasons import CODE, REASONS
 
 Floats = NDArray[np.float64]

@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 
 from optimizer.domain import Plan
-from optimizer.facts import Facts
+from optimizer.facts import Facts, with_taken
 from optimizer.jobfacts import JobFacts
 from optimizer.jobplans import job_rows
 from optimizer.reasons import Note, Reason, Severity
@@ -18,6 +18,7 @@ from optimizer.reasons import Note, Reason, Severity
 
 def notes_of(facts: Facts, plan: Plan) -> tuple[Note, ...]:
     """Notes on limits, events, floors and deadlines, in that order."""
+    facts = with_taken(facts, plan.taken)
     return (*_limits(facts, plan), *_events(facts, plan), *_floors(facts, plan), *_deadlines(facts, plan))
 
 
@@ -38,6 +39,8 @@ def _limits(facts: Facts, plan: Plan) -> list[Note]:
 def _events(facts: Facts, plan: Plan) -> list[Note]:
     notes = []
     for number, event in enumerate(facts.problem.events):
+        if not facts.asks(event):
+            continue
         imports = np.array(plan.sites[event.site].import_kw)
         over = np.clip(imports - np.maximum(0.0, facts.event_kw[number]), 0.0, None)
         if (over > 1e-6 * (1 + imports)).any():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from optimizer.domain import StartPrice
+from optimizer.answers import StartPrice
 from optimizer.facts import Facts, Floats
 from optimizer.faults import SolveError
 from optimizer.highs import Answer, Highs

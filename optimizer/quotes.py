@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.domain import PoolQuote
+from optimizer.answers import PoolQuote
 from optimizer.facts import Facts, Floats
 from optimizer.highs import Answer
 from optimizer.model.arrays import Arrays

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from optimizer.answers import EventPlan
 from optimizer.assemble import Draft, Worth
-from optimizer.facts import Facts, Floats
+from optimizer.facts import Facts, Floats, with_taken
 from optimizer.highs import Answer
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Columns, Ints
@@ -71,8 +74,12 @@ def draft_of(
     homes: Ints,
     basis: Basis | None = None,
     budget: Budget = NO_PROBES,
+    events: Mapping[str, EventPlan] | None = None,
 ) -> Draft:
-    """What the point decides, and what its duals are worth; start prices are probed within `budget`."""
+    """What the point decides, and what its duals are worth; start prices are probed within `budget`. `events`: answers
+    to voluntary events."""
+    answers = events or {}
+    facts = with_taken(facts, frozenset(name for name, given in answers.items() if given.take_part))
     draw = np.array([pool.base_kw for pool in facts.pools]).reshape(len(facts.pools), facts.count)
     seg: Columns = arrays.families["seg"]
     np.add.at(draw, (seg.keys[0], seg.keys[1]), arrays.of("seg", answer.point))
@@ -80,9 +87,8 @@ def draft_of(
     picked = np.where((homes >= 0)[:, None], rates[homes], 0.0) if len(rates) else np.zeros((len(homes), facts.count))
     picked = np.where(picked > 1e-9, picked, 0.0).reshape(len(facts.jobs), facts.count)
     pools = tuple(int(facts.table.pair_pool[pair]) if pair >= 0 else -1 for pair in homes.tolist())
-    return Draft(
-        draw, picked, pools, _worth(facts, arrays, answer, homes, basis, budget), drawn_of(facts, arrays, answer)
-    )
+    worth = _worth(facts, arrays, answer, homes, basis, budget)
+    return Draft(draw, picked, pools, worth, drawn_of(facts, arrays, answer), answers)
 
 
 def _worth(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, basis: Basis | None, budget: Budget) -> Worth:

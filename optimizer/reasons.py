@@ -44,6 +44,9 @@ class Reason(StrEnum):
     FLOOR_BROKEN = "floor_broken"
     RAMP_BROKEN = "ramp_broken"
     EVENT_CONFLICT = "event_conflict"
+    # what was answered
+    OPT_IN = "opt_in"
+    OPT_OUT = "opt_out"
     # what was substituted
     STALE_SIGNAL = "stale_signal"
     SIGNAL_LOST = "signal_lost"

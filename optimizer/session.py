@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from optimizer.answers import EventPlan
 from optimizer.assemble import assemble
 from optimizer.basis import Remembered, carried
 from optimizer.classes import classes_of
@@ -28,6 +29,7 @@ from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.validate import validate
+from optimizer.voluntary import answers_of
 from optimizer.whole import Whole, whole_numbers
 
 VERIFY_EVERY = 24
@@ -71,7 +73,8 @@ class Session:
         rung = Rung.OPTIMUM if answer.optimal else Rung.INCUMBENT
         said = (*self._said(), *(() if answer.optimal else (_incumbent_note(self._gap),)))
         basis = (self._last.columns, self._last.rows) if self._last is not None and not self._mixed else None
-        draft = draft_of(facts, arrays, answer, homes, basis, self.budget)
+        events = self._answers(facts, arrays, answer, homes, time_limit_s)
+        draft = draft_of(facts, arrays, answer, homes, basis, self.budget, events)
         return assemble(whole, classes.split(whole, draft), rung, said, answer.seconds)
 
     # ------------------------------------------------------------ the optimum
@@ -193,6 +196,17 @@ class Session:
             return found
 
         return one_way(replace(arrays, high=self._at_home(facts, arrays, homes)), answer, solve)
+
+    def _answers(
+        self, facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, time_limit_s: float
+    ) -> dict[str, EventPlan]:
+        """What the plan answers to voluntary events, and what each answer is worth."""
+        ends_s = max(0.5, time_limit_s - answer.seconds)
+
+        def solve(tried: Arrays) -> Answer:
+            return self._solve(facts, tried, ends_s, remember=False)
+
+        return answers_of(facts, replace(arrays, high=self._at_home(facts, arrays, homes)), answer, solve)
 
     @staticmethod
     def _at_home(facts: Facts, arrays: Arrays, homes: Ints) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optimizer.domain import StartPrice
+from optimizer.answers import StartPrice
 from optimizer.facts import Facts, Floats
 from optimizer.highs import Answer
 from optimizer.model.arrays import Arrays

@@ -207,6 +207,8 @@ def _event(event: GridEvent, sites: set[str]) -> Iterator[ProblemError]:
     for index, span in enumerate(event.targets):
         if not isfinite(span.value):
             yield ProblemError(f"{place}.targets[{index}]", f"is {span.value}")
+    if event.voluntary and event.emergency:
+        yield ProblemError(f"{place}.voluntary", "is true for an emergency; nobody may choose whether to obey it")
     names = ("baseline_kw", "ramp_in_s", "ramp_out_s", "rebound_s", "penalty_per_kwh", "credit_per_kwh")
     yield from _range(place, event, names, 0.0)
     if event.rebound_kw is not None and not isfinite(event.rebound_kw):

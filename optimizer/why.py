@@ -34,7 +34,7 @@ def site_bindings(facts: Facts, imports: Floats) -> Codes:
             if charge.price_per_kw > 0:
                 codes[s, active & (imports[s] >= peak * (1 - TOUCH))] = CODE[Reason.PEAK_AVOID]
         codes[s, imports[s] >= facts.limit_kw[s] * (1 - TOUCH)] = CODE[Reason.SITE_LIMIT]
-        for number, event in facts.events_of(s):
+        for number, event in facts.asking(s):
             touched = imports[s] >= facts.event_kw[number] * (1 - TOUCH)
             ended = np.array([start >= event.end for start in facts.problem.grid.starts])
             codes[s, touched & ~ended] = CODE[Reason.DR_EVENT]

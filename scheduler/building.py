@@ -232,5 +232,7 @@ def _rules(program: ProgramConfig) -> ProgramRules:
         credit_per_kwh=program.credit_per_kwh,
         declared_baseline_kw=program.baseline.kw,
         baseline_s=program.baseline.minutes * 60.0,
+        voluntary=program.voluntary,
+        answer_before_s=program.answer_before.total_seconds(),
     )
     return ProgramRules(terms, program.site, program.notice, program.min_kw, program.max_kw or INF)

@@ -123,6 +123,29 @@ def cancel(
     _show(Client(url, config).delete(PATH, event), as_json)
 
 
+@app.command("answer")
+def answer(
+    event: Annotated[str, typer.Argument(help="Id of the event.")],
+    opt: Annotated[str, typer.Argument(help="`in` or `out`.")],
+    url: Url = None,
+    config: OptionalConfig = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a voluntary event by hand, in the plan's place.
+
+    \b
+    Examples:
+      gridpace events answer spring-test out
+    """
+    from urllib.parse import quote
+
+    from scheduler.cli_client import Client
+
+    if opt not in {"in", "out"}:
+        raise typer.BadParameter(f'"{opt}" is not `in` or `out`', param_hint="opt")
+    _show(Client(url, config).post(f"{PATH}/{quote(event, safe='')}/answer", {"opt": opt}), as_json)
+
+
 def _ending(end: str | None, duration: str | None) -> dict[str, str]:
     """`--end` or `--duration` as the field of a message. Raises BadParameter unless it is exactly one."""
     if (end is None) == (duration is None):

@@ -114,5 +114,6 @@ def show_events(events: Iterable[Row], zone: str | None = None) -> None:
         "end": lambda row: local(row["end"], zone),
         "kW target": lambda row: kilowatts(row["target_kw"]),
         "kW baseline": lambda row: kilowatts(row["baseline_kw"]),
+        "opt": lambda row: row["opt"],
         "answer": lambda row: row["answer"],
     })  # fmt: skip

@@ -26,6 +26,7 @@ from scheduler.store import StoreDegraded
 from scheduler.supply import read_devices
 from scheduler.timing import next_boundary
 from scheduler.trajectory import trajectory
+from scheduler.voluntary import answer_events
 
 log = structlog.get_logger()
 
@@ -39,7 +40,7 @@ def run_cycle(ctx: Context, state: State) -> CycleReport:
     2. freeze the problem: signals, events, jobs, fleet, now
     3. plan it (child process with a deadline; the ladder answers whatever happens)
     4. check the plan independently; one that breaks a promise is never published
-    5. publish: keep it, hand it to the fast loop
+    5. answer the voluntary events that are due, and publish: keep it, hand it to the fast loop
     6. report
     """
     started = time.monotonic()
@@ -54,12 +55,13 @@ def run_cycle(ctx: Context, state: State) -> CycleReport:
     problem = build_problem(ctx, state, seen, now)
     plan = ctx.planner.plan(problem, state.plan)
     broken = check_plan(problem, plan)
+    next_at = next_boundary(now, ctx.timing.interval)
     if broken:
         refuse(ctx, state, problem, broken, now)
     else:
+        answer_events(ctx, state, problem, plan, next_at)
         publish(ctx, state, Decision(plan, problem))
     state.cycles += 1
-    next_at = next_boundary(now, ctx.timing.interval)
     report = cycle_report(ctx, state, seen, time.monotonic() - started, now, next_at)
     state.report = report
     keep(ctx, state, report)

@@ -149,6 +149,21 @@ class Facade:
         self.wake()
         return answer
 
+    def answer_event(self, event_id: str, opt: str, by: str) -> EventAnswer:
+        """See Service."""
+        if opt not in {"in", "out"}:
+            raise Refused(f"opt: {opt!r} is not in or out")
+        try:
+            answer = self.ctx.ledger.decide(event_id, opt, f"opted {opt} by {by}", by, self.ctx.clock.now())
+        except KeyError as error:
+            raise Refused(f"no event {event_id!r}", 404) from error
+        except ValueError as error:
+            raise Refused(str(error), 409) from error
+        except StoreDegraded as error:
+            raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
+        self.wake()
+        return answer
+
     def jobs(self) -> Sequence[JobStatus]:
         """See Service."""
         return [job_status(job, self.state) for job in self._queue().everything()]

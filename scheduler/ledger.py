@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,10 +31,11 @@ from scheduler.ledger_resolve import (
     printable,
     resolve,
 )
+from scheduler.ledger_rows import SILENT, answered, awaited, bare_message, key_of, row_without_event, withdrawn
 from scheduler.ledger_states import Delivery, EventRow, EventState, Transition, counted
 from scheduler.service import EventAnswer
 from scheduler.status import EventStatus
-from scheduler.store import Store
+from scheduler.store import Store, StoreDegraded
 
 __all__ = ["Ledger", "ProgramTerms", "Transition"]
 
@@ -75,7 +77,7 @@ class Ledger:
         """What becomes of a message that was not seen before; `load_kw` is baseline and what can be shed."""
         if fault := nameless(message):
             return self._refused(message, fault, now)
-        head = self._books.heads.get(_key(message))
+        head = self._books.heads.get(key_of(message))
         if message.cancelled:
             return self._cancelled(message, head, now)
         if head is not None and message.version <= head.known_version:
@@ -120,7 +122,7 @@ class Ledger:
             ]
         )
         row = EventRow(
-            key=_key(message),
+            key=key_of(message),
             version=message.version,
             event=event,
             received_at=now,
@@ -130,17 +132,23 @@ class Ledger:
             number=self._books.next_number(),
             target_kw=target_kw,
         )
-        answer = replace(
-            self._answer(message, row.state(now), "in", reason, row),
-            available_kw=free_kw,
-        )
-        return self._keep(message, (*self._succeeded(former, row, now), row), answer, now)
+        if terms.voluntary and not event.emergency and not (former is not None and former.in_flight(now)):
+            row = awaited(row, terms, now)
+        elif terms.voluntary and not event.emergency:
+            row = answered(row, "in", row.answer)
+        asked = head if head is not None and head.opt != "in" else None
+        answer = replace(self._answer(message, row.state(now), row.opt, row.answer, row), available_kw=free_kw)
+        return self._keep(message, (*self._succeeded(former or asked, row, now), row), answer, now)
 
     def _succeeded(self, former: EventRow | None, row: EventRow, now: datetime) -> tuple[EventRow, ...]:
         """The former version as it is from now on: replaced at once where the new one carries on, else left by its ramp
         (and its rebound limit stays)."""
         if former is None:
             return ()
+        if not former.binds:
+            return (replace(former, voided=True, superseded=True),) if former.opt != "in" and not former.voided else ()
+        if row.opt != "in":  # it is asked anew: what was answered to the former version ends with it
+            return (replace(former.left(now), superseded=True),)
         carried_on = row.event.start <= now
         ended = replace(former, voided=True) if carried_on else former.left(now)
         if carried_on and former.id in self._books.deliveries:
@@ -150,12 +158,12 @@ class Ledger:
     def _cancelled(self, message: EventMessage, head: EventRow | None, now: datetime) -> EventAnswer:
         """Withdraw what is held, or remember that it was withdrawn before it came."""
         if head is None:
-            tomb = _row_without_event(message, self._books.next_number(), now, "cancelled before it was announced")
+            tomb = row_without_event(message, self._books.next_number(), now, "cancelled before it was announced")
             row = replace(tomb, voided=True, cancelled=True, cancelled_version=message.version)
             return self._keep(message, (row,), self._answer(message, "cancelled", "out", row.answer), now)
         if message.version < head.known_version:
             return self._ignored(message, head, now)
-        row = _withdrawn(replace(head, cancelled_version=message.version), now)
+        row = withdrawn(replace(head, cancelled_version=message.version), now)
         return self._keep(message, (row,), self._answer(message, row.state(now), "out", row.answer, row), now)
 
     def cancel(self, event_id: str, by: str, now: datetime) -> EventAnswer:
@@ -164,9 +172,9 @@ class Ledger:
         with self._lock:
             self._now = now
             row = self._books.find(event_id)
-            row = replace(_withdrawn(row, now), withdrawn_by=printable(by) or "the operator")
+            row = replace(withdrawn(row, now), withdrawn_by=printable(by) or "the operator")
             row = replace(row, answer=f"{row.answer} (by {row.withdrawn_by})")
-            message = _bare_message(row)
+            message = bare_message(row)
             answer = self._answer(message, row.state(now), "out", row.answer, row)
             self._books.keep(message, (row,), None, now, by=row.withdrawn_by)
             return answer
@@ -175,9 +183,9 @@ class Ledger:
     def _again(self, message: EventMessage, known: tuple[EventAnswer, bool]) -> EventAnswer:
         """The answer that was given, with the state of now."""
         answer, same = known
-        head = self._books.heads.get(_key(message))
+        head = self._books.heads.get(key_of(message))
         state: str = answer.state
-        if head is not None and head.version == message.version and answer.opt == "in" and self._now is not None:
+        if head is not None and head.version == message.version and answer.opt != "out" and self._now is not None:
             state = head.state(self._now)
         other = "" if same else "; this message differs from the one first received under this version and was ignored"
         return replace(answer, state=str(state), duplicate=True, reason=answer.reason + other)
@@ -192,7 +200,7 @@ class Ledger:
 
     def _refused(self, message: EventMessage, fault: str, now: datetime) -> EventAnswer:
         """Kept for people to see; whatever was held of this event stays in force."""
-        row = replace(_row_without_event(message, self._books.next_number(), now, fault), refused=True)
+        row = replace(row_without_event(message, self._books.next_number(), now, fault), refused=True)
         return self._keep(message, (row,), self._answer(message, "refused", "out", fault), now)
 
     def _keep(
@@ -206,7 +214,9 @@ class Ledger:
     ) -> EventAnswer:
         target_kw = row.target_kw if row is not None and row.event.targets else None
         baseline_kw = row.event.baseline_kw if row is not None and row.event.targets else None
-        return EventAnswer(printable(message.id), message.version, str(state), opt, reason, target_kw, baseline_kw)
+        by = row.answer_by if row is not None else None
+        name = printable(message.id)
+        return EventAnswer(name, message.version, str(state), opt, reason, target_kw, baseline_kw, answer_by=by)
 
     def _overlaps(self, event: GridEvent) -> list[str]:
         """What to say about other events at the same time."""
@@ -224,10 +234,42 @@ class Ledger:
         with self._lock:
             return tuple(row.event for row in self._books.bound() if now < row.over_at)
 
-    def advance(self, now: datetime) -> tuple[Transition, ...]:
-        """What changed its state since the last call (over a restart as well)."""
+    def awaiting(self) -> tuple[EventRow, ...]:
+        """Voluntary events that wait for the site's answer."""
+        with self._lock:
+            return tuple(row for row in self._books.live.values() if row.pending)
+
+    def voluntary(self) -> tuple[EventRow, ...]:
+        """Every voluntary event that was not withdrawn, whatever it was answered."""
+        with self._lock:
+            rows = self._books.rows.values()
+            return tuple(row for row in rows if row.event.voluntary and not (row.refused or row.voided))
+
+    def decide(self, event_id: str, opt: str, reason: str, by: str, now: datetime) -> EventAnswer:
+        """Answer a voluntary event, "in" or "out"; durable when it returns, and what a repeat of its message is told.
+        Raises KeyError when unknown, ValueError when it waits for no answer, StoreDegraded."""
         with self._lock:
             self._now = now
+            row = self._books.find(event_id)
+            if not row.pending or now >= row.event.start:
+                raise ValueError(f"event {event_id} waits for no answer; it is {row.state(now)}")
+            return self._decided(row, opt, reason, by, now)
+
+    def _decided(self, row: EventRow, opt: str, reason: str, by: str, now: datetime) -> EventAnswer:
+        row = answered(row, opt, reason)
+        answer = self._answer(bare_message(row), row.state(now), opt, reason, row)
+        self._books.keep_decision(row, answer, now, by)
+        return answer
+
+    def advance(self, now: datetime) -> tuple[Transition, ...]:
+        """What changed its state since the last call (over a restart as well). A voluntary event that nobody answered
+        in time is declined."""
+        with self._lock:
+            self._now = now
+            for row in self.awaiting():
+                if row.answer_by is not None and now >= row.answer_by:
+                    with suppress(StoreDegraded):  # it stays open, caps nothing, and is closed when the disk can
+                        self._decided(row, "out", SILENT, "gridpace", now)
             found = tuple(
                 Transition(row.event.id, row.version, row.event.site, before, after, now)
                 for row in self._books.live.values()
@@ -295,8 +337,8 @@ class Ledger:
             now = self._now or max((row.received_at for row in self._books.rows.values()), default=None)
             if now is None:
                 return ()
-            rows = [row for row in self._rows(now) if now - SHOWN < (row.over_at if row.binds else row.received_at)]
-            rows.sort(key=lambda row: (row.binds and now < row.over_at, row.number), reverse=True)
+            rows = [row for row in self._rows(now) if now - SHOWN < row.shown_until]
+            rows.sort(key=lambda row: (now < row.shown_until, row.number), reverse=True)
             shown = rows[:MOST_SHOWN]
             shown.sort(key=lambda row: row.number, reverse=True)
             return tuple(self._status(row, now) for row in shown)
@@ -343,39 +385,6 @@ class Ledger:
             worst_over_kw=delivery.worst_over_kw,
             answer=row.answer,
             number=row.number,
+            opt="out" if row.refused else row.opt,
+            answer_by=row.answer_by,
         )
-
-
-def _key(message: EventMessage) -> str:
-    return f"{message.program}/{message.id}"
-
-
-def _withdrawn(row: EventRow, now: datetime) -> EventRow:
-    """The row after a cancellation at `now`."""
-    if row.cancelled:
-        return replace(row, answer="already cancelled")
-    if not row.binds or now >= row.event.end:
-        return replace(row, answer="cancelled after its end: nothing changes")
-    left = replace(row.left(now), cancelled=True)
-    by = "" if left.voided else f"; the site leaves by its ramp until {left.released_at:%H:%M:%S}Z"
-    return replace(left, answer="cancelled" + by)
-
-
-def _row_without_event(message: EventMessage, number: int, now: datetime, answer: str) -> EventRow:
-    """A row that caps nothing: for what was refused, and for a cancellation that came first."""
-    aware = message.start.tzinfo is not None and message.end.tzinfo is not None
-    start, end = (message.start, message.end) if aware else (now, now)
-    event = GridEvent(
-        printable(message.id), message.version, printable(message.site), start, end, (), 0.0,
-        ramp_in_s=0.0, ramp_out_s=0.0, rebound_s=0.0, program=message.program, source=printable(message.source),
-        name=printable(message.name),
-    )  # fmt: skip
-    return EventRow(_key(message), message.version, event, now, now, 0.0, answer, number, math.inf)
-
-
-def _bare_message(row: EventRow) -> EventMessage:
-    """A message that stands for the operator's word in the log."""
-    return EventMessage(
-        id=row.key.split("/", 1)[1], version=row.version, site=row.event.site, start=row.event.start, end=row.event.end,
-        targets=(), cancelled=True, program=row.event.program, source="operator", name=row.event.name,
-    )  # fmt: skip

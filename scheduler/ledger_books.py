@@ -103,10 +103,27 @@ class Books:
         for row in rows:
             self._index(row)
 
+    def keep_decision(self, row: EventRow, answer: EventAnswer, now: datetime, by: str) -> None:
+        """The site's answer to a voluntary event, in place of the one that said to wait. Raises StoreDegraded, nothing
+        changed."""
+        said = plain_values(answer)
+        held = {**self._answers.get(row.id, {"content": 0}), "answer": said}
+        log = {"message": plain_values(row.event), "answer": said, "by": by}
+        self._store.put_all(
+            [
+                Record("event_message", row.key, log, log_at=now, log_only=True),
+                Record("event", row.id, plain_values(row)),
+                Record("event_answer", row.id, held),
+            ]
+        )
+        self._answers[row.id] = held
+        self._index(row)
+
     def keep_states(self, states: Mapping[str, EventState], now: datetime) -> None:
         """Remember which states were told, and let go of rows that are over. A disk that says no lets the states be
         told again after a restart."""
-        self.live = {key: row for key, row in self.live.items() if row.binds and now - WATCHED < row.over_at}
+        kept = {key: row for key, row in self.live.items() if row.binds or row.pending}
+        self.live = {key: row for key, row in kept.items() if now - WATCHED < row.over_at}
         changed = {key: state for key, state in states.items() if self.states.get(key) != state}
         self.states.update(changed)
         if not changed:

@@ -28,7 +28,8 @@ class ProgramTerms:
 
     `rebound_share` caps the import after the event at that share of the baseline (None: no cap). `shortfall` says what
     becomes of a firm event that asks for more than the site can shed: taken as best effort, or refused.
-    `declared_baseline_kw` replaces the measured baseline, the mean of the `baseline_s` before the message.
+    `declared_baseline_kw` replaces the measured baseline, the mean of the `baseline_s` before the message. Events of a
+    `voluntary` program are answered `answer_before_s` before they start, after the plan has weighed them.
     """
 
     id: str = ""
@@ -44,6 +45,8 @@ class ProgramTerms:
     credit_per_kwh: float = 0.0
     declared_baseline_kw: float | None = None
     baseline_s: float = 900.0
+    voluntary: bool = False
+    answer_before_s: float = 900.0
 
 
 def nonsense(message: EventMessage, terms: ProgramTerms, now: datetime) -> str:

@@ -5,6 +5,7 @@ was. A row holds what was agreed and what was withdrawn; its state is a pure fun
 
     received -> refused
     received -> scheduled -> near -> ramping_in -> active -> ramping_out -> done
+    received -> awaiting -> declined, or scheduled and on (a voluntary event)
     cancelled and superseded end a row: at once before its start, by its ramp out once it has begun
 """
 
@@ -25,6 +26,8 @@ class EventState(StrEnum):
 
     RECEIVED = "received"
     REFUSED = "refused"
+    AWAITING = "awaiting"
+    DECLINED = "declined"
     SCHEDULED = "scheduled"
     NEAR = "near"
     RAMPING_IN = "ramping_in"
@@ -42,7 +45,8 @@ class EventRow:
     `key` is program/id, `number` the order of receipt, `due_from` the moment from which the target is fully owed,
     `target_kw` the strictest cap that was asked (inf: none).
     `voided`: it puts no cap on anything (any more). `cancelled_version`: highest version that was withdrawn.
-    `withdrawn_by`: the operator who withdrew it.
+    `withdrawn_by`: the operator who withdrew it. `opt`: "in", "out", or "pending" for a voluntary event that is not
+    answered yet and will be by `answer_by`.
     """
 
     key: str
@@ -60,6 +64,8 @@ class EventRow:
     superseded: bool = False
     cancelled_version: int = -1
     withdrawn_by: str = ""
+    opt: str = "in"
+    answer_by: datetime | None = None
 
     @property
     def id(self) -> str:
@@ -69,7 +75,12 @@ class EventRow:
     @property
     def binds(self) -> bool:
         """True when it caps, capped or will cap something."""
-        return not (self.refused or self.voided)
+        return not (self.refused or self.voided) and self.opt == "in"
+
+    @property
+    def pending(self) -> bool:
+        """True when it waits for the site's answer."""
+        return not (self.refused or self.voided) and self.opt == "pending"
 
     @property
     def released_at(self) -> datetime:
@@ -82,6 +93,11 @@ class EventRow:
         return self.released_at + timedelta(seconds=self.event.rebound_s)
 
     @property
+    def shown_until(self) -> datetime:
+        """Until when it is news: the end of all that it asks, or would ask; its receipt where it asks nothing."""
+        return self.over_at if self.binds or self.pending else self.received_at
+
+    @property
     def known_version(self) -> int:
         """Highest version that was accepted or withdrawn."""
         return max(self.version, self.cancelled_version)
@@ -90,6 +106,8 @@ class EventRow:
         """State at `now`."""
         if self.refused:
             return EventState.REFUSED
+        if self.opt != "in" and not self.voided:
+            return EventState.AWAITING if self.opt == "pending" else EventState.DECLINED
         if self.voided or now >= self.released_at:
             return self._end_state()
         if now < self.event.start:

@@ -40,8 +40,9 @@ def signal_window(ctx: Context, now: datetime) -> tuple[datetime, datetime]:
 
 
 def horizon(ctx: Context, jobs: Sequence[BatchJob], now: datetime) -> timedelta:
-    """The configured horizon, stretched to the last deadline of a waiting job, at most to the longest."""
-    last = max((job.deadline for job in jobs), default=now)
+    """The configured horizon, stretched to the last deadline of a waiting job and to the end of every voluntary event
+    that waits for an answer, at most to the longest."""
+    last = max((*(job.deadline for job in jobs), *(row.over_at for row in ctx.ledger.awaiting())), default=now)
     hours = ceil((last - now) / timedelta(hours=1))
     return min(ctx.timing.max_horizon, max(ctx.timing.horizon, timedelta(hours=hours)))
 
@@ -68,7 +69,7 @@ def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> 
         sites=tuple(sites),
         pools=tuple(pools),
         jobs=jobs,
-        events=ctx.ledger.active(now),
+        events=(*ctx.ledger.active(now), *(row.event for row in ctx.ledger.awaiting())),
         prices=ctx.prices,
         currency=ctx.currency,
         notes=tuple(notes),

@@ -26,7 +26,8 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class EventAnswer:
-    """What a utility is told: the event's id and version, `state` in the ledger, opt `in` or `out`, and why."""
+    """What a utility is told: the event's id and version, `state` in the ledger, opt `in`, `out` or `pending` (the plan
+    decides about a voluntary event until `answer_by`; the same message sent again then gets the answer), and why."""
 
     id: str
     version: int
@@ -37,6 +38,7 @@ class EventAnswer:
     baseline_kw: float | None = None
     available_kw: float | None = None
     duplicate: bool = False
+    answer_by: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,10 @@ class Service(Protocol):
 
     def cancel_event(self, event_id: str, by: str) -> EventAnswer:
         """Withdraw an event; in the middle of it the site leaves by the ramp. Raises Refused when unknown."""
+        ...
+
+    def answer_event(self, event_id: str, opt: str, by: str) -> EventAnswer:
+        """The operator's answer, "in" or "out", to a voluntary event that waits for one. Raises Refused."""
         ...
 
     def jobs(self) -> Sequence[JobStatus]:

@@ -119,7 +119,8 @@ class JobStatus:
 @dataclass(frozen=True)
 class EventStatus:
     """One demand-response event as the ledger holds it, with what was delivered so far (mean kW over target, kWh
-    cut); `number` is its place in the ledger, and what a client pages by."""
+    cut); `number` is its place in the ledger, and what a client pages by. `opt`: in, out, or pending until
+    `answer_by`."""
 
     id: str
     version: int
@@ -136,6 +137,8 @@ class EventStatus:
     worst_over_kw: float = 0.0
     answer: str = ""
     number: int = 0
+    opt: str = "in"
+    answer_by: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,8 @@ class CycleReport:
         for event in self.events:
             if event.state in {"near", "ramping_in", "active", "ramping_out"}:
                 parts.append(f"event {event.id} {event.state} {event.target_kw / 1000:.2f} MW")
+            if event.state == "awaiting" and event.answer_by is not None:
+                parts.append(f"event {event.id} answered by {event.answer_by:%H:%M}Z")
         parts.append(f"plan {self.rung} in {self.duration_s:.1f} s")
         parts.append(f"next {self.next_at:%H:%M:%S}Z")
         if self.warnings:

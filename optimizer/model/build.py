@@ -13,6 +13,7 @@ from optimizer.model.blocks import add_starts
 from optimizer.model.change import add_changes
 from optimizer.model.jobs import add_rates, add_work
 from optimizer.model.order import add_order
+from optimizer.model.participation import add_participation
 from optimizer.model.parts import Flags, Model
 from optimizer.model.pauses import add_pauses
 from optimizer.model.pools import add_batch_work, add_breakable_floors, add_draw
@@ -48,6 +49,7 @@ def declare(problem: Problem, facts: Facts | None = None, late: Flags | None = N
         add_export,
         add_reserve,
         add_limits,
+        add_participation,
         add_events,
         add_demand_charges,
         add_ramps,

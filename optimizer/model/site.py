@@ -6,7 +6,8 @@ from math import inf, isfinite
 
 import numpy as np
 
-from optimizer.facts import Facts
+from optimizer.facts import Facts, Floats, with_taken
+from optimizer.model.participation import add_taken, untaken_kw
 from optimizer.model.parts import Columns, Ints, Model, Rows
 from optimizer.model.supply import import_low
 from optimizer.ramps import allowed_kw
@@ -49,15 +50,28 @@ def add_limits(model: Model) -> None:
 
 
 def add_events(model: Model) -> None:
-    """import - over <= mean cap of the event (kW), ramps and rebound included. Objective: + weight * hours * over."""
+    """import - over <= mean cap of the event (kW), ramps and rebound included. Objective: + weight * hours * over.
+
+    A voluntary event that waits for an answer: import - over + slack * take <= cap + slack, where `slack` is what the
+    most that can be imported exceeds the cap by. A firm one is taken whole or not at all: over = 0.
+    """
     facts = model.facts
     e, t = np.nonzero(facts.event_kw < inf)
     sites = np.array([facts.site_index[event.site] for event in facts.problem.events], dtype=np.int64)
     prices = [model.weights[s].event_per_kwh[event.id] for s, event in zip(sites, facts.problem.events, strict=True)]
-    over = model.columns("over_event", "et", (e, t), cost=np.array(prices)[e, t] * facts.hours[t] if len(e) else 0.0)
-    cap = model.rows("event", "et", (e, t), high=np.maximum(0.0, facts.event_kw[e, t]))
+    cost = np.array(prices)[e, t] * facts.hours[t] if len(e) else 0.0
+    over = model.columns("over_event", "et", (e, t), high=_most_over(facts)[e], cost=cost)
+    slack = untaken_kw(facts, e, t, sites[e]) if len(e) else np.zeros(0)
+    cap = model.rows("event", "et", (e, t), high=np.maximum(0.0, facts.event_kw[e, t]) + slack)
+    add_taken(model, cap, e, slack)
     cap.add(cap.all, model.get("import"), import_at(facts, sites[e] if len(e) else e, t), 1.0)
     cap.add(cap.all, over, over.all, -1.0)
+
+
+def _most_over(facts: Facts) -> Floats:
+    """Most that an event's cap may be exceeded by [event]."""
+    whole = [event.undecided and event.firm for event in facts.problem.events]
+    return np.where(np.array(whole, dtype=np.bool_), 0.0, inf)
 
 
 def add_demand_charges(model: Model) -> None:
@@ -80,7 +94,8 @@ def add_ramps(model: Model) -> None:
     """|import[t] - import[t-1]| <= ramp * minutes between the intervals' middles + slack (kW); the first step counts
     from the present import. Objective: + weight * slack. `w` is 0 for up, 1 for down.
 
-    A falling cap may be followed at once: its own ramp is part of it, and so is what exceeded the cap before.
+    A falling cap may be followed at once: its own ramp is part of it, and so is what exceeded the cap before. Where a
+    voluntary event that waits for an answer falls, it may if the site takes part.
     """
     facts = model.facts
     keys, high = _ramp_keys(facts)
@@ -95,6 +110,8 @@ def add_ramps(model: Model) -> None:
     ramp.add(ramp.all[later], model.get("import"), import_at(facts, s[later], t[later] - 1), -sign[later])
     for number in np.flatnonzero(later & (way == 1)).tolist():
         _add_over(model, ramp, number, int(s[number]), int(t[number]) - 1)
+    for e in model.get("take").keys[0].tolist():
+        _add_fall(model, ramp, e)
 
 
 def _ramp_keys(facts: Facts) -> tuple[tuple[Ints, Ints, Ints], list[float]]:
@@ -116,11 +133,24 @@ def _ramp_keys(facts: Facts) -> tuple[tuple[Ints, Ints, Ints], list[float]]:
     return (table[:, 0], table[:, 1], table[:, 2]), high
 
 
+def _add_fall(model: Model, ramp: Rows, e: int) -> None:
+    """What a voluntary event allows the import to fall by, where the site takes part: as far as its own cap falls."""
+    facts, take = model.facts, model.get("take")
+    event = facts.problem.events[e]
+    alone = with_taken(facts, frozenset({event.id}))
+    s, t, way = ramp.keys
+    mine = np.flatnonzero((s == facts.site_index[event.site]) & (way == 1))
+    most = float(facts.most_import_kw.max()) + max(site.import_now_kw or 0.0 for site in facts.problem.sites)
+    fall = np.array([[min(allowed_kw(f, int(s[n]), int(t[n]), False), most) for f in (alone, facts)] for n in mine])
+    more = fall.reshape(len(mine), 2) @ np.array([1.0, -1.0])
+    ramp.add(mine[more > 0], take, np.flatnonzero(take.keys[0] == e), -more[more > 0])
+
+
 def _add_over(model: Model, ramp: Rows, number: int, s: int, t: int) -> None:
     """What exceeds the strictest cap of the interval before may be left at once."""
     facts = model.facts
     caps = [(float(facts.limit_kw[s, t]), "over_limit", s)]
-    caps += [(float(facts.event_kw[e, t]), "over_event", e) for e, _ in facts.events_of(s)]
+    caps += [(float(facts.event_kw[e, t]), "over_event", e) for e, _ in facts.asking(s)]
     kw, family, first = min(caps, key=lambda cap: cap[0])
     if kw < inf:
         over: Columns = model.get(family)

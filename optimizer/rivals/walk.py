@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from optimizer.answers import EventPlan
 from optimizer.assemble import Draft, assemble
 from optimizer.domain import Plan, Problem, Rung
-from optimizer.facts import Facts, Floats, facts_of, unbroken_run
+from optimizer.facts import Facts, Floats, facts_of, unbroken_run, with_taken
 from optimizer.jobfacts import JobFacts
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.rivals.asked import Asked, Given, Scale, least_cut
@@ -36,7 +37,8 @@ def always(facts: Facts) -> Floats:
 @dataclass(frozen=True)
 class Policy:
     """What a rule wants (`service`: draws of interactive and training pools), up to which cost of energy it runs jobs
-    that could still wait (`willing`), who gives way under a cap (`scale`), and whether it answers voluntary events."""
+    that could still wait (`willing`), who gives way under a cap (`scale`), and whether it says yes to events
+    that need not be met (best effort, voluntary)."""
 
     name: str
     scale: Scale
@@ -48,12 +50,27 @@ class Policy:
 def follow(policy: Policy, problem: Problem) -> Plan:
     """The plan of a rule."""
     facts = facts_of(problem)
+    taken = _reachable(facts) if policy.voluntary else frozenset()
+    facts = with_taken(facts, taken)
     heard = facts if policy.voluntary else _without_voluntary(facts)
     walk = _Walk(heard, policy)
     for t in range(facts.count):
         walk.step(t)
-    draft = Draft(fit(heard, walk.draw_kw), walk.rates, tuple(walk.homes))
+    answers = {name: EventPlan(True) for name in taken}
+    draft = Draft(fit(heard, walk.draw_kw), walk.rates, tuple(walk.homes), events=answers)
     return assemble(facts, draft, Rung.RULE, (rule_note(policy.name),))
+
+
+def _reachable(facts: Facts) -> frozenset[str]:
+    """Voluntary events that wait for an answer and that floors and running work leave room for: a rule doesn't reckon
+    what it costs, it says yes to what it can do."""
+    reach = facts.least_import_kw - facts.supply.most_output_kw
+    return frozenset(
+        event.id
+        for s in range(len(facts.problem.sites))
+        for number, event in facts.events_of(s)
+        if event.undecided and bool((reach[s] <= facts.event_kw[number] + LEAST).all())
+    )
 
 
 def rule_note(name: str) -> Note:

@@ -36,6 +36,12 @@ EVENT_BODY = {
         "reduce_percent": 25,
     },
 }
+ANSWER_BODY = {
+    "type": "object",
+    "properties": {"opt": {"type": "string", "enum": ["in", "out"]}},
+    "required": ["opt"],
+    "additionalProperties": False,
+}
 
 
 def routes(service: Service) -> APIRouter:
@@ -72,6 +78,16 @@ def routes(service: Service) -> APIRouter:
     @router.delete("/api/v1/events/{event_id:path}", summary="Withdraw an event")
     def cancel(event_id: str, name: Writer) -> Json:
         return _answered("event.cancelled", service.cancel_event(event_id, name), name)
+
+    @router.post(
+        "/api/v1/events/{event_id:path}/answer",
+        summary="The operator's answer to a voluntary event",
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": ANSWER_BODY}}}},
+    )
+    async def decide(event_id: str, request: Request, name: Writer) -> Json:
+        opt = json_object(await request.body()).get("opt")
+        answer = await run_in_threadpool(service.answer_event, event_id, str(opt), name)
+        return _answered("event.answered", answer, name)
 
     return router
 

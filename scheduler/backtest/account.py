@@ -239,7 +239,7 @@ def _events(truth: Problem, outcome: Outcome) -> tuple[float, float]:
     """Penalties for what was above each program's cap, and credits for what was delivered of its promise."""
     hours = np.array(truth.grid.hours)
     penalty = credit = 0.0
-    for held in commitments(truth):
+    for held in commitments(truth, outcome.took_part):
         over = float((held.over_kw(outcome.import_kw[held.site]) * hours).sum())
         penalty += over * held.penalty_per_kwh
         credit += (float((held.promised_kw * hours).sum()) - over) * held.credit_per_kwh

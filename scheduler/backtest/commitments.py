@@ -7,7 +7,7 @@ cap changes its slope, so that an interval's mean cap is exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -77,11 +77,17 @@ def released(event: GridEvent) -> datetime:
     return event.end + timedelta(seconds=event.ramp_out_s)
 
 
-def commitments(truth: Problem) -> tuple[Commitment, ...]:
-    """One for each program and site that had events in the window."""
-    groups: dict[tuple[str, str], list[GridEvent]] = {}
-    for event in truth.events:
-        groups.setdefault((event.program, event.site), []).append(event)
+def owed(truth: Problem, took_part: Collection[str]) -> list[GridEvent]:
+    """Events that ask something: all but the voluntary ones that the site did not take part in."""
+    return [event for event in truth.events if not event.undecided or event.id in took_part]
+
+
+def commitments(truth: Problem, took_part: Collection[str] = ()) -> tuple[Commitment, ...]:
+    """One for each program and site that had events in the window, and for each voluntary event that the site took part
+    in: an agreement of its own."""
+    groups: dict[tuple[str, str, str], list[GridEvent]] = {}
+    for event in owed(truth, took_part):
+        groups.setdefault((event.program, event.site, event.id if event.undecided else ""), []).append(event)
     return tuple(_commitment(truth.grid, events) for events in groups.values())
 
 
@@ -123,8 +129,9 @@ class Delivery:
 
 
 def deliveries(truth: Problem, outcome: Outcome) -> tuple[Delivery, ...]:
-    """Performance of every event of the window, in the order of their starts."""
-    return tuple(_delivery(event, truth.grid, outcome) for event in sorted(truth.events, key=lambda e: (e.start, e.id)))
+    """Performance of every event of the window that was owed, in the order of their starts."""
+    events = sorted(owed(truth, outcome.took_part), key=lambda e: (e.start, e.id))
+    return tuple(_delivery(event, truth.grid, outcome) for event in events)
 
 
 def _delivery(event: GridEvent, grid: TimeGrid, outcome: Outcome) -> Delivery:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from adapters.devices.simulated import SimulatedDevice
 from adapters.hall import SimulatedHall
 from adapters.jobs.queue import JobQueue
 from optimizer.domain import GridEvent
-from scheduler.backtest.outcome import Recorder
+from optimizer.timegrid import TimeGrid
+from scheduler.backtest.outcome import Outcome, Recorder
 from scheduler.clock import VirtualClock
 from scheduler.control import run_tick
 from scheduler.cycle import expire_notes, run_cycle
@@ -28,15 +29,21 @@ Progress = Callable[[float], None]
 
 @dataclass
 class Driven:
-    """What came out of a drive: readings, events as they were agreed, and how the loops fared."""
+    """What came out of a drive: readings, events as they were agreed (voluntary ones open, and which of them the site
+    took part in), and how the loops fared."""
 
     recorder: Recorder
     events: dict[str, GridEvent] = field(default_factory=dict)
+    took_part: frozenset[str] = frozenset()
     cycles: int = 0
     ticks: int = 0
     rungs: Counter[str] = field(default_factory=Counter)
     alerts: Counter[str] = field(default_factory=Counter)
     slowest_cycle_s: float = 0.0
+
+    def outcome(self, grid: TimeGrid) -> Outcome:
+        """What was done, on the settlement grid."""
+        return replace(self.recorder.outcome(grid), took_part=self.took_part)
 
 
 def drive(
@@ -61,6 +68,10 @@ def drive(
             progress((now - start) / (end - start))
         _tick(parts, driven, woken)
         clock.sleep(min(parts.ctx.timing.control_period, end - now).total_seconds())
+    for row in parts.ctx.ledger.voluntary():
+        driven.events[row.event.id] = replace(row.event, opted=None)
+        if row.opt == "in":
+            driven.took_part |= {row.event.id}
     progress(1.0)
     return driven
 
@@ -73,7 +84,8 @@ def _cycle(parts: Parts, driven: Driven) -> None:
     driven.rungs[report.rung] += 1
     driven.slowest_cycle_s = max(driven.slowest_cycle_s, report.duration_s)
     for event in parts.ctx.ledger.active(report.at):
-        driven.events[event.id] = event
+        if not event.voluntary:
+            driven.events[event.id] = event
 
 
 def _tick(parts: Parts, driven: Driven, woken: list[bool]) -> None:

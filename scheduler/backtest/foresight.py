@@ -40,13 +40,21 @@ def perfect_foresight(truth: Problem, kept: Outcome) -> Outcome:
     problem = relaxed(truth, kept)
     model = declare(problem, without_pace(facts_of(problem)))
     arrays = write_arrays(model)
-    answer = solve_arrays(replace(arrays, integer=np.zeros_like(arrays.integer)), TIME_LIMIT_S)
+    answer = solve_arrays(replace(arrays, integer=_only_answers(arrays)), TIME_LIMIT_S, gap=0.0)
     return _outcome(truth, model.facts, arrays, answer)
+
+
+def _only_answers(arrays: Arrays) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    """Which columns are whole: none but the answers to voluntary events, since half an answer can't be settled."""
+    take, whole = arrays.families["take"], np.zeros_like(arrays.integer)
+    whole[take.start : take.start + len(take)] = 1
+    return whole
 
 
 def relaxed(truth: Problem, kept: Outcome) -> Problem:
     """The window without anything that only costs: ramps, changes, jobs that can't be interrupted."""
     priced = [event for held in commitments(truth) for event in held.as_events(truth.grid)]
+    offered = [replace(event, firm=False) for event in truth.events if event.undecided]
     firm = replace(truth, events=tuple(event for event in truth.events if event.firm or event.emergency))
     owed = [event for held in commitments(firm) for event in _as_kept(held, kept).as_events(truth.grid, firm=True)]
     return replace(
@@ -54,7 +62,7 @@ def relaxed(truth: Problem, kept: Outcome) -> Problem:
         sites=tuple(_site(site, truth.grid) for site in truth.sites),
         pools=tuple(_pool(inputs) for inputs in truth.pools),
         jobs=tuple(replace(job, preemptible=True) for job in truth.jobs),
-        events=(*priced, *owed),
+        events=(*priced, *owed, *offered),
         prices=replace(truth.prices, ramp_per_kw=0.0, change_per_kw=0.0),
     )
 
@@ -136,4 +144,9 @@ def _outcome(truth: Problem, facts: Facts, arrays: Arrays, answer: Answer) -> Ou
         import_kw={site.id: site_kw[row] * facts.pue[row] + net_kw[row] for row, site in enumerate(truth.sites)},
         work_gpus={pool.pool.id: work[pool.index] for pool in facts.pools},
         job_gpus={job.job.id: rates[number] for number, job in enumerate(facts.jobs)},
+        took_part=frozenset(
+            facts.problem.events[number].id
+            for number, share in zip(arrays.families["take"].keys[0], arrays.of("take", answer.point), strict=True)
+            if share > 0.5
+        ),
     )

@@ -130,7 +130,7 @@ def _settled_problem(
 
 def _outcomes(problem: Problem, driven: Driven, rival: NoControl | None) -> dict[str, Outcome]:
     """What Gridpace did, and what its rivals would have done (None: nobody asks)."""
-    gridpace = driven.recorder.outcome(problem.grid)
+    gridpace = driven.outcome(problem.grid)
     if rival is None:
         return {"gridpace": gridpace}
     return {
@@ -145,7 +145,7 @@ def _rule_outcome(name: str, made: Config, requests: list[JobRequest], problem: 
     start, end = problem.grid.start, problem.grid.end
     world = _World(build_world(made, requests, VirtualClock(start), RulePlanner(name)), start, end)
     try:
-        return _driven(world, told.next()).recorder.outcome(problem.grid)
+        return _driven(world, told.next()).outcome(problem.grid)
     finally:
         world.parts.close()
 

@@ -116,6 +116,18 @@ class ProgramConfig(Model):
         description="Largest reduction that is promised, in kW. Absent: what the site can shed.",
         examples=[1500],
     )
+    voluntary: bool = Field(
+        default=False,
+        description="The site may decline. The plan weighs what each event pays against what it costs and answers "
+        "`answer_before` its start; before that it is `awaiting`. Emergencies must be obeyed all the same.",
+        examples=[True],
+    )
+    answer_before: Duration = Field(
+        default=timedelta(minutes=15),
+        description="For voluntary programs: how long before an event's start its answer is due. What is announced "
+        "later than that is answered at once; without an answer before it starts the site does not take part.",
+        examples=["15m"],
+    )
     emergency_below_floor: bool = Field(
         default=False,
         description="Emergency orders of this program may push interactive work below its floor.",

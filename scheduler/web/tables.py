@@ -20,7 +20,7 @@ MOST_ROWS = 40
 FINISHED = {"done", "cancelled"}
 CALM_REASONS = {"full_power", "cheap_window", "no_work", "work_done", "deadline", "not_released", "change_cost"}
 EVENT_TONES = {"active": "warn", "ramping_in": "warn", "ramping_out": "warn", "near": "info", "scheduled": "info",
-               "done": "good", "refused": "bad"}  # fmt: skip
+               "awaiting": "info", "done": "good", "refused": "bad"}  # fmt: skip
 SOURCE_TONES = {"ok": "good", "substituted": "warn", "stale": "warn", "lost": "bad"}
 NOTE_TONES = {Severity.INFO: "info", Severity.WARNING: "warn", Severity.ALERT: "bad"}
 
@@ -194,7 +194,7 @@ def _event_row(event: EventStatus, board: Board) -> Sequence[object]:
         Markup('{} MW <span class="gp-dim">{}</span>').format(_mw(event.target_kw), f"−{cut:.0%}" if cut > 0 else ""),
         f"{event.delivered_kwh / 1000:,.2f} MWh",
         Markup('<span class="tone-bad-text">{}</span>').format(over) if event.worst_over_kw > 0 else over,
-        " · ".join(part for part in (event.program, event.source, event.answer and f"opt {event.answer}") if part),
+        " · ".join(part for part in (event.program, event.source, f"opt {event.opt}", event.answer) if part),
     )
 
 

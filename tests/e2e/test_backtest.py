@@ -45,6 +45,33 @@ def test_even_work_costs_what_the_price_file_says(two_days):
     assert net(two_days, "no_control") == pytest.approx(10.0 * sum(prices), rel=1e-9)
 
 
+def test_voluntary_events_are_answered_settled_and_bounded(tmp_path):
+    """Two events of 2 MW on one night: the plan takes the one that pays 400 USD/MWh and declines the one for 0.4."""
+    config = kilowatts(tmp_path, uri_prices(), site="")
+    text = (
+        (tmp_path / "kilowatts.yaml").read_text()
+        + "programs:"
+        + "".join(
+            f"""
+  - {{id: {name}, site: here, voluntary: true, credit_per_kwh: {credit}, penalty_per_kwh: 0, rebound: 0m,
+     channel: {{type: webhook, secret: "env:NONE"}}, baseline: {{type: declared, kw: 12000}},
+     recorded: [{{id: {name}-1, start: "2021-02-12T{hour:02}:00:00-06:00", end: "2021-02-12T{hour + 1:02}:00:00-06:00",
+                 notice: 3h, limit_kw: 10000}}]}}"""
+            for name, credit, hour in (("rich", 0.4, 9), ("poor", 0.0004, 13))
+        )
+    )
+    (tmp_path / "kilowatts.yaml").write_text(text)
+    config = load_config(tmp_path / "kilowatts.yaml")
+    result = run_backtest(config, local("2021-02-12", CHICAGO), local("2021-02-13", CHICAGO))
+    done = result.gridpace
+    assert [event.id for event in done.events] == ["rich-1"]
+    assert done.events[0].worst_over_kw <= 1e-6
+    assert done.account.costs.event_credit == pytest.approx(0.4 * 2000)
+    assert result.runs["no_control"].account.costs.event_credit == 0.0
+    assert result.runs["perfect_foresight"].account.costs.event_credit >= 0.4 * 2000 - 1e-6
+    assert_bound(result)
+
+
 def test_the_table_adds_up_to_the_account_in_other_hands(two_days, tmp_path):
     for name, read in (("table.csv", pandas.read_csv), ("table.parquet", pandas.read_parquet)):
         write_table(two_days.table(), tmp_path / name)

@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from optimizer.domain import JobPlan, Plan, PoolPlan, PoolQuote, Rung, SitePlan
+from optimizer.answers import PoolQuote
+from optimizer.domain import JobPlan, Plan, PoolPlan, Rung, SitePlan
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid, floor_time, planning_grid
 from scheduler.service import EventAnswer, Refused
@@ -293,6 +294,9 @@ class FakeService:
                 raise Refused(f"no event {event_id!r}", 404)
             self.book[event_id] = replace(self.book[event_id], state="cancelled")
         return EventAnswer(event_id, self.book[event_id].version, "cancelled", "out", f"withdrawn by {by}")
+
+    def answer_event(self, event_id, opt, by):
+        raise Refused(f"event {event_id} waits for no answer", 409 if event_id in self.book else 404)
 
     def jobs(self):
         self._may_fail()

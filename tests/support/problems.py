@@ -118,6 +118,20 @@ def with_steps(made, seed):
     return replace(made, jobs=tuple(jobs), prices=replace(made.prices, move_per_gb=rng.choice((0.0, 0.05))))
 
 
+def with_options(made, seed):
+    """The same problem with events that need not be taken part in, some of which pay, some of which are answered."""
+    rng, events = random.Random(seed), []
+    site_of = [inputs.id for inputs in made.sites]
+    for of in (*made.events, *(_random_event(rng, f"v{number}", rng.choice(site_of)) for number in range(2))):
+        answered = rng.random() < 0.2
+        money = {"credit_per_kwh": rng.choice((0.0, 0.5, 20.0)), "penalty_per_kwh": rng.choice((0.0, 5.0))}
+        if of.emergency:
+            events.append(of)
+        else:
+            events.append(replace(of, voluntary=True, opted=True if answered else None, **money))
+    return replace(made, events=tuple(events))
+
+
 def _random_pool(rng, number, name, curve, count):
     work = rng.choice(list(Work))
     size = rng.choice((1, 2, 8, 100, 3000))

@@ -1,5 +1,6 @@
 """The account of a backtest by hand: what is late, what a peak is, what two events at once are worth."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -9,6 +10,7 @@ from optimizer.domain import BatchJob, DemandCharge, GridEvent, Span, Work
 from optimizer.timegrid import TimeGrid, uniform_grid
 from scheduler.backtest.account import settle
 from scheduler.backtest.commitments import commitments, deliveries
+from scheduler.backtest.foresight import perfect_foresight
 from scheduler.backtest.no_control import no_control
 from scheduler.backtest.outcome import Outcome
 from scheduler.backtest.recorded import settlement_grid
@@ -75,6 +77,31 @@ def test_two_events_of_a_program_at_once_are_paid_and_fined_once():
     first, second = deliveries(truth, outcome(grid, [1000, 800, 800, 800, 1100, 1200]))
     assert (first.id, first.worst_over_kw, first.rebound_kw, first.delivered_kwh) == ("outer", 0.0, 100.0, 600.0)
     assert (second.id, second.worst_over_kw) == ("inner", 100.0)
+
+
+def test_a_voluntary_event_is_settled_only_for_who_took_part_and_foresight_takes_what_pays():
+    """450 GPUs give 0.35 of their throughput for 67.5 kW: 157.50 USD less 67.5 kWh at 50 USD/MWh. At 2 USD/kWh an hour
+    of it pays 135 and is declined, at 4 it pays 270 and is taken; both together would be taken for the sum."""
+    terms = {"ramp_in_s": 0.0, "ramp_out_s": 0.0, "voluntary": True, "rebound_s": 0.0}
+    made = [
+        replace(event(name, START + at * HOUR, START + (at + 1) * HOUR, 112.5, **terms), baseline_kw=180.0,
+                rebound_kw=None, credit_per_kwh=credit)
+        for name, at, credit in (("poor", 1, 2.0), ("rich", 3, 4.0))
+    ]  # fmt: skip
+    grid = settlement_grid(START, START + 5 * HOUR, HOUR, made)
+    truth = problem(grid, [site(5, price=50.0)], [inputs(pool(value=1.0, count=450), 5)], events=made)
+    idle = outcome(grid, 180.0, work=450.0)
+    assert settle(truth, idle).costs.event_credit == settle(truth, idle).costs.event_penalty == 0.0
+    assert deliveries(truth, idle) == ()
+    for_poor = replace(outcome(grid, [180, 122.5, 180, 112.5, 180]), took_part=frozenset({"poor"}))
+    costs = settle(truth, for_poor).costs
+    assert (costs.event_penalty, costs.event_credit) == (pytest.approx(5 * 10.0), pytest.approx(2 * (67.5 - 10)))
+    assert [one.id for one in deliveries(truth, for_poor)] == ["poor"]
+    best = perfect_foresight(truth, idle)
+    assert best.took_part == {"rich"}
+    bound = settle(truth, best).costs
+    assert bound.event_credit == pytest.approx(4 * 67.5)
+    assert bound.net == pytest.approx(settle(truth, idle).costs.net - (270 - 157.5 + 67.5 * 0.05))
 
 
 def test_the_settlement_grid_is_cut_where_a_cap_bends():
