@@ -13,13 +13,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
-from queue import SimpleQueue
-from time import monotonic
 from typing import Any, TypeVar
 
 import pynvml
 
 from adapters.ports import AdapterError, GpuId
+from adapters.workers import Abandoned, Turn, Worker
 from optimizer.reasons import Reason
 
 T = TypeVar("T")
@@ -49,51 +48,12 @@ def reason_of(error: Exception) -> Reason:
     return _REASONS.get(getattr(error, "value", -1), Reason.CAP_REFUSED)
 
 
-class Abandoned(Exception):
-    """The caller stopped waiting before the call began to change anything."""
-
-
-class Turn:
-    """Says whether the caller still waits; asked right before a card is changed, so that no late order is set."""
-
-    def __init__(self, deadline_s: float) -> None:
-        self._ends = monotonic() + deadline_s
-
-    def check(self) -> None:
-        """Raise Abandoned once the deadline has passed."""
-        if monotonic() > self._ends:
-            raise Abandoned
-
-
-class _Worker:
-    """One card's thread; takes one call at a time and refuses another while one is out."""
+class _Worker(Worker):
+    """One card's thread, and the driver's handle of the card."""
 
     def __init__(self, gpu: GpuId) -> None:
         self.handle: Handle = None
-        self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
-        self._pending: Future[Any] | None = None
-        threading.Thread(target=self._serve, name=f"nvml-{gpu[-8:]}", daemon=True).start()
-
-    def submit(self, call: Callable[[], T]) -> Future[T] | None:
-        """Begin a call; None when the last one has not returned."""
-        if self._pending is not None and not self._pending.done():
-            return None
-        future: Future[T] = Future()
-        self._pending = future
-        self._calls.put((call, future))
-        return future
-
-    def stop(self) -> None:
-        """End the thread after its present call."""
-        self._calls.put(None)
-
-    def _serve(self) -> None:
-        while (item := self._calls.get()) is not None:
-            call, future = item
-            try:
-                future.set_result(call())
-            except Exception as error:  # noqa: BLE001 - a card's error belongs to whoever asked, not to its thread
-                future.set_exception(error)
+        super().__init__(f"nvml-{gpu[-8:]}")
 
 
 class NvmlSession:

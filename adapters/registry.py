@@ -29,7 +29,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "tariff": "adapters.signals.tariff:TariffSource",
     },
     "power": {},
-    "meters": {},
+    "meters": {"prometheus": "adapters.meters.prometheus:PrometheusMeter"},
     "jobs": {},
     "dr": {},
     "devices": {"modbus": "adapters.devices.modbus:ModbusDevice"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from optimizer.reasons import Severity
 from scheduler.building import pool_models
 from scheduler.config import Config, is_simulated, secrets
 from scheduler.cycle import run_cycle
-from scheduler.hardware import build_hardware
+from scheduler.hardware import Hardware, build_hardware, parts_of
 from scheduler.offline import rehearsal
 from scheduler.status import CycleReport
 from scheduler.wiring import build_clock, build_sources
@@ -138,7 +139,35 @@ def _hardware(config: Config) -> Iterator[CheckLine]:
         yield CheckLine(config.place("pools", index), f"pool {pool.id}", state, f"{found} of {pool.count} GPUs answer")
     for note in hardware.notes:
         yield CheckLine(place, note.subject, WARNING, note.text)
+    yield _cards(place, hardware)
+    yield from _meters(config, hardware)
     hardware.close()
+
+
+def _cards(place: str, hardware: Hardware) -> CheckLine:
+    """Which cards answer, and between which limits they may be set."""
+    try:
+        infos = list(hardware.power.discover().values())
+    except AdapterError as error:
+        return CheckLine(place, "power", FAILED, str(error))
+    models = ", ".join(f"{count} x {model}" for model, count in sorted(Counter(info.model for info in infos).items()))
+    low, high = min(info.min_w for info in infos), max(info.max_w for info in infos)
+    drawn_kw = sum(info.draw_w for info in infos) / 1000.0
+    return CheckLine(place, "power", OK, f"{models}; limits from {low:g} to {high:g} W; they draw {drawn_kw:.3g} kW")
+
+
+def _meters(config: Config, hardware: Hardware) -> Iterator[CheckLine]:
+    """What each meter reads now."""
+    for index, (entry, meter) in enumerate(zip(config.meters, parts_of(hardware.meter), strict=True)):
+        place, part = config.place("meters", index), f"meter {getattr(entry, 'type', index)}"
+        try:
+            reading = meter.read()
+        except AdapterError as error:
+            yield CheckLine(place, part, FAILED, str(error))
+            continue
+        powers = [f"{name} {kw:.3g} kW" for name, kw in {**reading.pool_kw, **reading.import_kw}.items()]
+        lost = f"; lost: {', '.join(reading.lost[:3])} (of {len(reading.lost)})" if reading.lost else ""
+        yield CheckLine(place, part, WARNING if lost else OK, (", ".join(powers) or "nothing read") + lost)
 
 
 def worst(lines: list[CheckLine]) -> int:

@@ -89,7 +89,7 @@ def init_fleet(folder: Path, plan: FleetPlan) -> list[Path]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = [path for name in names if (path := _key(folder, name)) is not None]
         known = sorted(path.stem for path in folder.glob("*.seed") if path.stem != DAEMON)
-        made += _certificates(folder, plan.names)
+        made += certificates(folder, plan.names)
         for peer in plan.servers:
             config = folder / f"{peer.name}.conf"
             config.write_text(server_config(folder, known, plan, peer), encoding="utf-8")
@@ -125,7 +125,7 @@ def _secret(path: Path, data: bytes) -> None:
 
 
 # ---------------------------------------------------------------- certificates
-def _certificates(folder: Path, hosts: Sequence[str]) -> list[Path]:
+def certificates(folder: Path, hosts: Sequence[str]) -> list[Path]:
     """The authority and the server's certificate, where they are not there yet."""
     paths = {name: folder / name for name in ("ca.key", "ca.pem", "server.key", "server.pem")}
     if paths["server.pem"].exists():

@@ -106,10 +106,11 @@ def _meter(
 ) -> tuple[Meter, Callable[[], None]]:
     """The configured meters as one."""
     pool_of = {gpu: pool for pool, ids in gpus.items() for gpu in ids}
+    context = replace(context, extras={**context.extras, "pool_of": pool_of})
     made: list[Meter] = []
     closers: list[Callable[[], None]] = []
     for entry in config.meters:
-        if getattr(entry, "type", "") == "nvml":
+        if getattr(entry, "type", "") in {"nvml", "gpus"}:
             made.append(_gpu_meter(config, context, pool_of, power))
         else:
             from adapters.registry import create
@@ -126,20 +127,20 @@ def close_all(closers: list[Callable[[], None]]) -> None:
 
 
 def _gpu_meter(config: Config, context: AdapterContext, pool_of: Mapping[GpuId, str], power: PowerActuator) -> Meter:
-    """The GPUs' own sensors: through the agents where they own them, else through NVML here."""
-    if isinstance(config.power, AgentPowerConfig):
-        from adapters.meters.agent import AgentMeter
-
-        return AgentMeter(power, context.clock, pool_of)
+    """The GPUs' own sensors: NVML's where it sets the limits here, else what `power` tells of its cards."""
     if isinstance(config.power, FleetPowerConfig):
         from adapters.meters.fleet import FleetMeter
         from adapters.power.fleet import FleetPower
 
         assert isinstance(power, FleetPower)
         return FleetMeter(power.states, context.clock, pool_of, power.silent)
-    from adapters.meters.nvml import NvmlMeter
+    if isinstance(config.power, NvmlPowerConfig):
+        from adapters.meters.nvml import NvmlMeter
 
-    return NvmlMeter(context.clock, pool_of)
+        return NvmlMeter(context.clock, pool_of)
+    from adapters.meters.agent import AgentMeter
+
+    return AgentMeter(power, context.clock, pool_of)
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,11 @@ class Meters:
                 work_gpus={**merged.work_gpus, **reading.work_gpus},
             )
         return replace(merged, lost=merged.lost + tuple(errors))
+
+
+def parts_of(meter: Meter) -> tuple[Meter, ...]:
+    """The configured meters behind one, in their order."""
+    return meter.parts if isinstance(meter, Meters) else (meter,)
 
 
 def fill_pools(

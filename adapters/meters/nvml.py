@@ -13,8 +13,9 @@ from collections.abc import Mapping
 import pynvml
 
 from adapters.meters.sums import PoolSums
-from adapters.nvml_session import MW, Handle, NvmlSession, Turn, optional, utilisation
+from adapters.nvml_session import MW, Handle, NvmlSession, optional, utilisation
 from adapters.ports import AdapterError, Clock, GpuId, Reading
+from adapters.workers import Turn
 
 _J_PER_KWH = 3.6e6
 

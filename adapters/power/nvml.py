@@ -13,9 +13,10 @@ from time import perf_counter
 
 import pynvml
 
-from adapters.nvml_session import MW, Handle, NvmlSession, Turn, optional, utilisation
+from adapters.nvml_session import MW, Handle, NvmlSession, optional, utilisation
 from adapters.ports import GpuId, GpuInfo, Lease, Receipt
 from adapters.power.receipts import clamp_notes, failure_notes
+from adapters.workers import Turn
 from optimizer.reasons import Note, Reason, Severity
 
 DRIFT_MW = 1000

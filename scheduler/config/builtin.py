@@ -139,6 +139,12 @@ class NvmlMeterConfig(Model):
     type: Literal["nvml"] = Field(description="Sensors of the GPUs, through NVML.", examples=["nvml"])
 
 
+class GpusMeterConfig(Model):
+    """Power that the cards themselves measure, as `power` reads it, whatever its type."""
+
+    type: Literal["gpus"] = Field(description="Sensors of the cards, through `power`.", examples=["gpus"])
+
+
 class SimulatedDeviceConfig(Model):
     """A simulated battery or engine, beside a simulated hall."""
 
@@ -174,7 +180,7 @@ BUILTIN: dict[str, dict[str, type[BaseModel]]] = {
         "agent": AgentPowerConfig,
         "fleet": FleetPowerConfig,
     },
-    "meters": {"simulated": SimulatedMeterConfig, "nvml": NvmlMeterConfig},
+    "meters": {"simulated": SimulatedMeterConfig, "nvml": NvmlMeterConfig, "gpus": GpusMeterConfig},
     "jobs": {"queue": QueueConfig},
     "dr": {"webhook": WebhookConfig},
     "devices": {"simulated": SimulatedDeviceConfig},

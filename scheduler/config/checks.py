@@ -22,8 +22,10 @@ from scheduler.config.pool import PoolConfig
 from scheduler.config.runtime import Mode
 
 SIMULATED = "simulated"
-OWN_METERS = (SIMULATED, "nvml")
+OWN_METERS = (SIMULATED, "nvml", "gpus")
 """Meters that read the GPUs themselves, and so belong to one kind of power."""
+NVML_POWER = ("nvml", "agent", "fleet")
+"""Kinds of power whose cards' sensors the name `nvml` may stand for."""
 
 
 def check_whole(document: Document, config: Config, curves: Mapping[str, PowerCurve]) -> None:
@@ -151,8 +153,9 @@ def _check_meters(document: Document, config: Config) -> None:
     simulated, power = is_simulated(config), getattr(config.power, "type", "")
     for index, meter in enumerate(config.meters):
         kind = getattr(meter, "type", "")
-        if kind in OWN_METERS and (kind == SIMULATED) != simulated:
-            right = SIMULATED if simulated else "nvml"
+        foreign = kind == "nvml" and power not in NVML_POWER
+        if kind in OWN_METERS and ((kind == SIMULATED) != simulated or foreign):
+            right = SIMULATED if simulated else "nvml" if power in NVML_POWER else "gpus"
             document.report(
                 ("meters", index, "type"), f"a meter of type {kind} can't measure {power} GPUs; write {right}"
             )

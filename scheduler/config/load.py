@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from optimizer.curves import parse_curves
 from optimizer.domain import CurvePoint, PowerCurve
-from scheduler.config.checks import check_secrets, check_whole, warnings
+from scheduler.config.checks import NVML_POWER, SIMULATED, check_secrets, check_whole, warnings
 from scheduler.config.document import Document, Place, read_document
 from scheduler.config.entries import ENTRY_PLACES, Broken, EntryError, entry_model
 from scheduler.config.models import Config
@@ -54,8 +54,9 @@ def load_config(path: Path | str, *, need_secrets: bool = False, data_dir: Path 
 def _default_meters(document: Document) -> None:
     """Real GPUs are measured by their own sensors unless the config says otherwise."""
     power = document.data.get("power")
-    if "meters" not in document.data and isinstance(power, dict) and power.get("type") in {"nvml", "agent"}:
-        document.data["meters"] = [{"type": "nvml"}]
+    kind = power.get("type") if isinstance(power, dict) else None
+    if "meters" not in document.data and isinstance(kind, str) and kind != SIMULATED:
+        document.data["meters"] = [{"type": "nvml" if kind in NVML_POWER else "gpus"}]
 
 
 @lru_cache(maxsize=1)

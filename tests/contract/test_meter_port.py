@@ -9,7 +9,7 @@ from optimizer.reasons import Reason
 from tests.support.power_worlds import meter_world, wait_until
 
 
-@pytest.fixture(params=["simulated", "nvml", "agent", "fleet"])
+@pytest.fixture(params=["simulated", "nvml", "agent", "fleet", "prometheus"])
 def pair(request, tmp_path, monkeypatch):
     with meter_world(request.param, tmp_path, monkeypatch) as made:
         yield made
@@ -50,7 +50,7 @@ def test_power_follows_the_cap(pair):
     assert meter.read().pool_kw["serve"] == pytest.approx(8 * 0.195, rel=0.03)
 
 
-@pytest.mark.parametrize("pair", ["simulated", "nvml"], indirect=True)
+@pytest.mark.parametrize("pair", ["simulated", "nvml", "prometheus"], indirect=True)
 def test_energy_counts_up_by_the_power_drawn(pair):
     meter, world = pair
     first = meter.read()

@@ -149,7 +149,8 @@ class FakeNvml:
         energy = record.energy_j + target * seconds + gap * tau * (1 - exp(-seconds / tau))
         draw = target + gap * exp(-seconds / tau)
         return {"limit_w": limit, "enforced_w": enforced, "draw_w": draw, "energy_j": energy,
-                "set_calls": record.set_calls, "persistence": record.persistence}  # fmt: skip
+                "set_calls": record.set_calls, "persistence": record.persistence, "lost": record.lost,
+                "busy_percent": record.busy_percent, "no_utilisation": record.no_utilisation}  # fmt: skip
 
     def limits_w(self) -> dict[str, float]:
         """Requested limit of every card by UUID."""

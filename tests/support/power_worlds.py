@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from adapters.context import AdapterContext
 from adapters.hall import SimulatedHall
 from adapters.meters.agent import AgentMeter
 from adapters.meters.fleet import FleetMeter
 from adapters.meters.nvml import NvmlMeter
+from adapters.meters.prometheus import PrometheusConfig, PrometheusMeter
 from adapters.meters.simulated import SimulatedMeter
 from adapters.ports import AdapterError, Meter, PowerActuator
 from adapters.power.agent import AgentPower
@@ -166,12 +168,44 @@ def meter_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
             wait_until(lambda: any(draw for state in fleet.states().values() for draw in state.draw_w.values()))
             yield FleetMeter(partial(_told_from_now_on, fleet), WallClock(), dict.fromkeys(world.gpus, "serve")), world
             return
+        if kind == "prometheus":
+            with _scraped(folder, world) as meter:
+                yield meter, world
+            return
         if kind == "agent":
             yield AgentMeter(world.actuator, WallClock(), dict.fromkeys(world.gpus, "serve")), world
             return
         meter = NvmlMeter(WallClock(), dict.fromkeys(world.gpus, "serve"), DEADLINE_S)
         yield meter, world
         meter.close()
+
+
+@contextmanager
+def _scraped(folder: Path, world: World) -> Iterator[Meter]:
+    """A meter over a real Prometheus that scrapes the fake cards; each reading waits for what is true from now on."""
+    from tests.support import prometheus  # needs what this module has
+
+    url, exporter = prometheus.shared()
+    exporter.text = lambda: prometheus.dcgm([card for gpu in world.gpus for card in _told(world, gpu)])
+    config = PrometheusConfig(type="prometheus", url=url, timeout="5s")
+    pool_of = dict.fromkeys(world.gpus, "serve")
+    meter = PrometheusMeter(config, AdapterContext(WallClock(), folder, extras={"pool_of": pool_of}))
+    read = meter.read
+    meter.read = lambda: (prometheus.wait_for_scrapes(url, exporter), read())[1]
+    try:
+        yield meter
+    finally:
+        exporter.text = lambda: "up_and_running 1"
+        meter.close()
+
+
+def _told(world: World, gpu: str) -> list[dict]:
+    """What an exporter tells of one fake card: nothing once it is lost."""
+    state = world.fake.state(gpu)
+    if state["lost"]:
+        return []
+    percent = None if state["no_utilisation"] else state["busy_percent"]
+    return [{"uuid": gpu, "watts": state["draw_w"], "mj": state["energy_j"] * 1000, "percent": percent}]
 
 
 def simulated_hall(prefix: str = "serve") -> SimulatedHall:
