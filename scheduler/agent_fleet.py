@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -29,36 +29,31 @@ Answer = Callable[[AgentCore, Mapping[str, Any], bool], dict[str, Any]]
 _log = logging.getLogger("gridpace.agent")
 
 
-class FleetEar:
-    """Serves one agent on the bus, in the background, until it is closed."""
+Do = Callable[[Callable[[], T]], Awaitable[T]]
 
-    def __init__(self, core: AgentCore, settings: BusSettings, answer: Answer, state_s: float = 1.0) -> None:
-        """`settings.name` is the node's name; `answer` obeys a request as the local socket does; every `state_s`
-        seconds the node tells its state. ValueError for a name that can't be in a subject."""
-        self._core, self._answer, self._state_s = core, answer, state_s
-        self._node = fleet_wire.node_name(settings.name)
-        self._hands = ThreadPoolExecutor(1, thread_name_prefix="bus-orders")
-        self._subscribed = False
+
+class Ear:
+    """One agent on one connection: what it hears, and how it answers."""
+
+    def __init__(self, core: AgentCore, node: str, answer: Answer, state_s: float, do: Do[Any]) -> None:
+        """`answer` obeys a request as the local socket does; every `state_s` seconds the node tells its state; `do`
+        runs what touches the cards. ValueError for a name that can't be in a subject."""
+        self._core, self._answer, self._state_s, self._do = core, answer, state_s, do
+        self._node = fleet_wire.node_name(node)
+        self._client: Client | None = None
         self._telling: asyncio.Task[None] | None = None
-        self.bus = Bus(settings, self._begin)
 
-    def close(self) -> None:
-        """Stop listening."""
-        self.bus.close()
-        self._hands.shutdown(wait=False, cancel_futures=True)
-
-    # ------------------------------------------------------------ in the bus's loop
-    async def _begin(self, client: Client) -> None:
+    async def begin(self, client: Client) -> None:
         """After every connection: hear what is for us, and take what waited. Subscriptions outlive a lost one."""
-        if not self._subscribed:
-            self._subscribed = True
+        if self._client is None:
+            self._client = client
             await client.subscribe(fleet_wire.ask_subject(self._node), cb=self._on_ask)
             await client.subscribe(fleet_wire.HELLO, cb=self._on_hello)
             await client.subscribe(fleet_wire.RENEW, cb=self._on_renew)
             await client.subscribe(f"$KV.{fleet_wire.BUCKET}.{self._node}", cb=self._on_trajectory)
-            self._telling = asyncio.get_running_loop().create_task(self._tell())
+            self._telling = asyncio.get_running_loop().create_task(self._tell(client))
         try:
-            bucket = await self.bus.jetstream.key_value(fleet_wire.BUCKET)
+            bucket = await client.jetstream(timeout=5.0).key_value(fleet_wire.BUCKET)
             await self._follow((await bucket.get(self._node)).value or b"")
         except (TimeoutError, StreamError, NatsError) as error:
             _log.info("no trajectory waits for %s (%s)", self._node, type(error).__name__)
@@ -98,28 +93,44 @@ class FleetEar:
         except (wire.BadRequest, AdapterError) as error:
             _log.warning("the trajectory in the bucket is not followed: %s", error)
 
-    async def _tell(self) -> None:
+    async def _tell(self, client: Client) -> None:
         """Tell the state, again and again; while no server is there nothing is kept for later."""
         while True:
             await asyncio.sleep(self._state_s)
-            if self.bus.connected:
+            if client.is_connected:
                 state = await self._state(whole=False)
                 if state is not None:
                     try:
-                        await self.bus.client.publish(fleet_wire.state_subject(self._node), state)
+                        await client.publish(fleet_wire.state_subject(self._node), state)
                     except (NatsError, OSError) as error:
                         _log.warning("the state is not told: %s", error)
 
     async def _state(self, *, whole: bool) -> bytes | None:
         """This node's state as one message; None while its cards can't be reached."""
         try:
-            return await self._do(lambda: self._told(whole=whole))
+            told: bytes = await self._do(lambda: self._told(whole=whole))
         except AdapterError as error:
             _log.warning("%s", error)
             return None
+        return told
 
     def _told(self, *, whole: bool) -> bytes:
         return fleet_wire.state_out(self._node, self._core.discover(), self._core.status(), whole=whole)
+
+
+class FleetEar:
+    """Serves one agent on the bus, in the background, until it is closed."""
+
+    def __init__(self, core: AgentCore, settings: BusSettings, answer: Answer, state_s: float = 1.0) -> None:
+        """`settings.name` is the node's name. See `Ear`."""
+        self._hands = ThreadPoolExecutor(1, thread_name_prefix="bus-orders")
+        self._ear = Ear(core, settings.name, answer, state_s, self._do)
+        self.bus = Bus(settings, self._ear.begin)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.bus.close()
+        self._hands.shutdown(wait=False, cancel_futures=True)
 
     async def _do(self, work: Callable[[], T]) -> T:
         """Run what touches the cards outside the loop, one after the other, so that orders keep their order."""

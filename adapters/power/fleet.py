@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -180,18 +181,41 @@ class FleetPower:
                 self._bucket = await stream.create_key_value(made)
         return self._bucket
 
-    async def _gather(self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None) -> list[Any]:
-        if renew is not None:
-            await self.bus.client.publish(fleet_wire.RENEW, wire.encode(renew))
-        return list(await asyncio.gather(*(self._one(node, ask) for node, ask in asks.items())))
+    async def _gather(
+        self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None
+    ) -> list[dict[str, Any] | str]:
+        """Ask all nodes at once; each one's answer, or why there is none. One subscription hears all answers, by
+        number: a request of its own for each of ten thousand nodes would cost more than everything else."""
+        client = self.bus.client
+        answers: list[dict[str, Any] | str] = [f"no answer within {self._deadline_s:g} s"] * len(asks)
+        missing, done = set(range(len(asks))), asyncio.Event()
 
-    async def _one(self, node: str, ask: Mapping[str, Any]) -> dict[str, Any] | str:
-        """The answer of one node, or why there is none."""
+        async def on_answer(message: Msg) -> None:
+            number = int(message.subject.rpartition(".")[2])
+            answers[number] = _answer(message)
+            missing.discard(number)
+            if not missing:
+                done.set()
+
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(f"{inbox}.*", cb=on_answer, pending_msgs_limit=-1, pending_bytes_limit=-1)
         try:
-            answer = await self.bus.client.request(fleet_wire.ask_subject(node), wire.encode(ask), self._deadline_s)
-            return wire.decode(answer.data)
-        except (TimeoutError, NatsError, wire.BadRequest) as error:
-            return str(error) or type(error).__name__
+            if renew is not None:
+                await client.publish(fleet_wire.RENEW, wire.encode(renew))
+            for number, (node, ask) in enumerate(asks.items()):
+                await client.publish(fleet_wire.ask_subject(node), wire.encode(ask), reply=f"{inbox}.{number}")
+            if asks:
+                await asyncio.wait_for(done.wait(), self._deadline_s)
+        except TimeoutError:
+            pass  # who has not answered is named by the caller
+        except (NatsError, OSError) as error:
+            answers = [
+                str(error) or type(error).__name__ if number in missing else a for number, a in enumerate(answers)
+            ]
+        finally:
+            with suppress(NatsError, OSError):
+                await subscription.unsubscribe()
+        return answers
 
     # ------------------------------------------------------------ asking many
     def _by_node(self, values: Mapping[GpuId, Any]) -> tuple[dict[str, dict[GpuId, Any]], list[GpuId]]:
@@ -226,6 +250,16 @@ class FleetPower:
             failures.update(part.failures)
             notes.extend(part.notes)
         return Receipt(enforced, failures, tuple(notes))
+
+
+def _answer(message: Msg) -> dict[str, Any] | str:
+    """A node's answer; or that it isn't one, or comes from the server because nobody listens there."""
+    if message.headers and message.headers.get("Status") == "503":
+        return "nobody listens there"
+    try:
+        return wire.decode(message.data)
+    except wire.BadRequest as error:
+        return str(error)
 
 
 def _silence(node: str, answer: dict[str, Any] | str, gpus: int) -> Note:
