@@ -1,7 +1,8 @@
 """From an accepted event to the last limit written and read back, and to the measured reduction.
 
 Real time where software is timed (NVML's calls go through the real binding into a compiled stand-in whose cards take 30
-ms to be set), virtual time where physics is: the simulated cards follow the step responses of real ones.
+ms to be set; thousands of real agents with simulated cards answer over a real NATS server), virtual time where physics
+is: the simulated cards follow the step responses of real ones.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.support.node import Node, node
 from benchmarks.support.report import Figures, run, say, spread
+from benchmarks.support.twin_fleet import twin_fleet
 from scheduler.clock import VirtualClock, WallClock
 from tests.support.fake_nvml import STATE, FakeGpu, FakeNvml
 
@@ -30,15 +33,17 @@ SHARE = 0.7
 
 @dataclass(frozen=True)
 class Size:
-    """Events on the node of eight cards; simulated cards, and events at different moments between two ticks."""
+    """Events on the node of eight cards; simulated cards, and events at different moments between two ticks; orders to
+    fleets by their number of nodes."""
 
     events: int = 21
     simulated: int = 512
     phases: int = 10
+    fleets: tuple[tuple[int, int], ...] = ((1000, 100), (10000, 20))
 
 
 FULL = Size()
-QUICK = Size(events=5, simulated=64, phases=3)
+QUICK = Size(events=5, simulated=64, phases=3, fleets=((1000, 5),))
 
 
 def measure(quick: bool, seed: int) -> Figures:
@@ -46,7 +51,8 @@ def measure(quick: bool, seed: int) -> Figures:
     size = QUICK if quick else FULL
     with tempfile.TemporaryDirectory(prefix="gridpace-reaction-") as name:
         figures = _eight_cards(size, Path(name)) | _measured(size, Path(name))
-    say("not there yet: nodes1000_p99_s and nodes10000_p99_s (no fleet of nodes yet)")
+        for nodes, orders in size.fleets:
+            figures |= _fleet(nodes, orders, Path(name) / f"fleet-{nodes}")
     return figures
 
 
@@ -119,6 +125,31 @@ def _reached(site: Node, clock: VirtualClock, aim_kw: float) -> bool:
             return True
         clock.sleep(0.01)
     return False
+
+
+def _fleet(nodes: int, orders: int, folder: Path) -> dict[str, Any]:
+    """Orders to all cards of so many nodes at once. RuntimeError when a card did not follow."""
+    with twin_fleet(folder, nodes) as fleet:
+        fleet.order(650)
+        before = fleet.cpu_s()
+        turns = [fleet.order(600 - number % 50) for number in range(orders)]
+        spent = {part: (cpu_s - before[part]) / orders for part, cpu_s in fleet.cpu_s().items()}
+        wire_s = fleet.round_trip_s()
+    if any(bad for _, bad in turns):
+        raise RuntimeError(f"some of {fleet.cards} cards did not follow")
+    times = [seconds for seconds, _ in turns]
+    say(f"{orders} orders to {nodes:,} nodes, {fleet.cards:,} cards, one NATS server, all on this machine; seconds")
+    say(f"  from the dispatcher's order to the last read-back  {spread(times, '.2f')}")
+    say(f"  processor time of one order                        {_parts(spent)}")
+    say(f"  a message's way to the server and back             {wire_s:.4f}")
+    return {
+        f"nodes{nodes}_p99_s": float(np.quantile(times, 0.99, method="higher")),
+        f"nodes{nodes}_median_s": median(times),
+    } | {f"nodes{nodes}_{part}_cpu_s": cpu_s for part, cpu_s in spent.items()}
+
+
+def _parts(spent: dict[str, float]) -> str:
+    return ", ".join(f"{part} {cpu_s:.2f}" for part, cpu_s in spent.items())
 
 
 def _took(call: Any) -> float:

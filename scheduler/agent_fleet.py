@@ -50,7 +50,7 @@ class Ear:
             await client.subscribe(fleet_wire.ask_subject(self._node), cb=self._on_ask)
             await client.subscribe(fleet_wire.HELLO, cb=self._on_hello)
             await client.subscribe(fleet_wire.RENEW, cb=self._on_renew)
-            await client.subscribe(f"$KV.{fleet_wire.BUCKET}.{self._node}", cb=self._on_trajectory)
+            await client.subscribe(fleet_wire.key_subject(self._node), cb=self._on_trajectory)
             self._telling = asyncio.get_running_loop().create_task(self._tell(client))
         try:
             bucket = await client.jetstream(timeout=5.0).key_value(fleet_wire.BUCKET)

@@ -7,9 +7,10 @@ it has, then follows the trajectory that lies in the key-value bucket, then rele
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -30,14 +31,28 @@ from adapters.power.receipts import UNKNOWN_GPU
 from optimizer.reasons import Note, Reason, Severity
 
 HELLO_S = 1.0
-"""How long a call to all nodes waits for the last answer after the one before."""
+"""How long a call to all nodes waits for the last answer after the one before, and `NODE_S` more for each so far: a
+thousand nodes on few cores speak in bursts."""
+
+LONGEST_HELLO_S = 120.0
+"""A call to all nodes ends by itself long before; this is for a bus that hangs."""
+
+NODE_S = 0.001
+"""What each node adds to the time that answers may take: the daemon reads them one after the other."""
+
+MOST_UNCONFIRMED = 2000
+"""Trajectories that may wait for the server's word at the same time: it drops what comes faster than it writes."""
 
 STALE_S = 10.0
 """A node whose last word is older counts as lost."""
 
+Message = tuple[str, bytes, dict[str, str] | None]
+"""Subject, payload and headers."""
+
 
 class FleetPower:
-    """`PowerActuator` and `TrajectoryHolder` over all nodes that answer; calls end soon after `deadline_s`."""
+    """`PowerActuator` and `TrajectoryHolder` over all nodes that answer; calls end soon after `deadline_s`, with some
+    more for each thousand nodes."""
 
     def __init__(
         self,
@@ -62,7 +77,7 @@ class FleetPower:
         """Every GPU of every node that answers now. AdapterError when no server or no node does."""
         self.bus.wait_connected(self._deadline_s)
         found: dict[GpuId, GpuInfo] = {}
-        for data in self.bus.call(self._everybody(), self._deadline_s + 4 * HELLO_S):
+        for data in self.bus.call(self._everybody(), LONGEST_HELLO_S):
             found.update(self._take(data))
         if not found:
             raise AdapterError(
@@ -85,7 +100,7 @@ class FleetPower:
         per_node, absent = self._by_node(limits_w)
         asks = {node: {"op": "release", "limits_w": limits, "epoch": self._epoch} for node, limits in per_node.items()}
         if asks:
-            self.bus.call(self._forget_trajectories(list(asks)), self._deadline_s)
+            self.bus.call(self._forget_trajectories(list(asks)), self._patience_s(asks))
         return _with_absent(self._ask_all(asks), absent)
 
     def hold(self, steps: Sequence[tuple[float, Mapping[GpuId, int]]], until_s: float, lease: Lease) -> None:
@@ -98,7 +113,7 @@ class FleetPower:
         now = time.time()
         puts = {node: fleet_wire.trajectory_out(tuple(plan), until_s, lease, now) for node, plan in mine.items()}
         if puts:
-            self.bus.call(self._put(puts), self._deadline_s)
+            self.bus.call(self._put(puts), self._patience_s(puts))
 
     def states(self) -> dict[str, NodeState]:
         """Every node heard of lately, as it told of itself."""
@@ -154,21 +169,29 @@ class FleetPower:
         await client.publish(fleet_wire.HELLO, b"", reply=inbox)
         answers: list[bytes] = []
         wanted = len(self._expected) or None
+        quiet_s = max(self._deadline_s, HELLO_S)
         while wanted is None or len(answers) < wanted:
             try:
-                answers.append(await asyncio.wait_for(heard.get(), HELLO_S))
+                answers.append(await asyncio.wait_for(heard.get(), quiet_s))
             except TimeoutError:
                 break
+            quiet_s = HELLO_S + NODE_S * len(answers)
         await subscription.unsubscribe()
         return [data for data in answers if data]
 
-    async def _put(self, puts: Mapping[str, bytes]) -> None:
-        bucket = await self._trajectories()
-        await asyncio.gather(*(bucket.put(node, data) for node, data in puts.items()))
+    async def _put(self, puts: Mapping[str, bytes], headers: dict[str, str] | None = None) -> None:
+        """Write nodes' trajectories into the bucket; each is confirmed by the server. AdapterError for the first that
+        isn't."""
+        await self._trajectories()
+        waiting = [(fleet_wire.key_subject(node), data, headers) for node, data in puts.items()]
+        for begin in range(0, len(waiting), MOST_UNCONFIRMED):
+            answers = await self._exchange(waiting[begin : begin + MOST_UNCONFIRMED])
+            lost = next((why for why in map(_not_kept, answers) if why), None)
+            if lost is not None:
+                raise AdapterError(f"NATS at {self.bus.settings.place}: a trajectory was not kept: {lost}")
 
     async def _forget_trajectories(self, nodes: Sequence[str]) -> None:
-        bucket = await self._trajectories()
-        await asyncio.gather(*(bucket.delete(node) for node in nodes))
+        await self._put(dict.fromkeys(nodes, b""), {"KV-Operation": "DEL"})
 
     async def _trajectories(self) -> KeyValue:
         """The bucket, made when it isn't there."""
@@ -184,15 +207,23 @@ class FleetPower:
     async def _gather(
         self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None
     ) -> list[dict[str, Any] | str]:
-        """Ask all nodes at once; each one's answer, or why there is none. One subscription hears all answers, by
+        """Ask all nodes at once; each one's answer, or why there is none."""
+        if renew is not None:
+            await self.bus.client.publish(fleet_wire.RENEW, wire.encode(renew))
+        messages = [(fleet_wire.ask_subject(node), wire.encode(ask), None) for node, ask in asks.items()]
+        return [_answer(message) for message in await self._exchange(messages)]
+
+    async def _exchange(self, messages: Sequence[Message]) -> list[Msg | str]:
+        """Send all these at once; each one's answer, or why there is none. One subscription hears all answers, by
         number: a request of its own for each of ten thousand nodes would cost more than everything else."""
         client = self.bus.client
-        answers: list[dict[str, Any] | str] = [f"no answer within {self._deadline_s:g} s"] * len(asks)
-        missing, done = set(range(len(asks))), asyncio.Event()
+        patience_s = self._patience_s(messages)
+        answers: list[Msg | str] = [f"no answer within {patience_s:.3g} s"] * len(messages)
+        missing, done = set(range(len(messages))), asyncio.Event()
 
         async def on_answer(message: Msg) -> None:
             number = int(message.subject.rpartition(".")[2])
-            answers[number] = _answer(message)
+            answers[number] = message
             missing.discard(number)
             if not missing:
                 done.set()
@@ -200,24 +231,25 @@ class FleetPower:
         inbox = client.new_inbox()
         subscription = await client.subscribe(f"{inbox}.*", cb=on_answer, pending_msgs_limit=-1, pending_bytes_limit=-1)
         try:
-            if renew is not None:
-                await client.publish(fleet_wire.RENEW, wire.encode(renew))
-            for number, (node, ask) in enumerate(asks.items()):
-                await client.publish(fleet_wire.ask_subject(node), wire.encode(ask), reply=f"{inbox}.{number}")
-            if asks:
-                await asyncio.wait_for(done.wait(), self._deadline_s)
+            for number, (subject, data, headers) in enumerate(messages):
+                await client.publish(subject, data, reply=f"{inbox}.{number}", headers=headers)
+            if messages:
+                await asyncio.wait_for(done.wait(), patience_s)
         except TimeoutError:
             pass  # who has not answered is named by the caller
         except (NatsError, OSError) as error:
-            answers = [
-                str(error) or type(error).__name__ if number in missing else a for number, a in enumerate(answers)
-            ]
+            for number in missing:
+                answers[number] = str(error) or type(error).__name__
         finally:
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
         return answers
 
     # ------------------------------------------------------------ asking many
+    def _patience_s(self, asks: Sized) -> float:
+        """How long so many answers may take."""
+        return self._deadline_s + NODE_S * len(asks)
+
     def _by_node(self, values: Mapping[GpuId, Any]) -> tuple[dict[str, dict[GpuId, Any]], list[GpuId]]:
         """Values by node, and GPUs of which no node is known."""
         per_node: dict[str, dict[GpuId, Any]] = {}
@@ -235,7 +267,7 @@ class FleetPower:
         """All answers as one receipt. AdapterError when there is no server."""
         if not self.bus.connected:
             raise self.bus.unreachable()
-        answers = self.bus.call(self._gather(asks, renew), self._deadline_s + 1.0)
+        answers = self.bus.call(self._gather(asks, renew), 2.0 * self._patience_s(asks) + 1.0)
         enforced: dict[GpuId, float] = {}
         failures: dict[GpuId, Reason] = {}
         notes: list[Note] = []
@@ -252,14 +284,28 @@ class FleetPower:
         return Receipt(enforced, failures, tuple(notes))
 
 
-def _answer(message: Msg) -> dict[str, Any] | str:
-    """A node's answer; or that it isn't one, or comes from the server because nobody listens there."""
+def _answer(message: Msg | str) -> dict[str, Any] | str:
+    """An answer; or that it isn't one, or comes from the server because nobody listens there."""
+    if isinstance(message, str):
+        return message
     if message.headers and message.headers.get("Status") == "503":
         return "nobody listens there"
     try:
         return wire.decode(message.data)
     except wire.BadRequest as error:
         return str(error)
+
+
+def _not_kept(message: Msg | str) -> str | None:
+    """Why the server didn't write a message into its stream; None when it says that it did."""
+    if isinstance(message, str):
+        return message
+    try:
+        said = json.loads(message.data)
+        error = said.get("error")
+        return None if error is None else str(error.get("description", error))
+    except (AttributeError, ValueError):
+        return "no stream takes it"
 
 
 def _silence(node: str, answer: dict[str, Any] | str, gpus: int) -> Note:

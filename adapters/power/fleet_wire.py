@@ -37,6 +37,11 @@ def ask_subject(node: str) -> str:
     return f"gridpace.node.{node}.ask"
 
 
+def key_subject(node: str) -> str:
+    """Where a node's trajectory is kept, in the bucket."""
+    return f"$KV.{BUCKET}.{node}"
+
+
 def state_subject(node: str) -> str:
     """Where a node tells its state."""
     return f"gridpace.state.{node}"

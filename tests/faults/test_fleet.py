@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 
@@ -17,10 +18,12 @@ from adapters.ports import AdapterError, Lease
 from adapters.power import fleet_wire, wire
 from adapters.power.fleet import FleetPower
 from adapters.power.simulated import SimulatedPower
+from benchmarks.support.twin_fleet import twin_fleet
 from optimizer.reasons import Reason
 from scheduler.agent import run_agent
 from scheduler.agent_core import AgentSettings
 from scheduler.fleet_init import public_key
+from scheduler.orders import PoolOrder
 from tests.support.fake_nvml import FakeNvml, h100s
 from tests.support.nats import nats_servers
 from tests.support.power_worlds import simulated_hall, wait_until
@@ -236,6 +239,32 @@ def test_the_agent_stays_small_with_the_bus(tmp_path):
             process.terminate()
             assert process.wait(30) == 0
         assert set(fake.limits_w().values()) == {700.0}
+
+
+def test_simulated_nodes_of_one_process_obey_and_fall_silent_like_real_ones(tmp_path):
+    with twin_fleet(tmp_path / "fleet", 30, gpus=2, deadline_s=1.0) as fleet:
+        assert fleet.order(500)[1] == 0
+        assert {info.enforced_w for info in fleet.power.discover().values()} == {500.0}
+        fleet.dispatcher.lease_s = 900.0
+        fleet.dispatcher.hold([(60.0, {"all": PoolOrder(300, 60)})], 120.0, datetime.now(UTC))
+        lease = Lease(1, 99, 60.0)
+        kept = fleet.power.bus.call(_kept(fleet.power.bus, "t0-14"), 5.0)
+        assert set(fleet_wire.trajectory_in(kept, time.time()).steps[0][1].values()) == {300}
+        first = fleet.processes["nodes"][0]
+        os.kill(first, signal.SIGSTOP)  # its connections stay open: silence, not a hang-up
+        try:
+            receipt = fleet.power.apply(dict.fromkeys(fleet.dispatcher.gpus["all"], 450), lease)
+        finally:
+            os.kill(first, signal.SIGCONT)
+        assert set(receipt.enforced_w.values()) == {450.0}
+        assert {gpu.split("-")[1] for gpu in receipt.enforced_w} == {"t1"}
+        assert {gpu.split("-")[1] for gpu in receipt.failures} == {"t0"}
+        assert set(receipt.failures.values()) == {Reason.NODE_LOST}
+        assert len([note for note in receipt.notes if note.code is Reason.NODE_LOST]) == 15
+
+
+async def _kept(bus, node):
+    return (await (await bus.jetstream.key_value(fleet_wire.BUCKET)).get(node)).value
 
 
 def test_nodes_are_added_without_touching_the_others(tmp_path):

@@ -36,7 +36,7 @@ TINY = {
     "backtest_speed": {"hours": 0.5, "repeats": 1},
     "field_trial": {"hours": 0.05, "before_min": 2.0, "halls": 1, "rules": 1},
     "plan_quality": {"days": 1, "weeks_apart": 99, "markets": ("pjm_2022",), "processes": 1},
-    "reaction": {"events": 2, "simulated": 4, "phases": 2},
+    "reaction": {"events": 2, "simulated": 4, "phases": 2, "fleets": ((12, 2),)},
 }
 KEYS = {
     "plan_speed": {
@@ -52,7 +52,7 @@ KEYS = {
     "backtest_speed": {"times_real_time", "highs_share"},
     "field_trial": {"weighted_performance", "over_delivery_points", "lowest_point"},
     "plan_quality": {"share_of_perfect", "rivals", "regret"},
-    "reaction": {"gpus8_ms", "measured_30pct_s"},
+    "reaction": {"gpus8_ms", "measured_30pct_s", "nodes12_p99_s", "nodes12_server_cpu_s"},
 }
 SIGNED = {"lowest_point", "highest_point"}
 
@@ -71,7 +71,9 @@ def test_benchmark_ends_with_the_line_that_programs_read(name, monkeypatch, caps
     assert (said["name"], said["seed"]) == (name, 3)
     assert KEYS[name] <= set(said["figures"])
     figures = {key: value for key, value in said["figures"].items() if key not in SIGNED}
-    assert all(value > 0 for value in figures.values() if not isinstance(value, dict))
+    # Two orders to twelve nodes may cost less than the hundredth of a second in which the system counts.
+    assert all(value > 0 for key, value in figures.items() if not isinstance(value, dict) and not key.endswith("cpu_s"))
+    assert all(value >= 0 for value in figures.values() if not isinstance(value, dict))
     assert {"cpu", "cores", "python", "highspy"} <= set(said["machine"])
     assert text
 

@@ -1,0 +1,157 @@
+"""A fleet of simulated nodes for timing: a real NATS server, real agents in a few processes, the daemon's dispatcher.
+
+Everything shares this machine, so what is measured is an upper bound of what the daemon alone would take: processor
+time is told apart by process.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+from adapters.bus_settings import BusSettings
+from adapters.power.fleet import FleetPower
+from scheduler.dispatch import Dispatcher
+from scheduler.orders import PoolOrder
+from scheduler.store import Store
+
+SERVER = Path(sys.executable).with_name("nats-server")
+START_S = 120.0
+NODES_A_PROCESS = 2500
+
+
+@dataclass
+class TwinFleet:
+    """The running parts. `order` is one event's work for the dispatcher."""
+
+    power: FleetPower
+    dispatcher: Dispatcher
+    cards: int
+    processes: dict[str, tuple[int, ...]]
+
+    def order(self, cap_w: int) -> tuple[float, int]:
+        """Seconds from the order to the last cap read back, books included, and how many cards did not follow."""
+        started = time.perf_counter()
+        done = self.dispatcher.apply({"all": PoolOrder(cap_w, self.cards)}, 900.0, datetime.now(UTC))
+        return time.perf_counter() - started, sum(1 for note in done.notes if note.severity != "info")
+
+    def round_trip_s(self) -> float:
+        """Median seconds of a message to the server and back."""
+        client = self.power.bus.client
+        return median(_took(lambda: self.power.bus.call(client.flush(5), 6.0)) for _ in range(21))
+
+    def cpu_s(self) -> dict[str, float]:
+        """Seconds of processor time so far: of the server, of the nodes, and of this process."""
+        spent = {part: sum(_cpu_s(pid) for pid in pids) for part, pids in self.processes.items()}
+        return spent | {"daemon": time.process_time()}
+
+
+@contextmanager
+def twin_fleet(folder: Path, nodes: int, gpus: int = 8, deadline_s: float = 60.0) -> Iterator[TwinFleet]:
+    """`nodes` simulated nodes with `gpus` cards each, all answering. RuntimeError where they don't in two minutes."""
+    folder.mkdir(parents=True)
+    with ExitStack() as stack:
+        port = _free_port()
+        url = f"nats://127.0.0.1:{port}"
+        command = [str(SERVER), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "streams")]
+        server = stack.enter_context(_process(command, folder / "server.log"))
+        _wait_for(port)
+        twins = [stack.enter_context(_twins(folder, url, *part, gpus)) for part in _parts(nodes)]
+        for twin in twins:
+            _wait_until_ready(twin)
+        power = FleetPower(BusSettings((url,), "daemon"), deadline_s, replicas=1)
+        stack.callback(power.close)
+        store = Store.open(folder / "books.sqlite")
+        stack.callback(store.close)
+        cards = _all_cards(power, nodes * gpus)
+        dispatcher = Dispatcher(store, power, {"all": cards}, writes=True, epoch=1)
+        yield TwinFleet(power, dispatcher, len(cards), {"server": (server.pid,), "nodes": tuple(t.pid for t in twins)})
+
+
+def _parts(nodes: int) -> list[tuple[int, int]]:
+    """Number and size of each process of nodes: two at least, so that both cores work."""
+    processes = max(2, -(-nodes // NODES_A_PROCESS))
+    share, rest = divmod(nodes, processes)
+    return [(number, share + (number < rest)) for number in range(processes)]
+
+
+@contextmanager
+def _twins(folder: Path, url: str, number: int, count: int, gpus: int) -> Iterator[subprocess.Popen[bytes]]:
+    # The states that nodes tell every second are a load of their own, measured as such (the footprint): here they come
+    # as seldom as a site of this size would let them.
+    command = [sys.executable, "-m", "scheduler.twin_nodes", "--fleet", url, "--prefix", f"t{number}"]
+    command += ["--count", str(count), "--gpus", str(gpus), "--tick-s", "5", "--state-s", "10"]
+    with _process(command, folder / f"twins-{number}.log") as twin:
+        yield twin
+
+
+@contextmanager
+def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(20)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != b"ready":
+        raise RuntimeError("a process of simulated nodes ended before they were connected; see its log")
+
+
+def _all_cards(power: FleetPower, count: int) -> tuple[str, ...]:
+    """Every card, once all have answered."""
+    ends = time.monotonic() + START_S
+    found: dict[str, object] = {}
+    while time.monotonic() < ends:
+        found |= power.discover()
+        if len(found) >= count:
+            return tuple(sorted(found))
+    raise RuntimeError(f"{len(found)} of {count} cards answered within {START_S:g} s")
+
+
+def _wait_for(port: int) -> None:
+    ends = time.monotonic() + START_S
+    while time.monotonic() < ends:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError("nats-server does not listen")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _took(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time of a process with all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
