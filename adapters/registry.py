@@ -29,7 +29,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "tariff": "adapters.signals.tariff:TariffSource",
     },
     "power": {},
-    "meters": {"prometheus": "adapters.meters.prometheus:PrometheusMeter"},
+    "meters": {
+        "modbus": "adapters.meters.modbus:ModbusMeter",
+        "prometheus": "adapters.meters.prometheus:PrometheusMeter",
+    },
     "jobs": {},
     "dr": {},
     "devices": {"modbus": "adapters.devices.modbus:ModbusDevice"},

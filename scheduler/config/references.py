@@ -43,6 +43,7 @@ REFERENCES = (
     Reference("jobs.initial.*.pool", "pools", "a pool", ("work", "batch")),
     Reference("jobs.recurring.*.pool", "pools", "a pool", ("work", "batch")),
     Reference("programs.*.site", "sites", "a site"),
+    Reference("meters.*.site", "sites", "a site"),
 )
 MEANINGS = frozenset({*SignalKind, *Work})
 """Values that `where` compares; another one is a problem of its own."""

@@ -1,4 +1,4 @@
-"""A battery behind a real Modbus TCP server (pymodbus' own), on a free port of the loopback."""
+"""A battery or a meter behind a real Modbus TCP server (pymodbus' own), on a free port of the loopback."""
 
 import asyncio
 import socket
@@ -14,7 +14,8 @@ POWER, SETPOINT, TIMEOUT, STORED = 100, 110, 120, 130
 class Peer:
     """The server, and what stands in its registers."""
 
-    def __init__(self, port):
+    def __init__(self, port, shared=True):
+        self.shared = shared
         self.port, self.server, self.loop = port, None, asyncio.new_event_loop()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -25,7 +26,10 @@ class Peer:
         self.loop.close()
 
     async def _serve(self):
-        blocks = [SimData(0, values=0, count=200, datatype=DataType.REGISTERS)]
+        registers = [SimData(0, values=0, count=200, datatype=DataType.REGISTERS)]
+        bits = [SimData(0, values=False, count=16, datatype=DataType.BITS)]
+        inputs = [SimData(0, values=7, count=200, datatype=DataType.REGISTERS)]
+        blocks = registers if self.shared else (bits, bits, registers, inputs)
         self.server = ModbusTcpServer(SimDevice(1, simdata=blocks), address=("127.0.0.1", self.port))
         await self.server.serve_forever(background=True)
         self.ready.set()
@@ -40,11 +44,12 @@ class Peer:
 
 
 @contextmanager
-def modbus_peer():
+def modbus_peer(shared=True):
+    """`shared`: one table of 200 zeros; else holding registers of zeros, and input registers of sevens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    peer = Peer(port)
+    peer = Peer(port, shared)
     peer.thread.start()
     assert peer.ready.wait(10)
     try:
