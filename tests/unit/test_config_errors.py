@@ -90,8 +90,8 @@ CASES = [
     ("api:", "currency: EUR\napi:", "35: currency: is given twice (first in line 2)"),
     ("power: {type: simulated}", "power: {type: nvml}", "12: pools[0]: needs `gpus`: with several pools, each must say which GPUs are its own"),
     ("power: {type: simulated}", "power: {type: simulated}\nmeters: [{type: simulated}, {type: modbus, site: wets, host: h, power: [{address: 1}]}]",
-     '28: meters[1].site: "wets" is not a site of this config. Did you mean "west"?'),
-    ("power: {type: simulated}", "power: {type: simulated}\nmeters: [{type: gpus}]", "28: meters[0].type: a meter of type gpus can't measure simulated GPUs; write simulated"),
+     '27: meters[1].site: "wets" is not a site of this config. Did you mean "west"?'),
+    ("power: {type: simulated}", "power: {type: simulated}\nmeters: [{type: gpus}]", "27: meters[0].type: a meter of type gpus can't measure simulated GPUs; write simulated"),
     ("mode: observe", "mode: [observe", "2: is not YAML: expected ',' or ']', but got ':'"),
 ]  # fmt: skip
 
