@@ -13,7 +13,7 @@ responses of a V100 sampled at 200 Hz that were published with GridPilot (github
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from math import exp
 from typing import Protocol
@@ -264,6 +264,12 @@ class SimulatedHall:
                         gpu, model, low, high, high, limits[at], enforced[at], draws[at], utilisation=busy[at]
                     )
         return found
+
+    def enforced(self, gpus: Collection[GpuId]) -> dict[GpuId, float]:
+        """Enforced limit in W of those of these GPUs that are on the bus; limits don't depend on time."""
+        with self._lock:
+            enforced, live, index = self._gpus.enforced_w.tolist(), self._gpus.live.tolist(), self._index
+        return {gpu: enforced[at] for gpu in gpus if (at := index.get(gpu)) is not None and live[at]}
 
     def set_limits(self, limits_w: Mapping[GpuId, float]) -> Receipt:
         """Set these limits at once, each clamped to its GPU's range; the receipt holds what is then enforced."""

@@ -7,7 +7,7 @@ exactly what it is told and says what the hardware then holds. Errors are `Adapt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -127,6 +127,38 @@ class TrajectoryHolder(Protocol):
 
     def hold(self, steps: Sequence[tuple[float, Mapping[GpuId, int]]], until_s: float, lease: Lease) -> None:
         """Caps to follow from the lease's end until `until_s` seconds from now, each from its offset (seconds) on."""
+        ...
+
+
+@runtime_checkable
+class LimitReader(Protocol):
+    """An actuator that tells enforced limits cheaply, so that every one of them can be looked at every second."""
+
+    def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
+        """Enforced limit in W of those of these GPUs that answer: one call a card, all at once. Raises AdapterError
+        when none can be reached at all."""
+        ...
+
+
+@dataclass(frozen=True)
+class Contested:
+    """Caps that somebody else raised: GPUs left to that writer, with the limit in W that it holds there, and how many
+    caps were set again since the start."""
+
+    yielded_w: Mapping[GpuId, float] = field(default_factory=dict)
+    reasserted: int = 0
+
+
+@runtime_checkable
+class CapGuard(Protocol):
+    """An actuator that looks after the caps itself (the node agents): it sets them again, and yields."""
+
+    def contested(self) -> Contested:
+        """What became of the caps lately; asks no card. Raises AdapterError."""
+        ...
+
+    def take_back(self) -> None:
+        """Cap the GPUs again that were left to another writer. Raises AdapterError."""
         ...
 
 

@@ -70,6 +70,7 @@ class Reason(StrEnum):
     SAFE_STATE = "safe_state"
     # what the hardware said
     CAP_DRIFT = "cap_drift"
+    CAP_YIELDED = "cap_yielded"
     CAP_REFUSED = "cap_refused"
     CAP_CLAMPED = "cap_clamped"
     GPU_LOST = "gpu_lost"

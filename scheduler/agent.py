@@ -29,6 +29,7 @@ from adapters.ports import AdapterError, PowerActuator
 from adapters.power import wire
 from scheduler.agent_core import AgentCore, AgentSettings, Fenced
 from scheduler.agent_state import AgentFiles
+from scheduler.capwatch import DriftRules
 from scheduler.sdnotify import notify
 
 if TYPE_CHECKING:
@@ -242,12 +243,21 @@ def _hold(core: AgentCore, request: Mapping[str, Any]) -> Any:
     return {}
 
 
+def _take_back(core: AgentCore, request: Mapping[str, Any]) -> Any:
+    epoch = request.get("epoch")
+    if epoch is not None and not isinstance(epoch, int):
+        raise wire.BadRequest("epoch must be a whole number")
+    core.take_back(epoch)
+    return {}
+
+
 _OPERATIONS: dict[str, tuple[bool, Callable[[AgentCore, Mapping[str, Any]], Any]]] = {
     "discover": (False, lambda core, _: wire.infos_out(core.discover())),
     "status": (False, lambda core, _: core.status()),
     "apply": (True, _apply),
     "release": (True, _release),
     "hold": (True, _hold),
+    "take_back": (True, _take_back),
 }
 """Operation -> (does it change anything, how it is obeyed)."""
 
@@ -260,7 +270,8 @@ def main(arguments: list[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    settings = replace(_DEFAULTS, release_w_per_s=options.release_w_per_s, tick_s=options.tick_s)
+    drift = DriftRules(options.reassert, options.quiet_s)
+    settings = replace(_DEFAULTS, release_w_per_s=options.release_w_per_s, tick_s=options.tick_s, drift=drift)
     try:
         writers = _writers(options.allow_user)
         fleet = _fleet(options)
@@ -281,7 +292,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--release-w-per-s", type=float, default=_DEFAULTS.release_w_per_s, help="ramp of a release")
     parser.add_argument(
-        "--tick-s", type=float, default=_DEFAULTS.tick_s, help="seconds between two checks of the lease"
+        "--tick-s", type=float, default=_DEFAULTS.tick_s, help="seconds between two checks of lease and limits"
+    )
+    drift = _DEFAULTS.drift
+    parser.add_argument(
+        "--reassert", type=int, default=drift.reassert, help="how often a cap that another program raised is set again"
+    )
+    parser.add_argument(
+        "--quiet-s", type=float, default=drift.quiet_s, help="seconds after which a GPU left to it is taken back"
     )
     group = parser.add_argument_group("fleet", "orders over NATS too; files made by `gridpace fleet init`")
     group.add_argument("--fleet", action="append", default=[], metavar="URL", help="a NATS server (repeatable)")

@@ -7,20 +7,25 @@ Only the monotonic clock counts. An order of an older epoch (a daemon that was r
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import monotonic, sleep
 from typing import Any
 
-from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, PowerActuator, Receipt
+from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, LimitReader, PowerActuator, Receipt
 from adapters.power.receipts import UNKNOWN_GPU, failure_notes
 from adapters.power.wire import Steps
 from optimizer.reasons import Note, Reason
 from scheduler.agent_state import AgentFiles, Held
+from scheduler.capwatch import CapWatch, DriftRules
 
 SAME_W = 1.0
 """Limits closer than this are the same: drivers round."""
+
+
+_log = logging.getLogger("gridpace.agent")
 
 
 class Fenced(AdapterError):
@@ -39,6 +44,7 @@ class AgentSettings:
     stop_s: float = 20.0
     longest_lease_s: float = 86400.0
     longest_hold_s: float = 2 * 86400.0
+    drift: DriftRules = field(default_factory=DriftRules)
 
 
 class AgentCore:
@@ -56,6 +62,7 @@ class AgentCore:
         self._lock = threading.RLock()
         self._found, self._held = files.load()
         self._caps: dict[GpuId, float] = {}
+        self._watch = CapWatch(self._settings.drift)
         self._ticked_at = clock()
         self._stopping = False
 
@@ -77,11 +84,21 @@ class AgentCore:
             self._remember(caps_w)
             self._renew(lease)
             known = {gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}
-            receipt = self._power.apply(known, lease) if known else Receipt({})
-            self._caps.update({gpu: receipt.enforced_w[gpu] for gpu in known if gpu in receipt.enforced_w})
+            receipt = self._write(known, lease)
             absent = {gpu: UNKNOWN_GPU for gpu in caps_w if gpu not in known}
+            absent |= {gpu: Reason.CAP_YIELDED for gpu in known if gpu in self._watch.yielded_w}
             notes = receipt.notes + failure_notes(absent)
             return replace(receipt, failures={**receipt.failures, **absent}, notes=notes)
+
+    def _write(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
+        """Set caps, but those of GPUs that are left to another writer, and expect them to stay."""
+        yielded = self._watch.yielded_w
+        mine = {gpu: cap for gpu, cap in caps_w.items() if gpu not in yielded}
+        receipt = self._power.apply(mine, lease) if mine else Receipt({})
+        self._caps.update({gpu: receipt.enforced_w[gpu] for gpu in mine if gpu in receipt.enforced_w})
+        self._watch.order({gpu: cap for gpu, cap in caps_w.items() if gpu in yielded or gpu in receipt.enforced_w})
+        self._watch.unwritten(mine.keys() - receipt.enforced_w.keys())
+        return receipt
 
     def hold(self, steps: Steps, until_s: float, lease: Lease) -> None:
         """Follow these caps from the lease's end until `until_s` from now, and renew the lease."""
@@ -100,7 +117,7 @@ class AgentCore:
             if epoch is not None and epoch < self._found.epoch:
                 raise Fenced(f"epoch {epoch} was replaced by {self._found.epoch}; its release is not obeyed")
             mine = self._found.limits_w
-            receipt = self._give_back({gpu: mine.get(gpu, limit) for gpu, limit in limits_w.items()})
+            receipt = self._give_back(self._owed({gpu: mine.get(gpu, limit) for gpu, limit in limits_w.items()}))
             told_otherwise = tuple(
                 Note(Reason.CAP_DRIFT, gpu, f"{mine[gpu]:g} W was found before the first write, not {limit:g} W")
                 for gpu, limit in limits_w.items()
@@ -120,7 +137,16 @@ class AgentCore:
                 "epoch": self._found.epoch,
                 "sequence": self._held.sequence,
                 "lease_left_s": max(0.0, self._held.expires_at - now),
+                "yielded_w": self._watch.yielded_w,
+                "reasserted": self._watch.reasserted,
             }
+
+    def take_back(self, epoch: int | None = None) -> None:
+        """An operator's word: cap the GPUs again that were left to another writer."""
+        with self._lock:
+            if epoch is not None and epoch < self._found.epoch:
+                raise Fenced(f"epoch {epoch} was replaced by {self._found.epoch}; its order is not obeyed")
+            self._watch.take_back()
 
     def _admit(self, lease: Lease) -> None:
         """Refuse who has been replaced or overtaken; a repeated order is obeyed again."""
@@ -135,11 +161,16 @@ class AgentCore:
         """Put the limits of GPUs that are capped for the first time on disk."""
         fresh = [gpu for gpu in caps_w if gpu not in self._found.limits_w]
         if fresh:
-            infos = self._power.discover()
+            infos = self._discover()
             limits = {gpu: infos[gpu].limit_w for gpu in fresh if gpu in infos}
             if limits:
                 self._files.save_found(replace(self._found, limits_w={**self._found.limits_w, **limits}))
                 self._found.limits_w.update(limits)
+
+    def _discover(self) -> Mapping[GpuId, GpuInfo]:
+        infos = self._power.discover()
+        self._watch.bounds({gpu: info.min_w for gpu, info in infos.items()})
+        return infos
 
     def _renew(self, lease: Lease) -> None:
         if lease.epoch > self._found.epoch:
@@ -156,6 +187,8 @@ class AgentCore:
             now = self._clock()
             seconds, self._ticked_at = now - self._ticked_at, now
             phase = self._phase(now)
+            if phase in {"leased", "holding"}:
+                self._guard(now)
             if phase == "holding":
                 self._follow(self._step(now))
             elif phase == "releasing":
@@ -186,26 +219,48 @@ class AgentCore:
                 current = caps
         return current
 
+    def _guard(self, now: float) -> None:
+        """Look at every cap that is to be in force; one that came back raised is set again, or yielded. After a restart
+        the limits in force are taken for the orders, until the daemon says otherwise."""
+        unknown = self._found.limits_w.keys() - self._watch.wanted_w.keys()
+        if unknown:
+            infos = self._discover()
+            self._watch.order({gpu: infos[gpu].limit_w for gpu in unknown if gpu in infos})
+        judged = self._watch.judge(self._enforced(), now)
+        if judged.yielded:
+            _log.error("%d GPUs have another writer and are left to it, %s the first", *_first(judged.yielded))
+        if judged.again:
+            _log.warning("%d caps came back raised and are set again, %s the first", *_first(judged.again))
+            self._write({gpu: round(self._watch.wanted_w[gpu]) for gpu in judged.again}, self._own_lease())
+
+    def _enforced(self) -> Mapping[GpuId, float]:
+        """Enforced limits in W of the GPUs with a cap."""
+        capped = self._watch.wanted_w
+        if not capped:
+            return {}
+        if isinstance(self._power, LimitReader):
+            return self._power.enforced(tuple(capped))
+        return {gpu: info.enforced_w for gpu, info in self._discover().items()}
+
     def _follow(self, caps_w: Mapping[GpuId, int]) -> None:
-        """Apply one step of the trajectory; asserted with every tick, so that a cap that was reset comes back."""
+        """Apply one step of the trajectory, asserted with every tick."""
         self._remember(caps_w)
-        caps = {gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}
-        if caps:
-            self._caps.update(self._power.apply(caps, self._own_lease()).enforced_w)
+        self._write({gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}, self._own_lease())
 
     def _own_lease(self) -> Lease:
         return Lease(self._found.epoch, max(0, self._held.sequence), self._settings.longest_lease_s)
 
     def _ramp(self, most_w: float) -> None:
         """Move every GPU towards the limit found, at most so many watts; give it back for good when it arrives."""
-        infos = {} if self._found.limits_w.keys() <= self._caps.keys() else self._power.discover()
+        yielded = self._watch.yielded_w
+        infos = {} if self._found.limits_w.keys() <= self._caps.keys() else self._discover()
         arrived: dict[GpuId, float] = {}
         moving: dict[GpuId, float] = {}
         for gpu, limit in self._found.limits_w.items():
             if gpu not in self._caps and gpu in infos:
                 self._caps[gpu] = infos[gpu].limit_w
             cap = self._caps.get(gpu, limit)
-            if abs(limit - cap) <= max(most_w, SAME_W):
+            if gpu in yielded or abs(limit - cap) <= max(most_w, SAME_W):
                 arrived[gpu] = limit
             else:
                 moving[gpu] = cap + most_w if limit > cap else cap - most_w
@@ -214,7 +269,13 @@ class AgentCore:
             # A card that is away keeps its place on the ramp.
             self._caps.update({gpu: cap for gpu, cap in moving.items() if gpu in receipt.enforced_w})
         if arrived:
-            self._forget(arrived, self._give_back(arrived))
+            self._forget(arrived, self._give_back(self._owed(arrived)))
+
+    def _owed(self, found_w: Mapping[GpuId, float]) -> dict[GpuId, float]:
+        """What to give back: see `CapWatch.owed`."""
+        if not self._watch.yielded_w.keys() & found_w.keys():
+            return dict(found_w)
+        return self._watch.owed(found_w, {gpu: info.limit_w for gpu, info in self._discover().items()})
 
     def _give_back(self, limits_w: Mapping[GpuId, float]) -> Receipt:
         return self._power.release(limits_w) if limits_w else Receipt({})
@@ -225,6 +286,7 @@ class AgentCore:
         done = [gpu for gpu in done if gpu in receipt.enforced_w]
         for gpu in done:
             self._caps.pop(gpu, None)
+        self._watch.forget(done)
         left = {gpu: limit for gpu, limit in self._found.limits_w.items() if gpu not in done}
         over = not left and (self._found.steps or self._held.expires_at > 0)
         if left == self._found.limits_w and not over:
@@ -248,4 +310,8 @@ class AgentCore:
                 if self._found.limits_w:
                     sleep(self._settings.tick_s)
             if self._found.limits_w:
-                self._forget(self._found.limits_w, self._give_back(self._found.limits_w))
+                self._forget(self._found.limits_w, self._give_back(self._owed(self._found.limits_w)))
+
+
+def _first(gpus: Mapping[GpuId, float]) -> tuple[int, GpuId]:
+    return len(gpus), next(iter(gpus))

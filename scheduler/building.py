@@ -155,6 +155,7 @@ def timing(config: Config) -> Timing:
         horizon=config.horizon,
         max_horizon=config.max_horizon,
         verify_every=max(1, round(config.verify_every.total_seconds() / period_s)),
+        look_every=max(1, round(config.drift.look_every.total_seconds() / period_s)),
     )
 
 

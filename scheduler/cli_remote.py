@@ -72,7 +72,7 @@ def pause(url: Url = None, config: OptionalConfig = None, as_json: AsJson = Fals
 
 
 def resume(url: Url = None, config: OptionalConfig = None, as_json: AsJson = False) -> None:
-    """Go on after `pause` or `release`.
+    """Go on after `pause` or `release`; take back GPUs that were left to another writer of limits.
 
     \b
     Examples:

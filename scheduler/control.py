@@ -30,7 +30,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     1. read the meters (a lost part keeps its last estimate, and says so)
     2. per site: ceiling, set-point, and the orders that reach it (trim)
     3. clamp to floors and card ranges
-    4. dispatch under a lease: journal, apply, read back
+    4. look at what became of the last orders; dispatch under a lease: journal, apply, read back
     5. grant GPUs to jobs inside what the orders leave
     6. book: ledger, samples; return the tick
     """
@@ -50,6 +50,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     lease = lease_s(ctx.timing.interval, events, now)
     asked = {device: kw for trim in trims.values() for device, kw in trim.devices_kw.items()}
     notes += tuple(set_devices(ctx, state, asked, lease, now))
+    notes += drift(ctx, state, now)
     done = ctx.dispatcher.apply(orders, lease, now)
     grant_jobs(ctx, state, orders, now)
     state.orders = orders
@@ -57,7 +58,6 @@ def run_tick(ctx: Context, state: State) -> Tick:
     state.held = dict(orders) if writes else {}
     state.setpoint_kw = {site: trim.setpoint_kw for site, trim in trims.items()} if writes else {}
     notes += clamp_notes + done.notes + shortfalls(trims, now) + overdrawn(ctx, state, trims, now)
-    notes += drift(ctx, state, now)
     notes = tuple(note if note.at is not None else replace(note, at=now) for note in notes)
     return book(ctx, state, trims, len(done.pools), time.perf_counter() - started, notes, now)
 
@@ -90,10 +90,16 @@ def overdrawn(ctx: Context, state: State, trims: dict[str, SiteTrim], now: datet
 
 
 def drift(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
-    """Now and then read every limit back."""
-    if state.ticks % ctx.timing.verify_every:
-        return ()
-    return ctx.dispatcher.verify(now)
+    """Look at the limits in force, now and then by a reading of everything; GPUs that another writer holds count as
+    what they draw from now on."""
+    notes: tuple[Note, ...] = ()
+    if state.ticks % ctx.timing.verify_every == 0:
+        notes = ctx.dispatcher.verify(now)
+    elif state.ticks % ctx.timing.look_every == 0:
+        notes = ctx.dispatcher.look(now)
+    yielded = ctx.dispatcher.yielded()
+    ctx.pools.put_yielded({pool: tuple(limits.values()) for pool, limits in yielded.items()})
+    return notes
 
 
 def book(
@@ -126,6 +132,7 @@ def book(
         pool_kw=dict(state.reading.pool_kw) if state.reading else {},
         cap_w={pool: order.cap_w for pool, order in state.orders.items()},
         active_gpus={pool: order.active_gpus for pool, order in state.orders.items()},
+        yielded_gpus={pool: len(gpus) for pool, gpus in ctx.dispatcher.yielded().items()},
         supply=supply_statuses(ctx, state, now),
         orders=orders,
         seconds=seconds,

@@ -79,7 +79,7 @@ def bring_jobs(ctx: Context, state: State, now: datetime) -> None:
 
 def adopt_curves(ctx: Context, state: State, now: datetime) -> None:
     """Put what was learned of the power curves in force, between two turns of the fast loop."""
-    ctx.dispatcher.look()
+    ctx.dispatcher.read_limits()
     with state.lock:
         state.notes.extend(ctx.curves.turn(now))
 

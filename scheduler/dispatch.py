@@ -14,9 +14,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, PowerActuator, Receipt, TrajectoryHolder
+from adapters.ports import (
+    AdapterError,
+    CapGuard,
+    GpuId,
+    GpuInfo,
+    Lease,
+    LimitReader,
+    PowerActuator,
+    Receipt,
+    TrajectoryHolder,
+)
 from optimizer.reasons import Note, Reason, Severity
+from scheduler.capwatch import DRIFT_W, CapWatch
 from scheduler.course import Course
+from scheduler.dispatch_notes import disagreements, raised_notes, yielded_notes
 from scheduler.orders import PoolOrder
 from scheduler.store_database import StoreDegraded
 
@@ -27,9 +39,6 @@ RENEWALS = 3
 
 MOST_RETRY_S = 30.0
 """A GPU that does not follow is tried again after 1, 2, 4, ... seconds, and at least this often."""
-
-DRIFT_W = 1.5
-"""Difference between ordered and enforced limit that counts as drift; NVML rounds to whole watts."""
 
 
 class Books(Protocol):
@@ -87,6 +96,10 @@ class Dispatcher:
     _course: Course | None = None
     _applied: dict[str, PoolOrder] = field(default_factory=dict)
     raisable: frozenset[GpuId] = frozenset()
+    watch: CapWatch = field(default_factory=CapWatch)
+    _again: set[GpuId] = field(default_factory=set)
+    _yielded: dict[GpuId, float] = field(default_factory=dict)
+    _set_again: int | None = None
     _first: dict[GpuId, float] = field(default_factory=dict)
     _enforced: dict[str, float | None] = field(default_factory=dict)
     _failed: set[GpuId] = field(default_factory=set)
@@ -103,8 +116,9 @@ class Dispatcher:
                 return Dispatched()
             changed = {pool: order for pool, order in orders.items() if not self._in_force(pool, order)}
             caps = {gpu: order.cap_w for pool, order in changed.items() for gpu in self.gpus[pool]}
-            if self._failed and self.monotonic() >= self._retry_at:
-                caps |= {gpu: orders[pool].cap_w for pool in orders for gpu in self.gpus[pool] if gpu in self._failed}
+            due = self._again | (self._failed if self.monotonic() >= self._retry_at else set())
+            if due:
+                caps |= {gpu: orders[pool].cap_w for pool in orders for gpu in self.gpus[pool] if gpu in due}
             try:
                 done = self._write(changed, caps, lease_s, now) if caps else Dispatched()
                 self._renew(orders, lease_s)
@@ -122,10 +136,16 @@ class Dispatcher:
         fresh = [gpu for gpu in gpus if gpu not in self._first]
         if not fresh:
             return
-        found = self.actuator.discover()
+        found = self._discover()
         limits = {gpu: (found[gpu].limit_w, found[gpu].model) for gpu in fresh if gpu in found}
         self.books.remember_first_limits(limits, now)
         self._first.update({gpu: limit_w for gpu, (limit_w, _) in limits.items()})
+
+    def _discover(self) -> Mapping[GpuId, GpuInfo]:
+        """Every GPU as it is now, its own range noted. Raises AdapterError."""
+        found = self.actuator.discover()
+        self.watch.bounds({gpu: info.min_w for gpu, info in found.items()})
+        return found
 
     def _cap(self, gpu: GpuId, cap_w: int) -> int:
         """The order for one GPU: never above what was found on it."""
@@ -142,13 +162,17 @@ class Dispatcher:
             {pool: [order.cap_w, len(self.gpus[pool])] for pool, order in orders.items()} or {"again": len(caps)}
         )
         known = {gpu: self._cap(gpu, cap) for gpu, cap in caps.items() if gpu in self._first}
+        self.watch.order(known)
         try:
-            receipt = self.actuator.apply(known, self._lease(lease_s))
+            mine = {gpu: cap for gpu, cap in known.items() if gpu not in self._yielded}
+            receipt = self.actuator.apply(mine, self._lease(lease_s))
         except AdapterError as error:
+            self.watch.unwritten(known)
             self.books.journal_result(intent, {"error": str(error)})
             raise
         failures = dict.fromkeys(caps.keys() - known.keys(), Reason.GPU_LOST) | dict(receipt.failures)
-        notes = receipt.notes + _disagreements(len(caps), failures, now)
+        failures = {gpu: why for gpu, why in failures.items() if why is not Reason.CAP_YIELDED}
+        notes = receipt.notes + disagreements(len(caps), failures, now)
         self.books.journal_result(intent, {"failed": len(failures), "seconds": round(receipt.seconds, 4)})
         self._applied.update(orders)
         self._enforced.update({pool: _one_limit(self.gpus[pool], receipt.enforced_w) for pool in orders})
@@ -158,7 +182,10 @@ class Dispatcher:
     def _note_failed(self, caps: Mapping[GpuId, int], failures: Mapping[GpuId, Reason], receipt: Receipt) -> None:
         """Keep who must be tried again. A board controller's own, lower limit is no failure of ours."""
         lower = {gpu for gpu in failures if receipt.enforced_w.get(gpu, INF) < caps[gpu]}
-        self._failed = (self._failed - caps.keys()) | (failures.keys() - lower)
+        raised = {gpu for gpu, why in failures.items() if why is Reason.CAP_DRIFT and gpu not in lower}
+        self._failed = (self._failed - caps.keys()) | (failures.keys() - lower - raised)
+        self.watch.unwritten(self._failed)
+        self._again -= caps.keys()
         self._retry_s = min(MOST_RETRY_S, 2 * self._retry_s) if self._failed else 1.0
         self._retry_at = self.monotonic() + self._retry_s
 
@@ -198,31 +225,87 @@ class Dispatcher:
         self._handed_at = now
 
     def verify(self, now: datetime) -> tuple[Note, ...]:
-        """Read every limit back; a pool with a GPU whose enforced limit is above the order is written again. Where
-        nothing may be written, limits that could not be given back before are given back now."""
+        """Read every limit back, whatever the actuator. Where nothing may be written, limits that could not be given
+        back before are given back now."""
         with self._lock:
             if not self.writes:
                 return self.release(now) if self.books.first_limits() else ()
             if not self._applied:
                 return ()
             try:
-                found = self.actuator.discover()
+                found = self._discover()
             except AdapterError as error:
                 return (Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),)
-            notes = []
-            for pool, order in list(self._applied.items()):
-                drifted = [
-                    gpu for gpu in self.gpus[pool] if gpu in found and _drifted(found[gpu], self._cap(gpu, order.cap_w))
-                ]
-                if drifted:
-                    self._applied.pop(pool)
-                    self._enforced.pop(pool, None)
-                    text = (
-                        f"{len(drifted)} GPUs of {pool} are not at the {order.cap_w} W ordered "
-                        f"({drifted[0]} is at {found[drifted[0]].enforced_w:.0f} W); written again"
-                    )
-                    notes.append(Note(Reason.CAP_DRIFT, pool, text, Severity.WARNING, now))
-            return tuple(notes)
+            return self._judge({gpu: info.enforced_w for gpu, info in found.items()}, now)
+
+    def look(self, now: datetime) -> tuple[Note, ...]:
+        """What `verify` does, for every tick: an agent is asked what became of the caps, cards are asked for nothing
+        but their limits, and an actuator that can't tell them cheaply waits for `verify`."""
+        with self._lock:
+            if not self.writes or not self._applied:
+                return ()
+            try:
+                if isinstance(self.actuator, CapGuard):
+                    return self._guarded(self.actuator, now)
+                if isinstance(self.actuator, LimitReader):
+                    return self._judge(self.actuator.enforced(self.watch.wanted_w), now)
+            except AdapterError as error:
+                return (Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),)
+            return ()
+
+    def _judge(self, enforced_w: Mapping[GpuId, float], now: datetime) -> tuple[Note, ...]:
+        """Caps that came back raised are written again with the next orders, or yielded."""
+        judged = self.watch.judge(enforced_w, self.monotonic())
+        raised = dict(judged.again)
+        if isinstance(self.actuator, CapGuard):  # the agents yield, nobody else
+            raised |= judged.yielded
+        else:
+            self._yield(self.watch.yielded_w)
+        again = {gpu: watts for gpu, watts in raised.items() if gpu not in self._yielded}
+        self._again |= again.keys()
+        for pool in self._pools_of(again.keys()):
+            self._enforced.pop(pool, None)
+        return (*raised_notes(self.gpus, self.watch.wanted_w, again, now), *self._yield_notes(now))
+
+    def _guarded(self, guard: CapGuard, now: datetime) -> tuple[Note, ...]:
+        """What the agents say of their cards."""
+        told = guard.contested()
+        before, self._set_again = self._set_again, told.reasserted
+        again = told.reasserted - before if before is not None else 0
+        mine = {gpu for gpus in self.gpus.values() for gpu in gpus} if told.yielded_w else set()
+        self._yield({gpu: watts for gpu, watts in told.yielded_w.items() if gpu in mine})
+        text = f"{again} caps came back raised and were set again by their agents"
+        notes = (Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now),) if again > 0 else ()
+        return (*notes, *self._yield_notes(now))
+
+    def _yield(self, limits_w: dict[GpuId, float]) -> None:
+        """Leave these GPUs to their other writer, and take those back that it has left."""
+        if limits_w != self._yielded:
+            back = self._yielded.keys() - limits_w.keys()
+            for pool in self._pools_of(back | limits_w.keys()):
+                self._enforced.pop(pool, None)
+            self._again |= back
+            self._yielded = limits_w
+
+    def _yield_notes(self, now: datetime) -> tuple[Note, ...]:
+        return yielded_notes(self.gpus, self._yielded, now) if self._yielded else ()
+
+    def _pools_of(self, gpus: Collection[GpuId]) -> list[str]:
+        return [pool for pool, mine in self.gpus.items() if any(gpu in gpus for gpu in mine)] if gpus else []
+
+    def yielded(self) -> dict[str, dict[GpuId, float]]:
+        """By pool: GPUs left to another writer, with the limit in W that it holds there."""
+        with self._lock:
+            left = self._yielded
+            return {p: {gpu: left[gpu] for gpu in self.gpus[p] if gpu in left} for p in self._pools_of(left)}
+
+    def take_back(self) -> None:
+        """An operator's word: GPUs left to another writer are capped again. Raises AdapterError."""
+        with self._lock:
+            self.watch.take_back()
+            if isinstance(self.actuator, CapGuard) and self._yielded:
+                self.actuator.take_back()
+            self._yield({})
 
     def release(self, now: datetime, only: Collection[GpuId] | None = None) -> tuple[Note, ...]:
         """Give back the limits found before the first write (of `only` these GPUs, or of all), those of a killed
@@ -235,6 +318,7 @@ class Dispatcher:
                 return ()
             self._course = self._course if only is not None else None
             try:
+                limits = self._owed(limits)
                 intent = self.books.journal_intent({"release": len(limits)})
                 receipt = self.actuator.release(limits)
             except AdapterError as error:
@@ -245,11 +329,20 @@ class Dispatcher:
             for gpu in confirmed:
                 self._first.pop(gpu, None)
             self._failed.difference_update(limits)
+            self._again.difference_update(limits)
+            self.watch.forget(limits)
+            self._yielded = {gpu: watts for gpu, watts in self._yielded.items() if gpu not in limits}
             self._enforced = {}
             self._applied = {p: order for p, order in self._applied.items() if not limits.keys() & set(self.gpus[p])}
             missing = len(limits) - len(confirmed)
             text = f"{missing} of {len(limits)} GPUs did not take their limit back"
             return (Note(Reason.CAP_REFUSED, "power", text, Severity.ALERT, now),) if missing else ()
+
+    def _owed(self, found_w: Mapping[GpuId, float]) -> dict[GpuId, float]:
+        """What to give back: see `CapWatch.owed`; an agent judges that itself. Raises AdapterError."""
+        if not self.watch.yielded_w.keys() & found_w.keys() or isinstance(self.actuator, CapGuard):
+            return dict(found_w)
+        return self.watch.owed(found_w, {gpu: info.limit_w for gpu, info in self._discover().items()})
 
     def adopt(self) -> int:
         """At start: limits that a predecessor found stay the ones to restore. Returns how many are outstanding."""
@@ -265,7 +358,7 @@ class Dispatcher:
         looked."""
         return self._enforced.get(pool)
 
-    def look(self) -> None:
+    def read_limits(self) -> None:
         """Read what pools enforce where we write nothing, or where they had no common limit after the last order."""
         pools = [pool for pool in self.gpus if not self.writes or self.enforced_w(pool) is None]
         if not pools:
@@ -289,32 +382,10 @@ class Dispatcher:
         return {pool: round(max(enforced)) for pool, enforced in caps.items() if enforced}
 
 
-def _disagreements(count: int, failures: Mapping[GpuId, Reason], now: datetime) -> tuple[Note, ...]:
-    """One note per reason, naming a few of its GPUs."""
-    by_reason: dict[Reason, list[GpuId]] = {}
-    for gpu, reason in failures.items():
-        by_reason.setdefault(reason, []).append(gpu)
-    return tuple(
-        Note(
-            reason,
-            gpus[0],
-            f"{len(gpus)} of {count} GPUs: {reason} ({', '.join(gpus[:3])}{', …' if len(gpus) > 3 else ''})",
-            Severity.ALERT,
-            now,
-        )
-        for reason, gpus in by_reason.items()
-    )
-
-
 def _one_limit(gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> float | None:
     """The limit that all these GPUs have; None when they differ, or one doesn't answer."""
     found = [limits_w.get(gpu, INF) for gpu in gpus]
     return found[0] if found and max(found) - min(found) <= DRIFT_W and max(found) < INF else None
-
-
-def _drifted(info: GpuInfo, cap_w: int) -> bool:
-    wanted = min(max(cap_w, info.min_w), info.max_w)
-    return abs(info.enforced_w - wanted) > DRIFT_W and info.enforced_w > wanted
 
 
 def _returned(receipt: Receipt, gpu: GpuId, limit_w: float) -> bool:

@@ -25,7 +25,7 @@ from scheduler.estimate import Foreign
 from scheduler.ledger import Ledger
 from scheduler.news import Notes
 from scheduler.orders import PoolOrder
-from scheduler.pools import PoolModel
+from scheduler.pools import Pools
 from scheduler.pue import PueModel
 from scheduler.service import OperatorOrder
 from scheduler.sitemodels import CoincidentModel
@@ -81,6 +81,7 @@ class Timing:
     horizon: timedelta = timedelta(hours=36)
     max_horizon: timedelta = timedelta(days=7)
     verify_every: int = 30
+    look_every: int = 1
 
 
 class Planner(Protocol):
@@ -103,7 +104,7 @@ class Context:
     clock: Clock
     timing: Timing
     sites: Mapping[str, SiteModel]
-    pools: Mapping[str, PoolModel]
+    pools: Pools
     sources: Mapping[str, Source]
     memory: Memory
     planner: Planner

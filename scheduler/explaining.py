@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from optimizer.explain import explain_job, explain_pool
+from scheduler.dispatch_notes import yielded_text
 from scheduler.engine import Context, State
 from scheduler.holding import held_by
 from scheduler.orders import step_index
@@ -30,7 +31,9 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
     if target in plan.pools:
         held = held_by(ctx, state, ctx.pools[target].pool, plan, ctx.clock.now())
         why = held[1] if held is not None else explain_pool(problem, plan, target, step)
-        return f"{why} Its power curve: {ctx.curves.status(target).text}."
+        left = ctx.dispatcher.yielded().get(target, {})
+        others = f" {yielded_text(target, tuple(left), left)}." if left else ""
+        return f"{why} Its power curve: {ctx.curves.status(target).text}.{others}"
     if target in plan.jobs:
         return explain_job(problem, plan, target)
     if target in ctx.sites:

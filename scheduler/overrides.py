@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from adapters.ports import AdapterError
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
 from scheduler.service import OperatorOrder, Refused
@@ -23,6 +24,8 @@ def apply_order(ctx: Context, state: State, order: OperatorOrder, now: datetime)
     with state.lock:
         _merge(state.operator, order)
         _act(ctx, state, now)
+        if order.action == "resume":
+            _take_back(ctx)
     state.notes.append(Note(Reason.OPERATOR_ORDER, order.site or "operator", describe(order), Severity.INFO, now))
 
 
@@ -64,6 +67,14 @@ def _act(ctx: Context, state: State, now: datetime) -> None:
     if wrote and not writes:
         state.notes.extend(ctx.dispatcher.release(now))
         state.held, state.setpoint_kw = {}, {}
+
+
+def _take_back(ctx: Context) -> None:
+    """Cap GPUs again that were left to another writer. Raises Refused when an agent can't be told."""
+    try:
+        ctx.dispatcher.take_back()
+    except AdapterError as error:
+        raise Refused(f"resumed, but GPUs left to another writer are not taken back: {error}", 503) from error
 
 
 def mode_now(ctx: Context, state: State) -> str:

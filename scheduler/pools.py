@@ -1,14 +1,17 @@
 """The pools as they are known now.
 
-Why an object and not a dict: all else about a pool is configured and stays, but its power curve is learned. The slow
-loop replaces the model of a pool between two turns, under the state's lock, and everybody who asks sees the new one.
+Why an object and not a dict: all else about a pool is configured and stays, but its power curve is learned, and some of
+its GPUs may belong to another writer for a while. The loops replace the model of a pool between two turns, under the
+state's lock, and everybody who asks sees the new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 
+from optimizer.curves import draw_at_cap
 from optimizer.domain import GpuPool, PowerCurve
 
 
@@ -31,9 +34,11 @@ class Pools(Mapping[str, PoolModel]):
     def __init__(self, models: Mapping[str, PoolModel]) -> None:
         self.configured: Mapping[str, PoolModel] = dict(models)
         self._now = dict(models)
+        self._yielded: dict[str, tuple[float, ...]] = {}
+        self._mixed: dict[str, PoolModel] = {}
 
     def __getitem__(self, pool: str) -> PoolModel:
-        return self._now[pool]
+        return self._mixed.get(pool) or self._now[pool]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._now)
@@ -46,3 +51,30 @@ class Pools(Mapping[str, PoolModel]):
         model = self._now[pool]
         if model.pool.curve is not curve:
             self._now = self._now | {pool: replace(model, pool=replace(model.pool, curve=curve))}
+            self._mix()
+
+    def put_yielded(self, limits_w: Mapping[str, tuple[float, ...]]) -> None:
+        """By pool: limits in W that another writer holds on GPUs which no order of ours moves now."""
+        if limits_w != self._yielded:
+            self._yielded = dict(limits_w)
+            self._mix()
+
+    def _mix(self) -> None:
+        self._mixed = {
+            pool: replace(self._now[pool], pool=with_others(self._now[pool].pool, limits))
+            for pool, limits in self._yielded.items()
+            if limits
+        }
+
+
+def with_others(pool: GpuPool, limits_w: tuple[float, ...]) -> GpuPool:
+    """The pool as it answers an order while some of its GPUs keep limits of another writer: those draw what their
+    limits let them, whatever the cap. Throughput stays that of a GPU which follows, so that a floor's cap is the same.
+    A pool with nothing left to order about stays where it is."""
+    others_w = fmean(draw_at_cap(pool.curve, limit) for limit in limits_w)
+    if len(limits_w) >= pool.count:
+        fixed_w = min(pool.max_cap_w, max(pool.min_cap_w, float(round(fmean(limits_w)))))
+        return replace(pool, min_cap_w=fixed_w, max_cap_w=fixed_w)
+    share = len(limits_w) / pool.count
+    points = tuple(replace(p, draw_w=(1 - share) * p.draw_w + share * others_w) for p in pool.curve.points)
+    return replace(pool, curve=replace(pool.curve, points=points))

@@ -107,6 +107,7 @@ def pool_status(ctx: Context, state: State, pool: GpuPool, problem: Problem, pla
         reason=held[0].value if held else plan.pools[pool.id].reasons[step].value,
         why=held[1] if held else explain_pool(problem, plan, pool.id, step),
         curve=ctx.curves.status(pool.id),
+        yielded=len(ctx.dispatcher.yielded().get(pool.id, ())),
         quote_per_mtok=plan.quotes[pool.id].per_mtok[step] if pool.id in plan.quotes else None,
     )
 

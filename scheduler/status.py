@@ -99,6 +99,8 @@ class PoolStatus:
     curve: CurveStatus | None = None
     quote_per_mtok: float | None = None
     """Money for a million tokens more now; None: the plan has no duals, the pool no tokens, or no more can be done."""
+    yielded: int = 0
+    """GPUs left to another writer of limits."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,8 @@ class Tick:
     orders: int = 0
     seconds: float = 0.0
     notes: tuple[Note, ...] = ()
+    yielded_gpus: Mapping[str, int] = field(default_factory=dict)
+    """GPUs left to another writer of limits, by pool."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from adapters.signals.base import gate_rules
 from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.building import caution, due_jobs, pool_models, prices, program_rules, site_models, timing
+from scheduler.capwatch import CapWatch, DriftRules
 from scheduler.clock import ScaledClock, WallClock
 from scheduler.collect import Memory, Source
 from scheduler.config import Config
@@ -136,7 +137,7 @@ def _built(
         jobs=jobs,
         meter=hardware.meter,
         devices=hardware.devices,
-        dispatcher=build_dispatcher(config, hardware, store),
+        dispatcher=build_dispatcher(config, hardware, store, clock),
         store=store,
         curves=CurveBook(pools, store),
         prices=prices(config),
@@ -180,7 +181,7 @@ def build_sources(config: Config, context: AdapterContext) -> tuple[dict[str, So
     return sources, tariffs
 
 
-def build_dispatcher(config: Config, hardware: Hardware, store: Store) -> Dispatcher:
+def build_dispatcher(config: Config, hardware: Hardware, store: Store, clock: Clock) -> Dispatcher:
     """What writes to these GPUs."""
     return Dispatcher(
         books=store,
@@ -189,6 +190,8 @@ def build_dispatcher(config: Config, hardware: Hardware, store: Store) -> Dispat
         writes=config.mode == "control",
         epoch=store.epoch(),
         lease_s=lease.total_seconds() if (lease := getattr(config.power, "lease", None)) is not None else None,
+        monotonic=clock.monotonic,
+        watch=CapWatch(DriftRules(config.drift.reassert, config.drift.quiet.total_seconds())),
         raisable=frozenset(gpu for p in config.pools if p.max_cap_w is not None for gpu in hardware.gpus[p.id]),
     )
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, Receipt
+from adapters.ports import AdapterError, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import wire
 
 
@@ -52,6 +52,15 @@ class AgentPower:
     def status(self) -> dict[str, Any]:
         """The agent's own account: phase, GPUs capped, limits found, epoch, seconds of lease left."""
         return dict(self._ask({"op": "status"}))
+
+    def contested(self) -> Contested:
+        """What became of the caps, as the agent tells it: it looks at them every tick of its own."""
+        told = self.status()
+        return Contested(wire.watts(told["yielded_w"], "yielded_w"), int(told["reasserted"]))
+
+    def take_back(self) -> None:
+        """Let the agent cap the GPUs again that it left to another writer."""
+        self._ask({"op": "take_back", "epoch": self._epoch})
 
     def close(self) -> None:
         """Hang up; the agent keeps to the lease."""

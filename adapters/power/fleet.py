@@ -24,7 +24,7 @@ from nats.js.kv import KeyValue
 
 from adapters.bus import Bus
 from adapters.bus_settings import BusSettings
-from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, Receipt
+from adapters.ports import AdapterError, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
 from adapters.power.fleet_wire import NodeState
 from adapters.power.receipts import UNKNOWN_GPU
@@ -68,6 +68,7 @@ class FleetPower:
         self._states: dict[str, tuple[float, NodeState]] = {}
         self._node_of: dict[GpuId, str] = {}
         self._epoch: int | None = None
+        self._reasserted = 0
         self._lock = threading.Lock()
         self._bucket: KeyValue | None = None
         self.bus = Bus(settings, self._subscribe)
@@ -121,6 +122,18 @@ class FleetPower:
         with self._lock:
             return {node: state for node, (at, state) in self._states.items() if now - at <= STALE_S}
 
+    def contested(self) -> Contested:
+        """What became of the caps, as the nodes told it within the last seconds; nobody is asked."""
+        states = self.states().values()
+        yielded = {gpu: watts for state in states if state.yielded_w for gpu, watts in state.yielded_w.items()}
+        return Contested(yielded, self._reasserted)
+
+    def take_back(self) -> None:
+        """Let every agent cap the GPUs again that it left to another writer."""
+        asks = {n: {"op": "take_back", "epoch": self._epoch} for n, state in self.states().items() if state.yielded_w}
+        if asks:
+            self.bus.call(self._gather(asks, None), self._deadline_s + 1.0)
+
     def silent(self) -> tuple[str, ...]:
         """Nodes that were known or are expected, and say nothing."""
         fresh = self.states()
@@ -152,6 +165,8 @@ class FleetPower:
         except wire.BadRequest:
             return {}
         with self._lock:
+            before = self._states[state.node][1].reasserted if state.node in self._states else state.reasserted
+            self._reasserted += max(0, state.reasserted - before)
             self._states[state.node] = (self._clock(), state)
             self._node_of.update(dict.fromkeys(state.draw_w, state.node))
         return infos

@@ -60,6 +60,10 @@ class NodeState:
     lease_left_s: float
     capped: int
     utilisation: Mapping[GpuId, float | None] = field(default_factory=dict)
+    yielded_w: Mapping[GpuId, float] = field(default_factory=dict)
+    """GPUs that the agent left to another writer, with the limit in W that it holds there."""
+    reasserted: int = 0
+    """Caps that came back raised and were set again since the agent's start."""
 
 
 def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, Any], *, whole: bool) -> bytes:
@@ -68,7 +72,9 @@ def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, An
     kept = {name: status[name] for name in ("phase", "epoch", "sequence", "lease_left_s")}
     draws = {gpu: round(info.draw_w, 1) for gpu, info in infos.items()}
     busy = [None if info.utilisation is None else round(info.utilisation, 2) for info in infos.values()]
-    more = {"gpus": wire.infos_out(infos)} if whole else {}
+    more: dict[str, Any] = {"gpus": wire.infos_out(infos)} if whole else {}
+    if status["reasserted"] or status["yielded_w"]:
+        more |= {"reasserted": status["reasserted"], "yielded_w": status["yielded_w"]}
     told = {"node": node, "draw_w": draws, "busy": busy, "capped": len(status["found_w"])}
     return wire.encode({**told, **kept, **more})
 
@@ -81,7 +87,9 @@ def state_in(data: bytes) -> tuple[NodeState, dict[GpuId, GpuInfo]]:
         numbers = (int(message["epoch"]), int(message["sequence"]), float(message["lease_left_s"]))
         shares = [None if share is None else float(share) for share in message.get("busy", ())]
         busy = dict(zip(draws, shares, strict=False))
-        state = NodeState(str(message["node"]), draws, str(message["phase"]), *numbers, int(message["capped"]), busy)
+        contest = (wire.watts(message.get("yielded_w", {}), "yielded_w"), int(message.get("reasserted", 0)))
+        counts = (*numbers, int(message["capped"]))
+        state = NodeState(str(message["node"]), draws, str(message["phase"]), *counts, busy, *contest)
         return state, wire.infos_in(message.get("gpus", []))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise wire.BadRequest(f"not a node's state: {error!r}") from error

@@ -8,7 +8,7 @@ instances have no limit of their own. Setting needs root (CAP_SYS_ADMIN).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from time import perf_counter
 
 import pynvml
@@ -55,6 +55,10 @@ class NvmlPower:
     def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:
         """Give these limits back, to the milliwatt, and read back what is enforced."""
         return self._order(limits_w, ours=False)
+
+    def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
+        """Enforced limit in W of each of these cards that answers, read now: one call a card."""
+        return self.session.each(gpus, _enforced)[0]
 
     def describe(self) -> tuple[Note, ...]:
         """What an operator should know about this machine's cards: those without persistence mode."""
@@ -104,6 +108,10 @@ def _set(handle: Handle, ordered: int, turn: Turn) -> _Set:
         turn.check()
         pynvml.nvmlDeviceSetPowerManagementLimit(handle, allowed)
     return _Set(ordered, allowed, found, int(pynvml.nvmlDeviceGetEnforcedPowerLimit(handle)))
+
+
+def _enforced(_gpu: GpuId, handle: Handle, _turn: Turn) -> float:
+    return float(pynvml.nvmlDeviceGetEnforcedPowerLimit(handle)) / MW
 
 
 def _clamped(one: _Set) -> bool:

@@ -7,7 +7,7 @@ have them enforced.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from time import perf_counter
 
 from adapters.hall import SimulatedHall
@@ -34,6 +34,10 @@ class SimulatedPower:
         started = perf_counter()
         receipt = self.hall.set_limits(limits_w)
         return Receipt(receipt.enforced_w, receipt.failures, receipt.notes, perf_counter() - started)
+
+    def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
+        """Enforced limit in W of each of these GPUs that is on the bus."""
+        return self.hall.enforced(gpus)
 
     def describe(self) -> Note:
         """Says that nothing here is real."""

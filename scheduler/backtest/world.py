@@ -49,6 +49,7 @@ def simulated(config: Config, control_period: timedelta | None, interval: timede
         "interval": step,
         "control_period": period,
         "verify_every": VERIFY,
+        "drift": config.drift.model_copy(update={"look_every": VERIFY}),
     }
     return config.model_copy(update=changes)
 

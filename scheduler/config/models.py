@@ -18,6 +18,7 @@ from scheduler.config.runtime import (
     ApiConfig,
     BacktestConfig,
     ClockConfig,
+    DriftConfig,
     EconomicsConfig,
     LogFormat,
     Mode,
@@ -63,6 +64,11 @@ class Config(Model):
     )
     verify_every: PositiveDuration = Field(
         default=timedelta(seconds=30), description="How often the limits in the GPUs are read back.", examples=["30s"]
+    )
+    drift: DriftConfig = Field(
+        default_factory=DriftConfig,
+        description="Limits that somebody else raises.",
+        examples=[{"reassert": 3, "quiet": "15m"}],
     )
     margin: float = Field(
         default=0.003,

@@ -148,6 +148,28 @@ class UncertaintyConfig(Model):
     )
 
 
+class DriftConfig(Model):
+    """What is done about limits that somebody else raises. Where an agent owns the GPUs, its own options say so."""
+
+    look_every: PositiveDuration = Field(
+        default=timedelta(seconds=1),
+        description="How often the enforced limits are compared with the orders (one cheap call a card).",
+        examples=["1s"],
+    )
+    reassert: int = Field(
+        default=3,
+        ge=0,
+        le=1000,
+        description="How often a limit that came back raised is set again before its GPU is left to the other writer.",
+        examples=[3],
+    )
+    quiet: PositiveDuration = Field(
+        default=timedelta(minutes=15),
+        description="A GPU left to another writer is taken back when its limit has not changed for so long.",
+        examples=["15m"],
+    )
+
+
 class TokenConfig(Model):
     """A bearer token of the API."""
 

@@ -106,7 +106,7 @@ def _pool_row(pool: PoolStatus, board: Board) -> Sequence[object]:
     return (
         Markup("<b>{}</b>").format(pool.id),
         pool.work,
-        Markup('{} <span class="gp-dim">of {}</span>').format(f"{active:,}", f"{pool.gpus:,}"),
+        Markup('{} <span class="gp-dim">of {}</span>{}').format(f"{active:,}", f"{pool.gpus:,}", _yielded(pool, board)),
         _metered(f"{cap_w} W", cap_w / pool.max_cap_w if pool.max_cap_w else 0.0, f"of {pool.max_cap_w} W"),
         Markup('{} kW <span class="gp-dim">plan {}</span>').format(shown, f"{pool.planned_kw:,.0f}"),
         _metered(f"{pool.throughput:.0%}", pool.throughput, "of full throughput"),
@@ -114,6 +114,12 @@ def _pool_row(pool: PoolStatus, board: Board) -> Sequence[object]:
         _curve(pool),
         _why(pool.reason, pool.why),
     )
+
+
+def _yielded(pool: PoolStatus, board: Board) -> Markup:
+    """GPUs that another program holds, where there are any."""
+    count = board.tick.yielded_gpus.get(pool.id, 0) if board.tick else pool.yielded
+    return Markup(" {}").format(_chip(f"{count:,} yielded", "bad")) if count else Markup("")
 
 
 def _quote(pool: PoolStatus, board: Board) -> Markup:

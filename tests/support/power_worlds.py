@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def power_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @contextmanager
-def running_agent(folder: Path, power: PowerActuator, **settings: float) -> Iterator[AgentPower]:
+def running_agent(folder: Path, power: PowerActuator, **settings: Any) -> Iterator[AgentPower]:
     """An agent in a thread of this process, and the client that talks to it."""
     stop, path = threading.Event(), folder / "agent.sock"
     chosen = AgentSettings(**({"tick_s": 0.02, "stop_s": 0.2} | settings))
@@ -92,7 +93,7 @@ def running_agent(folder: Path, power: PowerActuator, **settings: float) -> Iter
 
 
 @contextmanager
-def running_fleet(folder: Path, power: PowerActuator, **settings: float) -> Iterator[FleetPower]:
+def running_fleet(folder: Path, power: PowerActuator, **settings: Any) -> Iterator[FleetPower]:
     """A NATS server, an agent that listens on it in a thread of this process, and the daemon's side."""
     from tests.support.nats import nats_servers  # needs what this module has
 

@@ -1,0 +1,140 @@
+"""Caps that came back raised: set again some times, then left to whoever raises them.
+
+Why not for ever: a limit that rises again and again has another owner (a tool of the site, a cluster manager, a board's
+own software), and two programs that overwrite each other every second serve nobody. Once or twice it was an accident (a
+driver reload, a hand at a shell) and is put right. Past that the GPU is yielded: no more writes, counted as what it
+draws, until its limit has been left alone for a quiet time or an operator says so. Pure; both the daemon and the node
+agent judge by it, each for the cards that it writes to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from adapters.ports import GpuId
+
+DRIFT_W = 1.5
+"""Difference between ordered and enforced limit that counts as drift; NVML rounds to whole watts."""
+
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class DriftRules:
+    """How often a cap that came back raised is set again, and after how many quiet seconds the count starts anew, or a
+    yielded GPU is taken back."""
+
+    reassert: int = 3
+    quiet_s: float = 900.0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """GPUs whose cap is to be set again (with the limit found on them, W), and those that were yielded just now."""
+
+    again: Mapping[GpuId, float] = field(default_factory=dict)
+    yielded: Mapping[GpuId, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Contest:
+    """One GPU: how often its cap came back raised, when its limit last changed, and that limit once it is yielded."""
+
+    raised: int = 0
+    changed_at: float = NEVER
+    limit_w: float | None = None
+
+
+class CapWatch:
+    """The caps that are to be in force, and the GPUs on which somebody else sees to it that they are not."""
+
+    def __init__(self, rules: DriftRules | None = None) -> None:
+        self._rules = rules or DriftRules()
+        self._wanted: dict[GpuId, float] = {}
+        self._lowest: dict[GpuId, float] = {}
+        self._contests: dict[GpuId, _Contest] = {}
+        self.reasserted = 0
+        """Caps set again since the start."""
+
+    @property
+    def wanted_w(self) -> Mapping[GpuId, float]:
+        """The caps ordered, in W, yielded GPUs included."""
+        return self._wanted
+
+    @property
+    def yielded_w(self) -> dict[GpuId, float]:
+        """Yielded GPUs with the limit that somebody else holds there, in W."""
+        return {gpu: one.limit_w for gpu, one in self._contests.items() if one.limit_w is not None}
+
+    def bounds(self, lowest_w: Mapping[GpuId, float]) -> None:
+        """Lowest limit that each card takes, in W: below it an order is clamped, which is no drift."""
+        self._lowest.update(lowest_w)
+
+    def order(self, caps_w: Mapping[GpuId, float]) -> None:
+        """These caps are written (or, on yielded GPUs, would be)."""
+        self._wanted.update(caps_w)
+
+    def forget(self, gpus: Iterable[GpuId]) -> None:
+        """These GPUs are given back, or could not be written: nothing is expected of them."""
+        for gpu in gpus:
+            self._wanted.pop(gpu, None)
+            self._contests.pop(gpu, None)
+
+    def unwritten(self, gpus: Iterable[GpuId]) -> None:
+        """A write of these GPUs failed: what they enforce proves nothing until one succeeds."""
+        for gpu in gpus:
+            self._wanted.pop(gpu, None)
+
+    def judge(self, enforced_w: Mapping[GpuId, float], now: float) -> Judgement:
+        """Compare with what is enforced at `now` (monotonic seconds). A limit below the order is the more careful one
+        and stays; GPUs that don't answer are judged when they do."""
+        raised = {
+            gpu: enforced_w[gpu]
+            for gpu, cap in self._wanted.items()
+            if enforced_w.get(gpu, NEVER) > cap + DRIFT_W and enforced_w[gpu] > self._lowest.get(gpu, 0.0) + DRIFT_W
+        }
+        back = self._quiet(enforced_w, now)
+        yielded_before = self.yielded_w.keys()
+        again = {gpu: limit for gpu, limit in raised.items() if gpu not in yielded_before}
+        lost = {gpu: limit for gpu, limit in again.items() if gpu not in back and self._too_often(gpu, limit, now)}
+        again = {gpu: limit for gpu, limit in again.items() if gpu not in lost}
+        self.reasserted += len(again)
+        return Judgement(again, lost)
+
+    def _too_often(self, gpu: GpuId, limit_w: float, now: float) -> bool:
+        """Count one more time; True when the GPU is yielded by it."""
+        one = self._contests.setdefault(gpu, _Contest())
+        if now - one.changed_at >= self._rules.quiet_s:
+            one.raised = 0
+        one.raised, one.changed_at = one.raised + 1, now
+        if one.raised <= self._rules.reassert:
+            return False
+        one.limit_w = limit_w
+        return True
+
+    def _quiet(self, enforced_w: Mapping[GpuId, float], now: float) -> set[GpuId]:
+        """Yielded GPUs whose limit nobody touched for the quiet time are taken back, on probation: the next time that
+        they come back raised they are yielded at once."""
+        back = set()
+        for gpu, limit_w in self.yielded_w.items():
+            one, seen_w = self._contests[gpu], enforced_w.get(gpu, limit_w)
+            if abs(seen_w - limit_w) > DRIFT_W:
+                one.limit_w, one.changed_at = seen_w, now
+            elif now - one.changed_at >= self._rules.quiet_s:
+                one.limit_w, one.raised, one.changed_at = None, self._rules.reassert, now
+                back.add(gpu)
+        return back
+
+    def take_back(self) -> tuple[GpuId, ...]:
+        """An operator's word: all yielded GPUs are ours again, with a clean record. Returns them."""
+        mine = tuple(self.yielded_w)
+        for gpu in mine:
+            del self._contests[gpu]
+        return mine
+
+    def owed(self, found_w: Mapping[GpuId, float], limits_w: Mapping[GpuId, float]) -> dict[GpuId, float]:
+        """What to give back: the limit found, but on a yielded GPU never more than the limit `limits_w` that another
+        writer holds there now. It is lowered to what was found, once, and not raised."""
+        theirs = {gpu: limits_w[gpu] for gpu in self.yielded_w if gpu in limits_w}
+        return {gpu: min(found, theirs.get(gpu, found)) for gpu, found in found_w.items()}

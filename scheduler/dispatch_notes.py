@@ -1,0 +1,72 @@
+"""The dispatcher's words: GPUs that failed, caps that came back raised, GPUs left to another writer.
+
+Why apart: a thousand GPUs with one fault are one fact, and the sentence names a few of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+
+from adapters.ports import GpuId
+from optimizer.reasons import Note, Reason, Severity
+
+NAMED = 3
+"""GPUs that a sentence names; the others are counted."""
+
+
+def disagreements(count: int, failures: Mapping[GpuId, Reason], now: datetime) -> tuple[Note, ...]:
+    """One note per reason for orders that did not take."""
+    by_reason: dict[Reason, list[GpuId]] = {}
+    for gpu, reason in failures.items():
+        by_reason.setdefault(reason, []).append(gpu)
+    return tuple(
+        Note(reason, gpus[0], f"{len(gpus)} of {count} GPUs: {reason} ({_some(gpus)})", Severity.ALERT, now)
+        for reason, gpus in by_reason.items()
+    )
+
+
+def raised_notes(
+    pools: Mapping[str, Sequence[GpuId]],
+    wanted_w: Mapping[GpuId, float],
+    again: Mapping[GpuId, float],
+    now: datetime,
+) -> tuple[Note, ...]:
+    """A note for each pool with caps that came back raised."""
+    notes = []
+    for pool, gpus in _by_pool(pools, again).items():
+        first = gpus[0]
+        text = (
+            f"{len(gpus)} GPUs of {pool} are not at the {wanted_w[first]:.0f} W ordered "
+            f"({first} is at {again[first]:.0f} W); written again"
+        )
+        notes.append(Note(Reason.CAP_DRIFT, pool, text, Severity.WARNING, now))
+    return tuple(notes)
+
+
+def yielded_notes(
+    pools: Mapping[str, Sequence[GpuId]], limits_w: Mapping[GpuId, float], now: datetime
+) -> tuple[Note, ...]:
+    """An alert for each pool with GPUs that belong to another writer for the time being."""
+    return tuple(
+        Note(Reason.CAP_YIELDED, pool, yielded_text(pool, gpus, limits_w), Severity.ALERT, now)
+        for pool, gpus in _by_pool(pools, limits_w).items()
+    )
+
+
+def yielded_text(pool: str, gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> str:
+    """What a person should know and do."""
+    return (
+        f"{len(gpus)} GPUs of {pool} ({_some(gpus)}) have another writer: their caps came back raised again and again "
+        f"(now {max(limits_w[gpu] for gpu in gpus):.0f} W). They are left to it and counted as what they draw. Stop "
+        "that writer, then `gridpace resume` takes them back at once; otherwise a quiet time does"
+    )
+
+
+def _by_pool(pools: Mapping[str, Sequence[GpuId]], chosen: Collection[GpuId]) -> dict[str, list[GpuId]]:
+    found = {pool: [gpu for gpu in gpus if gpu in chosen] for pool, gpus in pools.items()} if chosen else {}
+    return {pool: gpus for pool, gpus in found.items() if gpus}
+
+
+def _some(gpus: Sequence[GpuId]) -> str:
+    return f"{', '.join(gpus[:NAMED])}{', …' if len(gpus) > NAMED else ''}"
