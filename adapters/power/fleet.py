@@ -132,7 +132,7 @@ class FleetPower:
         """Let every agent cap the GPUs again that it left to another writer."""
         asks = {n: {"op": "take_back", "epoch": self._epoch} for n, state in self.states().items() if state.yielded_w}
         if asks:
-            self.bus.call(self._gather(asks, None), self._deadline_s + 1.0)
+            self.bus.call(self._gather(asks, None), self._patience_s(asks))
 
     def silent(self) -> tuple[str, ...]:
         """Nodes that were known or are expected, and say nothing."""
