@@ -11,11 +11,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NotFoundError
 from nats.js.errors import Error as StreamError
 
 from adapters.bus import Bus
@@ -25,6 +27,9 @@ from adapters.power import fleet_wire, wire
 from scheduler.agent_core import AgentCore
 
 T = TypeVar("T")
+MOST_PAUSE_S = 20.0
+"""At most so long passes between two questions for what waited."""
+
 Answer = Callable[[AgentCore, Mapping[str, Any], bool], dict[str, Any]]
 _log = logging.getLogger("gridpace.agent")
 
@@ -42,6 +47,7 @@ class Ear:
         self._node = fleet_wire.node_name(node)
         self._client: Client | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._catching_up: asyncio.Task[None] | None = None
 
     async def begin(self, client: Client) -> None:
         """After every connection: hear what is for us, and take what waited. Subscriptions outlive a lost one."""
@@ -50,13 +56,28 @@ class Ear:
             await client.subscribe(fleet_wire.ask_subject(self._node), cb=self._on_ask)
             await client.subscribe(fleet_wire.HELLO, cb=self._on_hello)
             await client.subscribe(fleet_wire.RENEW, cb=self._on_renew)
-            await client.subscribe(fleet_wire.key_subject(self._node), cb=self._on_trajectory)
+            await client.subscribe(fleet_wire.follow_subject(self._node), cb=self._on_trajectory)
             self._telling = asyncio.get_running_loop().create_task(self._tell(client))
-        try:
-            bucket = await client.jetstream(timeout=5.0).key_value(fleet_wire.BUCKET)
-            await self._follow((await bucket.get(self._node)).value or b"")
-        except (TimeoutError, StreamError, NatsError) as error:
-            _log.info("no trajectory waits for %s (%s)", self._node, type(error).__name__)
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        self._catching_up = asyncio.get_running_loop().create_task(self._catch_up(client))
+
+    async def _catch_up(self, client: Client) -> None:
+        """Take what waited while we were away, as soon as the bucket can be asked: behind a leaf there may be a server
+        and yet no way to it."""
+        pause_s = self._state_s
+        for domain in cycle((None, fleet_wire.DOMAIN)):
+            try:
+                bucket = await client.jetstream(domain=domain, timeout=5.0).key_value(fleet_wire.BUCKET)
+                await self._follow((await bucket.get(self._node)).value or b"")
+            except (NotFoundError, BucketNotFoundError, KeyNotFoundError):
+                _log.info("no trajectory waits for %s", self._node)
+            except (TimeoutError, StreamError, NatsError, OSError) as error:
+                _log.info("%s can't ask for its trajectory yet (%s)", self._node, type(error).__name__)
+                pause_s = min(MOST_PAUSE_S, 1.5 * pause_s)
+                await asyncio.sleep(pause_s)
+                continue
+            return
 
     async def _on_ask(self, message: Msg) -> None:
         try:

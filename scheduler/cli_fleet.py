@@ -17,11 +17,18 @@ DEFAULT_HOSTS = ["localhost", "127.0.0.1"]
 @app.command("init")
 def init(
     folder: Annotated[Path, typer.Argument(help="Where keys, certificates and nats.conf go; kept from others.")],
-    node: Annotated[list[str], typer.Option("--node", help="Name of a node (repeatable).")],
+    node: Annotated[
+        list[str], typer.Option("--node", help="Name of a node (repeatable); NODE@LEAF for one that talks to a leaf.")
+    ],
     server: Annotated[
         list[str] | None,
         typer.Option("--server", help="NAME=HOST[:PORT[:CLUSTER_PORT]] of a NATS server; several make a cluster."),
     ] = None,
+    leaf: Annotated[
+        list[str] | None,
+        typer.Option("--leaf", help="NAME=HOST[:PORT] of a server for a hall, which alone talks to the others."),
+    ] = None,
+    leaf_port: Annotated[int, typer.Option("--leaf-port", help="Where the servers hear leaves.")] = 7422,
     host: Annotated[
         list[str] | None, typer.Option("--host", help="More names or addresses for the certificate (repeatable).")
     ] = None,
@@ -38,16 +45,23 @@ def init(
       gridpace fleet init /etc/gridpace/fleet --node n01 --node n02 --server nats=nats.example.net
       nats-server -c /etc/gridpace/fleet/nats.conf
       gridpace fleet init fleet --node n01 --server a=10.0.0.1 --server b=10.0.0.2 --server c=10.0.0.3
+      gridpace fleet init fleet --node n01@hall1 --node n02@hall1 --server nats=10.0.0.1 --leaf hall1=10.1.0.1
     """
-    from scheduler.fleet_init import FleetPlan, init_fleet, peer
+    from scheduler.fleet_init import FleetPlan, init_fleet
+    from scheduler.fleet_leaves import peer
 
     servers = tuple(peer(text) for text in server or ["nats=localhost"])
-    plan = FleetPlan(tuple(node), servers, tuple(host or DEFAULT_HOSTS), store_dir.absolute())
+    leaves = tuple(peer(text, "--leaf") for text in leaf or ())
+    plan = FleetPlan(tuple(node), servers, tuple(host or DEFAULT_HOSTS), store_dir.absolute(), leaves, leaf_port)
     for path in init_fleet(folder.absolute(), plan):
         typer.echo(str(path))
     urls = " ".join(f"--fleet tls://{one.host}:{one.port}" for one in servers)
     typer.echo(f"On each node NODE, with {folder}/NODE.seed and {folder}/ca.pem copied there:")
     typer.echo(f"  gridpace agent {urls} --node NODE --seed NODE.seed --ca ca.pem")
+    for one in leaves:
+        own = f"--fleet tls://{one.host}:{one.port} --node NODE"
+        typer.echo(f"On nodes of {one.name}, whose server runs with {one.name}.conf, .pem and .key and ca.pem:")
+        typer.echo(f"  gridpace agent {own} --seed NODE.seed --ca ca.pem")
 
 
 @app.command("status")

@@ -22,31 +22,25 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from adapters.ports import AdapterError
 from adapters.power import fleet_wire
+from scheduler import fleet_leaves
+from scheduler.fleet_leaves import DAEMON, Leaf, May, Peer
 
-DAEMON = "daemon"
 DAYS = 825
 """Life of a server certificate; clients of today refuse longer ones."""
 
 
 @dataclass(frozen=True)
-class Peer:
-    """One server of the bus: its name, its host, the port for clients, the port for the other servers."""
-
-    name: str
-    host: str
-    port: int = 4222
-    cluster_port: int = 6222
-
-
-@dataclass(frozen=True)
 class FleetPlan:
-    """What to make: names of nodes, the servers (several: a cluster), more names for their certificate
-    and the folder where each keeps its streams."""
+    """What to make: names of nodes (NODE, or NODE@LEAF for one that talks to a leaf), the servers (several: a cluster),
+    the leaves (a server of its own for a hall or a site, which alone talks to the others), more names for their
+    certificates and the folder where each keeps its streams."""
 
     nodes: tuple[str, ...]
     servers: tuple[Peer, ...] = (Peer("nats", "localhost"),)
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
     store_dir: Path = Path("/var/lib/nats")
+    leaves: tuple[Peer, ...] = ()
+    leaf_port: int = 7422
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,49 +48,39 @@ class FleetPlan:
         return tuple(dict.fromkeys((*(peer.host for peer in self.servers), *self.hosts)))
 
 
-def peer(text: str) -> Peer:
-    """A server from NAME=HOST[:PORT[:CLUSTER_PORT]]. AdapterError when it isn't one."""
-    name, equals, place = text.partition("=")
-    host, *ports = place.split(":")
-    try:
-        if not equals or not host or len(ports) > 2:
-            raise ValueError(text)
-        return Peer(fleet_wire.node_name(name), host, *(_port(port) for port in ports))
-    except ValueError as error:
-        raise AdapterError(f"--server {text!r}: NAME=HOST[:PORT[:CLUSTER_PORT]] is wanted") from error
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 < number < 65536:
-        raise ValueError(text)
-    return number
-
-
 def init_fleet(folder: Path, plan: FleetPlan) -> list[Path]:
-    """Make what is not there yet, and write the server's configuration anew; return the files made.
+    """Make what is not there yet, and write the servers' configurations anew; return the files made.
 
-    A key that exists stays, so that nodes are added by calling it again with more names. AdapterError for a bad name or
-    a folder that can't be written.
+    A key that exists stays, and so does a leaf with its nodes, so that nodes are added by calling it again with more
+    names. AdapterError for a bad name or a folder that can't be written.
     """
     try:
-        names = (DAEMON, *(fleet_wire.node_name(node) for node in plan.nodes))
+        pairs = [(fleet_wire.node_name(node), leaf) for node, _, leaf in (text.partition("@") for text in plan.nodes)]
     except ValueError as error:
         raise AdapterError(str(error)) from error
+    names = [DAEMON, *(peer.name for peer in plan.leaves), *(node for node, _ in pairs)]
     if len(set(names)) != len(names):
-        raise AdapterError(f"a node's name is given twice, or is {DAEMON!r}")
+        raise AdapterError(f"a name is given twice, or is {DAEMON!r}")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        leaves = fleet_leaves.remembered(folder, plan.leaves, pairs)
         made = [path for name in names if (path := _key(folder, name)) is not None]
-        known = sorted(path.stem for path in folder.glob("*.seed") if path.stem != DAEMON)
+        known = sorted({path.stem for path in folder.glob("*.seed")} - {DAEMON, *(leaf.peer.name for leaf in leaves)})
         made += certificates(folder, plan.names)
-        for peer in plan.servers:
-            config = folder / f"{peer.name}.conf"
-            config.write_text(server_config(folder, known, plan, peer), encoding="utf-8")
-            made.append(config)
-        return made
+        for leaf in leaves:
+            made += _server_certificate(folder, leaf.peer.name, (leaf.peer.host, *plan.hosts))
+        configs = {peer.name: server_config(folder, known, plan, peer, leaves) for peer in plan.servers}
+        configs |= {leaf.peer.name: leaf_config(folder, plan, leaf) for leaf in leaves}
+        return made + [_write(folder / f"{name}.conf", text) for name, text in configs.items()]
     except OSError as error:
         raise AdapterError(f"{folder}: {error}") from error
+
+
+def _write(path: Path, text: str) -> Path:
+    """A configuration, readable by its owner alone: a leaf's holds its key."""
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 # ---------------------------------------------------------------- keys
@@ -126,18 +110,32 @@ def _secret(path: Path, data: bytes) -> None:
 
 # ---------------------------------------------------------------- certificates
 def certificates(folder: Path, hosts: Sequence[str]) -> list[Path]:
-    """The authority and the server's certificate, where they are not there yet."""
-    paths = {name: folder / name for name in ("ca.key", "ca.pem", "server.key", "server.pem")}
-    if paths["server.pem"].exists():
+    """The authority and the servers' certificate, where they are not there yet."""
+    key_path, path = folder / "ca.key", folder / "ca.pem"
+    if path.exists():
+        return _server_certificate(folder, "server", hosts)
+    key = ec.generate_private_key(ec.SECP256R1())
+    authority = _certificate("Gridpace fleet", key, None, ())
+    _secret(key_path, _pem(key))
+    path.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+    return [key_path, path, *_server_certificate(folder, "server", hosts)]
+
+
+def _server_certificate(folder: Path, name: str, hosts: Sequence[str]) -> list[Path]:
+    """`name`.pem and its key, good for these hosts, where they are not there yet. AdapterError without the authority's
+    key."""
+    key_path, path = folder / f"{name}.key", folder / f"{name}.pem"
+    if path.exists():
         return []
-    authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority = _certificate("Gridpace fleet", authority_key, None, ())
-    server = _certificate(hosts[0], server_key, (authority, authority_key), hosts)
-    _secret(paths["ca.key"], _pem(authority_key))
-    _secret(paths["server.key"], _pem(server_key))
-    paths["ca.pem"].write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-    paths["server.pem"].write_bytes(server.public_bytes(serialization.Encoding.PEM))
-    return list(paths.values())
+    authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+    authority_key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+    if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
+        raise AdapterError(f"{folder / 'ca.key'}: not the key that `gridpace fleet init` made")
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _certificate(hosts[0], key, (authority, authority_key), tuple(dict.fromkeys(hosts)))
+    _secret(key_path, _pem(key))
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return [key_path, path]
 
 
 def _certificate(
@@ -187,29 +185,48 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-# ---------------------------------------------------------------- the server
-def server_config(folder: Path, nodes: Sequence[str], plan: FleetPlan, peer: Peer) -> str:
-    """The configuration of one `nats-server`: TLS, JetStream, its place in the cluster, and one user a node who may do
-    its own things alone."""
-    users = [_daemon(public_key(folder / f"{DAEMON}.seed"))]
-    users += [_node(public_key(folder / f"{node}.seed"), node) for node in nodes]
-    tls = f'tls {{ cert_file: "{folder / "server.pem"}", key_file: "{folder / "server.key"}"'
-    return "\n".join(
-        [
-            "# Made by `gridpace fleet init`; again with more names it adds nodes, then: nats-server --signal reload",
-            f"server_name: {peer.name}",
-            f"port: {peer.port}",
-            f'jetstream {{ store_dir: "{plan.store_dir / peer.name}" }}',
-            f"{tls} }}",
-            *_cluster(plan, peer, f'{tls}, ca_file: "{folder / "ca.pem"}", verify: true }}'),
-            "authorization {",
-            "  users = [",
-            *users,
-            "  ]",
-            "}",
-            "",
-        ]
-    )
+# ---------------------------------------------------------------- the servers
+def server_config(folder: Path, nodes: Sequence[str], plan: FleetPlan, peer: Peer, leaves: Sequence[Leaf]) -> str:
+    """The configuration of one `nats-server`: TLS, JetStream, its place in the cluster, the door for leaves, and one
+    user a node, who may do its own things alone. A leaf may do what its nodes may."""
+    users = [_user(public_key(folder / f"{DAEMON}.seed"), fleet_leaves.DAEMON_MAY)]
+    users += [_user(public_key(folder / f"{node}.seed"), fleet_leaves.node_may(node)) for node in nodes]
+    users += [_user(public_key(folder / f"{leaf.peer.name}.seed"), fleet_leaves.leaf_may(leaf)) for leaf in leaves]
+    door = [f"leafnodes {{ port: {plan.leaf_port}, {_tls(folder, 'server')} }} }}"] if leaves else []
+    cluster = f'{_tls(folder, "server")}, ca_file: "{folder / "ca.pem"}", verify: true }}'
+    streams = f'jetstream {{ store_dir: "{plan.store_dir / peer.name}", domain: {fleet_wire.DOMAIN} }}'
+    return _config(folder, peer, "server", [streams, *door, *_cluster(plan, peer, cluster)], users)
+
+
+def leaf_config(folder: Path, plan: FleetPlan, leaf: Leaf) -> str:
+    """The configuration of the `nats-server` of a hall: its nodes talk to it, and it alone to the others."""
+    seed = (folder / f"{leaf.peer.name}.seed").read_text(encoding="ascii").strip()
+    urls = ", ".join(f'"tls://{server.host}:{plan.leaf_port}"' for server in plan.servers)
+    remote = f'{{ urls: [{urls}], nkey: "{seed}", tls {{ ca_file: "{folder / "ca.pem"}" }} }}'
+    users = [_user(public_key(folder / f"{node}.seed"), fleet_leaves.node_may(node)) for node in leaf.nodes]
+    return _config(folder, leaf.peer, leaf.peer.name, [f"leafnodes {{ remotes: [{remote}] }}"], users)
+
+
+def _config(folder: Path, peer: Peer, certificate: str, parts: Sequence[str], users: Sequence[str]) -> str:
+    lines = [
+        "# Made by `gridpace fleet init`; again with more names it adds nodes, then: nats-server --signal reload",
+        f"server_name: {peer.name}",
+        f"port: {peer.port}",
+        f"{_tls(folder, certificate)} }}",
+        *parts,
+        "authorization {",
+        "  users = [",
+        *users,
+        "  ]",
+        "}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _tls(folder: Path, name: str) -> str:
+    """A TLS block, open at its end."""
+    return f'tls {{ cert_file: "{folder / name}.pem", key_file: "{folder / name}.key"'
 
 
 def _cluster(plan: FleetPlan, peer: Peer, tls: str) -> list[str]:
@@ -222,26 +239,7 @@ def _cluster(plan: FleetPlan, peer: Peer, tls: str) -> list[str]:
     return ["cluster {", "  name: gridpace", f"  port: {peer.cluster_port}", f"  routes: [{routes}]", f"  {tls}", "}"]
 
 
-def _daemon(key: str) -> str:
-    """The daemon orders, reads every state, and keeps the trajectories."""
-    publish = ["gridpace.hello", "gridpace.renew", "gridpace.node.*.ask", "$JS.API.>", f"$KV.{fleet_wire.BUCKET}.>"]
-    return _user(key, publish, [fleet_wire.STATES, f"_INBOX_{DAEMON}.>"], answers=False)
-
-
-def _node(key: str, node: str) -> str:
-    """A node hears its own orders and what is said to all, answers, tells its state, and reads its trajectory."""
-    stream = f"KV_{fleet_wire.BUCKET}"
-    own = f"$KV.{fleet_wire.BUCKET}.{node}"
-    publish = [
-        fleet_wire.state_subject(node),
-        f"$JS.API.STREAM.INFO.{stream}",
-        f"$JS.API.DIRECT.GET.{stream}.{own}",
-    ]
-    hear = [fleet_wire.ask_subject(node), fleet_wire.HELLO, fleet_wire.RENEW, own, f"_INBOX_{node}.>"]
-    return _user(key, publish, hear, answers=True)
-
-
-def _user(key: str, publish: Sequence[str], subscribe: Sequence[str], *, answers: bool) -> str:
-    quoted = [", ".join(f'"{subject}"' for subject in subjects) for subjects in (publish, subscribe)]
-    more = ", allow_responses: true" if answers else ""
+def _user(key: str, may: May) -> str:
+    quoted = [", ".join(f'"{subject}"' for subject in subjects) for subjects in (may.publish, may.subscribe)]
+    more = ", allow_responses: true" if may.answers else ""
     return f"    {{ nkey: {key}, permissions: {{ publish: [{quoted[0]}], subscribe: [{quoted[1]}]{more} }} }}"

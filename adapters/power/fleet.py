@@ -114,7 +114,7 @@ class FleetPower:
         now = time.time()
         puts = {node: fleet_wire.trajectory_out(tuple(plan), until_s, lease, now) for node, plan in mine.items()}
         if puts:
-            self.bus.call(self._put(puts), self._patience_s(puts))
+            self.bus.call(self._hand_over(puts), 2.0 * self._patience_s(puts))
 
     def states(self) -> dict[str, NodeState]:
         """Every node heard of lately, as it told of itself."""
@@ -193,6 +193,12 @@ class FleetPower:
             quiet_s = HELLO_S + NODE_S * len(answers)
         await subscription.unsubscribe()
         return [data for data in answers if data]
+
+    async def _hand_over(self, puts: Mapping[str, bytes]) -> None:
+        """Keep nodes' trajectories for who is away, then tell who is there: a bucket's own news don't pass a leaf."""
+        await self._put(puts)
+        for node, data in puts.items():
+            await self.bus.client.publish(fleet_wire.follow_subject(node), data)
 
     async def _put(self, puts: Mapping[str, bytes], headers: dict[str, str] | None = None) -> None:
         """Write nodes' trajectories into the bucket; each is confirmed by the server. AdapterError for the first that

@@ -2,9 +2,9 @@
 
 A set-point is a request on `gridpace.node.NODE.ask`, in the very words of the local socket (`adapters.power.wire`); its
 answer carries the enforced limits. `gridpace.renew` renews every node's lease at once, unanswered; nodes tell their
-state on `gridpace.state.NODE`. What a node is to follow when everything is silent lies in a key-value bucket under its
-name, so that one that comes back knows at once. Lease, sequence and epoch are in the payload, and the agent alone
-enforces them.
+state on `gridpace.state.NODE`. What a node is to follow when everything is silent is told on
+`gridpace.node.NODE.follow` and lies in a key-value bucket under its name, so that one that comes back knows at once.
+Lease, sequence and epoch are in the payload, and the agent alone enforces them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ HELLO = "gridpace.hello"
 RENEW = "gridpace.renew"
 STATES = "gridpace.state.*"
 BUCKET = "gridpace-trajectories"
+DOMAIN = "gridpace"
+"""The name under which servers made by `gridpace fleet init` offer their streams to a leaf."""
 
 _NODE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -35,6 +37,11 @@ def node_name(name: str) -> str:
 def ask_subject(node: str) -> str:
     """Where a node hears its orders."""
     return f"gridpace.node.{node}.ask"
+
+
+def follow_subject(node: str) -> str:
+    """Where a node hears of a new trajectory."""
+    return f"gridpace.node.{node}.follow"
 
 
 def key_subject(node: str) -> str:

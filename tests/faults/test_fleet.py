@@ -22,7 +22,8 @@ from benchmarks.support.twin_fleet import twin_fleet
 from optimizer.reasons import Reason
 from scheduler.agent import run_agent
 from scheduler.agent_core import AgentSettings
-from scheduler.fleet_init import public_key
+from scheduler.fleet_init import FleetPlan, init_fleet, public_key
+from scheduler.fleet_leaves import Peer
 from scheduler.orders import PoolOrder
 from tests.support.fake_nvml import FakeNvml, h100s
 from tests.support.nats import nats_servers
@@ -207,6 +208,59 @@ def test_a_cluster_of_three_goes_on_without_one(stack, tmp_path):
     nodes["n1"].start()
     wait_until(lambda: there(fleet), 30)
     assert fleet.states()["n1"].epoch == 1
+
+
+def test_a_hall_behind_a_leaf_obeys_and_goes_on_alone_when_its_server_is_cut_off(stack, tmp_path):
+    names = ("n1", "n2@hall", "n3@hall")
+    servers = stack.enter_context(nats_servers(tmp_path / "bus", *names, leaves=("hall",)))
+    nodes = {name: Node(tmp_path, servers, name) for name in NODES}
+    for node in nodes.values():
+        stack.callback(node.stop)
+    fleet = daemon(stack, servers)
+    gpus = everything(nodes)
+    assert fleet.apply(dict.fromkeys(gpus, 300), Lease(1, 1, 1.5)).enforced_w == dict.fromkeys(gpus, 300)
+    fleet.hold([(0.0, dict.fromkeys(gpus, 250))], 60.0, Lease(1, 2, 1.5))
+    wait_until(lambda: {state.sequence for state in fleet.states().values()} == {2}, 10)
+    nodes["n3"].stop()
+    servers.stop("hall")
+    receipt = fleet.apply(dict.fromkeys(gpus, 310), Lease(1, 3, 60.0))
+    assert set(receipt.enforced_w) == set(nodes["n1"].gpus)
+    wait_until(lambda: nodes["n2"].limits() == {250}, 10)
+    servers.start("hall")
+    nodes["n3"].start()
+    wait_until(lambda: nodes["n3"].limits() == {250}, 20)  # from the bucket, through the leaf
+    wait_until(lambda: fleet.apply(dict.fromkeys(gpus, 320), Lease(1, 4, 60.0)).failures == {}, 20)
+    stranger = Bus(replace(servers.settings("n2"), name="n2"))
+    stack.callback(stranger.close)
+    stranger.wait_connected(5.0)
+    heard = []
+    stranger.call(_listen(stranger, fleet_wire.ask_subject("n1"), heard), 5.0)
+    assert fleet.apply(dict.fromkeys(gpus, 330), Lease(1, 5, 60.0)).failures == {}
+    assert heard == [], "a key of the hall opens no order of a node outside it"
+
+
+async def _listen(bus, subject, heard):
+    async def on_message(message):
+        heard.append(message.data)
+
+    await bus.client.subscribe(subject, cb=on_message)
+    await bus.client.flush(5)
+
+
+def test_leaves_and_their_nodes_are_remembered(tmp_path):
+    hub, hall = Peer("nats", "localhost"), Peer("hall", "10.1.0.1", 4333)
+    init_fleet(tmp_path, FleetPlan(("n1", "n2@hall"), (hub,), leaves=(hall,)))
+    init_fleet(tmp_path, FleetPlan(("n3@hall",), (hub,)))
+    text, inside = (tmp_path / "nats.conf").read_text(), (tmp_path / "hall.conf").read_text()
+    assert "leafnodes { port: 7422" in text
+    assert all(public_key(tmp_path / f"{name}.seed") in text for name in ("daemon", "hall", "n1", "n2", "n3"))
+    assert "port: 4333" in inside
+    assert public_key(tmp_path / "n1.seed") not in inside
+    assert all(public_key(tmp_path / f"{name}.seed") in inside for name in ("n2", "n3"))
+    assert (tmp_path / "hall.conf").stat().st_mode & 0o077 == 0, "it holds the leaf's key"
+    with pytest.raises(AdapterError, match="there is no leaf 'hal'; name it: --leaf hal=HOST"):
+        init_fleet(tmp_path, FleetPlan(("n4@hal",), (hub,)))
+    assert not (tmp_path / "n4.seed").exists()
 
 
 def holds(fleet, gpus, watts, sequence):

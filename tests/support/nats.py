@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.bus_settings import BusSettings
-from scheduler.fleet_init import FleetPlan, Peer, init_fleet
+from scheduler.fleet_init import FleetPlan, init_fleet
+from scheduler.fleet_leaves import Peer
 from tests.support.power_worlds import wait_until
 
 BINARY = Path(sys.executable).with_name("nats-server")
@@ -33,6 +34,7 @@ class Servers:
     folder: Path
     nodes: tuple[str, ...]
     count: int = 1
+    leaves: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = ()
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
@@ -40,15 +42,20 @@ class Servers:
         if not self.peers:
             ports = [(free_port(), free_port()) for _ in range(self.count)]
             self.peers = tuple(Peer(f"s{number}", "127.0.0.1", *pair) for number, pair in enumerate(ports))
-        init_fleet(self.folder, FleetPlan(self.nodes, self.peers, ("127.0.0.1",), self.folder / "streams"))
+            self.halls = tuple(Peer(name, "127.0.0.1", free_port()) for name in self.leaves)
+            self.leaf_port = free_port()
+        where = (("127.0.0.1",), self.folder / "streams", self.halls, self.leaf_port)
+        init_fleet(self.folder, FleetPlan(self.nodes, self.peers, *where))
 
     def start(self, *names):
-        for peer in self.peers:
+        for peer in (*self.peers, *self.halls):
             if not names or peer.name in names:
                 with (self.folder / f"{peer.name}.log").open("ab") as log:
                     command = [BINARY, "-c", self.folder / f"{peer.name}.conf"]
                     self.processes[peer.name] = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_until(lambda: all(listens(peer.port) for peer in self.peers if peer.name in self.processes))
+        wait_until(
+            lambda: all(listens(peer.port) for peer in (*self.peers, *self.halls) if peer.name in self.processes)
+        )
 
     def stop(self, *names, number=signal.SIGKILL):
         for name in names or list(self.processes):
@@ -57,13 +64,14 @@ class Servers:
             process.wait(20)
 
     def settings(self, name):
-        urls = tuple(f"tls://127.0.0.1:{peer.port}" for peer in self.peers)
+        hall = next((hall for hall in self.halls if f"{name}@{hall.name}" in self.nodes), None)
+        urls = tuple(f"tls://127.0.0.1:{peer.port}" for peer in ([hall] if hall else self.peers))
         return BusSettings(urls, name, self.folder / f"{name}.seed", self.folder / "ca.pem")
 
 
 @contextmanager
-def nats_servers(folder, *nodes, count=1):
-    servers = Servers(folder, nodes, count)
+def nats_servers(folder, *nodes, count=1, leaves=()):
+    servers = Servers(folder, nodes, count, leaves)
     servers.init()
     servers.start()
     try:

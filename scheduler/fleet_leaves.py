@@ -1,0 +1,117 @@
+"""Servers of a fleet by name, the leaves among them with their nodes, and who may say what.
+
+A leaf is a server of its own for a hall or a site: the nodes there need to reach it alone, and it opens one connection
+outwards. Which node belongs to which leaf is kept beside the keys, so that nodes are added later by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from adapters.ports import AdapterError
+from adapters.power import fleet_wire
+
+DAEMON = "daemon"
+BOOK = "leaves.json"
+STREAM = f"KV_{fleet_wire.BUCKET}"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One server of the bus: its name, its host, the port for clients, the port for the other servers."""
+
+    name: str
+    host: str
+    port: int = 4222
+    cluster_port: int = 6222
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A leaf server and the nodes that talk to it."""
+
+    peer: Peer
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class May:
+    """Subjects that a user may publish to and hear, and whether it may answer what it hears."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    answers: bool = False
+
+
+def peer(text: str, option: str = "--server") -> Peer:
+    """A server from NAME=HOST[:PORT[:CLUSTER_PORT]]. AdapterError when it isn't one."""
+    name, equals, place = text.partition("=")
+    host, *ports = place.split(":")
+    try:
+        if not equals or not host or len(ports) > 2:
+            raise ValueError(text)
+        return Peer(fleet_wire.node_name(name), host, *(_port(port) for port in ports))
+    except ValueError as error:
+        raise AdapterError(f"{option} {text!r}: NAME=HOST[:PORT[:CLUSTER_PORT]] is wanted") from error
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 65536:
+        raise ValueError(text)
+    return number
+
+
+def remembered(folder: Path, leaves: Sequence[Peer], nodes: Sequence[tuple[str, str]]) -> list[Leaf]:
+    """All leaves, those of earlier calls included, with the nodes (node, its leaf or empty) added; kept in `folder`.
+    AdapterError for a node of a leaf that nobody named."""
+    path = folder / BOOK
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    peers = {row["peer"]["name"]: Peer(**row["peer"]) for row in kept} | {leaf.name: leaf for leaf in leaves}
+    members = {row["peer"]["name"]: set(row["nodes"]) for row in kept}
+    for node, leaf in nodes:
+        if leaf and leaf not in peers:
+            raise AdapterError(f"--node {node}@{leaf}: there is no leaf {leaf!r}; name it: --leaf {leaf}=HOST[:PORT]")
+        for name in peers:
+            members[name] = (members.get(name, set()) | {node}) if name == leaf else members.get(name, set()) - {node}
+    found = [Leaf(peer, tuple(sorted(members.get(name, ())))) for name, peer in sorted(peers.items())]
+    if found:
+        path.write_text(json.dumps([asdict(leaf) for leaf in found], indent=1), encoding="utf-8")
+    return found
+
+
+# ---------------------------------------------------------------- who may say what
+APIS = ("$JS.API", f"$JS.{fleet_wire.DOMAIN}.API")
+DAEMON_MAY = May(
+    (
+        fleet_wire.HELLO,
+        fleet_wire.RENEW,
+        fleet_wire.ask_subject("*"),
+        fleet_wire.follow_subject("*"),
+        fleet_wire.key_subject("*"),
+        "$JS.API.>",
+    ),
+    (fleet_wire.STATES, f"_INBOX_{DAEMON}.>"),
+)
+"""The daemon orders, reads every state, and keeps the trajectories."""
+
+
+def node_may(node: str) -> May:
+    """A node hears its own orders and what is said to all, answers, tells its state, and reads its trajectory."""
+    own = fleet_wire.key_subject(node)
+    asks = (f"STREAM.INFO.{STREAM}", f"DIRECT.GET.{STREAM}.{own}")
+    publish = (fleet_wire.state_subject(node), *(f"{api}.{ask}" for api in APIS for ask in asks))
+    orders = (fleet_wire.ask_subject(node), fleet_wire.follow_subject(node))
+    hear = (*orders, fleet_wire.HELLO, fleet_wire.RENEW, f"_INBOX_{node}.>")
+    return May(publish, hear, answers=True)
+
+
+def leaf_may(leaf: Leaf) -> May:
+    """A leaf passes on what its nodes say and hear, and their answers to the daemon."""
+    each = [node_may(node) for node in leaf.nodes]
+    publish = dict.fromkeys(subject for may in each for subject in may.publish)
+    subscribe = dict.fromkeys(subject for may in each for subject in may.subscribe)
+    return May((*publish, f"_INBOX_{DAEMON}.>"), tuple(subscribe))
