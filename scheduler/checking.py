@@ -138,7 +138,7 @@ def _hardware(config: Config) -> Iterator[CheckLine]:
         state = OK if found == pool.count else WARNING
         yield CheckLine(config.place("pools", index), f"pool {pool.id}", state, f"{found} of {pool.count} GPUs answer")
     for note in hardware.notes:
-        yield CheckLine(place, note.subject, WARNING, note.text)
+        yield CheckLine(place, note.subject, OK if note.severity is Severity.INFO else WARNING, note.text)
     yield _cards(place, hardware)
     yield from _meters(config, hardware)
     hardware.close()

@@ -19,6 +19,7 @@ from adapters.hall_state import HallFaults, HallPhysics
 from adapters.ports import AdapterError, Clock, GpuId, GpuInfo, Meter, PowerActuator, Reading, SetpointDevice
 from optimizer.domain import GpuPool, Series
 from optimizer.reasons import Note, Reason, Severity
+from scheduler.cards import bounded, card_notes
 from scheduler.collect import Source
 from scheduler.config import Config, PoolConfig, curves_of
 from scheduler.config.builtin import (
@@ -199,9 +200,9 @@ def fill_pools(
             text = f"{config.id}: {len(mine)} GPUs answer, the config says {config.count}; planned with {len(mine)}"
             notes.append(Note(Reason.GPU_LOST, config.id, text, Severity.ALERT, now))
         gpus[config.id] = mine
-        filled[config.id] = replace(
-            pools[config.id], pool=_bounded(pools[config.id].pool, [found[gpu] for gpu in mine])
-        )
+        infos = [found[gpu] for gpu in mine]
+        filled[config.id] = replace(pools[config.id], pool=bounded(pools[config.id].pool, infos))
+        notes += card_notes(config.id, infos, now)
     return gpus, filled, tuple(notes)
 
 
@@ -212,13 +213,6 @@ def _selected(config: PoolConfig, gpu: GpuId, info: GpuInfo) -> bool:
     if chosen.uuids:
         return any(gpu.startswith(uuid) for uuid in chosen.uuids)
     return fnmatchcase(info.model, chosen.model or "")
-
-
-def _bounded(pool: GpuPool, infos: list[GpuInfo]) -> GpuPool:
-    """The pool with as many GPUs as answer, inside the range that every card of it allows."""
-    lowest = max(pool.min_cap_w, *(info.min_w for info in infos))
-    highest = min(pool.max_cap_w, *(info.max_w for info in infos))
-    return replace(pool, count=len(infos), min_cap_w=min(lowest, highest), max_cap_w=highest)
 
 
 # ---------------------------------------------------------------- the simulated hall

@@ -43,9 +43,10 @@ class _Gpu(ctypes.Structure):
         *((name, ctypes.c_uint32) for name in (
             "min_mw", "max_mw", "default_mw", "limit_mw", "bmc_mw", "persistence", "mig", "lost", "no_permission",
             "refuse", "hang", "latency_ms", "reset_after_ms", "no_energy", "busy_percent", "no_utilisation",
-            "set_calls", "generation")),
+            "set_calls", "generation", "min_mhz", "max_mhz", "locked_mhz", "no_clocks", "lock_calls", "padding")),
         *((name, ctypes.c_double) for name in (
-            "reset_at_s", "idle_w", "demand_w", "settle_down_s", "settle_up_s", "draw_w", "energy_j", "updated_s")),
+            "reset_at_s", "clock_share", "idle_w", "demand_w", "settle_down_s", "settle_up_s", "draw_w", "energy_j",
+            "updated_s")),
     )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ class _Header(ctypes.Structure):
 
     _fields_ = tuple(
         (name, ctypes.c_uint32)
-        for name in ("magic", "count", "gpu_size", "no_driver", "in_flight", "most_in_flight", "inits", "reserved")
+        for name in ("magic", "count", "gpu_size", "no_driver", "in_flight", "most_in_flight", "inits", "clients")
     )
 
 
@@ -100,6 +101,7 @@ class FakeNvml:
         for field in ("min", "max", "default", "limit"):
             setattr(record, f"{field}_mw", round(getattr(gpu, f"{field}_w") * 1000))
         record.persistence, record.idle_w, record.demand_w = 1, gpu.idle_w, gpu.demand_w
+        record.min_mhz, record.max_mhz, record.clock_share = 210, 1980, 0.6
         record.settle_down_s, record.settle_up_s, record.busy_percent = 0.05, 0.4, 100
         record.draw_w, record.updated_s = min(gpu.demand_w, gpu.limit_w), time.monotonic()
 
@@ -134,22 +136,25 @@ class FakeNvml:
         record.lost = 0
 
     def reload_driver(self) -> None:
-        """Every limit back to its default, as after a driver reload."""
+        """Every limit back to its default and every clock free, as after a driver reload."""
         for record in self._records:
-            record.limit_mw = record.default_mw
+            record.limit_mw, record.locked_mhz = record.default_mw, 0
 
     def state(self, gpu: str | int) -> dict[str, float]:
         """One card now: limits and draw in W, energy in J up to now, and the counters."""
         record = self._record(gpu)
         limit = _limit_mw(record) / 1000
         enforced = min(limit, record.bmc_mw / 1000) if record.bmc_mw else limit
-        target = min(record.demand_w, max(enforced, record.idle_w))
+        ratio = min(record.locked_mhz or record.max_mhz, record.max_mhz) / record.max_mhz
+        demand = record.idle_w + (record.demand_w - record.idle_w) * (1 - record.clock_share * (1 - ratio**2))
+        target = min(demand, max(enforced, record.idle_w))
         gap, seconds = record.draw_w - target, max(0.0, time.monotonic() - record.updated_s)
         tau = (record.settle_down_s if gap > 0 else record.settle_up_s) / 3
         energy = record.energy_j + target * seconds + gap * tau * (1 - exp(-seconds / tau))
         draw = target + gap * exp(-seconds / tau)
         return {"limit_w": limit, "enforced_w": enforced, "draw_w": draw, "energy_j": energy,
-                "set_calls": record.set_calls, "persistence": record.persistence, "lost": record.lost,
+                "set_calls": record.set_calls, "locked_mhz": record.locked_mhz, "lock_calls": record.lock_calls,
+                 "persistence": record.persistence, "lost": record.lost,
                 "busy_percent": record.busy_percent, "no_utilisation": record.no_utilisation}  # fmt: skip
 
     def limits_w(self) -> dict[str, float]:

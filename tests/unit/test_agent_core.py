@@ -99,6 +99,19 @@ def test_a_cap_that_was_reset_while_nobody_renews_comes_back(node):
     assert node.live(1) == [300]
 
 
+def test_a_gpu_that_was_lost_and_came_back_at_its_default_is_capped_again_within_a_tick(node):
+    node.cap(400, seconds=100)
+    node.live(2)
+    node.hall.fail(node.gpus[2], Reason.GPU_LOST)
+    node.live(5)
+    node.hall.reset_limit(node.gpus[2])
+    node.hall.fail(node.gpus[2], None)
+    assert node.limits() == {400, 700}
+    node.live(1)
+    assert node.limits() == {400}
+    assert node.core.status()["found_w"] == dict.fromkeys(node.gpus, 700.0)
+
+
 def test_a_daemon_that_returns_takes_over_from_the_ramp_and_the_first_limit_stays(node):
     node.cap(400, seconds=5)
     node.live(10)

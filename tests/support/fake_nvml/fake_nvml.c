@@ -37,14 +37,19 @@ typedef struct {
     uint32_t no_utilisation;    /* a card that doesn't tell it */
     uint32_t set_calls;
     uint32_t generation;        /* a card that came back has another; handles of the last one are dead */
+    uint32_t min_mhz, max_mhz;  /* range of the SM clock */
+    uint32_t locked_mhz;        /* highest clock that a lock allows; 0: not locked */
+    uint32_t no_clocks;         /* a card whose clocks can't be locked */
+    uint32_t lock_calls, padding;
     double reset_at_s;
+    double clock_share;         /* part of the draw above idle that falls with the square of the clock */
     double idle_w, demand_w, settle_down_s, settle_up_s;
     double draw_w, energy_j, updated_s;
 } gpu_t;
 
 typedef struct {
     uint32_t magic, count, gpu_size, no_driver;
-    uint32_t in_flight, most_in_flight, inits, reserved;
+    uint32_t in_flight, most_in_flight, inits, clients;
     gpu_t gpus[];
 } hall_t;
 
@@ -67,11 +72,21 @@ static uint32_t enforced_mw(const gpu_t *g) {
     return g->bmc_mw && g->bmc_mw < g->limit_mw ? g->bmc_mw : g->limit_mw;
 }
 
+static uint32_t clock_mhz(const gpu_t *g) {
+    return g->locked_mhz && g->locked_mhz < g->max_mhz ? g->locked_mhz : g->max_mhz;
+}
+
+/* What the work would draw at the present clock. */
+static double demand_now(const gpu_t *g) {
+    double ratio = (double)clock_mhz(g) / g->max_mhz;
+    return g->idle_w + (g->demand_w - g->idle_w) * (1 - g->clock_share * (1 - ratio * ratio));
+}
+
 /* Bring one GPU's draw and energy to `to`, during which its limit was constant. */
 static void integrate(gpu_t *g, double to) {
     double seconds = to - g->updated_s;
     if (seconds <= 0) return;
-    double target = fmin(g->demand_w, fmax(enforced_mw(g) / 1000.0, g->idle_w));
+    double target = fmin(demand_now(g), fmax(enforced_mw(g) / 1000.0, g->idle_w));
     double gap = g->draw_w - target;
     double tau = (gap > 0 ? g->settle_down_s : g->settle_up_s) / 3.0;
     double left = exp(-seconds / tau);
@@ -141,11 +156,22 @@ EXPORT int nvmlInitWithFlags(unsigned flags) {
     if (result != OK) return result;
     if (hall->no_driver) return DRIVER_NOT_LOADED;
     __atomic_add_fetch(&hall->inits, 1, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&hall->clients, 1, __ATOMIC_SEQ_CST);
     return OK;
 }
 
 EXPORT int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
-EXPORT int nvmlShutdown(void) { return hall ? OK : UNINITIALIZED; }
+/* Without persistence mode the driver forgets what was set when its last client goes. */
+EXPORT int nvmlShutdown(void) {
+    if (!hall) return UNINITIALIZED;
+    if (__atomic_sub_fetch(&hall->clients, 1, __ATOMIC_SEQ_CST)) return OK;
+    for (unsigned k = 0; k < hall->count; k++)
+        if (!hall->gpus[k].persistence) {
+            hall->gpus[k].limit_mw = hall->gpus[k].default_mw;
+            hall->gpus[k].locked_mhz = 0;
+        }
+    return OK;
+}
 
 EXPORT const char *nvmlErrorString(int result) {
     switch (result) {
@@ -209,7 +235,51 @@ GETTER(nvmlDeviceGetUtilizationRates, utilization_t,
        if (g->no_utilisation) return NOT_SUPPORTED; value->gpu = value->memory = g->busy_percent)
 /* 0x4: slowed by the power limit; 0x1: idle */
 GETTER(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long,
-       *value = g->demand_w <= g->idle_w ? 0x1 : g->demand_w > enforced_mw(g) / 1000.0 ? 0x4 : 0x0)
+       *value = g->demand_w <= g->idle_w ? 0x1 : demand_now(g) > enforced_mw(g) / 1000.0 ? 0x4 : 0x0)
+
+/* Type 0 is graphics, 1 the SM clock, which are the same here; 2 is memory. */
+EXPORT int nvmlDeviceGetClockInfo(gpu_t *g, int type, unsigned *mhz) {
+    int result = enter(&g);
+    if (result == OK) *mhz = type == 2 ? 2619 : clock_mhz(g);
+    return result;
+}
+
+EXPORT int nvmlDeviceGetMaxClockInfo(gpu_t *g, int type, unsigned *mhz) {
+    int result = enter(&g);
+    if (result == OK) *mhz = type == 2 ? 2619 : g->max_mhz;
+    return result;
+}
+
+EXPORT int nvmlDeviceGetSupportedGraphicsClocks(gpu_t *g, unsigned memory_mhz, unsigned *count, unsigned *mhz) {
+    int result = enter(&g);
+    if (result != OK) return result;
+    if (g->no_clocks) return NOT_SUPPORTED;
+    if (memory_mhz != 2619) return NOT_FOUND;
+    unsigned steps = (g->max_mhz - g->min_mhz) / 15 + 1, room = *count;
+    *count = steps;
+    if (room < steps) return SMALL;
+    for (unsigned k = 0; k < steps; k++) mhz[k] = g->max_mhz - 15 * k;
+    return OK;
+}
+
+static int lock_clocks(gpu_t *g, unsigned mhz) {
+    int result = enter(&g);
+    if (result != OK) return result;
+    while (*(volatile uint32_t *)&g->hang == HANG_SET) pause_ms(5);
+    if (g->no_permission) return NO_PERMISSION;
+    if (g->no_clocks || g->refuse) return NOT_SUPPORTED;
+    pthread_mutex_lock(&lock);
+    g->locked_mhz = mhz;
+    g->lock_calls++;
+    pthread_mutex_unlock(&lock);
+    return OK;
+}
+
+EXPORT int nvmlDeviceSetGpuLockedClocks(gpu_t *g, unsigned low_mhz, unsigned high_mhz) {
+    return low_mhz > high_mhz || !high_mhz ? INVALID : lock_clocks(g, high_mhz);
+}
+
+EXPORT int nvmlDeviceResetGpuLockedClocks(gpu_t *g) { return lock_clocks(g, 0); }
 
 EXPORT int nvmlDeviceGetUUID(gpu_t *g, char *uuid, unsigned length) {
     int result = enter(&g);
