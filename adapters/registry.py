@@ -28,7 +28,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "simulated": "adapters.signals.simulated:SimulatedSource",
         "tariff": "adapters.signals.tariff:TariffSource",
     },
-    "power": {},
+    "power": {"redfish": "adapters.power.redfish:RedfishPower"},
     "meters": {
         "modbus": "adapters.meters.modbus:ModbusMeter",
         "prometheus": "adapters.meters.prometheus:PrometheusMeter",
@@ -42,6 +42,7 @@ BUILTIN: dict[str, dict[str, str]] = {
 # Modules that an optional extra brings; named in the error so that the operator knows what to install.
 EXTRAS = {
     "pymodbus": "modbus",
+    "redfish": "redfish",
     "pyarrow": "parquet",
     "nicegui": "web",
     "nats": "fleet",

@@ -275,7 +275,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         writers = _writers(options.allow_user)
         fleet = _fleet(options)
-        run_agent(options.socket, options.state_dir, _backend(options.backend), writers, settings, stop, fleet)
+        power = _power(options)
+        run_agent(options.socket, options.state_dir, power, writers, settings, stop, fleet)
+        getattr(power, "close", lambda: None)()
     except AdapterError as error:
         _log.error("%s", error)
         return 2
@@ -287,6 +289,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket", type=Path, default=Path("/run/gridpace-agent/agent.sock"))
     parser.add_argument("--state-dir", type=Path, default=Path("/var/lib/gridpace-agent"))
     parser.add_argument("--backend", choices=["nvml"], default="nvml", help="library that sets the limits")
+    parser.add_argument("--power", type=Path, help="YAML file with other hardware, as `power` in a daemon's config")
     parser.add_argument(
         "--allow-user", action="append", default=[], help="user or uid that may give orders (repeatable)"
     )
@@ -320,6 +323,15 @@ def _fleet(options: argparse.Namespace) -> BusSettings | None:
         return BusSettings(tuple(options.fleet), node_name(options.node), options.seed, options.ca)
     except ValueError as error:
         raise AdapterError(f"--node: {error}") from error
+
+
+def _power(options: argparse.Namespace) -> PowerActuator:
+    """What sets the limits: the hardware of a file, else this machine's NVIDIA cards."""
+    if options.power is None:
+        return _backend(options.backend)
+    from scheduler.agent_power import power_from  # an agent over NVML loads no configuration
+
+    return power_from(options.power)
 
 
 def _backend(_name: str) -> PowerActuator:

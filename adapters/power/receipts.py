@@ -40,12 +40,14 @@ def clamp_notes(clamped: Iterable[tuple[GpuId, float, float]]) -> tuple[Note, ..
     return tuple(notes)
 
 
-def failure_notes(failures: Mapping[GpuId, Reason]) -> tuple[Note, ...]:
-    """One note for each kind of failure, naming the first GPU and how many share it."""
+def failure_notes(failures: Mapping[GpuId, Reason], meaning: Mapping[Reason, str] | None = None) -> tuple[Note, ...]:
+    """One note for each kind of failure, naming the first GPU and how many share it. `meaning`: what reasons mean on
+    hardware where they don't mean what they do on this machine's own cards."""
+    meanings = {**_MEANING, **(meaning or {})}
     counts = Counter(failures.values())
     notes = []
     for reason, count in counts.items():
         first = next(gpu for gpu, why in failures.items() if why is reason)
         others = f" (and {count - 1} more)" if count > 1 else ""
-        notes.append(Note(reason, first, f"{first}{others} {_MEANING.get(reason, reason.value)}"))
+        notes.append(Note(reason, first, f"{first}{others} {meanings.get(reason, reason.value)}"))
     return tuple(notes)

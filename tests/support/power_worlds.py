@@ -28,6 +28,7 @@ from adapters.power.agent import AgentPower
 from adapters.power.fleet import FleetPower
 from adapters.power.fleet_wire import NodeState
 from adapters.power.nvml import NvmlPower
+from adapters.power.redfish import RedfishConfig, RedfishPower
 from adapters.power.simulated import SimulatedPower
 from optimizer.domain import CurvePoint, GpuPool, PowerCurve, Work
 from optimizer.reasons import Reason
@@ -53,6 +54,8 @@ class World:
     board: Callable[[str, float], None]
     truth: Callable[[], dict[str, float]]
     fake: FakeNvml | None = None
+    tells_requested: bool = True
+    """False where the hardware tells one limit only, not the requested one beside the enforced one."""
 
 
 @contextmanager
@@ -60,6 +63,10 @@ def power_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """The world of one kind of actuator: simulated, nvml or agent."""
     if kind == "simulated":
         yield _simulated_world()
+        return
+    if kind == "redfish":
+        with _redfish_world(folder, monkeypatch) as made:
+            yield made
         return
     with ExitStack() as stack:
         fake = fake_machine(folder, monkeypatch)
@@ -221,6 +228,39 @@ def _simulated_world() -> World:
         return {gpu: info.limit_w for gpu, info in hall.infos().items()}
 
     return World(SimulatedPower(hall), list(hall.pool_of), hall.fail, hall.limit_out_of_band, truth)
+
+
+@contextmanager
+def _redfish_world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    from tests.support.redfish_bmc import PASSWORD, ROOT, USER, running_bmc
+
+    monkeypatch.setenv("BMC", PASSWORD)
+    with running_bmc() as (bmc, url):
+        config = RedfishConfig.model_validate({
+            "type": "redfish", "servers": {"n1": url}, "username": USER, "password": "env:BMC", "timeout": "1s",
+        })  # fmt: skip
+        power = RedfishPower(config, AdapterContext(WallClock(), folder))
+        gpus = [f"n1/HGX_Baseboard_0/GPU_SXM_{number}" for number in range(1, 9)]
+        uris = {gpu: f"{ROOT}/Systems/HGX_Baseboard_0/Processors/{gpu[-9:]}/EnvironmentMetrics" for gpu in gpus}
+
+        def fail(gpu: str, reason: Reason) -> None:
+            if reason is Reason.GPU_LOST:
+                bmc.gone.add(uris[gpu])
+            elif reason is Reason.CALL_TIMEOUT:
+                bmc.hang[uris[gpu]] = threading.Event()
+            else:
+                bmc.status[uris[gpu]] = 403 if reason is Reason.NO_PERMISSION else 400
+
+        def truth() -> dict[str, float]:
+            return {gpu: bmc.limit(uri) for gpu, uri in uris.items()}
+
+        def board(gpu: str, watts: float) -> None:
+            bmc.board[uris[gpu]] = watts
+
+        yield World(power, gpus, fail, board, truth, tells_requested=False)
+        for held in bmc.hang.values():
+            held.set()
+        power.close()
 
 
 def _breaker(fake: FakeNvml) -> Callable[[str, Reason], None]:
