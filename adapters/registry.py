@@ -28,7 +28,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "simulated": "adapters.signals.simulated:SimulatedSource",
         "tariff": "adapters.signals.tariff:TariffSource",
     },
-    "power": {"redfish": "adapters.power.redfish:RedfishPower"},
+    "power": {
+        "amdsmi": "adapters.power.amdsmi:AmdPower",
+        "redfish": "adapters.power.redfish:RedfishPower",
+    },
     "meters": {
         "modbus": "adapters.meters.modbus:ModbusMeter",
         "prometheus": "adapters.meters.prometheus:PrometheusMeter",

@@ -25,6 +25,7 @@ from adapters.meters.prometheus import PrometheusConfig, PrometheusMeter
 from adapters.meters.simulated import SimulatedMeter
 from adapters.ports import AdapterError, Meter, PowerActuator
 from adapters.power.agent import AgentPower
+from adapters.power.amdsmi import AmdConfig, AmdPower
 from adapters.power.fleet import FleetPower
 from adapters.power.fleet_wire import NodeState
 from adapters.power.nvml import NvmlPower
@@ -64,8 +65,9 @@ def power_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     if kind == "simulated":
         yield _simulated_world()
         return
-    if kind == "redfish":
-        with _redfish_world(folder, monkeypatch) as made:
+    others = {"redfish": _redfish_world, "amdsmi": _amd_world}
+    if kind in others:
+        with others[kind](folder, monkeypatch) as made:
             yield made
         return
     with ExitStack() as stack:
@@ -260,6 +262,30 @@ def _redfish_world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wo
         yield World(power, gpus, fail, board, truth, tells_requested=False)
         for held in bmc.hang.values():
             held.set()
+        power.close()
+
+
+@contextmanager
+def _amd_world(folder: Path, _monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    from tests.support import fake_amdsmi
+
+    cards = {card.uuid.decode(): card for card in fake_amdsmi.cards()}
+    fields = {Reason.GPU_LOST: "lost", Reason.NO_PERMISSION: "no_permission", Reason.CAP_REFUSED: "refuse",
+              Reason.CALL_TIMEOUT: "hang"}  # fmt: skip
+    power = AmdPower(AmdConfig(type="amdsmi", call_timeout="1s"), AdapterContext(WallClock(), folder))
+
+    def truth() -> dict[str, float]:
+        return {gpu: card.cap_uw / 1e6 for gpu, card in cards.items()}
+
+    def board(gpu: str, watts: float) -> None:
+        cards[gpu].board_uw = round(watts * 1e6)
+
+    try:
+        fail = lambda gpu, reason: setattr(cards[gpu], fields[reason], 1)  # noqa: E731
+        yield World(power, list(cards), fail, board, truth, tells_requested=False)
+    finally:
+        for card in cards.values():
+            card.hang = 0
         power.close()
 
 
