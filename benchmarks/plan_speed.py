@@ -55,11 +55,7 @@ def measure(quick: bool, seed: int) -> Figures:
     found = [_instance(size, seed + number, number % 2 == 1) for number in range(size.instances)]
     figures = {name: _said(name, [one[name] for one in found]) for name in found[0]}
     figures |= _many(size, seed)
-    losses = [
-        closed_loop_loss(seed + n, size.jobs, size.pools, size.horizon_h, Planned().plan) for n in range(size.days)
-    ]
-    if losses:
-        figures["closed_loop_loss"] = _said("closed_loop_loss", losses, ".4f")
+    figures |= _days(size, seed)
     figures |= _rolling(size, seed)
     peak = peak_mb(reference_problem(seed, fine_grid(size.horizon_h), size.jobs, size.pools))
     if peak is not None:
@@ -144,6 +140,17 @@ def _many(size: Size, seed: int) -> Ratios:
         say(f"  {size.many_jobs} jobs {took[size.many_jobs]:.2f} s, {size.jobs} jobs {took[size.jobs]:.2f} s")
     name = f"jobs{size.many_jobs}_ratio"
     return {name: _said(name, ratios)}
+
+
+def _days(size: Size, seed: int) -> Figures:
+    """Days in closed loop, jobs planned singly; and the same days with nearly alike jobs planned as one."""
+    singly, grouped = [], []
+    for number in range(size.days):
+        day = (seed + number, size.jobs, size.pools, size.horizon_h)
+        singly.append(closed_loop_loss(*day, Planned().plan))
+        grouped.append((1.0 + closed_loop_loss(*day, Planned(0).plan)) / (1.0 + singly[-1]) - 1.0)
+    losses = {"closed_loop_loss": singly, "classes_loss": grouped}
+    return {name: _said(name, found, ".4f") for name, found in losses.items() if found}
 
 
 def _rolling(size: Size, seed: int) -> Figures:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.domain import Problem
-from optimizer.facts import Facts
+from optimizer.classes import Classes
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Columns, Ints, Rows
 
@@ -22,14 +21,14 @@ class Remembered:
     """A solved model: its arrays, what its keys mean, and the codes of its basis."""
 
     arrays: Arrays
-    facts: Facts
+    classes: Classes
     columns: Ints
     rows: Ints
 
 
-def carried(old: Remembered, facts: Facts, arrays: Arrays) -> tuple[Ints, Ints]:
+def carried(old: Remembered, classes: Classes, arrays: Arrays) -> tuple[Ints, Ints]:
     """Codes of a start for `arrays`, columns and rows (0 lower, 1 basic, 2 upper)."""
-    moved = _moved(old.facts.problem, old.facts, facts)
+    moved = _moved(old.classes, classes)
     columns = np.zeros(len(arrays.cost), dtype=np.int64)
     for name, family in arrays.families.items():
         _carry(family, old.arrays.families.get(name), moved, old.columns, columns)
@@ -39,9 +38,9 @@ def carried(old: Remembered, facts: Facts, arrays: Arrays) -> tuple[Ints, Ints]:
     return columns, rows
 
 
-def _moved(before: Problem, old: Facts, new: Facts) -> dict[str, Ints]:
+def _moved(old: Classes, new: Classes) -> dict[str, Ints]:
     """For each letter of keys: what a new key was in the old model (-1: nothing)."""
-    problem = new.problem
+    before, problem = old.whole.problem, new.whole.problem
     starts = np.array([moment.timestamp() for moment in before.grid.edges])
     edges = np.array([moment.timestamp() for moment in problem.grid.edges])
     middles = (edges[1:] + edges[:-1]) / 2
@@ -50,7 +49,7 @@ def _moved(before: Problem, old: Facts, new: Facts) -> dict[str, Ints]:
         "t": np.where(block < len(before.grid), block, -1),
         "s": _names([site.id for site in before.sites], [site.id for site in problem.sites]),
         "g": _names([item.pool.id for item in before.pools], [item.pool.id for item in problem.pools]),
-        "j": _names([job.id for job in old.table.jobs], [job.id for job in new.table.jobs]),
+        "j": _classes(old, new),
         "e": _names([event.id for event in before.events], [event.id for event in problem.events]),
     }
 
@@ -58,6 +57,12 @@ def _moved(before: Problem, old: Facts, new: Facts) -> dict[str, Ints]:
 def _names(old: list[str], new: list[str]) -> Ints:
     place = {name: number for number, name in enumerate(old)}
     return np.array([place.get(name, -1) for name in new], dtype=np.int64)
+
+
+def _classes(old: Classes, new: Classes) -> Ints:
+    """The old class of the first member of each new one."""
+    was = _names([job.id for job in old.whole.table.jobs], [job.id for job in new.facts.table.jobs])
+    return np.where(was >= 0, np.append(old.of, -1)[was], -1)
 
 
 def _carry(

@@ -61,6 +61,7 @@ class Reason(StrEnum):
     SOLVER_CRASH = "solver_crash"
     SOLVER_INFEASIBLE = "solver_infeasible"
     SOLVER_INCUMBENT = "solver_incumbent"
+    JOBS_GROUPED = "jobs_grouped"
     PLAN_REFUSED = "plan_refused"
     RUNG_FAILED = "rung_failed"
     LAST_PLAN_SHIFTED = "last_plan_shifted"

@@ -15,7 +15,7 @@ import numpy as np
 from optimizer.answers import EventPlan
 from optimizer.assemble import assemble
 from optimizer.basis import Remembered, carried
-from optimizer.classes import classes_of
+from optimizer.classes import MOST_SINGLE, Classes, classes_of
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of
 from optimizer.faults import SolveError, SolveFault
@@ -48,10 +48,13 @@ class Session:
 
     verify_every: int = VERIFY_EVERY
     improve_s: float = IMPROVE_S
+    most_single: int = MOST_SINGLE
+    """Above so many jobs, those that are nearly alike are planned as one."""
     budget: Budget = NO_PROBES
     """For looking at which price waiting jobs would start."""
     _solver: Highs | None = None
     _last: Remembered | None = None
+    _classes: Classes = field(init=False)
     _plans: int = 0
     _late: frozenset[str] = frozenset()
     _gap: float = 0.0
@@ -65,17 +68,17 @@ class Session:
         """
         validate(problem)
         whole = facts_of(problem)
-        classes = classes_of(whole)
+        self._classes = classes = classes_of(whole, self.most_single)
         facts = classes.facts
         arrays, answer = self._optimum(facts, time_limit_s)
         answer, homes = self._settled(facts, arrays, answer, time_limit_s)
         answer = self._one_way(facts, arrays, answer, homes, time_limit_s)
         rung = Rung.OPTIMUM if answer.optimal else Rung.INCUMBENT
-        said = (*self._said(), *(() if answer.optimal else (_incumbent_note(self._gap),)))
+        said = (*self._said(), *classes.said(), *(() if answer.optimal else (_incumbent_note(self._gap),)))
         basis = (self._last.columns, self._last.rows) if self._last is not None and not self._mixed else None
         events = self._answers(facts, arrays, answer, homes, time_limit_s)
         draft = draft_of(facts, arrays, answer, homes, basis, self.budget, events)
-        return assemble(whole, classes.split(whole, draft), rung, said, answer.seconds)
+        return assemble(whole, classes.split(draft), rung, said, answer.seconds)
 
     # ------------------------------------------------------------ the optimum
     def _optimum(self, facts: Facts, time_limit_s: float) -> tuple[Arrays, Answer]:
@@ -97,7 +100,7 @@ class Session:
             if not len(missed):
                 break
             late[missed] = True
-        self._late = frozenset(facts.table.jobs[n].id for n in _late_jobs(arrays, answer))
+        self._late = self._classes.members(_late_jobs(arrays, answer))
         self._plans += 1
         if self._plans % self.verify_every == 0:
             answer = self._verified(arrays, answer, time_limit_s - seconds)
@@ -130,7 +133,7 @@ class Session:
         else:
             self._solver = Highs(arrays, integers=False)
             if self._last is not None:
-                self._solver.start_from(*carried(self._last, facts, arrays))
+                self._solver.start_from(*carried(self._last, self._classes, arrays))
         try:
             answer = self._solver.run(time_limit_s)
         except SolveError as error:
@@ -139,7 +142,7 @@ class Session:
             raise
         if remember:
             columns, rows = self._solver.basis(answer.point)
-            self._last = Remembered(arrays, facts, columns, rows)
+            self._last = Remembered(arrays, self._classes, columns, rows)
         np.clip(answer.point, arrays.low, arrays.high, out=answer.point)
         return answer
 

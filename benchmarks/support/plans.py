@@ -16,6 +16,7 @@ import highspy
 import numpy as np
 
 import optimizer.highs
+from optimizer.classes import MOST_SINGLE
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Floats
 from optimizer.model.arrays import Arrays, write_arrays
@@ -41,10 +42,11 @@ class Whole:
 
 
 class Planned:
-    """A planner as the daemon's child holds it, whose plans are timed one by one."""
+    """A planner as the daemon's child holds it, whose plans are timed one by one. `most_single`: above so many jobs
+    those that are nearly alike are planned as one."""
 
-    def __init__(self) -> None:
-        self._session = Session()
+    def __init__(self, most_single: int = MOST_SINGLE) -> None:
+        self._session = Session(most_single=most_single)
         self._planner = InlinePlanner(PATIENCE_S, self._session.plan)
 
     def plan(self, problem: Problem) -> Plan:

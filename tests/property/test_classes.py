@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.support.reference import coarse_grid, reference_problem
 from optimizer.check import check_plan
-from optimizer.classes import classes_of
+from optimizer.classes import LEVELS, MOST_SINGLE, classes_of
 from optimizer.domain import Work
 from optimizer.facts import facts_of
 from optimizer.jobplans import job_rows
 from optimizer.model.arrays import write_arrays
 from optimizer.model.build import declare
+from optimizer.reasons import Reason
 from optimizer.session import Session
 from optimizer.solve import solve_arrays, solve_problem
 from tests.support.problems import hourly, inputs, job, pool, problem, random_problem, site, with_steps
@@ -106,3 +108,35 @@ def test_five_hundred_equal_tasks_are_one_job_and_any_difference_is_another():
     assert check_plan(made, plan) == ()
     assert {plan.jobs[of.id].work_gpus for of in tasks} == {plan.jobs["t000"].work_gpus}
     assert plan.jobs["t000"].work_gpus[0] > 0 == plan.jobs["t000"].work_gpus[1]
+
+
+# ---------------------------------------------------------------- nearly alike
+@given(seeds, st.sampled_from(LEVELS))
+def test_nearly_alike_jobs_lose_no_promise(seed, level):
+    made = reference_problem(seed, coarse_grid(10.0), 150, 4)
+    facts = facts_of(made)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("optimizer.classes.LEVELS", (level,))
+        merged = classes_of(facts, 0)
+        plan = Session(most_single=0).plan(made)
+    table, whole = facts.table, merged.facts.table
+    assert 20 < len(whole) < 0.8 * len(table)
+    hours = whole.on_time_h.sum(axis=1) + whole.beyond_h
+    spare = table.on_time_h.sum(axis=1) + table.beyond_h - table.left / table.rate
+    for number in np.flatnonzero(np.bincount(merged.of) > 1).tolist():
+        kept = hours[number] - whole.left[number] / whole.rate[number]
+        assert kept >= level[1] * spare[merged.of == number].min() - 1e-9
+    assert check_plan(made, plan) == ()
+    best = solve_problem(made)
+    assert plan.objective <= best.objective + 1e-6 * abs(best.objective)
+    late = {of.id for of in made.jobs if plan.jobs[of.id].late_gpu_h + plan.jobs[of.id].undone_gpu_h > 1e-6}
+    assert late <= {of.id for of in made.jobs if best.jobs[of.id].late_gpu_h + best.jobs[of.id].undone_gpu_h > 1e-6}
+    assert Reason.JOBS_GROUPED in {note.code for note in plan.notes}
+
+
+def test_few_jobs_are_planned_one_by_one_and_many_are_not():
+    few, many = (reference_problem(1, coarse_grid(6.0), count, 20) for count in (1000, MOST_SINGLE + 500))
+    assert len(classes_of(facts_of(few)).facts.table) == len(facts_of(few).table)
+    grouped = classes_of(facts_of(many))
+    assert len(grouped.facts.table) < 0.8 * len(facts_of(many).table)
+    assert [note.code for note in grouped.said()] == [Reason.JOBS_GROUPED]
