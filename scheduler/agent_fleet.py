@@ -25,6 +25,7 @@ from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError
 from adapters.power import fleet_wire, wire
 from scheduler.agent_core import AgentCore
+from scheduler.agent_news import News
 
 T = TypeVar("T")
 MOST_PAUSE_S = 20.0
@@ -46,6 +47,7 @@ class Ear:
         self._core, self._answer, self._state_s, self._do = core, answer, state_s, do
         self._node = fleet_wire.node_name(node)
         self._client: Client | None = None
+        self._news = News()
         self._telling: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
 
@@ -120,14 +122,14 @@ class Ear:
             await asyncio.sleep(self._state_s)
             if client.is_connected:
                 state = await self._state(whole=False)
-                if state is not None:
+                if state:
                     try:
                         await client.publish(fleet_wire.state_subject(self._node), state)
                     except (NatsError, OSError) as error:
                         _log.warning("the state is not told: %s", error)
 
     async def _state(self, *, whole: bool) -> bytes | None:
-        """This node's state as one message; None while its cards can't be reached."""
+        """This node's state as one message, empty where nothing is new; None while its cards can't be reached."""
         try:
             told: bytes = await self._do(lambda: self._told(whole=whole))
         except AdapterError as error:
@@ -136,7 +138,10 @@ class Ear:
         return told
 
     def _told(self, *, whole: bool) -> bytes:
-        return fleet_wire.state_out(self._node, self._core.discover(), self._core.status(), whole=whole)
+        infos, status = self._core.discover(), self._core.status()
+        if not whole and not self._news.worth(infos, status):
+            return b""
+        return fleet_wire.state_out(self._node, infos, status, whole=whole)
 
 
 class FleetEar:

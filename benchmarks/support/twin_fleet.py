@@ -51,30 +51,39 @@ class TwinFleet:
 
     def cpu_s(self) -> dict[str, float]:
         """Seconds of processor time so far: of the server, of the nodes, and of this process."""
-        spent = {part: sum(_cpu_s(pid) for pid in pids) for part, pids in self.processes.items()}
+        spent = {part: sum(cpu_s(pid) for pid in pids) for part, pids in self.processes.items()}
         return spent | {"daemon": time.process_time()}
+
+
+@contextmanager
+def twin_nodes(folder: Path, nodes: int, gpus: int, state_s: float) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
+    """A NATS server and `nodes` simulated nodes; its URL, and the processes by part."""
+    folder.mkdir(parents=True)
+    with ExitStack() as stack:
+        port = free_port()
+        url = f"nats://127.0.0.1:{port}"
+        command = [str(SERVER), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "streams")]
+        server = stack.enter_context(process(command, folder / "server.log"))
+        wait_for(port)
+        twins = [stack.enter_context(_twins(folder, url, *part, gpus, state_s)) for part in _parts(nodes)]
+        for twin in twins:
+            _wait_until_ready(twin)
+        yield url, {"server": (server.pid,), "nodes": tuple(twin.pid for twin in twins)}
 
 
 @contextmanager
 def twin_fleet(folder: Path, nodes: int, gpus: int = 8, deadline_s: float = 60.0) -> Iterator[TwinFleet]:
     """`nodes` simulated nodes with `gpus` cards each, all answering. RuntimeError where they don't in two minutes."""
-    folder.mkdir(parents=True)
     with ExitStack() as stack:
-        port = _free_port()
-        url = f"nats://127.0.0.1:{port}"
-        command = [str(SERVER), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "streams")]
-        server = stack.enter_context(_process(command, folder / "server.log"))
-        _wait_for(port)
-        twins = [stack.enter_context(_twins(folder, url, *part, gpus)) for part in _parts(nodes)]
-        for twin in twins:
-            _wait_until_ready(twin)
+        # The states that nodes tell are a load of their own, measured as such (the footprint).
+        url, processes = stack.enter_context(twin_nodes(folder, nodes, gpus, state_s=10.0))
         power = FleetPower(BusSettings((url,), "daemon"), deadline_s, replicas=1)
         stack.callback(power.close)
         store = Store.open(folder / "books.sqlite")
         stack.callback(store.close)
         cards = _all_cards(power, nodes * gpus)
         dispatcher = Dispatcher(store, power, {"all": cards}, writes=True, epoch=1)
-        yield TwinFleet(power, dispatcher, len(cards), {"server": (server.pid,), "nodes": tuple(t.pid for t in twins)})
+        yield TwinFleet(power, dispatcher, len(cards), processes)
 
 
 def _parts(nodes: int) -> list[tuple[int, int]]:
@@ -85,30 +94,31 @@ def _parts(nodes: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def _twins(folder: Path, url: str, number: int, count: int, gpus: int) -> Iterator[subprocess.Popen[bytes]]:
-    # The states that nodes tell every second are a load of their own, measured as such (the footprint): here they come
-    # as seldom as a site of this size would let them.
+def _twins(
+    folder: Path, url: str, number: int, count: int, gpus: int, state_s: float
+) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "scheduler.twin_nodes", "--fleet", url, "--prefix", f"t{number}"]
-    command += ["--count", str(count), "--gpus", str(gpus), "--tick-s", "5", "--state-s", "10"]
-    with _process(command, folder / f"twins-{number}.log") as twin:
+    command += ["--count", str(count), "--gpus", str(gpus), "--tick-s", "5", "--state-s", str(state_s)]
+    with process(command, folder / f"twins-{number}.log") as twin:
         yield twin
 
 
 @contextmanager
-def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(command: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process that is ended, its errors in a file."""
     with log.open("wb") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=env)
     try:
-        yield process
+        yield child
     finally:
-        process.terminate()
+        child.terminate()
         try:
-            process.wait(20)
+            child.wait(20)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(20)
-        if process.stdout is not None:
-            process.stdout.close()
+            child.kill()
+            child.wait(20)
+        if child.stdout is not None:
+            child.stdout.close()
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes]) -> None:
@@ -128,17 +138,19 @@ def _all_cards(power: FleetPower, count: int) -> tuple[str, ...]:
     raise RuntimeError(f"{len(found)} of {count} cards answered within {START_S:g} s")
 
 
-def _wait_for(port: int) -> None:
+def wait_for(port: int) -> None:
+    """Until somebody listens there. RuntimeError after two minutes."""
     ends = time.monotonic() + START_S
     while time.monotonic() < ends:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise RuntimeError("nats-server does not listen")
+    raise RuntimeError(f"nobody listens on port {port}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on loopback that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -151,7 +163,7 @@ def _took(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Processor time of a process with all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,40 @@
+"""A node tells what is new at once, and what isn't just often enough not to count as lost."""
+
+from dataclasses import replace
+
+from adapters.ports import GpuInfo
+from adapters.power.fleet import STALE_S
+from scheduler.agent_news import QUIET_S, News
+
+CARD = GpuInfo("GPU-1", "A100", 100.0, 400.0, 400.0, 400.0, 400.0, 300.0)
+STATUS = {"phase": "free", "sequence": 1, "lease_left_s": 10.0, "found_w": {}}
+
+
+def test_small_changes_wait_and_everything_else_is_told_at_once():
+    at = [100.0]
+    news = News(lambda: at[0])
+
+    def worth(status=STATUS, **card):
+        return news.worth({"GPU-1": replace(CARD, **card)}, status)
+
+    assert worth()
+    assert not worth(draw_w=301.9), "less than 2 W"
+    assert not worth(status={**STATUS, "lease_left_s": 9.0}), "a lease that runs is no news"
+    assert worth(draw_w=303.0)
+    assert not worth(draw_w=301.5), "against what was told last"
+    assert worth(draw_w=303.0, enforced_w=390.0)
+    assert worth(draw_w=303.0, enforced_w=390.0, status={**STATUS, "phase": "leased"})
+    at[0] += QUIET_S - 0.1
+    assert not worth(draw_w=303.0, enforced_w=390.0, status={**STATUS, "phase": "leased"})
+    at[0] += 0.1
+    assert worth(draw_w=303.0, enforced_w=390.0, status={**STATUS, "phase": "leased"})
+
+
+def test_slow_drift_is_told_when_it_adds_up():
+    news = News(lambda: 0.0)
+    told = [news.worth({"GPU-1": replace(CARD, draw_w=300.0 + step)}, STATUS) for step in range(7)]
+    assert told == [True, False, True, False, True, False, True]
+
+
+def test_a_quiet_node_is_heard_twice_before_it_counts_as_lost():
+    assert 2 * QUIET_S < STALE_S
