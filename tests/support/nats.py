@@ -35,6 +35,7 @@ class Servers:
     nodes: tuple[str, ...]
     count: int = 1
     leaves: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ("127.0.0.1",)
     peers: tuple[Peer, ...] = ()
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
@@ -44,7 +45,7 @@ class Servers:
             self.peers = tuple(Peer(f"s{number}", "127.0.0.1", *pair) for number, pair in enumerate(ports))
             self.halls = tuple(Peer(name, "127.0.0.1", free_port()) for name in self.leaves)
             self.leaf_port = free_port()
-        where = (("127.0.0.1",), self.folder / "streams", self.halls, self.leaf_port)
+        where = (self.hosts, self.folder / "streams", self.halls, self.leaf_port)
         init_fleet(self.folder, FleetPlan(self.nodes, self.peers, *where))
 
     def start(self, *names):
@@ -70,8 +71,8 @@ class Servers:
 
 
 @contextmanager
-def nats_servers(folder, *nodes, count=1, leaves=()):
-    servers = Servers(folder, nodes, count, leaves)
+def nats_servers(folder, *nodes, count=1, leaves=(), hosts=("127.0.0.1",)):
+    servers = Servers(folder, nodes, count, leaves, hosts)
     servers.init()
     servers.start()
     try:

@@ -15,6 +15,7 @@ PACKAGES = {
     "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "gcc": "gcc libc6-dev",
+    "ip": "iproute2",
     "prometheus": "prometheus",
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",
