@@ -89,6 +89,18 @@ def _top_rate(tops: dict[str, tuple[int, float]], job: BatchJob) -> float:
     return max((min(job.max_gpus, count) * top for count, top in found), default=0.0)
 
 
+def _top_rates(tops: dict[str, tuple[int, float]], jobs: tuple[BatchJob, ...]) -> Floats:
+    """The same of all jobs; many have the same pools."""
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for n, job in enumerate(jobs):
+        alike.setdefault(job.pools, []).append(n)
+    gpus, rates = np.array([job.max_gpus for job in jobs], dtype=np.float64), np.zeros(len(jobs))
+    for pools, members in alike.items():
+        for count, top in (tops[name] for name in pools if name in tops):
+            rates[members] = np.maximum(rates[members], np.minimum(gpus[members], count) * top)
+    return rates
+
+
 def _seen(problem: Problem, tops: dict[str, tuple[int, float]]) -> _Seen:
     jobs, start = problem.jobs, problem.grid.start
     edges = np.array([(edge - start).total_seconds() / 3600.0 for edge in problem.grid.edges])
@@ -101,7 +113,7 @@ def _seen(problem: Problem, tops: dict[str, tuple[int, float]]) -> _Seen:
     ended = (JobState.DONE, JobState.CANCELLED)
     return _Seen(
         hours=np.diff(edges),
-        rate=np.array([_top_rate(tops, job) for job in jobs]),
+        rate=_top_rates(tops, jobs),
         left=left,
         open_h=np.clip(edges[1:] - np.maximum(edges[:-1], release[:, None]), 0.0, None),
         timely_h=np.clip(np.minimum(edges[1:], deadline[:, None]) - edges[:-1], 0.0, None),

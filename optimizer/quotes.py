@@ -80,11 +80,12 @@ def prices_of(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints) -> Pric
     np.maximum(prices.spent, prices.heir_saves, out=prices.less)
     gives = np.argwhere(prices.given < prices.fill).tolist()
     prices.why.update({(g, t): Reason.POOL_FULL for g, t in gives})  # noqa: C420 - lists are no keys
+    slope = _slopes(facts, arrays.families["seg"])
     for pool in facts.pools:
         if pool.batch:
             _spare_gpus(facts, pool, per_kw[pool.index], prices)
         else:
-            _served(facts, arrays, answer, pool, prices)
+            _served(facts, arrays, answer, pool, prices, slope)
     _forbidden(facts, arrays, answer, prices)
     return prices
 
@@ -95,15 +96,24 @@ def quotes_of(facts: Facts, prices: Prices) -> dict[str, PoolQuote]:
 
 
 def _quote(pool: PoolFacts, prices: Prices) -> PoolQuote:
-    more, less = prices.more[pool.index].tolist(), prices.less[pool.index].tolist()
-    tokens = pool.pool.tokens_per_gpu_h
-    found = tuple(price if price < INF else None for price in more)
+    more, less = prices.more[pool.index], prices.less[pool.index]
+    tokens, known = pool.pool.tokens_per_gpu_h, more < INF
+    named = known & (tokens > 0)
+    per_mtok = np.where(known, more, 0.0) / (tokens if tokens > 0 else 1.0) * 1e6
+    reasons = [None if one else Reason.POOL_FULL for one in known.tolist()]
     return PoolQuote(
-        found,
-        tuple(price if price > -INF else None for price in less),
-        tuple(price / tokens * 1e6 if price is not None and tokens > 0 else None for price in found),
-        tuple(prices.why.get((pool.index, t), Reason.POOL_FULL if p is None else None) for t, p in enumerate(found)),
+        _where(known, more),
+        _where(less > -INF, less),
+        _where(named, per_mtok),
+        tuple(prices.why.get((pool.index, t), reason) for t, reason in enumerate(reasons)),
     )
+
+
+def _where(known: Flags, values: Floats) -> tuple[float | None, ...]:
+    """Numbers, None where they are not known."""
+    found = values.astype(object)
+    found[~known] = None
+    return tuple(found.tolist())
 
 
 def _cost_of_draw(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
@@ -196,8 +206,8 @@ def _spare_gpus(facts: Facts, pool: PoolFacts, per_kw: Floats, prices: Prices) -
     row[spare] = np.minimum(row[spare], cost[spare])
 
 
-def _served(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts, prices: Prices) -> None:
-    """Interactive and training pools: the least of two ways.
+def _served(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts, prices: Prices, slope_of: Floats) -> None:
+    """Interactive and training pools: the least of two ways; `slope_of` every segment column.
 
     1. An idle GPU becomes busy at the present point of the curve (one less: a busy one idle). With n busy GPUs the
        objective moves by S = y_balance * PUE * (low_w - idle_w)/1000 + sum r*seg/n + y_floor * (floor - least) +
@@ -209,7 +219,7 @@ def _served(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts, price
     seg, reduced = arrays.families["seg"], arrays.of("seg", answer.reduced)
     mine = np.flatnonzero(seg.keys[0] == pool.index)
     t = seg.keys[1][mine]
-    slope, hours = _slopes(facts, seg)[mine], facts.hours
+    slope, hours = slope_of[mine], facts.hours
     at, _, high = (part[mine] for part in _bounds(arrays, seg, answer))
     cost = reduced[mine] / (slope * hours[t]) + value
     more, less = prices.more[pool.index], prices.less[pool.index]
@@ -219,8 +229,7 @@ def _served(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts, price
     rents = np.bincount(t, reduced[mine] * at, minlength=facts.count) / busy
     rate = pool.base_throughput + np.bincount(t, slope * at, minlength=facts.count) / busy
     none = pool.working <= 1e-9
-    low_w = np.array([hull.base_w for hull in pool.hulls])
-    top_w, top = np.array([hull.top_w for hull in pool.hulls]), np.array([hull.top_throughput for hull in pool.hulls])
+    low_w, top_w, top = pool.base_w, pool.top_w, pool.top_throughput
     balance = arrays.of_rows("balance", answer.duals).reshape(facts.other_kw.shape)[pool.site] * facts.pue[pool.site]
     moved = _change_of_level(facts, arrays, answer)[pool.index] * (top_w - low_w) / 1000.0
     floor = _floor_dual(facts, arrays, answer, pool) * (pool.floor_work / busy - pool.base_throughput)

@@ -97,5 +97,5 @@ def _worth(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, basis: Bas
     starts = starts_of(facts, arrays, answer, homes, prices, prices_now(facts))
     if starts and budget.probes > 0:
         starts = probed(facts, confined(facts, arrays, answer, homes), homes, starts, basis, budget)
-    named = {facts.jobs[job].job.id: start for job, start in starts.items()}
+    named = {facts.table.jobs[job].id: start for job, start in starts.items()}
     return Worth(marginal_per_mwh(facts, arrays, answer), quotes_of(facts, prices), named)

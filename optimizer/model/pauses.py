@@ -24,7 +24,7 @@ def add_pauses(model: Model) -> None:
     """
     facts, table = model.facts, model.facts.table
     steps = steps_of(facts)
-    most = most_rate(model)
+    most = most_rate(model) if steps.stepped.any() else np.zeros((len(table), facts.count))
     open_ = (most > 0) & steps.stepped[:, None] & (steps.lasting[:, None] | (np.arange(facts.count) == 0))
     j, t = np.nonzero(open_)
     now = t == 0
@@ -45,6 +45,8 @@ def add_pauses(model: Model) -> None:
 
 def add_rate_of(model: Model, rows: Rows, at: Ints, coefficient: float) -> None:
     """Add x + late of all pools to the rows `at` [job, interval] (-1: none)."""
+    if not len(rows):
+        return
     for name in ("x", "late"):
         columns = model.get(name)
         here = at[columns.keys[0], columns.keys[2]]
@@ -65,6 +67,8 @@ def most_rate(model: Model) -> Floats:
 
 def _on(model: Model, rows: Rows, at: Ints, j: Ints, t: Ints, coefficient: float) -> None:
     """Add on[j,t] to rows; pairs without a column are off, and add nothing."""
+    if not len(at):
+        return
     shape = (len(model.facts.jobs), model.facts.count)
     for name in ("on_now", "on"):
         columns = model.get(name)
