@@ -31,6 +31,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     "power": {
         "amdsmi": "adapters.power.amdsmi:AmdPower",
         "redfish": "adapters.power.redfish:RedfishPower",
+        "zeusd": "adapters.power.zeusd:ZeusdPower",
     },
     "meters": {
         "modbus": "adapters.meters.modbus:ModbusMeter",

@@ -1,5 +1,5 @@
 """What every power actuator must do, whatever stands behind it: simulated GPUs, NVML, the node agent, a
-management controller, AMD SMI."""
+management controller, AMD SMI, zeusd."""
 
 from time import perf_counter
 
@@ -12,7 +12,7 @@ from tests.support.power_worlds import DEADLINE_S, power_world
 FAULTS = [Reason.GPU_LOST, Reason.NO_PERMISSION, Reason.CAP_REFUSED, Reason.CALL_TIMEOUT]
 
 
-@pytest.fixture(params=["simulated", "nvml", "agent", "fleet", "redfish", "amdsmi"])
+@pytest.fixture(params=["simulated", "nvml", "agent", "fleet", "redfish", "amdsmi", "zeusd"])
 def world(request, tmp_path, monkeypatch):
     with power_world(request.param, tmp_path, monkeypatch) as made:
         yield made

@@ -31,6 +31,7 @@ from adapters.power.fleet_wire import NodeState
 from adapters.power.nvml import NvmlPower
 from adapters.power.redfish import RedfishConfig, RedfishPower
 from adapters.power.simulated import SimulatedPower
+from adapters.power.zeusd import ZeusdConfig, ZeusdPower
 from optimizer.domain import CurvePoint, GpuPool, PowerCurve, Work
 from optimizer.reasons import Reason
 from scheduler.agent import run_agent
@@ -65,7 +66,7 @@ def power_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     if kind == "simulated":
         yield _simulated_world()
         return
-    others = {"redfish": _redfish_world, "amdsmi": _amd_world}
+    others = {"redfish": _redfish_world, "amdsmi": _amd_world, "zeusd": _zeusd_world}
     if kind in others:
         with others[kind](folder, monkeypatch) as made:
             yield made
@@ -286,6 +287,35 @@ def _amd_world(folder: Path, _monkeypatch: pytest.MonkeyPatch) -> Iterator[World
     finally:
         for card in cards.values():
             card.hang = 0
+        power.close()
+
+
+@contextmanager
+def _zeusd_world(folder: Path, _monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    from tests.support.zeusd import running_zeusd
+
+    with running_zeusd(folder / "zeusd.sock") as (zeusd, url):
+        config = ZeusdConfig(type="zeusd", servers={"n1": url}, timeout="3s")
+        power = ZeusdPower(config, AdapterContext(WallClock(), folder))
+        cards = {f"n1/{gpu.address}": gpu for gpu in zeusd.gpus}
+
+        def fail(gpu: str, reason: Reason) -> None:
+            if reason is Reason.GPU_LOST:
+                cards[gpu].broken = (500, "NVML error: the GPU has fallen off the bus or has become inaccessible")
+            elif reason is Reason.CALL_TIMEOUT:
+                cards[gpu].hang = threading.Event()
+            elif reason is Reason.NO_PERMISSION:
+                cards[gpu].refuses = (403, "NVML error: the current user does not have permission")
+            else:
+                cards[gpu].refuses = (400, "NVML error: a provided argument is invalid")
+
+        def board(gpu: str, watts: float) -> None:
+            cards[gpu].board = round(watts * 1000)
+
+        def truth() -> dict[str, float]:
+            return {gpu: card.limit / 1000 for gpu, card in cards.items()}
+
+        yield World(power, list(cards), fail, board, truth, tells_requested=False)
         power.close()
 
 

@@ -78,7 +78,7 @@ CASES = [
     ("USD/MWh", "EUR/MWh", '24: signals[0].unit: "EUR/MWh" is EUR, but the config is in USD; no conversion is made'),
     ("USD/MWh", "USD/GWh", '24: signals[0].unit: "USD/GWh" is not a unit of price; write USD/MWh, USD/kWh or c/kWh'),
     ("timezone: UTC", "timezne: UTC", '24: signals[0].timezne: unknown key. Did you mean "timezone"?'),
-    ("type: simulated", "type: nvlm", '26: power.type: "nvlm" is not one of agent, fleet, nvml, simulated. Did you mean "nvml"?'),
+    ("type: simulated", "type: nvlm", '26: power.type: "nvlm" is not one of agent, amdsmi, fleet, nvml, redfish, simulated, zeusd. Did you mean "nvml"?'),
     ("pool: tune", "pool: chat", '29: jobs.initial[0].pool: "chat" has work "interactive"; here it must be "batch"'),
     ("max_gpus: 8", "max_gpus: 80", "29: jobs.initial[0].max_gpus: 80 is more than pool tune has (32)"),
     ("12:00:00-07:00", "12:00:00", '29: jobs.initial[0].deadline: "2022-09-07T12:00:00" is not a time with an offset, such as 2022-09-06T14:00:00-07:00 or ...Z'),

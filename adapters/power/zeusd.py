@@ -1,0 +1,208 @@
+"""GPU power through zeusd, the privileged daemon of the Zeus project, on sites that run it already.
+
+Why: it holds the privilege, so that neither our daemon nor our agent needs it. It has no lease and restores nothing, so
+run `gridpace agent --power` over it. Cards are named by their place on the bus: zeusd's own indices may change with a
+reboot, and are looked up anew for every order.
+
+The API is that of https://ml.energy/zeus/zeusd/api/, over its Unix socket or TCP; limits are in milliwatts. Versions
+that don't tell limits and addresses yet are refused with a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from time import perf_counter
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from adapters.context import AdapterContext
+from adapters.fields import AdapterConfig, Duration, Id
+from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, Receipt
+from adapters.power.orders import CardError, OrderBook, Setting
+from adapters.power.zeusd_api import Zeusd
+from adapters.secrets import Secret
+from adapters.workers import Abandoned, Crew, Patience, Turn
+from optimizer.reasons import Note, Reason
+
+MW = 1000.0
+Address = Annotated[str, Field(pattern=r"^(unix:///[^\s?#]+|https?://[^\s/?#@]+)$")]
+MEANING = {
+    Reason.GPU_LOST: "is not among zeusd's GPUs, or has fallen off the bus",
+    Reason.NODE_LOST: "is behind a zeusd that does not answer",
+    Reason.NO_PERMISSION: "may not be limited: zeusd, its API groups or the token don't allow it",
+}
+
+
+class ZeusdConfig(AdapterConfig):
+    """GPUs of one or several machines on which zeusd runs."""
+
+    type: Literal["zeusd"] = Field(description="GPUs of machines that run zeusd.", examples=["zeusd"])
+    servers: dict[Id, Address] = Field(
+        default={"local": "unix:///run/zeusd/zeusd.sock"},
+        min_length=1,
+        description="Name and address of each zeusd: unix:///path of its socket, or http://host:port.",
+        examples=[{"local": "unix:///run/zeusd/zeusd.sock"}],
+    )
+    token: Secret | None = Field(
+        default=None,
+        description="Where a token with the scopes gpu-control and gpu-read lies, if zeusd asks for one.",
+        examples=["credential:zeusd"],
+    )
+    persistence: bool = Field(
+        default=False,
+        description="Turn persistence mode on, where it is off, before a limit is set; it then stays on.",
+        examples=[True],
+    )
+    timeout: Duration = Field(
+        default=timedelta(seconds=3),
+        description="How long one card may take to obey an order before it counts as lost.",
+        examples=["3s"],
+    )
+
+
+class ZeusdPower:
+    """`PowerActuator` over zeusd, in parallel over the cards of all machines."""
+
+    Config = ZeusdConfig
+
+    def __init__(self, config: ZeusdConfig, context: AdapterContext) -> None:
+        self._config = config
+        self._seconds = config.timeout.total_seconds()
+
+        def token() -> str | None:
+            return None if config.token is None else config.token.reveal(context.base_dir)
+
+        self._servers = {name: Zeusd(name, url, token, self._seconds) for name, url in config.servers.items()}
+        self._patience = {name: Patience(context.clock, f"zeusd {name}") for name in config.servers}
+        self._doors: Crew[str] = Crew("zeusd")
+        self._crew: Crew[GpuId] = Crew("zeusd")
+        self._book = OrderBook(MEANING)
+
+    def discover(self) -> Mapping[GpuId, GpuInfo]:
+        """Every card that answers now. AdapterError, with what each zeusd said, when none does."""
+        places, troubled = self._places(self._servers)
+
+        def look(gpu: GpuId, _turn: Turn) -> GpuInfo:
+            server, index, model = places[gpu]
+            return _info(server, gpu, index, model)
+
+        answers = self._crew.each(places, look, self._seconds / 2)
+        infos = {gpu: answer for gpu, answer in answers.items() if isinstance(answer, GpuInfo)}
+        if not infos:
+            said = [*troubled.values(), *(one for one in answers.values() if isinstance(one, Exception))]
+            raise AdapterError("; ".join(dict.fromkeys(map(str, said))) or "zeusd: it has no GPU")
+        return infos
+
+    def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
+        """Set these limits on all cards at once, each clamped to its range, and read them back. The lease is the
+        agent's to keep."""
+        return self._order(caps_w, ours=True)
+
+    def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:
+        """Give these limits back, to the milliwatt, and read them back."""
+        return self._order(limits_w, ours=False)
+
+    def close(self) -> None:
+        """End the connections; the limits stay as they are."""
+        self._crew.stop()
+        self._doors.stop()
+        for server in self._servers.values():
+            server.close()
+
+    def _order(self, limits_w: Mapping[GpuId, float], ours: bool) -> Receipt:
+        started = perf_counter()
+        mine = {gpu: gpu.partition("/")[0] for gpu in limits_w if gpu.partition("/")[0] in self._servers}
+        places, troubled = self._places(dict.fromkeys(mine.values()))
+        notes: dict[GpuId, Note] = {}
+
+        def bring(gpu: GpuId, turn: Turn) -> Setting:
+            server, index, _ = places[gpu]
+            if ours and self._config.persistence and _persist(server, index, turn):
+                notes[gpu] = Note(Reason.PERSISTENCE_OFF, gpu, "persistence mode was off; turned on")
+            return _set(server, index, limits_w[gpu], turn)
+
+        done = self._crew.each([gpu for gpu in mine if gpu in places], bring, self._seconds / 2)
+        silent: dict[GpuId, Setting | Exception] = {g: troubled[name] for g, name in mine.items() if name in troubled}
+        receipt = self._book.receipt(limits_w, silent | dict(done), ours, started)
+        told = receipt.notes + tuple(dict(notes).values())
+        return Receipt(receipt.enforced_w, receipt.failures, told, receipt.seconds)
+
+    def _places(self, names: Mapping[str, object]) -> tuple[dict[GpuId, tuple[Zeusd, int, str]], dict[str, CardError]]:
+        """Where each card is now (server, index, model), and what is wrong with each server that doesn't tell. One that
+        is away is then left alone for a while."""
+        troubled: dict[str, CardError] = {}
+        asked = []
+        for name in names:
+            try:
+                self._patience[name].check()
+                asked.append(name)
+            except AdapterError as error:
+                troubled[name] = CardError(str(error), Reason.NODE_LOST)
+        found: dict[GpuId, tuple[Zeusd, int, str]] = {}
+        answers = self._doors.each(asked, lambda name, _: self._servers[name].gpus(), self._seconds / 2)
+        for name, answer in answers.items():
+            if isinstance(answer, Exception):
+                troubled[name] = _trouble(name, answer)
+                self._patience[name].failed("")
+                continue
+            self._patience[name].worked()
+            for index, address, model in answer:
+                found[f"{name}/{address}"] = (self._servers[name], index, model)
+        return found, troubled
+
+
+def _trouble(name: str, error: Exception) -> CardError:
+    if isinstance(error, CardError):
+        return error
+    if isinstance(error, Abandoned):
+        return CardError(f"zeusd {name}: no answer in time", Reason.CALL_TIMEOUT)
+    if isinstance(error, AdapterError):  # the token cannot be read
+        return CardError(str(error), Reason.NO_PERMISSION)
+    raise error
+
+
+def _info(server: Zeusd, gpu: GpuId, index: int, model: str) -> GpuInfo:
+    low, high = server.range_mw(index)
+    limit_w = server.limit_mw(index) / MW
+    return GpuInfo(
+        id=gpu,
+        model=model,
+        min_w=low / MW,
+        max_w=high / MW,
+        default_w=high / MW,
+        limit_w=limit_w,
+        enforced_w=limit_w,
+        draw_w=server.power_mw(index) / MW,
+        persistence=server.persistence(index),
+    )
+
+
+def _set(server: Zeusd, index: int, ordered_w: float, turn: Turn) -> Setting:
+    """Bring one card to a limit and read it back; writes only where another limit holds."""
+    low, high = server.range_mw(index)
+    allowed = min(max(round(ordered_w * MW), low), high)
+    found = server.limit_mw(index)
+    enforced = found
+    if found != allowed:
+        turn.check()
+        server.set_limit(index, allowed)
+        enforced = server.limit_mw(index)
+    return Setting(ordered_w, _watts(allowed, ordered_w), found / MW, enforced / MW)
+
+
+def _watts(milliwatts: int, ordered_w: float) -> float:
+    """The order itself where it was not clamped, however it is rounded."""
+    return ordered_w if milliwatts == round(ordered_w * MW) else milliwatts / MW
+
+
+def _persist(server: Zeusd, index: int, turn: Turn) -> bool:
+    """True when persistence mode was off and is on now."""
+    if server.persistence(index):
+        return False
+    turn.check()
+    server.set_persistence(index)
+    if not server.persistence(index):
+        raise CardError(f"{server.place}: GPU {index} does not keep persistence mode on", Reason.CAP_REFUSED)
+    return True
