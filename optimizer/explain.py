@@ -6,23 +6,22 @@ from the same problem and plan that were obeyed.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from optimizer.domain import BatchJob, GpuPool, Plan, PoolInputs, Problem, SiteInputs, Work
 from optimizer.envelope import mean_limit_kw
 from optimizer.reasons import Reason
 
 
-def explain_pool(problem: Problem, plan: Plan, pool_id: str, index: int = 0) -> str:
-    """Why the pool has its cap in interval `index`. Raises KeyError for an unknown pool, IndexError off the grid."""
+def explain_pool(problem: Problem, plan: Plan, pool_id: str, index: int = 0, zone: tzinfo = UTC) -> str:
+    """Why the pool has its cap in interval `index`, times as clocks in `zone` show them. Raises KeyError
+    for an unknown pool, IndexError off the grid."""
     inputs = _pool(problem, pool_id)
     pool, orders = inputs.pool, plan.pools[pool_id]
     reason = orders.reasons[index]
-    until = _clock(_until(plan, orders.reasons, index), plan.grid.starts[index])
+    until = _clock(_until(plan, orders.reasons, index), plan.grid.starts[index], zone)
     if pool.work is Work.BATCH:
-        return (
-            f"{_batch_state(pool, plan, index)} because {_cause(problem, plan, inputs, index, reason)} until {until}."
-        )
+        return f"{_batch_state(pool, plan, index)} because {_cause(problem, plan, inputs, index, reason, zone)} until {until}."
     busy = inputs.load[index] * pool.count
     if reason is Reason.NO_WORK or busy <= 0:
         return f"{pool_id} has no work until {until}; its GPUs idle at {pool.curve.idle_w:.0f} W."
@@ -32,7 +31,7 @@ def explain_pool(problem: Problem, plan: Plan, pool_id: str, index: int = 0) -> 
     free = _change(reason, pool)
     return (
         f"{pool_id} is capped at {orders.cap_w[index]} W ({share:.0%} throughput) because "
-        f"{_cause(problem, plan, inputs, index, reason)} until {until}; {free}."
+        f"{_cause(problem, plan, inputs, index, reason, zone)} until {until}; {free}."
     )
 
 
@@ -55,7 +54,7 @@ def _change(reason: Reason, pool: GpuPool) -> str:
     return f"without it {pool.max_cap_w:.0f} W"
 
 
-def _cause(problem: Problem, plan: Plan, inputs: PoolInputs, index: int, reason: Reason) -> str:
+def _cause(problem: Problem, plan: Plan, inputs: PoolInputs, index: int, reason: Reason, zone: tzinfo) -> str:
     """The cause as a clause with its numbers."""
     site = next(site for site in problem.sites if site.id == inputs.pool.site)
     price = f"{site.price_per_mwh[index]:.0f} {problem.currency}/MWh"
@@ -75,7 +74,7 @@ def _cause(problem: Problem, plan: Plan, inputs: PoolInputs, index: int, reason:
         Reason.CHANGE_COST: "moving the cap for so short a time costs more than it brings",
     }
     if reason in {Reason.DR_EVENT, Reason.REBOUND_LIMIT}:
-        return _event_clause(problem, plan, site.id, index, reason)
+        return _event_clause(problem, plan, site.id, index, reason, zone)
     return clauses.get(reason, str(reason).replace("_", " "))
 
 
@@ -94,7 +93,7 @@ def explain_event(problem: Problem, plan: Plan, event_id: str) -> str:
     return f"opted out: would pay {pays} and cost {costs}"
 
 
-def _event_clause(problem: Problem, plan: Plan, site: str, index: int, reason: Reason) -> str:
+def _event_clause(problem: Problem, plan: Plan, site: str, index: int, reason: Reason, zone: tzinfo) -> str:
     """Which event binds and to what."""
     start, end = problem.grid.edges[index], problem.grid.edges[index + 1]
     asking = [
@@ -104,8 +103,8 @@ def _event_clause(problem: Problem, plan: Plan, site: str, index: int, reason: R
     over = event.end + timedelta(seconds=event.ramp_out_s)
     if reason is Reason.REBOUND_LIMIT:
         over += timedelta(seconds=event.rebound_s)
-        return f"after event {event.id} the site may draw no more than {_mw(cap)} (rebound) {_to(over, start)}"
-    return f"event {event.id} limits the site to {_mw(cap)} {_to(over, start)}"
+        return f"after event {event.id} the site may draw no more than {_mw(cap)} (rebound) {_to(over, start, zone)}"
+    return f"event {event.id} limits the site to {_mw(cap)} {_to(over, start, zone)}"
 
 
 def _coincident_clause(site: SiteInputs, index: int, currency: str) -> str:
@@ -117,8 +116,8 @@ def _coincident_clause(site: SiteInputs, index: int, currency: str) -> str:
     return f"the grid's peak {charge.id} lies here with p = {chance:.2g} and costs {price}"
 
 
-def _to(moment: datetime, seen_from: datetime) -> str:
-    return f"(ends {_clock(moment, seen_from)})"
+def _to(moment: datetime, seen_from: datetime, zone: tzinfo) -> str:
+    return f"(ends {_clock(moment, seen_from, zone)})"
 
 
 def _mw(kw: float) -> str:
@@ -132,7 +131,7 @@ def _peak_kw(site: SiteInputs, plan: Plan) -> float:
     return max(billed, *plan.sites[site.id].import_kw)
 
 
-def explain_job(problem: Problem, plan: Plan, job_id: str) -> str:
+def explain_job(problem: Problem, plan: Plan, job_id: str, zone: tzinfo = UTC) -> str:
     """Why the job runs or waits now, when it will be done, and whether it meets its deadline. Raises KeyError."""
     job = next((job for job in problem.jobs if job.id == job_id), None)
     if job is None:
@@ -144,13 +143,15 @@ def explain_job(problem: Problem, plan: Plan, job_id: str) -> str:
     if reason is Reason.DEADLINE_UNREACHABLE or not _batch_pools(problem, job):
         return f"{job_id} can't run: none of its pools ({', '.join(job.pools) or 'none named'}) runs batch work."
     if orders.work_gpus[0] > 1e-9:
-        cause = _job_cause(problem, plan, orders.pool, reason)
+        cause = _job_cause(problem, plan, orders.pool, reason, zone)
         state = f"{job_id} runs on {orders.pool} at {orders.work_gpus[0]:.1f} GPUs because {cause}"
-        return f"{state}; {_ending(job, plan)}."
+        return f"{state}; {_ending(job, plan, zone)}."
     first = next((t for t, rate in enumerate(orders.work_gpus) if rate > 1e-9), None)
-    start = f"until {_clock(grid.starts[first], grid.start)}" if first is not None else "beyond this plan's horizon"
-    cause, price = _job_cause(problem, plan, orders.pool, reason), _start_price(problem, plan, job_id)
-    return f"{job_id} waits {start} because {cause}; {price}{_ending(job, plan)}."
+    start = (
+        f"until {_clock(grid.starts[first], grid.start, zone)}" if first is not None else "beyond this plan's horizon"
+    )
+    cause, price = _job_cause(problem, plan, orders.pool, reason, zone), _start_price(problem, plan, job_id)
+    return f"{job_id} waits {start} because {cause}; {price}{_ending(job, plan, zone)}."
 
 
 def _start_price(problem: Problem, plan: Plan, job_id: str) -> str:
@@ -178,7 +179,7 @@ def _batch_pools(problem: Problem, job: BatchJob) -> list[str]:
     return [name for name in job.pools if name in names]
 
 
-def _job_cause(problem: Problem, plan: Plan, pool_id: str, reason: Reason) -> str:
+def _job_cause(problem: Problem, plan: Plan, pool_id: str, reason: Reason, zone: tzinfo) -> str:
     """The cause of a job's state now."""
     inputs = _pool(problem, pool_id)
     site = next(site for site in problem.sites if site.id == inputs.pool.site)
@@ -197,19 +198,19 @@ def _job_cause(problem: Problem, plan: Plan, pool_id: str, reason: Reason) -> st
         Reason.RAMP_LIMIT: "the site may not rise faster",
     }
     if reason in {Reason.DR_EVENT, Reason.REBOUND_LIMIT}:
-        return _event_clause(problem, plan, site.id, 0, reason)
+        return _event_clause(problem, plan, site.id, 0, reason, zone)
     return clauses.get(reason, str(reason).replace("_", " "))
 
 
-def _ending(job: BatchJob, plan: Plan) -> str:
+def _ending(job: BatchJob, plan: Plan, zone: tzinfo) -> str:
     """When it will be done, against its deadline."""
     orders = plan.jobs[job.id]
-    deadline = _clock(job.deadline, plan.grid.start)
+    deadline = _clock(job.deadline, plan.grid.start, zone)
     if orders.undone_gpu_h > 1e-6:
         return f"{orders.undone_gpu_h:.1f} of its {job.left_gpu_h:.1f} GPU-hours can't be done (deadline {deadline})"
     if orders.finish is None:
         return f"the rest is done after the horizon, before its deadline {deadline}"
-    when = _clock(orders.finish, plan.grid.start)
+    when = _clock(orders.finish, plan.grid.start, zone)
     if orders.late_gpu_h > 1e-6:
         return f"done {when}, with {orders.late_gpu_h:.1f} GPU-hours after its deadline {deadline}"
     return f"done {when}, before its deadline {deadline}"
@@ -231,6 +232,9 @@ def _until(plan: Plan, reasons: tuple[Reason, ...], index: int) -> datetime:
     return plan.grid.edges[end + 1]
 
 
-def _clock(moment: datetime, seen_from: datetime) -> str:
-    """A moment in UTC as a person reads it: the day only when it is another one."""
-    return moment.strftime("%H:%MZ" if moment.date() == seen_from.date() else "%d %b %H:%MZ")
+def _clock(moment: datetime, seen_from: datetime, zone: tzinfo) -> str:
+    """A moment as the clocks in `zone` show it, with the zone's name; the day only when it is another one."""
+    here = moment.astimezone(zone)
+    name = "Z" if zone is UTC else f" {here:%Z}"
+    day = "" if here.date() == seen_from.astimezone(zone).date() else f"{here:%d %b} "
+    return f"{day}{here:%H:%M}{name}"

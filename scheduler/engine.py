@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
+from zoneinfo import ZoneInfo
 
 from adapters.ports import Clock, JobSystem, Meter, Reading, SetpointDevice
 from optimizer.domain import BatchJob, DemandCharge, Plan, Prices, Problem
@@ -60,6 +61,11 @@ class SiteModel:
     batteries: tuple[BatteryModel, ...] = ()
     generators: tuple[GeneratorModel, ...] = ()
     reserves: tuple[ReserveModel, ...] = ()
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """What clocks at the site show."""
+        return ZoneInfo(self.timezone)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from scheduler.dispatch_notes import yielded_text
 from scheduler.engine import Context, State
 from scheduler.holding import held_by
 from scheduler.orders import step_index
+from scheduler.reporting import zone_of
 from scheduler.service import Refused
 from scheduler.status import can_shed
 
@@ -18,10 +19,12 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
     plan, problem = state.decision.plan, state.decision.problem
     with suppress(KeyError):
         event = ctx.ledger.status(target)
+        zone = ctx.sites[event.site].zone
+        start, end = event.start.astimezone(zone), event.end.astimezone(zone)
         return (
             f"Event {event.id} ({event.program or 'by hand'}) is {event.state}: "
-            f"{event.site} at or below {event.target_kw:.0f} kW from {event.start:%Y-%m-%d %H:%M}Z "
-            f"to {event.end:%H:%M}Z, baseline {event.baseline_kw:.0f} kW; "
+            f"{event.site} at or below {event.target_kw:.0f} kW from {start:%Y-%m-%d %H:%M} "
+            f"to {end:%H:%M %Z}, baseline {event.baseline_kw:.0f} kW; "
             f"{event.delivered_kwh:.0f} kWh delivered so far, "
             f"at worst {event.worst_over_kw:.0f} kW over. {event.answer}".rstrip()
         )
@@ -30,12 +33,12 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
     step = step_index(plan, ctx.clock.now())
     if target in plan.pools:
         held = held_by(ctx, state, ctx.pools[target].pool, plan, ctx.clock.now())
-        why = held[1] if held is not None else explain_pool(problem, plan, target, step)
+        why = held[1] if held is not None else explain_pool(problem, plan, target, step, zone_of(ctx, target))
         left = ctx.dispatcher.yielded().get(target, {})
         others = f" {yielded_text(target, tuple(left), left)}." if left else ""
         return f"{why} Its power curve: {ctx.curves.status(target).text}.{others}"
     if target in plan.jobs:
-        return explain_job(problem, plan, target)
+        return explain_job(problem, plan, target, zone_of(ctx, plan.jobs[target].pool))
     if target in ctx.sites:
         return _site_sentence(state, target)
     if any(job.id == target for job in ctx.jobs.snapshot()):

@@ -166,14 +166,14 @@ class Facade:
 
     def jobs(self) -> Sequence[JobStatus]:
         """See Service."""
-        return [job_status(job, self.state) for job in self._queue().everything()]
+        return [job_status(job, self.ctx, self.state) for job in self._queue().everything()]
 
     def job(self, job_id: str) -> JobStatus:
         """See Service."""
         found = next((job for job in self._queue().everything() if job.id == job_id), None)
         if found is None:
             raise Refused(f"no job {job_id!r}", 404)
-        return job_status(found, self.state)
+        return job_status(found, self.ctx, self.state)
 
     def submit_job(self, request: JobRequest) -> JobStatus:
         """See Service."""
@@ -197,7 +197,7 @@ class Facade:
             raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
         if replan:
             self.wake()
-        return next(job_status(job, self.state) for job in queue.everything() if job.id == job_id)
+        return next(job_status(job, self.ctx, self.state) for job in queue.everything() if job.id == job_id)
 
     def _queue(self) -> JobQueue:
         if not isinstance(self.ctx.jobs, JobQueue):

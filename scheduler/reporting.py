@@ -5,7 +5,7 @@ Why here: the loops decide, this module only words it. It must never raise for a
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
 from optimizer.curves import throughput_at_cap
@@ -43,7 +43,7 @@ def cycle_report(
         next_at=next_at,
         sites=tuple(_site(ctx, state, problem, plan, site, now) for site in ctx.sites),
         pools=tuple(pool_status(ctx, state, model.pool, problem, plan, now) for model in ctx.pools.values()),
-        jobs=tuple(job_status(job, state) for job in problem.jobs),
+        jobs=tuple(job_status(job, ctx, state) for job in problem.jobs),
         events=tuple(ctx.ledger.statuses()),
         supply=supply_statuses(ctx, state, now),
         sources=tuple(source_status(name, one, now, ctx.sources[name].kind) for name, one in seen.signals.items()),
@@ -105,14 +105,19 @@ def pool_status(ctx: Context, state: State, pool: GpuPool, problem: Problem, pla
         draw_kw=draw,
         throughput=throughput_at_cap(pool.curve, order.cap_w),
         reason=held[0].value if held else plan.pools[pool.id].reasons[step].value,
-        why=held[1] if held else explain_pool(problem, plan, pool.id, step),
+        why=held[1] if held else explain_pool(problem, plan, pool.id, step, zone_of(ctx, pool.id)),
         curve=ctx.curves.status(pool.id),
         yielded=len(ctx.dispatcher.yielded().get(pool.id, ())),
         quote_per_mtok=plan.quotes[pool.id].per_mtok[step] if pool.id in plan.quotes else None,
     )
 
 
-def job_status(job: BatchJob, state: State) -> JobStatus:
+def zone_of(ctx: Context, pool: str) -> tzinfo:
+    """What clocks show where a pool is; UTC for a job that has none yet."""
+    return ctx.sites[ctx.pools[pool].pool.site].zone if pool in ctx.pools else UTC
+
+
+def job_status(job: BatchJob, ctx: Context, state: State) -> JobStatus:
     """A job now: how far it is, when it will be done by the plan, and why it waits or runs."""
     plan, problem = state.decision.plan, state.decision.problem
     planned = plan.jobs.get(job.id) if plan is not None else None
@@ -122,7 +127,7 @@ def job_status(job: BatchJob, state: State) -> JobStatus:
         reason, why = Reason.WORK_DONE.value, f"{job.id} is {job.state.value}"
     elif plan is not None and problem is not None and planned is not None:
         step = step_index(plan, problem.made_at)
-        reason, why = planned.reasons[step].value, explain_job(problem, plan, job.id)
+        reason, why = planned.reasons[step].value, explain_job(problem, plan, job.id, zone_of(ctx, planned.pool))
     return JobStatus(
         id=job.id,
         pool=planned.pool if planned is not None and planned.pool else job.pools[0],

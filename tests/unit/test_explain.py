@@ -1,5 +1,7 @@
 """One sentence with numbers for every pool and job: why, until when, what would change it."""
 
+from zoneinfo import ZoneInfo
+
 import pytest
 
 from optimizer.domain import Work
@@ -39,6 +41,9 @@ def test_a_waiting_job_says_until_when_why_and_what_of_its_deadline():
         "j waits until 22:00Z because power at 90 USD/MWh is dearer than later; it would not start above 10 USD/MWh, "
         "now 90; done 23:00Z, before its deadline 07 Sep 00:00Z."
     )
+    at_the_site = explain_job(made, plan, "j", ZoneInfo("America/Los_Angeles"))
+    assert at_the_site.startswith("j waits until 15:00 PDT because")
+    assert at_the_site.endswith("done 16:00 PDT, before its deadline 17:00 PDT."), "the same day there"
     _, (made, plan) = explained(jobs=[job("j", (0, 1), 300.0, 100)])
     assert "with 200.0 GPU-hours after its deadline 22:00Z" in explain_job(made, plan, "j")
     _, (made, plan) = explained(jobs=[job("j", (0, 1), 30.0, 10, ("nowhere",))])
