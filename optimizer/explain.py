@@ -21,7 +21,8 @@ def explain_pool(problem: Problem, plan: Plan, pool_id: str, index: int = 0, zon
     reason = orders.reasons[index]
     until = _clock(_until(plan, orders.reasons, index), plan.grid.starts[index], zone)
     if pool.work is Work.BATCH:
-        return f"{_batch_state(pool, plan, index)} because {_cause(problem, plan, inputs, index, reason, zone)} until {until}."
+        cause = _cause(problem, plan, inputs, index, reason, zone)
+        return f"{_batch_state(pool, plan, index)} because {cause} until {until}."
     busy = inputs.load[index] * pool.count
     if reason is Reason.NO_WORK or busy <= 0:
         return f"{pool_id} has no work until {until}; its GPUs idle at {pool.curve.idle_w:.0f} W."
