@@ -21,6 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.hall_parking import HallParking
 from adapters.hall_state import (
     Floats,
     HallCounters,
@@ -95,6 +96,7 @@ class SimulatedHall:
         self._gpus = new_gpus(self._pools)
         self._follow_caps()
         self._now = clock.now()
+        self.parking = HallParking(self._pools, self._now, self._lock)
         self._occupy(self._signals(self._now))
         self._gpus.draw_w = self._targets()
 
@@ -132,7 +134,7 @@ class SimulatedHall:
         signals, cut = self._signals(self._now), floor_time(self._now, step) + step
         while cut < target and self._signals(cut) == signals:
             cut += step
-        return signals, min(cut, target)
+        return signals, self.parking.next_ready(self._now, min(cut, target))
 
     def _signals(self, moment: datetime) -> Signals:
         """Sample every outside signal."""
@@ -145,7 +147,8 @@ class SimulatedHall:
     def _cut_at_job_end(self, cut: datetime) -> datetime:
         """End the segment where the first granted job ends, so that its GPUs idle from that moment on."""
         speeds = {state.pool.id: self._mean_speed(state) for state in self._pools if state.pool.work is Work.BATCH}
-        capacity = {state.pool.id: int(self._gpus.live[state.part].sum()) for state in self._pools}
+        able = self._gpus.live & self.parking.able(self._now)
+        capacity = {state.pool.id: int(able[state.part].sum()) for state in self._pools}
         seconds = self._work.plan(speeds, capacity)
         # One microsecond more than computed: a datetime can't hold less, and the job must have ended at the cut.
         return min(cut, self._now + timedelta(seconds=seconds, microseconds=1)) if seconds < 1e9 else cut
@@ -160,8 +163,9 @@ class SimulatedHall:
     def _occupy(self, signals: Signals) -> None:
         """Say how busy every GPU is: by load, or in batch pools the first live GPUs that the grants need."""
         gpus = self._gpus
+        able = gpus.live & self.parking.able(self._now)
         for state, load in zip(self._pools, signals.load, strict=True):
-            live = gpus.live[state.part]
+            live = able[state.part]
             if state.pool.work is Work.BATCH:
                 gpus.busy[state.part] = live & (np.cumsum(live) <= self._work.granted(state.pool.id))
             else:
@@ -171,7 +175,7 @@ class SimulatedHall:
         """Draw in W that every GPU settles to."""
         gpus = self._gpus
         targets: Floats = gpus.idle_w + gpus.busy * (gpus.busy_w - gpus.idle_w)
-        return targets
+        return np.where(self.parking.asleep, self.parking.parked_w, targets)
 
     def _integrate(self, signals: Signals, seconds: float) -> None:
         """Advance draw, energy, work and import over one segment of constant targets by the exact solution."""

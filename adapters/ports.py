@@ -190,6 +190,22 @@ class SetpointDevice(Protocol):
         ...
 
 
+class ParkingHook(Protocol):
+    """Parks idle GPUs of one pool and wakes them; which of those without work, is its own choice."""
+
+    def read(self) -> int:
+        """GPUs that are parked now. Raises AdapterError while it can't do what it was told last."""
+        ...
+
+    def apply(self, gpus: int) -> None:
+        """Have that many parked from now on, the others awake after their time. Returns at once; may be repeated."""
+        ...
+
+    def close(self) -> None:
+        """Wait until the last order is carried out, at most as long as one may take."""
+        ...
+
+
 # ---------------------------------------------------------------- meters
 @dataclass(frozen=True)
 class Reading:

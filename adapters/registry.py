@@ -40,6 +40,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     "jobs": {},
     "dr": {},
     "devices": {"modbus": "adapters.devices.modbus:ModbusDevice"},
+    "parking": {"command": "adapters.parking.command:CommandParking"},
 }
 """kind -> type -> "module:Class" of what ships with Gridpace."""
 

@@ -20,6 +20,7 @@ from optimizer.evaluate import evaluate_facts
 from optimizer.facts import Facts, Floats, late_tail, with_taken
 from optimizer.jobplans import NAMES, JobPlans
 from optimizer.notes import notes_of
+from optimizer.parked import Parked
 from optimizer.poolfacts import PoolFacts
 from optimizer.reasons import CODE, Note, Reason
 from optimizer.supply import Drawn, battery_plans, generator_plans, reserve_plans, without_solver
@@ -53,6 +54,8 @@ class Draft:
     """Batteries and generators; None: by rule."""
     events: Mapping[str, EventPlan] = field(default_factory=dict)
     """Answers to voluntary events; where there is none it is no."""
+    parked: Floats | None = None
+    """GPUs that are parked [pool, interval]; None: all are woken. `draw_kw` counts them as idle."""
 
 
 def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (), solve_s: float = 0.0) -> Plan:
@@ -60,7 +63,10 @@ def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (
     answers = {e.id: draft.events.get(e.id, EventPlan(False)) for e in facts.problem.events if e.undecided}
     facts = with_taken(facts, frozenset(name for name, answer in answers.items() if answer.take_part))
     work = _work(facts, draft)
-    imports = (facts.other_kw + _per_site(facts, draft.draw_kw)) * facts.pue
+    parked = np.zeros_like(draft.draw_kw) if draft.parked is None else draft.parked
+    saves = [pool.parked.saves_kw if pool.parked is not None else 0.0 for pool in facts.pools]
+    asleep_kw = parked * np.array(saves)[:, None]
+    imports = (facts.other_kw + _per_site(facts, draft.draw_kw - asleep_kw)) * facts.pue
     drawn = without_solver(facts, imports) if draft.drawn is None else draft.drawn
     imports = imports + drawn.net_kw(facts)
     room_kw = (np.minimum(facts.limit_kw, facts.events_cap_kw) - imports) / facts.pue
@@ -69,6 +75,11 @@ def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (
     pools = {
         pool.pool.id: _pool_plan(facts, pool, draft.draw_kw[pool.index], work[pool.index], room_kw, reasons[pool.index])
         for pool in facts.pools
+    }
+    pools |= {
+        pool.pool.id: _with_parked(pool, pool.parked, pools[pool.pool.id], parked[pool.index])
+        for pool in facts.pools
+        if pool.parked is not None
     }
     sites = {
         site.id: _site_plan(facts, s, imports[s], draft.worth.marginal) for s, site in enumerate(facts.problem.sites)
@@ -122,6 +133,15 @@ def _pool_plan(
         caps, active = _caps(pool, busy_w(pool, draw_kw)), np.full(facts.count, pool.pool.count)
     names = tuple(NAMES[reasons].tolist())
     return PoolPlan(tuple(draw_kw.tolist()), tuple(work.tolist()), tuple(caps.tolist()), tuple(active.tolist()), names)
+
+
+def _with_parked(pool: PoolFacts, how: Parked, orders: PoolPlan, parked: Floats) -> PoolPlan:
+    """The orders with parked GPUs: they draw less, and no more are active than are awake."""
+    awake = np.ceil(how.awake(parked) - 1e-6)
+    active = np.minimum(np.array(orders.active_gpus), np.maximum(0, awake).astype(np.int64))
+    draw = np.array(orders.draw_kw) - parked * how.saves_kw
+    rows = (tuple(row.tolist()) for row in (draw, active, parked))
+    return replace(orders, **dict(zip(("draw_kw", "active_gpus", "parked_gpus"), rows, strict=True)))
 
 
 def _caps(pool: PoolFacts, draw_w: Floats) -> Ints:

@@ -23,6 +23,17 @@ class CoincidentCharge:
 
 
 @dataclass(frozen=True, slots=True)
+class Parking:
+    """How idle GPUs of a batch pool are put into a deeper sleep: each of them then draws `parked_w`, and works again
+    `wake_s` after it was woken, which costs `wake_cost` money a GPU. They are parked by `step` GPUs at once."""
+
+    parked_w: float
+    wake_s: float = 0.0
+    wake_cost: float = 0.0
+    step: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Battery:
     """Storage at a site's meter (not behind its PUE). Powers in kW at the meter, energies in kWh inside.
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.check_jobs import TOL, Violation, check_jobs
+from optimizer.check_parking import awake_gpus, parking_faults, saved_kw
 from optimizer.check_reserve import reserve_faults
 from optimizer.check_steps import step_faults
 from optimizer.check_supply import charged_for_kw, most_output_kw, net_kw, shape_faults, supply_faults
@@ -153,8 +154,10 @@ def _pool(problem: Problem, plan: Plan, inputs: PoolInputs, done: Floats) -> lis
         Violation(pool.id, t, f"{active[t]} active GPUs of {pool.count}")
         for t in _where((active < 0) | (active > pool.count))
     ]
+    found += [Violation(*fault) for fault in parking_faults(problem, plan, inputs)]
     if pool.work is Work.BATCH:
-        return found + _batch(plan, pool, reach, done)
+        asleep = (awake_gpus(problem, plan, inputs), saved_kw(plan, inputs, len(cap)))
+        return found + _batch(plan, pool, reach, done, asleep)
     return found + _busy(problem, plan, inputs, reach)
 
 
@@ -194,19 +197,23 @@ def _busy(problem: Problem, plan: Plan, inputs: PoolInputs, reach: _Reach) -> li
     ]  # fmt: skip
 
 
-def _batch(plan: Plan, pool: GpuPool, reach: _Reach, done: Floats) -> list[Violation]:
-    """A batch pool: its work is its jobs', on no more GPUs than it has, with the power that this takes."""
+def _batch(plan: Plan, pool: GpuPool, reach: _Reach, done: Floats, asleep: tuple[Floats, Floats]) -> list[Violation]:
+    """A batch pool: its work is its jobs', on no more GPUs than it has awake, with the power that this takes. `asleep`:
+    GPUs that are awake, and kW that the parked ones save."""
+    awake, saved = np.maximum(0.0, asleep[0]), asleep[1]
     orders, idle_w = plan.pools[pool.id], pool.curve.idle_w
     work, draw = np.array(orders.work_gpus), np.array(orders.draw_kw)
     tol = 1e-4 * (1 + pool.count)
-    wrong = (np.abs(done - work) > tol) | (done > pool.count * reach.corner_rate[-1] + tol)
-    least = pool.count * np.interp(done / max(1, pool.count), reach.corner_rate, reach.corner_w) / 1000.0
-    most = (pool.count * idle_w + pool.count * (reach.high_w - idle_w)) / 1000.0
+    wrong = (np.abs(done - work) > tol) | (done > awake * reach.corner_rate[-1] + tol)
+    each = done / np.maximum(awake, 1e-9)
+    above = awake * (np.interp(each, reach.corner_rate, reach.corner_w) - idle_w)
+    least = (pool.count * idle_w + above) / 1000.0 - saved
+    most = (pool.count * idle_w + awake * (reach.high_w - idle_w)) / 1000.0 - saved
     outside = ~wrong & ((draw < least - TOL_KW - TOL * most) | (draw > most + TOL_KW + TOL * most))
     return [
-        *(Violation(pool.id, t, f"work {work[t]:.3f}, its jobs' {done[t]:.3f}, of {pool.count} GPUs")
+        *(Violation(pool.id, t, f"work {work[t]:.3f}, its jobs' {done[t]:.3f}, of {awake[t]:.6g} GPUs")
           for t in _where(wrong)),
-        *(Violation(pool.id, t, f"draw {draw[t]:.3f} kW is outside {least[t]:.3f}..{most:.3f} kW")
+        *(Violation(pool.id, t, f"draw {draw[t]:.3f} kW is outside {least[t]:.3f}..{most[t]:.3f} kW")
           for t in _where(outside)),
     ]  # fmt: skip
 

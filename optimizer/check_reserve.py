@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import isfinite
 
+from optimizer.check_parking import saved_kw
 from optimizer.curves import cap_for_throughput, clipped, draw_at_cap, throughput_at_cap
 from optimizer.domain import BatchJob, GpuPool, JobState, Plan, PoolInputs, Problem, SiteInputs, Work
 
@@ -39,7 +40,8 @@ def reserve_faults(problem: Problem, plan: Plan, site: SiteInputs) -> Iterator[t
 def _can_shed_kw(problem: Problem, plan: Plan, site: SiteInputs, t: int) -> float:
     """Power above the floors through PUE, and what batteries could add for the longest sustain time."""
     pools = [inputs for inputs in problem.pools if inputs.pool.site == site.id]
-    free = sum(max(0.0, plan.pools[i.pool.id].draw_kw[t] - _least_kw(problem, i, t)) for i in pools) * site.pue[t]
+    drawn_kw = [plan.pools[i.pool.id].draw_kw[t] + float(saved_kw(plan, i, len(problem.grid))[t]) for i in pools]
+    free = sum(max(0.0, kw - _least_kw(problem, i, t)) for kw, i in zip(drawn_kw, pools, strict=True)) * site.pue[t]
     hours = max(offer.sustain_s for offer in site.reserves) / 3600.0
     for battery in site.batteries:
         orders = plan.batteries[battery.id]

@@ -15,7 +15,16 @@ from enum import StrEnum
 from functools import cached_property
 
 from optimizer.answers import EventPlan, PoolQuote, StartPrice
-from optimizer.assets import Battery, BatteryPlan, CoincidentCharge, Generator, GeneratorPlan, ReserveOffer, ReservePlan
+from optimizer.assets import (
+    Battery,
+    BatteryPlan,
+    CoincidentCharge,
+    Generator,
+    GeneratorPlan,
+    Parking,
+    ReserveOffer,
+    ReservePlan,
+)
 from optimizer.reasons import Note, Reason
 from optimizer.timegrid import TimeGrid
 
@@ -131,6 +140,7 @@ class GpuPool:
     min_cap_w: float
     max_cap_w: float
     tokens_per_gpu_h: float = 0.0
+    parking: Parking | None = None
 
 
 # ---------------------------------------------------------------- work and events
@@ -270,11 +280,15 @@ class SiteInputs:
 
 @dataclass(frozen=True)
 class PoolInputs:
-    """A pool with its load on the grid (share of its GPUs that are busy, 0..1; ignored for batch) and present draw."""
+    """A pool with its load on the grid (share of its GPUs that are busy, 0..1; ignored for batch) and present draw; how
+    many of its GPUs are parked now, and how many wake and work again within `wake_left_s`."""
 
     pool: GpuPool
     load: tuple[float, ...]
     draw_now_kw: float | None = None
+    parked_now: int = 0
+    waking_now: int = 0
+    wake_left_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,13 +334,15 @@ class Rung(StrEnum):
 @dataclass(frozen=True)
 class PoolPlan:
     """A pool's orders on the grid: draw of the whole pool, work in full-speed GPU equivalents, cap of each active GPU,
-    how many GPUs are active (the rest idle), and the primary reason of each interval."""
+    how many GPUs are active (the rest idle or parked), the primary reason of each interval, and how many GPUs are
+    parked (whole ones in the first interval; empty: none ever)."""
 
     draw_kw: tuple[float, ...]
     work_gpus: tuple[float, ...]
     cap_w: tuple[int, ...]
     active_gpus: tuple[int, ...]
     reasons: tuple[Reason, ...]
+    parked_gpus: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

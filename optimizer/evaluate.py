@@ -46,6 +46,7 @@ class Bill:
     pauses: float = 0.0
     moves: float = 0.0
     participation: float = 0.0
+    parking: float = 0.0
 
     @property
     def total(self) -> float:
@@ -89,6 +90,7 @@ def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
         pauses=_pauses(facts, plan),
         moves=_moves(facts, plan),
         participation=_participation(facts),
+        parking=_parking(facts, plan),
     )
 
 
@@ -167,6 +169,17 @@ def _participation(facts: Facts) -> float:
     return sum(LEAST_GAIN - event.credit_per_kwh * float(facts.promised_kwh[number]) for number, event in mine)
 
 
+def _parked(plan: Plan, pool: str, count: int) -> Floats:
+    """GPUs of a pool that a plan parks [interval]."""
+    return np.array(plan.pools[pool].parked_gpus or (0.0,) * count)
+
+
+def _parking(facts: Facts, plan: Plan) -> float:
+    """Waking GPUs that are parked, and those that still are at the end."""
+    parks = [(pool.pool.id, pool.parked) for pool in facts.pools if pool.parked is not None]
+    return sum(how.cost(_parked(plan, name, facts.count)) for name, how in parks)
+
+
 def _service(facts: Facts, plan: Plan) -> float:
     """Value of interactive and training work."""
     return sum(
@@ -207,6 +220,8 @@ def _change(facts: Facts, plan: Plan) -> float:
     moved = 0.0
     for pool in facts.pools:
         draw = np.array(plan.pools[pool.pool.id].draw_kw)
+        if pool.parked is not None:
+            draw = draw + pool.parked.saves_kw * _parked(plan, pool.pool.id, facts.count)
         throttle = draw if pool.batch else pool.top_kw - draw
         moved += float(np.abs(np.diff(throttle)).sum())
         if pool.draw_now_kw is not None:

@@ -39,9 +39,12 @@ def explain_pool(problem: Problem, plan: Plan, pool_id: str, index: int = 0, zon
 def _batch_state(pool: GpuPool, plan: Plan, index: int) -> str:
     """What a batch pool does."""
     orders = plan.pools[pool.id]
+    parked = orders.parked_gpus[index] if orders.parked_gpus else 0.0
+    asleep = f", {parked:.0f} of them parked," if parked >= 0.5 else ""
     if orders.active_gpus[index] == 0:
-        return f"{pool.id} waits with all {pool.count} GPUs idle"
-    return f"{pool.id} runs {orders.active_gpus[index]} of {pool.count} GPUs at {orders.cap_w[index]} W"
+        return f"{pool.id} waits with all {pool.count} GPUs idle{asleep}"
+    asleep = f" and has {parked:.0f} parked" if asleep else ""
+    return f"{pool.id} runs {orders.active_gpus[index]} of {pool.count} GPUs at {orders.cap_w[index]} W{asleep}"
 
 
 def _change(reason: Reason, pool: GpuPool) -> str:

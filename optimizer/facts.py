@@ -23,9 +23,10 @@ from optimizer.curves import (
     hull_of_caps,
     throughput_at_cap,
 )
-from optimizer.domain import GridEvent, PowerCurve, Problem, Work
+from optimizer.domain import GpuPool, GridEvent, PowerCurve, Problem, Work
 from optimizer.envelope import event_breakpoints, mean_limit_kw, promised_kwh
 from optimizer.jobfacts import JobFacts, Jobs, JobTable, table_of
+from optimizer.parked import parked_of
 from optimizer.poolfacts import PoolFacts
 from optimizer.supply import Supply, supply_of
 
@@ -284,13 +285,22 @@ def _pool(problem: Problem, number: int, sites: dict[str, int], jobs: JobTable) 
     curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
     top = throughput_at_cap(curve, pool.max_cap_w)
     floor_cap = max(int(pool.min_cap_w), cap_for_throughput(curve, min(pool.floor, top)))
+    parked = parked_of(inputs, np.array(problem.grid.hours), _held_gpus(number, pool, jobs))
     if pool.work is Work.BATCH:
         working, hulls = _batch(problem, number, curve, jobs)
+        working = working if parked is None else np.minimum(working, np.maximum(0.0, parked.most_awake))
     else:
         working = np.array(inputs.load) * pool.count
         hulls = (hull_of_caps(curve),) * len(problem.grid)
     breakable = np.zeros(len(problem.grid), dtype=np.bool_)
-    return PoolFacts(pool, number, sites[pool.site], curve, working, hulls, floor_cap, breakable, inputs.draw_now_kw)
+    now_kw = inputs.draw_now_kw
+    return PoolFacts(pool, number, sites[pool.site], curve, working, hulls, floor_cap, breakable, now_kw, parked)
+
+
+def _held_gpus(number: int, pool: GpuPool, jobs: JobTable) -> float:
+    """GPUs of jobs that run in a pool and may not be interrupted."""
+    held = jobs.fixed & (jobs.first_pool == number)
+    return float(np.minimum(jobs.max_gpus[held], pool.count).sum())
 
 
 def _batch(problem: Problem, number: int, curve: PowerCurve, jobs: JobTable) -> tuple[Floats, tuple[Hull, ...]]:

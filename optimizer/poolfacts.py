@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from optimizer.curves import Hull, Segment, draw_at_cap, throughput_at_cap
 from optimizer.domain import GpuPool, PowerCurve, Work
+from optimizer.parked import Parked
 
 Floats = NDArray[np.float64]
 
@@ -31,6 +32,8 @@ class PoolFacts:
     floor_cap_w: int
     may_break_floor: NDArray[np.bool_]
     draw_now_kw: float | None
+    parked: Parked | None = None
+    """How it parks GPUs; None: not at all."""
 
     @property
     def batch(self) -> bool:

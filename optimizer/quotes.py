@@ -150,13 +150,21 @@ def _batch_segments(facts: Facts, arrays: Arrays, answer: Answer, per_kw: Floats
     full = np.array([pool.kw_per_work for pool in facts.pools]).reshape(per_kw.shape)
     batch = np.array([pool.batch for pool in facts.pools], dtype=np.bool_)
     takes_kw = np.where(per_kw[g, t] >= 0, 1.0 / _slopes(facts, seg), full[g, t])
-    cost = per_kw[g, t] * takes_kw / facts.hours[t]
+    cost = (per_kw[g, t] - _room_dual(facts, arrays, answer, len(seg))) * takes_kw / facts.hours[t]
     at, low, high = _bounds(arrays, seg, answer)
     room, used = batch[g] & (at < high - _tol(high)), batch[g] & (at > low + _tol(high))
     order = np.flatnonzero(room)[np.argsort(-cost[room], kind="stable")]
     prices.fill[g[order], t[order]] = cost[order]
     prices.fill_kw[g[order], t[order]] = takes_kw[order]
     np.maximum.at(prices.spent, (g[used], t[used]), cost[used])
+
+
+def _room_dual(facts: Facts, arrays: Arrays, answer: Answer, count: int) -> Floats:
+    """What keeping a GPU awake for one more kW is worth [segment column]: 0 where nothing can be parked."""
+    found, seg = np.zeros(count), arrays.families["seg"]
+    parks = np.array([pool.parked is not None for pool in facts.pools], dtype=np.bool_)
+    found[parks[seg.keys[0]]] = arrays.of_rows("room", answer.duals)
+    return found
 
 
 def _displaced(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, prices: Prices) -> None:
@@ -196,6 +204,8 @@ def work_of(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
 def _spare_gpus(facts: Facts, pool: PoolFacts, per_kw: Floats, prices: Prices) -> None:
     """The way of new work on GPUs that no job of the plan can use: at the knee, or at full speed where draw is paid."""
     spare = pool.working < pool.pool.count * (1 - TOL)
+    if pool.parked is not None:  # an idle GPU may be parked; work on it waits for its waking
+        spare = np.zeros_like(spare)
     if pool.pool.count == 0 or not spare.any():
         return
     knee_kw = 1.0 / pool.seg_slope_per_kw[:, 0]

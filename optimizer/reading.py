@@ -88,7 +88,36 @@ def draft_of(
     picked = np.where(picked > 1e-9, picked, 0.0).reshape(len(facts.jobs), facts.count)
     pools = tuple(int(facts.table.pair_pool[pair]) if pair >= 0 else -1 for pair in homes.tolist())
     worth = _worth(facts, arrays, answer, homes, basis, budget)
-    return Draft(draw, picked, pools, worth, drawn_of(facts, arrays, answer), answers)
+    return Draft(draw, picked, pools, worth, drawn_of(facts, arrays, answer), answers, parked_of(facts, arrays, answer))
+
+
+def awake_in_time(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
+    """Upper bounds under which what must be awake within the time that waking takes is woken now, in whole steps.
+
+    Why: later intervals are relaxed, and part of a step can always be woken in the next one; put off so again and
+    again, work that could have been in time is late.
+    """
+    high, parked = arrays.high.copy(), parked_of(facts, arrays, answer, whole=False)
+    begins = np.cumsum(facts.hours) - facts.hours
+    now = arrays.families["parked_now"]
+    for place, g in enumerate(now.keys[0].tolist()):
+        how = facts.pools[g].parked
+        if how is not None:
+            soon = parked[g, begins <= how.parking.wake_s / 3600.0 + 1e-9].min()
+            high[now.start + place] = min(high[now.start + place], np.floor(soon / how.step + 1e-6))
+    return high
+
+
+def parked_of(facts: Facts, arrays: Arrays, answer: Answer, whole: bool = True) -> Floats:
+    """GPUs that the point parks [pool, interval]; `whole`: whole steps in the first one."""
+    parked = np.zeros((len(facts.pools), facts.count))
+    later = arrays.families["parked_later"]
+    parked[later.keys] = np.clip(np.round(arrays.of("parked_later", answer.point), 6), 0.0, None)
+    mine = arrays.families["parked_now"].keys[0]
+    steps = np.array([pool.parked.step if pool.parked is not None else 0 for pool in facts.pools])
+    first = arrays.of("parked_now", answer.point)
+    parked[mine, 0] = (np.round(first) if whole else first) * steps[mine]
+    return parked
 
 
 def _worth(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, basis: Basis | None, budget: Budget) -> Worth:

@@ -26,7 +26,7 @@ from optimizer.model.parts import Ints
 from optimizer.model.pyomo_model import compile_model
 from optimizer.oneway import one_way
 from optimizer.probe import NO_PROBES, Budget
-from optimizer.reading import draft_of, homes_of, pair_rates
+from optimizer.reading import awake_in_time, draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.validate import validate
 from optimizer.voluntary import answers_of
@@ -115,6 +115,9 @@ class Session:
         if len(arrays.families["on_now"]):  # a gang is whole in one pool: first where, then whether
             homes = homes_of(facts, pair_rates(facts, arrays, relaxed.point) @ facts.hours)
             arrays = replace(arrays, high=self._at_home(facts, arrays, homes))
+            relaxed = run(arrays, time_limit_s)
+        if len(arrays.families["parked_now"]):
+            arrays = replace(arrays, high=awake_in_time(facts, arrays, relaxed))
             relaxed = run(arrays, time_limit_s)
         found: Whole = whole_numbers(arrays, relaxed, run, time_limit_s, self.improve_s)
         self._gap = found.gap

@@ -15,7 +15,7 @@ from operator import attrgetter
 import numpy as np
 
 from optimizer.curves import clipped, hull_from_idle
-from optimizer.domain import BatchJob, GpuPool, GridEvent, PoolInputs, Problem, SiteInputs
+from optimizer.domain import BatchJob, GpuPool, GridEvent, PoolInputs, Problem, SiteInputs, Work
 from optimizer.reasons import Note, Reason, Severity
 
 
@@ -144,9 +144,23 @@ def _pool(inputs: PoolInputs, sites: set[str], count: int) -> Iterator[ProblemEr
     yield from _range(place, pool, ("floor",), 0.0, 1.0)
     if not pool.min_cap_w <= pool.max_cap_w < inf:
         yield ProblemError(f"{place}.max_cap_w", f"is {pool.max_cap_w}, min_cap_w {pool.min_cap_w}")
+    yield from _parking(place, inputs)
     yield from _curve(place, pool)
     if inputs.draw_now_kw is not None and not isfinite(inputs.draw_now_kw):
         yield ProblemError(f"{place}.draw_now_kw", f"is {inputs.draw_now_kw}")
+
+
+def _parking(place: str, inputs: PoolInputs) -> Iterator[ProblemError]:
+    """Faults of what is said about parked GPUs."""
+    pool = inputs.pool
+    if pool.parking is not None:
+        yield from _range(f"{place}.parking", pool.parking, ("parked_w", "wake_s", "wake_cost"), 0.0)
+        yield from _range(f"{place}.parking", pool.parking, ("step",), 1.0)
+        if pool.work is not Work.BATCH:
+            yield ProblemError(f"{place}.parking", "is for batch pools: others follow a load that is not ours to move")
+    yield from _range(place, inputs, ("parked_now", "waking_now", "wake_left_s"), 0.0)
+    if inputs.parked_now + inputs.waking_now > (pool.count if pool.parking is not None else 0):
+        yield ProblemError(f"{place}.parked_now", f"{inputs.parked_now} parked and {inputs.waking_now} waking GPUs")
 
 
 def _curve(place: str, pool: GpuPool) -> Iterator[ProblemError]:

@@ -11,12 +11,14 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from optimizer.assets import Parking
 from optimizer.coincident import PeakRule
 from optimizer.domain import DemandCharge, GpuPool, PowerCurve, Prices
 from optimizer.timegrid import TimeGrid
 from scheduler.charges import site_charges
 from scheduler.config import Config, ProgramConfig, curves_of, start_of
 from scheduler.config.base import WEEKDAYS
+from scheduler.config.parking import ParkingConfig
 from scheduler.config.pool import PoolConfig
 from scheduler.config.site import CoincidentPeakConfig, SiteConfig
 from scheduler.config.supply import BatteryConfig, GeneratorConfig, ReserveConfig
@@ -56,7 +58,12 @@ def gpu_pool(pool: PoolConfig, curve: PowerCurve) -> GpuPool:
         min_cap_w=pool.min_cap_w or min(caps),
         max_cap_w=pool.max_cap_w or max(caps),
         tokens_per_gpu_h=pool.tokens_per_gpu_h,
+        parking=_parking(pool.parking) if pool.parking is not None else None,
     )
+
+
+def _parking(parking: ParkingConfig) -> Parking:
+    return Parking(parking.parked_w, parking.wake.total_seconds(), parking.wake_cost, parking.step)
 
 
 def pool_models(config: Config) -> dict[str, PoolModel]:

@@ -71,6 +71,7 @@ def show_status(answer: Row) -> None:
         "pool": lambda row: row["id"],
         "cap W": lambda row: f"{row['cap_w']}/{row['max_cap_w']}",
         "GPUs": lambda row: f"{row['active_gpus']}/{row['gpus']}",
+        "parked": lambda row: str(row.get("parked_gpus") or "-"),
         "kW": lambda row: kilowatts(row["draw_kw"] if row["draw_kw"] is not None else row["planned_kw"]),
         "%": lambda row: f"{100 * row['throughput']:.0f}",
         "why": lambda row: row["why"],

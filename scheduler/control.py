@@ -15,6 +15,7 @@ from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
 from scheduler.granting import grant_jobs
 from scheduler.observing import observe, read_meter, site_import, teach
+from scheduler.parking import awake_orders, set_parking
 from scheduler.safety import clamp, emergency_sites, lease_s
 from scheduler.status import Tick
 from scheduler.supply import read_devices, set_devices, supply_statuses
@@ -31,7 +32,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     2. per site: ceiling, set-point, and the orders that reach it (trim)
     3. clamp to floors and card ranges
     4. look at what became of the last orders; dispatch under a lease: journal, apply, read back
-    5. grant GPUs to jobs inside what the orders leave
+    5. grant GPUs to jobs inside what the orders leave, and park what stays idle
     6. book: ledger, samples; return the tick
     """
     started = time.perf_counter()
@@ -47,12 +48,14 @@ def run_tick(ctx: Context, state: State) -> Tick:
     trims = {site: trim_site(ctx, state, site, events, now, then, below_floor) for site in ctx.sites}
     wanted = {pool: order for trim in trims.values() for pool, order in trim.orders.items()}
     orders, clamp_notes = clamp(wanted, (model.pool for model in ctx.pools.values()), below_floor, now)
+    orders = awake_orders(ctx, state, orders, now)
     lease = lease_s(ctx.timing.interval, events, now)
     asked = {device: kw for trim in trims.values() for device, kw in trim.devices_kw.items()}
     notes += tuple(set_devices(ctx, state, asked, lease, now))
     notes += drift(ctx, state, now)
     done = ctx.dispatcher.apply(orders, lease, now)
     grant_jobs(ctx, state, orders, now)
+    notes += set_parking(ctx, state, now)
     state.orders = orders
     writes = ctx.dispatcher.writes
     state.held = dict(orders) if writes else {}

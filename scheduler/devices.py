@@ -8,7 +8,7 @@ from datetime import datetime
 
 from adapters.context import AdapterContext
 from adapters.hall import SimulatedHall
-from adapters.ports import Clock, SetpointDevice
+from adapters.ports import Clock, ParkingHook, SetpointDevice
 from scheduler.config import Config
 from scheduler.engine import SiteModel
 
@@ -59,4 +59,23 @@ def real_devices(config: Config, context: AdapterContext, opened: ExitStack) -> 
         for name, entry in entries.items():
             made[name] = create("devices", entry, context)
             opened.callback(getattr(made[name], "close", lambda: None))
+    return made
+
+
+def simulated_parking(config: Config, hall: SimulatedHall) -> dict[str, ParkingHook]:
+    """Twins of the hooks that park GPUs, by pool."""
+    from adapters.parking.simulated import SimulatedParking
+
+    return {pool.id: SimulatedParking(hall, pool.id) for pool in config.pools if pool.parking is not None}
+
+
+def real_parking(config: Config, context: AdapterContext, opened: ExitStack) -> dict[str, ParkingHook]:
+    """The hooks that park GPUs, by pool, as the config names them."""
+    from adapters.registry import create
+
+    made: dict[str, ParkingHook] = {}
+    for pool in config.pools:
+        if pool.parking is not None:
+            made[pool.id] = create("parking", pool.parking.hook, context)
+            opened.callback(made[pool.id].close)
     return made

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from adapters.ports import Clock, JobSystem, Meter, Reading, SetpointDevice
+from adapters.ports import Clock, JobSystem, Meter, ParkingHook, Reading, SetpointDevice
 from optimizer.domain import BatchJob, DemandCharge, Plan, Prices, Problem
 from optimizer.reasons import Note
 from optimizer.timegrid import TimeGrid
@@ -26,6 +26,7 @@ from scheduler.estimate import Foreign
 from scheduler.ledger import Ledger
 from scheduler.news import Notes
 from scheduler.orders import PoolOrder
+from scheduler.parked import ParkedState
 from scheduler.pools import Pools
 from scheduler.pue import PueModel
 from scheduler.service import OperatorOrder
@@ -128,6 +129,7 @@ class Context:
     read_deadline_s: float | None = 5.0
     bring_jobs: Callable[[datetime], tuple[Note, ...]] | None = None
     devices: Mapping[str, SetpointDevice] = field(default_factory=dict)
+    parking: Mapping[str, ParkingHook] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ class State:
     devices: dict[str, DeviceState] = field(default_factory=dict)
     supply_kw: dict[str, float] = field(default_factory=dict)
     """What batteries and generators are expected to add to each site's import now."""
+    parked: dict[str, ParkedState] = field(default_factory=dict)
     grants: dict[str, tuple[str, int]] = field(default_factory=dict)
     data_sites: dict[str, str] = field(default_factory=dict)
     jobs: tuple[BatchJob, ...] = ()

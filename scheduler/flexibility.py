@@ -17,6 +17,7 @@ from scheduler.engine import Context, State
 from scheduler.estimate import import_kw, pool_kw
 from scheduler.ledger import ProgramTerms
 from scheduler.orders import free_order
+from scheduler.parked import asleep_kw
 from scheduler.pools import PoolModel
 from scheduler.safety import floor_cap_w
 from scheduler.status import Flexibility
@@ -104,6 +105,8 @@ def shed_of(ctx: Context, state: State, model: PoolModel, now: datetime, pause: 
     kw = state.reading.pool_kw.get(pool.id) if state.reading is not None else None
     if kw is None:
         kw = pool_kw(pool, state.held.get(pool.id, free_order(pool)), busy)
+    else:
+        kw += asleep_kw(state.parked, pool)
     draw_w = (1000.0 * kw - (pool.count - busy) * pool.curve.idle_w) / busy if busy > 0 else pool.curve.idle_w
     floor_w = min(draw_w, draw_at_cap(pool.curve, cap_w))
     kept = min(busy, float(_kept(state, pool))) if pause and pool.work is Work.BATCH else busy

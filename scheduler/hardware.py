@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING
 from adapters.context import AdapterContext
 from adapters.hall import SimulatedHall
 from adapters.hall_state import HallFaults, HallPhysics
-from adapters.ports import AdapterError, Clock, GpuId, GpuInfo, Meter, PowerActuator, Reading, SetpointDevice
+from adapters.ports import (
+    AdapterError,
+    Clock,
+    GpuId,
+    GpuInfo,
+    Meter,
+    ParkingHook,
+    PowerActuator,
+    Reading,
+    SetpointDevice,
+)
 from optimizer.domain import GpuPool, Series
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.cards import bounded, card_notes
@@ -28,7 +38,7 @@ from scheduler.config.builtin import (
     NvmlPowerConfig,
     SimulatedPowerConfig,
 )
-from scheduler.devices import real_devices, simulated_devices
+from scheduler.devices import real_devices, real_parking, simulated_devices, simulated_parking
 from scheduler.engine import SiteModel
 from scheduler.pools import PoolModel
 
@@ -50,6 +60,7 @@ class Hardware:
     notes: tuple[Note, ...] = ()
     close: Callable[[], None] = field(default=lambda: None)
     devices: Mapping[str, SetpointDevice] = field(default_factory=dict)
+    parking: Mapping[str, ParkingHook] = field(default_factory=dict)
 
 
 def build_hardware(
@@ -70,8 +81,8 @@ def build_hardware(
         gpus, filled, notes = fill_pools(config.pools, pools, found, context.clock.now())
         meter, close = _meter(config, context, gpus, power)
         opened.callback(close)
-        devices = real_devices(config, context, opened)
-        return Hardware(power, meter, gpus, filled, None, notes, opened.pop_all().close, devices)
+        devices, parking = real_devices(config, context, opened), real_parking(config, context, opened)
+        return Hardware(power, meter, gpus, filled, None, notes, opened.pop_all().close, devices, parking)
 
 
 def _actuator(config: Config, context: AdapterContext) -> PowerActuator:
@@ -237,7 +248,10 @@ def _simulated(
     )
     devices = simulated_devices(config, clock, sites, lambda name: Recorded(sources[name], 0.0).at, hall)
     note = hall.describe()
-    return Hardware(SimulatedPower(hall), SimulatedMeter(hall), hall.gpus_of, pools, hall, (note,), devices=devices)
+    parking = simulated_parking(config, hall)
+    return Hardware(
+        SimulatedPower(hall), SimulatedMeter(hall), hall.gpus_of, pools, hall, (note,), devices=devices, parking=parking
+    )
 
 
 def _true_pool(config: Config, pool: GpuPool) -> GpuPool:

@@ -87,6 +87,7 @@ FAMILIES = (
     Family("gridpace_pool_quote_per_million_tokens", "gauge",
            "Quoted price of a million tokens more now, an indication; absent: no price", ("pool", "currency")),
     Family("gridpace_device_power_watts", "gauge", "Power of a battery or engine (negative: it gives)", ("device",)),
+    Family("gridpace_pool_parked_gpus", "gauge", "GPUs that are parked", ("pool",)),
     Family("gridpace_battery_stored_joules", "gauge", "Energy in a battery", ("device",)),
     Family("gridpace_reserve_offered_watts", "gauge", "Reserve that the plan offers now", ("offer",)),
     Family("gridpace_device_lost", "gauge", "1 while a battery or engine does not answer", ("device",)),
@@ -171,6 +172,7 @@ class Metrics:
         quoted = ((pool.id, money[pool.site], pool.quote_per_mtok) for pool in report.pools)
         self._show("pool_quote_per_million_tokens", (row for row in quoted if row[2] is not None))
         self._show("pool_throughput_ratio", ((pool.id, pool.throughput) for pool in report.pools))
+        self._show("pool_parked_gpus", ((pool.id, pool.parked_gpus) for pool in report.pools))
         shed = [(site.id, f"{one.within_s:g}", one) for site in report.sites for one in site.flexibility]
         self._show("site_flexibility_watts", ((*labels, 1000 * one.kw) for *labels, one in shed))
         self._show("site_flexibility_sure_watts", ((*labels, 1000 * one.sure_kw) for *labels, one in shed))

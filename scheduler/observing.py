@@ -17,6 +17,7 @@ from scheduler.estimate import Foreign, busy_now, import_kw, measured_busy, pool
 from scheduler.flexibility import pue_now, site_pools
 from scheduler.granting import granted
 from scheduler.orders import free_order
+from scheduler.parked import asleep_kw
 from scheduler.pools import PoolModel
 from scheduler.supply import measured_kw, sun_kw
 
@@ -59,6 +60,8 @@ def teach(ctx: Context, state: State, reading: Reading | None, now: datetime) ->
     if reading is None:
         return
     for model in ctx.pools.values():
+        if model.pool.id in state.parked and (state.parked[model.pool.id].asleep or state.parked[model.pool.id].waking):
+            continue  # what sleeping cards draw teaches nothing about the others
         busy = known_busy(ctx, state, model, reading, now)
         ctx.curves.see(model, reading, ctx.dispatcher.enforced_w(model.pool.id), busy)
 
@@ -66,6 +69,7 @@ def teach(ctx: Context, state: State, reading: Reading | None, now: datetime) ->
 def _observe_pool(state: State, model: PoolModel, reading: Reading | None) -> None:
     pool = model.pool
     kw = reading.pool_kw.get(pool.id) if reading is not None else None
+    kw = kw + asleep_kw(state.parked, pool) if kw is not None else None
     order = state.held.get(pool.id, free_order(pool))
     seen = measured_busy(pool, kw, order) if kw is not None else None
     if pool.work is Work.BATCH:

@@ -21,6 +21,7 @@ from scheduler.coincident import coincident_now
 from scheduler.collect import Snapshot
 from scheduler.engine import Context, SiteModel, State
 from scheduler.overrides import operator_limit_kw
+from scheduler.parked import asleep_kw
 from scheduler.peaks import charges_now
 from scheduler.pools import PoolModel
 from scheduler.supply_inputs import batteries_now, generators_now, reserves_now
@@ -61,7 +62,7 @@ def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> 
     for entry in ctx.pools.values():
         load, said = pool_load(ctx, seen, entry, grid)
         draw = state.tick.pool_kw.get(entry.pool.id) if state.tick else None
-        pools.append(PoolInputs(entry.pool, load, draw))
+        pools.append(with_parked(state, PoolInputs(entry.pool, load, draw), now))
         notes.extend(said)
     return Problem(
         made_at=now,
@@ -74,6 +75,17 @@ def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> 
         currency=ctx.currency,
         notes=tuple(notes),
     )
+
+
+def with_parked(state: State, inputs: PoolInputs, now: datetime) -> PoolInputs:
+    """The pool with the GPUs that sleep and wake now; what it draws now is counted as if they were idle."""
+    known, pool = state.parked.get(inputs.pool.id), inputs.pool
+    if known is None or pool.parking is None:
+        return inputs
+    asleep = min(pool.count, max(known.asleep, known.ordered))
+    waking = min(pool.count - asleep, known.waking_gpus(now))
+    draw = inputs.draw_now_kw + asleep_kw(state.parked, pool) if inputs.draw_now_kw is not None else None
+    return replace(inputs, draw_now_kw=draw, parked_now=asleep, waking_now=waking, wake_left_s=known.wake_left_s(now))
 
 
 def with_data(ctx: Context, state: State, job: BatchJob) -> BatchJob:

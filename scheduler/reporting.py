@@ -108,6 +108,7 @@ def pool_status(ctx: Context, state: State, pool: GpuPool, problem: Problem, pla
         why=held[1] if held else explain_pool(problem, plan, pool.id, step, zone_of(ctx, pool.id)),
         curve=ctx.curves.status(pool.id),
         yielded=len(ctx.dispatcher.yielded().get(pool.id, ())),
+        parked_gpus=state.parked[pool.id].asleep if pool.id in state.parked else 0,
         quote_per_mtok=plan.quotes[pool.id].per_mtok[step] if pool.id in plan.quotes else None,
     )
 

@@ -19,6 +19,7 @@ from scheduler.config import Config, Scope, is_simulated
 from scheduler.control import run_tick
 from scheduler.cycle import expire_notes, run_cycle
 from scheduler.metrics import Metrics
+from scheduler.parking import release_parking
 from scheduler.sdnotify import notify
 from scheduler.store import Store, StoreDegraded
 from scheduler.supply import release_devices
@@ -126,7 +127,8 @@ class App:
         ctx = self.parts.ctx
         ctx.dispatcher.writes = False
         released = release_devices(ctx, self.parts.state, ctx.clock.now())
-        for note in (*released, *ctx.dispatcher.release(ctx.clock.now())):
+        woken = release_parking(ctx, self.parts.state, ctx.clock.now())
+        for note in (*released, *woken, *ctx.dispatcher.release(ctx.clock.now())):
             log.error(note.text)
 
 

@@ -101,6 +101,8 @@ class PoolStatus:
     """Money for a million tokens more now; None: the plan has no duals, the pool no tokens, or no more can be done."""
     yielded: int = 0
     """GPUs left to another writer of limits."""
+    parked_gpus: int = 0
+    """GPUs that are parked, out of those that are not active."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from scheduler.engine import Context, Decision, State
 from scheduler.granting import granted
 from scheduler.orders import PoolOrder
 from scheduler.overrides import restore_orders
+from scheduler.parking import adopt_parking
 from scheduler.wiring import Parts
 
 log = structlog.get_logger()
@@ -28,6 +29,7 @@ def reconcile(parts: Parts, reloaded: bool = False) -> None:
     restore_orders(ctx, state, now)
     state.decision = Decision(ctx.store.load_plan())
     inherit_grants(ctx, state)
+    adopt_parking(ctx, state)
     if left and ctx.dispatcher.writes:
         inherit_caps(ctx, state)
     if left and not reloaded:

@@ -22,6 +22,7 @@ from scheduler.granting import filled, granted
 from scheduler.observing import foreign_gpus
 from scheduler.orders import PoolOrder, free_order, whole_order
 from scheduler.overrides import operator_limit_kw
+from scheduler.parked import asleep_kw
 from scheduler.safety import floor_cap_w
 from scheduler.supply import asked_kw, relieve, sun_kw
 from scheduler.targets import Ceiling, ceiling, setpoint
@@ -94,7 +95,9 @@ def predict(
 ) -> float:
     """Import that these orders would give with the present busy GPUs."""
     it_kw = sum(
-        pool_kw(pool, orders[pool.id], busy_under(state, pool, orders[pool.id])) + state.bias_kw.get(pool.id, 0.0)
+        pool_kw(pool, orders[pool.id], busy_under(state, pool, orders[pool.id]))
+        + state.bias_kw.get(pool.id, 0.0)
+        - asleep_kw(state.parked, pool)
         for pool in pools
     )
     bias_kw = state.bias_kw.get(model.id, 0.0) + state.supply_kw.get(model.id, 0.0)

@@ -137,6 +137,7 @@ def _built(
         jobs=jobs,
         meter=hardware.meter,
         devices=hardware.devices,
+        parking=hardware.parking,
         dispatcher=build_dispatcher(config, hardware, store, clock),
         store=store,
         curves=CurveBook(pools, store),

@@ -13,6 +13,7 @@ from optimizer.model.blocks import add_starts
 from optimizer.model.change import add_changes
 from optimizer.model.jobs import add_rates, add_work
 from optimizer.model.order import add_order
+from optimizer.model.parking import add_parking
 from optimizer.model.participation import add_participation
 from optimizer.model.parts import Flags, Model
 from optimizer.model.pauses import add_pauses
@@ -44,6 +45,7 @@ def declare(problem: Problem, facts: Facts | None = None, late: Flags | None = N
         add_order,
         add_batch_work,
         add_import,
+        add_parking,
         add_batteries,
         add_generators,
         add_export,

@@ -44,7 +44,7 @@ def _variables(made: Any, family: Columns) -> list[Any]:
     bounds = list(zip(family.low.tolist(), family.high.tolist(), strict=True))
     var = pyo.Var(
         range(len(family)),
-        domain=pyo.Binary if family.whole else pyo.Reals,
+        domain=pyo.Integers if family.whole else pyo.Reals,
         bounds=lambda _, n: (
             bounds[n][0] if bounds[n][0] > -inf else None,
             bounds[n][1] if bounds[n][1] < inf else None,

@@ -38,6 +38,7 @@ class Costs:
     lost_value: float = 0.0
     late: float = 0.0
     undone: float = 0.0
+    parking: float = 0.0
     event_penalty: float = 0.0
     event_credit: float = 0.0
 
@@ -113,6 +114,7 @@ def settle(truth: Problem, outcome: Outcome) -> Account:
         lost_value=lost,
         late=sum(_late_cost(job, truth, outcome) for job in truth.jobs),
         undone=sum(_undone_cost(job, jobs[job.id]) for job in truth.jobs),
+        parking=_parking(truth, outcome),
         event_penalty=penalty,
         event_credit=credit,
     )
@@ -186,6 +188,12 @@ def _undone_cost(job: BatchJob, result: JobResult) -> float:
     """Penalty and value of what was not done when the window ended."""
     undone = job.left_gpu_h - result.done_gpu_h
     return (job.undone_penalty + job.value_per_gpu_h) * undone if undone > DONE_SHARE * job.left_gpu_h else 0.0
+
+
+def _parking(truth: Problem, outcome: Outcome) -> float:
+    """Waking GPUs that were parked."""
+    parks = [item.pool for item in truth.pools if item.pool.parking is not None]
+    return sum(outcome.woken.get(pool.id, 0.0) * pool.parking.wake_cost for pool in parks if pool.parking)
 
 
 # ---------------------------------------------------------------- the meter

@@ -35,6 +35,7 @@ class Driven:
     recorder: Recorder
     events: dict[str, GridEvent] = field(default_factory=dict)
     took_part: frozenset[str] = frozenset()
+    woken: dict[str, int] = field(default_factory=dict)
     cycles: int = 0
     ticks: int = 0
     rungs: Counter[str] = field(default_factory=Counter)
@@ -43,7 +44,7 @@ class Driven:
 
     def outcome(self, grid: TimeGrid) -> Outcome:
         """What was done, on the settlement grid."""
-        return replace(self.recorder.outcome(grid), took_part=self.took_part)
+        return replace(self.recorder.outcome(grid), took_part=self.took_part, woken=self.woken)
 
 
 def drive(
@@ -68,6 +69,7 @@ def drive(
             progress((now - start) / (end - start))
         _tick(parts, driven, woken)
         clock.sleep(min(parts.ctx.timing.control_period, end - now).total_seconds())
+    driven.woken = {pool: count + hall.parking.parked(pool) for pool, count in hall.parking.woken.items()}
     for row in parts.ctx.ledger.voluntary():
         driven.events[row.event.id] = replace(row.event, opted=None)
         if row.opt == "in":

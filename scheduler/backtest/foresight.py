@@ -20,7 +20,7 @@ from optimizer.highs import Answer, solve_arrays
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import declare
 from optimizer.model.pools import slopes
-from optimizer.reading import drawn_of, pair_rates
+from optimizer.reading import drawn_of, pair_rates, parked_of
 from optimizer.supply import stored_kwh
 from optimizer.timegrid import TimeGrid
 from scheduler.backtest.commitments import Commitment, commitments
@@ -98,7 +98,11 @@ def _free(unit: Generator) -> Generator:
 
 
 def _pool(inputs: PoolInputs) -> PoolInputs:
-    return replace(inputs, pool=replace(inputs.pool, curve=best_case(inputs.pool.curve)), draw_now_kw=None)
+    """The best that its cards can; parked ones wake at once and one by one."""
+    pool = replace(inputs.pool, curve=best_case(inputs.pool.curve))
+    if pool.parking is not None:
+        pool = replace(pool, parking=replace(pool.parking, wake_s=0.0, step=1))
+    return replace(inputs, pool=pool, draw_now_kw=None)
 
 
 def best_case(curve: PowerCurve) -> PowerCurve:
@@ -126,6 +130,10 @@ def _outcome(truth: Problem, facts: Facts, arrays: Arrays, answer: Answer) -> Ou
     seg, drawn = arrays.families["seg"], arrays.of("seg", answer.point)
     np.add.at(draw, seg.keys[:2], drawn)
     np.add.at(work, seg.keys[:2], drawn * slopes(facts, seg))
+    parked = {pool.index: pool.parked for pool in facts.pools if pool.parked is not None}
+    asleep = parked_of(facts, arrays, answer, whole=False)
+    for g, how in parked.items():
+        draw[g] -= asleep[g] * how.saves_kw
     rates = np.zeros((len(facts.jobs), facts.count))
     np.add.at(rates, facts.table.pair_job, pair_rates(facts, arrays, answer.point))
     site_kw = facts.other_kw.copy()
@@ -144,6 +152,7 @@ def _outcome(truth: Problem, facts: Facts, arrays: Arrays, answer: Answer) -> Ou
         import_kw={site.id: site_kw[row] * facts.pue[row] + net_kw[row] for row, site in enumerate(truth.sites)},
         work_gpus={pool.pool.id: work[pool.index] for pool in facts.pools},
         job_gpus={job.job.id: rates[number] for number, job in enumerate(facts.jobs)},
+        woken={facts.pools[g].pool.id: float(how.woken(asleep[g]).sum() + asleep[g, -1]) for g, how in parked.items()},
         took_part=frozenset(
             facts.problem.events[number].id
             for number, share in zip(arrays.families["take"].keys[0], arrays.of("take", answer.point), strict=True)

@@ -36,6 +36,8 @@ class Outcome:
     """Power that each battery and engine gave."""
     stored_kwh: Mapping[str, float] = field(default_factory=dict)
     """Energy in each battery at the end."""
+    woken: Mapping[str, float] = field(default_factory=dict)
+    """GPUs of each pool that were woken, and that are still parked at the end."""
     took_part: frozenset[str] = frozenset()
     """Voluntary events that the site took part in."""
 

@@ -154,6 +154,12 @@ class SimulatedDeviceConfig(Model):
     )
 
 
+class SimulatedParkingConfig(Model):
+    """Parked GPUs of a simulated hall."""
+
+    type: Literal["simulated"] = Field(description="GPUs of a simulated hall.", examples=["simulated"])
+
+
 class QueueConfig(Model):
     """The embedded queue, kept in the books."""
 
@@ -184,5 +190,6 @@ BUILTIN: dict[str, dict[str, type[BaseModel]]] = {
     "jobs": {"queue": QueueConfig},
     "dr": {"webhook": WebhookConfig},
     "devices": {"simulated": SimulatedDeviceConfig},
+    "parking": {"simulated": SimulatedParkingConfig},
 }
 """kind -> type -> model of the parts above."""

@@ -38,6 +38,7 @@ def check_whole(document: Document, config: Config, curves: Mapping[str, PowerCu
     _check_meters(document, config)
     _check_hardware(document, config)
     _check_devices(document, config)
+    _check_parking(document, config)
     _check_api(document, config)
     speed = config.clock.speed if config.clock is not None else 1.0
     if config.solver.hard_deadline > config.interval / speed:
@@ -196,6 +197,15 @@ def _check_devices(document: Document, config: Config) -> None:
             if (getattr(device, "type", "") == SIMULATED) != simulated:
                 needs = "simulated GPUs need simulated devices" if simulated else "real GPUs need real devices"
                 document.report(("sites", index, family, number, "device", "type"), needs)
+
+
+def _check_parking(document: Document, config: Config) -> None:
+    """The twin beside a simulated hall, a command beside real GPUs."""
+    simulated = is_simulated(config)
+    for index, pool in enumerate(config.pools):
+        if pool.parking is not None and (getattr(pool.parking.hook, "type", "") == SIMULATED) != simulated:
+            needs = "simulated GPUs need a simulated hook" if simulated else "real GPUs need a real hook"
+            document.report(("pools", index, "parking", "hook", "type"), needs)
 
 
 def _check_api(document: Document, config: Config) -> None:

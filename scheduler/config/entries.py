@@ -23,6 +23,7 @@ ENTRY_PLACES: dict[tuple[str, ...], str] = {
     ("programs", "*", "channel"): "dr",
     ("sites", "*", "batteries", "*", "device"): "devices",
     ("sites", "*", "generators", "*", "device"): "devices",
+    ("pools", "*", "parking", "hook"): "parking",
 }
 """Where entries stand (`*`: every item of a list), and which kind of adapter each is."""
 
@@ -95,3 +96,6 @@ MeterEntry = Annotated[BaseModel, _validator("meters"), PlainSerializer(_dump), 
 JobSystemEntry = Annotated[BaseModel, _validator("jobs"), PlainSerializer(_dump), WithJsonSchema({"$entry": "jobs"})]
 ChannelEntry = Annotated[BaseModel, _validator("dr"), PlainSerializer(_dump), WithJsonSchema({"$entry": "dr"})]
 DeviceEntry = Annotated[BaseModel, _validator("devices"), PlainSerializer(_dump), WithJsonSchema({"$entry": "devices"})]
+ParkingEntry = Annotated[
+    BaseModel, _validator("parking"), PlainSerializer(_dump), WithJsonSchema({"$entry": "parking"})
+]

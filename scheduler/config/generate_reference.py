@@ -45,6 +45,11 @@ KINDS = {
         "Batteries and engines",
         "How a battery or an engine is read and set. Its `type` is one of these.",
     ),
+    "parking": (
+        "pools[].parking.hook",
+        "Parking of GPUs",
+        "How idle GPUs are parked and woken. Its `type` is one of these.",
+    ),
 }
 
 

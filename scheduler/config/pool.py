@@ -11,6 +11,7 @@ from adapters.fields import Id
 from optimizer.domain import Work
 from scheduler.config.base import Count, Model, NotNegative, Positive, Share
 from scheduler.config.errors import FieldError
+from scheduler.config.parking import ParkingConfig
 
 _ID: TypeAdapter[str] = TypeAdapter(Id)
 
@@ -139,6 +140,11 @@ class PoolConfig(Model):
     idle_w: NotNegative | None = Field(
         default=None, description="Draw of one GPU with no work, in W. Absent: the curve's.", examples=[55]
     )
+    parking: ParkingConfig | None = Field(
+        default=None,
+        description="Batch pools: idle GPUs may be put into a deeper sleep when the plan has no work for them.",
+        examples=[{"parked_w": 20, "step": 8, "hook": {"type": "simulated"}}],
+    )
     tokens_per_gpu_h: NotNegative = Field(
         default=0.0,
         description="Tokens that one GPU makes in an hour at full throughput, for the reports.",
@@ -149,4 +155,6 @@ class PoolConfig(Model):
     def _caps_ordered(self) -> PoolConfig:
         if self.min_cap_w and self.max_cap_w and self.min_cap_w > self.max_cap_w:
             raise FieldError("max_cap_w", f"{self.max_cap_w:g} W is below `min_cap_w` ({self.min_cap_w:g} W)")
+        if self.parking is not None and self.work is not Work.BATCH:
+            raise FieldError("parking", "is for batch pools; the load of others comes when it wants")
         return self

@@ -106,7 +106,12 @@ def _pool_row(pool: PoolStatus, board: Board) -> Sequence[object]:
     return (
         Markup("<b>{}</b>").format(pool.id),
         pool.work,
-        Markup('{} <span class="gp-dim">of {}</span>{}').format(f"{active:,}", f"{pool.gpus:,}", _yielded(pool, board)),
+        Markup('{} <span class="gp-dim">of {}{}</span>{}').format(
+            f"{active:,}",
+            f"{pool.gpus:,}",
+            f", {pool.parked_gpus:,} parked" if pool.parked_gpus else "",
+            _yielded(pool, board),
+        ),
         _metered(f"{cap_w} W", cap_w / pool.max_cap_w if pool.max_cap_w else 0.0, f"of {pool.max_cap_w} W"),
         Markup('{} kW <span class="gp-dim">plan {}</span>').format(shown, f"{pool.planned_kw:,.0f}"),
         _metered(f"{pool.throughput:.0%}", pool.throughput, "of full throughput"),

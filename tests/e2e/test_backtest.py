@@ -72,6 +72,25 @@ def test_voluntary_events_are_answered_settled_and_bounded(tmp_path):
     assert_bound(result)
 
 
+def test_parked_gpus_save_what_their_idling_takes(tmp_path):
+    """8,000 GPUs that idle at 500 W and sleep at 0: half a day of it is saved, for 0.001 USD a waking."""
+    kilowatts(tmp_path, uri_prices(), within="12h")
+    text = (tmp_path / "kilowatts.yaml").read_text().replace("idle_w: 0", "idle_w: 90")
+    parking = "parking: {parked_w: 0, wake: 10m, wake_cost: 0.001, step: 8, hook: {type: simulated}}"
+    (tmp_path / "kilowatts.yaml").write_text(text.replace("work: batch, curve", f"work: batch, {parking}, curve"))
+    window = (local("2021-02-12", CHICAGO), local("2021-02-13", CHICAGO))
+    parked = run_backtest(load_config(tmp_path / "kilowatts.yaml"), *window)
+    (tmp_path / "kilowatts.yaml").write_text(text)
+    idle = run_backtest(load_config(tmp_path / "kilowatts.yaml"), *window)
+    saved = idle.gridpace.account.energy_kwh - parked.gridpace.account.energy_kwh
+    assert saved == pytest.approx(90 * 8 * 12, rel=0.1), "8 MW for 12 h do 96 MWh of work; the rest of the day sleeps"
+    costs = parked.gridpace.account.costs
+    assert 0 < costs.parking <= 0.001 * 8000 * 4
+    assert parked.gridpace.account.missed == ()
+    assert costs.net < idle.gridpace.account.costs.net - 0.5 * saved * 0.1
+    assert_bound(parked)
+
+
 def test_the_table_adds_up_to_the_account_in_other_hands(two_days, tmp_path):
     for name, read in (("table.csv", pandas.read_csv), ("table.parquet", pandas.read_parquet)):
         write_table(two_days.table(), tmp_path / name)

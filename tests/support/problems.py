@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from optimizer.assets import Battery, CoincidentCharge, Generator, ReserveOffer
+from optimizer.assets import Battery, CoincidentCharge, Generator, Parking, ReserveOffer
 from optimizer.curves import parse_curves
 from optimizer.domain import (
     BatchJob,
@@ -116,6 +116,21 @@ def with_steps(made, seed):
             )
         )
     return replace(made, jobs=tuple(jobs), prices=replace(made.prices, move_per_gb=rng.choice((0.0, 0.05))))
+
+
+def with_parking(made, seed):
+    """The same problem with batch pools that may park GPUs, some of which are parked or waking now."""
+    rng, pools = random.Random(seed), []
+    for item in made.pools:
+        of, count = item.pool, item.pool.count
+        how = Parking(of.curve.idle_w * rng.choice((0.0, 0.2, 1.2)), rng.choice((0.0, 120.0, 1800.0)),
+                      rng.choice((0.0, 0.01, 1.0)), rng.choice((1, 1, 4)))  # fmt: skip
+        parked = rng.choice((0, 0, count // 2, count))
+        now = {"parked_now": parked, "waking_now": rng.choice((0, count - parked))}
+        left = {"wake_left_s": rng.uniform(0, how.wake_s)}
+        parks = of.work is Work.BATCH
+        pools.append(replace(item, pool=replace(of, parking=how), **now, **left) if parks else item)
+    return replace(made, pools=tuple(pools))
 
 
 def with_options(made, seed):

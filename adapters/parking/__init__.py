@@ -1,0 +1,1 @@
+"""How idle GPUs are parked and woken."""
