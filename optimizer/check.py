@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from optimizer.check_jobs import TOL, Violation, check_jobs
 from optimizer.check_parking import awake_gpus, parking_faults, saved_kw
 from optimizer.check_reserve import reserve_faults
+from optimizer.check_runs import run_faults
 from optimizer.check_steps import step_faults
 from optimizer.check_supply import charged_for_kw, most_output_kw, net_kw, shape_faults, supply_faults
 from optimizer.curves import (
@@ -43,7 +44,8 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
 
     Checked: completeness, numbers, import through PUE, draws and work on the curves, orders inside the cards' range,
     service floors, hard limits and firm events kept as far as is possible and the rest declared, jobs inside window,
-    rate and pool, work conserved, jobs that may not be interrupted unbroken, gangs whole, jobs after those before them.
+    rate and pool, work conserved, jobs that may not be interrupted unbroken, gangs whole, least runs kept while there
+    is room, jobs after those before them.
     """
     shape = _shape(problem, plan)
     if shape:
@@ -57,6 +59,7 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
         found.extend(_pool(problem, plan, inputs, work[inputs.pool.id]))
     found.extend(check_jobs(problem, jobs))
     found.extend(Violation(*fault) for fault in step_faults(problem, jobs))
+    found.extend(Violation(*fault) for fault in run_faults(problem, plan, jobs))
     for number, site in enumerate(problem.sites):
         found.extend(_site(problem, plan, number, fixed))
         found.extend(Violation(*fault) for fault in supply_faults(problem, plan, site))

@@ -17,6 +17,7 @@ from optimizer.curves import draw_at_cap
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of, late_tail, unbroken_run, with_taken
 from optimizer.jobfacts import JobFacts
+from optimizer.leastruns import Space, keep_runs
 from optimizer.poolfacts import PoolFacts
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.room import fit, fixed_draw, headroom_kw, kw_per_work, wanted_draw
@@ -245,6 +246,7 @@ class _Book:
     def plan(self, rung: Rung, reason: Reason, text: str, events: Mapping[str, EventPlan] | None = None) -> Plan:
         """The plan of what was booked; `events`: answers to voluntary events (None: no to all)."""
         facts, draw = self.facts, self.draw_kw
+        keep_runs(facts, self.steps, self.rates, self.homes, Space(self.free, self.room_kw, self.kw_per_work))
         for pool in facts.pools:
             if pool.batch:
                 mine = [number for number, home in enumerate(self.homes) if home == pool.index]

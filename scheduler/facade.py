@@ -122,12 +122,13 @@ class Facade:
         if message.site not in self.ctx.sites:
             raise Refused(f"site: {message.site!r} is not one of {', '.join(self.ctx.sites)}")
         rules = self.rules.get(message.program) or ProgramRules()
+        lasts_s = max(0.0, (message.end - max(message.start, now)).total_seconds()) if _aware(message) else 0.0
         base_kw = baseline_kw(self.ctx, self.state, message.site, rules.terms, now)
         try:
             answer = self.ctx.ledger.accept(
                 rules.applied(message, base_kw, now),
                 baseline_kw=base_kw,
-                available_kw=min(rules.most_kw, available_kw(self.ctx, self.state, message.site, now)),
+                available_kw=min(rules.most_kw, available_kw(self.ctx, self.state, message.site, now, lasts_s)),
                 defaults=rules.terms,
                 now=now,
             )
@@ -240,3 +241,8 @@ class Facade:
     def _site(self, site: str) -> None:
         if site not in self.ctx.sites:
             raise Refused(f"no site {site!r}", 404)
+
+
+def _aware(message: EventMessage) -> bool:
+    """Whether a message's times can be reckoned with; the ledger refuses one whose can't."""
+    return message.start.tzinfo is not None and message.end.tzinfo is not None

@@ -21,10 +21,14 @@ from scheduler.parked import asleep_kw
 from scheduler.pools import PoolModel
 from scheduler.safety import floor_cap_w
 from scheduler.status import Flexibility
+from scheduler.supply import relief_kw
 
 WITHIN_S, PAUSE_S = (5.0, 60.0, 900.0), 60.0
 """Times for which the figure is told; from the second on jobs can have been paused, which a worker does between two
 requests or steps."""
+
+LASTS_S, ENGINES_S = 900.0, 900.0
+"""For how long what is stored must last where nobody says, and from when on an engine has started."""
 
 SURE = 1.645
 """Standard errors below the mean that are exceeded 19 times in 20 (normal distribution)."""
@@ -62,8 +66,9 @@ def baseline_kw(ctx: Context, state: State, site: str, terms: ProgramTerms, now:
 
 
 def flexibility(ctx: Context, state: State, site: str, now: datetime) -> tuple[Flexibility, ...]:
-    """What the site can shed from now on within 5 s (by caps), 60 s and 15 min (jobs paused as well), inside its ramp
-    limit, in kW at the meter."""
+    """What the site can shed from now on within 5 s (by caps and batteries), 60 s (jobs paused as well) and 15 min
+    (engines started as well), inside its ramp limit, in kW at the meter; what is stored counts as far as it lasts 15
+    min."""
     present_kw = present_import_kw(ctx, state, site, now)
     pue, ramp_kw_per_min = pue_now(ctx, state, site, now), ctx.sites[site].ramp_down_kw_per_min
     found = []
@@ -71,15 +76,19 @@ def flexibility(ctx: Context, state: State, site: str, now: datetime) -> tuple[F
         sheds = [shed_of(ctx, state, model, now, pause=within_s >= PAUSE_S) for model in site_pools(ctx, site)]
         kw = pue * sum(shed.kw for shed in sheds)
         error_kw = pue * sum(shed.error_kw**2 for shed in sheds) ** 0.5
+        beside_kw = relief_kw(ctx, state, site, LASTS_S, engines=within_s >= ENGINES_S)
         most_kw = min(present_kw, ramp_kw_per_min * within_s / 60.0)
-        found.append(Flexibility(within_s, min(kw, most_kw), min(max(0.0, kw - SURE * error_kw), most_kw)))
+        sure_kw = max(0.0, kw - SURE * error_kw) + beside_kw
+        found.append(Flexibility(within_s, min(kw + beside_kw, most_kw), min(sure_kw, most_kw)))
     return tuple(found)
 
 
-def available_kw(ctx: Context, state: State, site: str, now: datetime) -> float:
-    """What the site can shed now, in kW at the meter, from its present draw down to its floors with every lever."""
+def available_kw(ctx: Context, state: State, site: str, now: datetime, lasts_s: float = LASTS_S) -> float:
+    """What the site can shed now, in kW at the meter, from its present draw down to its floors with every lever, for so
+    many seconds (which matters for what is stored)."""
     sheds = (shed_of(ctx, state, model, now, pause=True) for model in site_pools(ctx, site))
-    return min(present_import_kw(ctx, state, site, now), pue_now(ctx, state, site, now) * sum(s.kw for s in sheds))
+    kw = pue_now(ctx, state, site, now) * sum(shed.kw for shed in sheds)
+    return min(present_import_kw(ctx, state, site, now), kw + relief_kw(ctx, state, site, lasts_s, engines=True))
 
 
 def present_import_kw(ctx: Context, state: State, site: str, now: datetime) -> float:

@@ -178,6 +178,25 @@ def relieve(ctx: Context, state: State, site: str, asked: dict[str, float], exce
     return found
 
 
+def relief_kw(ctx: Context, state: State, site: str, lasts_s: float, engines: bool) -> float:
+    """What batteries (and `engines`) could take off the site's import from now on for so long: up to their power, from
+    what they draw or give now, and as far as the energy in them reaches. Nothing from a silent one, or where nothing
+    may be written."""
+    if not ctx.dispatcher.writes:
+        return 0.0
+    found = 0.0
+    for battery in ctx.sites[site].batteries:
+        reading = _reading(state, battery.id)
+        if reading is not None:
+            kwh = max(0.0, (reading.stored_kwh or 0.0) - battery.min_kwh) * sqrt(battery.efficiency)
+            found += max(0.0, reading.kw + min(battery.discharge_kw, kwh / max(lasts_s / 3600.0, 1e-9)))
+    for unit in ctx.sites[site].generators if engines else ():
+        reading = _reading(state, unit.id)
+        if unit.output is None and reading is not None:
+            found += max(0.0, unit.max_kw + reading.kw)
+    return found
+
+
 def set_devices(ctx: Context, state: State, asked: Mapping[str, float], lease_s: float, now: datetime) -> list[Note]:
     """Write what changed or must be renewed, and read back. Where nothing may be written, what was set is released."""
     notes: list[Note] = []

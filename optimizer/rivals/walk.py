@@ -16,9 +16,11 @@ from optimizer.assemble import Draft, assemble
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of, unbroken_run, with_taken
 from optimizer.jobfacts import JobFacts
+from optimizer.leastruns import Space, keep_runs
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.rivals.asked import Asked, Given, Scale, least_cut
-from optimizer.room import fit
+from optimizer.room import fit, headroom_kw, kw_per_work
+from optimizer.steps import least_now, steps_of
 
 INF = float("inf")
 LEAST = 1e-9
@@ -56,6 +58,7 @@ def follow(policy: Policy, problem: Problem) -> Plan:
     walk = _Walk(heard, policy)
     for t in range(facts.count):
         walk.step(t)
+    walk.keep_runs()
     answers = {name: EventPlan(True) for name in taken}
     draft = Draft(fit(heard, walk.draw_kw), walk.rates, tuple(walk.homes), events=answers)
     return assemble(facts, draft, Rung.RULE, (rule_note(policy.name),))
@@ -94,6 +97,7 @@ class _Walk:
         self.rates = np.zeros((len(facts.jobs), facts.count))
         self.homes = [job.pools[0] if job.pools else -1 for job in facts.jobs]
         self.left = np.array([job.left for job in facts.jobs])
+        self.steps = steps_of(facts)
         self.begun = [False] * len(facts.jobs)
         self.kept = np.zeros((len(facts.pools), facts.count))
         self.budget_kw = facts.usable_cap_kw / facts.pue - facts.other_kw
@@ -132,6 +136,7 @@ class _Walk:
     def _take(self, asked: Asked, given: Given) -> None:
         """Book what an interval gives."""
         t, hours = asked.t, float(self.facts.hours[asked.t])
+        given = given if t else self._whole_gangs(given)
         for g, draw in (*given.draw_kw.items(), *asked.batch_kw(given.rates).items()):
             self.draw_kw[g, t] = draw
         for number, rate in given.rates.items():
@@ -139,10 +144,29 @@ class _Walk:
             self.left[number] -= rate * hours
             self.begun[number] = self.begun[number] or rate > LEAST
 
+    def _whole_gangs(self, given: Given) -> Given:
+        """In the interval about to run: a gang that was cut below its least GPUs waits."""
+        least = {number: least_now(self.facts, self.steps, number) * (1 - LEAST) for number in given.rates}
+        return replace(given, rates={n: rate if rate >= least[n] else 0.0 for n, rate in given.rates.items()})
+
+    def keep_runs(self) -> None:
+        """Keep up what must run for a least time, where there is room."""
+        facts, room_kw = self.facts, headroom_kw(self.facts, self.draw_kw)
+        batch = [pool for pool in facts.pools if pool.batch]
+        free = np.zeros((len(facts.pools), facts.count))
+        homes = np.array(self.homes, dtype=np.int64)
+        for pool in batch:
+            work = self.rates[homes == pool.index].sum(axis=0)
+            free[pool.index] = np.clip(pool.working * pool.hulls[0].top_throughput - work, 0.0, None)
+        keep_runs(facts, self.steps, self.rates, self.homes, Space(free, room_kw, kw_per_work(facts)))
+        for pool in batch:
+            work = self.rates[homes == pool.index].sum(axis=0)
+            self.draw_kw[pool.index] = [pool.draw_for(t, done) for t, done in enumerate(work.tolist())]
+
     def _wants(self, t: int) -> dict[int, float]:
         """Rates that jobs that may wait ask for in interval t, in their turn, up to the GPUs of their pools. Before
         them jobs that may not be interrupted begin, where their whole run has room."""
-        asking = [number for number in self.order if self._most(number, t) > LEAST]
+        asking = [number for number in self.order if self._most(number, t) > LEAST and self._may(number, t)]
         for number in asking:
             if not self.facts.jobs[number].job.preemptible:
                 self._begin(number, t)
@@ -154,10 +178,17 @@ class _Walk:
             if not job.job.preemptible:
                 continue
             g = self.homes[number] if self.begun[number] else _roomiest(job, free, most)
-            if min(most, free[g]) > LEAST and self._wanted(number, g, t):
+            least = least_now(self.facts, self.steps, number) if t == 0 else 0.0
+            if min(most, free[g]) > max(LEAST, least * (1 - LEAST)) and self._wanted(number, g, t):
                 self.homes[number], wants[number] = g, min(most, free[g])
                 free[g] -= wants[number]
         return wants
+
+    def _may(self, number: int, t: int) -> bool:
+        """Whether all jobs that this one waits for are done before interval t."""
+        before = self.steps.order[self.steps.order[:, 1] == number, 0].tolist()
+        done = ((n, float(self.rates[n, :t] @ self.facts.hours[:t])) for n in before)
+        return all(work >= self.facts.jobs[n].left * (1 - LEAST) for n, work in done)
 
     def _most(self, number: int, t: int) -> float:
         """Highest rate of a job in interval t: its window, its rate, its work left; 0 for a run that has begun, or

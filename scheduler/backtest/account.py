@@ -13,7 +13,7 @@ from datetime import datetime
 
 import numpy as np
 
-from optimizer.curves import throughput_at_cap
+from optimizer.curves import draw_at_cap, throughput_at_cap
 from optimizer.domain import BatchJob, Problem, SiteInputs, Work
 from optimizer.timegrid import floor_time
 from scheduler.backtest.commitments import commitments
@@ -27,7 +27,8 @@ DONE_SHARE = 1e-6
 @dataclass(frozen=True)
 class Costs:
     """Money of one window, by cause. `lost_value` is work of interactive and training pools that the load asked for and
-    that was not done; `undone` holds the penalty and the value of job work never done; `event_credit` is a credit."""
+    that was not done; `undone` holds the penalty and the value of job work never done; `event_credit` is a credit,
+    `reserve` a negative cost. `pauses` are suspends and restarts of jobs for which they cost something."""
 
     energy: float = 0.0
     demand_charge: float = 0.0
@@ -39,6 +40,8 @@ class Costs:
     late: float = 0.0
     undone: float = 0.0
     parking: float = 0.0
+    pauses: float = 0.0
+    reserve: float = 0.0
     event_penalty: float = 0.0
     event_credit: float = 0.0
 
@@ -115,6 +118,8 @@ def settle(truth: Problem, outcome: Outcome) -> Account:
         late=sum(_late_cost(job, truth, outcome) for job in truth.jobs),
         undone=sum(_undone_cost(job, jobs[job.id]) for job in truth.jobs),
         parking=_parking(truth, outcome),
+        pauses=sum(outcome.pauses.get(job.id, 0) * _pause_cost(job, truth) for job in truth.jobs),
+        reserve=-sum(_reserve(site, outcome, hours) for site, _ in sites),
         event_penalty=penalty,
         event_credit=credit,
     )
@@ -190,6 +195,19 @@ def _undone_cost(job: BatchJob, result: JobResult) -> float:
     return (job.undone_penalty + job.value_per_gpu_h) * undone if undone > DONE_SHARE * job.left_gpu_h else 0.0
 
 
+def _pause_cost(job: BatchJob, truth: Problem) -> float:
+    """One suspend and restart: its own price, and its GPU-hours as work not done, at full speed and the mean price."""
+    gpu_h = job.checkpoint_gpu_h + job.restart_gpu_h
+    pools = [item.pool for item in truth.pools if item.pool.id in job.pools]
+    if gpu_h <= 0 or not pools:
+        return job.pause_cost
+    pool, hours = pools[0], np.array(truth.grid.hours)
+    site = next(site for site in truth.sites if site.id == pool.site)
+    price = float((np.array(site.price_per_mwh) * np.array(site.pue) * hours).sum() / hours.sum()) / 1000.0
+    energy = draw_at_cap(pool.curve, pool.max_cap_w) / 1000.0 * max(0.0, price)
+    return job.pause_cost + gpu_h * (max(0.0, job.value_per_gpu_h) + energy)
+
+
 def _parking(truth: Problem, outcome: Outcome) -> float:
     """Waking GPUs that were parked."""
     parks = [item.pool for item in truth.pools if item.pool.parking is not None]
@@ -235,6 +253,15 @@ def _generation(site: SiteInputs, outcome: Outcome, hours: Floats) -> float:
     return sum(
         unit.cost_per_mwh / 1000.0 * float((outcome.given_kw.get(unit.id, 0.0 * hours) * hours).sum())
         for unit in site.generators
+    )
+
+
+def _reserve(site: SiteInputs, outcome: Outcome, hours: Floats) -> float:
+    """Revenue of the reserve that was held ready (nobody calls it in a backtest)."""
+    none = np.zeros(len(hours))
+    return sum(
+        float((np.array(offer.price_per_kw_h) * outcome.offered_kw.get(offer.id, none) * hours).sum())
+        for offer in site.reserves
     )
 
 

@@ -20,6 +20,7 @@ from scheduler.backtest.outcome import Outcome, Recorder
 from scheduler.clock import VirtualClock
 from scheduler.control import run_tick
 from scheduler.cycle import expire_notes, run_cycle
+from scheduler.supply import offered_kw
 from scheduler.timing import next_boundary
 from scheduler.wiring import Parts
 
@@ -59,6 +60,7 @@ def drive(
     while True:
         now = clock.now()
         driven.recorder.read(hall.counters(), {job.id: job for job in queue.everything()})
+        driven.recorder.offer(now, offers_now(parts, now))
         if now >= end:
             break
         parts.utility.poll(now)
@@ -76,6 +78,12 @@ def drive(
             driven.took_part |= {row.event.id}
     progress(1.0)
     return driven
+
+
+def offers_now(parts: Parts, now: datetime) -> dict[str, float]:
+    """Reserve in kW that the plan in force offers."""
+    offers = (offer.id for site in parts.ctx.sites.values() for offer in site.reserves)
+    return {name: offered_kw(parts.state.plan, name, now) for name in offers}
 
 
 def _cycle(parts: Parts, driven: Driven) -> None:

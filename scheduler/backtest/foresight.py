@@ -14,7 +14,7 @@ import numpy as np
 
 from optimizer.assets import Generator
 from optimizer.curves import hull_from_idle
-from optimizer.domain import CurvePoint, PoolInputs, PowerCurve, Problem, SiteInputs, Work
+from optimizer.domain import BatchJob, CurvePoint, PoolInputs, PowerCurve, Problem, SiteInputs, Work
 from optimizer.facts import Facts, facts_of
 from optimizer.highs import Answer, solve_arrays
 from optimizer.model.arrays import Arrays, write_arrays
@@ -61,7 +61,7 @@ def relaxed(truth: Problem, kept: Outcome) -> Problem:
         truth,
         sites=tuple(_site(site, truth.grid) for site in truth.sites),
         pools=tuple(_pool(inputs) for inputs in truth.pools),
-        jobs=tuple(replace(job, preemptible=True) for job in truth.jobs),
+        jobs=tuple(_free_job(job) for job in truth.jobs),
         events=(*priced, *owed, *offered),
         prices=replace(truth.prices, ramp_per_kw=0.0, change_per_kw=0.0),
     )
@@ -89,7 +89,16 @@ def _site(site: SiteInputs, grid: TimeGrid) -> SiteInputs:
         ramp_down_kw_per_min=INF,
         import_now_kw=None,
         generators=free,
+        reserves=(),
     )
+
+
+def _free_job(job: BatchJob) -> BatchJob:
+    """A job that can take any rate at any time: no gang, no least run, no pause that costs, nobody to wait for."""
+    return replace(
+        job, preemptible=True, min_gpus=0, min_run_h=0.0, pause_cost=0.0, checkpoint_gpu_h=0.0, restart_gpu_h=0.0,
+        after=(), data_gb=0.0,
+    )  # fmt: skip
 
 
 def _free(unit: Generator) -> Generator:
@@ -152,6 +161,9 @@ def _outcome(truth: Problem, facts: Facts, arrays: Arrays, answer: Answer) -> Ou
         import_kw={site.id: site_kw[row] * facts.pue[row] + net_kw[row] for row, site in enumerate(truth.sites)},
         work_gpus={pool.pool.id: work[pool.index] for pool in facts.pools},
         job_gpus={job.job.id: rates[number] for number, job in enumerate(facts.jobs)},
+        offered_kw={
+            offer.id: np.full(facts.count, offer.max_kw) for site in truth.sites for offer in site.reserves
+        },  # all of it, always: what could be delivered depends on plans that nobody may judge by hindsight
         woken={facts.pools[g].pool.id: float(how.woken(asleep[g]).sum() + asleep[g, -1]) for g, how in parked.items()},
         took_part=frozenset(
             facts.problem.events[number].id

@@ -36,6 +36,10 @@ class Outcome:
     """Power that each battery and engine gave."""
     stored_kwh: Mapping[str, float] = field(default_factory=dict)
     """Energy in each battery at the end."""
+    offered_kw: Mapping[str, Floats] = field(default_factory=dict)
+    """Reserve that was offered, by offer."""
+    pauses: Mapping[str, int] = field(default_factory=dict)
+    """How often each job was suspended and started again."""
     woken: Mapping[str, float] = field(default_factory=dict)
     """GPUs of each pool that were woken, and that are still parked at the end."""
     took_part: frozenset[str] = frozenset()
@@ -56,9 +60,32 @@ class Recorder:
     given: list[tuple[float, ...]] = field(default_factory=list)
     devices: Mapping[str, SimulatedDevice] = field(default_factory=dict)
     stored_at_start: dict[str, float] = field(default_factory=dict)
+    offered: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    pauses: dict[str, int] = field(default_factory=dict)
+    _rests: dict[str, bool] = field(default_factory=dict)
+    _rates: dict[str, float] = field(default_factory=dict)
+
+    def offer(self, at: datetime, offered_kw: Mapping[str, float]) -> None:
+        """Keep what reserve is offered from `at` on, as energy held ready."""
+        second = (at - self.start).total_seconds()
+        for name, kw in offered_kw.items():
+            times, held = self.offered.setdefault(name, ([second], [0.0]))
+            rate = self._rates.get(name, 0.0)
+            times.append(second)
+            held.append(held[-1] + rate * (second - times[-2]) / 3600.0)
+            self._rates[name] = kw
+
+    def _count_pauses(self, jobs: Mapping[str, BatchJob]) -> None:
+        """A job that had GPUs, lost them with work left, and has them again was paused once more."""
+        for name, job in jobs.items():
+            if job.gpus > 0 and self._rests.get(name):
+                self.pauses[name] = self.pauses.get(name, 0) + 1
+            if job.gpus > 0 or name in self._rests:
+                self._rests[name] = job.gpus == 0
 
     def read(self, counters: HallCounters, jobs: Mapping[str, BatchJob]) -> None:
         """Keep one reading; jobs only where they moved. A job that is new had done nothing at the reading before."""
+        self._count_pauses(jobs)
         if not self.seconds:
             self.sites, self.pools = tuple(counters.import_kwh), tuple(counters.work_gpu_h)
             self.stored_at_start = {name: device.stored_kwh for name, device in self.devices.items()}
@@ -94,4 +121,6 @@ class Recorder:
             job_gpus={name: means(times, np.array(done)) for name, (times, done) in self.jobs.items()},
             given_kw={name: means(self.seconds, given[:, k]) for k, name in enumerate(self.devices)},
             stored_kwh={name: device.stored_kwh for name, device in self.devices.items()},
+            offered_kw={name: means(times, np.array(held)) for name, (times, held) in self.offered.items()},
+            pauses=dict(self.pauses),
         )

@@ -54,6 +54,7 @@ def recordings(
     wanted = {name for site in sites.values() for name in (site.price, site.carbon, site.weather, site.limit_signal)}
     wanted |= {model.load for model in pools.values() if isinstance(model.load, str)}
     wanted |= {unit.output for site in sites.values() for unit in site.generators}
+    wanted |= {offer.price for site in sites.values() for offer in site.reserves}
     wanted |= {peak.probability or peak.system_load for site in sites.values() for peak in site.coincident}
     try:
         return {name: recorded(name, sources[name], start, end) for name in sorted(n for n in wanted if n)}
@@ -119,6 +120,7 @@ def _site(model: SiteModel, grid: TimeGrid, truth: Mapping[str, Series]) -> Site
         carbon_g_per_kwh=_values(model.carbon or 0.0, grid, truth),
         demand_charges=model.charges(grid, {}) if model.charges else (),
         generators=tuple(u.on(grid, on_grid(truth[u.output], grid) if u.output else None) for u in model.generators),
+        reserves=tuple(r.on(grid, on_grid(truth[r.price], grid) if r.price else None) for r in model.reserves),
         coincident=tuple(
             settled(peak, truth[str(peak.probability or peak.system_load)], grid) for peak in model.coincident
         ),

@@ -10,7 +10,7 @@ from optimizer.evaluate import evaluate
 from optimizer.rivals import RIVALS
 from optimizer.solve import solve_problem
 from tests.support.examples import many
-from tests.support.problems import random_problem, with_options, with_parking
+from tests.support.problems import random_problem, with_options, with_parking, with_steps
 
 seeds = st.integers(0, 10**6)
 
@@ -19,6 +19,7 @@ seeds = st.integers(0, 10**6)
 @given(seeds)
 def test_every_rule_may_be_obeyed(name, seed):
     made = with_parking(with_options(random_problem(seed), seed), seed) if seed % 2 else random_problem(seed)
+    made = with_steps(made, seed) if seed % 3 else made
     plan = RIVALS[name](made, None)
     assert (plan.rung, check_plan(made, plan)) == (Rung.RULE, ())
 

@@ -6,13 +6,14 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from optimizer.assets import ReserveOffer
 from optimizer.domain import BatchJob, DemandCharge, GridEvent, Span, Work
 from optimizer.timegrid import TimeGrid, uniform_grid
 from scheduler.backtest.account import settle
 from scheduler.backtest.commitments import commitments, deliveries
 from scheduler.backtest.foresight import perfect_foresight
 from scheduler.backtest.no_control import no_control
-from scheduler.backtest.outcome import Outcome
+from scheduler.backtest.outcome import Outcome, Recorder
 from scheduler.backtest.recorded import settlement_grid
 from scheduler.config.runtime import NoControl
 from tests.support.problems import HOUR, START, inputs, pool, problem, site
@@ -102,6 +103,40 @@ def test_a_voluntary_event_is_settled_only_for_who_took_part_and_foresight_takes
     bound = settle(truth, best).costs
     assert bound.event_credit == pytest.approx(4 * 67.5)
     assert bound.net == pytest.approx(settle(truth, idle).costs.net - (270 - 157.5 + 67.5 * 0.05))
+
+
+def test_a_pause_costs_its_price_and_the_work_that_a_restart_loses():
+    """Two pauses of 3 USD, and 0.5 GPU-hours each: at 2 USD of value and 400 W * 1.5 at 100 USD/MWh, 0.06 an hour."""
+    job = BatchJob("job", ("tune",), START, START + 2 * HOUR, 4.0, 4, value_per_gpu_h=2.0, pause_cost=3.0,
+                   checkpoint_gpu_h=0.2, restart_gpu_h=0.3)  # fmt: skip
+    grid = uniform_grid(START, START + 2 * HOUR, HOUR)
+    truth = problem(grid, [site(2, price=100.0, pue=1.5)], [inputs(pool("tune", Work.BATCH), 2)], [job])
+    done = replace(outcome(grid, 0.0, jobs={"job": [2.0, 2.0]}), pauses={"job": 2})
+    assert settle(truth, done).costs.pauses == pytest.approx(2 * (3.0 + 0.5 * (2.0 + 0.06)))
+    assert settle(truth, perfect_foresight(truth, done)).costs.pauses == 0.0
+
+
+def test_a_job_that_rests_with_work_left_was_paused_and_one_that_begins_or_ends_was_not():
+    recorder, gpus = Recorder(START), iter([0, 4, 4, 0, 0, 2, 0, 1, 0])
+    for count in gpus:
+        recorder._count_pauses({"job": BatchJob("job", ("tune",), START, START + HOUR, 4.0, 4, gpus=count)})
+    assert recorder.pauses == {"job": 2}
+
+
+def test_reserve_is_paid_for_what_was_held_ready_and_foresight_holds_all_of_it():
+    grid = uniform_grid(START, START + 2 * HOUR, HOUR)
+    offer = ReserveOffer("spin", (0.1, 0.2), 50.0, 60.0, 600.0)
+    truth = problem(grid, [site(2, reserves=(offer,))], [inputs(pool(value=0.0), 2)])
+    recorder = Recorder(START)
+    for minutes, kw in ((0, 30.0), (30, 10.0), (120, 10.0)):
+        recorder.offer(START + timedelta(minutes=minutes), {"spin": kw})
+    times, held = recorder.offered["spin"]
+    assert (times, held) == ([0.0, 0.0, 1800.0, 7200.0], [0.0, 0.0, 15.0, 30.0])
+    done = replace(outcome(grid, 0.0), offered_kw={"spin": np.array([20.0, 10.0])})
+    costs = settle(truth, done).costs
+    assert costs.reserve == pytest.approx(-(0.1 * 20 + 0.2 * 10))
+    assert costs.net == pytest.approx(costs.lost_value + costs.reserve)
+    assert settle(truth, perfect_foresight(truth, done)).costs.reserve == pytest.approx(-50 * 0.3)
 
 
 def test_the_settlement_grid_is_cut_where_a_cap_bends():

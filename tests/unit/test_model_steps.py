@@ -7,7 +7,9 @@ import pytest
 from optimizer.check import check_plan
 from optimizer.domain import JobState, Work
 from optimizer.evaluate import evaluate
+from optimizer.fallback import greedy_plan, safe_plan
 from optimizer.reasons import Reason
+from optimizer.rivals import RIVALS
 from optimizer.solve import solve_problem
 from optimizer.validate import ProblemError, validate
 from tests.support.problems import HOUR, START, event, hourly, inputs, job, pool, problem, site
@@ -81,6 +83,25 @@ def test_a_run_in_progress_lasts_as_long_as_it_must_and_gives_way_to_a_firm_even
     assert solve_problem(made([replace(of, min_run_h=0.0)], price)).jobs["j"].work_gpus[0] == pytest.approx(0.0)
     called = event("e", (0, 2), 100.0, 400.0)  # exactly the idle cards
     assert solve_problem(made([of], price, [called])).jobs["j"].work_gpus[:2] == pytest.approx((0.0, 0.0))
+
+
+def test_a_run_that_must_last_is_kept_up_on_every_rung_and_the_checker_misses_it_where_it_is_not():
+    """Begun 15 min ago for two hours at least: it must not rest now, in the second hour, or in what a rule plans."""
+    of = replace(running(min_run_h=2.0), running_since=START - HOUR / 4)
+    here = made([of], [900.0, 900.0, 20.0, 20.0, 20.0, 20.0])
+    best = solve_problem(here)
+    for plan in (best, greedy_plan(here), safe_plan(here), *(rule(here, None) for rule in RIVALS.values())):
+        assert plan.jobs["j"].work_gpus[0] >= 0.5 - 1e-6, "one GPU at the knee"
+        assert check_plan(here, plan) == ()
+    rests = replace(best.jobs["j"], work_gpus=(0.0, *best.jobs["j"].work_gpus[1:]), undone_gpu_h=0.5)
+    pools = replace(best.pools["batch"], work_gpus=(0.0, *best.pools["batch"].work_gpus[1:]))
+    stopped = replace(best, jobs={"j": rests}, pools={"batch": pools})
+    (fault,) = [fault for fault in check_plan(here, stopped) if "least 2 h" in fault.text]
+    assert (fault.index, fault.text) == (0, "has not run for its least 2 h, and is stopped")
+    full = made([of], [900.0, 900.0, 20.0, 20.0, 20.0, 20.0], limit=100.0)
+    blocked = solve_problem(full)
+    assert blocked.jobs["j"].work_gpus[0] == 0.0
+    assert check_plan(full, blocked) == (), "idle cards take the whole limit"
 
 
 def test_a_job_begins_only_after_the_jobs_before_it_and_they_are_done_in_time_for_it():

@@ -8,6 +8,7 @@ from adapters.ports import DeviceReading, EventTarget
 from optimizer.reasons import Reason
 from scheduler.backtest import run_backtest
 from scheduler.config import load_config
+from scheduler.flexibility import available_kw, flexibility
 from scheduler.metrics import Metrics
 from scheduler.supply import release_devices
 from scheduler.web import tables
@@ -119,6 +120,8 @@ def test_nothing_is_set_where_it_only_observes(tmp_path):
 
 def test_a_backtest_counts_wear_fuel_and_what_is_left_and_never_beats_foresight(tmp_path):
     text = SUPPLIED.replace("horizon: 12h", "horizon: 4h").replace("max_gpus: 12", "max_gpus: 1")
+    spin = "     reserves: [{id: spin, price_per_kw_h: 0.01, max_kw: 6, notice: 1m, sustain: 10m}],\n     batteries:"
+    text = text.replace("     batteries:", spin)
     (tmp_path / "secret").write_text("a-secret-for-tests-only")
     (tmp_path / "gridpace.yaml").write_text(text)
     config = load_config(tmp_path / "gridpace.yaml")
@@ -129,6 +132,8 @@ def test_a_backtest_counts_wear_fuel_and_what_is_left_and_never_beats_foresight(
     assert (idle.storage, idle.generation) == (0.0, 0.0)
     assert ours.generation == pytest.approx(0.150 * 15.0, rel=0.05)  # the engine for the dear hour
     assert ours.storage > 0.01
+    assert -0.01 * 6 * 2 <= ours.reserve < -0.01 * 6, "held ready for most of the two hours"
+    assert (best.reserve, idle.reserve) == (pytest.approx(-0.01 * 6 * 2), 0.0)
     assert best.net <= ours.net <= idle.net
 
 
@@ -148,3 +153,26 @@ def test_reserve_is_offered_shown_and_leaves_with_the_power_that_backs_it(tmp_pa
         site.tick()
         site.plan()
         assert site.facade.plan().reserves["spin"].offered_kw[0] < offered - 1.0
+
+
+def test_what_can_be_shed_counts_batteries_as_long_as_they_last_and_engines_once_they_run(tmp_path):
+    """20 kWh of 40 are in it, 2 stay: 18 kWh * sqrt(0.86) = 16.69 kWh arrive. It gives its 8 kW for 15 min, and 4.17 kW
+    for four hours; the engine's 5 kW come within 15 min."""
+    calm = (
+        SUPPLIED.replace("500", "60").replace("discharge_kw: 20", "discharge_kw: 8").replace("max_kw: 15", "max_kw: 5")
+    )
+    with lab(tmp_path, lambda _: calm) as site:
+        site.run(timedelta(seconds=5))
+        now, idle = site.clock.now(), {"bess": 0.0, "gas": 0.0}
+        for name in idle:
+            site.state.devices[name].reading = DeviceReading(now, 0.0, 20.0 if name == "bess" else None, 0.0)
+        with_it = [one.kw for one in flexibility(site.ctx, site.state, "lab", now)]
+        short = available_kw(site.ctx, site.state, "lab", now)
+        long = available_kw(site.ctx, site.state, "lab", now, 14_400.0)
+        site.state.devices["bess"].reading = DeviceReading(now, 5.0, 20.0, 5.0)
+        assert available_kw(site.ctx, site.state, "lab", now) == pytest.approx(short + 5.0), "it stops charging as well"
+        site.state.devices["bess"].reading = site.state.devices["gas"].reading = None
+        without = [one.kw for one in flexibility(site.ctx, site.state, "lab", now)]
+        alone = available_kw(site.ctx, site.state, "lab", now)
+        assert [more - less for more, less in zip(with_it, without, strict=True)] == pytest.approx([8, 8, 13])
+        assert (short - alone, long - alone) == (pytest.approx(13.0), pytest.approx(5 + 18 * 0.86**0.5 / 4))
