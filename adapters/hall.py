@@ -16,13 +16,15 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from math import exp
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapters.hall_parking import HallParking
 from adapters.hall_state import (
+    MAX_MHZ,
+    MIN_MHZ,
+    Beside,
     Floats,
     HallCounters,
     HallFaults,
@@ -30,14 +32,16 @@ from adapters.hall_state import (
     PoolState,
     Signal,
     Signals,
+    follow,
     gpu_ids,
     new_gpus,
+    order_clocks,
     pool_states,
     sample,
 )
 from adapters.hall_work import Grants, HallWork, Progress
 from adapters.meters.sums import LEAST_SHARE_METERED
-from adapters.ports import Clock, GpuId, GpuInfo, Reading, Receipt
+from adapters.ports import Clock, ClockReceipt, GpuId, GpuInfo, Reading, Receipt
 from adapters.power.receipts import UNKNOWN_GPU, clamp_notes, failure_notes
 from optimizer.domain import GpuPool, Work
 from optimizer.reasons import Note, Reason, Severity
@@ -48,17 +52,6 @@ SIMULATED = "simulated"
 
 
 _DRIFT_W = 1.0
-
-
-class Beside(Protocol):
-    """Something at a site's meter beside the hall; `kw` is what it draws now (negative: gives)."""
-
-    site: str
-    kw: float
-
-    def run(self, start: datetime, seconds: float, site_kw: float) -> float:
-        """Mean kW that it adds over a step to a site that draws `site_kw` without it."""
-        ...
 
 
 class SimulatedHall:
@@ -94,7 +87,7 @@ class SimulatedHall:
         """Batteries, engines and panels at the sites' meters, in the order in which they see the site's power."""
         self._work = HallWork()
         self._gpus = new_gpus(self._pools)
-        self._follow_caps()
+        follow(self._gpus, self._pools)
         self._now = clock.now()
         self.parking = HallParking(self._pools, self._now, self._lock)
         self._occupy(self._signals(self._now))
@@ -204,14 +197,6 @@ class SimulatedHall:
         self._work.run(seconds / 3600.0)
         self._break_by_chance(seconds / 3600.0)
 
-    def _follow_caps(self) -> None:
-        """Look up draw and throughput of a busy GPU at its enforced limit on the pool's measured curve."""
-        enforced = self._gpus.enforced_w
-        for state in self._pools:
-            caps = enforced[state.part]
-            self._gpus.busy_w[state.part] = np.interp(caps, state.caps_w, state.draws_w)
-            self._gpus.speed[state.part] = np.interp(caps, state.caps_w, state.speeds)
-
     # ---------------------------------------------------------------- faults
     def _break_by_chance(self, hours: float) -> None:
         """Lose GPUs and reset caps at the configured rates."""
@@ -222,7 +207,7 @@ class SimulatedHall:
         if self._faults.cap_reset_per_h > 0:
             struck = self._random.random(len(self._ids)) < 1.0 - exp(-self._faults.cap_reset_per_h * hours)
             self._gpus.limit_w = np.where(struck, self._gpus.max_w, self._gpus.limit_w)
-            self._follow_caps()
+            follow(self._gpus, self._pools)
 
     def _set_fault(self, position: int, reason: Reason | None) -> None:
         self._gpus.faults.pop(position, None)
@@ -241,14 +226,15 @@ class SimulatedHall:
         with self._lock:
             self.advance()
             self._gpus.limit_w[self._index[gpu]] = self._gpus.max_w[self._index[gpu]]
-            self._follow_caps()
+            self._gpus.clock[self._index[gpu]] = 1.0
+            follow(self._gpus, self._pools)
 
     def limit_out_of_band(self, gpu: GpuId, watts: float | None) -> None:
         """Set a limit behind the driver's back, as a board controller does; None takes it away."""
         with self._lock:
             self.advance()
             self._gpus.ceiling_w[self._index[gpu]] = np.inf if watts is None else watts
-            self._follow_caps()
+            follow(self._gpus, self._pools)
 
     # ---------------------------------------------------------------- what the adapters ask
     def infos(self) -> dict[GpuId, GpuInfo]:
@@ -265,9 +251,18 @@ class SimulatedHall:
                 if live[at]:
                     gpu = self._ids[at]
                     found[gpu] = GpuInfo(
-                        gpu, model, low, high, high, limits[at], enforced[at], draws[at], utilisation=busy[at]
-                    )
+                        gpu, model, low, high, high, limits[at], enforced[at], draws[at], utilisation=busy[at],
+                        min_clock_mhz=MIN_MHZ, max_clock_mhz=MAX_MHZ,
+                    )  # fmt: skip
         return found
+
+    def set_clocks(self, clocks_mhz: Mapping[GpuId, int]) -> ClockReceipt:
+        """Let SM clocks go no higher than this; refusals and lost cards as for limits."""
+        with self._lock:
+            self.advance()
+            receipt = order_clocks(self._gpus, self._index, clocks_mhz)
+            follow(self._gpus, self._pools)
+        return receipt
 
     def enforced(self, gpus: Collection[GpuId]) -> dict[GpuId, float]:
         """Enforced limit in W of those of these GPUs that are on the bus; limits don't depend on time."""
@@ -304,7 +299,7 @@ class SimulatedHall:
             at, limits_w = at[obeys], limits_w[obeys]
         if np.any(self._gpus.limit_w[at] != limits_w):
             self._gpus.limit_w[at] = limits_w
-            self._follow_caps()
+            follow(self._gpus, self._pools)
 
     def _refusals(self, at: NDArray[np.intp]) -> dict[int, Reason]:
         """The GPUs of an order that will not take it."""

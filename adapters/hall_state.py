@@ -10,11 +10,12 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.ports import GpuId
+from adapters.ports import ClockReceipt, GpuId
 from optimizer.domain import GpuPool
 from optimizer.reasons import Reason
 
@@ -22,6 +23,15 @@ Signal = Callable[[datetime], float]
 Floats = NDArray[np.float64]
 
 _NAMESPACE = uuid.UUID("6b1f5c0e-6f0f-5d0a-9b53-9f6f7d1c2a44")
+
+
+MIN_MHZ, MAX_MHZ = 210, 1980
+"""Range of a simulated card's SM clock: that of an H100."""
+
+CLOCKED_DRAW, CLOCKED_SPEED = 0.7, 0.6
+"""How a simulated card answers a locked clock: the part of its draw above idle that falls with the square of the clock,
+and the part of its throughput that falls with the clock itself (the rest waits for memory). Assumed, not measured: work
+that draws little under any cap is bound by memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,17 @@ class HallFaults:
     cap_refusal: float = 0.0
     pool_noise: float = 0.0
     outliers: float = 0.0
+
+
+class Beside(Protocol):
+    """Something at a site's meter beside the hall; `kw` is what it draws now (negative: gives)."""
+
+    site: str
+    kw: float
+
+    def run(self, start: datetime, seconds: float, site_kw: float) -> float:
+        """Mean kW that it adds over a step to a site that draws `site_kw` without it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,8 @@ class Gpus:
     speed: Floats
     busy: Floats
     live: NDArray[np.bool_]
+    clock: Floats
+    """Highest SM clock allowed, as a share of the highest there is."""
     faults: dict[int, Reason] = field(default_factory=dict)
 
     @property
@@ -145,7 +168,29 @@ def new_gpus(states: Sequence[PoolState]) -> Gpus:
         speed=zero.copy(),
         busy=zero.copy(),
         live=np.ones(sum(counts), dtype=np.bool_),
+        clock=np.ones(sum(counts)),
     )
+
+
+def follow(gpus: Gpus, states: Sequence[PoolState]) -> None:
+    """Look up draw and throughput of every busy GPU at its enforced limit on its pool's measured curve, and let a
+    locked clock take both further down."""
+    enforced = gpus.enforced_w
+    for state in states:
+        caps, clock, idle_w = enforced[state.part], gpus.clock[state.part], state.pool.curve.idle_w
+        clocked_w = idle_w + (state.draws_w[-1] - idle_w) * (1.0 - CLOCKED_DRAW * (1.0 - clock**2))
+        gpus.busy_w[state.part] = np.minimum(np.interp(caps, state.caps_w, state.draws_w), clocked_w)
+        slowed = 1.0 - CLOCKED_SPEED * (1.0 - clock)
+        gpus.speed[state.part] = np.minimum(np.interp(caps, state.caps_w, state.speeds), slowed)
+
+
+def order_clocks(gpus: Gpus, places: Mapping[GpuId, int], clocks_mhz: Mapping[GpuId, int]) -> ClockReceipt:
+    """Lock the SM clocks of GPUs that don't refuse, each inside the range."""
+    bad = {gpu: gpus.faults.get(places[gpu]) if gpu in places else Reason.GPU_LOST for gpu in clocks_mhz}
+    done = {gpu: min(MAX_MHZ, max(MIN_MHZ, mhz)) for gpu, mhz in clocks_mhz.items() if bad[gpu] is None}
+    for gpu, mhz in done.items():
+        gpus.clock[places[gpu]] = mhz / MAX_MHZ
+    return ClockReceipt(done, {gpu: reason for gpu, reason in bad.items() if reason is not None})
 
 
 def sample(signals: Mapping[str, Signal], name: str, moment: datetime, default: float) -> float:

@@ -65,8 +65,9 @@ class SignalSource(Protocol):
 # ---------------------------------------------------------------- GPUs
 @dataclass(frozen=True, slots=True)
 class GpuInfo:
-    """One GPU as found: allowed range, factory default, limit requested and limit enforced (all W), present draw, and
-    the share of time that it works (0..1, None where it doesn't tell)."""
+    """One GPU as found: allowed range, factory default, limit requested and limit enforced (all W), present draw, the
+    share of time that it works (0..1, None where it doesn't tell), and the range in which its SM clock can be locked
+    (MHz; 0: it can't be)."""
 
     id: GpuId
     model: str
@@ -79,6 +80,8 @@ class GpuInfo:
     persistence: bool = True
     mig: bool = False
     utilisation: float | None = None
+    min_clock_mhz: int = 0
+    max_clock_mhz: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,27 @@ class CapGuard(Protocol):
 
     def take_back(self) -> None:
         """Cap the GPUs again that were left to another writer. Raises AdapterError."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClockReceipt:
+    """What became of one order about clocks: the SM clock in MHz read back per GPU, and why others did not follow."""
+
+    clock_mhz: Mapping[GpuId, int] = field(default_factory=dict)
+    failures: Mapping[GpuId, Reason] = field(default_factory=dict)
+
+
+@runtime_checkable
+class ClockLocker(Protocol):
+    """An actuator that can also hold the SM clocks of its GPUs down, for work whose draw no limit moves."""
+
+    def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
+        """Let SM clocks go no higher than this, on all cards at once, each inside its own range; read them back."""
+        ...
+
+    def unlock(self, gpus: Collection[GpuId]) -> ClockReceipt:
+        """Let these clocks go free again."""
         ...
 
 

@@ -243,6 +243,20 @@ def _hold(core: AgentCore, request: Mapping[str, Any]) -> Any:
     return {}
 
 
+def _lock(core: AgentCore, request: Mapping[str, Any]) -> Any:
+    clocks = wire.clocks(request.get("clocks_mhz"), "clocks_mhz")
+    return wire.clock_receipt_out(core.lock(clocks, wire.lease(request.get("lease"))))
+
+
+def _unlock(core: AgentCore, request: Mapping[str, Any]) -> Any:
+    gpus, epoch = request.get("gpus"), request.get("epoch")
+    if not isinstance(gpus, list) or not all(isinstance(gpu, str) for gpu in gpus):
+        raise wire.BadRequest("gpus must be a list of GPUs")
+    if epoch is not None and not isinstance(epoch, int):
+        raise wire.BadRequest("epoch must be a whole number")
+    return wire.clock_receipt_out(core.unlock(gpus, epoch))
+
+
 def _take_back(core: AgentCore, request: Mapping[str, Any]) -> Any:
     epoch = request.get("epoch")
     if epoch is not None and not isinstance(epoch, int):
@@ -258,6 +272,8 @@ _OPERATIONS: dict[str, tuple[bool, Callable[[AgentCore, Mapping[str, Any]], Any]
     "release": (True, _release),
     "hold": (True, _hold),
     "take_back": (True, _take_back),
+    "lock": (True, _lock),
+    "unlock": (True, _unlock),
 }
 """Operation -> (does it change anything, how it is obeyed)."""
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic, sleep
 from typing import Any
 
-from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, LimitReader, PowerActuator, Receipt
+from adapters.ports import AdapterError, ClockReceipt, GpuId, GpuInfo, Lease, LimitReader, PowerActuator, Receipt
 from adapters.power.receipts import UNKNOWN_GPU, failure_notes
 from adapters.power.wire import Steps
 from optimizer.reasons import Note, Reason
+from scheduler.agent_clocks import AgentClocks
 from scheduler.agent_state import AgentFiles, Held
 from scheduler.capwatch import CapWatch, DriftRules
 
@@ -63,13 +64,14 @@ class AgentCore:
         self._found, self._held = files.load()
         self._caps: dict[GpuId, float] = {}
         self._watch = CapWatch(self._settings.drift)
+        self._clocks = AgentClocks(power, files, self._found)
         self._ticked_at = clock()
         self._stopping = False
 
     @property
     def outstanding(self) -> bool:
         """True while a limit has to be given back."""
-        return bool(self._found.limits_w)
+        return bool(self._found.limits_w or self._found.clocks_mhz)
 
     # ---------------------------------------------------------------- orders
     def discover(self) -> Mapping[GpuId, GpuInfo]:
@@ -110,6 +112,21 @@ class AgentCore:
             self._found.hold_until = now + min(until_s, self._settings.longest_hold_s) if steps else 0.0
             self._files.save_found(self._found)
 
+    def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
+        """Hold these SM clocks down and renew the lease of all. That they are ours is on disk before it is done."""
+        with self._lock:
+            self._admit(lease)
+            receipt = self._clocks.lock(clocks_mhz, lease, self._clock())
+            self._renew(lease)
+            return receipt
+
+    def unlock(self, gpus: Collection[GpuId], epoch: int | None = None) -> ClockReceipt:
+        """Let these SM clocks go free at once."""
+        with self._lock:
+            if epoch is not None and epoch < self._found.epoch:
+                raise Fenced(f"epoch {epoch} was replaced by {self._found.epoch}; its order is not obeyed")
+            return self._clocks.unlock(gpus)
+
     def release(self, limits_w: Mapping[GpuId, float], epoch: int | None = None) -> Receipt:
         """Give these GPUs back at once: to the limit found here, or to the one named for a GPU never capped here. When
         nothing is left to give back, lease and trajectory are over too."""
@@ -134,6 +151,7 @@ class AgentCore:
                 "phase": self._phase(now),
                 "caps_w": dict(self._caps),
                 "found_w": dict(self._found.limits_w),
+                "clocks_mhz": dict(self._found.clocks_mhz),
                 "epoch": self._found.epoch,
                 "sequence": self._held.sequence,
                 "lease_left_s": max(0.0, self._held.expires_at - now),
@@ -189,16 +207,19 @@ class AgentCore:
             phase = self._phase(now)
             if phase in {"leased", "holding"}:
                 self._guard(now)
+                self._clocks.keep(self._own_lease(), now)
             if phase == "holding":
                 self._follow(self._step(now))
             elif phase == "releasing":
                 # After a machine was suspended or a card hung, the time lost is not made up for in one step.
-                self._ramp(self._settings.release_w_per_s * min(seconds, 4 * self._settings.tick_s))
+                seconds = min(seconds, 4 * self._settings.tick_s)
+                self._clocks.ramp(seconds, self._own_lease())
+                self._ramp(self._settings.release_w_per_s * seconds)
             return self._line(self._phase(now), now)
 
     def _phase(self, now: float) -> str:
         pending = now < self._found.hold_until
-        if not self._found.limits_w and not pending:
+        if not self.outstanding and not pending:
             return "free"
         if now < self._held.expires_at:
             return "leased"
@@ -303,6 +324,7 @@ class AgentCore:
         ends = self._clock() + self._settings.stop_s
         with self._lock:
             self._stopping = True
+            self._clocks.unlock(tuple(self._found.clocks_mhz))
             gaps = [abs(limit - self._caps.get(gpu, limit)) for gpu, limit in self._found.limits_w.items()]
             rate = max([self._settings.release_w_per_s, *(gap / max(self._settings.stop_s / 2, 0.1) for gap in gaps)])
             while self._found.limits_w and self._clock() < ends:

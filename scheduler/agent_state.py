@@ -23,13 +23,15 @@ FORMAT = 1
 @dataclass
 class Found:
     """Limits in W found before the first write, by GPU, the newest epoch obeyed, and the trajectory for the time after
-    the lease: (monotonic second, caps in W), until `hold_until`, in the boot named."""
+    the lease: (monotonic second, caps in W), until `hold_until`, in the boot named; and SM clocks (MHz) that are
+    locked, written down before the lock: what is owed there is to let them go free."""
 
     limits_w: dict[GpuId, float] = field(default_factory=dict)
     epoch: int = 0
     boot: str = ""
     hold_until: float = 0.0
     steps: list[tuple[float, dict[GpuId, int]]] = field(default_factory=list)
+    clocks_mhz: dict[GpuId, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ its cards lower than anybody asked, cards that differ in one pool: each looks li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from adapters.ports import GpuInfo
+from adapters.ports import ClockLocker, GpuId, GpuInfo, PowerActuator
 from optimizer.domain import GpuPool
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.capwatch import DRIFT_W
+from scheduler.config import PoolConfig
 
 
 def bounded(pool: GpuPool, infos: Sequence[GpuInfo]) -> GpuPool:
@@ -51,3 +52,26 @@ def card_notes(pool: str, infos: Sequence[GpuInfo], now: datetime) -> list[Note]
         )
         notes.append(Note(Reason.BOARD_LIMIT, pool, text, Severity.WARNING, now))
     return notes
+
+
+def clock_ranges(
+    configs: Sequence[PoolConfig],
+    gpus: Mapping[str, Sequence[GpuId]],
+    found: Mapping[GpuId, GpuInfo],
+    power: PowerActuator,
+    now: datetime,
+) -> tuple[dict[str, tuple[int, int]], tuple[Note, ...]]:
+    """Clocks in MHz that all cards of a pool can be locked to, for pools whose config allows it; a note where they
+    can't be."""
+    ranges, notes = {}, []
+    for config in configs:
+        if not config.lock_clocks:
+            continue
+        infos = [found[gpu] for gpu in gpus[config.id]]
+        low, high = max(info.min_clock_mhz for info in infos), min(info.max_clock_mhz for info in infos)
+        if isinstance(power, ClockLocker) and 0 < low < high:
+            ranges[config.id] = (low, high)
+        else:
+            text = f"{config.id}: the clocks of its GPUs can't be locked here; its limits alone move its power"
+            notes.append(Note(Reason.CLOCK_REFUSED, config.id, text, Severity.WARNING, now))
+    return ranges, tuple(notes)

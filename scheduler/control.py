@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from optimizer.reasons import Note, Reason, Severity
+from scheduler.clocked import learn_levers, limits_of, locked_mhz, move_clocks
 from scheduler.engine import Context, State
 from scheduler.granting import grant_jobs
 from scheduler.observing import observe, read_meter, site_import, teach
@@ -41,6 +42,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     notes += read_devices(ctx, state, now)
     observe(ctx, state, reading, now)
     teach(ctx, state, reading, now)
+    learn_levers(ctx, state, reading, now)
     events = ctx.ledger.active(now)
     below_floor = emergency_sites(ctx.emergency_programs, events, now)
     then = now + ctx.timing.control_period
@@ -53,7 +55,8 @@ def run_tick(ctx: Context, state: State) -> Tick:
     asked = {device: kw for trim in trims.values() for device, kw in trim.devices_kw.items()}
     notes += tuple(set_devices(ctx, state, asked, lease, now))
     notes += drift(ctx, state, now)
-    done = ctx.dispatcher.apply(orders, lease, now)
+    done = ctx.dispatcher.apply(limits_of(ctx.pools, orders), lease, now)
+    notes += move_clocks(ctx, orders, lease, now)
     grant_jobs(ctx, state, orders, now)
     notes += set_parking(ctx, state, now)
     state.orders = orders
@@ -135,6 +138,7 @@ def book(
         pool_kw=dict(state.reading.pool_kw) if state.reading else {},
         cap_w={pool: order.cap_w for pool, order in state.orders.items()},
         active_gpus={pool: order.active_gpus for pool, order in state.orders.items()},
+        clock_mhz=locked_mhz(ctx),
         yielded_gpus={pool: len(gpus) for pool, gpus in ctx.dispatcher.yielded().items()},
         supply=supply_statuses(ctx, state, now),
         orders=orders,

@@ -16,6 +16,7 @@ from optimizer.check import Violation, check_plan
 from optimizer.domain import Problem
 from optimizer.fallback import safe_plan
 from optimizer.reasons import Note, Reason, Severity
+from scheduler.clocked import limits_of
 from scheduler.collect import collect
 from scheduler.engine import Context, Decision, State
 from scheduler.peaks import book_peaks
@@ -100,7 +101,8 @@ def publish(ctx: Context, state: State, decision: Decision) -> None:
     assert plan is not None
     state.decision = decision
     try:
-        ctx.dispatcher.hold(*trajectory(ctx, state, plan, plan.made_at), plan.made_at)
+        steps, until_s = trajectory(ctx, state, plan, plan.made_at)
+        ctx.dispatcher.hold([(at, limits_of(ctx.pools, orders)) for at, orders in steps], until_s, plan.made_at)
     except (AdapterError, StoreDegraded) as error:
         state.notes.append(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, plan.made_at))
     try:

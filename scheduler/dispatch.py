@@ -197,6 +197,10 @@ class Dispatcher:
         elif now - self._renewed_at > lease_s / RENEWALS:
             self.actuator.apply({}, self._lease(lease_s))
 
+    def next_lease(self, lease_s: float) -> Lease:
+        """A lease for an order about clocks to the same enforcer, in the same sequence."""
+        return self._lease(self.lease_s or lease_s)
+
     def _lease(self, lease_s: float) -> Lease:
         """The next lease; whoever enforces it renews all caps with it."""
         self._sequence += 1
@@ -265,7 +269,8 @@ class Dispatcher:
         self._again |= again.keys()
         for pool in self._pools_of(again.keys()):
             self._enforced.pop(pool, None)
-        return (*raised_notes(self.gpus, self.watch.wanted_w, again, now), *self._yield_notes(now))
+        notes = raised_notes(self.gpus, self.watch.wanted_w, again, now)
+        return notes + yielded_notes(self.gpus, self._yielded, now)
 
     def _guarded(self, guard: CapGuard, now: datetime) -> tuple[Note, ...]:
         """What the agents say of their cards."""
@@ -276,7 +281,7 @@ class Dispatcher:
         self._yield({gpu: watts for gpu, watts in told.yielded_w.items() if gpu in mine})
         text = f"{again} caps came back raised and were set again by their agents"
         notes = (Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now),) if again > 0 else ()
-        return (*notes, *self._yield_notes(now))
+        return (*notes, *yielded_notes(self.gpus, self._yielded, now))
 
     def _yield(self, limits_w: dict[GpuId, float]) -> None:
         """Leave these GPUs to their other writer, and take those back that it has left."""
@@ -286,9 +291,6 @@ class Dispatcher:
                 self._enforced.pop(pool, None)
             self._again |= back
             self._yielded = limits_w
-
-    def _yield_notes(self, now: datetime) -> tuple[Note, ...]:
-        return yielded_notes(self.gpus, self._yielded, now) if self._yielded else ()
 
     def _pools_of(self, gpus: Collection[GpuId]) -> list[str]:
         return [pool for pool, mine in self.gpus.items() if any(gpu in gpus for gpu in mine)] if gpus else []

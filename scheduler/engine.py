@@ -19,6 +19,7 @@ from optimizer.domain import BatchJob, DemandCharge, Plan, Prices, Problem
 from optimizer.reasons import Note
 from optimizer.timegrid import TimeGrid
 from scheduler.backoff import BaseLoadErrors
+from scheduler.clock_hand import ClockHand
 from scheduler.collect import Memory, Source
 from scheduler.curve_book import CurveBook
 from scheduler.dispatch import Dispatcher
@@ -130,6 +131,8 @@ class Context:
     bring_jobs: Callable[[datetime], tuple[Note, ...]] | None = None
     devices: Mapping[str, SetpointDevice] = field(default_factory=dict)
     parking: Mapping[str, ParkingHook] = field(default_factory=dict)
+    clocks: ClockHand | None = None
+    """Where pools may be moved by their SM clocks."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from optimizer.explain import explain_job, explain_pool
+from scheduler.clocked import clock_text
 from scheduler.dispatch_notes import yielded_text
 from scheduler.engine import Context, State
 from scheduler.holding import held_by
@@ -36,7 +37,7 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
         why = held[1] if held is not None else explain_pool(problem, plan, target, step, zone_of(ctx, target))
         left = ctx.dispatcher.yielded().get(target, {})
         others = f" {yielded_text(target, tuple(left), left)}." if left else ""
-        return f"{why} Its power curve: {ctx.curves.status(target).text}.{others}"
+        return f"{why} Its power curve: {ctx.curves.status(target).text}.{others}{clock_text(ctx, target)}"
     if target in plan.jobs:
         return explain_job(problem, plan, target, zone_of(ctx, plan.jobs[target].pool))
     if target in ctx.sites:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from adapters.context import AdapterContext
 from adapters.hall import SimulatedHall
-from adapters.hall_state import HallFaults, HallPhysics
+from adapters.hall_state import MAX_MHZ, MIN_MHZ, HallFaults, HallPhysics
 from adapters.ports import (
     AdapterError,
     Clock,
@@ -29,7 +29,7 @@ from adapters.ports import (
 )
 from optimizer.domain import GpuPool, Series
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.cards import bounded, card_notes
+from scheduler.cards import bounded, card_notes, clock_ranges
 from scheduler.collect import Source
 from scheduler.config import Config, PoolConfig, curves_of
 from scheduler.config.builtin import (
@@ -58,6 +58,8 @@ class Hardware:
     pools: Mapping[str, PoolModel]
     hall: SimulatedHall | None = None
     notes: tuple[Note, ...] = ()
+    clocks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Range in MHz of the SM clocks of pools that may be moved by them."""
     close: Callable[[], None] = field(default=lambda: None)
     devices: Mapping[str, SetpointDevice] = field(default_factory=dict)
     parking: Mapping[str, ParkingHook] = field(default_factory=dict)
@@ -82,7 +84,9 @@ def build_hardware(
         meter, close = _meter(config, context, gpus, power)
         opened.callback(close)
         devices, parking = real_devices(config, context, opened), real_parking(config, context, opened)
-        return Hardware(power, meter, gpus, filled, None, notes, opened.pop_all().close, devices, parking)
+        clocks, more = clock_ranges(config.pools, gpus, found, power, context.clock.now())
+        closing = opened.pop_all().close
+        return Hardware(power, meter, gpus, filled, None, notes + more, clocks, closing, devices, parking)
 
 
 def _actuator(config: Config, context: AdapterContext) -> PowerActuator:
@@ -248,10 +252,10 @@ def _simulated(
     )
     devices = simulated_devices(config, clock, sites, lambda name: Recorded(sources[name], 0.0).at, hall)
     note = hall.describe()
-    parking = simulated_parking(config, hall)
-    return Hardware(
-        SimulatedPower(hall), SimulatedMeter(hall), hall.gpus_of, pools, hall, (note,), devices=devices, parking=parking
-    )
+    clocks = {pool.id: (MIN_MHZ, MAX_MHZ) for pool in config.pools if pool.lock_clocks}
+    power, meter, parking = SimulatedPower(hall), SimulatedMeter(hall), simulated_parking(config, hall)
+    gpus = hall.gpus_of
+    return Hardware(power, meter, gpus, pools, hall, (note,), clocks, devices=devices, parking=parking)
 
 
 def _true_pool(config: Config, pool: GpuPool) -> GpuPool:

@@ -92,6 +92,7 @@ FAMILIES = (
     Family("gridpace_reserve_offered_watts", "gauge", "Reserve that the plan offers now", ("offer",)),
     Family("gridpace_device_lost", "gauge", "1 while a battery or engine does not answer", ("device",)),
     Family("gridpace_gpu_cap_drift", "counter", "Caps found changed by somebody else"),
+    Family("gridpace_pool_clock_hertz", "gauge", "SM clock that a pool's GPUs are locked to; absent: free", ("pool",)),
     Family("gridpace_pool_yielded_gpus", "gauge", "GPUs whose limit another program insists on; left to it", ("pool",)),
     Family("gridpace_jobs", "gauge", "Jobs by state", ("state",)),
     Family("gridpace_jobs_past_hope", "gauge", "Jobs that cannot meet their deadline"),
@@ -148,6 +149,7 @@ class Metrics:
             offered = ((it.id, 1000 * it.planned_kw) for it in tick.supply if it.kind == "reserve")
             self._show("reserve_offered_watts", offered)
             self._show("pool_active_gpus", tick.active_gpus.items())
+            self._show("pool_clock_hertz", ((pool, 1e6 * mhz) for pool, mhz in tick.clock_mhz.items()))
             self._show("pool_yielded_gpus", ((pool, tick.yielded_gpus.get(pool, 0)) for pool in tick.cap_w))
             self._count_notes(tick.notes)
 

@@ -63,7 +63,11 @@ def teach(ctx: Context, state: State, reading: Reading | None, now: datetime) ->
         if model.pool.id in state.parked and (state.parked[model.pool.id].asleep or state.parked[model.pool.id].waking):
             continue  # what sleeping cards draw teaches nothing about the others
         busy = known_busy(ctx, state, model, reading, now)
-        ctx.curves.see(model, reading, ctx.dispatcher.enforced_w(model.pool.id), busy)
+        by_clock = ctx.clocks is not None and model.pool.id in ctx.clocks.levers.clocked
+        cap_w = (
+            None if by_clock else ctx.dispatcher.enforced_w(model.pool.id)
+        )  # a clock in force says nothing of limits
+        ctx.curves.see(model, reading, cap_w, busy)
 
 
 def _observe_pool(state: State, model: PoolModel, reading: Reading | None) -> None:

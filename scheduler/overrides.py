@@ -66,6 +66,7 @@ def _act(ctx: Context, state: State, now: datetime) -> None:
     wrote, ctx.dispatcher.writes = ctx.dispatcher.writes, writes
     if wrote and not writes:
         state.notes.extend(ctx.dispatcher.release(now))
+        state.notes.extend(ctx.clocks.release(now) if ctx.clocks is not None else ())
         state.held, state.setpoint_kw = {}, {}
 
 

@@ -13,6 +13,7 @@ from statistics import fmean
 
 from optimizer.curves import draw_at_cap
 from optimizer.domain import GpuPool, PowerCurve
+from scheduler.levers import Clocked
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Pools(Mapping[str, PoolModel]):
         self.configured: Mapping[str, PoolModel] = dict(models)
         self._now = dict(models)
         self._yielded: dict[str, tuple[float, ...]] = {}
+        self._clocked: dict[str, Clocked] = {}
         self._mixed: dict[str, PoolModel] = {}
 
     def __getitem__(self, pool: str) -> PoolModel:
@@ -59,12 +61,24 @@ class Pools(Mapping[str, PoolModel]):
             self._yielded = dict(limits_w)
             self._mix()
 
+    def put_clocked(self, clocked: Mapping[str, Clocked]) -> None:
+        """Pools that are moved by their SM clocks now, and how these move them."""
+        if clocked != self._clocked:
+            self._clocked = dict(clocked)
+            self._mix()
+
+    def clocked(self, pool: str) -> Clocked | None:
+        """How clocks move a pool; None: its limits do."""
+        return self._clocked.get(pool)
+
+    def by_limits(self, pool: str) -> PoolModel:
+        """A pool as its limits move it, also while its clocks do."""
+        return self._now[pool]
+
     def _mix(self) -> None:
-        self._mixed = {
-            pool: replace(self._now[pool], pool=with_others(self._now[pool].pool, limits))
-            for pool, limits in self._yielded.items()
-            if limits
-        }
+        mixed = {p: with_others(self._now[p].pool, limits) for p, limits in self._yielded.items() if limits}
+        mixed |= {pool: held.pool(self._now[pool].pool) for pool, held in self._clocked.items()}
+        self._mixed = {pool: replace(self._now[pool], pool=shown) for pool, shown in mixed.items()}
 
 
 def with_others(pool: GpuPool, limits_w: tuple[float, ...]) -> GpuPool:

@@ -12,6 +12,7 @@ from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, GpuPool, JobState, Plan, Problem, Work
 from optimizer.explain import explain_job, explain_pool
 from optimizer.reasons import Note, Reason
+from scheduler.clocked import locked_mhz
 from scheduler.flexibility import flexibility
 from scheduler.holding import held_by
 from scheduler.orders import planned_order, step_index
@@ -107,6 +108,7 @@ def pool_status(ctx: Context, state: State, pool: GpuPool, problem: Problem, pla
         reason=held[0].value if held else plan.pools[pool.id].reasons[step].value,
         why=held[1] if held else explain_pool(problem, plan, pool.id, step, zone_of(ctx, pool.id)),
         curve=ctx.curves.status(pool.id),
+        clock_mhz=locked_mhz(ctx).get(pool.id),
         yielded=len(ctx.dispatcher.yielded().get(pool.id, ())),
         parked_gpus=state.parked[pool.id].asleep if pool.id in state.parked else 0,
         quote_per_mtok=plan.quotes[pool.id].per_mtok[step] if pool.id in plan.quotes else None,

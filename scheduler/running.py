@@ -128,6 +128,7 @@ class App:
         ctx.dispatcher.writes = False
         released = release_devices(ctx, self.parts.state, ctx.clock.now())
         woken = release_parking(ctx, self.parts.state, ctx.clock.now())
+        released += ctx.clocks.release(ctx.clock.now()) if ctx.clocks is not None else ()
         for note in (*released, *woken, *ctx.dispatcher.release(ctx.clock.now())):
             log.error(note.text)
 

@@ -103,6 +103,8 @@ class PoolStatus:
     """GPUs left to another writer of limits."""
     parked_gpus: int = 0
     """GPUs that are parked, out of those that are not active."""
+    clock_mhz: int | None = None
+    """SM clock that its GPUs are locked to; None: free."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ class Tick:
     notes: tuple[Note, ...] = ()
     yielded_gpus: Mapping[str, int] = field(default_factory=dict)
     """GPUs left to another writer of limits, by pool."""
+    clock_mhz: Mapping[str, int] = field(default_factory=dict)
+    """SM clocks that are locked, by pool."""
 
 
 @dataclass(frozen=True)

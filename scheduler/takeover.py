@@ -30,6 +30,8 @@ def reconcile(parts: Parts, reloaded: bool = False) -> None:
     state.decision = Decision(ctx.store.load_plan())
     inherit_grants(ctx, state)
     adopt_parking(ctx, state)
+    if ctx.clocks is not None:
+        inherit_clocks(ctx, state)
     if left and ctx.dispatcher.writes:
         inherit_caps(ctx, state)
     if left and not reloaded:
@@ -51,10 +53,26 @@ def inherit_grants(ctx: Context, state: State) -> None:
             state.grants[job.id] = (pool or job.pools[0], job.gpus)
 
 
+def inherit_clocks(ctx: Context, state: State) -> None:
+    """Go on with clocks that a predecessor locked, or let them go where nothing may be written."""
+    assert ctx.clocks is not None
+    ctx.clocks.adopt()
+    if not ctx.dispatcher.writes:
+        state.notes.extend(ctx.clocks.release(ctx.clock.now()))
+    ctx.pools.put_clocked(ctx.clocks.levers.clocked)
+    for pool, mhz in ctx.clocks.locked_mhz.items():
+        model, held = ctx.pools[pool].pool, ctx.clocks.levers.clocked[pool]
+        order_w = round(held.draw_w(model.curve.idle_w, mhz / held.max_mhz))
+        state.held[pool] = PoolOrder(order_w, model.count)
+        state.adopted = True
+
+
 def inherit_caps(ctx: Context, state: State) -> None:
     """The caps that the GPUs have now."""
     state.adopted = True
     for pool_id, cap_w in ctx.dispatcher.in_force().items():
+        if pool_id in state.held:  # it is held by its clocks, not by its limits
+            continue
         pool = ctx.pools[pool_id].pool
         active = granted(state, pool_id) if pool.work is Work.BATCH else pool.count
         state.held[pool_id] = PoolOrder(cap_w, active)

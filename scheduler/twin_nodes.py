@@ -11,7 +11,7 @@ import asyncio
 import math
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -50,6 +50,10 @@ class TwinCards:
             gpu: GpuInfo(gpu, "twin", MIN_W, MAX_W, MAX_W, limit, limit, self.draw_w(gpu))
             for gpu, limit in self._limit_w.items()
         }
+
+    def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
+        """Enforced limits in W of these cards."""
+        return {gpu: self._limit_w[gpu] for gpu in gpus if gpu in self._limit_w}
 
     def draw_w(self, gpu: GpuId) -> float:
         """Draw in W: on its way from where it was at the last step to where the limit lets it be."""

@@ -18,13 +18,14 @@ from adapters.context import AdapterContext
 from adapters.dr.webhook import Webhook
 from adapters.hall import SimulatedHall
 from adapters.jobs.queue import JobQueue, JobRefused
-from adapters.ports import AdapterError, Clock, EventChannel, JobSystem, RecordStore
+from adapters.ports import AdapterError, Clock, ClockLocker, EventChannel, JobSystem, RecordStore
 from adapters.signals.base import gate_rules
 from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.building import caution, due_jobs, pool_models, prices, program_rules, site_models, timing
 from scheduler.capwatch import CapWatch, DriftRules
 from scheduler.clock import ScaledClock, WallClock
+from scheduler.clock_hand import KIND, ClockHand
 from scheduler.collect import Memory, Source
 from scheduler.config import Config
 from scheduler.config.builtin import QueueConfig, WebhookConfig
@@ -34,6 +35,7 @@ from scheduler.engine import ChargeBuilder, Context, Planner, State
 from scheduler.facade import Facade
 from scheduler.hardware import Hardware, build_hardware
 from scheduler.ledger import Ledger
+from scheduler.levers import Levers
 from scheduler.planner import ChildPlanner
 from scheduler.pools import Pools
 from scheduler.rules import OPTIMUM, RulePlanner
@@ -124,6 +126,7 @@ def _built(
     channels = build_channels(config, store) if channels is None else channels
     planner = planner or build_planner(config)
     opened.callback(planner.close)
+    dispatcher = build_dispatcher(config, hardware, store, clock)
     ctx = Context(
         mode=config.mode.value,
         clock=clock,
@@ -138,7 +141,8 @@ def _built(
         meter=hardware.meter,
         devices=hardware.devices,
         parking=hardware.parking,
-        dispatcher=build_dispatcher(config, hardware, store, clock),
+        dispatcher=dispatcher,
+        clocks=build_clocks(hardware, store, dispatcher, clock),
         store=store,
         curves=CurveBook(pools, store),
         prices=prices(config),
@@ -195,6 +199,14 @@ def build_dispatcher(config: Config, hardware: Hardware, store: Store, clock: Cl
         watch=CapWatch(DriftRules(config.drift.reassert, config.drift.quiet.total_seconds())),
         raisable=frozenset(gpu for p in config.pools if p.max_cap_w is not None for gpu in hardware.gpus[p.id]),
     )
+
+
+def build_clocks(hardware: Hardware, store: Store, dispatcher: Dispatcher, clock: Clock) -> ClockHand | None:
+    """What locks clocks: where a pool may be moved by them, or a predecessor left some locked."""
+    if not isinstance(hardware.power, ClockLocker) or not (hardware.clocks or store.all(KIND)):
+        return None
+    levers = Levers(hardware.clocks)
+    return ClockHand(store, hardware.power, hardware.gpus, levers, dispatcher.next_lease, clock.monotonic)
 
 
 def build_planner(config: Config) -> Planner:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adapters.ports import AdapterError, Contested, GpuId, GpuInfo, Lease, Receipt
+from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import wire
 
 
@@ -52,6 +52,15 @@ class AgentPower:
     def status(self) -> dict[str, Any]:
         """The agent's own account: phase, GPUs capped, limits found, epoch, seconds of lease left."""
         return dict(self._ask({"op": "status"}))
+
+    def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
+        """Hold these SM clocks down, under the lease of all."""
+        ask = {"op": "lock", "clocks_mhz": dict(clocks_mhz), "lease": asdict(lease)}
+        return wire.clock_receipt_in(self._ask(ask))
+
+    def unlock(self, gpus: Collection[GpuId]) -> ClockReceipt:
+        """Let these SM clocks go free."""
+        return wire.clock_receipt_in(self._ask({"op": "unlock", "gpus": list(gpus), "epoch": self._epoch}))
 
     def contested(self) -> Contested:
         """What became of the caps, as the agent tells it: it looks at them every tick of its own."""

@@ -10,7 +10,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -24,7 +24,7 @@ from nats.js.kv import KeyValue
 
 from adapters.bus import Bus
 from adapters.bus_settings import BusSettings
-from adapters.ports import AdapterError, Contested, GpuId, GpuInfo, Lease, Receipt
+from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
 from adapters.power.fleet_wire import NodeState
 from adapters.power.receipts import UNKNOWN_GPU
@@ -121,6 +121,35 @@ class FleetPower:
         now = self._clock()
         with self._lock:
             return {node: state for node, (at, state) in self._states.items() if now - at <= STALE_S}
+
+    def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
+        """Hold these SM clocks down, each node its own."""
+        per_node, absent = self._by_node(clocks_mhz)
+        body = asdict(lease)
+        asks = {node: {"op": "lock", "clocks_mhz": part, "lease": body} for node, part in per_node.items()}
+        return self._about_clocks(asks, absent)
+
+    def unlock(self, gpus: Collection[GpuId]) -> ClockReceipt:
+        """Let these SM clocks go free."""
+        per_node, absent = self._by_node(dict.fromkeys(gpus, 0))
+        asks = {n: {"op": "unlock", "gpus": list(part), "epoch": self._epoch} for n, part in per_node.items()}
+        return self._about_clocks(asks, absent)
+
+    def _about_clocks(self, asks: Mapping[str, Mapping[str, Any]], absent: Sequence[GpuId]) -> ClockReceipt:
+        """All nodes' answers about clocks as one. AdapterError when there is no server."""
+        if not self.bus.connected:
+            raise self.bus.unreachable()
+        answers = self.bus.call(self._gather(asks, None), 2.0 * self._patience_s(asks) + 1.0) if asks else []
+        clocks: dict[GpuId, int] = {}
+        failures: dict[GpuId, Reason] = dict.fromkeys(absent, UNKNOWN_GPU)
+        for ask, answer in zip(asks.values(), answers, strict=True):
+            if isinstance(answer, str) or answer.get("ok") is not True:
+                failures.update(dict.fromkeys(ask.get("clocks_mhz") or ask.get("gpus") or (), Reason.NODE_LOST))
+                continue
+            part = wire.clock_receipt_in(answer["result"])
+            clocks.update(part.clock_mhz)
+            failures.update(part.failures)
+        return ClockReceipt(clocks, failures)
 
     def contested(self) -> Contested:
         """What became of the caps, as the nodes told it within the last seconds; nobody is asked."""

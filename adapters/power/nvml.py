@@ -9,12 +9,14 @@ instances have no limit of their own. Setting needs root (CAP_SYS_ADMIN).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from time import perf_counter
 
 import pynvml
 
 from adapters.nvml_session import MW, Handle, NvmlSession, optional, utilisation
-from adapters.ports import GpuId, GpuInfo, Lease, Receipt
+from adapters.ports import ClockReceipt, GpuId, GpuInfo, Lease, Receipt
+from adapters.power.nvml_clocks import NO_RANGE, clock_range, lock_clocks, unlock_clocks
 from adapters.power.receipts import clamp_notes, failure_notes
 from adapters.workers import Turn
 from optimizer.reasons import Note, Reason, Severity
@@ -36,6 +38,7 @@ class NvmlPower:
     def __init__(self, deadline_s: float = 3.0, session: NvmlSession | None = None) -> None:
         self.session = session or NvmlSession(deadline_s)
         self._set_mw: dict[GpuId, int] = {}
+        self._clocks: dict[GpuId, tuple[int, int]] = {}
         self._without_persistence: set[GpuId] = set()
         self._said: set[GpuId] = set()
 
@@ -43,7 +46,9 @@ class NvmlPower:
         """Every card that answers now, by UUID. AdapterError (with what to do) without library, driver or any card."""
         infos, _ = self.session.each(self.session.find(), _info)
         self._without_persistence = {gpu for gpu, info in infos.items() if not info.persistence}
-        return infos
+        new = infos.keys() - self._clocks.keys()
+        self._clocks.update(self.session.each(new, clock_range)[0] if new else {})
+        return {gpu: _with_clocks(info, *self._clocks.get(gpu, NO_RANGE)) for gpu, info in infos.items()}
 
     def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
         """Set these limits on all cards at once, each clamped to its own range, and read back what is enforced.
@@ -59,6 +64,17 @@ class NvmlPower:
     def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
         """Enforced limit in W of each of these cards that answers, read now: one call a card."""
         return self.session.each(gpus, _enforced)[0]
+
+    def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
+        """Lock these SM clocks at most, all cards at once, and read them back; needs root."""
+        orders = dict(clocks_mhz)
+        if new := orders.keys() - self._clocks.keys():
+            self._clocks.update(self.session.each(new, clock_range)[0])
+        return lock_clocks(self.session, orders, self._clocks)
+
+    def unlock(self, gpus: Collection[GpuId]) -> ClockReceipt:
+        """Reset the locked clocks of these cards."""
+        return unlock_clocks(self.session, gpus)
 
     def describe(self) -> tuple[Note, ...]:
         """What an operator should know about this machine's cards: those without persistence mode."""
@@ -108,6 +124,10 @@ def _set(handle: Handle, ordered: int, turn: Turn) -> _Set:
         turn.check()
         pynvml.nvmlDeviceSetPowerManagementLimit(handle, allowed)
     return _Set(ordered, allowed, found, int(pynvml.nvmlDeviceGetEnforcedPowerLimit(handle)))
+
+
+def _with_clocks(info: GpuInfo, low_mhz: int, high_mhz: int) -> GpuInfo:
+    return replace(info, min_clock_mhz=low_mhz, max_clock_mhz=high_mhz)
 
 
 def _enforced(_gpu: GpuId, handle: Handle, _turn: Turn) -> float:

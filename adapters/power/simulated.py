@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping
 from time import perf_counter
 
 from adapters.hall import SimulatedHall
-from adapters.ports import GpuId, GpuInfo, Lease, Receipt
+from adapters.hall_state import MAX_MHZ
+from adapters.ports import ClockReceipt, GpuId, GpuInfo, Lease, Receipt
 from optimizer.reasons import Note
 
 
@@ -38,6 +39,14 @@ class SimulatedPower:
     def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
         """Enforced limit in W of each of these GPUs that is on the bus."""
         return self.hall.enforced(gpus)
+
+    def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
+        """Hold these SM clocks down."""
+        return self.hall.set_clocks(clocks_mhz)
+
+    def unlock(self, gpus: Collection[GpuId]) -> ClockReceipt:
+        """Let these SM clocks go free."""
+        return self.hall.set_clocks(dict.fromkeys(gpus, MAX_MHZ))
 
     def describe(self) -> Note:
         """Says that nothing here is real."""

@@ -14,7 +14,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any, TypeGuard
 
-from adapters.ports import GpuId, GpuInfo, Lease, Receipt
+from adapters.ports import ClockReceipt, GpuId, GpuInfo, Lease, Receipt
 from optimizer.reasons import Note, Reason, Severity
 
 VERSION = 1
@@ -111,6 +111,24 @@ def receipt_in(value: Mapping[str, Any]) -> Receipt:
         notes=tuple(Note(Reason(code), subject, text, Severity(loud)) for code, subject, text, loud in value["notes"]),
         seconds=float(value["seconds"]),
     )
+
+
+def clocks(value: Any, name: str) -> dict[GpuId, int]:
+    """A map GPU -> whole MHz, above zero."""
+    found = caps(value, name)
+    if not all(mhz > 0 for mhz in found.values()):
+        raise BadRequest(f"{name} must be MHz above 0")
+    return found
+
+
+def clock_receipt_out(receipt: ClockReceipt) -> dict[str, Any]:
+    """A receipt about clocks as JSON."""
+    return {"clock_mhz": dict(receipt.clock_mhz), "failures": dict(receipt.failures)}
+
+
+def clock_receipt_in(value: Mapping[str, Any]) -> ClockReceipt:
+    """A receipt about clocks from JSON."""
+    return ClockReceipt(dict(value["clock_mhz"]), {gpu: Reason(why) for gpu, why in value["failures"].items()})
 
 
 def infos_out(infos: Mapping[GpuId, GpuInfo]) -> list[dict[str, Any]]:

@@ -137,6 +137,12 @@ class PoolConfig(Model):
         description="Highest power limit that may be ordered, in W. Absent: the curve's highest.",
         examples=[400],
     )
+    lock_clocks: bool = Field(
+        default=False,
+        description="Move its power by locked SM clocks where its limits don't (work that draws less than any limit). "
+        "The clocks are let go free afterwards; a lock that somebody else made can't be seen or given back.",
+        examples=[False],
+    )
     idle_w: NotNegative | None = Field(
         default=None, description="Draw of one GPU with no work, in W. Absent: the curve's.", examples=[55]
     )

@@ -112,13 +112,20 @@ def _pool_row(pool: PoolStatus, board: Board) -> Sequence[object]:
             f", {pool.parked_gpus:,} parked" if pool.parked_gpus else "",
             _yielded(pool, board),
         ),
-        _metered(f"{cap_w} W", cap_w / pool.max_cap_w if pool.max_cap_w else 0.0, f"of {pool.max_cap_w} W"),
+        _cap(pool, cap_w, board),
         Markup('{} kW <span class="gp-dim">plan {}</span>').format(shown, f"{pool.planned_kw:,.0f}"),
         _metered(f"{pool.throughput:.0%}", pool.throughput, "of full throughput"),
         _quote(pool, board),
         _curve(pool),
         _why(pool.reason, pool.why),
     )
+
+
+def _cap(pool: PoolStatus, cap_w: int, board: Board) -> Markup:
+    """Watts of a busy GPU that are ordered, and the clock where that is what holds them."""
+    mhz = board.tick.clock_mhz.get(pool.id) if board.tick else pool.clock_mhz
+    bar = _metered(f"{cap_w} W", cap_w / pool.max_cap_w if pool.max_cap_w else 0.0, f"of {pool.max_cap_w} W")
+    return bar + Markup(' <span class="gp-dim">by clock, {} MHz</span>').format(f"{mhz:,}") if mhz else bar
 
 
 def _yielded(pool: PoolStatus, board: Board) -> Markup:

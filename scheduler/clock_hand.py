@@ -1,0 +1,122 @@
+"""Writes locked SM clocks: on disk before the first lock, asserted again, let go when they are not needed any more.
+
+Why beside the dispatcher: limits are given back to what was found, clocks are let go free, and most sites have only the
+first. What a killed daemon left locked is known to its successor, which goes on with it or lets it go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from adapters.ports import AdapterError, ClockLocker, GpuId, Lease
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.levers import Clocked, Levers
+from scheduler.store_database import StoreDegraded
+
+KIND = "locked_clocks"
+ASSERT_S = 30.0
+"""A lock is set again this often: a driver reload frees clocks, and no call tells that it did."""
+
+
+class Records(Protocol):
+    """What is written down (a part of scheduler.store.Store)."""
+
+    def put(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
+        """Insert or replace one record; on disk when it returns."""
+        ...
+
+    def all(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Every record of a kind by key."""
+        ...
+
+
+@dataclass
+class ClockHand:
+    """Holds the clocks of pools that are moved by them. `lease` gives the next lease; called under the state's lock."""
+
+    records: Records
+    actuator: ClockLocker
+    gpus: Mapping[str, tuple[GpuId, ...]]
+    levers: Levers
+    lease: Callable[[float], Lease]
+    monotonic: Callable[[], float]
+    locked_mhz: dict[str, int] = field(default_factory=dict)
+    _asserted_at: float = float("-inf")
+    _tried_at: float = float("-inf")
+    _owed: set[str] = field(default_factory=set)
+
+    def adopt(self) -> None:
+        """At start: pools that a predecessor held by their clocks stay so; GPUs of others are let go with the rest."""
+        for pool, kept in self.records.all(KIND).items():
+            if kept.get("mhz"):
+                self._owed.add(pool)
+            if kept.get("mhz") and pool in self.gpus and pool in self.levers.ranges:
+                low, high = self.levers.ranges[pool]
+                self.levers.clocked[pool] = Clocked(low, high, float(kept["full_w"]), float(kept["follows"]))
+                self.locked_mhz[pool] = int(kept["mhz"])
+
+    def apply(self, wanted_mhz: Mapping[str, int | None], lease_s: float, now: datetime) -> tuple[Note, ...]:
+        """Lock the clock of each pool named, or let it go (None); pools not named are let go too. Raises nothing."""
+        orders = {pool: mhz for pool, mhz in wanted_mhz.items() if mhz is not None}
+        due = self.monotonic() - self._asserted_at >= ASSERT_S
+        changed = {pool: mhz for pool, mhz in orders.items() if due or self.locked_mhz.get(pool) != mhz}
+        free = self._owed - orders.keys()
+        if not free & self.locked_mhz.keys() and self.monotonic() - self._tried_at < ASSERT_S:
+            free = set()  # those that did not let go are asked again later
+        try:
+            notes = self._lock(changed, lease_s, now) if changed else ()
+            return notes + (self._free(free, now) if free else ())
+        except (AdapterError, StoreDegraded) as error:
+            return (Note(Reason.CLOCK_REFUSED, "clocks", str(error), Severity.ALERT, now),)
+
+    def _lock(self, orders: Mapping[str, int], lease_s: float, now: datetime) -> tuple[Note, ...]:
+        for pool, mhz in orders.items():
+            if pool not in self.locked_mhz or self.monotonic() - self._asserted_at >= ASSERT_S:
+                held = self.levers.clocked[pool]
+                self._write(pool, mhz, held)
+                self._owed.add(pool)
+            self.locked_mhz[pool] = mhz
+        self._asserted_at = self.monotonic()
+        clocks = {gpu: mhz for pool, mhz in orders.items() for gpu in self.gpus[pool]}
+        receipt = self.actuator.lock(clocks, self.lease(lease_s))
+        return _refused(len(clocks), receipt.failures, "did not take a lower clock", now)
+
+    def _write(self, pool: str, mhz: int, held: Clocked) -> None:
+        gpus = list(self.gpus[pool])
+        self.records.put(KIND, pool, {"mhz": mhz, "full_w": held.full_w, "follows": held.follows, "gpus": gpus})
+
+    def _outstanding(self) -> dict[str, list[GpuId]]:
+        """GPUs that are to be let go, by the pool in which they were locked, those of a predecessor included."""
+        return {pool: list(kept["gpus"]) for pool, kept in self.records.all(KIND).items() if kept.get("mhz")}
+
+    def _free(self, pools: set[str], now: datetime) -> tuple[Note, ...]:
+        """Let the clocks of these pools go; what is not confirmed is tried again with the next assertion."""
+        left, self._tried_at = self._outstanding(), self.monotonic()
+        gpus = [gpu for pool in pools for gpu in left.get(pool, ())]
+        receipt = self.actuator.unlock(gpus)
+        for pool in pools:
+            self.locked_mhz.pop(pool, None)
+            if not any(gpu in receipt.failures for gpu in left.get(pool, ())):
+                self.records.put(KIND, pool, {"mhz": 0, "gpus": []})
+                self._owed.discard(pool)
+        return _refused(len(gpus), receipt.failures, "kept their locked clock", now)
+
+    def release(self, now: datetime) -> tuple[Note, ...]:
+        """Let everything go, a predecessor's included."""
+        try:
+            left = self._outstanding()
+            return self._free(set(left), now) if left else ()
+        except (AdapterError, StoreDegraded) as error:
+            return (Note(Reason.CLOCK_REFUSED, "clocks", f"clocks stay locked: {error}", Severity.ALERT, now),)
+
+
+def _refused(count: int, failures: Mapping[GpuId, Reason], what: str, now: datetime) -> tuple[Note, ...]:
+    """One alert for all that did not follow."""
+    if not failures:
+        return ()
+    first, why = next(iter(failures.items()))
+    text = f"{len(failures)} of {count} GPUs {what} ({first}: {why})"
+    return (Note(Reason.CLOCK_REFUSED, first, text, Severity.ALERT, now),)
