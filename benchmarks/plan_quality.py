@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.support.controllers import Gridpace, knowing, rivals
 from benchmarks.support.market import Market, market, walk
 from benchmarks.support.report import Figures, run, say
+from benchmarks.support.weighing import scenario_ratio
 from optimizer.facts import Floats
 from scheduler.shipped import shipped
 
@@ -38,9 +39,11 @@ class Size:
     days: int = 7
     markets: tuple[str, ...] = ()
     processes: int | None = None
+    weighed_jobs: int = 1000
+    weighed_repeats: int = 7
 
 
-FULL, QUICK = Size(), Size(weeks_apart=13)
+FULL, QUICK = Size(), Size(weeks_apart=13, weighed_jobs=60, weighed_repeats=3)
 
 SHARED = {
     "ercot_2024": ("America/Chicago", "ercot_hubavg_rt15_2024.csv.gz", "ercot_hubavg_da_2024.csv.gz", False),
@@ -60,8 +63,9 @@ WINDOWS = {
 }
 
 
-def measure(size: Size, folder: Path | None) -> Figures:
-    """All markets, both cases, and the causes of what is missed."""
+def measure(size: Size, folder: Path | None, seed: int) -> Figures:
+    """All markets, both cases, and the causes of what is missed; and what it costs to weigh scenarios."""
+    ratio = scenario_ratio(size.weighed_jobs, 20, size.weighed_repeats, seed)
     names = SHIPPED if folder is None else SHARED
     if folder is None:
         say("without --data: the few weeks of prices that Gridpace ships (config/data), not whole years")
@@ -74,7 +78,8 @@ def measure(size: Size, folder: Path | None) -> Figures:
         beside.update(others)
         causes[key] = missed
         _tell(key, share, others, missed)
-    return {"share_of_perfect": _short(shares), "rivals": _short(beside), "regret": _short(causes)}
+    return {"share_of_perfect": _short(shares), "rivals": _short(beside), "regret": _short(causes),
+            "scenario_ratio_20": ratio}  # fmt: skip
 
 
 def _all(work: list[Asked], processes: int) -> Iterator[Found]:
@@ -145,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=None)
     known, rest = parser.parse_known_args(argv)
     about = "Share of the saving of perfect foresight that plans realise; --data DIR: whole years (docs/benchmarks.md)."
-    run("plan_quality", about, lambda quick, _: measure(QUICK if quick else FULL, known.data), rest)
+    run("plan_quality", about, lambda quick, seed: measure(QUICK if quick else FULL, known.data, seed), rest)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from optimizer.assets import (
 )
 from optimizer.reasons import Note, Reason
 from optimizer.timegrid import TimeGrid
+from optimizer.uncertain import Scenario, Weighing
 
 
 # ---------------------------------------------------------------- signals
@@ -305,7 +306,8 @@ class Prices:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything one plan depends on. The same problem gives the same plan."""
+    """Everything one plan depends on. The same problem gives the same plan. `scenarios`: what may turn out otherwise
+    (empty: the plan takes all for certain)."""
 
     made_at: datetime
     grid: TimeGrid
@@ -316,6 +318,8 @@ class Problem:
     prices: Prices = field(default_factory=Prices)
     currency: str = "USD"
     notes: tuple[Note, ...] = ()
+    scenarios: tuple[Scenario, ...] = ()
+    weighing: Weighing = field(default_factory=Weighing)
 
 
 # ---------------------------------------------------------------- the plan

@@ -21,7 +21,8 @@ from itertools import pairwise
 import numpy as np
 
 from optimizer.domain import Series, Span
-from optimizer.forecast_learned import Recall, look_ahead
+from optimizer.forecast_errors import Floats
+from optimizer.forecast_learned import Fan, Recall, look_ahead
 from optimizer.quality import Window, gaps, span_text, stamp
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid, floor_time
@@ -77,17 +78,27 @@ def extend(
     `history` (default: the series itself) and `reference` must hold only what is public now. When nothing at all is
     known and `outlook.worst` is None, the series comes back as it is, with a SIGNAL_LOST note.
     """
-    holes = gaps(series.spans, (start, until))
+    extended, notes, _ = _extended(series, (start, until), outlook, history, reference)
+    return extended, notes
+
+
+def _extended(
+    series: Series, window: Window, outlook: Outlook, history: Series | None, reference: Series | None
+) -> tuple[Series, tuple[Note, ...], Fan | None]:
+    """`extend`, and the fan behind the end of the window where one was learned."""
+    start, until = window
+    holes = gaps(series.spans, window)
     if not holes:
-        return series, ()
+        return series, (), None
     past = series if history is None else history
     known, doubts = _believed(reference, start)
     profile = _Profile(past, max((span.end for span in series.spans[-1:]), default=start), outlook)
     filled: list[tuple[Span, str]] = []
+    fan = None
     for hole in holes:
-        learned = _learned(past, known, hole, outlook) if hole[1] >= until else []
-        if learned:
-            filled += learned
+        fan = _fan(past, known, hole, outlook) if hole[1] >= until else None
+        if fan is not None:
+            filled += _learned(fan, past, known, hole, outlook)
             continue
         last = _last_known(series, hole[0]) or _last_known(past, hole[0])
         guess = _guesser(profile, last, known, outlook)
@@ -96,9 +107,10 @@ def extend(
                 filled.append((Span(left, right, min(outlook.high, max(outlook.low, found[0]))), found[1]))
     if not filled:
         text = f"{series.name}: nothing is known of it, and nothing is declared to be assumed"
-        return series, (Note(Reason.SIGNAL_LOST, series.name, text, Severity.ALERT, start),)
+        return series, (Note(Reason.SIGNAL_LOST, series.name, text, Severity.ALERT, start),), None
     spans = sorted((*series.spans, *(span for span, _ in filled)), key=lambda span: span.start)
-    return replace(series, spans=tuple(spans)), (*doubts, _forecast_note(series, holes, filled, until))
+    said = (*doubts, _forecast_note(series, holes, filled, until))
+    return replace(series, spans=tuple(spans)), said, fan
 
 
 def on_grid(series: Series, grid: TimeGrid) -> tuple[float, ...]:
@@ -116,8 +128,47 @@ def forecast_on_grid(
     series: Series, grid: TimeGrid, outlook: Outlook, history: Series | None = None, reference: Series | None = None
 ) -> tuple[tuple[float, ...], tuple[Note, ...]]:
     """`extend` over the whole grid, then `on_grid`; ValueError only when nothing at all is known or declared."""
-    extended, notes = extend(series, grid.start, grid.end, outlook, history, reference)
-    return on_grid(extended, grid), notes
+    expected = expect(series, grid, outlook, history, reference)
+    return expected.values, expected.notes
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A signal on a grid, with what is to be said of it. `paths` [path, interval] are ways in which it may come; None
+    where all is known, or too little to learn from."""
+
+    values: tuple[float, ...]
+    notes: tuple[Note, ...]
+    paths: Floats | None = None
+
+
+def expect(
+    series: Series, grid: TimeGrid, outlook: Outlook, history: Series | None = None, reference: Series | None = None
+) -> Expected:
+    """`forecast_on_grid`, with the paths behind it. What is known is the same in all of them."""
+    window = (grid.start, grid.end)
+    extended, notes, fan = _extended(series, window, outlook, history, reference)
+    values = on_grid(extended, grid)
+    if fan is None:
+        return Expected(values, notes)
+    begin = gaps(series.spans, window)[-1][0]
+    return Expected(values, notes, _paths(extended, fan, begin, grid, outlook))
+
+
+def _paths(extended: Series, fan: Fan, begin: datetime, grid: TimeGrid, outlook: Outlook) -> Floats:
+    """The fan's paths on the grid from `begin` on, and before it what is known: means over each interval."""
+    step = np.arange(fan.paths.shape[1])
+    edges = np.array([(edge - fan.start) / fan.step for edge in grid.edges])
+    left = np.maximum(edges[:-1], (begin - fan.start) / fan.step)
+    inside = np.clip(np.minimum(edges[1:, None], step + 1) - np.maximum(left[:, None], step), 0.0, None)
+    share = inside / np.diff(edges)[:, None]
+    known = np.zeros(len(grid))
+    for t, (start, end) in enumerate(pairwise(grid.edges)):
+        if start < begin:
+            ends = min(end, begin)
+            known[t] = (extended.mean(start, ends) or 0.0) * ((ends - start) / (end - start))
+    paths: Floats = known + np.clip(fan.paths, outlook.low, outlook.high) @ share.T
+    return paths
 
 
 def without_zeros(series: Series, start: datetime) -> tuple[Series, tuple[Note, ...]]:
@@ -138,16 +189,20 @@ def _believed(reference: Series | None, start: datetime) -> tuple[Series | None,
     return (None, ()) if reference is None else without_zeros(reference, start)
 
 
-def _learned(past: Series, reference: Series | None, hole: Window, outlook: Outlook) -> list[tuple[Span, str]]:
-    """Spans of a hole by what the errors of the last weeks teach; empty where there is too little to learn from."""
+def _fan(past: Series, reference: Series | None, hole: Window, outlook: Outlook) -> Fan | None:
+    """What the errors of the last weeks teach of a hole; None where there is too little to learn from."""
     recall = outlook.recall
-    fan = look_ahead(past, reference, *hole, recall) if recall else None
-    if fan is None or recall is None:
-        return []
+    return look_ahead(past, reference, *hole, recall) if recall else None
+
+
+def _learned(
+    fan: Fan, past: Series, reference: Series | None, hole: Window, outlook: Outlook
+) -> list[tuple[Span, str]]:
+    """Spans of a hole by a fan."""
     values = fan.mean if outlook.share is None else fan.quantile(outlook.share)
     guessed = np.clip(values, outlook.low, outlook.high)
     of = "its usual day" if reference is None else reference.name
-    how = f"by {of} and the errors of the last {recall.days} days"
+    how = f"by {of} and the errors of the last {outlook.recall_days} days"
     spans = fan.series(past.name, past.unit, guessed, hole[1]).spans
     return [(replace(span, start=max(span.start, hole[0])), how) for span in spans if span.end > hole[0]]
 

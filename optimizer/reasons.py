@@ -62,6 +62,8 @@ class Reason(StrEnum):
     SOLVER_INFEASIBLE = "solver_infeasible"
     SOLVER_INCUMBENT = "solver_incumbent"
     JOBS_GROUPED = "jobs_grouped"
+    SCENARIOS = "scenarios"
+    SCENARIOS_DROPPED = "scenarios_dropped"
     PLAN_REFUSED = "plan_refused"
     RUNG_FAILED = "rung_failed"
     LAST_PLAN_SHIFTED = "last_plan_shifted"

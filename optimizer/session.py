@@ -18,6 +18,7 @@ from optimizer.basis import Remembered, carried
 from optimizer.classes import MOST_SINGLE, Classes, classes_of
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of
+from optimizer.fan import NO_SIZES, Fan, Sizes
 from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import Answer, Highs, solve_arrays
 from optimizer.model.arrays import Arrays, write_arrays
@@ -30,7 +31,11 @@ from optimizer.reading import awake_in_time, draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.validate import validate
 from optimizer.voluntary import answers_of
+from optimizer.warm import same_matrix
 from optimizer.whole import Whole, whole_numbers
+
+FAN_SHARE = 0.4
+"""Share of a plan's time that scenarios may take; they are the first to be left out."""
 
 VERIFY_EVERY = 24
 """Every how many plans a warm one is compared with one from nothing."""
@@ -60,6 +65,8 @@ class Session:
     _gap: float = 0.0
     _mixed: bool = False
     _doubts: list[Note] = field(default_factory=list)
+    _fan: Fan = field(default_factory=Fan)
+    _sizes: Sizes = NO_SIZES
 
     def plan(self, problem: Problem, time_limit_s: float = 10.0) -> Plan:
         """The best plan for a valid problem.
@@ -70,15 +77,19 @@ class Session:
         whole = facts_of(problem)
         self._classes = classes = classes_of(whole, self.most_single)
         facts = classes.facts
+        self._sizes = self._fan.sizes(problem, FAN_SHARE * time_limit_s)
+        time_limit_s -= self._sizes.seconds
         arrays, answer = self._optimum(facts, time_limit_s)
         answer, homes = self._settled(facts, arrays, answer, time_limit_s)
         answer = self._one_way(facts, arrays, answer, homes, time_limit_s)
         rung = Rung.OPTIMUM if answer.optimal else Rung.INCUMBENT
-        said = (*self._said(), *classes.said(), *(() if answer.optimal else (_incumbent_note(self._gap),)))
+        weighed = self._sizes
+        said = (*weighed.notes, *self._said(), *classes.said())
+        said += () if answer.optimal else (_incumbent_note(self._gap),)
         basis = (self._last.columns, self._last.rows) if self._last is not None and not self._mixed else None
         events = self._answers(facts, arrays, answer, homes, time_limit_s)
         draft = draft_of(facts, arrays, answer, homes, basis, self.budget, events)
-        return assemble(whole, classes.split(draft), rung, said, answer.seconds)
+        return assemble(whole, classes.split(draft), rung, said, answer.seconds + weighed.seconds)
 
     # ------------------------------------------------------------ the optimum
     def _optimum(self, facts: Facts, time_limit_s: float) -> tuple[Arrays, Answer]:
@@ -127,11 +138,11 @@ class Session:
     def _arrays(self, facts: Facts, late: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Arrays:
         """The first time by way of Pyomo, then written."""
         model = declare(facts.problem, facts, late)
-        return compile_model(model, JOB_FAMILIES) if self._last is None else write_arrays(model)
+        return self._sizes.on(compile_model(model, JOB_FAMILIES) if self._last is None else write_arrays(model))
 
     def _solve(self, facts: Facts, arrays: Arrays, time_limit_s: float, remember: bool = True) -> Answer:
         """Solve as a linear program, warm where something is remembered."""
-        if self._solver is not None and _same_matrix(self._solver.arrays, arrays):
+        if self._solver is not None and same_matrix(self._solver.arrays, arrays):
             self._solver.write(arrays)
         else:
             self._solver = Highs(arrays, integers=False)
@@ -231,16 +242,6 @@ class Session:
         high = self._at_home(facts, arrays, homes)
         answer = self._solve(facts, replace(arrays, high=high), max(0.1, time_limit_s - before.seconds))
         return replace(answer, seconds=answer.seconds + before.seconds, optimal=answer.optimal and before.optimal)
-
-
-def _same_matrix(old: Arrays, new: Arrays) -> bool:
-    """Whether only vectors differ."""
-    return (
-        len(old.cost) == len(new.cost)
-        and np.array_equal(old.starts, new.starts)
-        and np.array_equal(old.index, new.index)
-        and np.array_equal(old.value, new.value)
-    )
 
 
 def _late_jobs(arrays: Arrays, answer: Answer) -> list[int]:

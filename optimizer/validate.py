@@ -17,6 +17,7 @@ import numpy as np
 from optimizer.curves import clipped, hull_from_idle
 from optimizer.domain import BatchJob, GpuPool, GridEvent, PoolInputs, Problem, SiteInputs, Work
 from optimizer.reasons import Note, Reason, Severity
+from optimizer.uncertain import Scenario
 
 
 class ProblemError(ValueError):
@@ -65,6 +66,17 @@ def problems_of(problem: Problem) -> Iterator[ProblemError]:
         "move_per_gb",
     )
     yield from _range("prices", problem.prices, names, 0.0)
+    yield from _scenarios(problem)
+
+
+def _scenarios(problem: Problem) -> Iterator[ProblemError]:
+    """Faults of what may turn out otherwise, and of how it counts."""
+    for number, scenario in enumerate(problem.scenarios):
+        yield from _scenario(f"scenarios[{number}]", scenario, problem)
+    total = sum(scenario.probability for scenario in problem.scenarios)
+    if problem.scenarios and abs(total - 1.0) > 1e-6:
+        yield ProblemError("scenarios", f"their probabilities add up to {total:g}")
+    yield from _range("weighing", problem.weighing, ("reserve_share", "peak_share"), 0.0, 1.0)
 
 
 def _series(
@@ -88,6 +100,22 @@ def _range(place: str, thing: object, names: Iterable[str], low: float, top: flo
         number = getattr(thing, name)
         if isnan(number) or not low <= number <= top:
             yield ProblemError(f"{place}.{name}", f"is {number}")
+
+
+def _scenario(place: str, scenario: Scenario, problem: Problem) -> Iterator[ProblemError]:
+    yield from _range(place, scenario, ("probability",), 0.0, 1.0)
+    bounds = {
+        "price_per_mwh": (len(problem.sites), -inf, 1e12),
+        "limit_kw": (len(problem.sites), 0.0, inf),
+        "other_it_kw": (len(problem.sites), 0.0, 1e12),
+        "load": (len(problem.pools), 0.0, 1.0),
+    }
+    for name, (rows, low, top) in bounds.items():
+        values = getattr(scenario, name)
+        if len(values) != rows:
+            yield ProblemError(f"{place}.{name}", f"has {len(values)} rows for {rows}")
+        for number, row in enumerate(values):
+            yield from _series(f"{place}.{name}[{number}]", row, len(problem.grid), low, top)
 
 
 def _site(site: SiteInputs, count: int) -> Iterator[ProblemError]:
@@ -232,10 +260,13 @@ def _event(event: GridEvent, sites: set[str]) -> Iterator[ProblemError]:
 def mended(problem: Problem) -> Problem:
     """The problem with every broken signal value replaced by a cautious one, and a note for each site and pool mended.
 
-    Price and carbon become 0, PUE its highest good value, a limit the lowest good one, a load 1. What is broken beyond
-    signals stays as it is.
+    Price and carbon become 0, PUE its highest good value, a limit the lowest good one, a load 1. Broken scenarios are
+    left out. What is broken beyond signals stays as it is.
     """
     notes: list[Note] = []
+    if any(True for n, it in enumerate(problem.scenarios) for _ in _scenario(f"scenarios[{n}]", it, problem)):
+        notes.append(Note(Reason.SIGNAL_NAN, "scenarios", "scenarios with broken numbers are left out", Severity.ALERT))
+        problem = replace(problem, scenarios=())
     sites = tuple(_mended_site(site, notes) for site in problem.sites)
     pools = tuple(_mended_pool(inputs, notes) for inputs in problem.pools)
     return replace(problem, sites=sites, pools=pools, notes=(*problem.notes, *notes)) if notes else problem

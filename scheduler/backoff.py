@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optimizer.reasons import Note, Reason, Severity
 
@@ -37,6 +38,14 @@ class BaseLoadErrors:
         """The error that is not exceeded with probability `share`; never negative, 0 while too little was seen."""
         seen = self._seen.get(site, ())
         return max(0.0, float(np.quantile(list(seen), share))) if len(seen) >= LEAST else 0.0
+
+    def quantiles_kw(self, site: str, count: int) -> NDArray[np.float64] | None:
+        """`count` values that stand for the errors seen, lowest first, none below 0; None while too little was seen."""
+        seen = self._seen.get(site, ())
+        if len(seen) < LEAST:
+            return None
+        found: NDArray[np.float64] = np.quantile(list(seen), (np.arange(count) + 0.5) / count)
+        return np.clip(found, 0.0, None)
 
 
 def backed_off(

@@ -150,7 +150,14 @@ def _reserve(offer: ReserveConfig) -> ReserveModel:
 def caution(config: Config) -> Caution:
     """How plans allow for what is not known yet."""
     asked = config.uncertainty
-    return Caution(asked.history, asked.base_load, asked.load)
+    return Caution(
+        history=asked.history,
+        base_load=asked.base_load,
+        load=asked.load,
+        scenarios=asked.scenarios,
+        reserve=asked.reserve,
+        peak=asked.peak,
+    )
 
 
 def timing(config: Config) -> Timing:

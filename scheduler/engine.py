@@ -72,12 +72,16 @@ class SiteModel:
 
 @dataclass(frozen=True)
 class Caution:
-    """How a plan allows for what it can't know: the history that forecasts learn from, and the probabilities with which
-    the base load (`base_load`) and the load of interactive pools (`load`) stay within what is planned."""
+    """How a plan allows for what it can't know: the history that forecasts learn from, the probabilities with which
+    the base load (`base_load`) and the load of interactive pools (`load`) stay within what is planned, how many
+    `scenarios` are weighed (0: none), and how (see optimizer/uncertain.py)."""
 
     history: timedelta = timedelta(days=60)
     base_load: float = 0.95
     load: float = 0.9
+    scenarios: int = 0
+    reserve: float = 0.95
+    peak: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,14 @@ from datetime import datetime, timedelta
 from math import ceil
 from zoneinfo import ZoneInfo
 
-from optimizer.domain import BatchJob, PoolInputs, Problem, SiteInputs
-from optimizer.forecast import LOAD, Outlook, forecast_on_grid, without_zeros
+import numpy as np
+
+from optimizer.domain import BatchJob, PoolInputs, Problem, SiteInputs, Work
+from optimizer.forecast import LOAD, Outlook, expect, without_zeros
+from optimizer.forecast_errors import Floats
 from optimizer.reasons import Note, Reason, Severity
+from optimizer.scenarios import LOAD as LOADS
+from optimizer.scenarios import PRICE
 from optimizer.timegrid import TimeGrid, planning_grid
 from scheduler.backoff import backed_off
 from scheduler.coincident import coincident_now
@@ -25,6 +30,7 @@ from scheduler.parked import asleep_kw
 from scheduler.peaks import charges_now
 from scheduler.pools import PoolModel
 from scheduler.supply_inputs import batteries_now, generators_now, reserves_now
+from scheduler.uncertain_inputs import PathBook, keep_base, keep_limit, with_scenarios
 
 DAY = timedelta(days=1)
 NO_PRICE = 0.0
@@ -55,16 +61,17 @@ def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> 
     sites: list[SiteInputs] = []
     pools: list[PoolInputs] = []
     notes: list[Note] = []
+    paths: PathBook = {}
     for model in ctx.sites.values():
-        inputs, said = site_inputs(ctx, state, seen, model, grid, now)
+        inputs, said = site_inputs(ctx, state, seen, model, grid, now, paths)
         sites.append(inputs)
         notes.extend(said)
     for entry in ctx.pools.values():
-        load, said = pool_load(ctx, seen, entry, grid)
+        load, said = pool_load(ctx, seen, entry, grid, paths)
         draw = state.tick.pool_kw.get(entry.pool.id) if state.tick else None
         pools.append(with_parked(state, PoolInputs(entry.pool, load, draw), now))
         notes.extend(said)
-    return Problem(
+    problem = Problem(
         made_at=now,
         grid=grid,
         sites=tuple(sites),
@@ -75,6 +82,7 @@ def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> 
         currency=ctx.currency,
         notes=tuple(notes),
     )
+    return with_scenarios(problem, paths, ctx.caution)
 
 
 def with_parked(state: State, inputs: PoolInputs, now: datetime) -> PoolInputs:
@@ -97,25 +105,33 @@ def with_data(ctx: Context, state: State, job: BatchJob) -> BatchJob:
 
 
 def site_inputs(
-    ctx: Context, state: State, seen: Snapshot, model: SiteModel, grid: TimeGrid, now: datetime
+    ctx: Context,
+    state: State,
+    seen: Snapshot,
+    model: SiteModel,
+    grid: TimeGrid,
+    now: datetime,
+    paths: PathBook,
 ) -> tuple[SiteInputs, Notes]:
-    """One site on the grid."""
+    """One site on the grid; how its signals may turn out otherwise goes into `paths`."""
     zone = Outlook(zone=ZoneInfo(model.timezone), recall_days=ctx.caution.history // DAY)
-    price, notes = known_or(seen, model.price, grid, zone, None, model.price_forecast, zeros=False)
+    price, notes, ways = known_or(seen, model.price, grid, zone, None, model.price_forecast, zeros=False)
+    if ways is not None:
+        paths[PRICE, model.id] = ways
     if price is None:
         text = f"{model.id}: no price is known at all; the plan ignores the price until one is"
         notes += (Note(Reason.SIGNAL_LOST, model.id, text, Severity.ALERT, now),)
-    carbon, said = known_or(seen, model.carbon, grid, zone, NO_CARBON)
-    weather, more = known_or(seen, model.weather, grid, zone, None)
-    limit, also = limits(seen, model, grid, zone)
+    carbon, said, _ = known_or(seen, model.carbon, grid, zone, NO_CARBON)
+    weather, more, _ = known_or(seen, model.weather, grid, zone, None)
+    limit, also, lower = limits(seen, model, grid, zone)
     generators, sunny = generators_now(state, seen, model, grid, now)
     offers, priced = reserves_now(seen, model, grid, now)
     margin_kw = state.base_errors.margin_kw(model.id, ctx.caution.base_load)
     coincident, likely = coincident_now(ctx, seen, model, grid, now)
-    limit = tuple(
-        min(kw, operator_limit_kw(state, model.id, max(start, now)))
-        for kw, start in zip(limit, grid.starts, strict=True)
-    )
+    orders = tuple(operator_limit_kw(state, model.id, max(start, now)) for start in grid.starts)
+    limit = tuple(min(kw, order) for kw, order in zip(limit, orders, strict=True))
+    keep_limit(paths, model.id, limit, orders, lower)
+    keep_base(paths, model.id, grid, state.base_errors, now)
     limit, less = backed_off(limit, margin_kw, model.id, ctx.caution.base_load, now)
     pue = tuple(model.pue.at(celsius) for celsius in (weather or (None,) * len(grid)))
     inputs = SiteInputs(
@@ -145,36 +161,39 @@ def known_or(
     absent: float | None,
     reference: str | None = None,
     zeros: bool = True,
-) -> tuple[Values | None, Notes]:
-    """A signal on the grid, forecast where it isn't known; `absent` everywhere (or None) for a site without it. Without
-    `zeros`, one to come that reads 0 counts as not known."""
+) -> tuple[Values | None, Notes, Floats | None]:
+    """A signal on the grid, forecast where it isn't known, with the paths behind the forecast; `absent` everywhere (or
+    None) for a site without it. Without `zeros`, one to come that reads 0 counts as not known."""
     if signal is None:
-        return ((absent,) * len(grid) if absent is not None else None), ()
+        return ((absent,) * len(grid) if absent is not None else None), (), None
     other = seen.series(reference) if reference is not None else None
     try:
         known, doubts = without_zeros(seen.series(signal), seen.at) if not zeros else (seen.series(signal), ())
-        values, notes = forecast_on_grid(known, grid, outlook, reference=other)
-        return values, doubts + notes
+        found = expect(known, grid, outlook, reference=other)
+        return found.values, doubts + found.notes, found.paths
     except ValueError:  # nothing known, nothing declared: the caller says what that means
-        return None, ()
+        return None, (), None
 
 
-def limits(seen: Snapshot, model: SiteModel, grid: TimeGrid, outlook: Outlook) -> tuple[Values, Notes]:
-    """The hard limit of each interval: the stricter of the fixed one and the signal's; a lost signal keeps the
-    fixed."""
+def limits(seen: Snapshot, model: SiteModel, grid: TimeGrid, outlook: Outlook) -> tuple[Values, Notes, Floats | None]:
+    """The hard limit of each interval, with its paths: the stricter of the fixed one and the signal's; a lost signal
+    keeps the fixed."""
     fixed = (model.limit_kw,) * len(grid)
     if model.limit_signal is None:
-        return fixed, ()
-    values, notes = known_or(seen, model.limit_signal, grid, outlook, None)
-    return (tuple(min(model.limit_kw, value) for value in values) if values else fixed), notes
+        return fixed, (), None
+    values, notes, paths = known_or(seen, model.limit_signal, grid, outlook, None)
+    lower = None if paths is None else np.minimum(paths, model.limit_kw)
+    return (tuple(min(model.limit_kw, value) for value in values) if values else fixed), notes, lower
 
 
-def pool_load(ctx: Context, seen: Snapshot, entry: PoolModel, grid: TimeGrid) -> tuple[Values, Notes]:
+def pool_load(ctx: Context, seen: Snapshot, entry: PoolModel, grid: TimeGrid, paths: PathBook) -> tuple[Values, Notes]:
     """Busy share of a pool on the grid; unknown load counts as every GPU busy, never as none."""
     if isinstance(entry.load, float):
         return (entry.load,) * len(grid), ()
     zone = ZoneInfo(ctx.sites[entry.pool.site].timezone)
     outlook = replace(LOAD, zone=zone, share=ctx.caution.load, recall_days=ctx.caution.history // DAY)
     known, doubts = without_zeros(seen.series(entry.load), seen.at)
-    values, notes = forecast_on_grid(known, grid, outlook)
-    return values, doubts + notes
+    found = expect(known, grid, outlook)
+    if found.paths is not None and entry.pool.work is not Work.BATCH:
+        paths[LOADS, entry.pool.id] = found.paths
+    return found.values, doubts + found.notes

@@ -146,6 +146,28 @@ class UncertaintyConfig(Model):
         "probability.",
         examples=[0.9],
     )
+    scenarios: int = Field(
+        default=20,
+        ge=0,
+        le=100,
+        description="How many scenarios of prices, loads, limits and base load size the peaks that are billed and the "
+        "reserve that is offered, in every plan. 0: these go by the forecast alone.",
+        examples=[20],
+    )
+    peak: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="A billed peak is aimed at the level that the scenarios stay below with this probability.",
+        examples=[0.5],
+    )
+    reserve: float = Field(
+        default=0.95,
+        ge=0.5,
+        lt=1,
+        description="Reserve is offered as far as it can be delivered with this probability.",
+        examples=[0.95],
+    )
 
 
 class DriftConfig(Model):

@@ -35,8 +35,15 @@ TINY = {
     },
     "backtest_speed": {"hours": 0.5, "repeats": 1},
     "field_trial": {"hours": 0.05, "before_min": 2.0, "halls": 1, "rules": 1},
-    "plan_quality": {"days": 1, "weeks_apart": 99, "markets": ("pjm_2022",), "processes": 1},
     "footprint": {"seconds": 1.0, "watches": 1, "nodes": 5, "settle_s": 1.0},
+    "plan_quality": {
+        "days": 1,
+        "weeks_apart": 99,
+        "markets": ("pjm_2022",),
+        "processes": 1,
+        "weighed_jobs": 6,
+        "weighed_repeats": 1,
+    },
     "reaction": {"events": 2, "simulated": 4, "phases": 2, "fleets": ((12, 2),)},
 }
 KEYS = {
@@ -52,7 +59,7 @@ KEYS = {
     },
     "backtest_speed": {"times_real_time", "highs_share"},
     "field_trial": {"weighted_performance", "over_delivery_points", "lowest_point"},
-    "plan_quality": {"share_of_perfect", "rivals", "regret"},
+    "plan_quality": {"share_of_perfect", "rivals", "regret", "scenario_ratio_20"},
     "footprint": {"agent_mb", "agent_core_share", "daemon_mb", "daemon_core_share_5_nodes"},
     "reaction": {"gpus8_ms", "measured_30pct_s", "nodes12_p99_s", "nodes12_server_cpu_s"},
 }

@@ -1,0 +1,161 @@
+"""A fan of linear programs, one a scenario: how high a peak will be, and how much reserve can be kept.
+
+Why a fan: each scenario alone is as fast as a plan, because only vectors change and the last basis goes on; all of them
+in one model take many times as long. Why it sizes numbers and decides no step: each of its programs believes that its
+scenario will come, so that averaging what they do first takes errors that stay for chances (docs/decisions/0008).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from optimizer.classes import classes_of
+from optimizer.coarse import hourly
+from optimizer.domain import Problem
+from optimizer.facts import Facts, Floats, facts_of
+from optimizer.faults import SolveError, SolveFault
+from optimizer.highs import Answer
+from optimizer.model.arrays import Arrays, write_arrays
+from optimizer.model.build import declare
+from optimizer.model.parts import Ints
+from optimizer.reasons import Note, Reason, Severity
+from optimizer.scenarios import in_scenario
+from optimizer.warm import Warm
+
+WORTH_SAYING_KW = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """What the fan sizes: the most reserve to offer [offer, interval] in kW; by how much the peak of each demand charge
+    is to differ from what the forecast alone makes of it [charge] in kW; what is to be said; the solver's seconds."""
+
+    offer_kw: Floats | None = None
+    peak_shift_kw: Floats | None = None
+    notes: tuple[Note, ...] = ()
+    seconds: float = 0.0
+
+    def on(self, arrays: Arrays) -> Arrays:
+        """The plan's arrays with these sizes: offers bounded, and `peak - import >= shift` in every interval after the
+        present one, so that the peak that the plan counts on is the target and the present interval is held to it.
+        Vectors change and nothing else."""
+        if self.offer_kw is not None:
+            offers = arrays.families["offer"]
+            high = arrays.high.copy()
+            part = slice(offers.start, offers.start + len(offers))
+            high[part] = np.minimum(high[part], self.offer_kw[offers.keys])
+            arrays = replace(arrays, high=high)
+        if self.peak_shift_kw is not None:
+            rows = arrays.row_families["peaks"]
+            low = arrays.row_low.copy()
+            later = rows.keys[1] > 0
+            low[rows.start + np.flatnonzero(later)] = self.peak_shift_kw[rows.keys[0][later]]
+            arrays = replace(arrays, row_low=low)
+        return arrays
+
+
+NO_SIZES = Sizes()
+
+
+@dataclass
+class Fan:
+    """Sizes by scenarios; keeps its solver and its basis from plan to plan."""
+
+    _warm: Warm = field(default_factory=Warm)
+    _late: frozenset[str] = frozenset()
+
+    def sizes(self, problem: Problem, budget_s: float) -> Sizes:
+        """What the problem's scenarios size, within `budget_s` seconds of the solver; nothing, with a note, where that
+        is not enough. Empty where there is nothing to size."""
+        if not problem.scenarios or not any(site.reserves or site.demand_charges for site in problem.sites):
+            return NO_SIZES
+        small, block = hourly(problem)
+        order = np.argsort([sum(map(sum, one.price_per_mwh)) for one in small.scenarios], kind="stable")
+        found, spent = {}, 0.0
+        for number in (-1, *order.tolist()):
+            asked = replace(small, scenarios=()) if number < 0 else in_scenario(small, small.scenarios[number])
+            try:
+                if spent >= budget_s:
+                    raise SolveError(SolveFault.TIMEOUT, f"no time within {budget_s:g} s")
+                found[number], seconds = self._answer(asked, budget_s - spent)
+            except SolveError as error:
+                return Sizes(notes=(_dropped(error, len(found), len(order)),), seconds=spent)
+            spent += seconds
+        return replace(_sized(problem, found, block), seconds=spent)
+
+    def _answer(self, problem: Problem, budget_s: float) -> tuple[tuple[Floats, Floats], float]:
+        """Peaks [charge] and offers [offer, interval] of one scenario's optimum."""
+        classes = classes_of(facts_of(problem))
+        facts = classes.facts
+        arrays = write_arrays(declare(facts.problem, facts, self._late_jobs(facts)))
+        answer = self._warm.solve(classes, arrays, budget_s)
+        self._remember(facts, arrays, answer)
+        offers = arrays.of("offer", answer.point).reshape(-1, facts.count)
+        return (arrays.of("peak", answer.point), offers), answer.seconds
+
+    def _late_jobs(self, facts: Facts) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Jobs with columns for late work: those that needed them in the last fan, and those that can't be in time."""
+        known = np.array([job.id in self._late for job in facts.table.jobs], dtype=np.bool_)
+        late: np.ndarray[tuple[int], np.dtype[np.bool_]] = known | ~facts.table.reachable | facts.table.late_anyway
+        return late
+
+    def _remember(self, facts: Facts, arrays: Arrays, answer: Answer) -> None:
+        """Keep the names of jobs that missed their deadline without such columns: the next fan gives them some."""
+        missed = arrays.families["missed"].keys[0][arrays.of("missed", answer.point) > 1e-7]
+        self._late |= {facts.table.jobs[int(n)].id for n in missed}
+        self._late &= {job.id for job in facts.table.jobs}
+
+
+def _sized(problem: Problem, found: dict[int, tuple[Floats, Floats]], block: Ints) -> Sizes:
+    """Quantiles over the scenarios."""
+    weight = np.array([scenario.probability for scenario in problem.scenarios])
+    peaks = np.array([found[n][0] for n in range(len(weight))])
+    offers = np.array([found[n][1] for n in range(len(weight))])
+    asked, (peak, offer) = problem.weighing, found[-1]
+    target = quantile(peaks, weight, asked.peak_share)
+    most = quantile(offers, weight, 1.0 - asked.reserve_share)
+    notes = (*_peak_notes(problem, peak, target), *_reserve_notes(problem, offer, most))
+    return Sizes(most[:, block] if len(offer) else None, target - peak if len(peak) else None, _said(problem, notes))
+
+
+def quantile(values: Floats, weight: Floats, share: float) -> Floats:
+    """The lowest value [...] that is not exceeded with probability `share`; `values` [scenario, ...]."""
+    order = np.argsort(values, axis=0, kind="stable")
+    ranked = np.take_along_axis(values, order, axis=0)
+    reached = np.cumsum(weight[order], axis=0) >= share - 1e-9
+    at = reached.argmax(axis=0)
+    result: Floats = np.take_along_axis(ranked, at[None], axis=0)[0]
+    return result
+
+
+# ---------------------------------------------------------------- what is said
+def _dropped(error: SolveError, done: int, count: int) -> Note:
+    text = f"scenarios were left out after {max(0, done - 1)} of {count}: {error}; peak and reserve go by the forecast"
+    return Note(Reason.SCENARIOS_DROPPED, "plan", text, Severity.WARNING)
+
+
+def _peak_notes(problem: Problem, peak: Floats, target: Floats) -> list[str]:
+    charges = [charge for site in problem.sites for charge in site.demand_charges]
+    return [
+        f"peak of {charge.id} is aimed at {then:.0f} kW ({now:.0f} kW by the forecast alone)"
+        for charge, now, then in zip(charges, peak.tolist(), target.tolist(), strict=True)
+        if abs(then - now) > WORTH_SAYING_KW
+    ]
+
+
+def _reserve_notes(problem: Problem, offer: Floats, most: Floats) -> list[str]:
+    offers = [offer for site in problem.sites for offer in site.reserves]
+    return [
+        f"reserve of {one.id} is held to {then:.0f} kW now ({now:.0f} kW by the forecast alone)"
+        for one, now, then in zip(offers, offer[:, 0].tolist(), most[:, 0].tolist(), strict=True)
+        if now - then > WORTH_SAYING_KW
+    ]
+
+
+def _said(problem: Problem, sized: tuple[str, ...]) -> tuple[Note, ...]:
+    if not sized:
+        return ()
+    text = f"{len(problem.scenarios)} scenarios: " + "; ".join(sized)
+    return (Note(Reason.SCENARIOS, "plan", text, Severity.INFO),)

@@ -1,0 +1,157 @@
+"""The fan of scenarios: what it sizes, by hand; what it leaves alone; and that it is the first to be left out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import optimizer.session
+import optimizer.warm
+from optimizer.assets import ReserveOffer
+from optimizer.check import check_plan
+from optimizer.coarse import hourly as coarsened
+from optimizer.coarse import merged
+from optimizer.domain import DemandCharge, Rung, Work
+from optimizer.fan import Fan, quantile
+from optimizer.ladder import answer
+from optimizer.reasons import Reason, Severity
+from optimizer.session import Session
+from optimizer.timegrid import planning_grid
+from optimizer.uncertain import Scenario, Weighing
+from optimizer.validate import validate
+from tests.support.problems import START, hourly, inputs, job, pool, problem, random_problem, site, typical_problem
+
+
+def scenario(made, probability, load=None, price=None):
+    """The problem's own values, but for the load of its first pool and the price of its first site."""
+    prices = tuple(one.price_per_mwh for one in made.sites)
+    loads = tuple(one.load for one in made.pools)
+    return Scenario(
+        probability,
+        (tuple(price), *prices[1:]) if price else prices,
+        tuple(one.limit_kw for one in made.sites),
+        tuple(one.other_it_kw for one in made.sites),
+        (tuple(load), *loads[1:]) if load else loads,
+    )
+
+
+def busy_evening():
+    """Chat draws 250 kW now and 400 kW in an hour by the cautious forecast, 250 kW in four cases of five; idle batch
+    GPUs draw 50 kW, and the job takes 0.2 kW for each GPU of its 200 GPU-hours: 40 kW at once, or 20 kW in both
+    hours."""
+    charge = DemandCharge("month", 10.0, 0.0, (True, True))
+    chat, batch = pool("chat", floor=1.0), pool("batch", Work.BATCH, count=500)
+    pools = [inputs(chat, 2, (0.5, 1.0)), inputs(batch, 2)]
+    work = job("j", (0, 2), 200.0, 500)
+    made = problem(hourly(2), [site(2, price=[40.0, 50.0], demand_charges=(charge,))], pools, [work])
+    return replace(made, scenarios=(scenario(made, 0.8, load=(0.5, 0.5)), scenario(made, 0.2, load=(0.5, 1.0))))
+
+
+def test_a_peak_is_aimed_at_what_most_scenarios_need_not_at_the_cautious_forecast():
+    made = busy_evening()
+    alone = Session().plan(replace(made, scenarios=()))
+    assert alone.sites["dc"].import_kw == pytest.approx((340.0, 450.0))
+    weighed = Session().plan(made)
+    assert weighed.sites["dc"].import_kw == pytest.approx((330.0, 460.0))  # 10 kW wait, as a later peak is 130 kW less
+    note = next(note for note in weighed.notes if note.code is Reason.SCENARIOS)
+    assert "2 scenarios: peak of month is aimed at 320 kW (450 kW by the forecast alone)" in note.text
+    assert note.severity is Severity.INFO
+    sure = replace(made, weighing=Weighing(peak_share=0.9))
+    assert Session().plan(sure).sites["dc"].import_kw == pytest.approx((340.0, 450.0))
+
+
+def selling(share):
+    """1,000 busy GPUs draw 400 kW and may go down to 200 kW; half as many in one case of ten."""
+    offer = ReserveOffer("r", (0.02, 0.02), 1000.0, 0.0, 0.0)
+    made = problem(hourly(2), [site(2, price=10.0, reserves=(offer,))], [inputs(pool(value=5.0), 2)])
+    return replace(
+        made,
+        scenarios=(scenario(made, 0.9), scenario(made, 0.1, load=(0.5, 0.5))),
+        weighing=Weighing(reserve_share=share),
+    )
+
+
+def test_reserve_is_offered_where_it_can_be_delivered_with_the_asked_probability():
+    assert Session().plan(replace(selling(0.95), scenarios=())).reserves["r"].offered_kw == pytest.approx((200, 200))
+    cautious = Session().plan(selling(0.95))
+    assert cautious.reserves["r"].offered_kw == pytest.approx((100.0, 100.0))
+    assert any("reserve of r is held to 100 kW now (200 kW" in note.text for note in cautious.notes)
+    assert Session().plan(selling(0.85)).reserves["r"].offered_kw == pytest.approx((200.0, 200.0))
+
+
+def test_the_quantile_counts_probabilities_and_not_scenarios():
+    values, weight = np.array([[3.0], [1.0], [2.0]]), np.array([0.1, 0.2, 0.7])
+    assert [quantile(values, weight, share)[0] for share in (0.05, 0.2, 0.21, 0.9, 0.91, 1.0)] == [1, 1, 2, 2, 3, 3]
+
+
+def test_without_time_the_fan_is_left_out_aloud_and_the_plan_is_that_of_the_forecast(monkeypatch):
+    made = busy_evening()
+    monkeypatch.setattr(optimizer.session, "FAN_SHARE", 0.0)
+    plan = Session().plan(made)
+    assert plan.rung is Rung.OPTIMUM
+    assert plan.sites["dc"].import_kw == pytest.approx((340.0, 450.0))
+    note = next(note for note in plan.notes if note.code is Reason.SCENARIOS_DROPPED)
+    assert note.severity is Severity.WARNING
+    assert "left out after 0 of 2" in note.text
+
+
+def many(made, count=12, seed=1):
+    """The problem with scenarios of other prices and loads."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        price = (np.array(made.sites[0].price_per_mwh) * rng.lognormal(0.0, 0.3, len(made.grid))).tolist()
+        load = np.clip(np.array(made.pools[0].load) * rng.normal(1.0, 0.05, len(made.grid)), 0.0, 1.0).tolist()
+        found.append(scenario(made, 1.0 / count, load, price))
+    return replace(made, scenarios=tuple(found))
+
+
+def test_only_vectors_change_from_scenario_to_scenario(monkeypatch):
+    built = []
+
+    class Counting(optimizer.warm.Highs):
+        def __init__(self, arrays, **more):
+            built.append(arrays)
+            super().__init__(arrays, **more)
+
+    monkeypatch.setattr(optimizer.warm, "Highs", Counting)
+    fan, made = Fan(), many(typical_problem())
+    cold = fan.sizes(made, 60.0)
+    assert len(built) == 1
+    assert cold.peak_shift_kw is not None
+    again = fan.sizes(made, 60.0)
+    assert again.peak_shift_kw == pytest.approx(cold.peak_shift_kw, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_plans_that_weigh_scenarios_keep_every_promise(seed):
+    made = many(random_problem(seed), 4, seed) if random_problem(seed).pools else random_problem(seed)
+    plan = answer(made, None, Session().plan)
+    assert check_plan(made, plan) == ()
+    assert plan.rung in (Rung.OPTIMUM, Rung.INCUMBENT)
+
+
+# ---------------------------------------------------------------- fewer intervals
+def test_merged_intervals_hold_the_same_energy_the_lowest_limit_and_all_chances():
+    made = many(replace(typical_problem(), jobs=()), 2)
+    site_ = replace(made.sites[0], limit_kw=tuple(4000.0 + n % 7 for n in range(len(made.grid))))
+    made = replace(made, sites=(site_,))
+    small = merged(made, np.arange(0, len(made.grid), 5))
+    validate(small)
+    for read in (lambda p: p.sites[0].price_per_mwh, lambda p: p.pools[0].load, lambda p: p.scenarios[1].load[0]):
+        before, after = (float(np.dot(read(p), p.grid.hours)) for p in (made, small))
+        assert after == pytest.approx(before)
+    assert small.sites[0].limit_kw[1] == min(made.sites[0].limit_kw[5:10])
+    assert small.grid.edges[1] == made.grid.edges[5]
+
+
+def test_the_present_interval_stays_and_the_rest_are_hours_of_the_clock():
+    grid = planning_grid(START.replace(minute=20), 40 * (START.replace(hour=22) - START))
+    made = problem(grid, [site(len(grid))], [inputs(pool(), len(grid))])
+    small, block = coarsened(made)
+    minutes = [edge.minute for edge in small.grid.edges]
+    assert minutes[:2] == [20, 25]
+    assert set(minutes[2:-1]) == {0}
+    assert [small.grid.starts[n] <= start for n, start in zip(block, grid.starts, strict=True)] == [True] * len(grid)
+    assert block[0] == 0
+    assert block[-1] == len(small.grid) - 1
