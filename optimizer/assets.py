@@ -60,7 +60,9 @@ class Generator:
     """Generation at a site's meter; `low_kw` and `high_kw` have an entry an interval.
 
     `must_take` (solar): all of `high_kw` is taken, as far as the site or the grid can (the rest is spilled). Otherwise
-    it is dispatched between `low_kw` and `high_kw` at `cost_per_mwh`. `may_export`: its output may leave the site.
+    it is dispatched between `low_kw` and `high_kw` at `cost_per_mwh`; `start_cost` is money for going from nothing to
+    `high_kw`, and a part of it for a part of that. `output_now_kw`: what it gives now. `may_export`: its output may
+    leave the site.
     """
 
     id: str
@@ -69,6 +71,8 @@ class Generator:
     cost_per_mwh: float = 0.0
     must_take: bool = False
     may_export: bool = False
+    start_cost: float = 0.0
+    output_now_kw: float = 0.0
 
 
 @dataclass(frozen=True)

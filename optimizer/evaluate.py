@@ -127,6 +127,7 @@ def _generation(facts: Facts, plan: Plan) -> float:
     for number, (_, unit) in enumerate(facts.supply.generators):
         orders = plan.generators[unit.id]
         cost += unit.cost_per_mwh / 1000.0 * float(np.array(orders.output_kw) @ facts.hours)
+        cost += unit.start_cost * facts.supply.started(number, np.array(orders.output_kw))
         cost += float((facts.supply.spill_per_kwh[number] * np.array(orders.spilled_kw)) @ facts.hours)
     return cost
 

@@ -47,6 +47,33 @@ class Supply:
         battery = self.batteries[number][1]
         return min(battery.min_kwh, battery.stored_now_kwh), max(battery.max_kwh, battery.stored_now_kwh)
 
+    def share_of_full(self, number: int, output_kw: Floats) -> Floats:
+        """Output of a generator as a share of the most that it can give [interval]; 0 where it can give nothing."""
+        high = self.high_kw[number]
+        share: Floats = np.divide(output_kw, high, out=np.zeros_like(high), where=high > 0)
+        return share
+
+    def share_now(self, number: int) -> float:
+        """The same for what it gives now."""
+        high = float(self.high_kw[number].max(initial=0.0))
+        return min(1.0, max(0.0, self.generators[number][1].output_now_kw) / high) if high > 0 else 0.0
+
+    def started(self, number: int, output_kw: Floats) -> float:
+        """How often a generator starts, a part of full output as a part of a start; must-take ones never do."""
+        if self.generators[number][1].must_take:
+            return 0.0
+        share = self.share_of_full(number, output_kw)
+        return float(np.clip(np.diff(share, prepend=self.share_now(number)), 0.0, None).sum())
+
+    def dearest_start_per_kwh(self, site: int, shortest_h: float) -> float:
+        """Most money that starting a generator of a site costs for each kWh of the shortest interval."""
+        costs = [
+            unit.start_cost / (float(self.high_kw[n].max()) * shortest_h)
+            for n, (s, unit) in enumerate(self.generators)
+            if s == site and unit.start_cost > 0 and self.high_kw[n].max(initial=0.0) > 0
+        ]
+        return max(costs, default=0.0)
+
     def dearest_per_kwh(self, site: int) -> float:
         """Most money that a kWh from a battery or a generator of a site costs."""
         costs = [unit.cost_per_mwh / 1000.0 for s, unit in self.generators if s == site]

@@ -157,7 +157,7 @@ def _supply(place: str, site: SiteInputs, count: int) -> Iterator[ProblemError]:
         where = f"{place}.generators[{unit.id}]"
         yield from _series(f"{where}.low_kw", unit.low_kw, count, 0.0)
         yield from _series(f"{where}.high_kw", unit.high_kw, count, 0.0)
-        yield from _range(where, unit, ("cost_per_mwh",), 0.0)
+        yield from _range(where, unit, ("cost_per_mwh", "start_cost", "output_now_kw"), 0.0)
         if any(low > high for low, high in zip(unit.low_kw, unit.high_kw, strict=False)):
             yield ProblemError(f"{where}.low_kw", "is above high_kw")
 

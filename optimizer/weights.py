@@ -108,7 +108,7 @@ def _pressure(facts: Facts, site: int) -> float:
     moves = 2 * (facts.problem.prices.ramp_per_kw + facts.problem.prices.change_per_kw)
     values = [pool.pool.value_per_gpu_h for pool in facts.pools if pool.site == site]
     service = max(values, default=0.0) * _slopes(facts, site)[0]
-    supplied = facts.supply.dearest_per_kwh(site)
+    supplied = facts.supply.dearest_per_kwh(site) + facts.supply.dearest_start_per_kwh(site, shortest)
     supplied += sum(max(offer.price_per_kw_h, default=0.0) for offer in facts.problem.sites[site].reserves)
     return service + float(np.abs(facts.cost_per_kwh[site]).max()) + supplied + (peaks + moves) / shortest
 

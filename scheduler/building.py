@@ -133,7 +133,9 @@ def _battery(battery: BatteryConfig) -> BatteryModel:
 
 
 def _generator(unit: GeneratorConfig) -> GeneratorModel:
-    return GeneratorModel(unit.id, unit.output, unit.min_kw, unit.max_kw or 0.0, unit.cost_per_mwh, unit.may_export)
+    return GeneratorModel(
+        unit.id, unit.output, unit.min_kw, unit.max_kw or 0.0, unit.cost_per_mwh, unit.may_export, unit.start_cost
+    )
 
 
 def _reserve(offer: ReserveConfig) -> ReserveModel:

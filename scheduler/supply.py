@@ -75,12 +75,14 @@ class GeneratorModel:
     max_kw: float
     cost_per_mwh: float
     may_export: bool
+    start_cost: float = 0.0
 
-    def on(self, grid: TimeGrid, output_kw: tuple[float, ...] | None) -> Generator:
-        """On the grid; `output_kw` of must-take generation."""
+    def on(self, grid: TimeGrid, output_kw: tuple[float, ...] | None, now_kw: float = 0.0) -> Generator:
+        """On the grid; `output_kw` of must-take generation, `now_kw` what an engine gives now."""
         low = (0.0 if output_kw is not None else self.min_kw,) * len(grid)
         high = output_kw if output_kw is not None else (self.max_kw,) * len(grid)
-        return Generator(self.id, low, high, self.cost_per_mwh, output_kw is not None, self.may_export)
+        must_take, now_kw = output_kw is not None, max(0.0, now_kw)
+        return Generator(self.id, low, high, self.cost_per_mwh, must_take, self.may_export, self.start_cost, now_kw)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def generators_now(
         if unit.output is None:
             known = state.devices.get(unit.id)
             if known is not None and known.reading is not None:
-                found.append(unit.on(grid, None))
+                found.append(unit.on(grid, None, -known.reading.kw))
             continue
         try:
             values, said = forecast_on_grid(

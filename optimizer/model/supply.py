@@ -81,6 +81,27 @@ def add_generators(model: Model) -> None:
     model.constant += float((supply.spill_per_kwh * supply.high_kw * facts.hours).sum())
     balance = model.row_families["balance"]
     balance.add(site[u] * facts.count + t, output, output.all, 1.0)
+    _add_starts(model)
+
+
+def _add_starts(model: Model) -> None:
+    """begun[u,t] >= output[u,t] / high[u,t] - output[u,t-1] / high[u,t-1] (before: what it gives now). Objective:
+    + start cost * begun. Why in parts: a whole start for the last kW under a firm event would be saved."""
+    facts, supply, output = model.facts, model.facts.supply, model.get("output")
+    dear = [n for n, (_, unit) in enumerate(supply.generators) if unit.start_cost > 0 and not unit.must_take]
+    u = np.repeat(np.array(dear, dtype=np.int64), facts.count)
+    t = np.tile(np.arange(facts.count, dtype=np.int64), len(dear))
+    price = np.array([supply.generators[n][1].start_cost for n in u.tolist()])
+    begun = model.columns("begun", "ut", (u, t), high=1.0, cost=price)
+    now = np.array([supply.share_now(n) for n in u.tolist()])
+    rows = model.rows("begin", "ut", (u, t), low=np.where(t == 0, -now, 0.0))
+    rows.add(rows.all, begun, begun.all, 1.0)
+    high = supply.high_kw[u, t]
+    some = high > 0
+    share = np.divide(1.0, high, out=np.zeros_like(high), where=some)
+    rows.add(rows.all[some], output, (u * facts.count + t)[some], -share[some])
+    later = rows.all[some & (t < facts.count - 1)]
+    rows.add(later + 1, output, (u * facts.count + t)[later], share[later])
 
 
 def add_export(model: Model) -> None:

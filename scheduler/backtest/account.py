@@ -249,9 +249,10 @@ def _storage(site: SiteInputs, outcome: Outcome, hours: Floats) -> float:
 
 
 def _generation(site: SiteInputs, outcome: Outcome, hours: Floats) -> float:
-    """Energy of engines at its cost."""
+    """Energy of engines at its cost, and their starts."""
     return sum(
-        unit.cost_per_mwh / 1000.0 * float((outcome.given_kw.get(unit.id, 0.0 * hours) * hours).sum())
+        outcome.starts.get(unit.id, 0) * unit.start_cost
+        + unit.cost_per_mwh / 1000.0 * float((outcome.given_kw.get(unit.id, 0.0 * hours) * hours).sum())
         for unit in site.generators
     )
 

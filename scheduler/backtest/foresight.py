@@ -102,8 +102,8 @@ def _free_job(job: BatchJob) -> BatchJob:
 
 
 def _free(unit: Generator) -> Generator:
-    """A generator that need not run; spilling costs nothing."""
-    return replace(unit, low_kw=(0.0,) * len(unit.low_kw), must_take=False)
+    """A generator that need not run; spilling and starting cost nothing."""
+    return replace(unit, low_kw=(0.0,) * len(unit.low_kw), must_take=False, start_cost=0.0)
 
 
 def _pool(inputs: PoolInputs) -> PoolInputs:

@@ -38,6 +38,8 @@ class Outcome:
     """Energy in each battery at the end."""
     offered_kw: Mapping[str, Floats] = field(default_factory=dict)
     """Reserve that was offered, by offer."""
+    starts: Mapping[str, int] = field(default_factory=dict)
+    """How often each engine was started."""
     pauses: Mapping[str, int] = field(default_factory=dict)
     """How often each job was suspended and started again."""
     woken: Mapping[str, float] = field(default_factory=dict)
@@ -64,6 +66,8 @@ class Recorder:
     pauses: dict[str, int] = field(default_factory=dict)
     _rests: dict[str, bool] = field(default_factory=dict)
     _rates: dict[str, float] = field(default_factory=dict)
+    starts: dict[str, int] = field(default_factory=dict)
+    _given: dict[str, tuple[float, bool]] = field(default_factory=dict)
 
     def offer(self, at: datetime, offered_kw: Mapping[str, float]) -> None:
         """Keep what reserve is offered from `at` on, as energy held ready."""
@@ -74,6 +78,15 @@ class Recorder:
             times.append(second)
             held.append(held[-1] + rate * (second - times[-2]) / 3600.0)
             self._rates[name] = kw
+
+    def _count_starts(self) -> None:
+        """An engine that gave nothing at the reading before, and has given something since, was started."""
+        for name, device in self.devices.items():
+            if device.spec.max_kwh <= 0:
+                given, ran = self._given.get(name, (0.0, False))
+                runs = device.given_kwh > given
+                self.starts[name] = self.starts.get(name, 0) + int(runs and not ran)
+                self._given[name] = (device.given_kwh, runs)
 
     def _count_pauses(self, jobs: Mapping[str, BatchJob]) -> None:
         """A job that had GPUs, lost them with work left, and has them again was paused once more."""
@@ -86,6 +99,7 @@ class Recorder:
     def read(self, counters: HallCounters, jobs: Mapping[str, BatchJob]) -> None:
         """Keep one reading; jobs only where they moved. A job that is new had done nothing at the reading before."""
         self._count_pauses(jobs)
+        self._count_starts()
         if not self.seconds:
             self.sites, self.pools = tuple(counters.import_kwh), tuple(counters.work_gpu_h)
             self.stored_at_start = {name: device.stored_kwh for name, device in self.devices.items()}
@@ -122,5 +136,6 @@ class Recorder:
             given_kw={name: means(self.seconds, given[:, k]) for k, name in enumerate(self.devices)},
             stored_kwh={name: device.stored_kwh for name, device in self.devices.items()},
             offered_kw={name: means(times, np.array(held)) for name, (times, held) in self.offered.items()},
+            starts=dict(self.starts),
             pauses=dict(self.pauses),
         )

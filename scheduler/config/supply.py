@@ -63,6 +63,12 @@ class GeneratorConfig(Model):
     cost_per_mwh: NotNegative = Field(
         default=0.0, description="Dispatched: money for each MWh (fuel, wear).", examples=[180]
     )
+    start_cost: NotNegative = Field(
+        default=0.0,
+        description="Dispatched: money for a start to full output (fuel, wear); a plan counts a part of full output "
+        "as a part of it.",
+        examples=[25],
+    )
     may_export: bool = Field(default=False, description="Its power may leave the site.", examples=[False])
     device: DeviceEntry | None = Field(
         default=None, description="Dispatched: how it is read and set.", examples=[{"type": "simulated"}]

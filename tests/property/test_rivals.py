@@ -10,7 +10,7 @@ from optimizer.evaluate import evaluate
 from optimizer.rivals import RIVALS
 from optimizer.solve import solve_problem
 from tests.support.examples import many
-from tests.support.problems import random_problem, with_options, with_parking, with_steps
+from tests.support.problems import random_problem, with_options, with_parking, with_starts, with_steps
 
 seeds = st.integers(0, 10**6)
 
@@ -28,7 +28,7 @@ def test_every_rule_may_be_obeyed(name, seed):
 @given(seeds)
 def test_no_rule_is_worth_more_than_the_optimum(seed):
     made = random_problem(seed, exact=True)
-    made = with_parking(with_options(made, seed), seed) if seed % 2 else made
+    made = with_starts(with_parking(with_options(made, seed), seed), seed) if seed % 2 else made
     best = solve_problem(made)
     total = evaluate(made, best).total
     for name, rule in RIVALS.items():

@@ -133,6 +133,18 @@ def with_parking(made, seed):
     return replace(made, pools=tuple(pools))
 
 
+def with_starts(made, seed):
+    """The same problem with engines that cost something to start, some of which run now."""
+    rng, sites = random.Random(seed), []
+    for of in made.sites:
+        units = []
+        for unit in of.generators:
+            now_kw = rng.choice((0.0, unit.high_kw[0]))
+            units.append(replace(unit, start_cost=rng.choice((1.0, 50.0, 1000.0)), output_now_kw=now_kw))
+        sites.append(replace(of, generators=tuple(units)))
+    return replace(made, sites=tuple(sites))
+
+
 def with_options(made, seed):
     """The same problem with events that need not be taken part in, some of which pay, some of which are answered."""
     rng, events = random.Random(seed), []

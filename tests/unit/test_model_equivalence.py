@@ -11,7 +11,7 @@ from optimizer.model.arrays import write_arrays
 from optimizer.model.build import JOB_FAMILIES, declare
 from optimizer.model.pyomo_model import compile_model, pyomo_model
 from optimizer.solve import SolveError, SolveFault, solve_arrays, solve_problem
-from tests.support.problems import random_problem, typical_problem, with_options, with_parking, with_steps
+from tests.support.problems import random_problem, typical_problem, with_options, with_parking, with_starts, with_steps
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -33,7 +33,8 @@ def _linear(model):
 def test_what_is_written_is_what_pyomo_compiles_to_the_last_bit(seed, skip):
     made = random_problem(seed)
     made = with_steps(made, seed) if seed % 2 else made
-    model = declare(with_parking(with_options(made, seed), seed) if seed % 3 == 0 else made)
+    made = with_parking(with_options(made, seed), seed) if seed % 3 == 0 else made
+    model = declare(with_starts(made, seed))
     written, compiled = write_arrays(model), compile_model(model, skip)
     for name in ("starts", "index", "value", "cost", "low", "high", "row_low", "row_high", "integer"):
         assert np.array_equal(getattr(written, name), getattr(compiled, name)), name
@@ -42,7 +43,7 @@ def test_what_is_written_is_what_pyomo_compiles_to_the_last_bit(seed, skip):
 @pytest.mark.parametrize("seed", range(100, 130))
 def test_the_objective_is_the_bill(seed):
     """Where the linear model is the whole truth, its optimum and the separate pricing of the plan are one number."""
-    made = random_problem(seed, exact=True)
+    made = with_starts(random_problem(seed, exact=True), seed)
     model = declare(made)
     answer = solve_arrays(write_arrays(model), 20.0)
     plan = solve_problem(made)

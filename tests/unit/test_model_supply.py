@@ -155,3 +155,29 @@ def test_the_checker_refuses_generation_that_is_not_there_and_a_problem_with_bad
             validate(made(1, site(1, batteries=(bad,))))
     with pytest.raises(ProblemError, match="generators"):
         validate(made(1, site(1, generators=(replace(sun, high_kw=(np.nan,)),))))
+
+
+@pytest.mark.parametrize(
+    ("start_cost", "now_kw", "runs"), [(0, 0, True), (32, 0, True), (34, 0, False), (34, 100, True)]
+)
+def test_an_engine_starts_for_a_dear_hour_only_where_that_saves_more_than_a_start(start_cost, now_kw, runs):
+    """100 kW for an hour at 413 instead of 80 save 33.30. One that runs already goes on for nothing."""
+    gas = Generator("gas", (0.0,) * 2, (100.0,) * 2, cost_per_mwh=80.0, start_cost=start_cost, output_now_kw=now_kw)
+    here = problem(
+        hourly(2), [site(2, price=[413.0, 50.0], other=399.9, generators=(gas,))], [inputs(pool(count=1), 2, load=0.0)]
+    )
+    plan = solve_problem(here)
+    assert plan.generators["gas"].output_kw == pytest.approx((100.0 if runs else 0.0, 0.0))
+    assert check_plan(here, plan) == ()
+    started = start_cost if runs and not now_kw else 0.0
+    assert evaluate(here, plan).generation == pytest.approx(8.0 * runs + started)
+
+
+def test_a_start_is_never_saved_where_a_firm_event_needs_the_engine():
+    gas = Generator("gas", (0.0,), (100.0,), cost_per_mwh=80.0, start_cost=5000.0)
+    called = event("e", (0, 1), 399.0, 400.0)
+    idle = inputs(pool(count=1), 1, load=0.0)
+    here = problem(hourly(1), [site(1, other=399.9, generators=(gas,))], [idle], events=[called])
+    plan = solve_problem(here)
+    assert plan.generators["gas"].output_kw == pytest.approx((1.0,))
+    assert check_plan(here, plan) == ()

@@ -121,7 +121,7 @@ def test_nothing_is_set_where_it_only_observes(tmp_path):
 def test_a_backtest_counts_wear_fuel_and_what_is_left_and_never_beats_foresight(tmp_path):
     text = SUPPLIED.replace("horizon: 12h", "horizon: 4h").replace("max_gpus: 12", "max_gpus: 1")
     spin = "     reserves: [{id: spin, price_per_kw_h: 0.01, max_kw: 6, notice: 1m, sustain: 10m}],\n     batteries:"
-    text = text.replace("     batteries:", spin)
+    text = text.replace("     batteries:", spin).replace("cost_per_mwh: 150", "cost_per_mwh: 150, start_cost: 0.5")
     (tmp_path / "secret").write_text("a-secret-for-tests-only")
     (tmp_path / "gridpace.yaml").write_text(text)
     config = load_config(tmp_path / "gridpace.yaml")
@@ -130,7 +130,7 @@ def test_a_backtest_counts_wear_fuel_and_what_is_left_and_never_beats_foresight(
     ours, best = found.runs["gridpace"].account.costs, found.runs["perfect_foresight"].account.costs
     idle = found.runs["no_control"].account.costs
     assert (idle.storage, idle.generation) == (0.0, 0.0)
-    assert ours.generation == pytest.approx(0.150 * 15.0, rel=0.05)  # the engine for the dear hour
+    assert ours.generation == pytest.approx(0.150 * 15.0 + 0.5, rel=0.05)  # the engine for the dear hour, started once
     assert ours.storage > 0.01
     assert -0.01 * 6 * 2 <= ours.reserve < -0.01 * 6, "held ready for most of the two hours"
     assert (best.reserve, idle.reserve) == (pytest.approx(-0.01 * 6 * 2), 0.0)
