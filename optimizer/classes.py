@@ -85,14 +85,17 @@ class Classes:
         return {job.id: starts[name] for job, name in zip(self.whole.table.jobs, names, strict=True) if name in starts}
 
 
-def classes_of(facts: Facts, most: int = MOST_SINGLE) -> Classes:
-    """Jobs that are exactly alike as one; above `most` of them also those that are nearly alike; every other job as a
-    class of its own."""
+Level = tuple[float, float]
+
+
+def classes_of(facts: Facts, most: int = MOST_SINGLE, levels: tuple[Level, ...] | None = None) -> Classes:
+    """Jobs that are exactly alike as one; above `most` of them also those that are nearly alike (see `LEVELS`); every
+    other job as a class of its own."""
     free = _plain(facts)
     leader = _leaders(_exact(facts, free), free)
     exact = leader
     if len(np.unique(leader)) > most:
-        for share, kept in LEVELS:
+        for share, kept in levels or LEVELS:
             leader = _near(facts, free, exact, share, kept)
             if len(np.unique(leader)) <= MOST_CLASSES:
                 break

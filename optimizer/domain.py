@@ -329,6 +329,7 @@ class Rung(StrEnum):
     OPTIMUM = "optimum"
     RULE = "rule"
     INCUMBENT = "incumbent"
+    COARSE = "coarse"
     SHIFTED = "last_plan_shifted"
     GREEDY = "greedy"
     HOLD = "hold"

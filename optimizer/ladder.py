@@ -26,8 +26,8 @@ FAULTS = {
 
 
 def answer(problem: Problem, last_plan: Plan | None, solver: Solver) -> Plan:
-    """The best plan that can be had and breaks no promise: optimum or incumbent from `solver`, the last plan shifted,
-    greedy, held, safe.
+    """The best plan that can be had and breaks no promise: optimum, incumbent or coarse from `solver`, the last
+    plan shifted, greedy, held, safe.
 
     Signals that are no numbers are replaced by cautious ones first, with a note. Raises ProblemError only for a problem
     that is wrong in its build (lengths, unknown sites), which no plan could answer, and NoPlan when every rung fails. A

@@ -15,7 +15,7 @@ import numpy as np
 from optimizer.answers import EventPlan
 from optimizer.assemble import assemble
 from optimizer.basis import Remembered, carried
-from optimizer.classes import MOST_SINGLE, Classes, classes_of
+from optimizer.classes import LEVELS, MOST_SINGLE, Classes, classes_of
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of
 from optimizer.fan import NO_SIZES, Fan, Sizes
@@ -43,6 +43,9 @@ VERIFY_EVERY = 24
 IMPROVE_S = 2.0
 """Most seconds that a search may spend on improving whole numbers that were found by rounding."""
 
+HURRY_S, HURRY_SHARE = 2.0, 0.3
+"""Of a plan's time so many seconds, and no larger share, are kept for a coarse one, if the optimum takes too long."""
+
 AGREE = 1e-6
 """Relative difference of objectives at which warm and cold disagree."""
 
@@ -57,6 +60,7 @@ class Session:
     """Above so many jobs, those that are nearly alike are planned as one."""
     budget: Budget = NO_PROBES
     """For looking at which price waiting jobs would start."""
+    _compiled: bool = False
     _solver: Highs | None = None
     _last: Remembered | None = None
     _classes: Classes = field(init=False)
@@ -69,16 +73,34 @@ class Session:
     _sizes: Sizes = NO_SIZES
 
     def plan(self, problem: Problem, time_limit_s: float = 10.0) -> Plan:
-        """The best plan for a valid problem.
+        """The best plan for a valid problem; where time is too short for it, the best of far fewer classes of jobs.
 
         Raises ProblemError for a broken problem, SolveError when HiGHS gives no usable point in `time_limit_s`.
         """
         validate(problem)
         whole = facts_of(problem)
-        self._classes = classes = classes_of(whole, self.most_single)
-        facts = classes.facts
         self._sizes = self._fan.sizes(problem, FAN_SHARE * time_limit_s)
         time_limit_s -= self._sizes.seconds
+        hurry_s = min(HURRY_S, HURRY_SHARE * time_limit_s)
+        try:
+            return self._planned(classes_of(whole, self.most_single), time_limit_s - hurry_s)
+        except SolveError as error:
+            coarse = classes_of(whole, 0, LEVELS[-1:])
+            if error.kind is not SolveFault.TIMEOUT or not coarse.near:
+                raise
+            return self._hurried(coarse, error, hurry_s)
+
+    def _hurried(self, coarse: Classes, late: SolveError, time_limit_s: float) -> Plan:
+        """The plan of coarse classes, from nothing; the next plan starts where it ended."""
+        other = Session(improve_s=0.0, _compiled=True, _sizes=self._sizes)
+        plan = other._planned(coarse, time_limit_s)
+        self._last, self._late, self._solver = other._last, other._late, None
+        note = Note(Reason.SOLVER_TIMEOUT, "plan", f"{late}: made of far fewer classes of jobs", Severity.WARNING)
+        return replace(plan, rung=Rung.COARSE, notes=(note, *plan.notes))
+
+    def _planned(self, classes: Classes, time_limit_s: float) -> Plan:
+        """The best plan with jobs in these classes."""
+        self._classes, whole, facts = classes, classes.whole, classes.facts
         arrays, answer = self._optimum(facts, time_limit_s)
         answer, homes = self._settled(facts, arrays, answer, time_limit_s)
         answer = self._one_way(facts, arrays, answer, homes, time_limit_s)
@@ -138,7 +160,8 @@ class Session:
     def _arrays(self, facts: Facts, late: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Arrays:
         """The first time by way of Pyomo, then written."""
         model = declare(facts.problem, facts, late)
-        return self._sizes.on(compile_model(model, JOB_FAMILIES) if self._last is None else write_arrays(model))
+        by_pyomo, self._compiled = not self._compiled, True
+        return self._sizes.on(compile_model(model, JOB_FAMILIES) if by_pyomo else write_arrays(model))
 
     def _solve(self, facts: Facts, arrays: Arrays, time_limit_s: float, remember: bool = True) -> Answer:
         """Solve as a linear program, warm where something is remembered."""

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.support.reference import coarse_grid, reference_problem
 from optimizer import ladder, session
 from optimizer.check import check_plan
 from optimizer.domain import Rung
+from optimizer.fallback import greedy_plan
 from optimizer.faults import SolveError, SolveFault
-from optimizer.highs import solve_arrays
+from optimizer.highs import Highs, solve_arrays
 from optimizer.ladder import NoPlan, answer
 from optimizer.reasons import Reason
 from optimizer.session import Session
@@ -128,6 +130,28 @@ def test_a_warm_session_in_a_wrong_state_gives_a_right_plan_or_is_caught(spoil):
     assert plan.objective == pytest.approx(first.objective, rel=1e-6)
     doubts = [note.text for note in plan.notes if "a warm start ended" in note.text]
     assert bool(doubts) == (spoil is wrong_matrix)
+
+
+def test_when_time_is_short_for_every_job_a_plan_of_few_classes_answers_before_the_rules(monkeypatch):
+    asked, kept, run, tried = reference_problem(1, coarse_grid(10.0), 200, 4), Session(), Highs.run, []
+
+    def slow(self, time_limit_s):
+        """A solver that needs more than its time for every job singly."""
+        tried.append(len(self.arrays.cost))
+        if len(self.arrays.cost) == tried[0]:
+            raise SolveError(SolveFault.TIMEOUT, "no usable plan within 7 s")
+        return run(self, time_limit_s)
+
+    monkeypatch.setattr(Highs, "run", slow)
+    plan = answer(asked, None, kept.plan)
+    assert (plan.rung, check_plan(asked, plan)) == (Rung.COARSE, ())
+    assert tried[1] < 0.8 * tried[0]
+    assert {Reason.SOLVER_TIMEOUT, Reason.JOBS_GROUPED} <= {note.code for note in plan.notes}
+    assert plan.objective > greedy_plan(asked).objective
+    monkeypatch.undo()
+    best = answer(asked, plan, kept.plan)
+    assert best.rung is Rung.OPTIMUM
+    assert best.objective == pytest.approx(solve_problem(asked).objective, rel=1e-7)
 
 
 # ---------------------------------------------------------------- the rungs

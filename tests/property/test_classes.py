@@ -115,9 +115,9 @@ def test_five_hundred_equal_tasks_are_one_job_and_any_difference_is_another():
 def test_nearly_alike_jobs_lose_no_promise(seed, level):
     made = reference_problem(seed, coarse_grid(10.0), 150, 4)
     facts = facts_of(made)
+    merged = classes_of(facts, 0, (level,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("optimizer.classes.LEVELS", (level,))
-        merged = classes_of(facts, 0)
         plan = Session(most_single=0).plan(made)
     table, whole = facts.table, merged.facts.table
     assert 20 < len(whole) < 0.8 * len(table)
