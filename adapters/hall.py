@@ -86,6 +86,7 @@ class SimulatedHall:
         self.beside: list[Beside] = []
         """Batteries, engines and panels at the sites' meters, in the order in which they see the site's power."""
         self._work = HallWork()
+        self._looked: tuple[object, dict[GpuId, float]] = (None, {})
         self._gpus = new_gpus(self._pools)
         follow(self._gpus, self._pools)
         self._now = clock.now()
@@ -265,10 +266,14 @@ class SimulatedHall:
         return receipt
 
     def enforced(self, gpus: Collection[GpuId]) -> dict[GpuId, float]:
-        """Enforced limit in W of those of these GPUs that are on the bus; limits don't depend on time."""
+        """Enforced limit in W of those of these GPUs that are on the bus; the same object while none has changed."""
         with self._lock:
-            enforced, live, index = self._gpus.enforced_w.tolist(), self._gpus.live.tolist(), self._index
-        return {gpu: enforced[at] for gpu in gpus if (at := index.get(gpu)) is not None and live[at]}
+            state = (tuple(gpus), self._gpus.enforced_w.tobytes(), self._gpus.live.tobytes())
+            if state != self._looked[0]:
+                enforced, live, index = self._gpus.enforced_w.tolist(), self._gpus.live.tolist(), self._index
+                found = {gpu: enforced[at] for gpu in gpus if (at := index.get(gpu)) is not None and live[at]}
+                self._looked = (state, found)
+            return self._looked[1]
 
     def set_limits(self, limits_w: Mapping[GpuId, float]) -> Receipt:
         """Set these limits at once, each clamped to its GPU's range; the receipt holds what is then enforced."""

@@ -54,6 +54,7 @@ class CapWatch:
         self._wanted: dict[GpuId, float] = {}
         self._lowest: dict[GpuId, float] = {}
         self._contests: dict[GpuId, _Contest] = {}
+        self._calm: Mapping[GpuId, float] | None = None
         self.reasserted = 0
         """Caps set again since the start."""
 
@@ -69,10 +70,12 @@ class CapWatch:
 
     def bounds(self, lowest_w: Mapping[GpuId, float]) -> None:
         """Lowest limit that each card takes, in W: below it an order is clamped, which is no drift."""
+        self._calm = None
         self._lowest.update(lowest_w)
 
     def order(self, caps_w: Mapping[GpuId, float]) -> None:
         """These caps are written (or, on yielded GPUs, would be)."""
+        self._calm = None
         self._wanted.update(caps_w)
 
     def forget(self, gpus: Iterable[GpuId]) -> None:
@@ -89,11 +92,14 @@ class CapWatch:
     def judge(self, enforced_w: Mapping[GpuId, float], now: float) -> Judgement:
         """Compare with what is enforced at `now` (monotonic seconds). A limit below the order is the more careful one
         and stays; GPUs that don't answer are judged when they do."""
+        if enforced_w is self._calm:  # the very same limits under the very same orders were in order before
+            return Judgement()
         raised = {
             gpu: enforced_w[gpu]
             for gpu, cap in self._wanted.items()
             if enforced_w.get(gpu, NEVER) > cap + DRIFT_W and enforced_w[gpu] > self._lowest.get(gpu, 0.0) + DRIFT_W
         }
+        self._calm = enforced_w if not raised and not self.yielded_w else None
         back = self._quiet(enforced_w, now)
         yielded_before = self.yielded_w.keys()
         again = {gpu: limit for gpu, limit in raised.items() if gpu not in yielded_before}

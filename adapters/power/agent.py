@@ -55,6 +55,7 @@ class AgentPower:
 
     def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
         """Hold these SM clocks down, under the lease of all."""
+        self._epoch = lease.epoch
         ask = {"op": "lock", "clocks_mhz": dict(clocks_mhz), "lease": asdict(lease)}
         return wire.clock_receipt_in(self._ask(ask))
 

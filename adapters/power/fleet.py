@@ -124,6 +124,7 @@ class FleetPower:
 
     def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
         """Hold these SM clocks down, each node its own."""
+        self._epoch = lease.epoch
         per_node, absent = self._by_node(clocks_mhz)
         body = asdict(lease)
         asks = {node: {"op": "lock", "clocks_mhz": part, "lease": body} for node, part in per_node.items()}
