@@ -204,10 +204,10 @@ class BatchJob:
 class GridEvent:
     """A demand-response event, resolved to caps on a site's import.
 
-    `targets` are caps in kW over consecutive spans of [start, end). The ramp in begins at `start` from `baseline_kw` and
-    reaches the target after `ramp_in_s`; the ramp out begins at `end` and reaches `baseline_kw` after `ramp_out_s`; then
-    the import stays at or below `rebound_kw` for `rebound_s`. Where events overlap, the strictest cap holds; `priority`
-    is kept for the books. Money is per kWh.
+    `targets` are caps in kW over consecutive spans of [start, end). The ramp in begins at `start` from `baseline_kw`
+    and reaches the target after `ramp_in_s`; the ramp out begins at `end` and reaches `baseline_kw` after `ramp_out_s`;
+    then the import stays at or below `rebound_kw` for `rebound_s`. Where events overlap, the strictest cap holds;
+    `priority` is kept for the books. Money is per kWh.
 
     A `voluntary` event asks nothing of a site that has not said that it takes part, and pays nothing either; while
     `opted` is None the plan decides.
