@@ -74,6 +74,7 @@ class Reason(StrEnum):
     # what the hardware said
     CAP_DRIFT = "cap_drift"
     CAP_YIELDED = "cap_yielded"
+    CAP_UNMOVED = "cap_unmoved"
     CAP_REFUSED = "cap_refused"
     CAP_CLAMPED = "cap_clamped"
     GPU_LOST = "gpu_lost"

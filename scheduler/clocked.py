@@ -11,11 +11,11 @@ from datetime import datetime
 
 from adapters.ports import Reading
 from optimizer.reasons import Note
-from scheduler.busy import known_busy
 from scheduler.engine import Context, State
 from scheduler.orders import PoolOrder
 from scheduler.pools import Pools
 from scheduler.safety import floor_cap_w
+from scheduler.unmoved import busy_draw_w, most_draw_w
 
 
 def learn_levers(ctx: Context, state: State, reading: Reading | None, now: datetime) -> None:
@@ -24,14 +24,10 @@ def learn_levers(ctx: Context, state: State, reading: Reading | None, now: datet
         return
     levers = ctx.clocks.levers
     for pool_id in levers.ranges:
-        model = ctx.pools.by_limits(pool_id)
-        pool, kw = model.pool, reading.pool_kw.get(pool_id)
-        busy = known_busy(ctx, state, model, reading, now)
-        draw_w = None
-        if kw is not None and busy:
-            draw_w = (1000.0 * kw - (pool.count - busy) * pool.curve.idle_w) / busy
-        cap_w = ctx.dispatcher.enforced_w(pool_id)
-        if levers.see(pool, floor_cap_w(pool), draw_w, cap_w, ctx.clocks.locked_mhz.get(pool_id)):
+        pool = ctx.pools.by_limits(pool_id).pool
+        draw_w = busy_draw_w(ctx, state, pool_id, reading, now)
+        most_w = most_draw_w(ctx, pool_id)
+        if levers.see(pool, floor_cap_w(pool), draw_w, most_w, ctx.clocks.locked_mhz.get(pool_id)):
             state.held.pop(pool_id, None)  # its orders have another meaning from now on
     ctx.pools.put_clocked(levers.clocked)
 

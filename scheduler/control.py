@@ -21,6 +21,7 @@ from scheduler.safety import clamp, emergency_sites, lease_s
 from scheduler.status import Tick
 from scheduler.supply import read_devices, set_devices, supply_statuses
 from scheduler.trim import SiteTrim, trim_site
+from scheduler.unmoved import unmoved
 
 OVER_SHARE, OVER_TICKS = 0.02, 10
 """A site that draws this much over its ceiling for so many ticks, where its orders should be enough, is told of."""
@@ -42,6 +43,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     notes += read_devices(ctx, state, now)
     observe(ctx, state, reading, now)
     teach(ctx, state, reading, now)
+    notes += unmoved(ctx, state, reading, now)
     learn_levers(ctx, state, reading, now)
     events = ctx.ledger.active(now)
     below_floor = emergency_sites(ctx.emergency_programs, events, now)

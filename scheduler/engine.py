@@ -170,6 +170,7 @@ class State:
     busy: dict[str, float] = field(default_factory=dict)
     foreign: dict[str, Foreign] = field(default_factory=dict)
     over_ticks: dict[str, int] = field(default_factory=dict)
+    unmoved_ticks: dict[str, int] = field(default_factory=dict)
     room_kw: dict[str, deque[float]] = field(default_factory=dict)
     adopted: bool = False
     orders: dict[str, PoolOrder] = field(default_factory=dict)

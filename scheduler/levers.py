@@ -94,23 +94,23 @@ class Levers:
     clocked: dict[str, Clocked] = field(default_factory=dict)
     _agree: dict[str, int] = field(default_factory=dict)
 
-    def see(self, pool: GpuPool, lowest_w: float, draw_w: float | None, cap_w: float | None, mhz: int | None) -> bool:
+    def see(self, pool: GpuPool, lowest_w: float, draw_w: float | None, most_w: float | None, mhz: int | None) -> bool:
         """Take in one reading of a pool as its limits move it: the lowest limit that may be ordered, draw of a busy GPU
-        (None: nobody knows), the limit that all its GPUs enforce, and the clock that they are locked to (None: free).
-        True when the lever has changed."""
+        (None: nobody knows), what the limit that all its GPUs enforce lets it draw, and the clock that they are locked
+        to (None: free). True when the lever has changed."""
         if pool.id not in self.ranges or draw_w is None or draw_w < WORKS * pool.curve.idle_w:
             self._agree.pop(pool.id, None)
             return False
         held = self.clocked.get(pool.id)
         if held is None:
-            useless = draw_w < BELOW * lowest_w or (cap_w is not None and draw_w > ABOVE * cap_w)
+            useless = draw_w < BELOW * lowest_w or (most_w is not None and draw_w > ABOVE * most_w)
             return self._after(pool.id, useless) and self._to_clocks(pool.id, draw_w)
         if mhz is not None:
             self.clocked[pool.id] = held.learned(pool.curve.idle_w, draw_w, mhz / held.max_mhz)
             return False
         full_w = held.full_w + LEARNING * (draw_w - held.full_w)
         self.clocked[pool.id] = replace(held, full_w=full_w)
-        if self._after(pool.id, draw_w > ABOVE * lowest_w and (cap_w is None or draw_w < cap_w)):
+        if self._after(pool.id, draw_w > ABOVE * lowest_w and (most_w is None or draw_w < most_w)):
             del self.clocked[pool.id]
             return True
         return False

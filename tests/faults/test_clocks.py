@@ -9,7 +9,7 @@ import pytest
 
 from adapters.hall_state import MAX_MHZ
 from adapters.ports import Lease
-from optimizer.reasons import Reason
+from optimizer.reasons import Reason, Severity
 from scheduler.agent_core import AgentCore, AgentSettings
 from scheduler.agent_state import AgentFiles
 from scheduler.service import OperatorOrder
@@ -185,6 +185,24 @@ def test_without_leave_no_clock_is_touched(tmp_path):
         made.run(timedelta(minutes=1))
         assert made.ctx.clocks is None
         assert clocks(made) == {1.0}
+
+
+def test_a_cap_that_is_accepted_and_moves_nothing_is_an_alert_only_then(tmp_path):
+    """300 W a busy GPU under whatever limit: its sensor is wrong, or its work answers to no limit."""
+    stuck = LIGHT.replace("draw_w: 150", "draw_w: 298").replace("draw_w: 152", "draw_w: 300")
+
+    def change(text):
+        return text.replace("floor: 0.9, load: 0.95", "floor: 0.5, load: 0.95, learn_curves: false") + stuck
+
+    with lab(tmp_path, change) as made:
+        free = made.run(timedelta(seconds=40))
+        assert not [note for tick in free for note in tick.notes if note.code is Reason.CAP_UNMOVED]
+        limit(made, 24.0)
+        tick = made.run(timedelta(seconds=40))[-1]
+        assert tick.cap_w["chat"] < 270
+        (note,) = [note for note in tick.notes if note.code is Reason.CAP_UNMOVED]
+        assert (note.subject, note.severity) == ("chat", Severity.ALERT)
+        assert f"enforce {tick.cap_w['chat']} W and draw" in note.text
 
 
 def test_a_pause_lets_clocks_go_and_a_killed_daemons_locks_are_known_to_the_next(tmp_path):
