@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from time import perf_counter
 
-from adapters.ports import AdapterError, GpuId, Receipt
+from adapters.ports import AdapterError, Clock, GpuId, GpuInfo, Receipt
 from adapters.power.receipts import clamp_notes, failure_notes
 from adapters.workers import Abandoned
 from optimizer.reasons import Note, Reason
@@ -44,6 +45,27 @@ def reason_of(error: Exception) -> Reason:
     if isinstance(error, Abandoned):
         return Reason.CALL_TIMEOUT
     raise error
+
+
+class Recent:
+    """What was read a moment ago, for hardware that is slow to tell: the meter and the look at limits in one tick share
+    a reading, until an order is given."""
+
+    def __init__(self, clock: Clock, keep: timedelta) -> None:
+        self._clock, self._keep_s = clock, keep.total_seconds()
+        self._until, self._infos = float("-inf"), dict[GpuId, GpuInfo]()
+
+    def get(self) -> dict[GpuId, GpuInfo] | None:
+        """The reading, while it is young enough."""
+        return dict(self._infos) if self._clock.monotonic() < self._until else None
+
+    def put(self, infos: Mapping[GpuId, GpuInfo]) -> None:
+        """Keep a reading."""
+        self._until, self._infos = self._clock.monotonic() + self._keep_s, dict(infos)
+
+    def forget(self) -> None:
+        """An order was given: what was read before is no longer so."""
+        self._until = float("-inf")
 
 
 class OrderBook:

@@ -20,7 +20,7 @@ from pydantic import Field
 from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration, Id
 from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, Receipt
-from adapters.power.orders import CardError, OrderBook, Setting
+from adapters.power.orders import CardError, OrderBook, Recent, Setting
 from adapters.power.redfish_cards import Card, Rated, cards_of
 from adapters.redfish import Bmc
 from adapters.secrets import Secret
@@ -80,6 +80,12 @@ class RedfishConfig(AdapterConfig):
     timeout: Duration = Field(
         default=timedelta(seconds=2), description="How long one answer of a controller may take.", examples=["2s"]
     )
+    refresh: Duration = Field(
+        default=timedelta(seconds=2),
+        description="Controllers are read at most so often; in between the last reading is told, until an order is "
+        "given.",
+        examples=["2s"],
+    )
     deadline: Duration = Field(
         default=timedelta(seconds=8),
         description="How long all answers of one controller together may take before the rest counts as lost.",
@@ -104,10 +110,13 @@ class RedfishPower:
         self._patience = {name: Patience(context.clock, f"Redfish {name}") for name in config.servers}
         self._cards: dict[str, dict[GpuId, Card]] = {}
         self._crew: Crew[str] = Crew("redfish")
-        self._book = OrderBook(MEANING)
+        self._book, self._recent = OrderBook(MEANING), Recent(context.clock, config.refresh)
 
     def discover(self) -> Mapping[GpuId, GpuInfo]:
-        """Every card that answers now. Raises AdapterError, with what each controller said, when none does."""
+        """Every card that answers now, or did within `refresh`. Raises AdapterError, with what each controller said,
+        when none does."""
+        if (recent := self._recent.get()) is not None:
+            return recent
         found: dict[GpuId, GpuInfo | CardError] = {}
 
         def look(name: str, _turn: Turn) -> None:
@@ -120,6 +129,7 @@ class RedfishPower:
         if not infos:
             said = [*troubled.values(), *(error for error in seen.values() if isinstance(error, CardError))]
             raise AdapterError("; ".join(dict.fromkeys(map(str, said))))
+        self._recent.put(infos)
         return infos
 
     def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
@@ -137,6 +147,7 @@ class RedfishPower:
 
     def _order(self, limits_w: Mapping[GpuId, float], ours: bool) -> Receipt:
         started = perf_counter()
+        self._recent.forget()
         mine = {gpu: gpu.partition("/")[0] for gpu in limits_w if gpu.partition("/")[0] in self._bmcs}
         done: dict[GpuId, Setting | CardError] = {}
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration, Id
 from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, Receipt
-from adapters.power.orders import CardError, OrderBook, Setting
+from adapters.power.orders import CardError, OrderBook, Recent, Setting
 from adapters.power.zeusd_api import Zeusd
 from adapters.secrets import Secret
 from adapters.workers import Abandoned, Crew, Patience, Turn
@@ -55,6 +55,11 @@ class ZeusdConfig(AdapterConfig):
         description="Turn persistence mode on, where it is off, before a limit is set; it then stays on.",
         examples=[True],
     )
+    refresh: Duration = Field(
+        default=timedelta(milliseconds=500),
+        description="Cards are read at most so often; in between the last reading is told, until an order is given.",
+        examples=["0.5s"],
+    )
     timeout: Duration = Field(
         default=timedelta(seconds=3),
         description="How long one card may take to obey an order before it counts as lost.",
@@ -78,10 +83,13 @@ class ZeusdPower:
         self._patience = {name: Patience(context.clock, f"zeusd {name}") for name in config.servers}
         self._doors: Crew[str] = Crew("zeusd")
         self._crew: Crew[GpuId] = Crew("zeusd")
-        self._book = OrderBook(MEANING)
+        self._book, self._recent = OrderBook(MEANING), Recent(context.clock, config.refresh)
 
     def discover(self) -> Mapping[GpuId, GpuInfo]:
-        """Every card that answers now. AdapterError, with what each zeusd said, when none does."""
+        """Every card that answers now, or did within `refresh`. AdapterError, with what each zeusd said, when none
+        does."""
+        if (recent := self._recent.get()) is not None:
+            return recent
         places, troubled = self._places(self._servers)
 
         def look(gpu: GpuId, _turn: Turn) -> GpuInfo:
@@ -93,6 +101,7 @@ class ZeusdPower:
         if not infos:
             said = [*troubled.values(), *(one for one in answers.values() if isinstance(one, Exception))]
             raise AdapterError("; ".join(dict.fromkeys(map(str, said))) or "zeusd: it has no GPU")
+        self._recent.put(infos)
         return infos
 
     def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
@@ -113,6 +122,7 @@ class ZeusdPower:
 
     def _order(self, limits_w: Mapping[GpuId, float], ours: bool) -> Receipt:
         started = perf_counter()
+        self._recent.forget()
         mine = {gpu: gpu.partition("/")[0] for gpu in limits_w if gpu.partition("/")[0] in self._servers}
         places, troubled = self._places(dict.fromkeys(mine.values()))
         notes: dict[GpuId, Note] = {}

@@ -4,6 +4,7 @@ from scheduler.checking import check_config
 from scheduler.config import load_config
 from tests.support.nats import free_port
 from tests.support.power_worlds import fake_machine
+from tests.support.zeusd import running_zeusd
 
 CONFIG = """
 currency: USD
@@ -44,3 +45,21 @@ def test_without_meters_the_cards_that_are_set_are_read(tmp_path, monkeypatch):
     found = lines(tmp_path, "{type: nvml}")
     assert found["meter nvml"][::2] == ("ok", "chat 2.6 kW")
     assert found["pool chat"][0] == "warning"
+
+
+def test_other_hardware_is_tried_like_any_and_measured_by_itself(tmp_path):
+    with running_zeusd(tmp_path / "zeusd.sock") as (_, url):
+        found = lines(tmp_path, f"{{type: zeusd, servers: {{n1: '{url}'}}}}")
+    assert found["pool chat"][::2] == ("ok", "8 of 8 GPUs answer")
+    assert found["power"] == ("ok", "9", "8 x NVIDIA H100; limits from 200 to 700 W; they draw 5.2 kW")
+    assert found["meter gpus"][::2] == ("ok", "chat 5.2 kW")
+
+
+def test_hardware_that_is_away_is_named_with_its_line(tmp_path):
+    url = f"http://127.0.0.1:{free_port()}"
+    power = f"{{type: redfish, servers: {{n1: '{url}'}}, username: me, password: 'file:pw'}}"
+    (tmp_path / "pw").write_text("x")
+    state, line, text = lines(tmp_path, power)["power"]
+    assert (state, line) == ("failed", "9")
+    assert f"Redfish n1 ({url}" in text
+    assert "cannot be reached" in text

@@ -95,6 +95,21 @@ def test_a_limit_that_somebody_moved_is_named_at_the_next_order(tmp_path):
         assert texts == ["the limit was 700 W where 300 W had been set; 300 W set now"]
 
 
+def test_controllers_are_read_at_most_every_two_seconds_and_at_once_after_an_order(tmp_path):
+    clock = VirtualClock(START)
+    with running_bmc(tree(1)) as (bmc, url), power_of(url, tmp_path, clock) as actuator:
+        actuator.discover()
+        asked = bmc.requests
+        bmc.touch(uri(1), SetPoint=600)
+        clock.sleep(1.9)
+        assert actuator.discover()[gpu(1)].limit_w == 700
+        assert bmc.requests == asked
+        clock.sleep(0.2)
+        assert actuator.discover()[gpu(1)].limit_w == 600
+        actuator.apply({gpu(1): 300}, LEASE)
+        assert actuator.discover()[gpu(1)].limit_w == 300
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_limit_that_was_switched_off_is_switched_off_again(tmp_path, restarted):
     resources = tree(1)
