@@ -183,6 +183,8 @@ class _Book:
         """Rates of a preemptible job: its cheapest hours before the deadline, then the earliest after it."""
         job, facts, s = self.facts.jobs[number], self.facts, self.facts.pools[g].site
         available = self._available(g) * facts.hours * may_work(facts, self.steps, self.rates, number)
+        if available[0] < least_now(facts, self.steps, number) * facts.hours[0] * (1 - 1e-9):
+            available[0] = 0.0  # too few GPUs for a gang now: it waits
         limit = np.minimum(available, job.rate * job.on_time_h)
         order = self.order[s]
         work = _fill(limit, order, job.left)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from optimizer.assets import Parking
@@ -12,6 +13,7 @@ from optimizer.explain import explain_pool
 from optimizer.fallback import greedy_plan
 from optimizer.model.arrays import write_arrays
 from optimizer.model.build import declare
+from optimizer.parked import Parked
 from optimizer.solve import solve_arrays, solve_problem
 from optimizer.validate import problems_of
 from tests.support.problems import hourly, inputs, job, pool, problem, site
@@ -113,6 +115,26 @@ def test_the_checker_counts_what_they_save_itself():
     awake = replace(plan.pools["batch"], parked_gpus=(0.0,) * 3)
     faults = [fault.text for fault in check_plan(made, replace(plan, pools={"batch": awake}))]
     assert faults[0] == "draw 0.160 kW is outside 0.800..3.200 kW"
+
+
+@pytest.mark.parametrize("now", [{"waking_now": 4, "wake_left_s": 1800.0}, {"parked_now": 4}])
+def test_the_checker_counts_who_wakes_itself(now):
+    """Four of the eight GPUs work for half of the first hour: six in the mean, where the plan has eight."""
+    work = job(hours=(0, 1), work=8.0, gpus=8)
+    plan = solve_problem(asked(lot(wake_s=1800.0), [work], hours=1))
+    assert plan.jobs["j"].work_gpus == pytest.approx((8,))
+    assert check_plan(asked(lot(wake_s=1800.0), [work], hours=1), plan) == ()
+    faults = [fault.text for fault in check_plan(asked(lot(wake_s=1800.0), [work], hours=1, **now), plan)]
+    assert faults[:2] == ["8 GPUs active, 6.00 awake", "work 8.000, its jobs' 8.000, of 6 GPUs"]
+
+
+def test_who_can_work_is_the_mean_over_an_interval():
+    """Ten GPUs: two wake for the first half hour; of four that are parked two are woken with the second hour, which
+    takes them half of it, and two with the third."""
+    how = Parked(Parking(20.0, 1800.0), np.ones(3), 10, 100.0, now=4, waking=2, wake_left_h=0.5)
+    assert how.awake(np.array([4.0, 2.0, 0.0])) == pytest.approx([5, 7, 9])
+    assert how.woken(np.array([4.0, 2.0, 0.0])) == pytest.approx([0, 2, 2])
+    assert how.most_awake == pytest.approx([7, 10, 10])
 
 
 def test_parking_is_for_batch_pools_and_no_more_than_there_are():

@@ -5,6 +5,9 @@ from datetime import timedelta
 import pytest
 
 from optimizer.reasons import Reason
+from scheduler.orders import PoolOrder
+from scheduler.parked import ParkedState
+from scheduler.parking import awake_orders, set_parking
 from scheduler.running import App
 from scheduler.service import JobRequest, OperatorOrder
 from scheduler.store import Store
@@ -69,6 +72,22 @@ def test_nothing_that_works_is_ever_parked(tmp_path):
 
         made.run(30 * MINUTE, 10.0, watch)
         assert parked(made) >= 16
+
+
+def test_the_fast_loop_parks_no_more_than_is_idle_and_gives_no_work_to_what_sleeps(tmp_path):
+    """The plan would park all 32. Ten are held by a job, and four wake: 18 are idle, four steps of four."""
+    with lab(tmp_path, parks) as made:
+        made.plan()
+        assert made.state.plan.pools["tune"].parked_gpus[0] == 32.0
+        now = made.clock.now()
+        made.state.grants = {"somebody": ("tune", 10)}
+        made.state.parked["tune"] = ParkedState(waking=[(4, now + MINUTE)])
+        assert set_parking(made.ctx, made.state, now) == ()
+        known = made.state.parked["tune"]
+        assert (known.ordered, known.asleep, parked(made)) == (16, 16, 16)
+        orders = {"tune": PoolOrder(300, 32), "train": PoolOrder(300, 32)}
+        assert awake_orders(made.ctx, made.state, orders, now) == {**orders, "tune": PoolOrder(300, 12)}
+        assert awake_orders(made.ctx, made.state, orders, now + MINUTE)["tune"] == PoolOrder(300, 16)
 
 
 def test_what_sleeps_survives_a_restart_and_an_orderly_stop_wakes_all(tmp_path):

@@ -135,3 +135,26 @@ def test_the_command_names_rules_that_exist():
     assert chosen_rules("greedy, uniform_cap") == ("greedy", "uniform_cap")
     with pytest.raises(typer.BadParameter, match='"lucky" is not one of'):
         chosen_rules("lucky")
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_every_rule_lets_jobs_wait_for_others_and_gangs_be_whole_or_wait(name):
+    """`then` waits for `first`, which has the pool to itself for an hour. In the present hour a cap leaves 12 kW above
+    the idle cards, 60 GPU equivalents at the most; the gang of 200 GPUs needs 100 and waits."""
+    order = [job("first", (0, 6), 40.0, 100, ("batch",)), job("then", (0, 6), 40.0, 100, ("batch",), after=("first",))]
+    gang = job("gang", (0, 6), 300.0, 300, ("batch",), min_gpus=200)
+    batch = inputs(pool("batch", Work.BATCH, 1000), 6)
+    called = event("e", (0, 1), 112.0, 400.0)
+    for made in (
+        problem(hourly(6), [site(6)], [batch], order),
+        problem(hourly(6), [site(6)], [batch], [gang], [called]),
+    ):
+        plan = RIVALS[name](made, None)
+        assert check_plan(made, plan) == ()
+        if "gang" in plan.jobs:
+            assert plan.jobs["gang"].work_gpus[0] == 0.0
+            assert sum(plan.jobs["gang"].work_gpus) == pytest.approx(300)
+        else:
+            done = next(t for t, rate in enumerate(plan.jobs["then"].work_gpus) if rate > 0)
+            assert sum(plan.jobs["first"].work_gpus[:done]) == pytest.approx(40)
+            assert sum(plan.jobs["then"].work_gpus) == pytest.approx(40)
