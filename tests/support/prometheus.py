@@ -16,7 +16,7 @@ from tests.support.nats import free_port
 from tests.support.power_worlds import wait_until
 from tests.support.system import require
 
-SCRAPE = "400ms"  # long enough that a loaded machine does not make a scrape time out
+SCRAPE = "600ms"  # long enough that a loaded machine does not make a scrape time out
 
 
 class Exporter:
@@ -89,7 +89,7 @@ def prometheus(folder: Path, exporter: Exporter, web: str = "", **ask) -> Iterat
     ]  # fmt: skip
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            wait_until(lambda: seen(url, **ask) > 0)
+            wait_until(lambda: seen(url, **ask) > 0, 45)
             yield url
         finally:
             process.terminate()

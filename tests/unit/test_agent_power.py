@@ -1,5 +1,7 @@
 """An agent over other hardware: leases hold there too, and what the file gets wrong is named."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -58,3 +60,12 @@ def test_a_wrong_file_is_named_with_its_key(tmp_path, text, said):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(AdapterError, match=r"nowhere\.yaml"):
         power_from(tmp_path / "nowhere.yaml")
+
+
+def test_the_command_takes_the_file_and_says_what_is_wrong_with_it(tmp_path):
+    file = tmp_path / "power.yaml"
+    file.write_text("type: redfish\n")
+    command = [sys.executable, "-m", "scheduler.agent", "--power", str(file), "--state-dir", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert f"{file}: servers: Field required" in run.stderr
