@@ -19,9 +19,11 @@ def run_faults(problem: Problem, plan: Plan, jobs: JobPlans) -> Iterator[tuple[s
     """Runs that end before they have lasted their least time, or their work is done, though there was room for their
     least GPUs: in a pool and under every cap. A job without a penalty for what is never done may be dropped."""
     for number, job in enumerate(problem.jobs):
+        if job.min_run_h <= 0 or not job.preemptible:
+            continue
         over = job.state in OVER or job.left_gpu_h <= 1e-9 or job.undone_penalty <= 0
         home = next((item for item in _able(problem, job) if item.pool.id == jobs.pools[number]), None)
-        if job.preemptible and job.min_run_h > 0 and not over and home is not None:
+        if not over and home is not None:
             yield from _run(problem, plan, job, jobs.rates[number], home)
 
 

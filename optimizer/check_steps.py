@@ -15,6 +15,8 @@ def step_faults(problem: Problem, jobs: JobPlans) -> list[Fault]:
     place = {job.id: number for number, job in enumerate(problem.jobs)}
     found: list[Fault] = []
     for number, job in enumerate(problem.jobs):
+        if job.min_gpus <= 1 and not job.after:
+            continue
         if job.state not in OVER and job.left_gpu_h > 1e-9:
             if job.preemptible and job.min_gpus > 1:
                 found += _gang(problem, job, float(jobs.rates[number, 0]))

@@ -211,11 +211,13 @@ def _pairs(problem: Problem, jobs: tuple[BatchJob, ...], max_gpus: Floats) -> tu
     """Job, pool and place in the job's list of every pair that may be [3, pair], the highest rate of each job, and the
     share of it that each pair's pool can give."""
     batch = {item.pool.id: n for n, item in enumerate(problem.pools) if item.pool.work is Work.BATCH}
+    kinds = {job.pools for job in jobs}
+    lists = {pools: [batch[name] for name in dict.fromkeys(pools) if name in batch] for pools in kinds}
     found = [
-        (n, batch[name], place)
+        (n, g, place)
         for n, job in enumerate(jobs)
-        for place, name in enumerate(name for name in dict.fromkeys(job.pools) if name in batch)
-        if problem.pools[batch[name]].pool.count >= job.min_gpus
+        for place, g in enumerate(lists[job.pools])
+        if problem.pools[g].pool.count >= job.min_gpus
     ]
     pairs = np.array(found, dtype=np.int64).reshape(len(found), 3).T
     tops = np.array([_top(item.pool) if item.pool.work is Work.BATCH else 0.0 for item in problem.pools])
