@@ -32,6 +32,7 @@ from optimizer.reasons import Note, Reason, Severity
 from optimizer.validate import validate
 from optimizer.voluntary import answers_of
 from optimizer.warm import same_matrix
+from optimizer.weigher import Weigher, gave, kept
 from optimizer.whole import Whole, whole_numbers
 
 FAN_SHARE = 0.4
@@ -71,6 +72,7 @@ class Session:
     _doubts: list[Note] = field(default_factory=list)
     _fan: Fan = field(default_factory=Fan)
     _sizes: Sizes = NO_SIZES
+    _weigher: Weigher = field(default_factory=Weigher)
 
     def plan(self, problem: Problem, time_limit_s: float = 10.0) -> Plan:
         """The best plan for a valid problem; where time is too short for it, the best of far fewer classes of jobs.
@@ -80,7 +82,8 @@ class Session:
         validate(problem)
         whole = facts_of(problem)
         self._sizes = self._fan.sizes(problem, FAN_SHARE * time_limit_s)
-        time_limit_s -= self._sizes.seconds
+        self._weigher.look(problem, self._late, FAN_SHARE * (time_limit_s - self._sizes.seconds))
+        time_limit_s -= self._sizes.seconds + self._weigher.seconds
         hurry_s = min(HURRY_S, HURRY_SHARE * time_limit_s)
         try:
             return self._planned(classes_of(whole, self.most_single), time_limit_s - hurry_s)
@@ -92,7 +95,10 @@ class Session:
 
     def _hurried(self, coarse: Classes, late: SolveError, time_limit_s: float) -> Plan:
         """The plan of coarse classes, from nothing; the next plan starts where it ended."""
-        other = Session(improve_s=0.0, _compiled=True, _sizes=self._sizes)
+        if self._weigher.held is not None:
+            self._weigher.release("time is short")
+        weigher = Weigher(notes=self._weigher.notes, seconds=self._weigher.seconds)
+        other = Session(improve_s=0.0, _compiled=True, _sizes=self._sizes, _weigher=weigher)
         plan = other._planned(coarse, time_limit_s)
         self._last, self._late, self._solver = other._last, other._late, None
         note = Note(Reason.SOLVER_TIMEOUT, "plan", f"{late}: made of far fewer classes of jobs", Severity.WARNING)
@@ -102,16 +108,18 @@ class Session:
         """The best plan with jobs in these classes."""
         self._classes, whole, facts = classes, classes.whole, classes.facts
         arrays, answer = self._optimum(facts, time_limit_s)
+        arrays, answer = self._keeping(facts, arrays, answer, time_limit_s)
         answer, homes = self._settled(facts, arrays, answer, time_limit_s)
         answer = self._one_way(facts, arrays, answer, homes, time_limit_s)
         rung = Rung.OPTIMUM if answer.optimal else Rung.INCUMBENT
-        weighed = self._sizes
-        said = (*weighed.notes, *self._said(), *classes.said())
+        said = (*self._sizes.notes, *self._weigher.notes, *self._said(), *classes.said())
         said += () if answer.optimal else (_incumbent_note(self._gap),)
         basis = (self._last.columns, self._last.rows) if self._last is not None and not self._mixed else None
         events = self._answers(facts, arrays, answer, homes, time_limit_s)
         draft = draft_of(facts, arrays, answer, homes, basis, self.budget, events)
-        return assemble(whole, classes.split(draft), rung, said, answer.seconds + weighed.seconds)
+        return assemble(
+            whole, classes.split(draft), rung, said, answer.seconds + self._sizes.seconds + self._weigher.seconds
+        )
 
     # ------------------------------------------------------------ the optimum
     def _optimum(self, facts: Facts, time_limit_s: float) -> tuple[Arrays, Answer]:
@@ -138,6 +146,23 @@ class Session:
         if self._plans % self.verify_every == 0:
             answer = self._verified(arrays, answer, time_limit_s - seconds)
         return arrays, replace(answer, seconds=seconds)
+
+    def _keeping(self, facts: Facts, arrays: Arrays, answer: Answer, time_limit_s: float) -> tuple[Arrays, Answer]:
+        """The arrays and the answer that keep to what was decided when risk was weighed, as long as nothing has to give
+        for it."""
+        held = self._weigher.held
+        if held is None:
+            return arrays, answer
+        fixed = kept(facts, arrays, held)
+        try:
+            other = self._solve(facts, fixed, max(0.1, time_limit_s - answer.seconds))
+        except SolveError as error:
+            self._weigher.release(str(error))
+            return arrays, answer
+        if gave(fixed, other) > gave(arrays, answer) + 1e-6:
+            self._weigher.release("something would have to give for it")
+            return arrays, answer
+        return fixed, replace(other, optimal=answer.optimal, seconds=answer.seconds + other.seconds)
 
     def _whole(self, facts: Facts, arrays: Arrays, relaxed: Answer, time_limit_s: float) -> tuple[Arrays, Answer]:
         """The arrays with every whole column fixed, and their optimum. The linear program stays the same warm one."""
@@ -235,7 +260,7 @@ class Session:
             spent += found.seconds
             return found
 
-        return one_way(replace(arrays, high=self._at_home(facts, arrays, homes)), answer, solve)
+        return one_way(self._confined(facts, arrays, homes), answer, solve)
 
     def _answers(
         self, facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, time_limit_s: float
@@ -246,7 +271,12 @@ class Session:
         def solve(tried: Arrays) -> Answer:
             return self._solve(facts, tried, ends_s, remember=False)
 
-        return answers_of(facts, replace(arrays, high=self._at_home(facts, arrays, homes)), answer, solve)
+        return answers_of(facts, self._confined(facts, arrays, homes), answer, solve)
+
+    def _confined(self, facts: Facts, arrays: Arrays, homes: Ints) -> Arrays:
+        """Arrays with every job shut out of all pools but its home (-1: free)."""
+        high = self._at_home(facts, arrays, homes)
+        return replace(arrays, low=np.minimum(arrays.low, high), high=high)
 
     @staticmethod
     def _at_home(facts: Facts, arrays: Arrays, homes: Ints) -> Floats:
@@ -262,8 +292,7 @@ class Session:
 
     def _closed(self, facts: Facts, arrays: Arrays, before: Answer, homes: Ints, time_limit_s: float) -> Answer:
         """Solve again with jobs confined to one pair (-1: free); the time spent adds up."""
-        high = self._at_home(facts, arrays, homes)
-        answer = self._solve(facts, replace(arrays, high=high), max(0.1, time_limit_s - before.seconds))
+        answer = self._solve(facts, self._confined(facts, arrays, homes), max(0.1, time_limit_s - before.seconds))
         return replace(answer, seconds=answer.seconds + before.seconds, optimal=answer.optimal and before.optimal)
 
 

@@ -25,8 +25,13 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Weighing:
-    """How scenarios count: reserve is offered where it can be delivered with probability `reserve_share`, and a billed
-    peak is aimed at the level that it stays below with probability `peak_share`."""
+    """How scenarios count. Reserve is offered where it can be delivered with probability `reserve_share`, and a billed
+    peak is aimed at the level that it stays below with probability `peak_share`. `risk_weight` (0..1) is the weight of
+    the mean cost of the worst `risk_tail` (share of probability) beside the mean of all; 0: the mean alone. Risk is
+    weighed every `weigh_every_s` of the clock, and what is decided then holds so long."""
 
     reserve_share: float = 0.95
     peak_share: float = 0.5
+    risk_weight: float = 0.0
+    risk_tail: float = 0.1
+    weigh_every_s: float = 3600.0

@@ -76,7 +76,9 @@ def _scenarios(problem: Problem) -> Iterator[ProblemError]:
     total = sum(scenario.probability for scenario in problem.scenarios)
     if problem.scenarios and abs(total - 1.0) > 1e-6:
         yield ProblemError("scenarios", f"their probabilities add up to {total:g}")
-    yield from _range("weighing", problem.weighing, ("reserve_share", "peak_share"), 0.0, 1.0)
+    yield from _range("weighing", problem.weighing, ("risk_weight", "reserve_share", "peak_share"), 0.0, 1.0)
+    yield from _range("weighing", problem.weighing, ("risk_tail",), 1e-6, 1.0)
+    yield from _range("weighing", problem.weighing, ("weigh_every_s",), 1.0)
 
 
 def _series(

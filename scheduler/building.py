@@ -159,6 +159,9 @@ def caution(config: Config) -> Caution:
         scenarios=asked.scenarios,
         reserve=asked.reserve,
         peak=asked.peak,
+        risk_weight=asked.risk_weight,
+        risk_tail=asked.risk_tail,
+        weigh_every=asked.weigh_every,
     )
 
 

@@ -82,6 +82,9 @@ class Caution:
     scenarios: int = 0
     reserve: float = 0.95
     peak: float = 0.5
+    risk_weight: float = 0.0
+    risk_tail: float = 0.1
+    weigh_every: timedelta = timedelta(hours=1)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ def keep_base(paths: PathBook, site: str, grid: TimeGrid, errors: BaseLoadErrors
 
 def with_scenarios(problem: Problem, paths: PathBook, caution: Caution) -> Problem:
     """The problem with as many scenarios as are asked for, and how they count."""
-    weighing = Weighing(reserve_share=caution.reserve, peak_share=caution.peak)
+    weighing = Weighing(
+        reserve_share=caution.reserve,
+        peak_share=caution.peak,
+        risk_weight=caution.risk_weight,
+        risk_tail=caution.risk_tail,
+        weigh_every_s=caution.weigh_every.total_seconds(),
+    )
     made = replace(problem, weighing=weighing)
     return replace(made, scenarios=scenarios_of(made, paths, caution.scenarios)) if caution.scenarios else made

@@ -168,6 +168,29 @@ class UncertaintyConfig(Model):
         description="Reserve is offered as far as it can be delivered with this probability.",
         examples=[0.95],
     )
+    risk_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Weight of the mean cost in the worst cases (CVaR) beside the mean cost of all: 0 takes what is "
+        "expected, 1 minds the worst alone. Costs more in the mean; leave it at 0 where a peak is billed.",
+        examples=[0.2],
+    )
+    risk_tail: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Share of the cases, by probability, that count as the worst.",
+        examples=[0.1],
+    )
+    weigh_every: PositiveDuration = Field(
+        default=timedelta(hours=1),
+        ge=timedelta(minutes=1),
+        le=timedelta(days=1),
+        description="How often risk is weighed, by the clock, and how long what was decided then is kept to; also "
+        "at once when a limit, an event or the price of a reserve changes.",
+        examples=["1h"],
+    )
 
 
 class DriftConfig(Model):

@@ -74,6 +74,18 @@ def test_every_cycle_weighs_twenty_scenarios_of_price_and_load_and_says_what_the
         assert "peak of lab/month/2022-09 is aimed at" in said[0].text
 
 
+def test_risk_is_weighed_once_an_hour_where_the_config_gives_it_weight(tmp_path):
+    with settings(tmp_path, "uncertainty: {scenarios: 6, risk_weight: 0.3, risk_tail: 0.2}\n") as made:
+        said = []
+        for _ in range(3):
+            made.plan()
+            made.clock.sleep(300.0)
+            said.append([note.text for note in made.state.plan.notes if "in the worst 20%" in note.text])
+        assert [len(texts) for texts in said] == [1, 0, 0]
+        assert "after the step until 22:00Z" in said[0][0]
+        assert made.state.plan.rung.value in ("optimum", "incumbent")
+
+
 def test_load_is_planned_above_its_mean_at_the_level_that_it_seldom_exceeds(tmp_path):
     with settings(tmp_path) as made:
         problem = problem_of(made)
