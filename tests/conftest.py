@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import time
 
 import pytest
@@ -31,6 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("browser") or item.get_closest_marker("kill"):
             item.add_marker(pytest.mark.xdist_group("one-at-a-time"))
+
+
+def pytest_sessionfinish() -> None:
+    """End what tests of this process share; workers of xdist leave without running `atexit`."""
+    shared = sys.modules.get("tests.support.prometheus")
+    if shared is not None:
+        shared.stop_shared()
 
 
 @pytest.fixture(autouse=True)

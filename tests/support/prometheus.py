@@ -1,6 +1,5 @@
 """A real Prometheus server on the loopback, scraping an exporter that the test serves in dcgm-exporter's format."""
 
-import atexit
 import subprocess
 import tempfile
 import threading
@@ -74,7 +73,7 @@ def dcgm(cards: list[dict]) -> str:
 def prometheus(folder: Path, exporter: Exporter, web: str = "", **ask) -> Iterator[str]:
     """The server's address, once it has scraped. `web`: its own web configuration (TLS, users); `ask` says to requests
     how to get in."""
-    require("prometheus")
+    require("prometheus", "setpriv")
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     (folder / "prometheus.yml").write_text(
@@ -84,6 +83,7 @@ def prometheus(folder: Path, exporter: Exporter, web: str = "", **ask) -> Iterat
     (folder / "web.yml").write_text(web)
     url = f"{'https' if 'tls_server_config' in web else 'http'}://127.0.0.1:{port}"
     command = [
+        "setpriv", "--pdeathsig", "KILL",  # it ends with the test process, however that ends
         "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address=127.0.0.1:{port}", f"--web.config.file={folder}/web.yml", "--log.level=error",
     ]  # fmt: skip
@@ -96,16 +96,22 @@ def prometheus(folder: Path, exporter: Exporter, web: str = "", **ask) -> Iterat
             process.wait(20)
 
 
+_shared = ExitStack()
+
+
 @cache
 def shared() -> tuple[str, Exporter]:
     """One server for the whole test process, since starting it takes seconds; its exporter's `text` is the test's to
-    set."""
-    stack = ExitStack()
-    atexit.register(stack.close)
+    set. `stop_shared` ends it, when the session does (tests/conftest.py)."""
     exporter = Exporter(lambda: "up_and_running 1")
-    stack.callback(exporter.stop)
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gridpace-prometheus-"))
-    return stack.enter_context(prometheus(Path(folder), exporter)), exporter
+    _shared.callback(exporter.stop)
+    folder = _shared.enter_context(tempfile.TemporaryDirectory(prefix="gridpace-prometheus-"))
+    return _shared.enter_context(prometheus(Path(folder), exporter)), exporter
+
+
+def stop_shared() -> None:
+    """End the shared server, if there is one."""
+    _shared.close()
 
 
 def seen(url: str, **ask) -> int:

@@ -17,6 +17,7 @@ PACKAGES = {
     "gcc": "gcc libc6-dev",
     "ip": "iproute2",
     "prometheus": "prometheus",
+    "setpriv": "util-linux",
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",
     "systemd-tmpfiles": "systemd",
