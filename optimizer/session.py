@@ -240,6 +240,8 @@ class Session:
         if not split.any():
             return answer, homes
         first = self._closed(facts, arrays, answer, np.where(split, homes, -1), time_limit_s)
+        homes = homes_of(facts, pair_rates(facts, arrays, first.point) @ facts.hours)
+        first = self._closed(facts, arrays, first, homes, time_limit_s)  # others may have moved or split
         total = np.bincount(table.pair_job, done, minlength=len(facts.jobs))
         then = pair_rates(facts, arrays, first.point) @ facts.hours
         losers = split & (np.bincount(table.pair_job, then, minlength=len(facts.jobs)) < total - 1e-6)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from optimizer.model.parts import Ints
 
 WHOLE = 1e-6
 """How far from a whole number a value may be and still be one."""
+
+FEW = 3
+"""Up to so many decisions of yes or no are all tried."""
 
 MOST_SEARCHED = 2000
 """Up to so many whole columns the search covers all of them; above it, only those that rounding had to move."""
@@ -58,10 +62,42 @@ def whole_numbers(arrays: Arrays, relaxed: Answer, run: Run, time_limit_s: float
 
     `relaxed` is the optimum of `arrays` as a linear program. Raises SolveError when not even rounding ends in time.
     """
+    few = _each_way(arrays, run, time_limit_s)
+    if few is not None:
+        return few
     best = rounded(arrays, relaxed, run, time_limit_s)
     found = Whole(_fixed(arrays, best), best, relaxed.objective)
     left_s = min(improve_s, time_limit_s - best.seconds)
     return found if found.proven or left_s < 0.01 else _improved(arrays, relaxed, found, run, left_s)
+
+
+def _within(run: Run, seconds: float, arrays: Arrays) -> Answer:
+    return run(arrays, seconds)
+
+
+def _each_way(arrays: Arrays, run: Run, time_limit_s: float) -> Whole | None:
+    """The optimum by trying every way, where whole decisions are few and yes or no; None where they are not.
+
+    Why: warm, each way takes milliseconds, while a search proves a single decision with a weak relaxation in seconds.
+    """
+    loose = np.flatnonzero((arrays.integer > 0) & (arrays.high > arrays.low))
+    if not 0 < len(loose) <= FEW or np.any(arrays.high[loose] - arrays.low[loose] != 1.0):
+        return None
+    best: tuple[Arrays, Answer] | None = None
+    spent = 0.0
+    for way in range(2 ** len(loose)):
+        low, high = arrays.low.copy(), arrays.high.copy()
+        low[loose] = high[loose] = arrays.low[loose] + (way >> np.arange(len(loose)) & 1)
+        if spent >= time_limit_s:
+            raise SolveError(SolveFault.TIMEOUT, "no time to try every whole number")
+        left_s = time_limit_s - spent
+        made = _tried(replace(arrays, low=low, high=high), partial(_within, run, left_s))
+        spent += made[1].seconds if made is not None else 0.0
+        if made is not None and (best is None or made[1].objective < best[1].objective):
+            best = made
+    if best is None:
+        raise SolveError(SolveFault.INFEASIBLE, "no way to decide leaves a plan")
+    return Whole(best[0], replace(best[1], seconds=spent), best[1].objective)
 
 
 # ---------------------------------------------------------------- rounding

@@ -15,8 +15,21 @@ from optimizer.model.arrays import write_arrays
 from optimizer.model.build import declare
 from optimizer.reasons import Reason
 from optimizer.session import Session
+from optimizer.solve import solve_problem
 from optimizer.timegrid import planning_grid
-from tests.support.problems import HOUR, START, event, hourly, inputs, job, pool, problem, random_problem, site
+from tests.support.problems import (
+    HOUR,
+    START,
+    event,
+    hourly,
+    inputs,
+    job,
+    pool,
+    problem,
+    random_problem,
+    site,
+    typical_problem,
+)
 
 BATCH = pool("batch", Work.BATCH, 1000)
 STEP = timedelta(minutes=15)
@@ -134,3 +147,11 @@ def advanced(of, rate, now, hours):
     ended = now + timedelta(hours=hours * min(1.0, rate / of.max_gpus))
     assert done < of.work_gpu_h - 1e-6 or ended <= of.deadline + timedelta(seconds=1), f"{of.id} is late"
     return replace(of, done_gpu_h=done, started_at=of.started_at or now, state=JobState.RUNNING, gpus=of.max_gpus)
+
+
+@pytest.mark.parametrize("jobs", [60, 300])
+def test_a_job_that_moves_while_others_are_confined_loses_no_work(jobs):
+    """Jobs that may run in two pools: one pool for each costs next to nothing of the optimum that may split them."""
+    made = typical_problem(jobs)
+    best = -solve_arrays(write_arrays(declare(made)), 30.0).objective
+    assert solve_problem(made).objective > best - 2e-3 * abs(best)
