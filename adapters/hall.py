@@ -20,6 +20,7 @@ from math import exp
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.hall_cooling import Overhead
 from adapters.hall_parking import HallParking
 from adapters.hall_state import (
     MAX_MHZ,
@@ -49,7 +50,6 @@ from optimizer.timegrid import floor_time
 
 SIMULATED = "simulated"
 """Stands in the model of every simulated GPU, so that nobody takes the twin for hardware."""
-
 
 _DRIFT_W = 1.0
 
@@ -85,6 +85,7 @@ class SimulatedHall:
         self._import_kwh = dict.fromkeys(self.sites, 0.0)
         self.beside: list[Beside] = []
         """Batteries, engines and panels at the sites' meters, in the order in which they see the site's power."""
+        self._overhead = Overhead(self._physics.cooling_s)
         self._work = HallWork()
         self._looked: tuple[object, dict[GpuId, float]] = (None, {})
         self._gpus = new_gpus(self._pools)
@@ -191,7 +192,8 @@ class SimulatedHall:
             state.asked_gpu_h += float(asked_gpu_h[position])
             site_kwh[state.pool.site] += float(energy_kwh[position])
         for site, pue, other_kw in zip(self.sites, signals.pue, signals.other_kw, strict=True):
-            kw = pue * (site_kwh[site] * 3600.0 / seconds + other_kw)
+            it_kw = site_kwh[site] * 3600.0 / seconds + other_kw
+            kw = it_kw + self._overhead.run_kw(site, pue, it_kw, seconds)
             for part in self.beside:
                 kw += part.run(self._now, seconds, kw) if part.site == site else 0.0
             self._import_kwh[site] += kw * seconds / 3600.0
@@ -204,23 +206,17 @@ class SimulatedHall:
         if self._faults.gpu_loss_per_h > 0:
             struck = self._random.random(len(self._ids)) < 1.0 - exp(-self._faults.gpu_loss_per_h * hours)
             for position in np.flatnonzero(struck & self._gpus.live).tolist():
-                self._set_fault(position, Reason.GPU_LOST)
+                self._gpus.set_fault(position, Reason.GPU_LOST)
         if self._faults.cap_reset_per_h > 0:
             struck = self._random.random(len(self._ids)) < 1.0 - exp(-self._faults.cap_reset_per_h * hours)
             self._gpus.limit_w = np.where(struck, self._gpus.max_w, self._gpus.limit_w)
             follow(self._gpus, self._pools)
 
-    def _set_fault(self, position: int, reason: Reason | None) -> None:
-        self._gpus.faults.pop(position, None)
-        if reason is not None:
-            self._gpus.faults[position] = reason
-        self._gpus.live[position] = reason is not Reason.GPU_LOST
-
     def fail(self, gpu: GpuId, reason: Reason | None) -> None:
         """Make every order to one GPU fail with `reason` (GPU_LOST also takes it off the bus); None heals it."""
         with self._lock:
             self.advance()
-            self._set_fault(self._index[gpu], reason)
+            self._gpus.set_fault(self._index[gpu], reason)
 
     def reset_limit(self, gpu: GpuId) -> None:
         """Put one GPU's limit back to its default, as a driver reload does."""
@@ -332,7 +328,8 @@ class SimulatedHall:
                     lost.append(site)
                 else:
                     beside_kw = sum(part.kw for part in self.beside if part.site == site)
-                    import_kw[site] = pue * (site_kw[site] + other_kw) + beside_kw
+                    it_kw = site_kw[site] + other_kw
+                    import_kw[site] = it_kw + self._overhead.now_kw(site, pue, it_kw) + beside_kw
             energy = {state.pool.id: state.energy_kwh for state in self._pools if state.pool.id in pool_kw}
             return Reading(self._now, pool_kw, import_kw, energy, tuple(lost), busy, work)
 

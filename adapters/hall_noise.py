@@ -17,6 +17,9 @@ from adapters.hall_state import Signal
 
 PERIOD_S = 5.0
 
+BURST_S, RISE_S = 20.0, 5.0
+"""Mean length of a burst, and how long a load takes from one level to the next while batches fill or drain."""
+
 
 @lru_cache(maxsize=4096)
 def _knot(seed: int, key: int, number: int) -> float:
@@ -40,3 +43,28 @@ class Flicker:
         share = at - number
         value = (1.0 - share) * _knot(self.seed, key, number) + share * _knot(self.seed, key, number + 1)
         return max(0.0, self.load(moment) * (1.0 - self.noise * abs(value)))
+
+
+@dataclass(frozen=True)
+class Bursts:
+    """`load` that jumps between levels, each anywhere from 1 - `depth` to all of it: users come in bursts."""
+
+    load: Signal
+    depth: float
+    seed: int
+    name: str
+
+    def __call__(self, moment: datetime) -> float:
+        """Load at a moment."""
+        at = moment.timestamp() / BURST_S
+        number, key = int(at), crc32(self.name.encode())
+        begun = (at - number) * BURST_S - _level(self.seed, key + 1, number) * (BURST_S - RISE_S)
+        share = min(1.0, max(0.0, begun / RISE_S))
+        level = (1.0 - share) * _level(self.seed, key, number) + share * _level(self.seed, key, number + 1)
+        return self.load(moment) * (1.0 - self.depth * level)
+
+
+@lru_cache(maxsize=4096)
+def _level(seed: int, key: int, number: int) -> float:
+    """A value from 0 to 1 that belongs to one burst of one pool."""
+    return float(np.random.default_rng((seed, key, number)).random())

@@ -34,13 +34,26 @@ and the part of its throughput that falls with the clock itself (the rest waits 
 that draws little under any cap is bound by memory."""
 
 
+class Beside(Protocol):
+    """Something at a site's meter beside the hall; `kw` is what it draws now (negative: gives)."""
+
+    site: str
+    kw: float
+
+    def run(self, start: datetime, seconds: float, site_kw: float) -> float:
+        """Mean kW that it adds over a step to a site that draws `site_kw` without it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class HallPhysics:
-    """Seconds until 95 % of a step in power is done, downwards and upwards, and how often the signals are sampled."""
+    """Seconds until 95 % of a step in power is done, downwards and upwards, how often the signals are sampled, and
+    seconds until cooling has followed 95 % of a step in heat (0: at once)."""
 
     settle_down_s: float = 0.05
     settle_up_s: float = 0.4
     sample_s: float = 60.0
+    cooling_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +70,6 @@ class HallFaults:
     cap_refusal: float = 0.0
     pool_noise: float = 0.0
     outliers: float = 0.0
-
-
-class Beside(Protocol):
-    """Something at a site's meter beside the hall; `kw` is what it draws now (negative: gives)."""
-
-    site: str
-    kw: float
-
-    def run(self, start: datetime, seconds: float, site_kw: float) -> float:
-        """Mean kW that it adds over a step to a site that draws `site_kw` without it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,13 @@ class Gpus:
     clock: Floats
     """Highest SM clock allowed, as a share of the highest there is."""
     faults: dict[int, Reason] = field(default_factory=dict)
+
+    def set_fault(self, position: int, reason: Reason | None) -> None:
+        """Give one GPU a fault, or heal it; a lost one is off the bus."""
+        self.faults.pop(position, None)
+        if reason is not None:
+            self.faults[position] = reason
+        self.live[position] = reason is not Reason.GPU_LOST
 
     @property
     def enforced_w(self) -> Floats:

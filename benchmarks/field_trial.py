@@ -20,15 +20,13 @@ import numpy as np
 from adapters.ports import EventMessage, EventTarget
 from benchmarks.support.mix import Mix, config_text, mix_from, split_data
 from benchmarks.support.report import Figures, run, say
+from benchmarks.support.turns import turns
 from scheduler.clock import VirtualClock
 from scheduler.config import load_config
-from scheduler.control import run_tick
-from scheduler.cycle import expire_notes, run_cycle
 from scheduler.engine import Planner
 from scheduler.planner import InlinePlanner
 from scheduler.rules import RulePlanner
 from scheduler.store import Store
-from scheduler.timing import next_boundary
 from scheduler.wiring import Parts, build
 
 START = datetime(2025, 5, 3, 21, tzinfo=UTC)
@@ -116,26 +114,15 @@ def _drive(parts: Parts, clock: VirtualClock, mix: Mix, size: Size) -> Rows:
     """Both loops from before the event to its end, the fast one every second."""
     before = timedelta(minutes=size.before_min)
     event, end = START + before, START + before + RAMP + timedelta(hours=size.hours)
-    woken: list[bool] = []
-    parts.wake.listeners.append(lambda: woken.append(True))
-    due, told, rows, hall = START, False, Rows([], [], [], []), parts.hardware.hall
+    rows, hall = Rows([], [], [], []), parts.hardware.hall
     assert hall is not None
-    while clock.now() <= end:
-        now = clock.now()
-        if not told and now >= event - before / 2:
-            told = bool(parts.facade.accept(_message(event, end)))
-        if now >= due or woken:
-            woken.clear()
-            expire_notes(parts.state, run_cycle(parts.ctx, parts.state))
-            due = next_boundary(now, parts.ctx.timing.interval)
-        if parts.ctx.ledger.advance(run_tick(parts.ctx, parts.state).at):
-            woken.append(True)
+    asked = [(event - before / 2, lambda: parts.facade.accept(_message(event, end)))]
+    for tick in turns(parts, clock, end, asked):
         seen = hall.counters()
-        rows.seconds.append((now - event).total_seconds())
+        rows.seconds.append((tick.at - event).total_seconds())
         rows.import_kwh.append(seen.import_kwh["lab"])
         rows.done.append([seen.work_gpu_h[job.id] for job in mix.jobs])
         rows.asked.append([seen.asked_gpu_h[job.id] for job in mix.jobs])
-        clock.sleep(1.0)
     return rows
 
 

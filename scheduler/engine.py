@@ -25,6 +25,7 @@ from scheduler.curve_book import CurveBook
 from scheduler.dispatch import Dispatcher
 from scheduler.estimate import Foreign
 from scheduler.ledger import Ledger
+from scheduler.meterline import Overhead
 from scheduler.news import Notes
 from scheduler.orders import PoolOrder
 from scheduler.parked import ParkedState
@@ -35,6 +36,7 @@ from scheduler.sitemodels import CoincidentModel
 from scheduler.status import CycleReport, Tick
 from scheduler.store import Store
 from scheduler.supply import BatteryModel, DeviceState, GeneratorModel, ReserveModel
+from scheduler.surprise import Surprises
 
 ChargeBuilder = Callable[[TimeGrid, Mapping[str, float]], tuple[DemandCharge, ...]]
 
@@ -173,8 +175,11 @@ class State:
     busy: dict[str, float] = field(default_factory=dict)
     foreign: dict[str, Foreign] = field(default_factory=dict)
     over_ticks: dict[str, int] = field(default_factory=dict)
+    loads: dict[str, deque[float]] = field(default_factory=dict)
+    """Busy GPUs of each pool in the last seconds."""
+    overhead: dict[str, Overhead] = field(default_factory=dict)
+    surprises: dict[str, Surprises] = field(default_factory=dict)
     unmoved_ticks: dict[str, int] = field(default_factory=dict)
-    room_kw: dict[str, deque[float]] = field(default_factory=dict)
     adopted: bool = False
     orders: dict[str, PoolOrder] = field(default_factory=dict)
     held: dict[str, PoolOrder] = field(default_factory=dict)

@@ -3,12 +3,12 @@
 Why: the plan counts on loads and curves. Where GPUs are less busy, or draw less than their curves say, its caps cut
 deeper than anybody asked for, and every point of power too much is throughput given away. Only pools that a ceiling
 holds (the plan's own reason) get anything, in merit order, never past the cap up to which a watt is worth its price,
-and only what was free in every one of the last seconds, so that nothing is given on the ebb of a load that flickers.
+and only what was free with the load of every one of the last seconds, so that nothing is given on the ebb of a load
+that flickers. A ceiling that rises is another matter: it is known, and followed at once.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -18,37 +18,27 @@ from optimizer.reasons import Reason
 from optimizer.shed import ShedPool, shed
 from scheduler.engine import Context, State
 from scheduler.flexibility import pue_now
+from scheduler.observing import steady_ticks
 from scheduler.orders import PoolOrder, step_index
 
 CEILINGS = frozenset({Reason.DR_EVENT, Reason.SITE_LIMIT, Reason.REBOUND_LIMIT})
-STEADY_S = 20.0
-"""Power must have been free for so long before it is given back."""
 
 
 def give_back(
-    ctx: Context, state: State, site: str, pools: list[GpuPool], wish: Mapping[str, PoolOrder], room_kw: float,
-    now: datetime,
-) -> dict[str, PoolOrder]:  # fmt: skip
-    """`wish` with the caps of pools that a ceiling holds raised into `room_kw` of import, the power that the wish
-    leaves free below the ceiling now."""
-    steady_kw = _steady(ctx, state, site, room_kw)
+    ctx: Context, state: State, pools: list[GpuPool], wish: Mapping[str, PoolOrder], free_kw: float, now: datetime
+) -> dict[str, PoolOrder]:
+    """`wish` with the caps of pools that a ceiling holds raised into `free_kw` of IT power: what the wish would have
+    left free below the present ceiling in each of the last seconds. Who took over in the middle begins at once, or the
+    caps that were given back would be taken for some seconds."""
     held = held_pools(state.plan, pools, now)
-    if not held or steady_kw <= 0:
+    known = state.adopted or all(len(state.loads.get(pool.id, ())) >= steady_ticks(ctx) for pool in held)
+    if not held or not known or free_kw <= 0:
         return dict(wish)
-    pue = pue_now(ctx, state, site, now)
+    pue = pue_now(ctx, state, held[0].site, now)
     entries = [_entry(state, pool, wish[pool.id], most_w(state, pool, pue, now)) for pool in held]
-    raised = shed(entries, -steady_kw / pue).orders
+    raised = shed(entries, -free_kw).orders
     return {name: PoolOrder(max(order.cap_w, raised[name].cap_w), order.active_gpus) if name in raised else order
             for name, order in wish.items()}  # fmt: skip
-
-
-def _steady(ctx: Context, state: State, site: str, room_kw: float) -> float:
-    """The least room of the last seconds; who took over in the middle starts with what there is, or the caps that were
-    given back would be taken for some seconds."""
-    ticks = max(1, round(STEADY_S / ctx.timing.control_period.total_seconds()))
-    seen = state.room_kw.setdefault(site, deque(maxlen=ticks))
-    seen.append(room_kw)
-    return min(seen) if len(seen) == seen.maxlen or state.adopted else 0.0
 
 
 def held_pools(plan: Plan | None, pools: list[GpuPool], now: datetime) -> list[GpuPool]:

@@ -27,7 +27,7 @@ from adapters.ports import (
     Reading,
     SetpointDevice,
 )
-from optimizer.domain import GpuPool, Series
+from optimizer.domain import GpuPool, Series, Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.cards import bounded, card_notes, clock_ranges
 from scheduler.collect import Source
@@ -267,10 +267,19 @@ def _true_pool(config: Config, pool: GpuPool) -> GpuPool:
 
 
 def _faults(config: Config) -> HallFaults:
-    """What the simulated meters get wrong."""
+    """What goes wrong in the simulated hall, meters included."""
     if not isinstance(config.power, SimulatedPowerConfig):
         return HallFaults()
-    return HallFaults(seed=config.power.seed, pool_noise=config.power.noise, outliers=config.power.outliers)
+    entry = config.power
+    return HallFaults(
+        seed=entry.seed,
+        telemetry_loss=entry.telemetry_loss,
+        gpu_loss_per_h=entry.gpu_losses_per_h,
+        cap_reset_per_h=entry.cap_resets_per_h,
+        cap_refusal=entry.cap_refusals,
+        pool_noise=entry.noise,
+        outliers=entry.outliers,
+    )
 
 
 def _always(value: float) -> Callable[[datetime], float]:
@@ -281,17 +290,24 @@ def _physics(config: Config) -> HallPhysics:
     """How fast simulated power follows its orders, and how closely loads are looked at."""
     if not isinstance(config.power, SimulatedPowerConfig):
         return HallPhysics()
-    down_s, up_s = config.power.settle_down.total_seconds(), config.power.settle_up.total_seconds()
-    return HallPhysics(down_s, up_s, 1.0 if config.power.load_noise > 0 else HallPhysics().sample_s)
+    entry = config.power
+    down_s, up_s = entry.settle_down.total_seconds(), entry.settle_up.total_seconds()
+    restless = entry.load_noise > 0 or entry.load_bursts > 0
+    sample_s = 1.0 if restless else HallPhysics().sample_s
+    return HallPhysics(down_s, up_s, sample_s, entry.cooling_settle.total_seconds())
 
 
 def _load(config: Config, model: PoolModel, sources: Mapping[str, Source]) -> Callable[[datetime], float]:
+    """A pool's load as it really is: as declared, with its bursts and its flicker."""
     load = _always(model.load) if isinstance(model.load, float) else Recorded(sources[model.load], 1.0).at
-    if not isinstance(config.power, SimulatedPowerConfig) or not config.power.load_noise:
+    entry = config.power
+    if not isinstance(entry, SimulatedPowerConfig):
         return load
-    from adapters.hall_noise import Flicker
+    from adapters.hall_noise import Bursts, Flicker
 
-    return Flicker(load, config.power.load_noise, config.power.seed, model.pool.id)
+    if entry.load_bursts and model.pool.work is Work.INTERACTIVE:
+        load = Bursts(load, entry.load_bursts, entry.seed, model.pool.id)
+    return Flicker(load, entry.load_noise, entry.seed, model.pool.id) if entry.load_noise else load
 
 
 def _pue(site: SiteModel, sources: Mapping[str, Source]) -> Callable[[datetime], float]:

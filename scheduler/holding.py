@@ -45,7 +45,8 @@ def _bound(ctx: Context, state: State, site: str, now: datetime) -> tuple[Reason
     assert tick is not None
     operator_kw, target_kw, limit_kw = operator_limit_kw(state, site, now), tick.target_kw[site], tick.limit_kw[site]
     most_kw = min(operator_kw, target_kw, limit_kw)
-    if state.setpoint_kw.get(site, most_kw) < (1.0 - 3 * ctx.margin) * most_kw:
+    margin_kw = state.surprises[site].margin_kw(most_kw, ctx.margin) if site in state.surprises else 0.0
+    if state.setpoint_kw.get(site, most_kw) < most_kw - 2.0 * margin_kw:
         return Reason.RAMP_LIMIT, "the site's ramp limit", float("inf")
     if operator_kw <= most_kw:
         return Reason.OPERATOR_ORDER, "the operator's limit", most_kw

@@ -6,6 +6,7 @@ meter that went silent: each must show in the next set-point, or the site is abo
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import datetime
 
 from adapters.ports import AdapterError, Reading
@@ -16,13 +17,18 @@ from scheduler.engine import Context, State
 from scheduler.estimate import Foreign, busy_now, import_kw, measured_busy, pool_kw
 from scheduler.flexibility import pue_now, site_pools
 from scheduler.granting import granted
+from scheduler.meterline import Overhead
 from scheduler.orders import free_order
 from scheduler.parked import asleep_kw
 from scheduler.pools import PoolModel
 from scheduler.supply import measured_kw, sun_kw
+from scheduler.surprise import Surprises
 
 BIAS_SMOOTHING = 0.3
 BIAS_SHARE = 0.15
+
+STEADY_S = 6.0
+"""Loads of so many seconds count when power is given back."""
 
 
 def read_meter(ctx: Context, state: State, now: datetime) -> tuple[Reading | None, tuple[Note, ...]]:
@@ -43,16 +49,34 @@ def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) 
     """Update what is known of the load: busy GPUs of each pool, and what each prediction was last off by."""
     for model in ctx.pools.values():
         _observe_pool(state, model, reading)
-    for site, place in ctx.sites.items():
-        mine = measured_pools(ctx, state, site)
-        if reading is not None and site in reading.import_kw and mine is not None:
-            drawn_kw = import_kw(sum(mine.values()), place.other_it_kw, pue_now(ctx, state, site, now))
-            modelled = drawn_kw + measured_kw(ctx, state, site, now)
-            size_kw = drawn_kw + sun_kw(ctx, state, site, now) / BIAS_SHARE  # a cloud may take all of the sun
-            carry(state, site, reading.import_kw[site] - modelled, size_kw)
+        seen = state.loads.setdefault(model.pool.id, deque(maxlen=steady_ticks(ctx)))
+        seen.append(state.busy[model.pool.id])
+    for site in ctx.sites:
+        _observe_site(ctx, state, site, now)
         drawn = site_import(ctx, state, site, now)
+        state.surprises.setdefault(site, Surprises()).see(drawn)
         if drawn is not None:  # where no order was in force before, ramps begin at what is drawn
             state.setpoint_kw.setdefault(site, drawn)
+
+
+def _observe_site(ctx: Context, state: State, site: str, now: datetime) -> None:
+    """What the site's meter shows beside IT and devices."""
+    mine, reading, beside = measured_pools(ctx, state, site), state.reading, state.overhead.setdefault(site, Overhead())
+    if reading is None or site not in reading.import_kw or mine is None:
+        beside.lose()
+        return
+    it_kw, other_kw, pue = sum(mine.values()), ctx.sites[site].other_it_kw, pue_now(ctx, state, site, now)
+    drawn_kw = import_kw(it_kw, other_kw, pue)
+    measured = reading.import_kw[site] - measured_kw(ctx, state, site, now)
+    size_kw = drawn_kw + sun_kw(ctx, state, site, now) / BIAS_SHARE  # a cloud may take all of the sun
+    carry(state, site, measured - drawn_kw, size_kw)
+    settled_kw = (pue - 1.0) * (it_kw + other_kw)
+    beside.see(it_kw, measured - it_kw - other_kw, settled_kw, pue, BIAS_SHARE * size_kw)
+
+
+def steady_ticks(ctx: Context) -> int:
+    """Readings in STEADY_S."""
+    return max(1, round(STEADY_S / ctx.timing.control_period.total_seconds()))
 
 
 def teach(ctx: Context, state: State, reading: Reading | None, now: datetime) -> None:

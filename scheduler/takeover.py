@@ -65,6 +65,7 @@ def inherit_clocks(ctx: Context, state: State) -> None:
         order_w = round(held.draw_w(model.curve.idle_w, mhz / held.max_mhz))
         state.held[pool] = PoolOrder(order_w, model.count)
         state.adopted = True
+    state.surprises.clear()
 
 
 def inherit_caps(ctx: Context, state: State) -> None:

@@ -50,3 +50,13 @@ def slew(wish_kw: float, last_kw: float | None, seconds: float, up_kw_per_min: f
 def setpoint(wish_kw: float, last_kw: float | None, cap_kw: float, seconds: float, up: float, down: float) -> float:
     """Import to aim for in this tick: slewed, and never above the ceiling."""
     return min(slew(wish_kw, last_kw, seconds, up, down), cap_kw)
+
+
+STEP_ERROR = 0.05
+"""How far a step of power may be off its curve: the trials' own simulators were off by 3 % and more."""
+
+
+def careful(aim_kw: float, drawn_kw: float) -> float:
+    """What to reach for when `aim_kw` is to be met from `drawn_kw` and not exceeded: a little less the longer the way,
+    and exactly the aim once it is there. Feedback closes the rest in the next ticks."""
+    return aim_kw - STEP_ERROR * abs(aim_kw - drawn_kw) if aim_kw < INF else INF

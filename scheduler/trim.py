@@ -1,9 +1,9 @@
 """One site in one tick: from the plan's wish and the ceiling to orders that meet the set-point.
 
-Feed-forward: the curves and the measured number of busy GPUs predict what an order draws. Feedback: what the prediction
-was last off by (`bias`) is carried along. What a ceiling turns out not to need is given back first (`giveback`).
-Above the set-point the cheapest kW go first, down to the floors; below it (a ramp that forbids falling faster) the last
-orders are given up step by step.
+Feed-forward: the curves and the measured number of busy GPUs predict what an order draws, and the meter line what of it
+the meter will show. Feedback: what the prediction was last off by is carried along. What a ceiling turns out not to
+need is given back first (`giveback`). Above the set-point the cheapest kW go first, down to the floors; below it (a
+ramp that forbids falling faster) the last orders are given up step by step.
 """
 
 from __future__ import annotations
@@ -14,21 +14,26 @@ from datetime import datetime
 
 from optimizer.domain import GpuPool, GridEvent, Work
 from optimizer.shed import ShedPool, shed
-from scheduler.engine import Context, SiteModel, State
-from scheduler.estimate import import_kw, pool_kw
-from scheduler.flexibility import pue_now, site_pools
+from scheduler.engine import Context, State
+from scheduler.flexibility import site_pools
 from scheduler.giveback import give_back
-from scheduler.granting import filled, granted
-from scheduler.observing import foreign_gpus
-from scheduler.orders import PoolOrder, free_order, whole_order
+from scheduler.granting import filled
+from scheduler.observing import foreign_gpus, site_import
+from scheduler.orders import PoolOrder, whole_order
 from scheduler.overrides import operator_limit_kw
-from scheduler.parked import asleep_kw
+from scheduler.predict import busy_under, held_it_kw, held_order, it_kw, meter_line, peak_it_kw
 from scheduler.safety import floor_cap_w
 from scheduler.supply import asked_kw, relieve, sun_kw
-from scheduler.targets import Ceiling, ceiling, setpoint
+from scheduler.surprise import Surprises
+from scheduler.targets import INF, Ceiling, careful, ceiling, setpoint
 
 SLACK_KW = 0.5
 """A difference between wish and set-point that is not worth an order."""
+
+STILL_W, STILL_SHARE, MARGIN_USED = 4, 0.0025, 0.5
+"""Caps that would move by no more than this stay as they are, while the power that they leave unused is less than this
+share and they take no more than this part of the margin: a site that answers every flicker with an order to all its
+cards hunts after noise."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +61,62 @@ def trim_site(
     """Set-point and orders of `site` until the next tick at `then`."""
     model = ctx.sites[site]
     pools = [entry.pool for entry in site_pools(ctx, site)]
-    wish = filled(ctx, state, {pool.id: whole_order(state.plan, pool, state.jobs, now) for pool in pools}, now)
+    planned = filled(ctx, state, {pool.id: whole_order(state.plan, pool, state.jobs, now) for pool in pools}, now)
     devices_kw = asked_kw(ctx, state, site, now)
     state.supply_kw[site] = sum(devices_kw.values()) - sun_kw(ctx, state, site, now)
     top = ceiling(site, limit_now(ctx, state, site, now), events, operator_limit_kw(state, site, now), now, then)
-    most_kw = top.kw * (1.0 - ctx.margin)
-    planned_kw = predict(ctx, state, model, pools, wish, now)
-    wish = give_back(ctx, state, site, pools, wish, most_kw - planned_kw, now)
-    wish_kw = predict(ctx, state, model, pools, wish, now)
-    last_kw = state.setpoint_kw.get(site)
+    surprises, drawn_kw = state.surprises.setdefault(site, Surprises()), site_import(ctx, state, site, now)
+    most_kw = top.kw - surprises.margin_kw(top.kw, ctx.margin) if top.kw < INF else INF
+    line = meter_line(ctx, state, site, now)
+    held_kw = line.import_of(held_it_kw(state, pools))
+    cap_it_kw = line.it_of(careful(most_kw, held_kw) - surprises.surge_kw(drawn_kw, held_kw))
+    wish = give_back(ctx, state, pools, planned, cap_it_kw - peak_it_kw(state, pools, planned), now)
+    wish_kw = line.import_of(it_kw(state, pools, wish))
     seconds = (then - now).total_seconds()
-    aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min)
-    floors = {pool.id: int(pool.min_cap_w) if site in below_floor else floor_cap_w(pool) for pool in pools}
-    base, base_kw = wish, wish_kw
-    if aim_kw > wish_kw + SLACK_KW:
-        base = {pool.id: _higher(_held(state, pool), wish[pool.id]) for pool in pools}
-        base_kw = predict(ctx, state, model, pools, base, now)
-        floors = {pool.id: wish[pool.id].cap_w for pool in pools}
-    excess_kw = max(0.0, base_kw - aim_kw)
-    excess_kw -= relieve(ctx, state, site, devices_kw, excess_kw)
-    pue = pue_now(ctx, state, site, now)
-    orders, short_kw = shed_orders(state, pools, base, floors, excess_kw / pue)
+    aim_kw = setpoint(
+        wish_kw, state.setpoint_kw.get(site), most_kw, seconds, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min
+    )
+    base, floors = _base(state, pools, wish, ramping=aim_kw > wish_kw + SLACK_KW, deep=site in below_floor)
+    base_it_kw, target_kw = it_kw(state, pools, base), min(line.it_of(aim_kw), cap_it_kw)
+    over_kw = line.import_of(base_it_kw) - line.import_of(target_kw)
+    target_kw = line.it_of(line.import_of(target_kw) + relieve(ctx, state, site, devices_kw, max(0.0, over_kw)))
+    orders, left_kw = shed_orders(state, pools, base, floors, base_it_kw - target_kw)
+    if orders != planned:
+        orders = still(state, pools, orders, target_kw, MARGIN_USED * ctx.margin)
+    ordered_kw = line.import_of(it_kw(state, pools, orders))
+    surprises.aim(most_kw if left_kw <= 0 else INF, ordered_kw, drawn_kw)
+    short_kw = max(0.0, ordered_kw - min(top.kw, aim_kw)) if left_kw > 0 else 0.0
+    planned_kw = line.import_of(it_kw(state, pools, planned))
     shed_kw = max(0.0, wish_kw - aim_kw)
-    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw * pue, orders, devices_kw)
+    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw)
+
+
+def _base(
+    state: State, pools: list[GpuPool], wish: Mapping[str, PoolOrder], *, ramping: bool, deep: bool
+) -> tuple[Mapping[str, PoolOrder], dict[str, int]]:
+    """Orders from which is shed, and the caps down to which: from the wish to the floors, or, while a ramp forbids to
+    fall as fast as wished, from what is held to the wish."""
+    if ramping:
+        held = {pool.id: _higher(held_order(state, pool), wish[pool.id]) for pool in pools}
+        return held, {pool.id: wish[pool.id].cap_w for pool in pools}
+    return wish, {pool.id: int(pool.min_cap_w) if deep else floor_cap_w(pool) for pool in pools}
+
+
+def still(
+    state: State, pools: list[GpuPool], orders: dict[str, PoolOrder], target_kw: float, beyond: float
+) -> dict[str, PoolOrder]:
+    """The orders in force instead of `orders`, where they do as well: hardly another cap, no more IT power than the
+    share `beyond` above `target_kw`, and little less."""
+    held = {pool.id: state.held.get(pool.id) for pool in pools}
+    near = {
+        name: before for name, before in held.items()
+        if before is not None and before.active_gpus == orders[name].active_gpus
+        and abs(before.cap_w - orders[name].cap_w) <= STILL_W
+    }  # fmt: skip
+    if len(near) < len(pools):
+        return orders
+    unused_kw = target_kw - it_kw(state, pools, near)
+    return near if -beyond * target_kw <= unused_kw <= STILL_SHARE * target_kw else orders
 
 
 def limit_now(ctx: Context, state: State, site: str, now: datetime) -> float:
@@ -88,35 +126,6 @@ def limit_now(ctx: Context, state: State, site: str, now: datetime) -> float:
         inputs = next(inputs for inputs in problem.sites if inputs.id == site)
         return inputs.limit_kw[problem.grid.index(now)]
     return ctx.sites[site].limit_kw
-
-
-def predict(
-    ctx: Context, state: State, model: SiteModel, pools: list[GpuPool], orders: Mapping[str, PoolOrder], now: datetime
-) -> float:
-    """Import that these orders would give with the present busy GPUs."""
-    it_kw = sum(
-        pool_kw(pool, orders[pool.id], busy_under(state, pool, orders[pool.id]))
-        + state.bias_kw.get(pool.id, 0.0)
-        - asleep_kw(state.parked, pool)
-        for pool in pools
-    )
-    bias_kw = state.bias_kw.get(model.id, 0.0) + state.supply_kw.get(model.id, 0.0)
-    return import_kw(it_kw, model.other_it_kw, pue_now(ctx, state, model.id, now), bias_kw)
-
-
-def busy_under(state: State, pool: GpuPool, order: PoolOrder) -> float:
-    """Busy GPUs under an order: a batch pool is as busy as it may be (and as others make it, whom no order stops), the
-    others follow their load."""
-    if pool.work is Work.BATCH:
-        return float(min(pool.count, order.active_gpus + foreign_gpus(state, pool.id)))
-    return state.busy.get(pool.id, float(pool.count))
-
-
-def _held(state: State, pool: GpuPool) -> PoolOrder:
-    """The order that the pool's GPUs have now; where none is in force, no throttling, and the jobs that run."""
-    free = free_order(pool)
-    running = granted(state, pool.id) if pool.work is Work.BATCH else free.active_gpus
-    return state.held.get(pool.id, PoolOrder(free.cap_w, running))
 
 
 def _higher(one: PoolOrder, other: PoolOrder) -> PoolOrder:

@@ -87,8 +87,22 @@ def _jobs(path: Path) -> tuple[MixJob, ...]:
         )
 
 
-def config_text(mix: Mix, seed: int) -> str:
-    """A site with one pool a job, worth by its floor, and simulated cards that differ from the curves by the seed."""
+@dataclass(frozen=True)
+class World:
+    """What surrounds the jobs: the site's entry, the price and more signals, what the simulated cards are like, and
+    further lines of the config."""
+
+    site: str = "id: lab, timezone: Etc/UTC, price: energy"
+    signals: tuple[str, ...] = ("{id: energy, type: constant, unit: USD/MWh, value: 60}",)
+    hall: str = "load_noise: 0.02, noise: 0.003, settle_down: 1s, settle_up: 2s"
+    load: float = 1.0
+    more_pools: tuple[str, ...] = ()
+    tail: tuple[str, ...] = ()
+
+
+def config_text(mix: Mix, seed: int, world: World = World()) -> str:
+    """A site with one pool a job, worth by its floor, and simulated cards that differ from the curves by the seed.
+    `world.load` is the busy share of interactive pools."""
     rng = np.random.default_rng(seed)
     names = {name: f"c{number}" for number, name in enumerate(mix.curves)}
     curves = [_curve(names[name], curve, 1.0) for name, curve in mix.curves.items()]
@@ -98,17 +112,18 @@ def config_text(mix: Mix, seed: int) -> str:
     pools = [
         f"  - {{id: {job.id}, site: lab, gpu_model: trial, count: {job.gpus}, work: {job.work}, "
         f"curve: {names[job.curve]}, value_per_gpu_h: {job.floor / job.gpus / most:.6f}, floor: {job.floor}, "
+        f"load: {world.load if job.work == 'interactive' else 1.0:g}, "
         f"min_cap_w: {max(LEAST_CAP_W, mix.curves[job.curve].points[0].cap_w):g}}}"
         for job in mix.jobs
     ]
     true = ", ".join(f"{job.id}: true-{job.id}" for job in mix.jobs)
     lines = [
         "mode: control", "currency: USD", "interval: 5m", "horizon: 6h", "state_dir: state",
-        "sites: [{id: lab, timezone: Etc/UTC, price: energy}]",
-        "signals: [{id: energy, type: constant, unit: USD/MWh, value: 60}]",
-        "curves:", *curves, "pools:", *pools,
-        f"power: {{type: simulated, seed: {seed}, load_noise: 0.02, noise: 0.003, settle_down: 1s, settle_up: 2s, "
-        f"true_curves: {{{true}}}}}",
+        f"sites: [{{{world.site}}}]",
+        f"signals: [{', '.join(world.signals)}]",
+        "curves:", *curves, "pools:", *pools, *world.more_pools,
+        f"power: {{type: simulated, seed: {seed}, {world.hall}, true_curves: {{{true}}}}}",
+        *world.tail,
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from adapters.secrets import Secret
-from scheduler.config.base import ConfigPath, Model, PositiveDuration
+from scheduler.config.base import ConfigPath, Duration, Model, NotNegative, PositiveDuration, Share
 
 AGENT_SOCKET = "/run/gridpace-agent/agent.sock"
 
@@ -54,6 +54,30 @@ class SimulatedPowerConfig(Model):
     settle_up: PositiveDuration = Field(
         default=timedelta(seconds=0.4), description="Time until 95 % of a step up is done.", examples=["2s"]
     )
+    load_bursts: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="How far the loads of interactive pools drop between bursts of users, as a share.",
+        examples=[0.3],
+    )
+    cooling_settle: Duration = Field(
+        default=timedelta(0),
+        description="Time until cooling has followed 95 % of a step in the heat of IT (0: PUE holds at any moment).",
+        examples=["5m"],
+    )
+    telemetry_loss: Share = Field(
+        default=0.0, description="Chance that a reading of a pool, or of a site's meter, is lost.", examples=[0.01]
+    )
+    gpu_losses_per_h: NotNegative = Field(
+        default=0.0, description="Rate at which a GPU falls off the bus, per hour.", examples=[0.0001]
+    )
+    cap_resets_per_h: NotNegative = Field(
+        default=0.0,
+        description="Rate at which a GPU's limit goes back to its default by itself, per hour.",
+        examples=[0.001],
+    )
+    cap_refusals: Share = Field(default=0.0, description="Chance that a GPU refuses an order.", examples=[0.001])
     seed: int = Field(default=0, ge=0, description="Seed of all that is random in it.", examples=[0])
 
 

@@ -44,6 +44,7 @@ TINY = {
         "weighed_jobs": 6,
         "weighed_repeats": 1,
     },
+    "tracking": {"hours": 0.02, "before_min": 1.0, "after_min": 0.2, "day_h": 0.02, "day_pools": 1, "rules": 1},
     "reaction": {"events": 2, "simulated": 4, "phases": 2, "fleets": ((12, 2),)},
 }
 KEYS = {
@@ -61,10 +62,15 @@ KEYS = {
     "field_trial": {"weighted_performance", "over_delivery_points", "lowest_point"},
     "plan_quality": {"share_of_perfect", "rivals", "regret", "scenario_ratio_20"},
     "footprint": {"agent_mb", "agent_core_share", "daemon_mb", "daemon_core_share_5_nodes"},
+    "tracking": {"steady_p95", "bursty_p95", "over_delivery_points", "samples_above_limit", "rebound_points"},
     "reaction": {"gpus8_ms", "measured_30pct_s", "nodes12_p99_s", "nodes12_server_cpu_s"},
 }
 COUNTED = ("cpu_s", "core_share")
-SIGNED = {"lowest_point", "highest_point"}
+SIGNED = {
+    "lowest_point", "highest_point", "rebound_points", "bursty_worst_points", "samples_above_limit",
+    "bursty_samples_above_limit", "over_delivery_points", "bursty_over_delivery_points", "reversals", "orders_per_h",
+}  # fmt: skip
+"""Figures that may be nothing, or less."""
 
 
 @pytest.mark.parametrize("name", names())

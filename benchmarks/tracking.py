@@ -1,0 +1,203 @@
+"""How closely a site's power follows its target, second by second: steps, ramps, regulation, steady and bursty load.
+
+Gridpace's own loops on the job mix of the first field trial and a batch queue behind a meter with a lag between IT and
+cooling; cards are not what their curves say. Beside it, on the same hall: one uniform cap that is written once, and a
+rule that looks at the meter every 10 s. Then a day under a standing limit with a price about the mark: caps that go up
+and down without anybody's asking are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.support.course import RAMP, Piece, message, pieces, read_signal
+from benchmarks.support.mix import Mix, World, config_text, mix_from, split_data
+from benchmarks.support.report import Figures, run, say
+from benchmarks.support.track import RULES, START, Rule, full_kw, mark_per_mwh, reversals, world
+from benchmarks.support.turns import turns
+from optimizer.domain import GridEvent
+from optimizer.envelope import INF, event_limit_kw
+from scheduler.clock import VirtualClock
+from scheduler.config import load_config
+from scheduler.planner import InlinePlanner
+from scheduler.store import Store
+from scheduler.wiring import Parts, build
+
+SECOND = timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Hours of the event, minutes before it (announced half way) and after its ramp out, hours of the day under a
+    standing limit, and how many pools of the mix that day has."""
+
+    hours: float = 3.0
+    before_min: float = 20.0
+    after_min: float = 40.0
+    day_h: float = 24.0
+    day_pools: int = 2
+    rules: int = len(RULES)
+
+    @property
+    def whole_h(self) -> float:
+        """Hours from the start to the end of what is watched of an event."""
+        return self.hours + (self.before_min + self.after_min) / 60.0 + RAMP / timedelta(hours=1)
+
+
+FULL = Size()
+QUICK = Size(hours=0.15, before_min=6.0, after_min=3.0, day_h=0.5)
+
+
+@dataclass
+class Seen:
+    """The meter's counter at every second, and the event as it was agreed."""
+
+    at: list[datetime] = field(default_factory=list)
+    import_kwh: list[float] = field(default_factory=list)
+    event: GridEvent | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Error in per cent of the target (95 % of the seconds of the event are better), points of the baseline delivered
+    too much, seconds above the limit once the ramp in is over, and the highest second after the release, in points
+    above the baseline."""
+
+    p95: float
+    over_points: float
+    above: int
+    worst_points: float
+    rebound_points: float
+
+
+def measure(quick: bool, seed: int, data: Path | None = None) -> Figures:
+    """The figures, printed on the way."""
+    size, mix, signal = (QUICK if quick else FULL), mix_from(data), read_signal(data)
+    stairs = pieces(3600.0 * size.hours, seed, signal)
+    say(f"{sum(job.gpus for job in mix.jobs)} GPUs and a queue, {size.hours:g} h; points are per cent of the baseline")
+    say(f"{'':<24}error p95   too much   seconds above (worst)   rebound")
+    found = {}
+    for kind in ("steady", "bursty"):
+        for name in ("gridpace", *list(RULES)[: size.rules]):
+            made = world(kind, size.whole_h, data)
+            with hall(mix, seed, made, control=name == "gridpace") as (parts, clock):
+                seen = follow(parts, clock, size, stairs, RULES.get(name))
+            found[kind, name] = told(f"{kind} {name}", judged(seen))
+    turned, writes = day(mix, seed, size, data)
+    say(f"{size.day_h:g} h under a standing limit: caps turned {turned} times, {writes:.0f} orders an hour")
+    return {**_figures(found), "reversals": turned, "orders_per_h": writes}
+
+
+@contextmanager
+def hall(mix: Mix, seed: int, made: World, control: bool = True) -> Iterator[tuple[Parts, VirtualClock]]:
+    """The daemon's parts on that hall; without `control` it only watches, and somebody else may write."""
+    clock = VirtualClock(START)
+    with TemporaryDirectory(prefix="gridpace-tracking-") as folder:
+        path, text = Path(folder) / "gridpace.yaml", config_text(mix, seed, made)
+        path.write_text(text if control else text.replace("mode: control", "mode: observe"), encoding="utf-8")
+        parts = build(load_config(path), clock, Store.in_memory(), InlinePlanner(), channels={})
+        try:
+            yield parts, clock
+        finally:
+            parts.close()
+
+
+def follow(parts: Parts, clock: VirtualClock, size: Size, stairs: list[Piece], rule: Rule | None) -> Seen:
+    """From before the event to some time after its release; a `rule` writes in Gridpace's place."""
+    start = START + timedelta(minutes=size.before_min)
+    asked = message(start, stairs)
+    end = asked.end + timedelta(seconds=asked.ramp_out_s or 0.0, minutes=size.after_min)
+    known = START + timedelta(minutes=size.before_min / 2)
+    seen, meter = Seen(), parts.hardware.hall
+    assert meter is not None
+    for tick in turns(parts, clock, end, [(known, lambda: parts.facade.accept(asked))], plans=rule is None):
+        if tick.at >= known and seen.event is None:
+            seen.event = next(event for event in parts.ctx.ledger.active(tick.at) if event.id == asked.id)
+        if rule is not None:
+            rule(parts, seen.event, tick.at, tick.import_kw["lab"])
+        seen.at.append(tick.at)
+        seen.import_kwh.append(meter.counters().import_kwh["lab"])
+    return seen
+
+
+def judged(seen: Seen) -> Score:
+    """What the counters of the site's meter say of every second."""
+    event = seen.event
+    assert event is not None
+    kw = np.diff(np.array(seen.import_kwh)) * 3600.0
+    at = seen.at[:-1]
+    limit = np.array([event_limit_kw(event, moment + SECOND / 2) for moment in at])  # stairs last whole seconds
+    since = np.array([(moment - event.start).total_seconds() for moment in at])
+    length = (event.end - event.start).total_seconds()
+    inside, held = (since >= 0) & (since < length), (since >= event.ramp_in_s) & (since < length)
+    bound = (since >= event.ramp_in_s) & (limit < INF)
+    over = (kw - limit)[bound] / event.baseline_kw * 100.0
+    after = kw[since >= length + event.ramp_out_s]
+    return Score(
+        p95=float(np.percentile(np.abs(kw - limit)[inside] / limit[inside] * 100.0, 95)),
+        over_points=float((limit - kw)[held].mean() / event.baseline_kw * 100.0),
+        above=int((over > 1e-9).sum()),
+        worst_points=float(over.max()),
+        rebound_points=float((after.max() - event.baseline_kw) / event.baseline_kw * 100.0),
+    )
+
+
+def day(mix: Mix, seed: int, size: Size, data: Path | None) -> tuple[int, float]:
+    """Turns of all caps, and orders an hour, in `day_h` hours under a standing limit while the price moves by a per
+    cent about the mark."""
+    small, mark = replace(mix, jobs=mix.jobs[: size.day_pools]), mark_per_mwh(mix)
+    price = (0.99 * mark, 1.01 * mark)
+    with hall(small, seed, world("steady", size.day_h, data, price=price)) as (parts, _clock):
+        limit_kw = 0.8 * full_kw(parts)
+    caps: dict[str, list[int]] = {}
+    orders = 0
+    with hall(small, seed, world("steady", size.day_h, data, limit_kw, price)) as (parts, clock):
+        for tick in turns(parts, clock, START + timedelta(hours=size.day_h)):
+            orders += tick.orders
+            for pool, cap_w in tick.cap_w.items():
+                caps.setdefault(pool, []).append(cap_w)
+    return sum(reversals(row[60:]) for row in caps.values()), orders / size.day_h
+
+
+def told(name: str, score: Score) -> Score:
+    """Print a line about a run."""
+    say(f"{name:<24}{score.p95:>8.2f} %{score.over_points:>11.2f}{score.above:>10} ({score.worst_points:+.2f})"
+        f"{score.rebound_points:>16.2f}")  # fmt: skip
+    return score
+
+
+def _figures(found: dict[tuple[str, str], Score]) -> Figures:
+    steady, bursty = found["steady", "gridpace"], found["bursty", "gridpace"]
+    rivals: dict[str, Any] = {}
+    for (kind, name), score in found.items():
+        if name != "gridpace":
+            rivals.setdefault(name, {})[kind] = round(score.p95, 3)
+    return {
+        "steady_p95": steady.p95,
+        "bursty_p95": bursty.p95,
+        "over_delivery_points": steady.over_points,
+        "bursty_over_delivery_points": bursty.over_points,
+        "samples_above_limit": steady.above,
+        "bursty_samples_above_limit": bursty.above,
+        "bursty_worst_points": bursty.worst_points,
+        "rebound_points": max(steady.rebound_points, bursty.rebound_points),
+        "rivals_p95": rivals,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from the command line; `--data DIR` brings other curves, jobs, prices and another signal."""
+    data, rest = split_data(argv)
+    run("tracking", __doc__.splitlines()[0], lambda quick, seed: measure(quick, seed, data), rest)
+
+
+if __name__ == "__main__":
+    main()
