@@ -150,13 +150,17 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Whoever holds the lock is the only agent, so a socket that lies here belongs to a dead one.
         path.unlink(missing_ok=True)
-        before = os.umask(0o117)
         try:
             super().__init__(str(path), _Conversation)
         except OSError as error:
             raise AdapterError(f"{path}: {error}") from error
-        finally:
-            os.umask(before)
+
+    def server_bind(self) -> None:
+        """Make the socket file for its owner alone, then open it to the group: never for a moment to others, and
+        without the umask, which belongs to every thread of the process."""
+        os.fchmod(self.socket.fileno(), 0o600)
+        super().server_bind()
+        self._path.chmod(0o660)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve in a thread, or hang up when all seats are taken."""

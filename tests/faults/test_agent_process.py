@@ -17,7 +17,7 @@ from adapters.ports import AdapterError, Lease
 from adapters.power.agent import AgentPower
 from adapters.power.nvml import NvmlPower
 from optimizer.reasons import Reason
-from scheduler.agent import MOST_CONNECTIONS
+from scheduler.agent import MOST_CONNECTIONS, _Server
 from tests.support.fake_nvml import FakeNvml, h100s
 from tests.support.power_worlds import fake_machine, running_agent, serves, wait_until
 
@@ -139,6 +139,16 @@ def as_stranger():
         yield
     finally:
         os.seteuid(0)
+
+
+def test_the_socket_is_made_for_the_group_whatever_the_umask_and_leaves_that_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        server = _Server(tmp_path / "agent.sock", None, ())
+        assert (tmp_path / "agent.sock").stat().st_mode & 0o777 == 0o660
+        server.server_close()
+    finally:
+        assert os.umask(before) == 0, "it belongs to every thread of the process"
 
 
 def test_strangers_may_look_but_not_touch(service):
