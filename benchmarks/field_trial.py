@@ -26,7 +26,7 @@ from scheduler.config import load_config
 from scheduler.engine import Planner
 from scheduler.planner import InlinePlanner
 from scheduler.rules import RulePlanner
-from scheduler.store import Store
+from scheduler.store.store import Store
 from scheduler.wiring import Parts, build
 
 START = datetime(2025, 5, 3, 21, tzinfo=UTC)

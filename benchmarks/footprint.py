@@ -82,7 +82,7 @@ def _agent(size: Size, folder: Path) -> dict[str, Any]:
     with ExitStack() as stack:
         url, _ = stack.enter_context(twin_nodes(folder / "bus", 1, 1, 10.0))
         options = ["--socket", folder / "a.sock", "--state-dir", folder / "state", "--node", "n1", "--tick-s", "1"]
-        command = [sys.executable, "-m", "scheduler.agent", *map(str, options), "--fleet", url]
+        command = [sys.executable, "-m", "scheduler.agent.process", *map(str, options), "--fleet", url]
         agent = stack.enter_context(process(command, folder / "agent.log", machine.env()))
         power = FleetPower(BusSettings((url,), "daemon"), nodes=["n1"])
         stack.callback(power.close)

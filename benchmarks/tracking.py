@@ -28,7 +28,7 @@ from optimizer.envelope import INF, event_limit_kw
 from scheduler.clock import VirtualClock
 from scheduler.config import load_config
 from scheduler.planner import InlinePlanner
-from scheduler.store import Store
+from scheduler.store.store import Store
 from scheduler.wiring import Parts, build
 
 SECOND = timedelta(seconds=1)

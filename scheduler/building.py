@@ -24,7 +24,7 @@ from scheduler.config.site import CoincidentPeakConfig, SiteConfig
 from scheduler.config.supply import BatteryConfig, GeneratorConfig, ReserveConfig
 from scheduler.config.work import JobTerms, RecurringJobConfig
 from scheduler.engine import Caution, ChargeBuilder, SiteModel, Timing
-from scheduler.ledger import ProgramTerms
+from scheduler.ledger.ledger import ProgramTerms
 from scheduler.pools import PoolModel
 from scheduler.programs import ProgramRules
 from scheduler.pue import PueModel

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from adapters.ports import AdapterError, ClockLocker, GpuId, Lease
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.levers import Clocked, Levers
-from scheduler.store_database import StoreDegraded
+from scheduler.store.database import StoreDegraded
 
 KIND = "locked_clocks"
 ASSERT_S = 30.0
@@ -22,7 +22,7 @@ ASSERT_S = 30.0
 
 
 class Records(Protocol):
-    """What is written down (a part of scheduler.store.Store)."""
+    """What is written down (a part of scheduler.store.store.Store)."""
 
     def put(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
         """Insert or replace one record; on disk when it returns."""

@@ -20,7 +20,7 @@ from optimizer.learning import Learned, Observation, Prior, begin, learn
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.pools import PoolModel, Pools
 from scheduler.status import CurveStatus
-from scheduler.store import Store, StoreDegraded
+from scheduler.store.store import Store, StoreDegraded
 
 WINDOW_S = 10.0
 """Seconds of readings that make one observation."""

@@ -23,7 +23,7 @@ from scheduler.peaks import book_peaks
 from scheduler.problem import build_problem, signal_window
 from scheduler.reporting import cycle_report
 from scheduler.status import CycleReport
-from scheduler.store import StoreDegraded
+from scheduler.store.store import StoreDegraded
 from scheduler.supply import read_devices
 from scheduler.timing import next_boundary
 from scheduler.trajectory import trajectory

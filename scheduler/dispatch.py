@@ -30,7 +30,7 @@ from scheduler.capwatch import DRIFT_W, CapWatch
 from scheduler.course import Course
 from scheduler.dispatch_notes import disagreements, raised_notes, yielded_notes
 from scheduler.orders import PoolOrder
-from scheduler.store_database import StoreDegraded
+from scheduler.store.database import StoreDegraded
 
 INF = float("inf")
 
@@ -42,7 +42,7 @@ MOST_RETRY_S = 30.0
 
 
 class Books(Protocol):
-    """What the dispatcher writes down (a part of scheduler.store.Store)."""
+    """What the dispatcher writes down (a part of scheduler.store.store.Store)."""
 
     def remember_first_limits(self, limits: Mapping[str, tuple[float, str]], now: datetime) -> None:
         """Keep the limit in W and the model of each GPU, unless one is kept already; on disk when it returns."""

@@ -24,7 +24,7 @@ from scheduler.collect import Memory, Source
 from scheduler.curve_book import CurveBook
 from scheduler.dispatch import Dispatcher
 from scheduler.estimate import Foreign
-from scheduler.ledger import Ledger
+from scheduler.ledger.ledger import Ledger
 from scheduler.meterline import Overhead
 from scheduler.news import Notes
 from scheduler.orders import PoolOrder
@@ -34,7 +34,7 @@ from scheduler.pue import PueModel
 from scheduler.service import OperatorOrder
 from scheduler.sitemodels import CoincidentModel
 from scheduler.status import CycleReport, Tick
-from scheduler.store import Store
+from scheduler.store.store import Store
 from scheduler.supply import BatteryModel, DeviceState, GeneratorModel, ReserveModel
 from scheduler.surprise import Surprises
 

@@ -24,7 +24,7 @@ from scheduler.programs import ProgramRules
 from scheduler.reporting import job_status
 from scheduler.service import EventAnswer, JobRequest, OperatorOrder, Refused
 from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
-from scheduler.store import StoreDegraded
+from scheduler.store.store import StoreDegraded
 from scheduler.tokens import Quotes, quotes_of
 
 SETTLE = timedelta(minutes=15)

@@ -15,7 +15,7 @@ from optimizer.domain import GpuPool, Work
 from scheduler.busy import known_busy
 from scheduler.engine import Context, State
 from scheduler.estimate import import_kw, pool_kw
-from scheduler.ledger import ProgramTerms
+from scheduler.ledger.ledger import ProgramTerms
 from scheduler.orders import free_order
 from scheduler.parked import asleep_kw
 from scheduler.pools import PoolModel

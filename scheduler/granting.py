@@ -14,7 +14,7 @@ from optimizer.domain import BatchJob, Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
 from scheduler.orders import PoolOrder, free_order, grant_gpus, last_chance, planned_rates
-from scheduler.store import StoreDegraded
+from scheduler.store.store import StoreDegraded
 
 
 def granted(state: State, pool: str) -> int:

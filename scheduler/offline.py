@@ -14,7 +14,7 @@ from adapters.ports import Clock
 from scheduler.clock import VirtualClock
 from scheduler.config import Config, Mode, is_simulated
 from scheduler.config.builtin import SimulatedMeterConfig, SimulatedPowerConfig
-from scheduler.store import Store
+from scheduler.store.store import Store
 from scheduler.wiring import Parts, build, build_clock
 
 

@@ -17,7 +17,7 @@ from optimizer.reasons import Note, Reason, Severity
 from scheduler.granting import able, granted
 from scheduler.orders import PoolOrder, step_index, whole_order
 from scheduler.parked import ParkedState
-from scheduler.store_database import StoreDegraded
+from scheduler.store.database import StoreDegraded
 
 if TYPE_CHECKING:
     from scheduler.engine import Context, State

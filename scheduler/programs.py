@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from adapters.ports import EventMessage, EventRefused
-from scheduler.ledger_resolve import ProgramTerms, asked_kw, nonsense
+from scheduler.ledger.resolve import ProgramTerms, asked_kw, nonsense
 
 
 @dataclass(frozen=True)

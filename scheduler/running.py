@@ -21,7 +21,7 @@ from scheduler.cycle import expire_notes, run_cycle
 from scheduler.metrics import Metrics
 from scheduler.parking import release_parking
 from scheduler.sdnotify import notify
-from scheduler.store import Store, StoreDegraded
+from scheduler.store.store import Store, StoreDegraded
 from scheduler.supply import release_devices
 from scheduler.takeover import reconcile
 from scheduler.timing import Timer

@@ -11,7 +11,7 @@ from optimizer.domain import Plan, Problem
 from optimizer.explain import explain_event
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
-from scheduler.store import StoreDegraded
+from scheduler.store.store import StoreDegraded
 
 ROOM = timedelta(minutes=1)
 """What the next plan must have to be made before an answer is due."""

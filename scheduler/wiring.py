@@ -34,12 +34,12 @@ from scheduler.dispatch import Dispatcher
 from scheduler.engine import ChargeBuilder, Context, Planner, State
 from scheduler.facade import Facade
 from scheduler.hardware import Hardware, build_hardware
-from scheduler.ledger import Ledger
+from scheduler.ledger.ledger import Ledger
 from scheduler.levers import Levers
 from scheduler.planner import ChildPlanner
 from scheduler.pools import Pools
 from scheduler.rules import OPTIMUM, RulePlanner
-from scheduler.store import Store, StoreDegraded
+from scheduler.store.store import Store, StoreDegraded
 from scheduler.utility import Utility
 
 BROUGHT = "brought"

@@ -19,7 +19,7 @@ from scheduler.cycle import run_cycle
 from scheduler.dispatch import Dispatched, Dispatcher
 from scheduler.orders import PoolOrder
 from scheduler.planner import InlinePlanner
-from scheduler.store import Store
+from scheduler.store.store import Store
 from scheduler.wiring import Parts, build
 
 CONFIG = """

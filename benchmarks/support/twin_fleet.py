@@ -22,7 +22,7 @@ from adapters.bus_settings import BusSettings
 from adapters.power.fleet import FleetPower
 from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
-from scheduler.store import Store
+from scheduler.store.store import Store
 
 SERVER = Path(sys.executable).with_name("nats-server")
 START_S = 120.0
@@ -97,7 +97,7 @@ def _parts(nodes: int) -> list[tuple[int, int]]:
 def _twins(
     folder: Path, url: str, number: int, count: int, gpus: int, state_s: float
 ) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "scheduler.twin_nodes", "--fleet", url, "--prefix", f"t{number}"]
+    command = [sys.executable, "-m", "scheduler.fleet.twin", "--fleet", url, "--prefix", f"t{number}"]
     command += ["--count", str(count), "--gpus", str(gpus), "--tick-s", "5", "--state-s", str(state_s)]
     with process(command, folder / f"twins-{number}.log") as twin:
         yield twin

@@ -22,7 +22,7 @@ from scheduler.config.builtin import SimulatedPowerConfig
 from scheduler.config.entries import default_entry
 from scheduler.engine import Planner
 from scheduler.service import JobRequest
-from scheduler.store import Store
+from scheduler.store.store import Store
 from scheduler.wiring import Parts, build
 
 KNOWN_AHEAD = timedelta(days=1)

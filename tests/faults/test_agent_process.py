@@ -17,7 +17,7 @@ from adapters.ports import AdapterError, Lease
 from adapters.power.agent import AgentPower
 from adapters.power.nvml import NvmlPower
 from optimizer.reasons import Reason
-from scheduler.agent import MOST_CONNECTIONS, _Server
+from scheduler.agent.process import MOST_CONNECTIONS, _Server
 from tests.support.fake_nvml import FakeNvml, h100s
 from tests.support.power_worlds import fake_machine, running_agent, serves, wait_until
 
@@ -26,7 +26,7 @@ MOST_MB = 45
 
 
 class Service:
-    """`python -m scheduler.agent` over a fake machine whose cards outlive it."""
+    """`python -m scheduler.agent.process` over a fake machine whose cards outlive it."""
 
     def __init__(self, folder):
         self.fake = FakeNvml(folder, h100s(8))
@@ -36,7 +36,7 @@ class Service:
 
     def command(self):
         options = ["--socket", self.path, "--state-dir", self.state_dir, "--tick-s", "0.05", "--release-w-per-s", "400"]
-        return [sys.executable, "-m", "scheduler.agent", *map(str, options)]
+        return [sys.executable, "-m", "scheduler.agent.process", *map(str, options)]
 
     def start(self):
         manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -101,7 +101,7 @@ def test_it_is_small_and_imports_nothing_heavy(service):
     power.apply(dict.fromkeys(service.gpus, 300), Lease(1, 1, 60.0))
     pages = int(Path(f"/proc/{service.process.pid}/statm").read_text(encoding="ascii").split()[1])
     assert pages * os.sysconf("SC_PAGE_SIZE") / 1e6 < MOST_MB
-    code = "import sys, scheduler.agent, adapters.power.nvml; print(*sys.modules)"
+    code = "import sys, scheduler.agent.process, adapters.power.nvml; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"numpy", "pandas", "pyomo", "pydantic", "fastapi", "asyncio", "requests"} & set(loaded.split())
     power.close()

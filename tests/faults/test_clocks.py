@@ -10,8 +10,8 @@ import pytest
 from adapters.hall_state import MAX_MHZ
 from adapters.ports import Lease
 from optimizer.reasons import Reason, Severity
-from scheduler.agent_core import AgentCore, AgentSettings
-from scheduler.agent_state import AgentFiles
+from scheduler.agent.core import AgentCore, AgentSettings
+from scheduler.agent.state import AgentFiles
 from scheduler.service import OperatorOrder
 from scheduler.takeover import reconcile
 from tests.faults.test_agent_process import Service
@@ -104,7 +104,7 @@ def test_nothing_is_locked_when_it_cannot_be_written_down(tmp_path, monkeypatch)
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("scheduler.agent_state.os.fsync", full)
+    monkeypatch.setattr("scheduler.agent.state.os.fsync", full)
     with pytest.raises(Exception, match="No space left"):
         node.lock(1200)
     assert node.share() == 1.0

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from scheduler.store import Store
+from scheduler.store.store import Store
 from tests.support.daemon import Machine
 
 pytestmark = pytest.mark.xdist_group("daemon-life")

@@ -20,10 +20,10 @@ from adapters.power.fleet import FleetPower
 from adapters.power.simulated import SimulatedPower
 from benchmarks.support.twin_fleet import twin_fleet
 from optimizer.reasons import Reason
-from scheduler.agent import run_agent
-from scheduler.agent_core import AgentSettings
-from scheduler.fleet_init import FleetPlan, init_fleet, public_key
-from scheduler.fleet_leaves import Peer
+from scheduler.agent.core import AgentSettings
+from scheduler.agent.process import run_agent
+from scheduler.fleet.init import FleetPlan, init_fleet, public_key
+from scheduler.fleet.leaves import Peer
 from scheduler.orders import PoolOrder
 from tests.support.fake_nvml import FakeNvml, h100s
 from tests.support.nats import nats_servers
@@ -277,9 +277,9 @@ def test_the_agent_stays_small_with_the_bus(tmp_path):
         fake, known = FakeNvml(tmp_path, h100s(8)), servers.settings("n1")
         options = ["--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "state", "--node", "n1",
                    "--fleet", known.servers[0], "--seed", known.seed_file, "--ca", known.ca_file]  # fmt: skip
-        warm = "import sys; sys.modules['aiohttp'] = None; import scheduler.agent_fleet, adapters.power.nvml"
+        warm = "import sys; sys.modules['aiohttp'] = None; import scheduler.agent.bus, adapters.power.nvml"
         subprocess.run([sys.executable, "-c", warm], cwd=ROOT, check=True)  # compiles what was never imported before
-        command = [sys.executable, "-m", "scheduler.agent", *map(str, options)]
+        command = [sys.executable, "-m", "scheduler.agent.process", *map(str, options)]
         process = subprocess.Popen(command, cwd=ROOT, env=fake.env())
         fleet = FleetPower(servers.settings("daemon"), 2.0, ["n1"])
         try:

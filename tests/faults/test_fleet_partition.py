@@ -71,7 +71,7 @@ def test_a_node_whose_cable_is_pulled_follows_its_trajectory_releases_and_obeys_
             options = ["--socket", tmp_path / f"{node}.sock", "--state-dir", tmp_path / f"{node}-state",
                        "--node", node, "--fleet", url, "--seed", known.seed_file, "--ca", known.ca_file,
                        "--tick-s", "0.1", "--release-w-per-s", "2000"]  # fmt: skip
-            command = [*inside, sys.executable, "-m", "scheduler.agent", *map(str, options)]
+            command = [*inside, sys.executable, "-m", "scheduler.agent.process", *map(str, options)]
             agent = subprocess.Popen(command, cwd=ROOT, env=fakes[node].env())
             stack.callback(agent.wait, 30)
             stack.callback(agent.terminate)

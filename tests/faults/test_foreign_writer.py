@@ -17,7 +17,7 @@ from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
 from scheduler.safety import floor_cap_w
 from scheduler.service import OperatorOrder
-from scheduler.store import Store
+from scheduler.store.store import Store
 from tests.support.loops import lab
 from tests.support.power_worlds import DEADLINE_S, fake_machine, running_agent, running_fleet, wait_until
 

@@ -13,9 +13,9 @@ from contextlib import closing
 import pytest
 
 from optimizer.reasons import Reason, Severity
-from scheduler.ledger import Ledger
+from scheduler.ledger.ledger import Ledger
 from scheduler.service import OperatorOrder
-from scheduler.store import NewerStore, Record, Store, StoreDegraded
+from scheduler.store.store import NewerStore, Record, Store, StoreDegraded
 from tests.faults.test_store_kills import HOUR, NOON
 
 # ------------------------------------------------------------ broken files
@@ -189,8 +189,8 @@ FULL = """
 import json, resource, sys
 from datetime import timedelta
 from pathlib import Path
-from scheduler.ledger import Ledger
-from scheduler.store import Store, StoreDegraded
+from scheduler.ledger.ledger import Ledger
+from scheduler.store.store import Store, StoreDegraded
 from tests.faults.test_store_kills import HOUR, NOON, event, tell
 
 path = Path(sys.argv[1])
@@ -248,7 +248,7 @@ READ_ONLY = """
 import json, os, sys
 from pathlib import Path
 from scheduler.service import OperatorOrder
-from scheduler.store import Store, StoreDegraded
+from scheduler.store.store import Store, StoreDegraded
 from tests.faults.test_store_kills import NOON
 
 warm = Store.in_memory()  # what is imported late must be readable, and nobody may read root's Python

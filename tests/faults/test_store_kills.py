@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from adapters.ports import EventMessage, EventTarget
-from scheduler.ledger import Ledger, ProgramTerms
+from scheduler.ledger.ledger import Ledger, ProgramTerms
 from scheduler.service import OperatorOrder
-from scheduler.store import Store
+from scheduler.store.store import Store
 
 NOON = datetime(2022, 9, 6, 19, tzinfo=UTC)
 HOUR = timedelta(hours=1)

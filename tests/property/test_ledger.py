@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from adapters.ports import EventMessage, EventTarget
 from optimizer.envelope import tightest_kw
-from scheduler.ledger import Ledger, ProgramTerms
-from scheduler.store import Store
+from scheduler.ledger.ledger import Ledger, ProgramTerms
+from scheduler.store.store import Store
 
 NOON = datetime(2022, 9, 6, 19, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

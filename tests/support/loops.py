@@ -14,7 +14,7 @@ from scheduler.control import run_tick
 from scheduler.cycle import run_cycle
 from scheduler.planner import InlinePlanner
 from scheduler.status import Tick
-from scheduler.store import Store
+from scheduler.store.store import Store
 from scheduler.takeover import reconcile
 from scheduler.wiring import Parts, build
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.bus_settings import BusSettings
-from scheduler.fleet_init import FleetPlan, init_fleet
-from scheduler.fleet_leaves import Peer
+from scheduler.fleet.init import FleetPlan, init_fleet
+from scheduler.fleet.leaves import Peer
 from tests.support.power_worlds import wait_until
 
 BINARY = Path(sys.executable).with_name("nats-server")

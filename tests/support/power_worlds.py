@@ -34,8 +34,8 @@ from adapters.power.simulated import SimulatedPower
 from adapters.power.zeusd import ZeusdConfig, ZeusdPower
 from optimizer.domain import CurvePoint, GpuPool, PowerCurve, Work
 from optimizer.reasons import Reason
-from scheduler.agent import run_agent
-from scheduler.agent_core import AgentSettings
+from scheduler.agent.core import AgentSettings
+from scheduler.agent.process import run_agent
 from scheduler.clock import VirtualClock, WallClock
 from tests.support.fake_nvml import HANG_SET, STATE, FakeNvml, build, h100s
 

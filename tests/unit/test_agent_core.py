@@ -8,8 +8,8 @@ from adapters.hall import SimulatedHall
 from adapters.ports import AdapterError, Lease
 from adapters.power.simulated import SimulatedPower
 from optimizer.reasons import Reason
-from scheduler.agent_core import AgentCore, AgentSettings, Fenced
-from scheduler.agent_state import AgentFiles
+from scheduler.agent.core import AgentCore, AgentSettings, Fenced
+from scheduler.agent.state import AgentFiles
 from scheduler.clock import VirtualClock
 from tests.support.power_worlds import POOL
 
@@ -178,7 +178,7 @@ def test_lease_and_trajectory_outlive_a_kill_but_not_a_reboot(node, monkeypatch)
     node.kill_and_restart()
     assert set(node.live(10)) == {300}
     node.core.apply({}, Lease(1, 2, 1000.0))
-    monkeypatch.setattr("scheduler.agent_state.boot_id", lambda: "another boot")
+    monkeypatch.setattr("scheduler.agent.state.boot_id", lambda: "another boot")
     node.kill_and_restart()
     assert node.core.status()["phase"] == "releasing"
     node.live(60)
@@ -204,7 +204,7 @@ def test_nothing_is_capped_when_the_first_limit_cannot_be_written_down(node, mon
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("scheduler.agent_state.os.fsync", full)
+    monkeypatch.setattr("scheduler.agent.state.os.fsync", full)
     with pytest.raises(AdapterError, match="No space left"):
         node.cap(300)
     assert node.limits() == {700}
@@ -222,7 +222,7 @@ def test_a_torn_lease_has_ended_and_a_torn_baseline_is_refused(node):
 
 
 def test_a_stop_restores_everything_and_takes_no_more_orders(node, monkeypatch):
-    monkeypatch.setattr("scheduler.agent_core.sleep", node.clock.sleep)
+    monkeypatch.setattr("scheduler.agent.core.sleep", node.clock.sleep)
     node.cap(250)
     node.core.stop()
     assert node.limits() == {700}

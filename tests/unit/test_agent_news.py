@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from adapters.ports import GpuInfo
 from adapters.power.fleet import STALE_S
-from scheduler.agent_news import QUIET_S, News
+from scheduler.agent.news import QUIET_S, News
 
 CARD = GpuInfo("GPU-1", "A100", 100.0, 400.0, 400.0, 400.0, 400.0, 300.0)
 STATUS = {"phase": "free", "sequence": 1, "lease_left_s": 10.0, "found_w": {}}

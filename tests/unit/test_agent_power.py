@@ -8,9 +8,9 @@ import pytest
 
 from adapters.ports import AdapterError, Lease
 from adapters.power.agent import AgentPower
-from scheduler.agent import run_agent
-from scheduler.agent_core import AgentSettings
-from scheduler.agent_power import power_from
+from scheduler.agent.core import AgentSettings
+from scheduler.agent.power import power_from
+from scheduler.agent.process import run_agent
 from tests.support.power_worlds import serves, wait_until
 from tests.support.redfish_bmc import PASSWORD, ROOT, running_bmc, tree
 
@@ -65,7 +65,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_the_command_takes_the_file_and_says_what_is_wrong_with_it(tmp_path):
     file = tmp_path / "power.yaml"
     file.write_text("type: redfish\n")
-    command = [sys.executable, "-m", "scheduler.agent", "--power", str(file), "--state-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "scheduler.agent.process", "--power", str(file), "--state-dir", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert f"{file}: servers: Field required" in run.stderr

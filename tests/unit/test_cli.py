@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from scheduler.api import ApiServer, ApiSettings, Token, create_app
-from scheduler.cli_app import app
-from scheduler.cli_events import parse_target
+from scheduler.cli.app import app
+from scheduler.cli.events import parse_target
 from scheduler.clock import VirtualClock
 from tests.support.fake_service import EVENT, START, FakeService
 
@@ -145,7 +145,7 @@ def test_a_second_daemon_exits_with_3(gridpace, simple, tmp_path):
 
 
 def test_a_bug_is_not_hidden_in_a_sentence(gridpace, monkeypatch):
-    monkeypatch.setattr("scheduler.cli_client.Client.get", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("scheduler.cli.client.Client.get", lambda *_, **__: 1 / 0)
     assert isinstance(gridpace("status", "--url", "http://127.0.0.1:9").exception, ZeroDivisionError)
 
 

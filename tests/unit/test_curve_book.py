@@ -23,7 +23,7 @@ from scheduler.flexibility import available_kw, flexibility, shed_of
 from scheduler.pools import Pools
 from scheduler.safety import floor_cap_w
 from scheduler.service import OperatorOrder
-from scheduler.store import Store
+from scheduler.store.store import Store
 from tests.support.loops import lab, order
 
 REAL = """curves:

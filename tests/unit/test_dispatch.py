@@ -8,7 +8,7 @@ from adapters.ports import AdapterError, GpuInfo, Receipt
 from optimizer.reasons import Reason
 from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
-from scheduler.store import Store, StoreDegraded
+from scheduler.store.store import Store, StoreDegraded
 
 NOW = datetime(2022, 9, 6, 21, tzinfo=UTC)
 GPUS = ("GPU-a", "GPU-b", "GPU-c")

@@ -10,7 +10,7 @@ from optimizer.domain import JobState
 from optimizer.reasons import Reason
 from scheduler.clock import VirtualClock
 from scheduler.service import JobRequest
-from scheduler.store import Store, StoreDegraded
+from scheduler.store.store import Store, StoreDegraded
 
 NOON = datetime(2022, 9, 6, 19, tzinfo=UTC)
 HOUR = timedelta(hours=1)

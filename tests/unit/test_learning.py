@@ -26,7 +26,7 @@ from optimizer.learned_curve import (
 from optimizer.learning import SETTLE_S, Observation, Prior, begin, learn
 from optimizer.library import FOREIGN_SPREAD, LIKE_SPREAD, NoCurve, nearest
 from scheduler.config import shipped_curves
-from scheduler.store_codec import plain_values, typed_value
+from scheduler.store.codec import plain_values, typed_value
 
 START = datetime(2026, 5, 4, tzinfo=UTC)
 LIBRARY = shipped_curves()["A100-400W/infer_llama_8b"]

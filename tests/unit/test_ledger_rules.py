@@ -9,8 +9,8 @@ import pytest
 
 from adapters.ports import EventMessage, EventRefused, EventTarget
 from optimizer.envelope import event_limit_kw, tightest_kw
-from scheduler.ledger import Ledger, ProgramTerms
-from scheduler.store import Store, StoreDegraded
+from scheduler.ledger.ledger import Ledger, ProgramTerms
+from scheduler.store.store import Store, StoreDegraded
 
 NOW = datetime(2022, 9, 6, 22, tzinfo=UTC)
 HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)

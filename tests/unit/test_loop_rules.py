@@ -15,7 +15,7 @@ from scheduler.dispatch import Dispatcher
 from scheduler.explaining import explain_target
 from scheduler.orders import PoolOrder
 from scheduler.service import OperatorOrder, Refused
-from scheduler.store import Store
+from scheduler.store.store import Store
 from tests.support.loops import START, lab, order
 
 TWO_SITES = (

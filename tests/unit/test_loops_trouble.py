@@ -15,12 +15,12 @@ from optimizer.reasons import Note, Reason, Severity
 from scheduler.clock import WallClock
 from scheduler.dispatch import Dispatcher
 from scheduler.engine import State
-from scheduler.ledger import Ledger
+from scheduler.ledger.ledger import Ledger
 from scheduler.news import Notes
 from scheduler.orders import PoolOrder
 from scheduler.safety import clamp, emergency_sites
 from scheduler.service import OperatorOrder
-from scheduler.store import StoreDegraded
+from scheduler.store.store import StoreDegraded
 from scheduler.takeover import reconcile
 from scheduler.timing import Timer
 from scheduler.wiring import let_hall_work

@@ -10,7 +10,7 @@ from scheduler.parked import ParkedState
 from scheduler.parking import awake_orders, set_parking
 from scheduler.running import App
 from scheduler.service import JobRequest, OperatorOrder
-from scheduler.store import Store
+from scheduler.store.store import Store
 from tests.support.loops import START, lab
 
 MINUTE = timedelta(minutes=1)

@@ -6,7 +6,7 @@ import pytest
 
 from optimizer.timegrid import uniform_grid
 from scheduler.peaks import book_peaks, charges_now, months_before
-from scheduler.store import Store
+from scheduler.store.store import Store
 from tests.support.loops import SITE, lab
 
 CHARGES = SITE.replace(

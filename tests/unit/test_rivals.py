@@ -7,7 +7,7 @@ from optimizer.check import check_plan
 from optimizer.domain import Rung, Work
 from optimizer.reasons import Reason, Severity
 from optimizer.rivals import RIVALS
-from scheduler.cli_local import chosen_rules
+from scheduler.cli.local import chosen_rules
 from scheduler.config import ConfigError, load_config
 from scheduler.wiring import build_planner
 from tests.support.loops import lab

@@ -12,8 +12,8 @@ from optimizer.reasons import Note, Reason
 from optimizer.timegrid import planning_grid
 from scheduler.service import OperatorOrder
 from scheduler.status import CycleReport, SiteStatus
-from scheduler.store import Record, Store, StoreDegraded
-from scheduler.store_schema import MIGRATIONS, migrate
+from scheduler.store.schema import MIGRATIONS, migrate
+from scheduler.store.store import Record, Store, StoreDegraded
 
 NOON = datetime(2022, 9, 6, 19, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -218,7 +218,7 @@ def test_a_plan_of_another_shape_is_said_and_made_again(store):
 def test_an_older_file_is_backed_up_before_it_is_migrated(store, path, monkeypatch):
     store.put("job", "a", {"x": 1})
     store.close()
-    monkeypatch.setattr("scheduler.store_open.open_file.__defaults__", ((*MIGRATIONS, ("CREATE TABLE more (x)",)),))
+    monkeypatch.setattr("scheduler.store.opening.open_file.__defaults__", ((*MIGRATIONS, ("CREATE TABLE more (x)",)),))
     newer = Store.open(path)
     assert newer.get("job", "a") == {"x": 1}
     newer._database._connection.execute("SELECT x FROM more")

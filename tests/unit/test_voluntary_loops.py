@@ -7,9 +7,9 @@ import pytest
 from optimizer.fallback import greedy_plan
 from optimizer.reasons import Reason
 from scheduler.explaining import explain_target
-from scheduler.ledger import Ledger
+from scheduler.ledger.ledger import Ledger
 from scheduler.service import Refused
-from scheduler.store import Store
+from scheduler.store.store import Store
 from tests.support.loops import START, lab, order
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)

@@ -11,7 +11,7 @@ import pytest
 from adapters.dr.simulated import SimulatedUtility
 from adapters.dr.webhook import BODY_LIMIT, Webhook, parse_event, sign
 from adapters.ports import EventRefused, EventTarget
-from scheduler.store import Store
+from scheduler.store.store import Store
 from tests.support.system import require
 
 REAL = datetime(2026, 3, 1, 12, tzinfo=UTC)

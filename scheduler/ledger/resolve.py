@@ -15,7 +15,7 @@ from typing import Literal
 from adapters.ports import EventMessage, EventTarget
 from optimizer.domain import GridEvent, Span
 from optimizer.envelope import event_limit_kw
-from scheduler.ledger_states import EventRow
+from scheduler.ledger.states import EventRow
 
 LONGEST_TEXT, MOST_TARGETS, STEP_S, LONGEST_RAMP_S = 128, 1000, 5.0, 86_400.0
 TOLERANCE_KW = 0.5

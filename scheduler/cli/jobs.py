@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scheduler.cli_options import AsJson, OptionalConfig, Url, echo_json, moment
+from scheduler.cli.options import AsJson, OptionalConfig, Url, echo_json, moment
 
 PATH = "/api/v1/jobs"
 
@@ -21,8 +21,8 @@ def listing(url: Url = None, config: OptionalConfig = None, as_json: AsJson = Fa
     Examples:
       gridpace jobs list
     """
-    from scheduler.cli_client import Client
-    from scheduler.cli_show import show_jobs
+    from scheduler.cli.client import Client
+    from scheduler.cli.show import show_jobs
 
     answer = Client(url, config).get(PATH)
     if as_json:
@@ -34,7 +34,7 @@ def listing(url: Url = None, config: OptionalConfig = None, as_json: AsJson = Fa
 
 
 @app.command("add")
-def add(  # noqa: PLR0913, PLR0917 - each option is a term of the job
+def add(  # noqa: PLR0917 - each option is a term of the job
     work_gpu_h: Annotated[float, typer.Option("--work", help="Work in GPU-hours at full throughput.")],
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Most GPUs at once.")],
     deadline: Annotated[str, typer.Option(help="When it must be done, with its offset.")],
@@ -56,7 +56,7 @@ def add(  # noqa: PLR0913, PLR0917 - each option is a term of the job
     Examples:
       gridpace jobs add --id eval-7 --work 120 --gpus 32 --deadline 2022-09-07T06:00-07:00
     """
-    from scheduler.cli_client import Client
+    from scheduler.cli.client import Client
 
     body: dict[str, Any] = {
         "work_gpu_h": work_gpu_h,
@@ -87,7 +87,7 @@ def cancel(
     Examples:
       gridpace jobs cancel eval-7
     """
-    from scheduler.cli_client import Client
+    from scheduler.cli.client import Client
 
     _show(Client(url, config).delete(PATH, job), as_json)
 

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from optimizer.reasons import Severity
-from scheduler.store_codec import Damaged, checksum, json_text, read_body, text_time, time_text
-from scheduler.store_copy import MIRRORED, Mirrored, SmallCopy
-from scheduler.store_database import Database
+from scheduler.store.codec import Damaged, checksum, json_text, read_body, text_time, time_text
+from scheduler.store.copy import MIRRORED, Mirrored, SmallCopy
+from scheduler.store.database import Database
 
 
 @dataclass(frozen=True)

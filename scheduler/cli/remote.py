@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scheduler.cli_options import AsJson, OptionalConfig, Url, echo_json, moment
+from scheduler.cli.options import AsJson, OptionalConfig, Url, echo_json, moment
 
 OPERATOR = "/api/v1/operator"
 
@@ -25,8 +25,8 @@ def status(url: Url = None, config: OptionalConfig = None, as_json: AsJson = Fal
       gridpace status
       gridpace status --json | jq .cycle.sentence
     """
-    from scheduler.cli_client import Client
-    from scheduler.cli_show import show_status
+    from scheduler.cli.client import Client
+    from scheduler.cli.show import show_status
 
     answer = Client(url, config).get("/api/v1/status")
     echo_json(answer) if as_json else show_status(answer)
@@ -47,7 +47,7 @@ def explain(
     """
     from urllib.parse import quote
 
-    from scheduler.cli_client import Client
+    from scheduler.cli.client import Client
 
     answer = Client(url, config).get(f"/api/v1/explain/{quote(target, safe='')}")
     echo_json(answer) if as_json else typer.echo(answer["text"])
@@ -124,7 +124,7 @@ def limit(
 
 
 def _order(body: dict[str, Any], text: str, url: Url, config: OptionalConfig, as_json: bool) -> None:
-    from scheduler.cli_client import Client
+    from scheduler.cli.client import Client
 
     answer = Client(url, config).post(OPERATOR, body)
     echo_json(answer) if as_json else typer.echo(text)

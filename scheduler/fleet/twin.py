@@ -20,10 +20,10 @@ from nats.aio.client import Client
 
 from adapters.ports import GpuId, GpuInfo, Lease, Receipt
 from adapters.power.receipts import UNKNOWN_GPU
-from scheduler.agent import answer
-from scheduler.agent_core import AgentCore, AgentSettings
-from scheduler.agent_fleet import Ear
-from scheduler.agent_state import AgentFiles, Found, Held
+from scheduler.agent.bus import Ear
+from scheduler.agent.core import AgentCore, AgentSettings
+from scheduler.agent.process import answer
+from scheduler.agent.state import AgentFiles, Found, Held
 
 T = TypeVar("T")
 
@@ -134,7 +134,7 @@ async def _at_once(work: Callable[[], T]) -> T:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m scheduler.twin_nodes`: nodes without keys, for a server without users; ends with SIGTERM."""
+    """`python -m scheduler.fleet.twin`: nodes without keys, for a server without users; ends with SIGTERM."""
     parser = argparse.ArgumentParser(description="Many simulated nodes in one process.")
     parser.add_argument("--fleet", action="append", required=True, metavar="URL", help="a NATS server (repeatable)")
     parser.add_argument("--prefix", default="twin", help="names are PREFIX-0, PREFIX-1, ...")

@@ -1,6 +1,6 @@
 """The node agent: a small privileged process that owns this machine's GPUs and outlives the daemon.
 
-Everything it may do is in `agent_core`; here is how it is reached and kept alive. One request a line over a Unix socket
+Everything it may do is in `core`; here is how it is reached and kept alive. One request a line over a Unix socket
 (`adapters.power.wire`); the kernel says who calls (SO_PEERCRED), and only root, the agent's own user and the users
 named may change anything. It imports nothing heavy: no market, no solver, no web server, and stays below 45 MB.
 """
@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.ports import AdapterError, PowerActuator
 from adapters.power import wire
-from scheduler.agent_core import AgentCore, AgentSettings, Fenced
-from scheduler.agent_state import AgentFiles
+from scheduler.agent.core import AgentCore, AgentSettings, Fenced
+from scheduler.agent.state import AgentFiles
 from scheduler.capwatch import DriftRules
 from scheduler.sdnotify import notify
 
@@ -103,7 +103,7 @@ def _ear(core: AgentCore, fleet: BusSettings | None, state_s: float) -> Iterator
     # nats-py loads aiohttp for its web sockets where that is installed: 15 MB for what no agent uses.
     sys.modules.setdefault("aiohttp", None)  # type: ignore[arg-type]
     try:
-        from scheduler.agent_fleet import FleetEar  # a node on its own needs no bus, and no library for it
+        from scheduler.agent.bus import FleetEar  # a node on its own needs no bus, and no library for it
     except ModuleNotFoundError as error:
         raise AdapterError(f"--fleet needs {error.name}; pip install gridpace[fleet]") from error
     ear = FleetEar(core, fleet, answer, state_s)
@@ -284,7 +284,7 @@ _OPERATIONS: dict[str, tuple[bool, Callable[[AgentCore, Mapping[str, Any]], Any]
 
 # ---------------------------------------------------------------- the command
 def main(arguments: list[str] | None = None) -> int:
-    """`gridpace agent`, also `python -m scheduler.agent`; returns the exit status (2: it can't run here)."""
+    """`gridpace agent`, also `python -m scheduler.agent.process`; returns the exit status (2: it can't run here)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     stop = threading.Event()
@@ -349,7 +349,7 @@ def _power(options: argparse.Namespace) -> PowerActuator:
     """What sets the limits: the hardware of a file, else this machine's NVIDIA cards."""
     if options.power is None:
         return _backend(options.backend)
-    from scheduler.agent_power import power_from  # an agent over NVML loads no configuration
+    from scheduler.agent.power import power_from  # an agent over NVML loads no configuration
 
     return power_from(options.power)
 

@@ -21,14 +21,10 @@ def main() -> int:
         sys.stderr.write(f"gridpace: {error}\n")
         return WRONG_CONFIG
     if sys.argv[1:2] == ["agent"]:
-        from scheduler.agent import main as agent
+        from scheduler.agent.process import main as agent
 
         return agent(sys.argv[2:])
-    from scheduler.cli_app import app
+    from scheduler.cli.app import app
 
     app(prog_name="gridpace")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,8 +24,8 @@ from adapters.bus import Bus
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError
 from adapters.power import fleet_wire, wire
-from scheduler.agent_core import AgentCore
-from scheduler.agent_news import News
+from scheduler.agent.core import AgentCore
+from scheduler.agent.news import News
 
 T = TypeVar("T")
 MOST_PAUSE_S = 20.0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.store_open import Opened
+from scheduler.store.opening import Opened
 
 Row = tuple[Any, ...]
 

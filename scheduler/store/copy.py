@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scheduler.store_codec import checksum, json_text
+from scheduler.store.codec import checksum, json_text
 
 MIRRORED = ("first_limit", "order")
 """Kinds of records that the copy holds."""

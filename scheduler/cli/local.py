@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from scheduler.cli_options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, echo_json, moment
+from scheduler.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, echo_json, moment
 
 if TYPE_CHECKING:
     from scheduler.backtest.result import BacktestResult
@@ -61,7 +61,7 @@ def agent(ctx: typer.Context) -> None:
       gridpace agent --socket /run/gridpace-agent/agent.sock --state-dir /var/lib/gridpace-agent
       gridpace agent --fleet tls://nats.example.net:4222 --node n01 --seed n01.seed --ca ca.pem
     """
-    from scheduler.agent import main
+    from scheduler.agent.process import main
 
     raise typer.Exit(main(ctx.args))
 
@@ -121,7 +121,7 @@ def plan(
     from scheduler.config import load_config
 
     loaded = load_config(config, need_secrets=True)
-    from scheduler.cli_plan import show_plan
+    from scheduler.cli.plan import show_plan
     from scheduler.cycle import run_cycle
     from scheduler.offline import rehearsal
 
@@ -137,7 +137,7 @@ def plan(
         show_plan(made, problem, report, zone, None if every else SHOWN_STEPS)
 
 
-def backtest(  # noqa: PLR0913, PLR0917 - each is an option of the command
+def backtest(  # noqa: PLR0917 - each is an option of the command
     config: Annotated[Path, typer.Option("--config", "-c", help="The config file.")],
     start: Annotated[str, typer.Option("--from", help="First moment; a date is local to the first site.")],
     end: Annotated[str, typer.Option("--to", help="First moment that is not part of it any more.")],
@@ -250,7 +250,7 @@ def schema(
     if not write:
         typer.echo(schema_text(), nl=False)
         return
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / "pyproject.toml").is_file():
         raise typer.BadParameter(
             "Gridpace runs from an installed package here, not from a checkout", param_hint="--write"

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import requests
 
-from scheduler.cli_options import default_config
+from scheduler.cli.options import default_config
 
 DEFAULT_URL = "http://127.0.0.1:8642"
 TIMEOUT_S = 15.0

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from scheduler.store_codec import json_text, plain_values, text_time, time_text, typed_value
-from scheduler.store_database import Database
-from scheduler.store_records import Record, Records
+from scheduler.store.codec import json_text, plain_values, text_time, time_text, typed_value
+from scheduler.store.database import Database
+from scheduler.store.records import Record, Records
 
 KEEP_JOURNAL = timedelta(days=30)
 

@@ -20,14 +20,14 @@ from optimizer.learning import Learned
 from optimizer.reasons import Note, Severity
 from scheduler.service import OperatorOrder
 from scheduler.status import CycleReport
-from scheduler.store_codec import pack, plain_values, typed_value, unpack
-from scheduler.store_copy import SmallCopy
-from scheduler.store_database import Database, StoreDegraded
-from scheduler.store_history import History
-from scheduler.store_journal import FirstLimit, FirstLimits, Intent, Journal
-from scheduler.store_open import NewerStore, Opened, StoreError, open_file
-from scheduler.store_records import Record, Records
-from scheduler.store_schema import migrate
+from scheduler.store.codec import pack, plain_values, typed_value, unpack
+from scheduler.store.copy import SmallCopy
+from scheduler.store.database import Database, StoreDegraded
+from scheduler.store.history import History
+from scheduler.store.journal import FirstLimit, FirstLimits, Intent, Journal
+from scheduler.store.opening import NewerStore, Opened, StoreError, open_file
+from scheduler.store.records import Record, Records
+from scheduler.store.schema import migrate
 
 __all__ = ["FirstLimit", "Intent", "NewerStore", "Record", "Store", "StoreDegraded", "StoreError"]
 

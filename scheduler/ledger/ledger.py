@@ -20,8 +20,8 @@ from adapters.ports import EventMessage, EventRefused
 from optimizer.domain import GridEvent
 from optimizer.envelope import event_limit_kw
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.ledger_books import Books
-from scheduler.ledger_resolve import (
+from scheduler.ledger.books import Books
+from scheduler.ledger.resolve import (
     TOLERANCE_KW,
     ProgramTerms,
     asked_kw,
@@ -31,11 +31,11 @@ from scheduler.ledger_resolve import (
     printable,
     resolve,
 )
-from scheduler.ledger_rows import SILENT, answered, awaited, bare_message, key_of, row_without_event, withdrawn
-from scheduler.ledger_states import Delivery, EventRow, EventState, Transition, counted
+from scheduler.ledger.rows import SILENT, answered, awaited, bare_message, key_of, row_without_event, withdrawn
+from scheduler.ledger.states import Delivery, EventRow, EventState, Transition, counted
 from scheduler.service import EventAnswer
 from scheduler.status import EventStatus
-from scheduler.store import Store, StoreDegraded
+from scheduler.store.store import Store, StoreDegraded
 
 __all__ = ["Ledger", "ProgramTerms", "Transition"]
 

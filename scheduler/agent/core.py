@@ -18,8 +18,8 @@ from adapters.ports import AdapterError, ClockReceipt, GpuId, GpuInfo, Lease, Li
 from adapters.power.receipts import UNKNOWN_GPU, failure_notes
 from adapters.power.wire import Steps
 from optimizer.reasons import Note, Reason
-from scheduler.agent_clocks import AgentClocks
-from scheduler.agent_state import AgentFiles, Held
+from scheduler.agent.clocks import AgentClocks
+from scheduler.agent.state import AgentFiles, Held
 from scheduler.capwatch import CapWatch, DriftRules
 
 SAME_W = 1.0

@@ -18,9 +18,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.store_codec import Damaged, read_body
-from scheduler.store_copy import sync_folder
-from scheduler.store_schema import KEPT, MIGRATIONS, Migration, held_version, migrate
+from scheduler.store.codec import Damaged, read_body
+from scheduler.store.copy import sync_folder
+from scheduler.store.schema import KEPT, MIGRATIONS, Migration, held_version, migrate
 
 _UNWRITABLE = {3, 8, 10, 13, 14, 23}  # PERM, READONLY, IOERR, FULL, CANTOPEN, AUTH
 _IN_USE = {5, 6}  # BUSY, LOCKED

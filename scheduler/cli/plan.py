@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from optimizer.domain import Plan, Problem, Work
-from scheduler.cli_show import Row, kilowatts, table
+from scheduler.cli.show import Row, kilowatts, table
 from scheduler.status import CycleReport
 
 

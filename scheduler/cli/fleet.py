@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scheduler.cli_options import DEFAULT_CONFIG, AsJson, ConfigFile, echo_json
+from scheduler.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, echo_json
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Many nodes over NATS.")
 
@@ -47,8 +47,8 @@ def init(
       gridpace fleet init fleet --node n01 --server a=10.0.0.1 --server b=10.0.0.2 --server c=10.0.0.3
       gridpace fleet init fleet --node n01@hall1 --node n02@hall1 --server nats=10.0.0.1 --leaf hall1=10.1.0.1
     """
-    from scheduler.fleet_init import FleetPlan, init_fleet
-    from scheduler.fleet_leaves import peer
+    from scheduler.fleet.init import FleetPlan, init_fleet
+    from scheduler.fleet.leaves import peer
 
     servers = tuple(peer(text) for text in server or ["nats=localhost"])
     leaves = tuple(peer(text, "--leaf") for text in leaf or ())

@@ -22,8 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from adapters.ports import AdapterError
 from adapters.power import fleet_wire
-from scheduler import fleet_leaves
-from scheduler.fleet_leaves import DAEMON, Leaf, May, Peer
+from scheduler.fleet.leaves import DAEMON, DAEMON_MAY, Leaf, May, Peer, leaf_may, node_may, remembered
 
 DAYS = 825
 """Life of a server certificate; clients of today refuse longer ones."""
@@ -63,7 +62,7 @@ def init_fleet(folder: Path, plan: FleetPlan) -> list[Path]:
         raise AdapterError(f"a name is given twice, or is {DAEMON!r}")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        leaves = fleet_leaves.remembered(folder, plan.leaves, pairs)
+        leaves = remembered(folder, plan.leaves, pairs)
         made = [path for name in names if (path := _key(folder, name)) is not None]
         known = sorted({path.stem for path in folder.glob("*.seed")} - {DAEMON, *(leaf.peer.name for leaf in leaves)})
         made += certificates(folder, plan.names)
@@ -189,9 +188,9 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def server_config(folder: Path, nodes: Sequence[str], plan: FleetPlan, peer: Peer, leaves: Sequence[Leaf]) -> str:
     """The configuration of one `nats-server`: TLS, JetStream, its place in the cluster, the door for leaves, and one
     user a node, who may do its own things alone. A leaf may do what its nodes may."""
-    users = [_user(public_key(folder / f"{DAEMON}.seed"), fleet_leaves.DAEMON_MAY)]
-    users += [_user(public_key(folder / f"{node}.seed"), fleet_leaves.node_may(node)) for node in nodes]
-    users += [_user(public_key(folder / f"{leaf.peer.name}.seed"), fleet_leaves.leaf_may(leaf)) for leaf in leaves]
+    users = [_user(public_key(folder / f"{DAEMON}.seed"), DAEMON_MAY)]
+    users += [_user(public_key(folder / f"{node}.seed"), node_may(node)) for node in nodes]
+    users += [_user(public_key(folder / f"{leaf.peer.name}.seed"), leaf_may(leaf)) for leaf in leaves]
     door = [f"leafnodes {{ port: {plan.leaf_port}, {_tls(folder, 'server')} }} }}"] if leaves else []
     cluster = f'{_tls(folder, "server")}, ca_file: "{folder / "ca.pem"}", verify: true }}'
     streams = f'jetstream {{ store_dir: "{plan.store_dir / peer.name}", domain: {fleet_wire.DOMAIN} }}'
@@ -203,7 +202,7 @@ def leaf_config(folder: Path, plan: FleetPlan, leaf: Leaf) -> str:
     seed = (folder / f"{leaf.peer.name}.seed").read_text(encoding="ascii").strip()
     urls = ", ".join(f'"tls://{server.host}:{plan.leaf_port}"' for server in plan.servers)
     remote = f'{{ urls: [{urls}], nkey: "{seed}", tls {{ ca_file: "{folder / "ca.pem"}" }} }}'
-    users = [_user(public_key(folder / f"{node}.seed"), fleet_leaves.node_may(node)) for node in leaf.nodes]
+    users = [_user(public_key(folder / f"{node}.seed"), node_may(node)) for node in leaf.nodes]
     return _config(folder, leaf.peer, leaf.peer.name, [f"leafnodes {{ remotes: [{remote}] }}"], users)
 
 

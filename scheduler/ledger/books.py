@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from adapters.ports import EventMessage
-from scheduler.ledger_states import Delivery, EventRow, EventState
+from scheduler.ledger.states import Delivery, EventRow, EventState
 from scheduler.service import EventAnswer
-from scheduler.store import Record, Store, StoreDegraded
-from scheduler.store_codec import checksum, json_text, plain_values, typed_value
+from scheduler.store.codec import checksum, json_text, plain_values, typed_value
+from scheduler.store.store import Record, Store, StoreDegraded
 
 KEEP_EVERY = timedelta(minutes=1)
 WATCHED = timedelta(days=1)

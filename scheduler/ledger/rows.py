@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 
 from adapters.ports import EventMessage
 from optimizer.domain import GridEvent
-from scheduler.ledger_resolve import ProgramTerms, printable
-from scheduler.ledger_states import EventRow
+from scheduler.ledger.resolve import ProgramTerms, printable
+from scheduler.ledger.states import EventRow
 
 SILENT = "opted out: no plan decided before the answer was due"
 BEGUN = "opted out: it begins before it could be answered"

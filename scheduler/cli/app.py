@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from scheduler import cli_events, cli_fleet, cli_jobs, cli_local, cli_remote
+from scheduler.cli import events, fleet, jobs, local, remote
 
 FAILED = 1
 
@@ -40,10 +40,10 @@ class Commands(TyperGroup):
 def foreseen(error: Exception) -> bool:
     """True for errors whose text is a sentence for the operator; anything else is a bug, and its trace is wanted."""
     from adapters.ports import AdapterError
-    from scheduler.cli_client import ClientError
+    from scheduler.cli.client import ClientError
     from scheduler.config.errors import ConfigError
     from scheduler.lock import AlreadyRunning
-    from scheduler.store_open import StoreError
+    from scheduler.store.opening import StoreError
 
     return isinstance(error, AdapterError | ClientError | ConfigError | AlreadyRunning | StoreError)
 
@@ -74,8 +74,8 @@ def _options(
     pass
 
 
-cli_local.add(app)
-cli_remote.add(app)
-app.add_typer(cli_events.app, name="events")
-app.add_typer(cli_jobs.app, name="jobs")
-app.add_typer(cli_fleet.app, name="fleet")
+local.add(app)
+remote.add(app)
+app.add_typer(events.app, name="events")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(fleet.app, name="fleet")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scheduler.cli_options import AsJson, OptionalConfig, Url, echo_json, moment
+from scheduler.cli.options import AsJson, OptionalConfig, Url, echo_json, moment
 
 PATH = "/api/v1/events"
 
@@ -30,8 +30,8 @@ def listing(
       gridpace events list
       gridpace events list --limit 50 --before 1200
     """
-    from scheduler.cli_client import Client
-    from scheduler.cli_show import show_events
+    from scheduler.cli.client import Client
+    from scheduler.cli.show import show_events
 
     answer = Client(url, config).get(PATH, limit=str(limit), **({"before": str(before)} if before else {}))
     if as_json:
@@ -59,8 +59,8 @@ def show(
     """
     from urllib.parse import quote
 
-    from scheduler.cli_client import Client
-    from scheduler.cli_show import show_events
+    from scheduler.cli.client import Client
+    from scheduler.cli.show import show_events
 
     answer = Client(url, config).get(f"{PATH}/{quote(event, safe='')}")
     if as_json:
@@ -70,7 +70,7 @@ def show(
 
 
 @app.command("add")
-def add(  # noqa: PLR0913, PLR0917 - each is an option of the command
+def add(  # noqa: PLR0917 - each is an option of the command
     event: Annotated[str, typer.Argument(help="Id of the event.")],
     site: Annotated[str, typer.Option(help="Site that it is about.")],
     target: Annotated[
@@ -91,7 +91,7 @@ def add(  # noqa: PLR0913, PLR0917 - each is an option of the command
       gridpace events add drill --site np15 --target=-25% \\
         --start 2022-09-06T16:00-07:00 --end 2022-09-06T18:00-07:00
     """
-    from scheduler.cli_client import Client
+    from scheduler.cli.client import Client
 
     body = {
         "id": event,
@@ -118,7 +118,7 @@ def cancel(
     Examples:
       gridpace events cancel drill
     """
-    from scheduler.cli_client import Client
+    from scheduler.cli.client import Client
 
     _show(Client(url, config).delete(PATH, event), as_json)
 
@@ -139,7 +139,7 @@ def answer(
     """
     from urllib.parse import quote
 
-    from scheduler.cli_client import Client
+    from scheduler.cli.client import Client
 
     if opt not in {"in", "out"}:
         raise typer.BadParameter(f'"{opt}" is not `in` or `out`', param_hint="opt")

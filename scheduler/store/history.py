@@ -17,8 +17,8 @@ from typing import Any
 
 from optimizer.reasons import Severity
 from scheduler.status import CycleReport
-from scheduler.store_codec import floor_minute, text_time, time_text
-from scheduler.store_database import Database
+from scheduler.store.codec import floor_minute, text_time, time_text
+from scheduler.store.database import Database
 
 COLUMNS = ("at", "import_kw", "target_kw", "limit_kw", "planned_kw", "price_per_mwh")
 BATCH, WAIT_S, LONGEST_QUEUE = 200, 1.0, 20_000

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from adapters.ports import AdapterError, ClockLocker, ClockReceipt, GpuId, Lease, PowerActuator
-from scheduler.agent_state import AgentFiles, Found
+from scheduler.agent.state import AgentFiles, Found
 
 ASSERT_S = 10.0
 """Locks are set again this often: a driver reload frees them, and no call tells that it did."""

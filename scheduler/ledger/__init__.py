@@ -1,0 +1,1 @@
+"""The ledger of demand-response events: what was asked, answered, withdrawn and delivered."""

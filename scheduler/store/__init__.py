@@ -1,0 +1,1 @@
+"""The books on disk: SQLite with a journal, a copy of what must never be lost, and migrations."""
