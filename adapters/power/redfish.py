@@ -9,7 +9,7 @@ back. Limits of a controller survive a reboot of its server: run one writer only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from time import perf_counter
@@ -19,12 +19,13 @@ from pydantic import Field
 
 from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration, Id
-from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, Receipt
+from adapters.ports import GpuId, GpuInfo, Lease, Receipt
 from adapters.power.orders import CardError, OrderBook, Recent, Setting
 from adapters.power.redfish_cards import Card, Rated, cards_of
+from adapters.power.servers import Servers, by_server, nothing
 from adapters.redfish import Bmc
 from adapters.secrets import Secret
-from adapters.workers import Abandoned, Crew, Patience, Turn
+from adapters.workers import Turn
 from optimizer.reasons import Reason
 
 T = TypeVar("T")
@@ -101,15 +102,14 @@ class RedfishPower:
     def __init__(self, config: RedfishConfig, context: AdapterContext) -> None:
         self._config = config
         ca = None if config.ca is None else str(context.path(config.ca))
-        timeout_s = config.timeout.total_seconds()
+        timeout_s, self._deadline_s = config.timeout.total_seconds(), config.deadline.total_seconds()
 
         def login() -> tuple[str, str]:
             return config.username, config.password.reveal(context.base_dir)
 
         self._bmcs = {name: Bmc(name, url, login, ca, timeout_s) for name, url in config.servers.items()}
-        self._patience = {name: Patience(context.clock, f"Redfish {name}") for name in config.servers}
+        self._controllers = Servers("Redfish", config.servers, context.clock)
         self._cards: dict[str, dict[GpuId, Card]] = {}
-        self._crew: Crew[str] = Crew("redfish")
         self._book, self._recent = OrderBook(MEANING), Recent(context.clock, config.refresh)
 
     def discover(self) -> Mapping[GpuId, GpuInfo]:
@@ -123,12 +123,11 @@ class RedfishPower:
             for gpu, card in self._known(name).items():
                 found[gpu] = self._tried(name, lambda card=card, gpu=gpu: card.info(gpu))  # type: ignore[misc]
 
-        troubled = self._round(self._bmcs, look)
+        _, troubled = self._controllers.ask(self._bmcs, look, self._deadline_s)
         seen = dict(sorted(found.items()))
         infos = {gpu: info for gpu, info in seen.items() if isinstance(info, GpuInfo)}
         if not infos:
-            said = [*troubled.values(), *(error for error in seen.values() if isinstance(error, CardError))]
-            raise AdapterError("; ".join(dict.fromkeys(map(str, said))))
+            raise nothing("Redfish", troubled.values(), seen.values())
         self._recent.put(infos)
         return infos
 
@@ -142,13 +141,15 @@ class RedfishPower:
 
     def close(self) -> None:
         """End the sessions; the limits stay as they are."""
-        self._crew.each(self._bmcs, lambda name, _: self._bmcs[name].close(), self._config.timeout.total_seconds())
-        self._crew.stop()
+        self._controllers.ask(
+            self._bmcs, lambda name, _: self._bmcs[name].close(), self._config.timeout.total_seconds()
+        )
+        self._controllers.stop()
 
     def _order(self, limits_w: Mapping[GpuId, float], ours: bool) -> Receipt:
         started = perf_counter()
         self._recent.forget()
-        mine = {gpu: gpu.partition("/")[0] for gpu in limits_w if gpu.partition("/")[0] in self._bmcs}
+        mine = by_server(limits_w, self._bmcs)
         done: dict[GpuId, Setting | CardError] = {}
 
         def bring(name: str, turn: Turn) -> None:
@@ -157,7 +158,7 @@ class RedfishPower:
                     order = partial(card.bring, limits_w[gpu], ours, turn)
                     done[gpu] = self._tried(name, order)
 
-        troubled = self._round(dict.fromkeys(mine.values()), bring)
+        _, troubled = self._controllers.ask(dict.fromkeys(mine.values()), bring, self._deadline_s)
         outcomes: dict[GpuId, Setting | Exception] = {
             gpu: troubled[name] for gpu, name in mine.items() if name in troubled
         }
@@ -181,30 +182,3 @@ class RedfishPower:
             if error.reason is Reason.GPU_LOST:
                 self._cards.pop(name, None)
             return error
-
-    def _round(self, names: Iterable[str], call: Callable[[str, Turn], None]) -> dict[str, Exception]:
-        """Ask these controllers at once; what went wrong with each that did not come through. One that is away is then
-        left alone for a while."""
-        troubled: dict[str, Exception] = {}
-        asked = []
-        for name in names:
-            try:
-                self._patience[name].check()
-                asked.append(name)
-            except AdapterError as error:
-                troubled[name] = CardError(str(error), Reason.NODE_LOST)
-        for name, outcome in self._crew.each(asked, call, self._config.deadline.total_seconds()).items():
-            if isinstance(outcome, Abandoned):
-                text = f"Redfish {name}: no answer in time"
-                troubled[name] = CardError(text, Reason.CALL_TIMEOUT)
-            elif isinstance(outcome, CardError):
-                troubled[name] = outcome
-            elif isinstance(outcome, AdapterError):  # the password cannot be read
-                troubled[name] = CardError(str(outcome), Reason.NO_PERMISSION)
-            elif isinstance(outcome, Exception):
-                raise outcome
-            if name in troubled:
-                self._patience[name].failed("")
-            else:
-                self._patience[name].worked()
-        return troubled

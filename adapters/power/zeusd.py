@@ -10,7 +10,7 @@ that don't tell limits and addresses yet are refused with a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from time import perf_counter
 from typing import Annotated, Literal
@@ -19,11 +19,12 @@ from pydantic import Field
 
 from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration, Id
-from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, Receipt
+from adapters.ports import GpuId, GpuInfo, Lease, Receipt
 from adapters.power.orders import CardError, OrderBook, Recent, Setting
+from adapters.power.servers import Servers, by_server, nothing
 from adapters.power.zeusd_api import Zeusd
 from adapters.secrets import Secret
-from adapters.workers import Abandoned, Crew, Patience, Turn
+from adapters.workers import Crew, Turn
 from optimizer.reasons import Note, Reason
 
 MW = 1000.0
@@ -80,8 +81,7 @@ class ZeusdPower:
             return None if config.token is None else config.token.reveal(context.base_dir)
 
         self._servers = {name: Zeusd(name, url, token, self._seconds) for name, url in config.servers.items()}
-        self._patience = {name: Patience(context.clock, f"zeusd {name}") for name in config.servers}
-        self._doors: Crew[str] = Crew("zeusd")
+        self._doors = Servers("zeusd", config.servers, context.clock)
         self._crew: Crew[GpuId] = Crew("zeusd")
         self._book, self._recent = OrderBook(MEANING), Recent(context.clock, config.refresh)
 
@@ -99,8 +99,7 @@ class ZeusdPower:
         answers = self._crew.each(places, look, self._seconds / 2)
         infos = {gpu: answer for gpu, answer in answers.items() if isinstance(answer, GpuInfo)}
         if not infos:
-            said = [*troubled.values(), *(one for one in answers.values() if isinstance(one, Exception))]
-            raise AdapterError("; ".join(dict.fromkeys(map(str, said))) or "zeusd: it has no GPU")
+            raise nothing("zeusd", troubled.values(), answers.values())
         self._recent.put(infos)
         return infos
 
@@ -123,7 +122,7 @@ class ZeusdPower:
     def _order(self, limits_w: Mapping[GpuId, float], ours: bool) -> Receipt:
         started = perf_counter()
         self._recent.forget()
-        mine = {gpu: gpu.partition("/")[0] for gpu in limits_w if gpu.partition("/")[0] in self._servers}
+        mine = by_server(limits_w, self._servers)
         places, troubled = self._places(dict.fromkeys(mine.values()))
         notes: dict[GpuId, Note] = {}
 
@@ -139,38 +138,15 @@ class ZeusdPower:
         told = receipt.notes + tuple(dict(notes).values())
         return Receipt(receipt.enforced_w, receipt.failures, told, receipt.seconds)
 
-    def _places(self, names: Mapping[str, object]) -> tuple[dict[GpuId, tuple[Zeusd, int, str]], dict[str, CardError]]:
-        """Where each card is now (server, index, model), and what is wrong with each server that doesn't tell. One that
-        is away is then left alone for a while."""
-        troubled: dict[str, CardError] = {}
-        asked = []
-        for name in names:
-            try:
-                self._patience[name].check()
-                asked.append(name)
-            except AdapterError as error:
-                troubled[name] = CardError(str(error), Reason.NODE_LOST)
-        found: dict[GpuId, tuple[Zeusd, int, str]] = {}
-        answers = self._doors.each(asked, lambda name, _: self._servers[name].gpus(), self._seconds / 2)
-        for name, answer in answers.items():
-            if isinstance(answer, Exception):
-                troubled[name] = _trouble(name, answer)
-                self._patience[name].failed("")
-                continue
-            self._patience[name].worked()
-            for index, address, model in answer:
-                found[f"{name}/{address}"] = (self._servers[name], index, model)
+    def _places(self, names: Iterable[str]) -> tuple[dict[GpuId, tuple[Zeusd, int, str]], dict[str, CardError]]:
+        """Where each card is now (server, index, model), and what is wrong with each server that doesn't tell."""
+        answers, troubled = self._doors.ask(names, lambda name, _: self._servers[name].gpus(), self._seconds / 2)
+        found = {
+            f"{name}/{address}": (self._servers[name], index, model)
+            for name, gpus in answers.items()
+            for index, address, model in gpus
+        }
         return found, troubled
-
-
-def _trouble(name: str, error: Exception) -> CardError:
-    if isinstance(error, CardError):
-        return error
-    if isinstance(error, Abandoned):
-        return CardError(f"zeusd {name}: no answer in time", Reason.CALL_TIMEOUT)
-    if isinstance(error, AdapterError):  # the token cannot be read
-        return CardError(str(error), Reason.NO_PERMISSION)
-    raise error
 
 
 def _info(server: Zeusd, gpu: GpuId, index: int, model: str) -> GpuInfo:
