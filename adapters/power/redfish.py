@@ -141,10 +141,7 @@ class RedfishPower:
 
     def close(self) -> None:
         """End the sessions; the limits stay as they are."""
-        self._controllers.ask(
-            self._bmcs, lambda name, _: self._bmcs[name].close(), self._config.timeout.total_seconds()
-        )
-        self._controllers.stop()
+        self._controllers.stop(lambda name, _: self._bmcs[name].close(), self._config.timeout.total_seconds())
 
     def _order(self, limits_w: Mapping[GpuId, float], ours: bool) -> Receipt:
         started = perf_counter()
