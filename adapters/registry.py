@@ -22,11 +22,15 @@ from adapters.ports import AdapterError
 
 BUILTIN: dict[str, dict[str, str]] = {
     "signals": {
+        "awattar": "adapters.signals.awattar:AwattarSource",
         "constant": "adapters.signals.constant:ConstantSource",
         "csv": "adapters.signals.csvfile:CsvSource",
+        "http_json": "adapters.signals.httpjson:HttpJsonSource",
+        "octopus": "adapters.signals.octopus:OctopusSource",
         "profile": "adapters.signals.profile:ProfileSource",
         "simulated": "adapters.signals.simulated:SimulatedSource",
         "tariff": "adapters.signals.tariff:TariffSource",
+        "uk_carbon": "adapters.signals.ukcarbon:UkCarbonSource",
     },
     "power": {
         "amdsmi": "adapters.power.amdsmi:AmdPower",

@@ -11,7 +11,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapters import registry
 from adapters.context import AdapterContext
@@ -26,6 +26,8 @@ from scheduler.status import CycleReport
 from scheduler.wiring import build_clock, build_sources
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
+READ_S = 60.0
+"""How long a check waits for signals: a market's first answer holds its whole history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def _broken_signals(config: Config) -> Iterator[CheckLine]:
 
 def _one_cycle(config: Config) -> Iterator[CheckLine]:
     with rehearsal(config) as parts:
-        report = run_cycle(parts.ctx, parts.state)
+        report = run_cycle(replace(parts.ctx, read_deadline_s=READ_S), parts.state)
     places = {getattr(entry, "id", ""): config.place("signals", index) for index, entry in enumerate(config.signals)}
     for source in report.sources:
         state = {"ok": OK, "lost": FAILED}.get(source.state, WARNING)

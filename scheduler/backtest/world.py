@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from adapters import registry
 from adapters.jobs.queue import JobQueue
 from adapters.ports import AdapterError
 from optimizer.domain import BatchJob
@@ -110,10 +111,20 @@ class WindowJobs:
 
 
 def build_world(config: Config, requests: list[JobRequest], clock: VirtualClock, planner: Planner) -> Parts:
-    """The daemon's parts on a simulated hall. Raises what the wiring raises."""
+    """The daemon's parts on a simulated hall. Raises what the wiring raises, and BacktestRefused for live signals."""
+    refuse_live(config)
     parts = build(config, clock, Store.in_memory(), planner, channels={})
     if not isinstance(parts.ctx.jobs, JobQueue) or parts.hardware.hall is None:
         raise AdapterError("a backtest runs on the simulated hall and the embedded queue")
     parts.ctx = replace(parts.ctx, bring_jobs=WindowJobs(list(requests), parts.ctx.jobs).bring, read_deadline_s=None)
     parts.facade.ctx = parts.utility.ctx = parts.ctx
     return parts
+
+
+def refuse_live(config: Config) -> None:
+    """BacktestRefused for a signal that is asked over a network: it tells what is known today, not what was then."""
+    for index, entry in enumerate(config.signals):
+        kind = str(getattr(entry, "type", ""))
+        if getattr(registry.adapter_class("signals", kind), "live", False):
+            text = f"type {kind} is asked over the network; a backtest needs recorded values (type csv)"
+            raise BacktestRefused(f"{config.place('signals', index)}: signals[{index}]: {text}")

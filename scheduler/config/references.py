@@ -13,7 +13,9 @@ from typing import Any
 from adapters.fields import did_you_mean
 from adapters.signals.base import SignalKind
 from optimizer.domain import Work
+from scheduler.config.builtin import BUILTIN
 from scheduler.config.document import Document, Place
+from scheduler.config.entries import EntryError, entry_model
 
 LISTS_WITH_IDS = ("sites", "curves", "pools", "signals", "jobs.initial", "jobs.recurring", "programs")
 
@@ -47,9 +49,6 @@ REFERENCES = (
 )
 MEANINGS = frozenset({*SignalKind, *Work})
 """Values that `where` compares; another one is a problem of its own."""
-
-DEFAULTS = {"kind": "price"}
-"""What a key means when it is absent, for the keys that `where` looks at."""
 
 
 def check_references(document: Document, curves: Collection[str]) -> None:
@@ -101,9 +100,20 @@ def _check(document: Document, reference: Reference, place: Place, value: str) -
     if reference.where is None:
         return
     key, wanted = reference.where
-    got = items[value].get(key, DEFAULTS.get(key))
+    got = items[value].get(key, _default(reference.to, items[value], key))
     if got != wanted and got in MEANINGS:
         document.report(place, f'"{value}" has {key} "{got}"; here it must be "{wanted}"')
+
+
+def _default(kind: str, item: dict[str, Any], key: str) -> Any:
+    """What an absent key means; None where there is no model that could say."""
+    if kind not in BUILTIN:
+        return None
+    try:
+        field = entry_model(kind, item).model_fields.get(key)
+    except EntryError:
+        return None
+    return None if field is None else field.default
 
 
 def _check_unique(document: Document, name: str, key: str) -> None:

@@ -7,11 +7,16 @@ from math import isfinite
 import pytest
 
 from adapters import registry
+from tests.support.markets import serving
 from tests.support.signals import NOON, context, utc
 
 HOUR = timedelta(hours=1)
 HOURS = [0.3 + hour / 100 for hour in range(24)]
 SAMPLES = {
+    "awattar": {"country": "DE"},
+    "http_json": {"rows": "data.prices", "time": "t", "value": "p.amount", "interval": "1h"},
+    "octopus": {"tariff": "E-1R-AGILE-24-10-01-C"},
+    "uk_carbon": {},
     "constant": {"value": 81.5},
     "profile": {"hours": HOURS, "kind": "load", "timezone": "Asia/Kathmandu"},
     "simulated": {"faults": {"nan_share": 0.0, "gap_share": 0.1}},
@@ -27,13 +32,27 @@ SAMPLES = {
 }
 
 
+CURRENCIES = {"awattar": "EUR", "octopus": "GBP"}
+UNITS = {"awattar": "EUR/MWh", "octopus": "GBP/MWh", "profile": "fraction", "uk_carbon": "g/kWh"}
+PATHS = {"http_json": "/own/?from={start}&to={end}"}
+
+
+@pytest.fixture(scope="module")
+def services():
+    with serving() as (url, _):
+        yield url
+
+
 @pytest.fixture(params=sorted(registry.BUILTIN["signals"]))
-def source(request, tmp_path):
+def source(request, tmp_path, services):
     rows = "".join(f"{NOON + n * HOUR:%Y-%m-%dT%H:%M:%SZ},{n}\n" for n in range(-48, 48))
     (tmp_path / "prices.csv").write_text("t,p\n" + rows)
     fields = {"id": "it", "type": request.param} | SAMPLES[request.param]
-    config = registry.config_model("signals", request.param).model_validate(fields)
-    return registry.create("signals", config, context(tmp_path))
+    model = registry.config_model("signals", request.param)
+    if "url" in model.model_fields:
+        fields["url"] = services + PATHS.get(request.param, "")
+    currency = CURRENCIES.get(request.param, "USD")
+    return registry.create("signals", model.model_validate(fields), context(tmp_path, currency))
 
 
 WINDOWS = [
@@ -59,10 +78,10 @@ def test_spans_are_utc_sorted_apart_finite_and_touch_the_window(source, window):
     assert got.published_at is None or got.published_at <= NOON
 
 
-def test_name_and_unit_are_those_of_the_config(source):
+def test_name_and_unit_are_those_of_the_config(source, request):
     got = source.read(NOON, NOON + HOUR, NOON)
     assert got.name == "it"
-    assert got.unit == ("fraction" if isinstance(source, registry.adapter_class("signals", "profile")) else "USD/MWh")
+    assert got.unit == UNITS.get(request.node.callspec.params["source"], "USD/MWh")
 
 
 def test_the_same_moment_has_the_same_value_in_any_window(source):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters import registry
 from scheduler.config import ConfigError, curves_of, load_config
 
 GOOD = """\
@@ -72,8 +73,8 @@ CASES = [
     ("max_cap_w: 400", "max_cap_w: 150", "21: pools[0].max_cap_w: 150 W is below `min_cap_w` (200 W)"),
     ("max_cap_w: 400", "max_cap_w: 700", "21: pools[0].max_cap_w: 700 W is outside the curve A100-400W/infer_llama_8b, which was measured from 100 to 400 W"),
     ("id: tune,", "id: chat,", '22: pools[1].id: "chat" is there already, in line 12'),
-    ("type: csv", "type: cvs", '24: signals[0].type: "cvs" is not one of constant, csv, profile, simulated, tariff. Did you mean "csv"?'),
-    ("type: csv, ", "", "24: signals[0]: needs a `type`: constant, csv, profile, simulated, tariff"),
+    ("type: csv", "type: cvs", '24: signals[0].type: "cvs" is not one of TYPES. Did you mean "csv"?'),
+    ("type: csv, ", "", "24: signals[0]: needs a `type`: TYPES"),
     ("prices.csv", "price.csv", '24: signals[0].path: there is no file "price.csv" in FOLDER'),
     ("USD/MWh", "EUR/MWh", '24: signals[0].unit: "EUR/MWh" is EUR, but the config is in USD; no conversion is made'),
     ("USD/MWh", "USD/GWh", '24: signals[0].unit: "USD/GWh" is not a unit of price; write USD/MWh, USD/kWh or c/kWh'),
@@ -127,7 +128,8 @@ def test_a_right_config_loads_and_knows_its_places(load, tmp_path):
 def test_each_problem_is_one_line_at_its_place(load, tmp_path, old, new, line):
     assert GOOD.count(old) >= 1
     found = problems(load, GOOD.replace(old, new, 1))
-    assert f"gridpace.yaml:{line}".replace("FOLDER", str(tmp_path)) in found
+    line = line.replace("FOLDER", str(tmp_path)).replace("TYPES", ", ".join(registry.builtin_types("signals")))
+    assert f"gridpace.yaml:{line}" in found
     # One mistake must not be told as many; only a required key that was misspelt is missing as well, a
     # name that is gone is missed by who used it, and each pool of a real machine needs its GPUs.
     assert len(found) == 1 or any(word in line for word in ("curxrency", "needs `gpus`", "there already")), found

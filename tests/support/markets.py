@@ -1,0 +1,159 @@
+"""Market and carbon services on the loopback, each answering in its documented form with invented numbers.
+
+What they tell depends only on the time asked about, so that any window gives the same values. `faults` makes the next
+answers go wrong, one after the other: a status with headers, a hang, half a body, a page where JSON belongs.
+"""
+
+import json
+import threading
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+HALF, HOUR = timedelta(minutes=30), timedelta(hours=1)
+
+
+def value_at(at: datetime) -> float:
+    """A price that differs from hour to hour and day to day, with two decimals."""
+    hours = int(at.timestamp() // 1800)
+    return 20 + hours % 48 * 1.25 + hours // 48 % 7 * 0.5
+
+
+def steps(start: datetime, end: datetime, step: timedelta):
+    """Starts of the steps that touch [start, end), aligned to the epoch."""
+    at = datetime.fromtimestamp(start.timestamp() // step.total_seconds() * step.total_seconds(), UTC)
+    while at < end:
+        yield at
+        at += step
+
+
+def iso(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def z(at: datetime, seconds: bool = True) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ" if seconds else "%Y-%m-%dT%H:%MZ")
+
+
+class Markets:
+    """The services' answers; `requests` keeps what was asked, `faults` what goes wrong next."""
+
+    def __init__(self):
+        self.requests, self.faults, self.release = [], [], threading.Event()
+        self.known_until = None
+        self.change = lambda rows: rows
+
+    def answer(self, path, query, headers):
+        """Status and JSON for a path."""
+        for prefix, service in self.SERVICES.items():
+            if path.startswith(prefix):
+                return service(self, path, query, headers)
+        return 404, {"detail": "Not found."}
+
+    def _end(self, end):
+        return end if self.known_until is None else min(end, self.known_until)
+
+    def octopus(self, path, query, headers):
+        size, page = int(query.get("page_size", 100)), int(query.get("page", 1))
+        found = [
+            {"value_exc_vat": value_at(at), "value_inc_vat": round(value_at(at) * 1.05, 4), "valid_from": z(at),
+             "valid_to": z(at + HALF), "payment_method": None}
+            for at in steps(iso(query["period_from"]), self._end(iso(query["period_to"])), HALF)
+        ][::-1]  # fmt: skip
+        results = self.change(found[(page - 1) * size : page * size])
+        more = f"http://elsewhere.invalid{path}?page={page + 1}" if page * size < len(found) else None
+        return 200, {"count": len(found), "next": more, "previous": None, "results": results}
+
+    def awattar(self, path, query, headers):
+        start, end = (datetime.fromtimestamp(int(query[name]) / 1000, UTC) for name in ("start", "end"))
+        rows = [
+            {"start_timestamp": round(at.timestamp() * 1000), "end_timestamp": round((at + HOUR).timestamp() * 1000),
+             "marketprice": value_at(at), "unit": "Eur/MWh"}
+            for at in steps(start, self._end(end), HOUR)
+        ]  # fmt: skip
+        return 200, {"object": "list", "data": self.change(rows), "url": path}
+
+    def uk_carbon(self, path, query, headers):
+        parts = path.split("/")
+        regional = parts[1] == "regional"
+        start, end = (iso(text) for text in (parts[3:5] if regional else parts[2:4]))
+        if end - start > timedelta(days=14):
+            return 400, {"error": {"code": "400 Bad Request", "message": "The date range is too long."}}
+        rows = [
+            {"from": z(at, False), "to": z(at + HALF, False),
+             "intensity": {"forecast": round(value_at(at)) + 3, "index": "moderate"}
+             | ({} if regional else {"actual": round(value_at(at))})}
+            for at in steps(start, self._end(end), HALF)
+        ]  # fmt: skip
+        rows = self.change(rows)
+        return 200, {"data": {"regionid": 13, "shortname": "London", "data": rows} if regional else rows}
+
+    def own(self, path, query, headers):
+        start, end = iso(query["from"]), iso(query["to"])
+        rows = [{"t": z(at), "p": {"amount": str(value_at(at))}} for at in steps(start, self._end(end), HOUR)]
+        return 200, {"meta": {"unit": "USD/MWh"}, "data": {"prices": self.change(rows)}}
+
+    SERVICES = {  # noqa: RUF012
+        "/v1/products/": octopus, "/v1/marketdata": awattar, "/intensity/": uk_carbon, "/regional/": uk_carbon,
+        "/own/": own,
+    }  # fmt: skip
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One exchange; `markets` is set by the server that makes it."""
+
+    protocol_version = "HTTP/1.1"
+    markets: Markets
+
+    def do_GET(self):
+        parts = urlsplit(self.path)
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        path = unquote(parts.path)
+        self.markets.requests.append((path, query, dict(self.headers)))
+        fault = self.markets.faults.pop(0) if self.markets.faults else {}
+        if fault.get("hang"):
+            self.markets.release.wait(20)
+        status, told = self.markets.answer(path, query, self.headers)
+        body = fault.get("body", json.dumps(told).encode())
+        self.send_response(fault.get("status", status))
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body))} | fault.get("headers", {})
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.close_connection = "half" in fault or "drip" in fault
+        if fault.get("drip"):
+            self._drip(body)
+        else:
+            self.wfile.write(body[: len(body) // 2] if fault.get("half") else body)
+
+    def _drip(self, body):
+        for byte in body:
+            if self.markets.release.wait(0.1):
+                return
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+
+    def log_message(self, *args):
+        """Say nothing."""
+
+    def handle(self):
+        with suppress(ConnectionError):
+            super().handle()
+
+
+@contextmanager
+def serving(markets=None):
+    """A server with these services; gives its address and them."""
+    markets = markets or Markets()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("One", (Handler,), {"markets": markets}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", markets
+    finally:
+        markets.release.set()
+        server.shutdown()
+        server.server_close()
+        thread.join(5)

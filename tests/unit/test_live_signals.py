@@ -1,0 +1,351 @@
+"""Sources over a network: what they tell, when they ask, and that no fault of a server becomes a price."""
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+
+from adapters import registry
+from adapters.context import AdapterContext
+from adapters.ports import SourceError
+from adapters.signals.base import Unit
+from adapters.signals.live import Live, Told
+from optimizer.domain import Span
+from optimizer.reasons import Reason
+from scheduler.clock import VirtualClock
+from tests.support.markets import HALF, HOUR, serving, value_at, z
+from tests.support.signals import NOON, utc
+
+MINUTE = timedelta(minutes=1)
+OWN = {
+    "type": "http_json", "rows": "data.prices", "time": "t", "value": "p.amount", "unit": "USD/MWh",
+    "interval": "1h", "timeout": "5s", "refresh": "10m",
+}  # fmt: skip
+OWN_PATH = "/own/spot?from={start}&to={end}"
+
+
+@pytest.fixture
+def market():
+    with serving() as (url, markets):
+        yield url, markets
+
+
+def at(clock, moment):
+    """Let the clock go on to `moment`."""
+    clock.sleep((moment - clock.now()).total_seconds())
+
+
+def make(base, clock=None, base_dir=None, currency="USD", **fields):
+    own = fields.get("type", "http_json") == "http_json"
+    fields = ({"id": "it", **OWN} if own else {"id": "it"}) | fields
+    fields.setdefault("url", base + OWN_PATH if own else base)
+    config = registry.config_model("signals", fields["type"]).model_validate(fields)
+    return registry.create("signals", config, AdapterContext(clock or VirtualClock(NOON), base_dir, currency=currency))
+
+
+def values(got):
+    return [(span.start, span.value) for span in got.spans]
+
+
+# ---------------------------------------------------------------- what each service says
+def test_octopus_pence_half_hours_in_any_order_and_over_pages_become_pounds_per_mwh(market, monkeypatch):
+    url, markets = market
+    monkeypatch.setattr("adapters.signals.octopus.PAGE", 20)
+    source = make(url, type="octopus", tariff="E-1R-AGILE-24-10-01-C", currency="GBP")
+    got = source.read(NOON, NOON + 12 * HOUR, NOON)
+    assert got.unit == "GBP/MWh"
+    assert values(got) == [(NOON + n * HALF, pytest.approx(value_at(NOON + n * HALF) * 10)) for n in range(24)]
+    path = "/v1/products/AGILE-24-10-01/electricity-tariffs/E-1R-AGILE-24-10-01-C/standard-unit-rates/"
+    assert [(asked, query["page"]) for asked, query, _ in markets.requests] == [(path, "1"), (path, "2")]
+    taxed = make(url, type="octopus", tariff="E-1R-AGILE-24-10-01-C", currency="GBP", vat="included")
+    assert taxed.read(NOON, NOON + HALF, NOON).spans[0].value == pytest.approx(value_at(NOON) * 10.5)
+
+
+def test_octopus_day_that_ends_at_23_is_44_values_and_a_gap_never_zero(market):
+    url, markets = market
+    start = utc(2022, 7, 5, 23)  # midnight in London
+    markets.known_until = start + 22 * HOUR
+    got = make(url, type="octopus", tariff="E-1R-AGILE-24-10-01-C", currency="GBP").read(start, start + 24 * HOUR, NOON)
+    assert len(got.spans) == 44
+    assert got.until(start) == start + 22 * HOUR
+    assert min(span.value for span in got.spans) > 0
+
+
+def test_octopus_rates_of_another_way_of_paying_and_without_an_end(market):
+    url, markets = market
+
+    def flat(rows):
+        rates = [{**rows[0], "valid_from": z(NOON - 99 * HOUR), "valid_to": None} for _ in range(2)]
+        return [
+            rates[0] | {"payment_method": "NON_DIRECT_DEBIT", "value_exc_vat": 31},
+            rates[1] | {"payment_method": "DIRECT_DEBIT", "value_exc_vat": 29},
+        ]
+
+    markets.change = flat
+    fields = {"type": "octopus", "tariff": "E-1R-VAR-22-11-01-C", "currency": "GBP"}
+    assert make(url, **fields).read(NOON, NOON + HOUR, NOON).spans == (Span(NOON - 99 * HOUR, NOON + HOUR, 290.0),)
+    other = make(url, **fields, payment="NON_DIRECT_DEBIT").read(NOON, NOON + HOUR, NOON)
+    assert [span.value for span in other.spans] == [310.0]
+
+
+def test_awattar_milliseconds_become_utc_and_another_unit_is_refused(market):
+    url, markets = market
+    source = make(url, type="awattar", country="DE", currency="EUR")
+    got = source.read(NOON, NOON + 3 * HOUR, NOON)
+    assert values(got) == [(NOON + n * HOUR, value_at(NOON + n * HOUR)) for n in range(3)]
+    assert got.unit == "EUR/MWh"
+    markets.change = lambda rows: [row | {"unit": "Cent/kWh"} for row in rows]
+    with pytest.raises(SourceError, match=r'row 1: unit "Cent/kWh"'):
+        make(url, type="awattar", country="DE", currency="EUR").read(NOON, NOON + HOUR, NOON)
+
+
+def test_uk_carbon_takes_actuals_where_there_are_some_and_asks_for_a_fortnight_in_parts(market):
+    url, markets = market
+
+    def partly(rows):
+        for row in rows:
+            if row["from"] >= z(NOON, False):
+                row["intensity"]["actual"] = None
+        return rows
+
+    markets.change = partly
+    got = make(url, type="uk_carbon").read(NOON - 15 * 24 * HOUR, NOON + HOUR, NOON)
+    assert len(markets.requests) == 2
+    assert got.at(NOON - HALF) == round(value_at(NOON - HALF))
+    assert got.at(NOON) == round(value_at(NOON)) + 3
+    assert got.unit == "g/kWh"
+    region = make(url, type="uk_carbon", region=13).read(NOON, NOON + HOUR, NOON)
+    assert region.at(NOON) == round(value_at(NOON)) + 3
+    assert markets.requests[-1][0].endswith("/regionid/13")
+
+
+def test_http_json_asks_as_told_and_reads_numbers_that_are_texts(market, tmp_path):
+    url, markets = market
+    (tmp_path / "key").write_text("hush\n")
+    source = make(url, base_dir=tmp_path, header="X-Key", token="file:key", unit_path="meta.unit", unit_is="USD/MWh")
+    got = source.read(NOON, NOON + 2 * HOUR, NOON)
+    assert values(got) == [(NOON, value_at(NOON)), (NOON + HOUR, value_at(NOON + HOUR))]
+    _, query, headers = markets.requests[0]
+    assert query == {"from": "2022-09-06T12:00:00Z", "to": "2022-09-06T14:00:00Z"}
+    assert headers["X-Key"] == "hush"
+    with pytest.raises(SourceError, match=r'unit_path: "USD/MWh", where EUR/MWh must stand'):
+        make(url, unit_path="meta.unit", unit_is="EUR/MWh").read(NOON, NOON + HOUR, NOON)
+
+
+@pytest.mark.parametrize(("stamp", "fields"), [
+    (lambda at: at.timestamp(), {"time_format": "unix"}),
+    (lambda at: at.timestamp() * 1000, {"time_format": "unix_ms"}),
+    (lambda at: (at + HOUR).isoformat(), {"hour": "ending"}),
+    (lambda at: at.astimezone(UTC).strftime("%d.%m.%Y %H:%M"), {"time_format": "%d.%m.%Y %H:%M"}),
+])  # fmt: skip
+def test_http_json_reads_stamps_as_they_are_declared(market, stamp, fields):
+    url, markets = market
+    markets.change = lambda rows: [{"t": stamp(datetime.fromisoformat(row["t"])), "p": row["p"]} for row in rows]
+    got = make(url, **fields).read(NOON, NOON + 2 * HOUR, NOON)
+    assert values(got) == [(NOON, value_at(NOON)), (NOON + HOUR, value_at(NOON + HOUR))]
+
+
+@pytest.mark.parametrize(("day", "hours"), [((2022, 3, 26, 23), 23), ((2022, 10, 29, 22), 25)])
+def test_http_json_places_local_stamps_on_days_of_23_and_25_hours(market, day, hours):
+    from zoneinfo import ZoneInfo
+
+    url, markets = market
+    zone, start = ZoneInfo("Europe/Berlin"), utc(*day)
+    markets.change = lambda rows: [
+        row | {"t": f"{datetime.fromisoformat(row['t']).astimezone(zone):%Y-%m-%d %H:%M}"} for row in rows
+    ]
+    got = make(url, timezone="Europe/Berlin").read(start, start + hours * HOUR, start)
+    assert values(got) == [(start + n * HOUR, value_at(start + n * HOUR)) for n in range(hours)]
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"value": "p["}, "is not JMESPath"),
+    ({"url": "http://127.0.0.1/{begin}"}, "nothing that can be filled in"),
+    ({"unit_is": "EUR/MWh"}, "go together"),
+    ({"url": "http://me:secret@127.0.0.1/"}, "pattern"),
+])  # fmt: skip
+def test_http_json_config_errors_say_what_is_wrong(fields, said):
+    with pytest.raises(ValueError, match=said):
+        make("http://127.0.0.1:1", **fields)
+
+
+# ---------------------------------------------------------------- no fault becomes a price
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda rows: "closed", "no list of values"),
+    (lambda rows: [*rows[:1], {"t": rows[1]["t"]}], None),
+    (lambda rows: [*rows[:1], rows[1] | {"p": {"amount": "n/a"}}], 'row 2: "n/a" is not a number'),
+    (lambda rows: [*rows[:1], rows[1] | {"p": {"amount": True}}], 'row 2: "True" is not a number'),
+    (lambda rows: [*rows[:1], rows[1] | {"t": "noon"}], "row:2"),
+    (lambda rows: [*rows[:1], {"p": {"amount": 1}}], 'row 2: time: "None"'),
+    (lambda rows: [*rows[:1], rows[1] | {"p": {"amount": float("nan")}}], None),
+])  # fmt: skip
+def test_rows_that_are_none_are_gaps_or_errors_and_never_zero(market, change, said):
+    url, markets = market
+    markets.change = change
+    source = make(url)
+    if said is not None:
+        with pytest.raises(SourceError, match=said):
+            source.read(NOON, NOON + 2 * HOUR, NOON)
+        return
+    got = source.read(NOON, NOON + 2 * HOUR, NOON)
+    assert values(got) == [(NOON, value_at(NOON))]
+    assert [note.code for note in got.notes] == [Reason.SIGNAL_NAN]
+
+
+PAGE = {"body": b"<html>Please log in</html>", "headers": {"Content-Type": "text/html; charset=utf-8"}}
+
+
+@pytest.mark.parametrize(("fault", "said"), [
+    ({"status": 401}, r"HTTP 401 \(the login is not accepted\)"),
+    ({"status": 403, "body": b'{"message": "plan without forecast"}'}, r"HTTP 403 \(plan without forecast\)"),
+    ({"status": 500}, "HTTP 500"),
+    ({"status": 302, "headers": {"Location": "http://evil.example/x"}}, "HTTP 302 to evil.example"),
+    (PAGE, "a web page"),
+    ({"body": b'{"data": [1, 2'}, "not JSON"),
+    ({"half": True}, "stopped in the middle"),
+    ({"body": b"\xff\xfe\x00"}, "not JSON"),
+    ({"body": b"[" * 100_000}, "not JSON"),
+])  # fmt: skip
+def test_what_is_no_answer_is_an_error_that_names_the_server(market, fault, said):
+    url, markets = market
+    markets.faults = [fault] * 9
+    with pytest.raises(SourceError, match=rf"^it 127\.0\.0\.1:\d+: .*{said}"):
+        make(url).read(NOON, NOON + 2 * HOUR, NOON)
+
+
+def test_a_passing_fault_is_asked_again_within_the_read(market):
+    url, markets = market
+    markets.faults = [{"status": 503}, {"half": True}]
+    assert len(make(url).read(NOON, NOON + 2 * HOUR, NOON).spans) == 2
+    assert len(markets.requests) == 3
+
+
+@pytest.mark.parametrize("fault", [{"hang": True}, {"drip": True}])
+def test_a_server_that_hangs_or_drips_costs_its_time_out_and_no_more(market, fault):
+    url, markets = market
+    markets.faults = [fault] * 9
+    began = time.monotonic()
+    with pytest.raises(SourceError, match="no answer"):
+        make(url, timeout="0.4s").read(NOON, NOON + 2 * HOUR, NOON)
+    assert time.monotonic() - began < 5
+
+
+def test_no_error_tells_a_key_that_stands_in_the_query():
+    source = make("http://127.0.0.1:1", url="http://127.0.0.1:1/own?securityToken=hush-hush")
+    with pytest.raises(SourceError) as caught:
+        source.read(NOON, NOON + HOUR, NOON)
+    assert "hush" not in str(caught.value)
+    assert "127.0.0.1:1" in str(caught.value)
+
+
+# ---------------------------------------------------------------- when it asks, what it keeps
+def test_asks_at_most_every_refresh_and_later_only_for_what_may_change(market):
+    url, markets = market
+    clock = VirtualClock(NOON)
+    source = make(url, clock, revisit="1d")
+    window = (NOON - 72 * HOUR, NOON + 24 * HOUR)
+    for _ in range(3):
+        first = source.read(*window, NOON)
+    assert len(markets.requests) == 1
+    at(clock, NOON + 11 * MINUTE)
+    markets.change = lambda rows: [row | {"p": {"amount": -5.0}} for row in rows]
+    second = source.read(*window, clock.now())
+    assert [query["from"] for _, query, _ in markets.requests] == [
+        z(NOON - 72 * HOUR),
+        z(NOON - 24 * HOUR + 11 * MINUTE),
+    ]
+    assert len(second.spans) == len(first.spans)
+    assert second.at(NOON - 30 * HOUR) == first.at(NOON - 30 * HOUR)
+    assert second.at(NOON) == -5.0
+    assert second.published_at == clock.now()
+
+
+def test_what_the_server_withdraws_is_no_longer_told(market):
+    url, markets = market
+    clock = VirtualClock(NOON)
+    source = make(url, clock)
+    assert len(source.read(NOON, NOON + 6 * HOUR, NOON).spans) == 6
+    markets.known_until = NOON + 4 * HOUR
+    at(clock, NOON + 11 * MINUTE)
+    assert len(source.read(NOON, NOON + 6 * HOUR, clock.now()).spans) == 4
+
+
+def test_a_failure_keeps_what_is_known_with_its_age_and_asks_ever_later(market):
+    url, markets = market
+    clock = VirtualClock(NOON)
+    source = make(url, clock)
+    window = (NOON, NOON + 6 * HOUR)
+    source.read(*window, NOON)
+    markets.faults = [{"status": 401}] * 99
+    asked = []
+    for minute in range(10, 130):
+        at(clock, NOON + minute * MINUTE)
+        before = len(markets.requests)
+        got = source.read(*window, clock.now())
+        if len(markets.requests) > before:
+            asked.append(minute)
+    assert (len(got.spans), got.published_at) == (6, NOON)
+    assert [note.code for note in got.notes] == [Reason.STALE_SIGNAL]
+    assert "HTTP 401" in got.notes[0].text
+    assert "2.1 h ago" in got.notes[0].text or "129 min" in got.notes[0].text
+    pauses = [right - left for left, right in pairwise(asked)]
+    assert pauses[0] <= 2
+    assert 15 <= pauses[-1] <= 23
+    assert 8 <= len(asked) <= 14
+
+
+def test_a_server_that_names_a_time_is_left_alone_until_then(market):
+    url, markets = market
+    clock = VirtualClock(NOON)
+    source = make(url, clock)
+    markets.faults = [{"status": 429, "headers": {"Retry-After": "3600"}}]
+    with pytest.raises(SourceError, match="HTTP 429"):
+        source.read(NOON, NOON + HOUR, NOON)
+    at(clock, NOON + 59 * MINUTE)
+    with pytest.raises(SourceError, match="HTTP 429"):
+        source.read(NOON, NOON + HOUR, clock.now())
+    assert len(markets.requests) == 1
+    at(clock, NOON + 61 * MINUTE)
+    assert source.read(NOON, NOON + HOUR, clock.now()).spans
+    assert len(markets.requests) == 2
+
+
+def test_a_short_pause_is_waited_for_within_the_read(market):
+    url, markets = market
+    markets.faults = [{"status": 429, "headers": {"Retry-After": "1"}}]
+    assert make(url).read(NOON, NOON + HOUR, NOON).spans
+    assert len(markets.requests) == 2
+
+
+def test_a_late_answer_is_taken_when_it_comes_and_only_one_is_waited_for():
+    release, asked = threading.Event(), []
+
+    def fetch(ask):
+        asked.append(ask)
+        release.wait(20)
+        return Told((Span(NOON, NOON + HOUR, 7.0),))
+
+    config = registry.config_model("signals", "http_json").model_validate(
+        {"id": "it", **OWN, "url": "http://127.0.0.1:1", "timeout": "0.2s"}
+    )
+    live = Live(config, AdapterContext(VirtualClock(NOON), None), Unit("USD/MWh", 1.0), fetch)
+    for _ in range(2):
+        with pytest.raises(SourceError, match=r"no answer within 0\.2 s"):
+            live.read(NOON, NOON + HOUR, NOON)
+    release.set()
+    until = time.monotonic() + 10
+    while True:
+        try:
+            assert live.read(NOON, NOON + HOUR, NOON).spans == (Span(NOON, NOON + HOUR, 7.0),)
+            break
+        except SourceError:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    assert len(asked) == 1
+
+
+def test_another_currency_than_the_configs_is_refused_when_it_is_made():
+    with pytest.raises(SourceError, match="no conversion is made"):
+        make("http://127.0.0.1:1", type="octopus", tariff="E-1R-AGILE-24-10-01-C", currency="USD")
