@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from scheduler.cli_app import app
+from scheduler.cli.app import app
 from scheduler.config import ConfigError, load_config
 from tests.support.markets import serving
 
