@@ -42,7 +42,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "prometheus": "adapters.meters.prometheus:PrometheusMeter",
     },
     "jobs": {},
-    "dr": {},
+    "dr": {"dsxflex": "adapters.dr.dsxflex:DsxFlexSession"},
     "devices": {"modbus": "adapters.devices.modbus:ModbusDevice"},
     "parking": {"command": "adapters.parking.command:CommandParking"},
 }
@@ -50,6 +50,8 @@ BUILTIN: dict[str, dict[str, str]] = {
 
 # Modules that an optional extra brings; named in the error so that the operator knows what to install.
 EXTRAS = {
+    "paho": "dsxflex",
+    "joserfc": "dsxflex",
     "pymodbus": "modbus",
     "redfish": "redfish",
     "pyarrow": "parquet",

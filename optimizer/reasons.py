@@ -47,6 +47,10 @@ class Reason(StrEnum):
     # what was answered
     OPT_IN = "opt_in"
     OPT_OUT = "opt_out"
+    # what became of a utility's channel
+    CHANNEL_LOST = "channel_lost"
+    MESSAGE_REFUSED = "message_refused"
+    CHANNEL_MESSAGE = "channel_message"
     # what was substituted
     STALE_SIGNAL = "stale_signal"
     SIGNAL_LOST = "signal_lost"

@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 
 from adapters import registry
 from adapters.context import AdapterContext
+from adapters.dr.desk import EventSession
 from adapters.ports import AdapterError
 from optimizer.reasons import Severity
 from scheduler.building import pool_models
 from scheduler.config import Config, is_simulated, secrets
+from scheduler.config.builtin import WebhookConfig
 from scheduler.cycle import run_cycle
 from scheduler.hardware import Hardware, build_hardware, parts_of
 from scheduler.offline import rehearsal
@@ -55,6 +57,7 @@ def check_config(config: Config, connect: bool = False) -> Iterator[CheckLine]:
     yield from broken
     if not broken:
         yield from _one_cycle(config)
+    yield from _channels(config, connect)
     if connect:
         yield from _hardware(config)
     elif not is_simulated(config):
@@ -122,6 +125,21 @@ def _plan_line(config: Config, report: CycleReport) -> CheckLine:
     text = f"{report.rung} in {report.duration_s:.1f} s{'; ' + '; '.join(alerts) if alerts else ''}"
     good = report.rung in {"optimum", "incumbent"}
     return CheckLine(config.place("sites"), "plan", OK if good and not alerts else WARNING if good else FAILED, text)
+
+
+def _channels(config: Config, connect: bool) -> Iterator[CheckLine]:
+    """Channels that are more than a signed webhook: made, and with `connect` asked once."""
+    context = AdapterContext(build_clock(config), config.base_dir, None, config.currency)
+    for index, program in enumerate(config.programs):
+        if isinstance(program.channel, WebhookConfig):
+            continue
+        place, part = config.place("programs", index, "channel"), f"program {program.id}"
+        try:
+            channel = registry.create("dr", program.channel, context)
+            asked = connect and isinstance(channel, EventSession)
+            yield CheckLine(place, part, OK, channel.check() if asked else "made; --connect tries the connection")
+        except AdapterError as error:
+            yield CheckLine(place, part, FAILED, str(error))
 
 
 def _hardware(config: Config) -> Iterator[CheckLine]:

@@ -66,6 +66,7 @@ class App:
             app.cycle()
             ctx.clock.begin()
         app.timer.start()
+        parts.sessions.start()
         log.info("started", mode=ctx.mode, page=app.server.url, sites=len(ctx.sites), pools=len(ctx.pools))
         return app
 
@@ -112,6 +113,7 @@ class App:
 
     def stop(self, release: bool, keep_store: bool = False) -> None:
         """Finish the running turns; give every limit back (`release`), or leave them for the next config; close."""
+        self.parts.sessions.close()
         self.parts.ctx.planner.close()  # a long solve ends now, so that its turn does
         self.timer.stop()
         try:

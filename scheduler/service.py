@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from adapters.dr.desk import EventAnswer
 from optimizer.domain import Plan
 from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
 from scheduler.tokens import Quotes
+
+__all__ = ["EventAnswer", "JobRequest", "OperatorOrder", "Refused", "Service"]
 
 
 class Refused(Exception):
@@ -22,23 +25,6 @@ class Refused(Exception):
     def __init__(self, text: str, status: int = 422) -> None:
         super().__init__(text)
         self.status = status
-
-
-@dataclass(frozen=True)
-class EventAnswer:
-    """What a utility is told: the event's id and version, `state` in the ledger, opt `in`, `out` or `pending` (the plan
-    decides about a voluntary event until `answer_by`; the same message sent again then gets the answer), and why."""
-
-    id: str
-    version: int
-    state: str
-    opt: str
-    reason: str
-    target_kw: float | None = None
-    baseline_kw: float | None = None
-    available_kw: float | None = None
-    duplicate: bool = False
-    answer_by: datetime | None = None
 
 
 @dataclass(frozen=True)

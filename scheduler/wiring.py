@@ -15,6 +15,7 @@ from typing import Any
 
 from adapters import registry
 from adapters.context import AdapterContext
+from adapters.dr.desk import EventSession
 from adapters.dr.webhook import Webhook
 from adapters.hall import SimulatedHall
 from adapters.jobs.queue import JobQueue, JobRefused
@@ -30,6 +31,7 @@ from scheduler.collect import Memory, Source
 from scheduler.config import Config
 from scheduler.config.builtin import QueueConfig, WebhookConfig
 from scheduler.curve_book import CurveBook, borrowed
+from scheduler.desk import Sessions, desks
 from scheduler.dispatch import Dispatcher
 from scheduler.engine import ChargeBuilder, Context, Planner, State
 from scheduler.facade import Facade
@@ -68,9 +70,12 @@ class Parts:
     facade: Facade
     utility: Utility
     wake: Wake
+    sessions: Sessions
 
     def close(self, keep_store: bool = False) -> None:
-        """End the planner's child, the hardware's threads and, unless the next parts take it over, the store."""
+        """End the channels, the planner's child, the hardware's threads and, unless the next parts take it over, the
+        store."""
+        self.sessions.close()
         self.ctx.planner.close()
         self.hardware.close()
         self.ctx.ledger.close()
@@ -96,7 +101,7 @@ def build(
     clock: Clock | None = None,
     store: Store | None = None,
     planner: Planner | None = None,
-    channels: Mapping[str, EventChannel] | None = None,
+    channels: Mapping[str, EventChannel | EventSession] | None = None,
 ) -> Parts:
     """Build everything. Raises AdapterError, SecretError or StoreError with the place; on the way out nothing is
     left open. `channels` instead of those of the config: none in a backtest, which then needs no secrets."""
@@ -111,7 +116,7 @@ def _built(
     clock: Clock,
     store: Store,
     planner: Planner | None,
-    channels: Mapping[str, EventChannel] | None,
+    channels: Mapping[str, EventChannel | EventSession] | None,
     opened: ExitStack,
 ) -> Parts:
     """What `build` says; everything that must be closed should the rest fail is pushed on `opened`."""
@@ -123,7 +128,7 @@ def _built(
     opened.callback(hardware.close)
     pools = Pools(hardware.pools)
     jobs = build_jobs(config, context, hardware, store)
-    channels = build_channels(config, store) if channels is None else channels
+    channels = build_channels(config, store, clock) if channels is None else channels
     planner = planner or build_planner(config)
     opened.callback(planner.close)
     dispatcher = build_dispatcher(config, hardware, store, clock)
@@ -155,17 +160,22 @@ def _built(
     return assemble(config, ctx, hardware, channels)
 
 
-def assemble(config: Config, ctx: Context, hardware: Hardware, channels: Mapping[str, EventChannel]) -> Parts:
-    """State, the clients' face and the recorded utility around a context."""
+def assemble(
+    config: Config, ctx: Context, hardware: Hardware, channels: Mapping[str, EventChannel | EventSession]
+) -> Parts:
+    """State, the clients' face, the recorded utility and the desks of connected channels around a context."""
     state = State()
     state.notes.extend((*hardware.notes, *ctx.store.notes(), *borrowed(ctx.pools)))
     for problem in config.warnings:
         state.notes.append(Note(Reason.HELD, "config", str(problem), Severity.WARNING, ctx.clock.now()))
     wake = Wake()
-    facade = Facade(ctx, state, channels, program_rules(config), wake)
+    connected = {name: channel for name, channel in channels.items() if isinstance(channel, EventSession)}
+    pushed = {name: channel for name, channel in channels.items() if not isinstance(channel, EventSession)}
+    facade = Facade(ctx, state, pushed, program_rules(config), wake)
+    sessions = Sessions(connected, desks(config, facade, dict(hardware.gpus)))
     if hardware.hall is not None and isinstance(ctx.jobs, JobQueue):
         let_hall_work(hardware.hall, ctx.jobs, state)
-    return Parts(config, ctx, state, hardware, facade, Utility(config, facade, ctx), wake)
+    return Parts(config, ctx, state, hardware, facade, Utility(config, facade, ctx), wake, sessions)
 
 
 def records(store: Store) -> RecordStore:
@@ -230,15 +240,14 @@ def build_jobs(config: Config, context: AdapterContext, hardware: Hardware, stor
     return JobQueue(records(store), {pool.id: pool.count for pool in batch}, context.clock)
 
 
-def build_channels(config: Config, store: Store) -> dict[str, EventChannel]:
-    """The signed channel of each program, by the program's id, which stands in its address."""
-    channels: dict[str, EventChannel] = {}
+def build_channels(config: Config, store: Store, clock: Clock) -> dict[str, EventChannel | EventSession]:
+    """The channel of each program, by the program's id, which stands in a webhook's address."""
+    channels: dict[str, EventChannel | EventSession] = {}
     for index, program in enumerate(config.programs):
         entry = program.channel
         if not isinstance(entry, WebhookConfig):
-            channels[program.id] = registry.create(
-                "dr", entry, AdapterContext(WallClock(), config.base_dir, records(store))
-            )
+            context = AdapterContext(clock, config.base_dir, records(store))
+            channels[program.id] = registry.create("dr", entry, context)
             continue
         secret = entry.secret.reveal(config.base_dir).encode()
         window_s = {program.id: entry.replay_window.total_seconds()}

@@ -234,6 +234,11 @@ class Ledger:
         with self._lock:
             return tuple(row.event for row in self._books.bound() if now < row.over_at)
 
+    def running(self, now: datetime) -> tuple[EventRow, ...]:
+        """Events between their start and the end of their ramp out."""
+        with self._lock:
+            return tuple(row for row in self._books.bound() if row.in_flight(now))
+
     def awaiting(self) -> tuple[EventRow, ...]:
         """Voluntary events that wait for the site's answer."""
         with self._lock:
@@ -280,8 +285,7 @@ class Ledger:
 
     def notes(self, now: datetime) -> tuple[Note, ...]:
         """Overlaps that hold now, said aloud: which of the events is the stricter one."""
-        with self._lock:
-            running = [row.event for row in self._books.bound() if row.in_flight(now)]
+        running = [row.event for row in self.running(now)]
         notes = []
         for site in sorted({event.site for event in running}):
             caps = sorted((event_limit_kw(event, now), event.id) for event in running if event.site == site)
