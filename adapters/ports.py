@@ -278,7 +278,11 @@ class JobSystem(Protocol):
 @dataclass(frozen=True)
 class EventMessage:
     """A verified demand-response message, before the ledger resolves it: exactly one of `limit_kw`, `reduce_kw`,
-    `reduce_percent` per target; `cancelled` withdraws the event. `raw` is kept in the books as it arrived."""
+    `reduce_percent` per target; `cancelled` withdraws the event. `raw` is kept in the books as it arrived.
+
+    `standing`: the near part of an order without an end, which goes on from day to day; the program's longest event
+    does not bound it. `fault`: why nothing of it can be followed; it is kept as refused.
+    """
 
     id: str
     version: int
@@ -297,6 +301,8 @@ class EventMessage:
     source: str = ""
     name: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict)
+    standing: bool = False
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +322,35 @@ class EventChannel(Protocol):
     def receive(self, headers: Mapping[str, str], body: bytes, now: datetime) -> EventMessage:
         """Verify and parse one message. Raises EventRefused (unsigned, replayed, stale, malformed), changing
         nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class FeedNews:
+    """What a polled channel says at present: every order that is not over, each as a message whose version the ledger
+    counts. `complete`: what is missing here was withdrawn, except what belongs to an id of `unread`. `notes` are for
+    people."""
+
+    messages: tuple[EventMessage, ...] = ()
+    complete: bool = False
+    unread: frozenset[str] = frozenset()
+    notes: tuple[Note, ...] = ()
+
+
+class EventFeed(Protocol):
+    """A demand-response channel that is asked, and not told."""
+
+    def poll(self, now: datetime) -> FeedNews:
+        """The present orders, asked for now. A server that is lost is a note and changes nothing: what it said last
+        goes on."""
+        ...
+
+    def cue(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Check a call that says that something changed. Raises EventRefused."""
+        ...
+
+    def close(self) -> None:
+        """End connections."""
         ...
 
 

@@ -42,7 +42,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "prometheus": "adapters.meters.prometheus:PrometheusMeter",
     },
     "jobs": {},
-    "dr": {"dsxflex": "adapters.dr.dsxflex:DsxFlexSession"},
+    "dr": {
+        "dsxflex": "adapters.dr.dsxflex:DsxFlexSession",
+        "openadr3": "adapters.dr.openadr3.feed:OpenAdr3",
+    },
     "devices": {"modbus": "adapters.devices.modbus:ModbusDevice"},
     "parking": {"command": "adapters.parking.command:CommandParking"},
 }

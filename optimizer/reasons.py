@@ -101,6 +101,9 @@ class Reason(StrEnum):
     # what is known of the cards
     CURVE_BORROWED = "curve_borrowed"
     CURVE_DEPARTS = "curve_departs"
+    # what the utility's side said
+    EVENT_UNREAD = "event_unread"
+    CHANNEL_LOST = "channel_lost"
 
 
 REASONS: tuple[Reason, ...] = tuple(Reason)

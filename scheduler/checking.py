@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 from adapters import registry
 from adapters.context import AdapterContext
-from adapters.dr.desk import EventSession
 from adapters.ports import AdapterError
 from optimizer.reasons import Severity
 from scheduler.building import pool_models
@@ -129,14 +128,15 @@ def _plan_line(config: Config, report: CycleReport) -> CheckLine:
 
 def _channels(config: Config, connect: bool) -> Iterator[CheckLine]:
     """Channels that are more than a signed webhook: made, and with `connect` asked once."""
-    context = AdapterContext(build_clock(config), config.base_dir, None, config.currency)
     for index, program in enumerate(config.programs):
+        extras = {"program": program.id, "site": program.site}
+        context = AdapterContext(build_clock(config), config.base_dir, None, config.currency, extras)
         if isinstance(program.channel, WebhookConfig):
             continue
         place, part = config.place("programs", index, "channel"), f"program {program.id}"
         try:
             channel = registry.create("dr", program.channel, context)
-            asked = connect and isinstance(channel, EventSession)
+            asked = connect and hasattr(channel, "check")
             yield CheckLine(place, part, OK, channel.check() if asked else "made; --connect tries the connection")
         except AdapterError as error:
             yield CheckLine(place, part, FAILED, str(error))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from adapters.dr.webhook import parse_event
 from adapters.jobs.queue import JobQueue, JobRefused
-from adapters.ports import EventChannel, EventMessage, EventRefused
+from adapters.ports import EventChannel, EventFeed, EventMessage, EventRefused
 from optimizer.domain import Plan
 from scheduler.engine import Context, State
 from scheduler.explaining import explain_target
@@ -39,6 +39,8 @@ class Facade:
     channels: Mapping[str, EventChannel]
     rules: Mapping[str, ProgramRules]
     wake: Callable[[], None]
+    feeds: Mapping[str, EventFeed] = field(default_factory=dict)
+    cued: Callable[[str], None] = lambda _: None
 
     def report(self) -> CycleReport | None:
         """See Service."""
@@ -106,6 +108,20 @@ class Facade:
             raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
         return self.accept(message)
 
+    def polled(self, channel: str) -> bool:
+        """See Service."""
+        return channel in self.feeds
+
+    def cue(self, channel: str, headers: Mapping[str, str], body: bytes) -> None:
+        """See Service."""
+        if channel not in self.feeds:
+            raise Refused("no such channel", 404)
+        try:
+            self.feeds[channel].cue(headers, body)
+        except EventRefused as error:
+            raise Refused(str(error), error.status) from error
+        self.cued(channel)
+
     def add_event(self, fields: Mapping[str, Any], by: str) -> EventAnswer:
         """See Service."""
         try:
@@ -121,14 +137,12 @@ class Facade:
         now = self.ctx.clock.now()
         if message.site not in self.ctx.sites:
             raise Refused(f"site: {message.site!r} is not one of {', '.join(self.ctx.sites)}")
-        rules = self.rules.get(message.program) or ProgramRules()
-        lasts_s = max(0.0, (message.end - max(message.start, now)).total_seconds()) if _aware(message) else 0.0
-        base_kw = baseline_kw(self.ctx, self.state, message.site, rules.terms, now)
+        rules, base_kw, free_kw = self._weighed(message, now)
         try:
             answer = self.ctx.ledger.accept(
                 rules.applied(message, base_kw, now),
                 baseline_kw=base_kw,
-                available_kw=min(rules.most_kw, available_kw(self.ctx, self.state, message.site, now, lasts_s)),
+                available_kw=free_kw,
                 defaults=rules.terms,
                 now=now,
             )
@@ -138,6 +152,36 @@ class Facade:
             raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
         self.wake()
         return answer
+
+    def follow(self, message: EventMessage) -> EventAnswer | None:
+        """Put the present word of a polled channel into the ledger; None where it holds that already. What the program
+        does not allow is kept as refused, since nobody waits for the error. Raises Refused (the store, the load)."""
+        if not self.ctx.ledger.differs(message):
+            return None
+        now = self.ctx.clock.now()
+        rules, base_kw, free_kw = self._weighed(message, now)
+        try:
+            message = rules.applied(message, base_kw, now)
+        except EventRefused as error:
+            message = replace(message, fault=str(error))
+        try:
+            answer = self.ctx.ledger.follow(
+                message, baseline_kw=base_kw, available_kw=free_kw, defaults=rules.terms, now=now
+            )
+        except EventRefused as error:
+            raise Refused(str(error), error.status) from error
+        except StoreDegraded as error:
+            raise Refused(f"event {message.id} is not taken, the store can't keep it: {error}", 503) from error
+        if answer is not None:
+            self.wake()
+        return answer
+
+    def _weighed(self, message: EventMessage, now: datetime) -> tuple[ProgramRules, float, float]:
+        """The program's rules, the site's baseline, and what can be shed while the message lasts."""
+        rules = self.rules.get(message.program) or ProgramRules()
+        lasts_s = max(0.0, (message.end - max(message.start, now)).total_seconds()) if _aware(message) else 0.0
+        base_kw = baseline_kw(self.ctx, self.state, message.site, rules.terms, now)
+        return rules, base_kw, min(rules.most_kw, available_kw(self.ctx, self.state, message.site, now, lasts_s))
 
     def cancel_event(self, event_id: str, by: str) -> EventAnswer:
         """See Service."""

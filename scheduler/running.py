@@ -67,6 +67,7 @@ class App:
             ctx.clock.begin()
         app.timer.start()
         parts.sessions.start()
+        parts.feeds.start()
         log.info("started", mode=ctx.mode, page=app.server.url, sites=len(ctx.sites), pools=len(ctx.pools))
         return app
 
@@ -114,6 +115,7 @@ class App:
     def stop(self, release: bool, keep_store: bool = False) -> None:
         """Finish the running turns; give every limit back (`release`), or leave them for the next config; close."""
         self.parts.sessions.close()
+        self.parts.feeds.stop()
         self.parts.ctx.planner.close()  # a long solve ends now, so that its turn does
         self.timer.stop()
         try:

@@ -106,6 +106,14 @@ class Service(Protocol):
         """A signed message from a utility. Raises Refused."""
         ...
 
+    def polled(self, channel: str) -> bool:
+        """Whether a program's channel is one that is asked."""
+        ...
+
+    def cue(self, channel: str, headers: Mapping[str, str], body: bytes) -> None:
+        """A call that says that a polled channel has news: it is read at once. Raises Refused."""
+        ...
+
     def add_event(self, fields: Mapping[str, Any], by: str) -> EventAnswer:
         """An event by the operator's hand (same fields as the webhook's body). Raises Refused."""
         ...

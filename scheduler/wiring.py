@@ -19,7 +19,7 @@ from adapters.dr.desk import EventSession
 from adapters.dr.webhook import Webhook
 from adapters.hall import SimulatedHall
 from adapters.jobs.queue import JobQueue, JobRefused
-from adapters.ports import AdapterError, Clock, ClockLocker, EventChannel, JobSystem, RecordStore
+from adapters.ports import AdapterError, Clock, ClockLocker, EventChannel, EventFeed, JobSystem, RecordStore
 from adapters.signals.base import gate_rules
 from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
@@ -35,6 +35,7 @@ from scheduler.desk import Sessions, desks
 from scheduler.dispatch import Dispatcher
 from scheduler.engine import ChargeBuilder, Context, Planner, State
 from scheduler.facade import Facade
+from scheduler.feeds import Feeds
 from scheduler.hardware import Hardware, build_hardware
 from scheduler.ledger.ledger import Ledger
 from scheduler.levers import Levers
@@ -45,6 +46,7 @@ from scheduler.store.store import Store, StoreDegraded
 from scheduler.utility import Utility
 
 BROUGHT = "brought"
+Channel = EventChannel | EventFeed | EventSession
 
 
 @dataclass
@@ -71,11 +73,13 @@ class Parts:
     utility: Utility
     wake: Wake
     sessions: Sessions
+    feeds: Feeds
 
     def close(self, keep_store: bool = False) -> None:
         """End the channels, the planner's child, the hardware's threads and, unless the next parts take it over, the
         store."""
         self.sessions.close()
+        self.feeds.stop()
         self.ctx.planner.close()
         self.hardware.close()
         self.ctx.ledger.close()
@@ -101,7 +105,7 @@ def build(
     clock: Clock | None = None,
     store: Store | None = None,
     planner: Planner | None = None,
-    channels: Mapping[str, EventChannel | EventSession] | None = None,
+    channels: Mapping[str, Channel] | None = None,
 ) -> Parts:
     """Build everything. Raises AdapterError, SecretError or StoreError with the place; on the way out nothing is
     left open. `channels` instead of those of the config: none in a backtest, which then needs no secrets."""
@@ -116,7 +120,7 @@ def _built(
     clock: Clock,
     store: Store,
     planner: Planner | None,
-    channels: Mapping[str, EventChannel | EventSession] | None,
+    channels: Mapping[str, Channel] | None,
     opened: ExitStack,
 ) -> Parts:
     """What `build` says; everything that must be closed should the rest fail is pushed on `opened`."""
@@ -160,9 +164,7 @@ def _built(
     return assemble(config, ctx, hardware, channels)
 
 
-def assemble(
-    config: Config, ctx: Context, hardware: Hardware, channels: Mapping[str, EventChannel | EventSession]
-) -> Parts:
+def assemble(config: Config, ctx: Context, hardware: Hardware, channels: Mapping[str, Channel]) -> Parts:
     """State, the clients' face, the recorded utility and the desks of connected channels around a context."""
     state = State()
     state.notes.extend((*hardware.notes, *ctx.store.notes(), *borrowed(ctx.pools)))
@@ -170,12 +172,24 @@ def assemble(
         state.notes.append(Note(Reason.HELD, "config", str(problem), Severity.WARNING, ctx.clock.now()))
     wake = Wake()
     connected = {name: channel for name, channel in channels.items() if isinstance(channel, EventSession)}
-    pushed = {name: channel for name, channel in channels.items() if not isinstance(channel, EventSession)}
-    facade = Facade(ctx, state, pushed, program_rules(config), wake)
+    feeds, facade = build_feeds(config, ctx, state, {n: c for n, c in channels.items() if n not in connected}, wake)
     sessions = Sessions(connected, desks(config, facade, dict(hardware.gpus)))
     if hardware.hall is not None and isinstance(ctx.jobs, JobQueue):
         let_hall_work(hardware.hall, ctx.jobs, state)
-    return Parts(config, ctx, state, hardware, facade, Utility(config, facade, ctx), wake, sessions)
+    return Parts(config, ctx, state, hardware, facade, Utility(config, facade, ctx), wake, sessions, feeds)
+
+
+def build_feeds(
+    config: Config, ctx: Context, state: State, channels: Mapping[str, Channel], wake: Wake
+) -> tuple[Feeds, Facade]:
+    """The clients' face, with the channels that are told, and the reader of those that are asked."""
+    asked: dict[str, Any] = {name: channel for name, channel in channels.items() if hasattr(channel, "poll")}
+    told: dict[str, Any] = {name: channel for name, channel in channels.items() if name not in asked}
+    facade = Facade(ctx, state, told, program_rules(config), wake, feeds=asked)
+    every_s = {p.id: every.total_seconds() for p in config.programs if (every := getattr(p.channel, "poll", None))}
+    feeds = Feeds(asked, every_s, facade, state)
+    facade.cued = feeds.cue
+    return feeds, facade
 
 
 def records(store: Store) -> RecordStore:
@@ -240,13 +254,14 @@ def build_jobs(config: Config, context: AdapterContext, hardware: Hardware, stor
     return JobQueue(records(store), {pool.id: pool.count for pool in batch}, context.clock)
 
 
-def build_channels(config: Config, store: Store, clock: Clock) -> dict[str, EventChannel | EventSession]:
-    """The channel of each program, by the program's id, which stands in a webhook's address."""
-    channels: dict[str, EventChannel | EventSession] = {}
+def build_channels(config: Config, store: Store, clock: Clock) -> dict[str, Channel]:
+    """The channel of each program, by the program's id, which stands in its address."""
+    channels: dict[str, Channel] = {}
     for index, program in enumerate(config.programs):
         entry = program.channel
         if not isinstance(entry, WebhookConfig):
-            context = AdapterContext(clock, config.base_dir, records(store))
+            extras = {"program": program.id, "site": program.site}
+            context = AdapterContext(clock, config.base_dir, records(store), config.currency, extras)
             channels[program.id] = registry.create("dr", entry, context)
             continue
         secret = entry.secret.reveal(config.base_dir).encode()

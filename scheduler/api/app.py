@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from scheduler.api import events, jobs, views
+from scheduler.api import channels, events, jobs, views
 from scheduler.api.encode import Json, clean
 from scheduler.api.gate import Gate
 from scheduler.api.settings import ApiSettings
@@ -51,8 +51,9 @@ def create_app(service: Service, settings: ApiSettings, metrics: Callable[[], by
         responses={"4XX": {"description": "Refused", "content": {"application/json": {"schema": ERROR_BODY}}}},
     )
     app.state.settings = settings
-    for router in (events.routes(service), jobs.routes(service), views.routes(service, metrics)):
-        app.include_router(router)
+    for part in (channels, events, jobs):
+        app.include_router(part.routes(service))
+    app.include_router(views.routes(service, metrics))
     if page is None:
         app.add_api_route("/", _hint, include_in_schema=False)
     else:

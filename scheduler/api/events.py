@@ -1,8 +1,4 @@
-"""Demand-response events: the utility's signed webhook, and the operator's hand.
-
-Why the webhook takes raw bytes: its signature covers exactly what was sent, and is its only authentication; the channel
-verifies it behind the service, and a forger is told nothing.
-"""
+"""Demand-response events: what stands in the ledger, and the operator's hand."""
 
 from __future__ import annotations
 
@@ -45,14 +41,8 @@ ANSWER_BODY = {
 
 
 def routes(service: Service) -> APIRouter:
-    """Routes under /dr and /api/v1/events."""
+    """Routes under /api/v1/events."""
     router = APIRouter(tags=["events"])
-
-    @router.post("/dr/{channel}", summary="A signed event from a utility")
-    async def receive(channel: str, request: Request) -> Json:
-        body = await request.body()
-        answer = await run_in_threadpool(service.receive_event, channel, joined_headers(request), body)
-        return _answered("event.received", answer, channel)
 
     @router.get("/api/v1/events", summary="Every event in the ledger, newest first, a page at a time")
     def listing(_: Reader, limit: Limit = 200, before: Before = None) -> Json:
@@ -73,11 +63,11 @@ def routes(service: Service) -> APIRouter:
     async def add(request: Request, name: Writer) -> Json:
         fields = json_object(await request.body())
         answer = await run_in_threadpool(service.add_event, fields, name)
-        return _answered("event.added", answer, name, 200 if answer.duplicate else 201)
+        return answered("event.added", answer, name, 200 if answer.duplicate else 201)
 
     @router.delete("/api/v1/events/{event_id:path}", summary="Withdraw an event")
     def cancel(event_id: str, name: Writer) -> Json:
-        return _answered("event.cancelled", service.cancel_event(event_id, name), name)
+        return answered("event.cancelled", service.cancel_event(event_id, name), name)
 
     @router.post(
         "/api/v1/events/{event_id:path}/answer",
@@ -87,12 +77,13 @@ def routes(service: Service) -> APIRouter:
     async def decide(event_id: str, request: Request, name: Writer) -> Json:
         opt = json_object(await request.body()).get("opt")
         answer = await run_in_threadpool(service.answer_event, event_id, str(opt), name)
-        return _answered("event.answered", answer, name)
+        return answered("event.answered", answer, name)
 
     return router
 
 
-def _answered(what: str, answer: EventAnswer, by: str, status: int = 200) -> Json:
+def answered(what: str, answer: EventAnswer, by: str, status: int = 200) -> Json:
+    """An answer, logged."""
     log.info(what, event_id=clean(answer.id), by=clean(by), state=answer.state, opt=answer.opt)
     return Json(answer, status)
 

@@ -38,6 +38,9 @@ class Books:
         self.deliveries = {key: typed_value(Delivery, body) for key, body in store.all("event_delivery").items()}
         self.states = {key: EventState(body["state"]) for key, body in store.all("event_state").items()}
         self._answers = store.all("event_answer")
+        self._said: dict[str, tuple[int, bool]] = {}
+        for identity in self._answers:
+            self._hear(identity)
         self._kept_at: dict[str, datetime] = {}
 
     def _index(self, row: EventRow) -> None:
@@ -47,6 +50,29 @@ class Books:
         head = self.heads.get(row.key)
         if not row.refused and (head is None or row.version >= head.version):
             self.heads[row.key] = row
+
+    def _hear(self, identity: str) -> None:
+        """Remember the newest version of an event that anybody sent, and whether it was a cancellation."""
+        key, _, version = identity.rpartition("#")
+        said = int(version.removesuffix("!")), version.endswith("!")
+        self._said[key] = max(said, self._said.get(key, (-1, False)))
+
+    def next_version(self, message: EventMessage) -> int | None:
+        """The version that a message of a sender without versions gets; None when it says what was said last."""
+        key = f"{message.program}/{message.id}"
+        last, withdrawn = self._said.get(key, (-1, False))
+        if message.cancelled:
+            head = self.heads.get(key)
+            return None if head is None or head.cancelled or withdrawn else max(last, head.known_version)
+        held = self._answers.get(f"{key}#{last}")
+        same = not withdrawn and held is not None and held["content"] == _content(message)
+        return None if same else max(last, self.heads[key].known_version if key in self.heads else -1) + 1
+
+    def followed(self, program: str, source: str, now: datetime) -> tuple[EventRow, ...]:
+        """Heads of a program that came by a channel, are not over and were not withdrawn."""
+        heads = [head for key in {row.key for row in self.live.values()} if (head := self.heads.get(key)) is not None]
+        mine = [row for row in heads if (row.event.program, row.event.source) == (program, source)]
+        return tuple(row for row in mine if now < row.event.end and not (row.voided or row.cancelled))
 
     def bound(self) -> Iterable[EventRow]:
         """Rows that put a cap on something, those long over left out."""
@@ -100,6 +126,7 @@ class Books:
         self._store.put_all(records)
         if answer is not None:
             self._answers[identity] = held
+            self._hear(identity)
         for row in rows:
             self._index(row)
 

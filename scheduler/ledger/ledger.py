@@ -32,6 +32,7 @@ from scheduler.ledger.resolve import (
     resolve,
 )
 from scheduler.ledger.rows import SILENT, answered, awaited, bare_message, key_of, row_without_event, withdrawn
+from scheduler.ledger.shown import event_status
 from scheduler.ledger.states import Delivery, EventRow, EventState, Transition, counted
 from scheduler.service import EventAnswer
 from scheduler.status import EventStatus
@@ -70,6 +71,28 @@ class Ledger:
             if known is not None:
                 return self._again(message, known)
             return self._judged(message, (baseline_kw, available_kw), defaults, now)
+
+    def follow(
+        self, message: EventMessage, *, baseline_kw: float, available_kw: float, defaults: ProgramTerms, now: datetime
+    ) -> EventAnswer | None:
+        """As `accept`, for a sender that tells its present orders again and again and counts no versions: what differs
+        from its last word becomes the next version, and None means that nothing changed."""
+        with self._lock:
+            version = self._books.next_version(message)
+            if version is None:
+                return None
+            message = replace(message, version=version)
+            return self.accept(message, baseline_kw=baseline_kw, available_kw=available_kw, defaults=defaults, now=now)
+
+    def differs(self, message: EventMessage) -> bool:
+        """Whether `follow` would change anything."""
+        with self._lock:
+            return self._books.next_version(message) is not None
+
+    def followed(self, program: str, source: str, now: datetime) -> tuple[EventRow, ...]:
+        """Events of a program that came by a channel, are not over and were not withdrawn."""
+        with self._lock:
+            return self._books.followed(program, source, now)
 
     def _judged(
         self, message: EventMessage, load_kw: tuple[float, float], terms: ProgramTerms, now: datetime
@@ -345,7 +368,7 @@ class Ledger:
             rows.sort(key=lambda row: (now < row.shown_until, row.number), reverse=True)
             shown = rows[:MOST_SHOWN]
             shown.sort(key=lambda row: row.number, reverse=True)
-            return tuple(self._status(row, now) for row in shown)
+            return tuple(self._shown(row, now) for row in shown)
 
     def page(self, before: int | None, most: int) -> tuple[EventStatus, ...]:
         """Every event ever acknowledged or refused, newest first: at most `most` with a number below `before`."""
@@ -353,13 +376,13 @@ class Ledger:
             now = self._last_known()
             rows = [row for row in self._rows(now) if before is None or row.number < before]
             rows.sort(key=lambda row: row.number, reverse=True)
-            return tuple(self._status(row, now) for row in rows[:most])
+            return tuple(self._shown(row, now) for row in rows[:most])
 
     def status(self, event_id: str) -> EventStatus:
         """The version of an event that counts, however old, by its id as shown or program/id; of one that was only ever
         refused, the last refusal. Raises KeyError when unknown."""
         with self._lock:
-            return self._status(self._books.find_any(event_id), self._last_known())
+            return self._shown(self._books.find_any(event_id), self._last_known())
 
     def _rows(self, now: datetime) -> list[EventRow]:
         """Rows that a person looks for: without the versions that another took over from."""
@@ -370,25 +393,5 @@ class Ledger:
         last = max((row.received_at for row in self._books.rows.values()), default=datetime.min.replace(tzinfo=UTC))
         return self._now or last
 
-    def _status(self, row: EventRow, now: datetime) -> EventStatus:
-        event, delivery = row.event, self._books.deliveries.get(row.id, Delivery())
-        present = next((span.value for span in event.targets if span.start <= now < span.end), row.target_kw)
-        return EventStatus(
-            id=event.id,
-            version=row.version,
-            site=event.site,
-            state=str(row.state(now)),
-            start=event.start,
-            end=event.end,
-            target_kw=present,
-            baseline_kw=event.baseline_kw,
-            program=event.program,
-            name=event.name,
-            source=event.source,
-            delivered_kwh=delivery.delivered_kwh,
-            worst_over_kw=delivery.worst_over_kw,
-            answer=row.answer,
-            number=row.number,
-            opt="out" if row.refused else row.opt,
-            answer_by=row.answer_by,
-        )
+    def _shown(self, row: EventRow, now: datetime) -> EventStatus:
+        return event_status(row, self._books.deliveries.get(row.id, Delivery()), now)

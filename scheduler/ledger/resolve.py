@@ -56,6 +56,8 @@ def nonsense(message: EventMessage, terms: ProgramTerms, now: datetime) -> str:
 
 def _faults(message: EventMessage, terms: ProgramTerms, now: datetime) -> Iterator[str]:
     """Faults in the order in which a reader meets the fields; later checks rely on earlier ones having passed."""
+    if message.fault:
+        yield message.fault
     yield from _time_faults(message, terms, now)
     yield from _target_faults(message)
 
@@ -82,7 +84,7 @@ def _time_faults(message: EventMessage, terms: ProgramTerms, now: datetime) -> I
     if message.end <= now:
         yield f"end: {message.end.isoformat()} is past; it is {now.isoformat()}"
     longest = timedelta(seconds=terms.max_duration_s)
-    if message.end - message.start > longest:
+    if message.end - message.start > longest and not message.standing:
         yield f"end: the event is {message.end - message.start} long; the program allows {longest}"
     if message.start - now > timedelta(seconds=terms.max_ahead_s):
         yield f"start: {message.start.isoformat()} is more than {terms.max_ahead_s / 86400:.0f} days ahead"

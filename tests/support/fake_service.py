@@ -51,6 +51,7 @@ class FakeService:
 
     def __init__(self, clock):
         self.clock = clock
+        self.polled, self.cue = (lambda channel: channel == "asked"), (lambda *_: None)
         self.lock = threading.Lock()
         self.book = {EVENT.id: EVENT}
         self.queue = {job.id: job for job in _first_jobs()}

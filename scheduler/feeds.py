@@ -1,0 +1,107 @@
+"""Channels of demand response that are asked: a thread for each, so that a server that hangs holds up nobody.
+
+Why beside the loops: reading a utility's server may take a quarter of a minute, and what it says must be on disk before
+it counts. The fast loop sees it in its next turn, through the ledger, like a message that was pushed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+
+from adapters.ports import EventFeed, EventMessage, FeedNews
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.engine import State
+from scheduler.facade import Facade
+from scheduler.service import EventAnswer, Refused
+
+log = structlog.get_logger("gridpace.feeds")
+JOIN_S = 5.0
+
+
+@dataclass
+class Feeds:
+    """Reads each feed every `every_s` seconds of real time (by program), and at once when it is called."""
+
+    feeds: Mapping[str, EventFeed]
+    every_s: Mapping[str, float]
+    facade: Facade
+    state: State
+    _cues: dict[str, threading.Event] = field(default_factory=dict)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Begin to read."""
+        for program in self.feeds:
+            self._cues[program] = threading.Event()
+            thread = threading.Thread(target=self._run, args=(program,), name=f"feed-{program}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """End reading; an answer that is still awaited is not waited for longer than some seconds."""
+        self._stopping.set()
+        for cue in self._cues.values():
+            cue.set()
+        for thread in self._threads:
+            thread.join(JOIN_S)
+        for feed in self.feeds.values():
+            feed.close()
+
+    def cue(self, program: str) -> None:
+        """Read now."""
+        if program in self._cues:
+            self._cues[program].set()
+
+    def _run(self, program: str) -> None:
+        cue = self._cues[program]
+        while not self._stopping.is_set():
+            cue.clear()
+            try:
+                self.turn(program)
+            except Exception:
+                log.exception("a feed could not be read; it is tried again", program=program)
+            cue.wait(self.every_s.get(program, 30.0))
+
+    def turn(self, program: str) -> tuple[EventAnswer, ...]:
+        """Read once and put what changed into the ledger; the answers that were given."""
+        now = self.facade.ctx.clock.now()
+        news = self.feeds[program].poll(now)
+        answers = [answer for message in news.messages if (answer := self._follow(message)) is not None]
+        if news.complete:
+            answers += self._withdraw_missing(program, news, now)
+        self.state.notes.extend(news.notes)
+        for answer in answers:
+            log.info("event read", program=program, event_id=answer.id, state=answer.state, opt=answer.opt)
+        return tuple(answers)
+
+    def _follow(self, message: EventMessage) -> EventAnswer | None:
+        try:
+            return self.facade.follow(message)
+        except Refused as error:
+            now = self.facade.ctx.clock.now()
+            text = f"event {message.id} of {message.program} is not taken yet: {error}"
+            self.state.notes.append(Note(Reason.EVENT_UNREAD, message.id, text, Severity.ALERT, now))
+            return None
+
+    def _withdraw_missing(self, program: str, news: FeedNews, now: datetime) -> list[EventAnswer]:
+        """Withdraw what the server does not say any more; events that it says but can't be read stay."""
+        said = {message.id for message in news.messages}
+        answers = []
+        for source in {message.source for message in news.messages} | {"openadr3"}:
+            for row in self.facade.ctx.ledger.followed(program, source, now):
+                name = row.key.split("/", 1)[1]
+                if name in said or name.partition("~")[0] in news.unread:
+                    continue
+                gone = EventMessage(
+                    name, row.version, row.event.site, row.event.start, row.event.end, (), cancelled=True,
+                    program=program, source=source, name=row.event.name,
+                )  # fmt: skip
+                answer = self._follow(gone)
+                answers += [answer] if answer is not None else []
+        return answers

@@ -1,0 +1,273 @@
+"""Any interleaving of changes, half readings, lost servers, kills and restarts ends in what the server says at last."""
+
+import json
+import os
+import random
+import shutil
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from adapters.context import AdapterContext
+from adapters.dr.openadr3.feed import OpenAdr3
+from adapters.dr.openadr3.http import ServerError
+from adapters.dr.vtn.vtn import Vtn, VtnUser
+from adapters.dr.vtn.warts import Wart
+from optimizer.envelope import tightest_kw
+from optimizer.reasons import Reason
+from scheduler.clock import WallClock
+from scheduler.engine import State
+from scheduler.feeds import Feeds
+from scheduler.ledger.ledger import Ledger, ProgramTerms
+from scheduler.store.store import Store
+from tests.support.openadr3 import HOUR, MINUTE, NOON, capacity, config, stated
+
+BASELINE_KW, RAMP_S = 4500.0, 300.0
+TERMS = ProgramTerms(ramp_in_s=RAMP_S, ramp_out_s=RAMP_S, rebound_s=600.0, max_duration_s=12 * 3600.0)
+STEP_KW = BASELINE_KW / 60 + 1
+FAR = NOON + timedelta(days=1)
+LIMITS = (1000, 2000, 3000)
+NAMES = st.sampled_from(["a", "b", "c"])
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class World:
+    """A server, our client and the ledger, with nothing between them but what the test does."""
+
+    def __init__(self, folder, warts=frozenset()):
+        self.folder, self.now = folder, NOON
+        self.vtn = Vtn({"ven": VtnUser("x")}, frozenset(warts))
+        self.vtn.tokens["t"] = "ven"
+        self.vtn._create("programs", {"programName": "dr"}, "ven", "p1")
+        self.broken_after = None
+        self.killed_after = None
+        self.open()
+
+    def open(self):
+        self.store = Store.open(self.folder / "books.db")
+        self.ledger = Ledger(self.store)
+        keep = self.store.put_all
+
+        def until_killed(records):
+            if self.killed_after is not None:
+                self.killed_after -= 1
+                if self.killed_after < 0:
+                    raise Killed
+            keep(records)
+
+        self.store.put_all = until_killed
+        context = AdapterContext(WallClock(), self.folder, self.store, extras={"program": "dr", "site": "sv"})
+        self.feed = OpenAdr3(config(), context)
+        self.feed.client._exchange = self.exchange
+        self.state = State()
+        ctx = SimpleNamespace(ledger=self.ledger, clock=SimpleNamespace(now=lambda: self.now))
+        self.feeds = Feeds({"dr": self.feed}, {}, SimpleNamespace(ctx=ctx, follow=self.follow), self.state)
+
+    def exchange(self, method, url, token, query, body):
+        if self.broken_after is not None:
+            self.broken_after -= 1
+            if self.broken_after < 0:
+                raise ServerError("lost")
+        path = urlsplit(url).path + (f"?{urlencode(query, doseq=True)}" if query else "")
+        reply = self.vtn.answer(method, path, {"authorization": "Bearer t"}, json.dumps(body).encode())
+        return reply.status, {}, json.dumps(reply.body).encode()
+
+    def follow(self, message):
+        return self.ledger.follow(message, baseline_kw=BASELINE_KW, available_kw=4500.0, defaults=TERMS, now=self.now)
+
+    def close(self):
+        self.feed.close()
+        self.store.close()
+
+    def reopen(self):
+        self.killed_after = None
+        self.close()
+        self.open()
+        self.ledger.advance(self.now)
+
+
+class OpenAdr3Machine(RuleBasedStateMachine):
+    @initialize(
+        warts=st.sets(st.sampled_from([Wart.LOCAL_DATES, Wart.SHORT_PAGES, Wart.NO_FILTER, Wart.ZERO_DURATION]))
+    )
+    def begin(self, warts):
+        self.folder = Path(tempfile.mkdtemp(prefix="gridpace-test-"))
+        self.world = World(self.folder, warts)
+        self.truth = {}
+        self.known = False
+
+    def teardown(self):
+        if hasattr(self, "world"):
+            self.world.close()
+            shutil.rmtree(self.folder)
+
+    def cap(self):
+        return min(BASELINE_KW, tightest_kw(self.world.ledger.active(self.world.now), self.world.now))
+
+    @rule(name=NAMES, limit_kw=st.sampled_from(LIMITS), hours=st.integers(0, 5), near=st.booleans())
+    def put(self, name, limit_kw, hours, near):
+        """A day ahead, where the truth of the ledger is known to the watt, or about now, where it must not jump."""
+        name = f"near-{name}" if near else name
+        start = NOON + hours * HOUR / 2 if near else FAR + hours * HOUR
+        event = capacity(limit_kw, start=start, each="PT1H")
+        del event["id"]
+        self.world.vtn.put_event("p1", name, **{key: value for key, value in event.items() if key != "programID"})
+        self.truth[name] = (start, limit_kw)
+        self.known = False
+
+    @rule(name=NAMES, near=st.booleans(), how=st.sampled_from(["delete", "zero", "year one"]))
+    def withdraw(self, name, near, how):
+        name = f"near-{name}" if near else name
+        if name not in self.world.vtn.objects["events"]:
+            return
+        if how == "delete":
+            self.world.vtn.drop_event(name)
+        else:
+            event = capacity(1, start=NOON if how == "zero" else "0001-01-01", each="PT0S")
+            self.world.vtn.put_event("p1", name, **{k: v for k, v in event.items() if k not in {"id", "programID"}})
+        self.truth.pop(name, None)
+        self.known = False
+
+    @rule()
+    def poll(self):
+        before = self.cap()
+        self.world.feeds.turn("dr")
+        self.known = True
+        assert abs(self.cap() - before) <= STEP_KW, f"the cap jumped from {before} to {self.cap()} kW"
+
+    @rule(after=st.integers(0, 3))
+    def poll_and_lose_the_server_half_way(self, after):
+        before = self.world.ledger.active(self.world.now)
+        self.world.broken_after = after
+        self.world.feeds.turn("dr")
+        self.world.broken_after = None
+        lost = [note for note in self.world.state.notes if note.code is Reason.CHANNEL_LOST]
+        if lost:
+            assert self.world.ledger.active(self.world.now) == before
+
+    @rule(after=st.integers(0, 4))
+    def poll_and_be_killed_half_way(self, after):
+        self.world.killed_after = after
+        try:
+            self.world.feeds.turn("dr")
+        except Killed:
+            self.known = False
+        self.world.reopen()
+
+    @rule()
+    def restart(self):
+        before = self.world.ledger.active(self.world.now)
+        self.world.reopen()
+        assert sorted(self.world.ledger.active(self.world.now), key=str) == sorted(before, key=str)
+
+    @rule(minutes=st.sampled_from([1, 3, 8, 40]))
+    def move_clock(self, minutes):
+        self.world.now = min(self.world.now + minutes * MINUTE, FAR - 3 * HOUR)
+        self.world.ledger.advance(self.world.now)
+
+    @invariant()
+    def what_lies_ahead_is_what_the_server_says(self):
+        if not getattr(self, "known", False):
+            return
+        expected = {name: said for name, said in self.truth.items() if not name.startswith("near")}
+        held = {
+            event.id: (event.start, event.targets[0].value)
+            for event in self.world.ledger.active(self.world.now)
+            if not event.id.startswith("near")
+        }
+        assert held == expected
+        repeated = self.world.feeds.turn("dr")
+        assert repeated == (), "the same truth, read again, changes nothing"
+
+
+OpenAdr3Machine.TestCase.settings = settings(stateful_step_count=15)
+TestOpenAdr3 = OpenAdr3Machine.TestCase
+
+
+def garbage(rng):
+    """An event that a server may hold: often nearly right."""
+    values = [
+        0,
+        1,
+        -1,
+        2.5,
+        "2",
+        None,
+        True,
+        float("nan"),
+        float("inf"),
+        1e300,
+        {},
+        [],
+        {"x": 1},
+        "\x00\ud800",
+        "x" * 300,
+    ]
+    starts = [stated(NOON + HOUR), "0001-01-01", "0000-00-00", "soon", "", None, 5, "9999-12-31T23:59:59Z", stated(FAR)]
+    lengths = ["PT1H", "P9999Y", "PT0S", "-PT1H", "P1M", "PT1.5H", "", None, 7, "PT0.000001S", "P99999999999Y"]
+    kinds = ["SIMPLE", "IMPORT_CAPACITY_LIMIT", "IMPORT_CAPACITY_SUBSCRIPTION", "PRICE", "ALERT_GRID_EMERGENCY",
+             "DISPATCH_SETPOINT", "CONTROL_LEVEL_OFFSET", "X", "", None]  # fmt: skip
+    units = ["KW", "MW", "KWH", None, "", 5]
+
+    def some(choices, right=0.6):
+        return choices[0] if rng.random() < right else rng.choice(choices)
+
+    def times():
+        return {
+            "start": some(starts),
+            "duration": some(lengths),
+            "randomizeStart": rng.choice([None, "PT5M", "-P1Y", "x"]),
+        }
+
+    intervals = [
+        {"id": some([0, 1, "one", None]), "payloads": [{"type": some(kinds), "values": [some(values)]}]}
+        | ({"intervalPeriod": times()} if rng.random() < 0.3 else {})
+        for _ in range(rng.choice([0, 1, 1, 1, 2, 5]))
+    ]
+    event = {"id": f"f{rng.randrange(10**9)}", "programID": "p1", "intervals": intervals, "intervalPeriod": times()}
+    event["payloadDescriptors"] = [{"payloadType": kind, "units": some(units)} for kind in kinds[:3]]
+    extra = {"priority": [0, -1, "high", None, 2**70], "duration": lengths, "targets": [None, [], ["a"], [{}], "x"],
+             "eventName": ["", "x" * 5000, None, 3, "\n"], "reportDescriptors": [None, [], [{}], 5]}  # fmt: skip
+    for name, choices in extra.items():
+        if rng.random() < 0.2:
+            event[name] = rng.choice(choices)
+    return rng.choice([event] * 20 + [None, 5, "x", [], {}, {"id": None}])
+
+
+FUZZED = int(
+    os.environ.get("GRIDPACE_FUZZED_EVENTS", "200000" if os.environ.get("HYPOTHESIS_PROFILE") == "long" else "2000")
+)
+
+
+@pytest.mark.timeout(3600)
+def test_no_fuzzed_event_is_an_unhandled_error_hides_another_or_changes_what_is_held_of_it(tmp_path):
+    world = World(tmp_path)
+    rng = random.Random(5)
+    sound = capacity(2000, start=FAR, each="PT1H")
+    sound["id"] = "sound"
+    listed = []
+    world.vtn._list = lambda kind, *_: listed if kind == "events" else [*world.vtn.objects[kind].values()]
+    batch = 500
+    for begin in range(0, FUZZED, batch):
+        listed[:] = [garbage(rng) for _ in range(min(batch, FUZZED - begin))]
+        listed.insert(rng.randrange(len(listed)), sound)
+        world.feeds.turn("dr")
+        held = world.ledger.active(world.now)
+        assert [event.targets[0].value for event in held if event.id == "sound"] == [2000]
+        for event in held:
+            assert 0 <= min(span.value for span in event.targets) < float("inf")
+            assert event.start < event.end
+        assert not [note for note in world.state.notes if note.code is Reason.CHANNEL_LOST]
+        listed[:] = [sound]
+        world.feeds.turn("dr")
+    world.close()

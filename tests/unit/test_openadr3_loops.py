@@ -1,0 +1,139 @@
+"""From the utility's server to the caps of the GPUs, through the parts that the daemon runs."""
+
+from datetime import timedelta
+
+import pytest
+from fastapi.testclient import TestClient
+
+from optimizer.envelope import tightest_kw
+from scheduler.api import ApiSettings, create_app
+from scheduler.service import Refused
+from tests.support.loops import START, lab
+from tests.support.openadr3 import HOUR, MINUTE, capacity, server, simple
+
+BODY = b'{"objectType": "EVENT", "operation": "CREATE", "object": {}}'
+
+
+@pytest.fixture(autouse=True)
+def _secrets(monkeypatch):
+    monkeypatch.setenv("VEN_SECRET", "ven-secret")
+    monkeypatch.setenv("CALL_SECRET", "call-me")
+
+
+def channel(url, terms="", **more):
+    said = {"levels": '{1: "-10%", 2: "-25%"}', "client_id": "ven", "client_secret": "env:VEN_SECRET",
+            "program": "dr", "timeout": "3s", "poll": "1s"} | more  # fmt: skip
+    text = ", ".join(f"{key}: {value}" for key, value in said.items())
+    old = '{id: elrp, site: lab, channel: {type: webhook, secret: "file:secret"},'
+    return lambda site: site.replace(
+        old, f'{{id: elrp, site: lab, {terms} channel: {{type: openadr3, url: "{url}", {text}}},'
+    )
+
+
+def put(running, event, name="e1"):
+    running.vtn.put_event("p1", name, **{key: value for key, value in event.items() if key not in {"id", "programID"}})
+
+
+def cap(made):
+    return tightest_kw(made.ctx.ledger.active(made.clock.now()), made.clock.now())
+
+
+def test_an_event_of_the_server_is_in_the_ledger_and_held_by_the_gpus(tmp_path):
+    with server() as running, lab(tmp_path, channel(running.url)) as made:
+        made.run(16 * MINUTE, 60.0)
+        before = made.state.tick.import_kw["lab"]
+        put(running, simple(2, start=made.clock.now() + 5 * MINUTE))
+        (answer,) = made.parts.feeds.turn("elrp")
+        assert (answer.state, answer.opt) == ("near", "in")
+        assert answer.target_kw == pytest.approx(0.75 * answer.baseline_kw)
+        ticks = made.run(20 * MINUTE, 5.0)
+        assert ticks[-1].import_kw["lab"] <= answer.target_kw * 1.001 < before
+        status = made.facade.event("e1")
+        assert (status.state, status.source, status.program) == ("active", "openadr3", "elrp")
+        running.vtn.drop_event("e1")
+        (gone,) = made.parts.feeds.turn("elrp")
+        assert gone.state == "ramping_out"
+        made.run(6 * MINUTE, 5.0)
+        assert made.facade.event("e1").state == "cancelled"
+
+
+def test_case_15_a_running_event_that_is_extended_is_never_left_in_between(tmp_path):
+    with server() as running, lab(tmp_path, channel(running.url)) as made:
+        made.run(2 * MINUTE, 60.0)
+        put(running, capacity(40, start=START, each="PT2H"))
+        made.parts.feeds.turn("elrp")
+        made.run(HOUR, 30.0)
+        assert cap(made) == 40
+        changed = capacity(40, 35, start=START, each="PT1H")
+        changed["intervals"][1]["intervalPeriod"] = {"duration": "PT2H"}
+        put(running, changed)
+        made.parts.feeds.turn("elrp")
+        highest, end = 0.0, made.clock.now() + 2 * HOUR - 10 * MINUTE
+        while made.clock.now() < end:
+            highest = max(highest, cap(made))
+            made.clock.sleep(30)
+        assert highest <= 40
+        assert cap(made) == 35
+        assert made.facade.event("e1").end == START + 3 * HOUR
+
+
+def test_a_setpoint_of_nothing_goes_to_the_floors_and_says_what_is_missing(tmp_path):
+    with server() as running, lab(tmp_path, channel(running.url)) as made:
+        made.run(2 * MINUTE, 60.0)
+        put(running, capacity(0, kind="DISPATCH_SETPOINT", start="0001-01-01", each="PT4H"))
+        (answer,) = made.parts.feeds.turn("elrp")
+        assert "are missing" in answer.reason
+        ticks = made.run(10 * MINUTE, 5.0)
+        assert any("can't get below" in note.text for note in ticks[-1].notes)
+
+
+def test_what_a_program_does_not_allow_is_refused_in_the_books(tmp_path):
+    with server() as running, lab(tmp_path, channel(running.url, "min_kw: 30,")) as made:
+        made.run(2 * MINUTE, 60.0)
+        put(running, simple(1, start=START + HOUR))
+        (answer,) = made.parts.feeds.turn("elrp")
+        assert (answer.state, answer.opt) == ("refused", "out")
+        assert "below the program's smallest reduction" in answer.reason
+        assert made.parts.feeds.turn("elrp") == (), "said once"
+
+
+def test_an_operators_withdrawal_holds_against_a_server_that_repeats_itself(tmp_path):
+    with server() as running, lab(tmp_path, channel(running.url)) as made:
+        made.run(2 * MINUTE, 60.0)
+        put(running, simple(2, start=START + HOUR))
+        made.parts.feeds.turn("elrp")
+        made.facade.cancel_event("e1", "ann")
+        made.parts.feeds.turn("elrp")
+        put(running, simple(1, start=START + HOUR))
+        made.parts.feeds.turn("elrp")
+        assert made.ctx.ledger.active(made.clock.now()) == ()
+
+
+def test_a_call_makes_the_thread_read_at_once(tmp_path):
+    settings = {"callback": "https://me.example.net", "callback_secret": "env:CALL_SECRET", "poll": "1h"}
+    with server() as running, lab(tmp_path, channel(running.url, **settings)) as made:
+        made.tick()
+        made.parts.feeds.start()
+        client = TestClient(create_app(made.facade, ApiSettings(page=False), lambda: b""), base_url="http://localhost")
+        until = timedelta(seconds=10)
+        wait_for(lambda: any("/events?" in path for _, path in running.vtn.log), until)
+        put(running, simple(2, start=START + HOUR))
+        good = {"Authorization": "Bearer call-me"}
+        assert client.post("/dr/elrp", content=BODY, headers={"Authorization": "Bearer no"}).status_code == 401
+        assert client.post("/dr/elrp", content=BODY, headers=good).json() == {"read": True}
+        wait_for(made.facade.events, until)
+        for path in ("/dr/elrp?echo=word", "/dr/elrp/echo?echo=word"):
+            assert client.get(path).text == "word"
+        assert client.get("/dr/elrp?echo=<script>").status_code == 422
+        assert client.get("/dr/nobody?echo=word").status_code == 404
+        with pytest.raises(Refused, match="no such channel"):
+            made.facade.cue("nobody", {}, BODY)
+
+
+def wait_for(what, until):
+    import time
+
+    end = time.monotonic() + until.total_seconds()
+    while not what():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.02)
