@@ -103,7 +103,6 @@ class Reason(StrEnum):
     CURVE_DEPARTS = "curve_departs"
     # what the utility's side said
     EVENT_UNREAD = "event_unread"
-    CHANNEL_LOST = "channel_lost"
 
 
 REASONS: tuple[Reason, ...] = tuple(Reason)

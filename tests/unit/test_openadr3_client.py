@@ -258,7 +258,6 @@ def test_case_27_targets_are_granted_by_the_utility_and_asked_for_by_name():
         put(running, capacity(4000) | {"id": "for-all"})
         with feed(running.url) as vtn:
             assert ids(vtn.poll(NOON)) == ["for-all"]
-            vtn.party.enrol()
             running.vtn.objects["vens"][vtn.party.ven_id]["targets"] = ["group-a"]
             assert ids(vtn.poll(NOON)) == ["for-all", "group-a"]
         with feed(running.url, targets=["group-a"]) as vtn:
@@ -268,10 +267,10 @@ def test_case_27_targets_are_granted_by_the_utility_and_asked_for_by_name():
 def test_case_21_a_ven_that_the_utility_made_first_is_found_by_its_name():
     with server() as running, feed(running.url) as vtn:
         made = running.vtn._create("vens", {"venName": "ven-np15", "clientID": "ven"}, "bl")
-        vtn.party.enrol()
+        vtn.poll(NOON)
         assert vtn.party.ven_id == made["id"]
         assert [r["resourceName"] for r in running.vtn.objects["resources"].values()] == ["ven-np15"]
-        vtn.party.enrol()
+        vtn.poll(NOON)
         assert len(running.vtn.objects["resources"]) == 1
 
 

@@ -1,16 +1,20 @@
 """From the utility's server to the caps of the GPUs, through the parts that the daemon runs."""
 
+import socket
+import time
 from datetime import timedelta
 
 import pytest
 from fastapi.testclient import TestClient
 
+from adapters.dr.vtn.warts import Wart
 from optimizer.envelope import tightest_kw
-from scheduler.api import ApiSettings, create_app
+from scheduler.api import ApiServer, ApiSettings, create_app
 from scheduler.service import Refused
 from tests.support.loops import START, lab
 from tests.support.openadr3 import HOUR, MINUTE, capacity, server, simple
 
+LONG = timedelta(seconds=10)
 BODY = b'{"objectType": "EVENT", "operation": "CREATE", "object": {}}'
 
 
@@ -109,19 +113,51 @@ def test_an_operators_withdrawal_holds_against_a_server_that_repeats_itself(tmp_
         assert made.ctx.ledger.active(made.clock.now()) == ()
 
 
+@pytest.mark.parametrize("warts", [(), (Wart.DOUBLE_ENCODED, Wart.SNAKE_CASE, Wart.ECHO_BELOW), (Wart.V301,)])
+def test_case_23_a_server_proves_our_address_and_its_calls_are_answered_by_reading(tmp_path, warts):
+    """Server and daemon over two sockets: the echo test, the subscription, a call for each change."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    settings = {"callback": f"http://127.0.0.1:{port}", "callback_secret": "env:CALL_SECRET", "poll": "1h"}
+    with server(*warts) as running, lab(tmp_path, channel(running.url, **settings)) as made:
+        made.tick()
+        api = ApiServer(create_app(made.facade, ApiSettings(page=False, port=port), lambda: b""), "127.0.0.1", port)
+        api.start()
+        try:
+            made.parts.feeds.start()
+            wait_for(lambda: running.vtn.objects["subscriptions"], LONG)
+            wait_for(lambda: any("/events?" in path for _, path in running.vtn.log), LONG)
+            put(running, simple(2, start=START + HOUR))
+            wait_for(made.facade.events, LONG)
+            running.vtn.drop_event("e1")
+            wait_for(lambda: made.facade.event("e1").state == "cancelled", LONG)
+        finally:
+            api.stop()
+
+
+def test_one_dead_subscriber_does_not_keep_an_event_from_us(tmp_path):
+    with server(Wart.FAILS_ON_DEAD_SUBSCRIBER) as running, lab(tmp_path, channel(running.url)) as made:
+        made.tick()
+        dead = {"clientName": "x", "objectOperations": [
+            {"objects": ["EVENT"], "operations": ["CREATE"], "callbackUrl": "http://127.0.0.1:9/"}]}  # fmt: skip
+        running.vtn._create("subscriptions", dead, "other")
+        put(running, simple(2, start=START + HOUR))
+        (answer,) = made.parts.feeds.turn("elrp")
+        assert answer.opt == "in"
+
+
 def test_a_call_makes_the_thread_read_at_once(tmp_path):
     settings = {"callback": "https://me.example.net", "callback_secret": "env:CALL_SECRET", "poll": "1h"}
     with server() as running, lab(tmp_path, channel(running.url, **settings)) as made:
         made.tick()
         made.parts.feeds.start()
         client = TestClient(create_app(made.facade, ApiSettings(page=False), lambda: b""), base_url="http://localhost")
-        until = timedelta(seconds=10)
-        wait_for(lambda: any("/events?" in path for _, path in running.vtn.log), until)
+        wait_for(lambda: any("/events?" in path for _, path in running.vtn.log), LONG)
         put(running, simple(2, start=START + HOUR))
         good = {"Authorization": "Bearer call-me"}
         assert client.post("/dr/elrp", content=BODY, headers={"Authorization": "Bearer no"}).status_code == 401
         assert client.post("/dr/elrp", content=BODY, headers=good).json() == {"read": True}
-        wait_for(made.facade.events, until)
+        wait_for(made.facade.events, LONG)
         for path in ("/dr/elrp?echo=word", "/dr/elrp/echo?echo=word"):
             assert client.get(path).text == "word"
         assert client.get("/dr/elrp?echo=<script>").status_code == 422
@@ -131,8 +167,6 @@ def test_a_call_makes_the_thread_read_at_once(tmp_path):
 
 
 def wait_for(what, until):
-    import time
-
     end = time.monotonic() + until.total_seconds()
     while not what():
         assert time.monotonic() < end, "it does not happen"

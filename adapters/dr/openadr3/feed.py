@@ -61,7 +61,7 @@ class OpenAdr3:
         self._malformed: Mapping[str, str] = {}
         self._descriptors: Sequence[Descriptor] = ()
         self._read = False
-        self._lost = ""
+        self._lost = self._unenrolled = ""
 
     # ------------------------------------------------------------ EventFeed
     def poll(self, now: datetime) -> FeedNews:
@@ -114,14 +114,27 @@ class OpenAdr3:
         """Read the server's events; when anything fails, all stays as it was and is said."""
         try:
             program = self.party.program()
+            self._enrol()
             items = self._events(program)
         except ServerError as error:
             self._lost = str(error)
+            self.party.enrolled = False  # a server that comes back may have forgotten us
             return
         seen = self._seen(items, program, now)
         self._remember(seen.events)
         self._known, self._malformed, self._read, self._lost = dict(seen.events), seen.malformed, True, ""
         self._descriptors = program.payload_descriptors if program is not None else ()
+
+    def _enrol(self) -> None:
+        """Make our objects there. What the server does not let us make is said and keeps no event from being read."""
+        config = self.config
+        callback = f"{config.callback.rstrip('/')}/dr/{self.program_id}" if config.callback else ""
+        token = config.callback_secret.reveal(self._context.base_dir) if config.callback_secret is not None else ""
+        try:
+            self.party.enrol(callback, token)
+            self._unenrolled = ""
+        except ServerError as error:
+            self._unenrolled = str(error)
 
     def _events(self, program: Program | None) -> list[Any]:
         """All events. Over several pages one may slip through while others come and go, so that what then seems to be
@@ -200,6 +213,9 @@ class OpenAdr3:
             notes.append(
                 Note(Reason.CHANNEL_LOST, self.program_id, f"{place}: {self.party.missing}", Severity.ALERT, now)
             )
+        if self._unenrolled and not self._lost:
+            text = f"{place}: events are read, but we are not enrolled: {self._unenrolled}"
+            notes.append(Note(Reason.CHANNEL_LOST, f"{self.program_id} enrolment", text, Severity.WARNING, now))
         if not self.config.verify:
             text = f"{place}: the server's certificate is not checked; anybody in between can send events"
             notes.append(Note(Reason.CHANNEL_LOST, f"{self.program_id} certificate", text, Severity.WARNING, now))

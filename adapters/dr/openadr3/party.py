@@ -24,7 +24,7 @@ class Party:
     def __init__(self, config: OpenAdr3Config, client: VtnClient, program: str, site: str) -> None:
         self._config, self._client, self._name, self._site = config, client, program, site
         self._program_id = ""
-        self._enrolled = False
+        self.enrolled = False
         self.ven_id = ""
         self.missing = ""
         """Why no events can be expected; empty when all is well."""
@@ -71,15 +71,27 @@ class Party:
 
     def enrol(self, callback: str = "", token: str = "") -> None:
         """Make sure that VEN, resource and (with a `callback`) subscription are there. Raises ServerError."""
-        if self._enrolled:
+        if self.enrolled:
             return
+        self.old = self.old or self._speaks_301()
         self.ven_id = self._found_or_made("/vens", "venName", self._config.ven_name, self._ven_body())
         if self.ven_id:
             path = f"/vens/{self.ven_id}/resources" if self.old else "/resources"
             self._found_or_made(path, "resourceName", self.resource, self._resource_body())
         if callback:
             self._subscribe(callback, token)
-        self._enrolled = True
+        self.enrolled = True
+
+    def _speaks_301(self) -> bool:
+        """3.0.1 has resources only below their VEN."""
+        try:
+            self._client.get("/resources", limit=1, skip=0)
+        except ServerError as error:
+            if error.status == 404:
+                return True
+            if error.status == 0 or error.status >= 500:
+                raise
+        return False
 
     def _ven_body(self) -> dict[str, Any]:
         body = {"venName": self._config.ven_name}
