@@ -370,3 +370,10 @@ def test_the_twin_answers_strangers_as_the_text_says():
         assert requests.post(running.url + "/events", json=event, headers=headers, timeout=5).status_code == 403
         problem = requests.get(running.url + "/events/none", headers=headers, timeout=5)
         assert (problem.status_code, problem.json()["status"]) == (404, 404)
+
+
+def test_check_reads_once_and_says_what_there_is():
+    with server() as running, feed(running.url) as vtn:
+        put(running, capacity(4000))
+        assert vtn.check() == 'program "dr" with 1 events'
+        assert running.vtn.objects["vens"] == {}, "a check changes nothing there"

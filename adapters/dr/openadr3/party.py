@@ -22,7 +22,7 @@ class Party:
     """Our objects at one server, found or made once."""
 
     def __init__(self, config: OpenAdr3Config, client: VtnClient, program: str, site: str) -> None:
-        self._config, self._client, self._name, self._site = config, client, program, site
+        self._config, self._client, self.name, self._site = config, client, program, site
         self._program_id = ""
         self.enrolled = False
         self.ven_id = ""
@@ -50,14 +50,14 @@ class Party:
         items, _ = self._client.every("/programs")
         programs = [program for item in items if (program := _program(item)) is not None]
         found = next((p for p in programs if p.id == self._program_id), None)
-        found = found or next((p for p in programs if self._name in {p.program_name, p.id}), None)
+        found = found or next((p for p in programs if self.name in {p.program_name, p.id}), None)
         if found is not None:
             self._program_id, self.missing = found.id, ""
             return found
         if self._program_id:
             return self._unlisted()
         names = ", ".join(sorted(p.program_name for p in programs)[:10]) or "none"
-        raise ServerError(f'{self._client.place}: no program "{self._name}" for us; it shows: {names}')
+        raise ServerError(f'{self._client.place}: no program "{self.name}" for us; it shows: {names}')
 
     def _unlisted(self) -> Program | None:
         """The program that was listed before: None when the server says that it is gone. Raises ServerError."""
@@ -66,7 +66,7 @@ class Party:
         except ServerError as error:
             if error.status not in {403, 404}:
                 raise
-        self.missing = f'program "{self._name}" is gone from the server'
+        self.missing = f'program "{self.name}" is gone from the server'
         return None
 
     def enrol(self, callback: str = "", token: str = "") -> None:
