@@ -36,7 +36,7 @@ from scheduler.sitemodels import CoincidentModel
 from scheduler.status import CycleReport, Tick
 from scheduler.store.store import Store
 from scheduler.supply import BatteryModel, DeviceState, GeneratorModel, ReserveModel
-from scheduler.surprise import Surprises
+from scheduler.surprise import Highest, Surprises
 
 ChargeBuilder = Callable[[TimeGrid, Mapping[str, float]], tuple[DemandCharge, ...]]
 
@@ -177,6 +177,8 @@ class State:
     over_ticks: dict[str, int] = field(default_factory=dict)
     loads: dict[str, deque[float]] = field(default_factory=dict)
     """Busy GPUs of each pool in the last seconds."""
+    tops: dict[str, Highest] = field(default_factory=dict)
+    """The most GPUs of each pool that were busy lately."""
     overhead: dict[str, Overhead] = field(default_factory=dict)
     surprises: dict[str, Surprises] = field(default_factory=dict)
     unmoved_ticks: dict[str, int] = field(default_factory=dict)

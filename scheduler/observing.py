@@ -22,12 +22,12 @@ from scheduler.orders import free_order
 from scheduler.parked import asleep_kw
 from scheduler.pools import PoolModel
 from scheduler.supply import measured_kw, sun_kw
-from scheduler.surprise import Surprises
+from scheduler.surprise import Highest, Surprises
 
 BIAS_SMOOTHING = 0.3
 BIAS_SHARE = 0.15
 
-STEADY_S = 6.0
+STEADY_S = 3.0
 """Loads of so many seconds count when power is given back."""
 
 
@@ -51,10 +51,12 @@ def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) 
         _observe_pool(state, model, reading)
         seen = state.loads.setdefault(model.pool.id, deque(maxlen=steady_ticks(ctx)))
         seen.append(state.busy[model.pool.id])
+        state.tops.setdefault(model.pool.id, Highest()).see(state.busy[model.pool.id])
     for site in ctx.sites:
         _observe_site(ctx, state, site, now)
         drawn = site_import(ctx, state, site, now)
-        state.surprises.setdefault(site, Surprises()).see(drawn)
+        surprises = state.surprises.setdefault(site, Surprises())
+        surprises.see(drawn if in_time(ctx, state, now) else None)
         if drawn is not None:  # where no order was in force before, ramps begin at what is drawn
             state.setpoint_kw.setdefault(site, drawn)
 
@@ -72,6 +74,11 @@ def _observe_site(ctx: Context, state: State, site: str, now: datetime) -> None:
     carry(state, site, measured - drawn_kw, size_kw)
     settled_kw = (pue - 1.0) * (it_kw + other_kw)
     beside.see(it_kw, measured - it_kw - other_kw, settled_kw, pue, BIAS_SHARE * size_kw)
+
+
+def in_time(ctx: Context, state: State, now: datetime) -> bool:
+    """Whether the last tick was one control period ago: what happens in longer says nothing of what may in one."""
+    return state.last_tick_at is not None and now - state.last_tick_at < 1.5 * ctx.timing.control_period
 
 
 def steady_ticks(ctx: Context) -> int:

@@ -51,6 +51,14 @@ def peak_it_kw(state: State, pools: list[GpuPool], orders: Mapping[str, PoolOrde
     return now_kw + max(more)
 
 
+def missing_kw(state: State, pools: list[GpuPool]) -> float:
+    """IT power that users would add under the orders in force, were there as many as at most lately."""
+    users = [pool for pool in pools if pool.work is Work.INTERACTIVE and pool.id in state.tops]
+    missing = {pool.id: max(0.0, state.tops[pool.id].value - state.busy[pool.id]) for pool in users}
+    watts = {pool.id: draw_at_cap(pool.curve, held_order(state, pool).cap_w) - pool.curve.idle_w for pool in users}
+    return sum(watts[pool] * gpus for pool, gpus in missing.items()) / 1000.0
+
+
 def held_order(state: State, pool: GpuPool) -> PoolOrder:
     """The order that the pool's GPUs have now; where none is in force, no throttling, and the jobs that run."""
     free = free_order(pool)

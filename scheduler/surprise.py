@@ -1,7 +1,12 @@
-"""How far below a cap the fast loop stays: as far as loads have surprised it lately.
+"""How far below a cap the fast loop stays: as far as loads surprise it, and no further when they don't.
 
 Why learned: a second passes between an order and the next reading. A hall of training that draws the same power for
 hours needs no room for that, one full of users who come in bursts does, and no operator knows the figure.
+
+Three things happen to a load between two readings. It goes on as it went in the last second: that is no surprise, and
+is allowed for as it happens (`surge_kw`). It turns: for that the margin is kept, which is large while loads stand or
+fall and small while they rise. And users come who were not there: the more of them are missing, the more can come at
+once (`onset_kw`).
 """
 
 from __future__ import annotations
@@ -9,47 +14,104 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-SURGE = 2.0
-"""A surge of power counts so many times: once because the smoothed load lags behind a burst by about that much, once
-because the burst goes on."""
-
 USUAL_TICKS = 10
-"""What the meter shows above the model for so long is no surge."""
+"""What the meter shows above or below the model for so long is no surge."""
 
-STEP, MOST_MARGIN = 0.02, 0.01
-SURPRISE_TICKS, SPARE = 600, 1.2
-"""Changes of power in a tick that are steps; the largest margin, as a share; how many ticks are remembered, and how
-much worse than the worst of them is allowed for."""
+STEP, MOST_MARGIN, SPARE = 0.02, 0.01, 1.2
+"""Change of power in a tick that is a step, and the most that a load is believed to have fallen in one; the largest
+margin; both as shares. How much worse than the worst surprise is allowed for."""
+
+RISING = 0.003
+"""Share of its power by which a site's load rises within a tick when it is called rising."""
+
+ONSET = 0.03
+"""Part of the load that is missing to the highest one lately that may come back within a tick: bursts of users take
+seconds, while batches fill."""
+
+BUCKET_TICKS, BUCKETS = 60, 10
+"""What is remembered: the highest of each of the last BUCKETS times BUCKET_TICKS."""
+
+
+class Highest:
+    """The highest of the last values: of ten minutes, in buckets of one."""
+
+    def __init__(self) -> None:
+        self._ticks, self._buckets = 0, deque([0.0], maxlen=BUCKETS)
+
+    def see(self, value: float) -> None:
+        """Take in one tick's value."""
+        self._ticks += 1
+        if self._ticks % BUCKET_TICKS == 0:
+            self._buckets.append(0.0)
+        self._buckets[-1] = max(self._buckets[-1], value)
+
+    @property
+    def value(self) -> float:
+        """The highest of them; 0 when none was above."""
+        return max(self._buckets)
 
 
 @dataclass
 class Surprises:
-    """By how much the meter came to lie above what the orders aimed at, second by second, in the last minutes. Steps of
-    power are left out: what a curve is off by on a long way is no restlessness of the load."""
+    """By how much the meter came to lie above what the orders aimed at, second by second. Steps of power are left out:
+    what a curve is off by on a long way is no restlessness of the load."""
 
     aimed_kw: float | None = None
+    rising: bool = False
     _beyond: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_TICKS))
-    _seen: deque[float] = field(default_factory=lambda: deque(maxlen=SURPRISE_TICKS))
+    _behind_kw: float = 0.0
+    _expected_kw: float | None = None
+    _allowed_kw: float = 0.0
+    _onset_kw: float = 0.0
+    _worst: Highest = field(default_factory=Highest)
+    _worst_rising: Highest = field(default_factory=Highest)
 
     def see(self, drawn_kw: float | None) -> None:
         """Take in what the orders of the last tick came to."""
-        if drawn_kw is not None and self.aimed_kw is not None:
-            self._seen.append(drawn_kw - self.aimed_kw)
+        seen_kw = drawn_kw - self.aimed_kw if drawn_kw is not None and self.aimed_kw is not None else 0.0
+        self._worst.see(seen_kw)
+        self._worst_rising.see(seen_kw if self.rising else 0.0)
 
     def surge_kw(self, drawn_kw: float | None, modelled_kw: float) -> float:
-        """What to allow for above the model in the next tick, when the meter shows more than the smoothed loads can
-        explain. The site's meter says so, because a pool's reading may be nonsense."""
+        """What to allow for above the model in the next tick: that the smoothed loads lag behind, and that a rise goes
+        on for as long as it does. The site's meter says so, because a pool's reading may be nonsense."""
+        self._behind_kw, self._allowed_kw, self.rising = 0.0, 0.0, False
         if drawn_kw is None:
+            self._expected_kw = None
             return 0.0
         self._beyond.append(drawn_kw - modelled_kw)
-        return SURGE * (self._beyond[-1] - max(0.0, min(self._beyond))) if self._beyond[-1] > 0 else 0.0
+        usual_kw = min(max(self._beyond), max(min(self._beyond), 0.0))
+        self._behind_kw = max(self._beyond[-1] - usual_kw, -STEP * drawn_kw)
+        moved_kw = self._behind_kw
+        if self._expected_kw is not None:
+            moved_kw = drawn_kw - self._expected_kw
+            self.rising = moved_kw > RISING * drawn_kw
+        self._allowed_kw = self._behind_kw + max(0.0, moved_kw)
+        return max(0.0, self._allowed_kw)
+
+    @property
+    def ebb_kw(self) -> float:
+        """What the meter shows less than the smoothed loads would draw: room that can be used at once."""
+        return max(0.0, -self._allowed_kw)
+
+    def onset_kw(self, missing_kw: float, cap_kw: float) -> float:
+        """What to keep free for users who are not there, where surprises are larger than the largest margin: a part of
+        what is missing to the highest load lately, while loads don't rise already."""
+        beyond = SPARE * self._worst.value / (MOST_MARGIN * cap_kw) - 1.0 if cap_kw > 0 else 0.0
+        self._onset_kw = 0.0 if self.rising else ONSET * max(0.0, min(1.0, beyond)) * missing_kw
+        return self._onset_kw
 
     def aim(self, most_kw: float, ordered_kw: float, drawn_kw: float | None) -> None:
         """What this tick's orders must not exceed, and what they should come to, from what is drawn now."""
-        near = drawn_kw is not None and abs(ordered_kw - drawn_kw) < STEP * drawn_kw
-        self.aimed_kw = most_kw if near else None
+        if drawn_kw is None or abs(ordered_kw - drawn_kw) >= STEP * drawn_kw:
+            self.aimed_kw = self._expected_kw = None
+            return
+        counted_kw = ordered_kw + self._allowed_kw + self._onset_kw
+        self.aimed_kw = most_kw if (1.0 - STEP) * most_kw < counted_kw else counted_kw
+        self._expected_kw = ordered_kw + self._beyond[-1] if self._beyond else None
 
     def margin_kw(self, cap_kw: float, least: float) -> float:
-        """How far to stay below a cap: a little more than the worst of these was, at least the share `least` of it and
-        at most MOST_MARGIN."""
-        return min(max(least, MOST_MARGIN) * cap_kw, max(least * cap_kw, SPARE * max(self._seen, default=0.0)))
+        """How far to stay below a cap: a little more than the worst of these was (while loads rise: the worst that came
+        on top of a rise), at least the share `least` of it and at most MOST_MARGIN."""
+        worst_kw = (self._worst_rising if self.rising else self._worst).value
+        return min(max(least, MOST_MARGIN) * cap_kw, max(least * cap_kw, SPARE * worst_kw))

@@ -21,7 +21,7 @@ from scheduler.granting import filled
 from scheduler.observing import foreign_gpus, site_import
 from scheduler.orders import PoolOrder, whole_order
 from scheduler.overrides import operator_limit_kw
-from scheduler.predict import busy_under, held_it_kw, held_order, it_kw, meter_line, peak_it_kw
+from scheduler.predict import busy_under, held_it_kw, held_order, it_kw, meter_line, missing_kw, peak_it_kw
 from scheduler.safety import floor_cap_w
 from scheduler.supply import asked_kw, relieve, sun_kw
 from scheduler.surprise import Surprises
@@ -66,10 +66,12 @@ def trim_site(
     state.supply_kw[site] = sum(devices_kw.values()) - sun_kw(ctx, state, site, now)
     top = ceiling(site, limit_now(ctx, state, site, now), events, operator_limit_kw(state, site, now), now, then)
     surprises, drawn_kw = state.surprises.setdefault(site, Surprises()), site_import(ctx, state, site, now)
-    most_kw = top.kw - surprises.margin_kw(top.kw, ctx.margin) if top.kw < INF else INF
     line = meter_line(ctx, state, site, now)
     held_kw = line.import_of(held_it_kw(state, pools))
-    cap_it_kw = line.it_of(careful(most_kw, held_kw) - surprises.surge_kw(drawn_kw, held_kw))
+    surge_kw = surprises.surge_kw(drawn_kw, held_kw)
+    surge_kw += surprises.onset_kw(missing_kw(state, pools), top.kw) - surprises.ebb_kw
+    most_kw = top.kw - surprises.margin_kw(top.kw, ctx.margin) if top.kw < INF else INF
+    cap_it_kw = line.it_of(careful(most_kw, held_kw) - surge_kw)
     wish = give_back(ctx, state, pools, planned, cap_it_kw - peak_it_kw(state, pools, planned), now)
     wish_kw = line.import_of(it_kw(state, pools, wish))
     seconds = (then - now).total_seconds()

@@ -214,7 +214,7 @@ def test_a_pause_lets_clocks_go_and_a_killed_daemons_locks_are_known_to_the_next
         made.ctx.clocks.levers.clocked.clear()
         reconcile(made.parts)
         assert made.ctx.clocks.levers.clocked.keys() == {"chat"}
-        tick = made.run(timedelta(seconds=12))[-1]
+        tick = made.run(timedelta(seconds=3))[-1]
         assert tick.clock_mhz["chat"] == pytest.approx(locked, rel=0.05)
         made.facade.order(OperatorOrder("pause", by="me"))
         assert clocks(made) == {1.0}

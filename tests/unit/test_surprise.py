@@ -1,0 +1,97 @@
+"""What loads do in the next second: go on as they went, turn, or come back; and what each of these costs in room."""
+
+from datetime import timedelta
+
+import pytest
+
+from scheduler.surprise import BUCKET_TICKS, BUCKETS, Highest, Surprises
+from tests.support.loops import lab
+
+CAP_KW, LEAST = 100.0, 0.003
+
+
+def lived(*drawn_kw, aimed_kw=99.0):
+    """A site that was held to `aimed_kw`, and drew this in one second after the other."""
+    loads = Surprises()
+    for kw in drawn_kw:
+        loads.see(kw)
+        loads.surge_kw(kw, aimed_kw)
+        loads.aim(aimed_kw, aimed_kw, kw)
+    return loads
+
+
+def test_a_rise_goes_on_from_its_first_second_and_its_end_is_seen_at_once():
+    """Smoothed loads are half a second behind: a rise of 0.6 shows as 0.3 above the model in its first second."""
+    loads = Surprises()
+    allowed = []
+    for drawn_kw, modelled_kw, ordered_kw in ((99.0, 99.0, 99.0), (99.6, 99.3, 98.4), (99.0, 98.7, 98.7)):
+        allowed.append(loads.surge_kw(drawn_kw, modelled_kw))
+        loads.aim(99.0, ordered_kw, drawn_kw)
+    assert allowed == pytest.approx([0.0, 0.3 + 0.6, 0.3 + 0.3])
+
+
+def test_a_fall_is_room_at_once_and_a_meter_that_is_broken_is_not():
+    loads = Surprises()
+    loads.surge_kw(100.0, 100.0)
+    assert loads.ebb_kw == 0.0
+    assert loads.surge_kw(99.2, 100.0) == 0.0
+    assert loads.ebb_kw == pytest.approx(0.8)
+    loads.surge_kw(10.0, 100.0)
+    assert loads.ebb_kw == pytest.approx(0.2), "no load falls by more than this in a second"
+    for _ in range(12):
+        loads.surge_kw(90.0, 100.0)
+    assert loads.ebb_kw == 0.0, "what stays is a meter that is off, and no room"
+
+
+def test_a_load_that_rises_needs_less_margin_than_one_that_may_turn():
+    turned = lived(99.0, 99.0, 98.7, 99.5)
+    assert turned.rising
+    assert turned.margin_kw(CAP_KW, LEAST) == pytest.approx(0.3), "nothing came on top of a rise yet"
+    stands = lived(99.0, 99.0, 98.7, 99.5, 99.4)
+    assert not stands.rising
+    assert stands.margin_kw(CAP_KW, LEAST) == pytest.approx(1.2 * 0.5)
+    faster = lived(99.0, 99.4, 99.8)
+    assert faster.rising
+    assert faster.margin_kw(CAP_KW, LEAST) == pytest.approx(1.2 * 0.8)
+
+
+def test_room_for_users_who_are_not_there_is_kept_only_where_the_margin_is_too_small():
+    for drawn_kw, kept_kw in ((99.5, 0.0), (100.25, 0.03 * 0.5 * 20.0), (105.0, 0.03 * 20.0)):
+        loads = lived(99.0, drawn_kw, 99.0)
+        assert loads.onset_kw(20.0, CAP_KW) == pytest.approx(kept_kw)
+        assert loads.onset_kw(0.0, CAP_KW) == 0.0
+        assert loads.onset_kw(20.0, float("inf")) == 0.0
+    assert lived(99.0, 100.9, 101.5).onset_kw(20.0, CAP_KW) == 0.0, "they are coming: the rise is allowed for"
+
+
+def test_loads_surprise_without_a_ceiling_too():
+    loads = Surprises()
+    for drawn_kw in (99.0, 99.5):
+        loads.see(drawn_kw)
+        loads.surge_kw(drawn_kw, 99.0)
+        loads.aim(float("inf"), 99.0, drawn_kw)
+    loads.surge_kw(99.0, 99.0)
+    assert loads.margin_kw(CAP_KW, LEAST) == pytest.approx(0.6)
+
+
+def test_the_highest_is_forgotten_after_ten_minutes():
+    row = Highest()
+    row.see(3.0)
+    for _ in range(BUCKET_TICKS * (BUCKETS - 1)):
+        row.see(1.0)
+    assert row.value == 3.0
+    for _ in range(BUCKET_TICKS):
+        row.see(-1.0)
+    assert row.value == 1.0
+
+
+def test_a_tick_that_comes_late_teaches_nothing(tmp_path):
+    """A load that rises by as much in four seconds as it never does in one."""
+    with lab(tmp_path, lambda text: text + "\npower: {type: simulated, load_noise: 0.05, seed: 3}\n") as made:
+        margins = []
+        for seconds, step_s in ((180, 4), (30, 1)):
+            made.run(timedelta(seconds=seconds), step_s=step_s)
+            loads = made.state.surprises["lab"]
+            loads.rising = False
+            margins.append(loads.margin_kw(40.0, 0.0))
+        assert margins[0] == 0.0 < margins[1]
