@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -25,12 +26,16 @@ BUILTIN: dict[str, dict[str, str]] = {
         "awattar": "adapters.signals.awattar:AwattarSource",
         "constant": "adapters.signals.constant:ConstantSource",
         "csv": "adapters.signals.csvfile:CsvSource",
+        "electricity_maps": "adapters.signals.electricitymaps:ElectricityMapsSource",
+        "entsoe": "adapters.signals.entsoe:EntsoeSource",
+        "gridstatus": "adapters.signals.gridstatus:GridstatusSource",
         "http_json": "adapters.signals.httpjson:HttpJsonSource",
         "octopus": "adapters.signals.octopus:OctopusSource",
         "profile": "adapters.signals.profile:ProfileSource",
         "simulated": "adapters.signals.simulated:SimulatedSource",
         "tariff": "adapters.signals.tariff:TariffSource",
         "uk_carbon": "adapters.signals.ukcarbon:UkCarbonSource",
+        "watttime": "adapters.signals.watttime:WatttimeSource",
     },
     "power": {
         "amdsmi": "adapters.power.amdsmi:AmdPower",
@@ -55,6 +60,8 @@ BUILTIN: dict[str, dict[str, str]] = {
 EXTRAS = {
     "paho": "dsxflex",
     "joserfc": "dsxflex",
+    "entsoe": "entsoe",
+    "gridstatus": "iso",
     "pymodbus": "modbus",
     "redfish": "redfish",
     "pyarrow": "parquet",
@@ -126,6 +133,12 @@ def import_extra(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise _missing(error, f"{module} is not installed") from error
+
+
+def require_extra(module: str) -> None:
+    """MissingExtra with the pip command unless `module` is installed; it is looked for and not imported."""
+    if find_spec(module) is None:
+        raise _missing(ModuleNotFoundError(name=module), f"{module} is not installed")
 
 
 def _table(kind: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ was asked for: a revision counts, and what the server withdrew is no longer told
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from adapters.context import AdapterContext
 from adapters.fields import Duration
 from adapters.ports import AdapterError, SourceError
 from adapters.signals.base import SignalConfig, Unit
-from adapters.workers import Worker
 from optimizer.domain import Series, Span
 from optimizer.quality import duration_text
 from optimizer.reasons import Note, Reason
@@ -49,6 +49,32 @@ class LiveConfig(SignalConfig):
         default=timedelta(days=2),
         description="How far back values are asked for again, because the source may revise them.",
         examples=["2d"],
+    )
+
+
+class NetConfig(LiveConfig):
+    """Keys about the way there."""
+
+    proxy: str | None = Field(
+        default=None,
+        pattern=r"^(https?|socks5h?)://[^\s/?#@]+/?$",
+        description="Proxy to go through; those of the environment are not used.",
+        examples=["http://proxy.example.net:3128"],
+    )
+    ca: str | None = Field(
+        default=None,
+        description="File with the certificate authority of the server; absent: those that Python's requests trusts.",
+        examples=["/etc/gridpace/proxy-ca.pem"],
+    )
+
+
+class ChildConfig(NetConfig):
+    """Keys of a source that a library asks in a process of its own."""
+
+    timeout: Duration = Field(
+        default=timedelta(minutes=2),
+        description="How long one answer may take; the process is ended then.",
+        examples=["2m"],
     )
 
 
@@ -103,7 +129,6 @@ class Live:
 
     def __init__(self, config: LiveConfig, context: AdapterContext, unit: Unit, fetch: Callable[[Ask], Told]) -> None:
         self._config, self._clock, self._unit, self._fetch = config, context.clock, unit, fetch
-        self._worker: Worker | None = None
         self._pending: tuple[Ask, Future[Told]] | None = None
         self._held: _Held | None = None
         self._fault: str | None = None
@@ -135,11 +160,11 @@ class Live:
         known_past = held is not None and held.start <= start and held.end >= now - self._config.revisit
         first = min(end, max(start, now - self._config.revisit)) if known_past else start
         ask = Ask(first, end, now, monotonic() + self._config.timeout.total_seconds(), start)
-        if self._worker is None:
-            self._worker = Worker(f"signal-{self._config.id}")
-        future = self._worker.submit(lambda: self._fetch(ask))
-        if future is not None:
-            self._pending = (ask, future)
+        future: Future[Told] = Future()
+        threading.Thread(
+            target=_answered, args=(self._fetch, ask, future), name=f"signal-{self._config.id}", daemon=True
+        ).start()
+        self._pending = (ask, future)
 
     def _settle(self, now: datetime) -> None:
         """Take an answer that has come; say so where none came in time."""
@@ -180,6 +205,13 @@ class Live:
             notes = (*notes, Note(Reason.STALE_SIGNAL, self._config.id, text))
         spans = tuple(span for span in held.spans if span.end > start and span.start < end)
         return Series(self._config.id, self._unit.canonical, spans, min(held.at, now), notes)
+
+
+def _answered(fetch: Callable[[Ask], Told], ask: Ask, future: Future[Told]) -> None:
+    try:
+        future.set_result(fetch(ask))
+    except Exception as error:  # noqa: BLE001 - it belongs to whoever reads, not to this thread
+        future.set_exception(error)
 
 
 def _merged(held: _Held | None, ask: Ask, told: Told) -> _Held:

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from adapters.context import AdapterContext
 from adapters.ports import SourceError
-from adapters.signals.live import Ask, LiveConfig, TryLater
+from adapters.signals.live import Ask, NetConfig, TryLater
 
 MOST_BYTES = 32 * 2**20
 PATIENT_S = 5.0
@@ -32,23 +32,20 @@ stamina.instrumentation.set_on_retry_hooks(())  # a source that fails says so in
 URL = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"
 
 
-class WebConfig(LiveConfig):
+class WebConfig(NetConfig):
     """Keys of every source that a server answers over HTTP."""
 
     url: str = Field(
         pattern=URL, description="Address of the server, without user or password.", examples=["https://example.net"]
     )
-    proxy: str | None = Field(
-        default=None,
-        pattern=r"^(https?|socks5h?)://[^\s/?#@]+/?$",
-        description="Proxy to go through; those of the environment are not used.",
-        examples=["http://proxy.example.net:3128"],
-    )
-    ca: str | None = Field(
-        default=None,
-        description="File with the certificate authority of the server; absent: those that Python's requests trusts.",
-        examples=["/etc/gridpace/proxy-ca.pem"],
-    )
+
+
+class Refused(SourceError):
+    """The server answered, and not with what was asked for; `status` is its HTTP status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class _Passing(SourceError):
@@ -165,7 +162,7 @@ class Web:
             where = urlsplit(response.headers.get("Location", "")).netloc or "elsewhere"
             raise SourceError(f"{self.place}: HTTP {status} to {where}; redirects are not followed")
         if status != 200:
-            raise SourceError(f"{self.place}: HTTP {status}{_why(status, body)}")
+            raise Refused(f"{self.place}: HTTP {status}{_why(status, body)}", status)
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind in {"text/html", "application/xhtml+xml"}:
             raise SourceError(f"{self.place}: the answer is a web page ({kind}): a login or a block page?")

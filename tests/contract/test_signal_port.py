@@ -7,6 +7,7 @@ from math import isfinite
 import pytest
 
 from adapters import registry
+from tests.support.iso_sites import in_process, iso_sites
 from tests.support.markets import serving
 from tests.support.signals import NOON, context, utc
 
@@ -14,9 +15,13 @@ HOUR = timedelta(hours=1)
 HOURS = [0.3 + hour / 100 for hour in range(24)]
 SAMPLES = {
     "awattar": {"country": "DE"},
+    "electricity_maps": {"zone": "DE", "token": "file:key", "past": True, "forecast": True},
+    "entsoe": {"zone": "FR", "key": "file:key"},
+    "gridstatus": {"market": "CAISO", "location": "TH_NP15_GEN-APND", "history": "700d"},
     "http_json": {"rows": "data.prices", "time": "t", "value": "p.amount", "interval": "1h"},
     "octopus": {"tariff": "E-1R-AGILE-24-10-01-C"},
     "uk_carbon": {},
+    "watttime": {"region": "CAISO_NORTH", "username": "gridpace", "password": "file:key"},
     "constant": {"value": 81.5},
     "profile": {"hours": HOURS, "kind": "load", "timezone": "Asia/Kathmandu"},
     "simulated": {"faults": {"nan_share": 0.0, "gap_share": 0.1}},
@@ -32,8 +37,16 @@ SAMPLES = {
 }
 
 
-CURRENCIES = {"awattar": "EUR", "octopus": "GBP"}
-UNITS = {"awattar": "EUR/MWh", "octopus": "GBP/MWh", "profile": "fraction", "uk_carbon": "g/kWh"}
+CURRENCIES = {"awattar": "EUR", "entsoe": "EUR", "octopus": "GBP"}
+UNITS = {
+    "awattar": "EUR/MWh",
+    "entsoe": "EUR/MWh",
+    "octopus": "GBP/MWh",
+    "profile": "fraction",
+    "uk_carbon": "g/kWh",
+    "watttime": "g/kWh",
+    "electricity_maps": "g/kWh",
+}
 PATHS = {"http_json": "/own/?from={start}&to={end}"}
 
 
@@ -43,10 +56,23 @@ def services():
         yield url
 
 
+@pytest.fixture
+def libraries(request, monkeypatch):
+    """What libraries ask in a child, asked in this process of stand-ins."""
+    name = request.node.callspec.params["source"]
+    if name not in {"entsoe", "gridstatus"}:
+        yield
+        return
+    monkeypatch.setattr(f"adapters.signals.{name}.ask_child", in_process)
+    with iso_sites():
+        yield
+
+
 @pytest.fixture(params=sorted(registry.BUILTIN["signals"]))
-def source(request, tmp_path, services):
+def source(request, tmp_path, services, libraries):
     rows = "".join(f"{NOON + n * HOUR:%Y-%m-%dT%H:%M:%SZ},{n}\n" for n in range(-48, 48))
     (tmp_path / "prices.csv").write_text("t,p\n" + rows)
+    (tmp_path / "key").write_text("hush")
     fields = {"id": "it", "type": request.param} | SAMPLES[request.param]
     model = registry.config_model("signals", request.param)
     if "url" in model.model_fields:

@@ -42,6 +42,7 @@ class Markets:
     def __init__(self):
         self.requests, self.faults, self.release = [], [], threading.Event()
         self.known_until = None
+        self.now, self.tokens, self.units = datetime(2022, 9, 6, 12, tzinfo=UTC), 0, "lbs_co2_per_mwh"
         self.change = lambda rows: rows
 
     def answer(self, path, query, headers):
@@ -89,6 +90,49 @@ class Markets:
         rows = self.change(rows)
         return 200, {"data": {"regionid": 13, "shortname": "London", "data": rows} if regional else rows}
 
+    def electricity_maps(self, path, query, headers):
+        """Hours up to `now`; the last three estimated, ahead of it a forecast."""
+        if headers.get("auth-token") != "hush":
+            return 401, {"message": "Invalid auth-token"}
+        what, now = path.rpartition("/")[2], self.now
+        bounds = {
+            "history": (now - 24 * HOUR, now), "forecast": (now, self._end(now + 72 * HOUR)),
+            "past-range": (iso(query["start"]), min(now, iso(query["end"]))) if "start" in query else None,
+        }[what]  # fmt: skip
+        if bounds[1] - bounds[0] > timedelta(days=10):
+            return 400, {"error": "The time range is limited to 10 days"}
+        rows = [
+            {"zone": query["zone"], "carbonIntensity": round(value_at(at)) + 5 * (what == "forecast"),
+             "datetime": at.strftime("%Y-%m-%dT%H:%M:%S.000Z"), "emissionFactorType": query["emissionFactorType"]}
+            | ({} if what == "forecast" else {"isEstimated": at >= now - 3 * HOUR})
+            for at in steps(*bounds, HOUR)
+        ]  # fmt: skip
+        key = {"history": "history", "forecast": "forecast", "past-range": "data"}[what]
+        return 200, {"zone": query["zone"], key: self.change(rows)}
+
+    def watttime_login(self, path, query, headers):
+        if headers.get("Authorization") != "Basic Z3JpZHBhY2U6aHVzaA==":
+            return 403, {"error": "Invalid username or password"}
+        self.tokens += 1
+        return 200, {"token": f"jwt-{self.tokens}"}
+
+    def watttime(self, path, query, headers):
+        """Five-minute values up to `now` (historical) or from then on (forecast)."""
+        if headers.get("Authorization") != f"Bearer jwt-{self.tokens}":
+            return 401, {"detail": "Invalid authorization: JWT token is expired"}
+        forecast = path.endswith("forecast")
+        bounds = (
+            (self.now, self.now + int(query["horizon_hours"]) * HOUR) if forecast
+            else (iso(query["start"]), min(self.now, iso(query["end"])))
+        )  # fmt: skip
+        rows = [
+            {"point_time": at.strftime("%Y-%m-%dT%H:%M:%S+00:00"), "value": value_at(at) * 10 + forecast}
+            for at in steps(*bounds, timedelta(minutes=5))
+        ]
+        meta = {"region": query["region"], "signal_type": query["signal_type"], "units": self.units,
+                "data_point_period_seconds": 300, "warnings": []}  # fmt: skip
+        return 200, {"data": self.change(rows), "meta": meta}
+
     def own(self, path, query, headers):
         start, end = iso(query["from"]), iso(query["to"])
         rows = [{"t": z(at), "p": {"amount": str(value_at(at))}} for at in steps(start, self._end(end), HOUR)]
@@ -96,7 +140,7 @@ class Markets:
 
     SERVICES = {  # noqa: RUF012
         "/v1/products/": octopus, "/v1/marketdata": awattar, "/intensity/": uk_carbon, "/regional/": uk_carbon,
-        "/own/": own,
+        "/own/": own, "/v3/carbon-intensity/": electricity_maps, "/login": watttime_login, "/v3/": watttime,
     }  # fmt: skip
 
 

@@ -121,6 +121,60 @@ def test_uk_carbon_takes_actuals_where_there_are_some_and_asks_for_a_fortnight_i
     assert markets.requests[-1][0].endswith("/regionid/13")
 
 
+EM = {"type": "electricity_maps", "zone": "DE", "token": "file:key"}
+
+
+def test_electricity_maps_free_plan_tells_a_day_and_names_what_is_estimated(market, tmp_path):
+    url, markets = market
+    (tmp_path / "key").write_text("hush")
+    window = (NOON - 48 * HOUR, NOON + 24 * HOUR)
+    got = make(url, base_dir=tmp_path, **EM).read(*window, NOON)
+    assert values(got) == [(NOON - n * HOUR, round(value_at(NOON - n * HOUR))) for n in range(24, 0, -1)]
+    assert [note.code for note in got.notes] == [Reason.SIGNAL_ESTIMATED]
+    assert "3 h are estimated" in got.notes[0].text
+    left = make(url, base_dir=tmp_path, estimated="leave_out", factors="direct", **EM).read(*window, NOON)
+    assert len(left.spans) == 21
+    assert markets.requests[-1][1] == {"zone": "DE", "emissionFactorType": "direct", "disableEstimations": "true"}
+
+
+def test_electricity_maps_paid_plan_joins_past_and_forecast_in_parts_of_ten_days(market, tmp_path):
+    url, markets = market
+    (tmp_path / "key").write_text("hush")
+    source = make(url, base_dir=tmp_path, past=True, forecast=True, **EM)
+    got = source.read(NOON - 14 * 24 * HOUR, NOON + 24 * HOUR, NOON)
+    assert [path.rpartition("/")[2] for path, _, _ in markets.requests] == ["past-range", "past-range", "forecast"]
+    assert got.at(NOON - HOUR) == round(value_at(NOON - HOUR))
+    assert got.at(NOON) == round(value_at(NOON)) + 5
+    assert len(got.spans) == 15 * 24
+    (tmp_path / "key").write_text("wrong")
+    with pytest.raises(SourceError, match=r"HTTP 401 \(Invalid auth-token\)"):
+        make(url, base_dir=tmp_path, **EM).read(NOON, NOON + HOUR, NOON)
+
+
+WATT = {"type": "watttime", "region": "CAISO_NORTH", "username": "gridpace", "password": "file:key"}
+
+
+def test_watttime_logs_in_again_when_its_token_has_run_out_and_turns_pounds_into_grams(market, tmp_path):
+    url, markets = market
+    (tmp_path / "key").write_text("hush")
+    clock = VirtualClock(NOON)
+    source = make(url, clock, base_dir=tmp_path, **WATT)
+    got = source.read(NOON - HOUR, NOON + HOUR, NOON)
+    assert got.at(NOON - HOUR) == pytest.approx(value_at(NOON - HOUR) * 10 * 0.45359237)
+    assert got.at(NOON) == pytest.approx((value_at(NOON) * 10 + 1) * 0.45359237)
+    assert got.unit == "g/kWh"
+    markets.tokens += 1  # the server forgets the token
+    at(clock, NOON + 6 * MINUTE)
+    assert not source.read(NOON - HOUR, NOON + HOUR, clock.now()).notes
+    at(clock, NOON + 32 * MINUTE)
+    source.read(NOON - HOUR, NOON + HOUR, clock.now())
+    paths = [path for path, _, _ in markets.requests]
+    assert paths.count("/login") == 3
+    markets.units = "kg_co2_per_mwh"
+    with pytest.raises(SourceError, match='unit "kg_co2_per_mwh"'):
+        make(url, base_dir=tmp_path, **WATT).read(NOON, NOON + HOUR, NOON)
+
+
 def test_http_json_asks_as_told_and_reads_numbers_that_are_texts(market, tmp_path):
     url, markets = market
     (tmp_path / "key").write_text("hush\n")
