@@ -212,8 +212,10 @@ def _release_h(facts: Facts, job: JobFacts) -> float:
     return (job.job.release - facts.problem.grid.start).total_seconds() / 3600.0
 
 
-def facts_of(problem: Problem) -> Facts:
-    """Compute the facts of a valid problem."""
+def facts_of(problem: Problem, before: Facts | None = None) -> Facts:
+    """Compute the facts of a valid problem; `before`: those of the last one, whose jobs are taken over where they, the
+    grid and the pools are the same."""
+    known = before if before is not None and _same_work(before.problem, problem) else None
     hours = np.array(problem.grid.hours)
     sites = {site.id: number for number, site in enumerate(problem.sites)}
     tonne = problem.prices.carbon_per_tonne
@@ -221,7 +223,7 @@ def facts_of(problem: Problem) -> Facts:
         np.array(site.price_per_mwh) / 1000.0 + np.array(site.carbon_g_per_kwh) * tonne / 1e6 for site in problem.sites
     ]
     coincident = np.array([_coincident_per_kwh(site.coincident, hours) for site in problem.sites])
-    jobs = Jobs(table_of(problem, hours))
+    jobs = known.jobs if known is not None else Jobs(table_of(problem, hours))
     facts = Facts(
         problem,
         hours,
@@ -230,13 +232,35 @@ def facts_of(problem: Problem) -> Facts:
         np.array([site.other_it_kw for site in problem.sites]),
         np.array([site.limit_kw for site in problem.sites], dtype=np.float64),
         np.array([_event_kw(problem, event) for event in problem.events]).reshape(len(problem.events), len(hours)),
-        tuple(_pool(problem, number, sites, jobs.table) for number in range(len(problem.pools))),
+        tuple(
+            _as_before(known, problem, number) or _pool(problem, number, sites, jobs.table)
+            for number in range(len(problem.pools))
+        ),
         jobs,
         coincident,
     )
     pools = tuple(_with_floors(facts, pool) for pool in facts.pools)
     same = all(new is old for new, old in zip(pools, facts.pools, strict=True))
     return facts if same else replace(facts, pools=pools)
+
+
+def _same_work(old: Problem, new: Problem) -> bool:
+    """Whether two problems have the same jobs on the same grid, pools and sites."""
+    return (
+        old.grid.edges == new.grid.edges
+        and old.jobs == new.jobs
+        and [item.pool for item in old.pools] == [item.pool for item in new.pools]
+        and [site.id for site in old.sites] == [site.id for site in new.sites]
+    )
+
+
+def _as_before(known: Facts | None, problem: Problem, number: int) -> PoolFacts | None:
+    """What is known of a batch pool that parks nothing: it follows from its jobs and its present draw alone."""
+    old = known.pools[number] if known is not None else None
+    inputs = problem.pools[number]
+    if old is None or not old.batch or inputs.pool.parking is not None or old.draw_now_kw != inputs.draw_now_kw:
+        return None
+    return None if old.may_break_floor.any() else old
 
 
 def with_taken(facts: Facts, taken: frozenset[str]) -> Facts:
@@ -274,6 +298,8 @@ def _with_floors(facts: Facts, pool: PoolFacts) -> PoolFacts:
             active = np.array([start < ended for start in facts.problem.grid.starts])
             asked = np.minimum(facts.limit_kw[pool.site], facts.event_kw[number])
             cap = np.where(active & (facts.event_kw[number] < INF), np.minimum(cap, asked), cap)
+    if np.isinf(cap).all():
+        return pool
     supplied = facts.least_import_kw[pool.site] - facts.supply.most_output_kw[pool.site]
     may_break = supplied > cap + 1e-9
     return replace(pool, may_break_floor=may_break) if may_break.any() else pool

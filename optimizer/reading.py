@@ -47,12 +47,9 @@ def homes_of(facts: Facts, done: Floats) -> Ints:
     pair."""
     table = facts.table
     homes = np.full(len(facts.jobs), -1, dtype=np.int64)
-    best = np.full(len(facts.jobs), -np.inf)
-    order = np.argsort(table.pair_place, kind="stable")
-    for pair in order[np.argsort(table.pair_place[order], kind="stable")]:
-        job = table.pair_job[pair]
-        if round(float(done[pair]), 9) > best[job]:
-            best[job], homes[job] = round(float(done[pair]), 9), pair
+    order = np.lexsort((table.pair_place, -np.round(done, 9), table.pair_job))
+    jobs, first = np.unique(table.pair_job[order], return_index=True)
+    homes[jobs] = order[first]
     return homes
 
 

@@ -21,9 +21,10 @@ from optimizer.facts import Facts, Floats, facts_of
 from optimizer.fan import NO_SIZES, Fan, Sizes
 from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import Answer, Highs, solve_arrays
+from optimizer.jobfacts import JobTable
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import JOB_FAMILIES, declare
-from optimizer.model.parts import Ints
+from optimizer.model.parts import Flags, Ints
 from optimizer.model.pyomo_model import compile_model
 from optimizer.oneway import one_way
 from optimizer.probe import NO_PROBES, Budget
@@ -61,6 +62,7 @@ class Session:
     """Above so many jobs, those that are nearly alike are planned as one."""
     budget: Budget = NO_PROBES
     """For looking at which price waiting jobs would start."""
+    _facts: Facts | None = None
     _compiled: bool = False
     _solver: Highs | None = None
     _last: Remembered | None = None
@@ -80,7 +82,7 @@ class Session:
         Raises ProblemError for a broken problem, SolveError when HiGHS gives no usable point in `time_limit_s`.
         """
         validate(problem)
-        whole = facts_of(problem)
+        whole = self._facts = facts_of(problem, self._facts)
         self._sizes = self._fan.sizes(problem, FAN_SHARE * time_limit_s)
         self._weigher.look(problem, self._late, FAN_SHARE * (time_limit_s - self._sizes.seconds))
         time_limit_s -= self._sizes.seconds + self._weigher.seconds
@@ -124,7 +126,8 @@ class Session:
     # ------------------------------------------------------------ the optimum
     def _optimum(self, facts: Facts, time_limit_s: float) -> tuple[Arrays, Answer]:
         """Arrays and their optimum. Columns for late work exist only for jobs that need them: a job that misses its
-        deadline in a solve without them gets them, and the solve goes on."""
+        deadline in a solve without them gets them, with all jobs of its pools, and the solve goes on. (Alone it would
+        meet the deadline in another's place, which then missed its own: one solve after the other.)"""
         table = facts.table
         late = np.array([job.id in self._late for job in table.jobs], dtype=np.bool_)
         late |= ~table.reachable | table.late_anyway
@@ -140,8 +143,8 @@ class Session:
                 missed = _missed(arrays, answer)
             if not len(missed):
                 break
-            late[missed] = True
-        self._late = self._classes.members(_late_jobs(arrays, answer))
+            late[_mates(table, missed)] = True
+        self._late = self._classes.members(_still_late(table, late, _late_jobs(arrays, answer)))
         self._plans += 1
         if self._plans % self.verify_every == 0:
             answer = self._verified(arrays, answer, time_limit_s - seconds)
@@ -298,10 +301,24 @@ class Session:
         return replace(answer, seconds=answer.seconds + before.seconds, optimal=answer.optimal and before.optimal)
 
 
-def _late_jobs(arrays: Arrays, answer: Answer) -> list[int]:
+def _late_jobs(arrays: Arrays, answer: Answer) -> Ints:
     """Jobs that do late work in an answer."""
     late = arrays.families["late"]
-    return [int(number) for number in np.unique(late.keys[0][arrays.of("late", answer.point) > 1e-7])]
+    found: Ints = np.unique(late.keys[0][arrays.of("late", answer.point) > 1e-7])
+    return found
+
+
+def _mates(table: JobTable, jobs: Ints) -> Ints:
+    """These jobs and all that may run in one of their pools."""
+    pools = np.unique(table.pair_pool[np.isin(table.pair_job, jobs)])
+    return np.unique(np.append(jobs, table.pair_job[np.isin(table.pair_pool, pools)]))
+
+
+def _still_late(table: JobTable, had: Flags, late: Ints) -> Ints:
+    """Jobs whose next plan begins with columns for late work: those that do some, and those in one of their pools that
+    `had` such columns."""
+    mates = _mates(table, late)
+    return np.unique(np.append(late, mates[had[mates]]))
 
 
 def _missed(arrays: Arrays, answer: Answer) -> Ints:
