@@ -22,7 +22,7 @@ from scheduler.flexibility import available_kw, baseline_kw
 from scheduler.overrides import apply_order
 from scheduler.programs import ProgramRules
 from scheduler.reporting import job_status
-from scheduler.service import EventAnswer, JobRequest, OperatorOrder, Refused
+from scheduler.service import EventAnswer, Grant, JobRequest, OperatorOrder, Refused
 from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
 from scheduler.store.store import StoreDegraded
 from scheduler.tokens import Quotes, quotes_of
@@ -212,6 +212,10 @@ class Facade:
     def jobs(self) -> Sequence[JobStatus]:
         """See Service."""
         return [job_status(job, self.ctx, self.state) for job in self._queue().everything()]
+
+    def grants(self) -> Mapping[str, Grant]:
+        """See Service."""
+        return {job: Grant(pool, gpus) for job, (pool, gpus) in self._queue().granted().items()}
 
     def job(self, job_id: str) -> JobStatus:
         """See Service."""

@@ -65,6 +65,14 @@ class OperatorOrder:
     by: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """GPUs that a job may use from now on, and their pool."""
+
+    pool: str
+    gpus: int
+
+
 class Service(Protocol):
     """The running daemon."""
 
@@ -128,6 +136,10 @@ class Service(Protocol):
 
     def jobs(self) -> Sequence[JobStatus]:
         """Every job that is not forgotten, newest first."""
+        ...
+
+    def grants(self) -> Mapping[str, Grant]:
+        """Jobs that hold GPUs now, by id."""
         ...
 
     def job(self, job_id: str) -> JobStatus:

@@ -24,6 +24,10 @@ def routes(service: Service) -> APIRouter:
     def listing(_: Reader) -> Json:
         return Json({"jobs": service.jobs()})
 
+    @router.get("/grants", summary="GPUs of every job that has some now: what workers ask for every second")
+    def grants(_: Reader) -> Json:
+        return Json({"grants": service.grants()})
+
     @router.get("/{job_id}", summary="One job")
     def one(job_id: str, _: Reader) -> Json:
         return Json(service.job(job_id))

@@ -60,7 +60,7 @@ class ApiServer:
 
     def start(self) -> None:
         """Return once it listens. Raises ServerError when the address can't be had or the application fails."""
-        self._socket = _bind(self.host, self.port)
+        self._socket = bind(self.host, self.port)
         self.port = self._socket.getsockname()[1]
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         self._thread.start()
@@ -105,15 +105,15 @@ class ApiServer:
         self.stop()
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address; ServerError says why not."""
+def bind(host: str, port: int, part: str = "api") -> socket.socket:
+    """A socket bound to the address; ServerError says why not, naming the config's `part`."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         bound = socket.socket(family, kind, proto)
     except OSError as error:
-        raise ServerError(f"api.host: {host!r} is no address of this machine: {error.strerror or error}") from error
+        raise ServerError(f"{part}.host: {host!r} is no address of this machine: {error.strerror or error}") from error
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
@@ -121,6 +121,6 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise ServerError(
-            f"api: cannot listen at {host}:{port}: {error.strerror or error}. Is a daemon running?"
+            f"{part}: cannot listen at {host}:{port}: {error.strerror or error}. Is one running already?"
         ) from error
     return bound

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from scheduler.backtest.result import BacktestResult
 
 SHOWN_STEPS = 48
+GATEWAY_CONFIG = Path("/etc/gridpace/gateway.yaml")
 
 RivalNames = Annotated[
     str, typer.Option(help="Rules to run beside no control and perfect foresight, by comma; all, none, or bounds.")
@@ -25,7 +27,7 @@ RivalNames = Annotated[
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
-    first: tuple[Callable[..., None], ...] = (check, plan, run)
+    first: tuple[Callable[..., None], ...] = (check, plan, run, gateway)
     last: tuple[Callable[..., None], ...] = (backtest, schema)
     for command in first:
         app.command()(command)
@@ -51,6 +53,27 @@ def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
     from scheduler.daemon import run as run_daemon
 
     raise typer.Exit(run_daemon(config))
+
+
+def gateway(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The gateway's own file.")] = GATEWAY_CONFIG,
+) -> None:
+    """Serve OpenAI's batch API.
+
+    Batches wait for the power that the plan gives them, and run on the site's own OpenAI-compatible servers.
+
+    \b
+    Examples:
+      gridpace gateway --config gateway.yaml
+    """
+    from adapters.registry import MissingExtra
+
+    missing = [name for name in ("aiohttp", "python_multipart") if find_spec(name) is None]
+    if missing:
+        raise MissingExtra(f"{', '.join(missing)}: not installed; pip install 'gridpace[gateway]'")
+    from scheduler.gateway.process import run as run_gateway
+
+    raise typer.Exit(run_gateway(config))
 
 
 def agent(ctx: typer.Context) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scheduler.config.generate_reference import reference_text
-from scheduler.config.generate_sample import sample_text
+from scheduler.config.generate_reference import gateway_reference, reference_text
+from scheduler.config.generate_sample import gateway_text, sample_text
 from scheduler.config.generate_schema import schema_text
 
 
@@ -19,6 +19,8 @@ def artefacts() -> dict[str, str]:
         "config/schema.json": schema_text(),
         "config/gridpace.yaml": sample_text(),
         "docs/config-reference.md": reference_text(),
+        "config/gateway.yaml": gateway_text(),
+        "docs/gateway-reference.md": gateway_reference(),
     }
 
 

@@ -14,6 +14,7 @@ from scheduler.config.describe import default_of, is_list, model_of, plain, yaml
 from scheduler.config.entries import ENTRY_PLACES, shipped_models
 from scheduler.config.load import shipped_curves
 from scheduler.config.models import Config
+from scheduler.gateway.config import GatewayConfig
 
 HEAD = """\
 # Configuration reference
@@ -28,6 +29,14 @@ editors (`# yaml-language-server: $schema=schema.json`).
 - A secret is given by reference: `env:NAME`, `file:/path` or `credential:name` (systemd's `LoadCredential`).
 - Money is in `currency`; `per_mwh` prices apply to energy at the site's meter.
 - An unknown key is an error, and so is a key that is given twice.
+"""
+
+GATEWAY_HEAD = """\
+# Reference of the gateway's file
+
+One YAML file describes a batch gateway (`gridpace gateway --config FILE`); [batches.md](batches.md) says how it is
+used. This page is generated (`gridpace schema --write`), `config/gateway.yaml` is the same as a commented sample.
+Lengths of time, paths and secrets are written as in [the daemon's file](config-reference.md).
 """
 
 KINDS = {
@@ -66,6 +75,11 @@ def reference_text() -> str:
             parts += [_section(inner, part) for inner, part in _inner(model, path)]
     parts.append(_curves())
     return "\n".join(parts)
+
+
+def gateway_reference() -> str:
+    """The gateway's page as it is committed."""
+    return "\n".join([GATEWAY_HEAD, *(_section(path, model) for path, model in _sections(GatewayConfig, ""))])
 
 
 def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:

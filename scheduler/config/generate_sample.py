@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 from scheduler.config.describe import default_of, is_list, is_required, model_of, plain, yaml_value
 from scheduler.config.entries import ENTRY_PLACES, entry_model
 from scheduler.config.models import Config
+from scheduler.gateway.config import GatewayConfig
 
 WIDTH = 110
 HEAD = """\
@@ -78,10 +79,40 @@ CHOSEN: dict[str, Any] = {
 """What the sample says where no default says enough."""
 
 
+GATEWAY_HEAD = """\
+# The batch gateway: every key, at its default or with an example. This file is generated (`gridpace schema --write`).
+# Start it with `gridpace gateway --config FILE`; docs/batches.md says how clients use it.
+"""
+
+GATEWAY: dict[str, Any] = {
+    "state_dir": "/var/lib/gridpace-gateway",
+    "token": "credential:gridpace-token",
+    "upstreams": [
+        {
+            "id": "llama",
+            "url": "http://127.0.0.1:8000",
+            "pool": "tune",
+            "models": ["llama-3.1-8b"],
+            "tokens_per_gpu_h": 1.2e6,
+        }
+    ],
+    "tenants": [{"name": "research", "key": "credential:research-key"}],
+}
+
+
 def sample_text() -> str:
-    """The sample as it is committed."""
-    lines = _mapping(Config, CHOSEN, (), explained=True)
-    return HEAD + "\n".join(line.rstrip() for line in lines) + "\n"
+    """The daemon's sample as it is committed."""
+    return _sample(Config, CHOSEN, HEAD)
+
+
+def gateway_text() -> str:
+    """The gateway's sample as it is committed."""
+    return _sample(GatewayConfig, GATEWAY, GATEWAY_HEAD)
+
+
+def _sample(model: type[BaseModel], values: dict[str, Any], head: str) -> str:
+    lines = _mapping(model, values, (), explained=True)
+    return head + "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def _mapping(model: type[BaseModel], values: dict[str, Any], place: tuple[str, ...], explained: bool) -> list[str]:

@@ -1,7 +1,6 @@
 """A daemon made of formulas: a `scheduler.service.Service` whose site, prices, jobs and event move with its clock.
 
-Why: the API and the page are tested and developed without loops, solver or store. Everything is a function of the
-clock's time, so a test that sets the time knows what must be shown.
+Why: API and page are tested without loops, solver or store. Everything is a function of the clock's time.
 """
 
 import math
@@ -14,7 +13,7 @@ from optimizer.answers import PoolQuote
 from optimizer.domain import JobPlan, Plan, PoolPlan, Rung, SitePlan
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid, floor_time, planning_grid
-from scheduler.service import EventAnswer, Refused
+from scheduler.service import EventAnswer, Grant, Refused
 from scheduler.status import (
     CurveStatus,
     CycleReport,
@@ -29,7 +28,6 @@ from scheduler.status import (
 from scheduler.tokens import INDICATION, PoolQuotes, QuotedInterval, Quotes, SiteValue
 
 START = datetime(2022, 9, 6, 21, tzinfo=UTC)  # 14:00 in California
-INF = float("inf")
 SITE, ZONE, LIMIT_KW, PUE = "west", "America/Los_Angeles", 4500.0, 1.12
 STEP = timedelta(minutes=5)
 CURVE = CurveStatus("A100/x", "learned", 360, 2, 0.021, -0.07, "learned (360 samples, error 2.1%), -7% against A100/x")
@@ -68,7 +66,7 @@ class FakeService:
 
     def target_at(self, moment):
         """Tightest target of the accepted events, ramps of five minutes included."""
-        tightest = INF
+        tightest = float("inf")
         for event in self.book.values():
             if event.state != "cancelled" and event.start <= moment < event.end + STEP:
                 since, left = (moment - event.start) / STEP, 1 - (moment - event.end) / STEP
@@ -110,7 +108,7 @@ class FakeService:
         shed_kw = (FULL_KW - site_kw) / PUE * share
         part = 1 - shed_kw / full_kw
         cap_w = int(top_w * part) if part < 0.995 else top_w
-        event = self.target_at(self.clock.now()) < INF
+        event = self.target_at(self.clock.now()) < float("inf")
         reason = Reason.DR_EVENT if event else Reason.HIGH_PRICE if cap_w < top_w else Reason.FULL_POWER
         whys = {
             Reason.DR_EVENT: f"Capped at {cap_w} W: the event needs {shed_kw:.0f} kW from here, the cheapest there is.",
@@ -233,7 +231,7 @@ class FakeService:
         return {
             "at": at,
             "import_kw": [self.drawn_at(moment) for moment in at],
-            "target_kw": [target if target < INF else None for target in targets],
+            "target_kw": [target if target < float("inf") else None for target in targets],
             "limit_kw": [LIMIT_KW] * len(at),
             "planned_kw": [self.planned_at(moment) for moment in at],
             "price_per_mwh": [self.price_at(moment) for moment in at],
@@ -303,6 +301,9 @@ class FakeService:
         self._may_fail()
         with self.lock:
             return list(self._jobs())[::-1]
+
+    def grants(self):
+        return {job.id: Grant(job.pool, job.gpus) for job in self.jobs() if job.gpus}
 
     def job(self, job_id):
         found = next((job for job in self.jobs() if job.id == job_id), None)

@@ -34,6 +34,7 @@ TINY = {
         "rolling_steps": 3,
     },
     "backtest_speed": {"hours": 0.5, "repeats": 1},
+    "batch": {"requests": 200, "turns": 1, "lines": 500},
     "field_trial": {"hours": 0.05, "before_min": 2.0, "halls": 1, "rules": 1},
     "footprint": {"seconds": 1.0, "watches": 1, "nodes": 5, "settle_s": 1.0},
     "plan_quality": {
@@ -59,6 +60,7 @@ KEYS = {
         "peak_mb",
     },
     "backtest_speed": {"times_real_time", "highs_share"},
+    "batch": {"overhead_ratio", "peak_mb", "plan_to_concurrency_s", "lost", "doubled"},
     "field_trial": {"weighted_performance", "over_delivery_points", "lowest_point"},
     "plan_quality": {"share_of_perfect", "rivals", "regret", "scenario_ratio_20"},
     "footprint": {"agent_mb", "agent_core_share", "daemon_mb", "daemon_core_share_5_nodes"},
@@ -69,6 +71,7 @@ COUNTED = ("cpu_s", "core_share")
 SIGNED = {
     "lowest_point", "highest_point", "rebound_points", "bursty_worst_points", "samples_above_limit",
     "bursty_samples_above_limit", "over_delivery_points", "bursty_over_delivery_points", "reversals", "orders_per_h",
+    "lost", "doubled",
 }  # fmt: skip
 """Figures that may be nothing, or less."""
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.system import require
 
 ROOT = Path(__file__).resolve().parents[2]
-UNITS = {"gridpace.service": 1.5, "gridpace-agent.service": 2.0}
+UNITS = {"gridpace.service": 1.5, "gridpace-agent.service": 2.0, "gridpace-gateway.service": 1.5}
 COMMAND = "/opt/gridpace/venv/bin/gridpace"
 
 
@@ -79,6 +79,9 @@ def test_install_stages_a_whole_service(tmp_path):
     assert os.readlink(stage / "usr/local/bin/gridpace") == "/srv/pace/venv/bin/gridpace"
     unit = (stage / "etc/systemd/system/gridpace.service").read_text()
     assert "\nExecStart=/srv/pace/venv/bin/gridpace run --config /etc/site/gridpace.yaml\n" in unit
+    gateway = (stage / "etc/systemd/system/gridpace-gateway.service").read_text()
+    assert "\nExecStart=/srv/pace/venv/bin/gridpace gateway --config /etc/site/gateway.yaml\n" in gateway
+    assert (stage / "etc/site/gateway.yaml").read_text() == (ROOT / "config/gateway.yaml").read_text()
     assert "d /etc/site " in (stage / "etc/tmpfiles.d/gridpace.conf").read_text()
     assert "u gridpace " in (stage / "etc/sysusers.d/gridpace.conf").read_text()
     assert not [path for path in (stage / "srv").rglob("*") if path.stat(follow_symlinks=False).st_mode & 0o022

@@ -1,0 +1,179 @@
+"""What the batch gateway costs: a hundred thousand requests through it beside the same requests sent directly.
+
+Gateway, inference server (a stand-in that answers after a fixed time) and the daemon's stand-in run in processes of
+their own on this machine. Direct and through the gateway take turns in one run, with the same client library and the
+same number of requests at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.support.report import Figures, run, say, spread
+from scheduler.gateway.upstream import Answer, Upstream
+from tests.support.gateway import Desk, Granting, line
+
+AT_ONCE = 64
+ANSWER_S = 0.1
+MODEL = "tiny"
+
+
+@dataclass(frozen=True)
+class Size:
+    """Requests of each turn, turns, and lines of the large file (of which only the checking and the memory count)."""
+
+    requests: int = 25_000
+    turns: int = 4
+    lines: int = 1_000_000
+
+
+FULL = Size()
+QUICK = Size(requests=1500, turns=1, lines=20_000)
+
+
+def measure(quick: bool, seed: int) -> Figures:
+    """The figures, printed on the way. Nothing here is random: the seed plays no part."""
+    size = QUICK if quick else FULL
+    with tempfile.TemporaryDirectory(prefix="gridpace-batch-") as name, ExitStack() as stack:
+        folder = Path(name)
+        url = _server(stack)
+        daemon = Granting()
+        stack.callback(daemon.close)
+        desk = Desk(folder / "gateway", url, daemon.url, "token", per_gpu=1)
+        stack.callback(desk.close)
+        desk.start()
+        daemon.gpus = AT_ONCE
+        return _overhead(size, desk, url) | _reached(desk, daemon) | _memory(size, desk, daemon, folder)
+
+
+def _overhead(size: Size, desk: Desk, url: str) -> dict[str, Any]:
+    """Wall time through the gateway over wall time without it, and whether every line came back once."""
+    ratios, lost, doubled = [], 0, 0
+    for turn in range(size.turns):
+        direct_s = asyncio.run(_direct(url, size.requests))
+        name, gateway_s = _through(desk, size.requests)
+        found = desk.look(name)
+        seen = Counter(row["custom_id"] for row in desk.lines(found["output_file_id"]))
+        lost += size.requests - len(seen)
+        doubled += sum(seen.values()) - len(seen)
+        ratios.append(gateway_s / direct_s)
+        say(f"turn {turn + 1}: {size.requests} requests directly {direct_s:.1f} s, as a batch {gateway_s:.1f} s")
+    say(f"time as a batch over time directly: {spread(ratios)}; lost {lost}, doubled {doubled}")
+    requests = size.requests * size.turns
+    return {"overhead_ratio": median(ratios), "requests": requests, "lost": lost, "doubled": doubled}
+
+
+async def _direct(url: str, count: int) -> float:
+    """Seconds for so many requests, AT_ONCE at a time."""
+    upstream, numbers = Upstream(url, None, 60.0), iter(range(count))
+
+    async def one() -> None:
+        for number in numbers:
+            answer = await upstream.send("/v1/chat/completions", line(number, f"w{number}")["body"])
+            assert isinstance(answer, Answer), answer
+
+    start = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+    took = time.perf_counter() - start
+    await upstream.close()
+    return took
+
+
+def _through(desk: Desk, count: int) -> tuple[str, float]:
+    """The batch's id, and seconds from the first request sent to the last answered: uploading and checking, which a
+    client does not do without a gateway, are told apart by `memory`."""
+    name = desk.batch([f"w{number}" for number in range(count)])
+    desk.wait(lambda: desk.look(name)["status"] != "validating", 600)
+    start = time.perf_counter()
+    desk.wait(lambda: _done(desk.look(name)) >= count, 600)
+    took = time.perf_counter() - start
+    desk.ended(name)
+    return name, took
+
+
+def _done(batch: dict[str, Any]) -> int:
+    return int(batch["request_counts"]["completed"]) + int(batch["request_counts"]["failed"])
+
+
+def _reached(desk: Desk, daemon: Granting) -> dict[str, Any]:
+    """Longest time from a new grant to as many requests under way as it allows, up and down."""
+    name = desk.batch([f"w{number}" for number in range(20_000)])
+    longest = 0.0
+    for gpus in (8, 64, 16, 48, 4):
+        daemon.gpus = gpus
+        start = time.perf_counter()
+        desk.wait(lambda gpus=gpus: _under_way(desk) == gpus)
+        longest = max(longest, time.perf_counter() - start)
+    desk.call("POST", f"/v1/batches/{name}/cancel")
+    desk.ended(name)
+    say(f"from a changed grant to as many requests at once: {longest:.2f} s at most")
+    return {"plan_to_concurrency_s": longest}
+
+
+def _under_way(desk: Desk) -> int:
+    text = desk.call("GET", "/metrics").text
+    rows = (row for row in text.splitlines() if row.startswith("gridpace_gateway_requests_in_flight{"))
+    return int(float(next(rows).rsplit(" ", 1)[1]))
+
+
+def _memory(size: Size, desk: Desk, daemon: Granting, folder: Path) -> dict[str, Any]:
+    """Highest resident memory of the gateway once it has taken, checked and begun a very large file."""
+    path = folder / "large.jsonl"
+    with path.open("w") as file:
+        for number in range(size.lines):
+            file.write(json.dumps(line(number, f"w{number}")) + "\n")
+    start = time.perf_counter()
+    with path.open("rb") as file:
+        answer = desk.call("POST", "/v1/files", files={"file": ("large.jsonl", file)}, data={"purpose": "batch"})
+    stored_s = time.perf_counter() - start
+    daemon.gpus = AT_ONCE
+    start = time.perf_counter()
+    name = desk.create(answer.json()["id"]).json()["id"]
+    desk.wait(lambda: desk.look(name)["status"] != "validating", 600)
+    checked_s = time.perf_counter() - start
+    desk.wait(lambda: _done(desk.look(name)) > AT_ONCE)
+    status = Path(f"/proc/{desk.lives[-1].pid}/status").read_text(encoding="ascii")
+    peak = float(next(row for row in status.splitlines() if row.startswith("VmHWM:")).split()[1]) / 1024
+    desk.call("POST", f"/v1/batches/{name}/cancel")
+    desk.ended(name)
+    say(f"{size.lines} lines: stored in {stored_s:.1f} s, checked in {checked_s:.1f} s; at most {peak:.0f} MB resident")
+    return {"peak_mb": peak, "lines": size.lines, "check_s": checked_s}
+
+
+def _server(stack: ExitStack) -> str:
+    """The address of an inference server that answers after ANSWER_S, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there,), daemon=True)
+    process.start()
+    stack.callback(process.terminate)
+    return str(here.recv())
+
+
+def _serve(pipe: Any) -> None:
+    from tests.support.openai_server import OpenAiServer
+
+    server = OpenAiServer()
+    server.delay_s = ANSWER_S
+    pipe.send(server.url)
+    server._thread.join()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    run("batch", (__doc__ or "").splitlines()[0], measure, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""The gateway's work: takes batches on, keeps them fed while the plan grants GPUs, and ends them.
+
+`Gateway.run` on one screen: every half second hear what is granted, write down what is answered, end what is over;
+checks of new batches run beside it, one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import structlog
+
+from adapters.ports import Clock
+from scheduler.gateway.answers import Answers
+from scheduler.gateway.config import GatewayConfig, TenantConfig, UpstreamConfig
+from scheduler.gateway.daemon import Daemon, DaemonError
+from scheduler.gateway.lines import ENDPOINTS, parse, read_lines, unanswered
+from scheduler.gateway.model import ApiError, Batch, InputError, Status, StoredFile
+from scheduler.gateway.runner import Runner, Running
+from scheduler.gateway.shelf import Shelf
+from scheduler.gateway.terms import checked_metadata, job_of, terms
+from scheduler.gateway.upstream import Upstream
+from scheduler.gateway.validate import Checked, check
+
+log = structlog.get_logger("gridpace.gateway")
+
+TURN_S = 0.5
+REPORT_EVERY = 20
+"""Turns between reports of progress to the daemon and fsyncs of answers."""
+TIDY_EVERY = 7200
+NEVER, HELD, UNKNOWN = 422, 409, 404
+"""What the daemon's status says of a job: it can't be taken; it is another's, or cancelled; it is not known."""
+UNDER_WAY = (Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING)
+
+
+class Gateway:
+    """Everything behind the routes. Lives in one event loop; only `keep` and the checks use threads."""
+
+    def __init__(self, config: GatewayConfig, shelf: Shelf, clock: Clock, daemon: Daemon) -> None:
+        self.config, self.shelf, self._clock, self._daemon = config, shelf, clock, daemon
+        self.daemon_trouble = ""
+        self._upstreams = {one.id: _upstream(one, config.base_dir) for one in config.upstreams}
+        self._of_model = {model: one for one in config.upstreams for model in one.models}
+        weights = {tenant.name: tenant.weight for tenant in config.tenants}
+        self.runners = {
+            one.id: Runner(one.id, self._upstreams[one.id].send, one.requests_per_gpu, weights)
+            for one in config.upstreams
+        }
+        self._checks: asyncio.Queue[str] = asyncio.Queue()
+        self._known_to_daemon: set[str] = set()
+        self._to_tell: set[str] = set()
+
+    # ---------------------------------------------------------------- clients
+    def keep(self, tenant: TenantConfig, filename: str, content: BinaryIO) -> StoredFile:
+        """Store an upload (blocking). Raises ApiError (413)."""
+        room = tenant.max_bytes - self.shelf.bytes_of(tenant.name)
+        return self.shelf.keep(tenant.name, filename, content, min(self.config.max_file_bytes, max(0, room)))
+
+    def create(self, tenant: TenantConfig, body: Mapping[str, Any]) -> Batch:
+        """Take a batch on; its file is checked next. Raises ApiError naming the parameter."""
+        now = self._clock.now()
+        endpoint, window = body.get("endpoint"), body.get("completion_window")
+        if endpoint not in ENDPOINTS:
+            raise ApiError(400, f"endpoint: is one of {', '.join(ENDPOINTS)}", "invalid_value", "endpoint")
+        if not isinstance(window, str):
+            raise ApiError(400, 'completion_window: write a time such as "24h"', "invalid_value", "completion_window")
+        metadata = checked_metadata(body.get("metadata"))
+        asked = terms(window, metadata, now)
+        file = self.shelf.file(tenant.name, str(body.get("input_file_id")))
+        if file.purpose != "batch":
+            raise ApiError(400, f"{file.id} has not the purpose batch", "invalid_value", "input_file_id")
+        self._quota(tenant)
+        batch = Batch(
+            id=f"batch_{secrets.token_hex(12)}", tenant=tenant.name, endpoint=str(endpoint), input_file=file.id,
+            window=window, created_at=now, expires_at=asked.expires_at, deadline=asked.deadline,
+            priority=asked.priority, max_price=asked.max_price, metadata=metadata,
+        )  # fmt: skip
+        self.shelf.put(batch)
+        self._checks.put_nowait(batch.id)
+        return batch
+
+    def cancel(self, tenant: str, name: str) -> Batch:
+        """Send nothing more of a batch; what is under way comes back, then it is cancelled. Again is the same."""
+        batch = self.shelf.batch(tenant, name)
+        if batch.status in {Status.CANCELLING, Status.CANCELLED}:
+            return batch
+        if batch.over or batch.status is Status.FINALIZING:
+            raise ApiError(409, f"{name} is {batch.status.value}", "invalid_state")
+        return self._cancelling(batch)
+
+    def trouble(self) -> list[str]:
+        """What a person should look at now."""
+        found = [f"daemon: {self.daemon_trouble}"] if self.daemon_trouble else []
+        return found + [f"{name}: {one.trouble}" for name, one in self.runners.items() if one.trouble]
+
+    def sentence(self) -> str:
+        """What it does, in one line."""
+        doing = ", ".join(f"{name} {one.in_flight} of {one.slots} requests" for name, one in self.runners.items())
+        left = sum(one.answers.left for _, one in self._running())
+        trouble = self.trouble()
+        return f"{doing}; {left} requests wait or run{f'; {trouble[0]}' if trouble else ''}"
+
+    def _quota(self, tenant: TenantConfig) -> None:
+        open_ones = [one for one in self.shelf.batches(tenant.name) if not one.over]
+        requests = sum(one.total - one.completed - one.failed for one in open_ones)
+        if len(open_ones) >= tenant.max_batches or requests >= tenant.max_requests:
+            text = f"{len(open_ones)} batches with {requests} requests are not over yet"
+            raise ApiError(429, text, "quota_exceeded", None, retry_after_s=60.0)
+
+    # ---------------------------------------------------------------- the work
+    async def run(self) -> None:
+        """Work until cancelled."""
+        self._resume()
+        async with asyncio.TaskGroup() as group:
+            for runner in self.runners.values():
+                group.create_task(runner.run())
+            group.create_task(self._check_new())
+            turn = 0
+            while True:
+                await self._turn(turn)
+                turn += 1
+                await asyncio.sleep(TURN_S)
+
+    async def close(self, drain_s: float) -> None:
+        """Wait for what is under way, and close everything."""
+        await asyncio.gather(*(runner.drain(drain_s) for runner in self.runners.values()))
+        for _, running in self._running():
+            running.answers.close()
+        for upstream in self._upstreams.values():
+            await upstream.close()
+        await self._daemon.close()
+
+    async def _turn(self, turn: int) -> None:
+        await self._introduce()
+        await self._hear()
+        report = turn % REPORT_EVERY == 0
+        for runner, running in self._running():
+            self._count(running)
+            if report:
+                await asyncio.to_thread(running.answers.sync)
+                await self._report(running.batch, finished=False)
+            await self._end(runner, running)
+        await self._tell_ends()
+        if turn % TIDY_EVERY == 0:
+            self.shelf.tidy(self.config.keep)
+
+    def _running(self) -> list[tuple[Runner, Running]]:
+        return [(runner, one) for runner in self.runners.values() for one in list(runner.running.values())]
+
+    # ---------------------------------------------------------------- beginning
+    def _resume(self) -> None:
+        """Go on where a stop or a crash left off."""
+        for batch in self.shelf.batches():
+            if batch.status is Status.VALIDATING:
+                self._checks.put_nowait(batch.id)
+            elif batch.status in UNDER_WAY:
+                self._start(batch)
+                if batch.status is Status.CANCELLING:
+                    self.runners[self._of_model[batch.model].id].stop(batch.id)
+            elif batch.model and not batch.told:
+                self._to_tell.add(batch.id)
+
+    async def _check_new(self) -> None:
+        while True:
+            batch = self._found(await self._checks.get())
+            if batch is None or batch.status is not Status.VALIDATING:
+                continue
+            file = self.shelf.file(batch.tenant, batch.input_file)
+            usual = max(one.answer_tokens for one in self.config.upstreams)
+            most = self.config.max_batch_requests
+            known = self._of_model.__contains__
+            found = await asyncio.to_thread(check, self.shelf.path(file), batch.endpoint, known, most, usual)
+            self._checked(batch.id, found)
+
+    def _checked(self, name: str, found: Checked) -> None:
+        batch, now = self._found(name), self._clock.now()
+        if batch is None:
+            return
+        if batch.status is Status.CANCELLING:
+            self.shelf.put(batch.at(Status.CANCELLED, now))
+        elif found.errors:
+            self.shelf.put(batch.at(Status.FAILED, now, errors=found.errors))
+        else:
+            work = found.tokens / self._of_model[found.model].tokens_per_gpu_h
+            batch = batch.at(Status.IN_PROGRESS, now, model=found.model, total=found.total, work_gpu_h=work)
+            self._start(self.shelf.put(batch))
+
+    def _start(self, batch: Batch) -> None:
+        file = self.shelf.file(batch.tenant, batch.input_file)
+        answers = Answers(self.shelf.answers_of(batch.id), batch.total)
+        self.runners[self._of_model[batch.model].id].add(Running(batch, answers, self.shelf.path(file)))
+
+    # ---------------------------------------------------------------- the daemon
+    async def _introduce(self) -> None:
+        """Make jobs of batches that the daemon does not know yet (again after a restart: the same job stays one)."""
+        for runner, running in self._running():
+            batch = running.batch
+            if batch.id in self._known_to_daemon or batch.status is not Status.IN_PROGRESS:
+                continue
+            upstream = self._of_model[batch.model]
+            now = self._clock.now()
+            job = job_of(batch, upstream.pool, upstream.tokens_per_gpu_h, upstream.requests_per_gpu, now)
+            try:
+                await self._daemon.submit(job)
+            except DaemonError as error:
+                if error.status == NEVER:
+                    log.error("gateway.job_refused", batch=batch.id, why=str(error))
+                    why = InputError("not_plannable", f"the site's planner refuses it: {error}")
+                    self._over(runner, running, Status.FAILED, now, (why,))
+                    continue
+                if error.status != HELD:
+                    self._troubled(error)
+                    continue
+            self._known_to_daemon.add(batch.id)
+
+    async def _hear(self) -> None:
+        try:
+            gpus = await self._daemon.grants()
+        except DaemonError as error:
+            self._troubled(error)
+            return
+        if self.daemon_trouble:
+            log.info("gateway.daemon_back")
+        self.daemon_trouble = ""
+        for runner in self.runners.values():
+            runner.grant(gpus)
+
+    async def _report(self, batch: Batch, *, finished: bool) -> bool:
+        share = (batch.completed + batch.failed) / batch.total if batch.total else 1.0
+        try:
+            await self._daemon.progress(batch.id, share * batch.work_gpu_h, finished)
+        except DaemonError as error:
+            if error.status == HELD and batch.status is Status.IN_PROGRESS:
+                log.warning("gateway.job_cancelled", batch=batch.id, why=str(error))
+                self._cancelling(batch)  # the site's operator withdrew it
+            elif error.status == UNKNOWN:
+                self._known_to_daemon.discard(batch.id)  # a daemon without its books: introduced anew
+            elif error.status != HELD:
+                self._troubled(error)
+                return False
+        return True
+
+    def _troubled(self, error: DaemonError) -> None:
+        if not self.daemon_trouble:
+            log.warning("gateway.daemon_trouble", why=str(error))
+        self.daemon_trouble = str(error)
+
+    # ---------------------------------------------------------------- ending
+    def _count(self, running: Running) -> None:
+        found, batch = running.answers, running.batch
+        running.batch = replace(
+            batch, completed=found.completed, failed=found.failed,
+            input_tokens=found.usage.input_tokens, output_tokens=found.usage.output_tokens,
+        )  # fmt: skip
+        self.shelf.show(running.batch)
+
+    async def _end(self, runner: Runner, running: Running) -> None:
+        now, batch = self._clock.now(), running.batch
+        if batch.status is Status.IN_PROGRESS and now >= batch.expires_at and running.answers.left:
+            runner.stop(batch.id)
+            if not running.in_flight:
+                await asyncio.to_thread(_expire, running)
+                self._over(runner, running, Status.EXPIRED, now)
+        elif batch.status is Status.CANCELLING:
+            if not running.in_flight:
+                self._over(runner, running, Status.CANCELLED, now)
+        elif not running.answers.left and not running.in_flight:
+            self._over(runner, running, Status.COMPLETED, now)
+
+    def _over(
+        self, runner: Runner, running: Running, status: Status, now: datetime, why: tuple[InputError, ...] = ()
+    ) -> None:
+        """Publish what is answered; once the record says that it is over, it is."""
+        self._count(running)
+        running.answers.close()
+        batch = running.batch
+        if status is Status.COMPLETED:
+            batch = batch.at(Status.FINALIZING, now)
+        output = self.shelf.publish(batch, running.answers.good, "output")
+        errors = self.shelf.publish(batch, running.answers.bad, "error")
+        self.shelf.put(batch.at(status, now, output_file=output, error_file=errors, errors=why))
+        del runner.running[batch.id]
+        self._to_tell.add(batch.id)
+        log.info("gateway.over", batch=batch.id, status=status.value, completed=batch.completed, failed=batch.failed)
+
+    async def _tell_ends(self) -> None:
+        """Tell the daemon of ended batches until it has heard; whether it has, survives a restart."""
+        for name in sorted(self._to_tell):
+            batch = self._found(name)
+            if batch is not None:
+                try:
+                    if batch.status is not Status.COMPLETED:
+                        await self._daemon.cancel(name)
+                    elif not await self._report(batch, finished=True):
+                        continue
+                except DaemonError as error:
+                    self._troubled(error)
+                    continue
+                self.shelf.put(replace(batch, told=True))
+            self._to_tell.discard(name)
+
+    def _cancelling(self, batch: Batch) -> Batch:
+        batch = self.shelf.put(batch.at(Status.CANCELLING, self._clock.now()))
+        for runner in self.runners.values():
+            if batch.id in runner.running:
+                runner.running[batch.id].batch = batch
+                runner.stop(batch.id)
+        return batch
+
+    def _found(self, name: str) -> Batch | None:
+        return next((one for one in self.shelf.batches() if one.id == name), None)
+
+
+def _upstream(config: UpstreamConfig, base_dir: Path) -> Upstream:
+    key = config.key.reveal(base_dir) if config.key is not None else None
+    return Upstream(config.url, key, config.timeout.total_seconds())
+
+
+def _expire(running: Running) -> None:
+    """Write an error line for every request that was not answered in time."""
+    for number, text in read_lines(running.source):
+        if not running.answers.has(number):
+            line = parse(number, text, running.batch.endpoint)
+            error = unanswered(running.batch.id, line, "batch_expired", "not answered before the window ended")
+            running.answers.put(number, error)

@@ -1,0 +1,68 @@
+"""The gateway's own metrics, in Prometheus' text format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from scheduler.gateway.gateway import Gateway
+
+
+def metrics_text(gateway: Gateway) -> bytes:
+    """Everything as it is now."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(gateway))
+    return generate_latest(registry)
+
+
+class _Collector:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def collect(self) -> Iterable[Metric]:
+        """The families."""
+        yield from self._runners()
+        yield from self._work()
+
+    def _runners(self) -> Iterable[Metric]:
+        under_way = GaugeMetricFamily(
+            "gridpace_gateway_requests_in_flight", "Requests under way at a server.", labels=["upstream"]
+        )
+        slots = GaugeMetricFamily(
+            "gridpace_gateway_slots", "Requests that the plan allows at a server.", labels=["upstream"]
+        )
+        up = GaugeMetricFamily("gridpace_gateway_upstream_up", "1 while a server takes requests.", labels=["upstream"])
+        for name, runner in self._gateway.runners.items():
+            under_way.add_metric([name], runner.in_flight)
+            slots.add_metric([name], runner.slots)
+            up.add_metric([name], 0.0 if runner.trouble else 1.0)
+        daemon = GaugeMetricFamily(
+            "gridpace_gateway_daemon_up",
+            "1 while the daemon answers.",
+            value=0.0 if self._gateway.daemon_trouble else 1.0,
+        )
+        yield from (under_way, slots, up, daemon)
+
+    def _work(self) -> Iterable[Metric]:
+        batches = GaugeMetricFamily("gridpace_gateway_batches", "Batches that are kept.", labels=["status"])
+        requests = CounterMetricFamily(
+            "gridpace_gateway_requests", "Requests answered, of batches that are kept.", labels=["tenant", "result"]
+        )
+        tokens = CounterMetricFamily(
+            "gridpace_gateway_tokens", "Tokens by the servers' own count.", labels=["tenant", "kind"]
+        )
+        kept = self._gateway.shelf.batches()
+        for status, number in Counter(one.status.value for one in kept).items():
+            batches.add_metric([status], number)
+        sums: Counter[tuple[str, str]] = Counter()
+        for one in kept:
+            sums[one.tenant, "completed"] += one.completed
+            sums[one.tenant, "failed"] += one.failed
+            sums[one.tenant, "input"] += one.input_tokens
+            sums[one.tenant, "output"] += one.output_tokens
+        for (tenant, kind), number in sums.items():
+            (requests if kind in {"completed", "failed"} else tokens).add_metric([tenant, kind], number)
+        yield from (batches, requests, tokens)

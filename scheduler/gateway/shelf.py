@@ -1,0 +1,183 @@
+"""Where files, batches and answers lie: contents as files in one folder, facts about them as records of a store.
+
+Why durable before it answers: a client that was told an id may forget its data. A content is on disk, with its folder,
+before the record that names it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from adapters.ports import RecordStore
+from scheduler.gateway.model import ApiError, Batch, StoredFile, read_batch, read_file, written
+
+FILE, BATCH = "gateway_file", "gateway_batch"
+PIECE = 1024 * 1024
+
+
+class Shelf:
+    """Files and batches of all tenants. The records of the store are the truth, served from memory."""
+
+    def __init__(self, folder: Path, store: RecordStore, now: Callable[[], datetime]) -> None:
+        self.folder, self._store, self._now = folder, store, now
+        (folder / "files").mkdir(parents=True, exist_ok=True)
+        self._files = {key: read_file(plain) for key, plain in store.all(FILE).items() if "id" in plain}
+        self._batches = {key: read_batch(plain) for key, plain in store.all(BATCH).items() if "id" in plain}
+        for left in (folder / "files").glob("*.part"):  # uploads that a crash cut off
+            left.unlink()
+
+    # ---------------------------------------------------------------- files
+    def keep(self, tenant: str, filename: str, content: BinaryIO, most: int) -> StoredFile:
+        """Store a content (blocking). Raises ApiError (413) when it is larger than `most` bytes, and keeps nothing."""
+        name = f"file-{secrets.token_hex(12)}"
+        place = f"files/{name}"
+        path = self.folder / place
+        part = path.with_suffix(".part")
+        try:
+            with part.open("xb") as file:
+                while piece := content.read(PIECE):
+                    if file.tell() + len(piece) > most:
+                        raise ApiError(413, f"file: only {most} more bytes may be stored", "file_too_large", "file")
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+                size = file.tell()
+            part.rename(path)
+            _sync(path.parent)
+            return self._add(StoredFile(name, tenant, filename, size, "batch", self._now(), place))
+        finally:
+            part.unlink(missing_ok=True)
+
+    def publish(self, batch: Batch, path: Path, kind: str) -> str | None:
+        """A file of answers as something to download; None when it is empty."""
+        size = path.stat().st_size if path.exists() else 0
+        if not size:
+            return None
+        name = f"file-{batch.id.removeprefix('batch_')}-{kind}"
+        place = str(path.relative_to(self.folder))
+        self._add(StoredFile(name, batch.tenant, f"{batch.id}_{kind}.jsonl", size, "batch_output", self._now(), place))
+        return name
+
+    def _add(self, file: StoredFile) -> StoredFile:
+        self._store.put(FILE, file.id, written(file))
+        self._files[file.id] = file
+        return file
+
+    def file(self, tenant: str, name: str) -> StoredFile:
+        """A tenant's file. Raises ApiError (404)."""
+        found = self._files.get(name)
+        if found is None or found.tenant != tenant:
+            raise ApiError(404, f"No such File object: {name}", "not_found", "id")
+        return found
+
+    def files(self, tenant: str) -> list[StoredFile]:
+        """A tenant's files, oldest first."""
+        return [one for one in self._files.values() if one.tenant == tenant]
+
+    def path(self, file: StoredFile) -> Path:
+        """Where its content lies."""
+        return self.folder / file.place
+
+    def drop(self, file: StoredFile) -> None:
+        """Delete a file. Raises ApiError (409) while a batch that is not over reads it."""
+        user = next((one for one in self._batches.values() if one.input_file == file.id and not one.over), None)
+        if user is not None:
+            raise ApiError(409, f"{file.id} is the input of {user.id}, which is not over", "file_in_use")
+        self._store.put(FILE, file.id, {"forget_after_s": 0.0})
+        del self._files[file.id]
+        self.path(file).unlink(missing_ok=True)
+
+    # ---------------------------------------------------------------- batches
+    def put(self, batch: Batch) -> Batch:
+        """Keep a batch as it is now."""
+        self._store.put(BATCH, batch.id, written(batch))
+        self._batches[batch.id] = batch
+        return batch
+
+    def batch(self, tenant: str, name: str) -> Batch:
+        """A tenant's batch. Raises ApiError (404)."""
+        found = self._batches.get(name)
+        if found is None or found.tenant != tenant:
+            raise ApiError(404, f"No batch found with id '{name}'.", "not_found", "id")
+        return found
+
+    def batches(self, tenant: str | None = None) -> list[Batch]:
+        """Batches, oldest first."""
+        return [one for one in self._batches.values() if tenant is None or one.tenant == tenant]
+
+    def answers_of(self, batch: str) -> Path:
+        """Folder of a batch's answers."""
+        return self.folder / "answers" / batch
+
+    def show(self, batch: Batch) -> None:
+        """Show a batch's counts without writing them down: its files tell them again after a restart."""
+        self._batches[batch.id] = batch
+
+    # ---------------------------------------------------------------- tidying
+    def tidy(self, keep: timedelta) -> None:
+        """Forget batches that have been over for `keep`, with their answers, and files as old that none needs."""
+        before = self._now() - keep
+        for batch in [one for one in self._batches.values() if one.over and _ended(one) < before]:
+            for name in (batch.output_file, batch.error_file):
+                if name in self._files:
+                    self._forget(self._files[name])
+            shutil.rmtree(self.answers_of(batch.id), ignore_errors=True)
+            self._store.put(BATCH, batch.id, {"forget_after_s": 0.0})
+            del self._batches[batch.id]
+        used = {one.input_file for one in self._batches.values()}
+        for file in [one for one in self._files.values() if one.purpose == "batch"]:
+            if file.created_at < before and file.id not in used:
+                self._forget(file)
+
+    def _forget(self, file: StoredFile) -> None:
+        self._store.put(FILE, file.id, {"forget_after_s": 0.0})
+        del self._files[file.id]
+        self.path(file).unlink(missing_ok=True)
+
+    def bytes_of(self, tenant: str) -> int:
+        """Bytes of a tenant's files."""
+        return sum(one.bytes for one in self.files(tenant))
+
+
+def counted(batch: Batch, completed: int, failed: int, tokens: tuple[int, int]) -> Batch:
+    """The batch with what its answers hold."""
+    return replace(batch, completed=completed, failed=failed, input_tokens=tokens[0], output_tokens=tokens[1])
+
+
+def page(
+    things: Sequence[StoredFile | Batch], after: str | None, limit: int, *, newest_first: bool
+) -> dict[str, object]:
+    """A page of a list, as OpenAI's clients walk through it."""
+    found = things[::-1] if newest_first else things
+    if after is not None:
+        place = next((i for i, one in enumerate(found) if one.id == after), None)
+        if place is None:
+            raise ApiError(400, f"after: no {after!r} is known", "invalid_value", "after")
+        found = found[place + 1 :]
+    shown = found[:limit]
+    return {
+        "object": "list",
+        "data": [one.json() for one in shown],
+        "first_id": shown[0].id if shown else None,
+        "last_id": shown[-1].id if shown else None,
+        "has_more": len(found) > limit,
+    }
+
+
+def _ended(batch: Batch) -> datetime:
+    return max((*batch.times.values(), batch.created_at))
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,116 @@
+"""What a client asks of a batch beyond OpenAI's fields, and what that is for the plan.
+
+Why in `metadata`: it is the one place that every client already passes on unchanged. The keys: `deadline` (an aware
+time, or a duration from now), `priority` (a whole number), `max_price_per_million_tokens` (a bid: such a batch runs
+only where power is cheap enough for it, and may stay undone).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from scheduler.gateway.model import ApiError, Batch
+
+DEADLINE, PRIORITY, MAX_PRICE = "deadline", "priority", "max_price_per_million_tokens"
+LONGEST_WINDOW = timedelta(days=30)
+MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
+_DURATION = re.compile(r"(\d{1,6})([smhd])")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """`expires_at` ends the completion window; `deadline` is at most that."""
+
+    expires_at: datetime
+    deadline: datetime
+    priority: int
+    max_price: float | None
+
+
+def terms(window: str, metadata: Mapping[str, str], now: datetime) -> Terms:
+    """What the window and the metadata say. Raises ApiError (400) naming the parameter."""
+    expires_at = now + _window(window)
+    deadline = _deadline(metadata[DEADLINE], now) if DEADLINE in metadata else expires_at
+    if not now < deadline <= expires_at:
+        raise _bad(f"metadata.{DEADLINE}", f"{deadline.isoformat()} is not between now and the end of {window}")
+    return Terms(expires_at, deadline, _priority(metadata.get(PRIORITY, "0")), _price(metadata.get(MAX_PRICE)))
+
+
+def checked_metadata(found: Any) -> dict[str, str]:
+    """Metadata as OpenAI limits it: 16 pairs, keys of 64 and texts of 512 characters."""
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or len(found) > MOST_PAIRS:
+        raise _bad("metadata", f"is an object of at most {MOST_PAIRS} pairs")
+    for key, value in found.items():
+        if not isinstance(value, str) or len(key) > LONGEST_KEY or len(value) > LONGEST_VALUE:
+            raise _bad(f"metadata.{key[:LONGEST_KEY]}", f"is a text of at most {LONGEST_VALUE} characters")
+    return dict(found)
+
+
+def _window(text: str) -> timedelta:
+    found = _DURATION.fullmatch(text)
+    length = timedelta(seconds=int(found.group(1)) * _UNIT_S[found.group(2)]) if found else timedelta()
+    if not timedelta() < length <= LONGEST_WINDOW:
+        raise _bad("completion_window", f'write a time of at most {LONGEST_WINDOW.days} days, such as "24h" or "7d"')
+    return length
+
+
+def _deadline(text: str, now: datetime) -> datetime:
+    found: datetime | None
+    if _DURATION.fullmatch(text):
+        return now + _window(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise _bad(f"metadata.{DEADLINE}", 'write a time with its zone, such as "2026-11-27T06:00:00Z", or "8h"')
+    return found.astimezone(UTC)
+
+
+def _priority(text: str) -> int:
+    if not re.fullmatch(r"[+-]?\d{1,3}", text):
+        raise _bad(f"metadata.{PRIORITY}", "write a whole number from -999 to 999")
+    return int(text)
+
+
+def _price(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < 1e9:
+        raise _bad(f"metadata.{MAX_PRICE}", "write a price from 0 on")
+    return found
+
+
+def _bad(param: str, text: str) -> ApiError:
+    return ApiError(400, f"{param}: {text}", "invalid_value", param)
+
+
+def job_of(batch: Batch, pool: str, tokens_per_gpu_h: float, per_gpu: int, now: datetime) -> dict[str, Any]:
+    """The batch as a job of the daemon (the body of `POST /api/v1/jobs`). A bid is worth what it pays for the tokens
+    that a GPU makes in an hour, and costs nothing when it stays undone. One that is late already is due at the end of
+    its window."""
+    job: dict[str, Any] = {
+        "id": batch.id,
+        "pool": pool,
+        "work_gpu_h": batch.work_gpu_h,
+        "max_gpus": max(1, math.ceil(batch.total / per_gpu)),
+        "deadline": (batch.deadline if batch.deadline > now else batch.expires_at).isoformat(),
+        "priority": batch.priority,
+        "metadata": {"tenant": batch.tenant, "model": batch.model},
+    }
+    if batch.max_price is not None:
+        paid = batch.max_price * tokens_per_gpu_h / 1e6
+        job |= {"value_per_gpu_h": paid, "undone_penalty": 0.0, "late_penalty": 0.0}
+    return job
