@@ -211,6 +211,9 @@ class GridEvent:
 
     A `voluntary` event asks nothing of a site that has not said that it takes part, and pays nothing either; while
     `opted` is None the plan decides.
+
+    `ramp_*_kw_per_min` are the program's own: until the ramp out is over the site's import moves no faster (inf: any).
+    The caps already do.
     """
 
     id: str
@@ -234,6 +237,8 @@ class GridEvent:
     name: str = ""
     voluntary: bool = False
     opted: bool | None = None
+    ramp_up_kw_per_min: float = float("inf")
+    ramp_down_kw_per_min: float = float("inf")
 
     @property
     def undecided(self) -> bool:

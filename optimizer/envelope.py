@@ -17,9 +17,14 @@ from optimizer.domain import GridEvent
 INF = float("inf")
 
 
+def released_at(event: GridEvent) -> datetime:
+    """The end of an event's ramp out."""
+    return event.end + timedelta(seconds=event.ramp_out_s)
+
+
 def event_limit_kw(event: GridEvent, moment: datetime) -> float:
     """Cap in kW on the site's import at `moment` (inf: the event asks nothing then)."""
-    released = event.end + timedelta(seconds=event.ramp_out_s)
+    released = released_at(event)
     if moment < event.start or moment >= released + timedelta(seconds=event.rebound_s):
         return INF
     if moment >= released:
@@ -41,7 +46,7 @@ def _between(first_kw: float, last_kw: float, share: float) -> float:
 
 def event_breakpoints(event: GridEvent) -> tuple[datetime, ...]:
     """Moments at which the cap changes its slope, in order."""
-    released = event.end + timedelta(seconds=event.ramp_out_s)
+    released = released_at(event)
     inner = {span.start for span in event.targets} | {event.start + timedelta(seconds=event.ramp_in_s)}
     return tuple(sorted(inner | {event.start, event.end, released, released + timedelta(seconds=event.rebound_s)}))
 

@@ -25,6 +25,7 @@ from scheduler.config.supply import BatteryConfig, GeneratorConfig, ReserveConfi
 from scheduler.config.work import JobTerms, RecurringJobConfig
 from scheduler.engine import Caution, ChargeBuilder, SiteModel, Timing
 from scheduler.ledger.ledger import ProgramTerms
+from scheduler.ledger.pacing import Pace
 from scheduler.pools import PoolModel
 from scheduler.programs import ProgramRules
 from scheduler.pue import PueModel
@@ -254,5 +255,6 @@ def _rules(program: ProgramConfig) -> ProgramRules:
         baseline_s=program.baseline.minutes * 60.0,
         voluntary=program.voluntary,
         answer_before_s=program.answer_before.total_seconds(),
+        pace=Pace(program.ramp_kw_per_min.up or INF, program.ramp_kw_per_min.down or INF),
     )
     return ProgramRules(terms, program.site, program.notice, program.min_kw, program.max_kw or INF)

@@ -71,7 +71,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
 
 
 def shortfalls(trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
-    """Say at once what no lever could shed."""
+    """Say at once what no lever could shed, and which ramp a cap doesn't leave time for."""
     notes = []
     for site, trim in trims.items():
         if trim.short_kw > 1.0:
@@ -81,6 +81,9 @@ def shortfalls(trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
             least = f"{site} can't get below {trim.setpoint_kw + trim.short_kw:.0f} kW"
             text = f"{least}: {trim.short_kw:.0f} kW over its {what} of {trim.ceiling.kw:.0f} kW"
             notes.append(Note(code, site, text, Severity.ALERT, now))
+        if trim.hurry_kw > 1.0:
+            text = f"{site} falls faster than a program's ramp allows: a cap of {trim.ceiling.kw:.0f} kW comes first"
+            notes.append(Note(Reason.RAMP_BROKEN, site, text, Severity.WARNING, now))
     return tuple(notes)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from optimizer.domain import GridEvent
-from optimizer.envelope import tightest_kw
+from optimizer.envelope import released_at, tightest_kw
 
 INF = float("inf")
 
@@ -50,6 +50,34 @@ def slew(wish_kw: float, last_kw: float | None, seconds: float, up_kw_per_min: f
 def setpoint(wish_kw: float, last_kw: float | None, cap_kw: float, seconds: float, up: float, down: float) -> float:
     """Import to aim for in this tick: slewed, and never above the ceiling."""
     return min(slew(wish_kw, last_kw, seconds, up, down), cap_kw)
+
+
+def live(site: str, events: Iterable[GridEvent], now: datetime) -> list[GridEvent]:
+    """The site's events that have begun and whose ramp out is not over."""
+    return [event for event in events if event.site == site and event.start <= now < released_at(event)]
+
+
+def pace(
+    site: str, events: Iterable[GridEvent], now: datetime, up_kw_per_min: float, down_kw_per_min: float
+) -> tuple[float, float]:
+    """Ramp limits of a site now: its own and those of programs whose events are live; the slower of them each way."""
+    mine = live(site, events, now)
+    ups = [up_kw_per_min, *(event.ramp_up_kw_per_min for event in mine)]
+    downs = [down_kw_per_min, *(event.ramp_down_kw_per_min for event in mine)]
+    return min(ups), min(downs)
+
+
+def hurried_kw(
+    top: Ceiling, site: str, events: Iterable[GridEvent], now: datetime, last_kw: float | None, fall_kw: float
+) -> float:
+    """By how much what comes before a program's ramp (the hard limit, an operator's order, an event of a program
+    without one) makes a site fall by more than `fall_kw` from its last set-point; 0 when it doesn't, or no program has
+    a ramp now."""
+    mine = live(site, events, now)
+    free = [event for event in mine if event.ramp_down_kw_per_min == INF]
+    if last_kw is None or len(free) == len(mine):
+        return 0.0
+    return max(0.0, last_kw - fall_kw - min(top.limit_kw, top.operator_kw, tightest_kw(free, now)))
 
 
 STEP_ERROR = 0.05

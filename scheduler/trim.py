@@ -25,7 +25,7 @@ from scheduler.predict import busy_under, held_it_kw, held_order, it_kw, meter_l
 from scheduler.safety import floor_cap_w
 from scheduler.supply import asked_kw, relieve, sun_kw
 from scheduler.surprise import Surprises
-from scheduler.targets import INF, Ceiling, careful, ceiling, setpoint
+from scheduler.targets import INF, Ceiling, careful, ceiling, hurried_kw, pace, setpoint
 
 SLACK_KW = 0.5
 """A difference between wish and set-point that is not worth an order."""
@@ -38,7 +38,8 @@ cards hunts after noise."""
 
 @dataclass(frozen=True)
 class SiteTrim:
-    """Orders of one site's pools and how they came about; `short_kw` is what no lever could shed."""
+    """Orders of one site's pools and how they came about; `short_kw` is what no lever could shed, `hurry_kw` how much
+    further a stricter cap makes the site fall in this tick than the ramp of a program allows."""
 
     ceiling: Ceiling
     setpoint_kw: float
@@ -47,6 +48,7 @@ class SiteTrim:
     short_kw: float
     orders: Mapping[str, PoolOrder]
     devices_kw: Mapping[str, float] = field(default_factory=dict)
+    hurry_kw: float = 0.0
 
 
 def trim_site(
@@ -75,9 +77,10 @@ def trim_site(
     wish = give_back(ctx, state, pools, planned, cap_it_kw - peak_it_kw(state, pools, planned), now)
     wish_kw = line.import_of(it_kw(state, pools, wish))
     seconds = (then - now).total_seconds()
-    aim_kw = setpoint(
-        wish_kw, state.setpoint_kw.get(site), most_kw, seconds, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min
-    )
+    last_kw = state.setpoint_kw.get(site)
+    up, down = pace(site, events, now, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min)
+    aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, up, down)
+    hurry_kw = hurried_kw(top, site, events, now, last_kw, down * seconds / 60.0)
     base, floors = _base(state, pools, wish, ramping=aim_kw > wish_kw + SLACK_KW, deep=site in below_floor)
     base_it_kw, target_kw = it_kw(state, pools, base), min(line.it_of(aim_kw), cap_it_kw)
     over_kw = line.import_of(base_it_kw) - line.import_of(target_kw)
@@ -90,7 +93,7 @@ def trim_site(
     short_kw = max(0.0, ordered_kw - min(top.kw, aim_kw)) if left_kw > 0 else 0.0
     planned_kw = line.import_of(it_kw(state, pools, planned))
     shed_kw = max(0.0, wish_kw - aim_kw)
-    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw)
+    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw)
 
 
 def _base(

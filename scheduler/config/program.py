@@ -11,6 +11,7 @@ from adapters.fields import Duration, Id
 from scheduler.config.base import AwareDatetime, Count, Model, NotNegative, Positive, PositiveDuration
 from scheduler.config.entries import ChannelEntry
 from scheduler.config.errors import FieldError
+from scheduler.config.site import RampConfig
 
 
 class BaselineKind(StrEnum):
@@ -96,6 +97,13 @@ class ProgramConfig(Model):
         default=timedelta(minutes=5),
         description="Time from an event's end back to the baseline, when the message says none.",
         examples=["5m"],
+    )
+    ramp_kw_per_min: RampConfig = Field(
+        default_factory=RampConfig,
+        description="How fast the import may change from an event's start to the end of its ramp out. Of it, the "
+        "event's own ramps and the site's the slowest holds; a hard limit, an operator's order and another program's "
+        "event come first, and that is said.",
+        examples=[{"up": 100, "down": 200}],
     )
     rebound: Duration = Field(
         default=timedelta(hours=1),

@@ -55,7 +55,7 @@ class PueConfig(Model):
 
 
 class RampConfig(Model):
-    """How fast the site's import may change; absent: as fast as it can."""
+    """How fast the import of a site may change; absent: as fast as it can."""
 
     up: Positive | None = Field(
         default=None, description="Fastest rise of the import, in kW per minute.", examples=[300]

@@ -30,6 +30,7 @@ from scheduler.ledger.resolve import (
     nonsense,
     printable,
     resolve,
+    slowed,
 )
 from scheduler.ledger.rows import SILENT, answered, awaited, bare_message, key_of, row_without_event, withdrawn
 from scheduler.ledger.shown import event_status
@@ -141,6 +142,7 @@ class Ledger:
                 f"cap {target_kw:.0f} kW against a baseline of {base_kw:.0f} kW",
                 *([f"best effort: {free_kw:.0f} kW can be shed, {short_kw:.0f} kW are missing"] if short else []),
                 *(["started already, counted from now"] if message.start < now and former is None else []),
+                *([] if former else slowed(message, base_kw, terms)),
                 *(self._overlaps(event)),
             ]
         )

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from adapters.ports import EventMessage, EventTarget
 from optimizer.domain import GridEvent, Span
 from optimizer.envelope import event_limit_kw
+from scheduler.ledger.pacing import STEP_S, Pace, paced, paced_event
 from scheduler.ledger.states import EventRow
 
-LONGEST_TEXT, MOST_TARGETS, STEP_S, LONGEST_RAMP_S = 128, 1000, 5.0, 86_400.0
+LONGEST_TEXT, MOST_TARGETS, LONGEST_RAMP_S = 128, 1000, 86_400.0
 TOLERANCE_KW = 0.5
 """A shortfall below this is within what a site meter resolves, and is not mentioned."""
 
@@ -29,7 +30,8 @@ class ProgramTerms:
     `rebound_share` caps the import after the event at that share of the baseline (None: no cap). `shortfall` says what
     becomes of a firm event that asks for more than the site can shed: taken as best effort, or refused.
     `declared_baseline_kw` replaces the measured baseline, the mean of the `baseline_s` before the message. Events of a
-    `voluntary` program are answered `answer_before_s` before they start, after the plan has weighed them.
+    `voluntary` program are answered `answer_before_s` before they start, after the plan has weighed them. Caps move no
+    faster than `pace`, even where a message asks for it.
     """
 
     id: str = ""
@@ -47,6 +49,7 @@ class ProgramTerms:
     baseline_s: float = 900.0
     voluntary: bool = False
     answer_before_s: float = 900.0
+    pace: Pace = field(default_factory=Pace)
 
 
 def nonsense(message: EventMessage, terms: ProgramTerms, now: datetime) -> str:
@@ -157,11 +160,18 @@ def resolve(
         for target in message.targets
         if target.end > (now if continued else start)
     )
-    due_from = start + timedelta(seconds=ramp_in_s)
     if continued and former is not None:
         level_kw = event_limit_kw(former.event, now)
-        targets, due_from = _moved(targets, level_kw, start, now, (ramp_in_s, ramp_out_s))
+        least_s = terms.pace.seconds(level_kw, targets[0].value)
+        ramps_s = max(ramp_in_s, least_s), max(ramp_out_s, least_s)
+        targets, due_from = _moved(targets, level_kw, start, now, ramps_s)
+        moved, rest = [span for span in targets if span.start < due_from], [s for s in targets if s.start >= due_from]
+        targets = (*moved, *paced(rest, moved[-1].value if moved else level_kw, terms.pace))
         ramp_in_s = 0.0
+    else:
+        targets, ramp_in_s = paced_event(targets, baseline_kw, start, ramp_in_s, terms.pace)
+        due_from = start + timedelta(seconds=ramp_in_s)
+    ramp_out_s = max(ramp_out_s, terms.pace.seconds(targets[-1].value, max(baseline_kw, targets[-1].value)))
     event = GridEvent(
         id=shown_id,
         version=message.version,
@@ -182,8 +192,19 @@ def resolve(
         program=message.program,
         source=message.source,
         name=printable(message.name),
+        ramp_up_kw_per_min=terms.pace.up_kw_per_min,
+        ramp_down_kw_per_min=terms.pace.down_kw_per_min,
     )
     return event, due_from
+
+
+def slowed(message: EventMessage, baseline_kw: float, terms: ProgramTerms) -> list[str]:
+    """What to answer where the program's pace leaves no time for the ramp in that was asked for."""
+    first_kw = cap_kw(message.targets[0], baseline_kw)
+    asked_s = _or(message.ramp_in_s, terms.ramp_in_s)
+    least_s = terms.pace.seconds(max(baseline_kw, first_kw), first_kw)
+    text = f"the ramp in takes {least_s:.0f} s, not {asked_s:.0f}: {terms.pace.down_kw_per_min:g} kW a minute at most"
+    return [text] if least_s > asked_s else []
 
 
 def _moved(

@@ -135,7 +135,9 @@ class EventRow:
             return self
         begin = max(self.event.start, now - INSTANT)
         last = Span(begin, now, event_limit_kw(self.event, now))
-        return replace(self, event=replace(self.event, end=now, targets=(*cut(self.event.targets, begin), last)))
+        least_s = max(0.0, self.event.baseline_kw - last.value) / self.event.ramp_up_kw_per_min * 60.0
+        ramp_out_s, targets = max(self.event.ramp_out_s, least_s), (*cut(self.event.targets, begin), last)
+        return replace(self, event=replace(self.event, end=now, targets=targets, ramp_out_s=ramp_out_s))
 
 
 @dataclass(frozen=True, slots=True)
