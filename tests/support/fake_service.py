@@ -19,13 +19,13 @@ from scheduler.status import (
     CycleReport,
     EventStatus,
     Flexibility,
-    JobStatus,
     PoolStatus,
     SiteStatus,
     SourceStatus,
     Tick,
 )
 from scheduler.tokens import INDICATION, PoolQuotes, QuotedInterval, Quotes, SiteValue
+from tests.support.fake_jobs import first_jobs, job_in
 
 START = datetime(2022, 9, 6, 21, tzinfo=UTC)  # 14:00 in California
 SITE, ZONE, LIMIT_KW, PUE = "west", "America/Los_Angeles", 4500.0, 1.12
@@ -52,7 +52,7 @@ class FakeService:
         self.polled, self.cue = (lambda channel: channel == "asked"), (lambda *_: None)
         self.lock = threading.Lock()
         self.book = {EVENT.id: EVENT}
-        self.queue = {job.id: job for job in _first_jobs()}
+        self.queue = {job.id: job for job in first_jobs(START)}
         self.orders = []
         self.extra_notes = ()
         self.started, self.broken = True, False
@@ -317,7 +317,7 @@ class FakeService:
         with self.lock:
             name = request.id or f"job-{len(self.queue) + 1}"
             return self.queue.setdefault(
-                name, _job(name, "waiting", 0.0, 0, request.deadline, "not_released", "Just in.")
+                name, job_in(name, "waiting", 0.0, 0, request.deadline, "not_released", "Just in.")
             )
 
     def cancel_job(self, job_id, by):
@@ -360,25 +360,6 @@ class FakeService:
     def _may_fail(self):
         if self.broken:
             raise OSError("the store does not answer")
-
-
-def _job(name, state, progress, gpus, deadline, reason, why, finish=None):
-    return JobStatus(name, "finetune", state, progress, gpus, deadline, finish, reason, why)
-
-
-def _first_jobs():
-    hours = [START + timedelta(hours=i) for i in range(24)]
-    return [
-        _job("embeddings-7", "done", 1.0, 0, hours[1], "work_done", "Finished at 14:00.", START),
-        _job("eval-nightly", "running", 0.35, 640, hours[8], "deadline", "Runs now: its deadline leaves no slack.",
-             hours[7]),
-        _job("synth-data-31", "waiting", 0.0, 0, hours[16], "cheap_window",
-             "Waits for 01:00, when a MWh costs 31 instead of 640; 6 h of slack remain.", hours[14]),
-        _job("job-late", "running", 0.1, 1200, hours[2], "deadline_unreachable", "Cannot finish in time: 3.2 h short.",
-             hours[5]),
-        _job("lora-batch", "suspended", 0.6, 0, hours[20], "dr_event", "Suspended for evening-peak until 19:00.",
-             hours[18]),
-    ]  # fmt: skip
 
 
 def serve(host="127.0.0.1", port=8787, speed=90.0, start=START):
