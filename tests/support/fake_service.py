@@ -25,7 +25,7 @@ from scheduler.status import (
     Tick,
 )
 from scheduler.tokens import INDICATION, PoolQuotes, QuotedInterval, Quotes, SiteValue
-from tests.support.fake_jobs import first_jobs, job_in
+from tests.support.fake_jobs import first_jobs, row
 
 START = datetime(2022, 9, 6, 21, tzinfo=UTC)  # 14:00 in California
 SITE, ZONE, LIMIT_KW, PUE = "west", "America/Los_Angeles", 4500.0, 1.12
@@ -317,7 +317,7 @@ class FakeService:
         with self.lock:
             name = request.id or f"job-{len(self.queue) + 1}"
             return self.queue.setdefault(
-                name, job_in(name, "waiting", 0.0, 0, request.deadline, "not_released", "Just in.")
+                name, row(name, "waiting", 0.0, 0, request.deadline, "not_released", "Just in.")
             )
 
     def cancel_job(self, job_id, by):
