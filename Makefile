@@ -34,7 +34,7 @@ $(READY): pyproject.toml uv.lock
 	@$(BIN)/uv sync --frozen --all-extras --quiet || { \
 	  echo "make: uv sync failed (see above); pip now tries the same versions and hashes through its own settings" >&2; \
 	  $(BIN)/uv export --frozen --all-extras --no-emit-project --quiet --output-file .venv/requirements.txt \
-	  && $(BIN)/python -m pip install -qq --require-hashes -r .venv/requirements.txt \
+	  && $(BIN)/python -m pip install -qq --require-hashes --no-deps -r .venv/requirements.txt \
 	  && $(BIN)/python -m pip install -qq --no-deps --editable .; }
 	@touch $@
 

@@ -50,6 +50,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     "dr": {
         "dsxflex": "adapters.dr.dsxflex:DsxFlexSession",
         "openadr3": "adapters.dr.openadr3.feed:OpenAdr3",
+        "openadr2": "adapters.dr.openadr2:OpenAdr2Session",
     },
     "devices": {"modbus": "adapters.devices.modbus:ModbusDevice"},
     "parking": {"command": "adapters.parking.command:CommandParking"},
@@ -62,6 +63,7 @@ EXTRAS = {
     "joserfc": "dsxflex",
     "entsoe": "entsoe",
     "gridstatus": "iso",
+    "openleadr": "openadr2",
     "pymodbus": "modbus",
     "redfish": "redfish",
     "pyarrow": "parquet",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from adapters.ports import EventMessage, EventTarget
+from adapters.ports import Clock, EventMessage, EventTarget
 from scheduler.clock import VirtualClock
 from scheduler.config import load_config
 from scheduler.control import run_tick
@@ -50,7 +50,7 @@ jobs:
 class Lab:
     """The running parts with a clock that the test moves."""
 
-    def __init__(self, parts: Parts, clock: VirtualClock) -> None:
+    def __init__(self, parts: Parts, clock: Clock) -> None:
         self.parts, self.clock = parts, clock
         self.ctx, self.state, self.facade = parts.ctx, parts.state, parts.facade
         assert parts.hardware.hall is not None
@@ -82,11 +82,16 @@ class Lab:
 
 
 @contextmanager
-def lab(folder: Path, change: Callable[[str], str] = lambda text: text, store: Store | None = None) -> Iterator[Lab]:
-    """A lab on the config above, as changed by `change`."""
+def lab(
+    folder: Path,
+    change: Callable[[str], str] = lambda text: text,
+    store: Store | None = None,
+    clock: Clock | None = None,
+) -> Iterator[Lab]:
+    """A lab on the config above, as changed by `change`; `clock` where the time must be the machine's."""
     (folder / "secret").write_text("a-secret-for-tests-only")
     (folder / "gridpace.yaml").write_text(change(SITE))
-    clock = VirtualClock(START)
+    clock = clock or VirtualClock(START)
     parts = build(load_config(folder / "gridpace.yaml"), clock, store or Store.in_memory(), InlinePlanner(10.0))
     try:
         reconcile(parts)
