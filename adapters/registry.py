@@ -71,6 +71,7 @@ EXTRAS = {
     "nats": "fleet",
     "nkeys": "fleet",
     "cryptography": "fleet",
+    "sklearn": "forecast",
 }
 
 

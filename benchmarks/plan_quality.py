@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.controllers import Gridpace, knowing, rivals
+from benchmarks.support.controllers import Gridpace, knowing_means, regret, rivals
 from benchmarks.support.market import Market, market, walk
 from benchmarks.support.report import Figures, run, say
 from benchmarks.support.weighing import scenario_ratio
@@ -25,25 +25,39 @@ from scheduler.shipped import shipped
 
 Days = list[tuple[int, int]]
 Asked = tuple[str, bool, "Size", Path | None]
-Found = tuple[str, dict[str, float], dict[str, dict[str, float]], dict[str, float]]
-EXAMPLES = 53
-"""Every so many days the grid and the solver's gap are judged with perfect knowledge."""
+EXAMPLES = 25
+"""Every so many days are lived by the planner itself, on both grids, to tell regret by cause."""
+BLOCKS_H = (1, 2, 4)
+"""What knowing the mean of every block of so many hours would be worth: what a better forecast can bring."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One market in one case: shares by window, those of rivals, regret by cause, shares of who knows blocks' means."""
+
+    key: str
+    share: dict[str, float]
+    rivals: dict[str, dict[str, float]]
+    regret: dict[str, float]
+    blocks: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Size:
-    """Every `weeks_apart`-th week is planned (1: all), of each at most so many `days`; `markets` (empty: all that there
-    are) by so many processes (None: one a core)."""
+    """Every `weeks_apart`-th week is planned (1: all; else the last one, and on backwards), of each at most so many
+    `days`; `markets` (empty: all that there are) by so many processes (None: one a core). Every so many days are
+    `examples` of regret by cause."""
 
     weeks_apart: int = 1
     days: int = 7
     markets: tuple[str, ...] = ()
     processes: int | None = None
+    examples: int = EXAMPLES
     weighed_jobs: int = 1000
     weighed_repeats: int = 7
 
 
-FULL, QUICK = Size(), Size(weeks_apart=13, weighed_jobs=60, weighed_repeats=3)
+FULL, QUICK = Size(), Size(weeks_apart=13, examples=7, weighed_jobs=60, weighed_repeats=3)
 
 SHARED = {
     "ercot_2024": ("America/Chicago", "ercot_hubavg_rt15_2024.csv.gz", "ercot_hubavg_da_2024.csv.gz", False),
@@ -51,9 +65,10 @@ SHARED = {
     "pjm_2022": ("America/New_York", "pjm_dom_rt60_2022.csv.gz", None, False),
     "s3_uri": ("America/Chicago", "ercot_hubavg_da_2021_uri.csv.gz", None, True),
 }
+PJM = "prices_pjm_dominion_real_time_2022"
 SHIPPED = {
     "caiso_2022": ("America/Los_Angeles", "prices_caiso_np15_day_ahead_2022_heat_wave.csv", None, True),
-    "pjm_2022": ("America/New_York", "prices_pjm_dominion_real_time_2022_elliott.csv", None, False),
+    "pjm_2022": ("America/New_York", f"{PJM}_autumn.csv {PJM}_elliott.csv", None, False),
     "s3_uri": ("America/Chicago", "prices_ercot_hubavg_day_ahead_2021_uri.csv", None, True),
 }
 WINDOWS = {
@@ -73,13 +88,14 @@ def measure(size: Size, folder: Path | None, seed: int) -> Figures:
     shares: dict[str, float] = {}
     beside: dict[str, dict[str, float]] = {}
     causes: dict[str, dict[str, float]] = {}
-    for key, share, others, missed in _all(work, size.processes or os.cpu_count() or 1):
-        shares.update(share)
-        beside.update(others)
-        causes[key] = missed
-        _tell(key, share, others, missed)
+    blocks: dict[str, dict[str, float]] = {}
+    for found in _all(work, size.processes or os.cpu_count() or 1):
+        shares.update(found.share)
+        beside.update(found.rivals)
+        causes[found.key], blocks[found.key] = found.regret, found.blocks
+        _tell(found)
     return {"share_of_perfect": _short(shares), "rivals": _short(beside), "regret": _short(causes),
-            "scenario_ratio_20": ratio}  # fmt: skip
+            "knowing_block_means": _short(blocks), "scenario_ratio_20": ratio}  # fmt: skip
 
 
 def _all(work: list[Asked], processes: int) -> Iterator[Found]:
@@ -95,9 +111,7 @@ def _case(asked: Asked) -> Found:
     """One market in one case: shares of the year and of the scenarios inside it, rivals, regret by cause."""
     name, lagged, size, folder = asked
     made = load(name, folder)
-    days = [
-        day for number, day in enumerate(made.days()) if number // 7 % size.weeks_apart == 0 and number % 7 < size.days
-    ]
+    days = chosen(made, size)
     windows = {label: part for label, (of, first, last) in WINDOWS.items() if of == name
                and (part := within(made, first, last))}  # fmt: skip
     days = sorted({*days, *(day for part in windows.values() for day in part)}) if folder else days
@@ -111,19 +125,23 @@ def _case(asked: Asked) -> Found:
             realised = {who: made.share(what, part) for who, what in runs.items()}
             shares[label + tail] = realised.pop("gridpace")
             beside[label + tail] = realised
-    some = days[::EXAMPLES]
-    gap = 1.0 - made.share(walk(made, knowing(made, False), some), some)
-    grid = 1.0 - made.share(walk(made, knowing(made, True), some), some) - gap
-    missed = {"forecast": 1.0 - shares[name + tail] - gap, "grid": grid, "gap": gap}
-    return name + tail, shares, beside, missed
+    blocks = {f"{hours}h": made.share(walk(made, knowing_means(made, hours), days), days) for hours in BLOCKS_H}
+    return Found(name + tail, shares, beside, regret(made, lagged, days[:: size.examples]), blocks)
 
 
 def load(name: str, folder: Path | None) -> Market:
     """A market from `--data`, or the slice of it that is shipped."""
     zone, prices, ahead, published = (SHIPPED if folder is None else SHARED)[name]
     if folder is None:
-        return market(name, zone, Path(str(shipped(f"data/{prices}"))), None, published)
-    return market(name, zone, folder / prices, folder / ahead if ahead else None, published)
+        return market(name, zone, [Path(str(shipped(f"data/{part}"))) for part in prices.split()], None, published)
+    return market(name, zone, [folder / prices], folder / ahead if ahead else None, published)
+
+
+def chosen(made: Market, size: Size) -> Days:
+    """Days that are planned. Weeks are counted from the last one back, so that a few of them are not the first ones, of
+    which nothing was known before."""
+    back = enumerate(reversed(made.days()))
+    return sorted(day for number, day in back if number // 7 % size.weeks_apart == 0 and number % 7 < size.days)
 
 
 def within(made: Market, first: date, last: date) -> Days:
@@ -131,11 +149,15 @@ def within(made: Market, first: date, last: date) -> Days:
     return [day for day in made.days() if first <= made.starts[day[0]].astimezone(made.zone).date() <= last]
 
 
-def _tell(key: str, share: dict[str, float], others: dict[str, dict[str, float]], missed: dict[str, float]) -> None:
-    for label, value in share.items():
-        best = max(others[label], key=lambda rival: others[label][rival])
-        say(f"{label:20} {value:7.2%} of perfect foresight; best rival {best} {others[label][best]:.2%}")
-    say(f"{'':20} missed by forecast {missed['forecast']:.2%}, grid {missed['grid']:.2%}, gap {missed['gap']:.2%}")
+def _tell(found: Found) -> None:
+    for label, value in found.share.items():
+        others = found.rivals[label]
+        best = max(others, key=lambda rival: others[rival])
+        say(f"{label:20} {value:7.2%} of perfect foresight; best rival {best} {others[best]:.2%}")
+    missed = ", ".join(f"{cause} {share:.2%}" for cause, share in found.regret.items())
+    say(f"{'':20} missed on some days, planned on the daemon's grid: {missed}")
+    known = ", ".join(f"{hours} {share:.2%}" for hours, share in found.blocks.items())
+    say(f"{'':20} who knew the mean of every block of hours: {known}")
 
 
 def _short(value: Any) -> Any:

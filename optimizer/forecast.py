@@ -23,6 +23,7 @@ import numpy as np
 from optimizer.domain import Series, Span
 from optimizer.forecast_errors import Floats
 from optimizer.forecast_learned import Fan, Recall, look_ahead
+from optimizer.forecasters import Forecaster
 from optimizer.quality import Window, gaps, span_text, stamp
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import TimeGrid, floor_time
@@ -37,7 +38,8 @@ class Outlook:
     Without a profile the last value is held for `hold`, then `worst` is assumed (None: the mean of what is known).
     `low` and `high` bound what a correction may produce (a load lies between 0 and 1). With `recall_days` of history
     errors are learned (0: never), a day of the other kind (weekend for a weekday) counting `other_kind`. `share`: not
-    the mean but the value that is not exceeded with this probability, to be on the safe side.
+    the mean but the value that is not exceeded with this probability, to be on the safe side. `tail`: how much of what
+    rare high paths add to the middle counts in what is reckoned with (1: all of it, the mean). `forecaster` learns.
     """
 
     zone: tzinfo = UTC
@@ -50,6 +52,8 @@ class Outlook:
     recall_days: int = 60
     other_kind: float = 1.0
     share: float | None = None
+    tail: float = 1.0
+    forecaster: Forecaster = look_ahead
 
     @property
     def recall(self) -> Recall | None:
@@ -61,6 +65,9 @@ class Outlook:
 
 LOAD = Outlook(worst=1.0, low=0.0, high=1.0, other_kind=0.1)
 """For the load of a pool: where nothing tells otherwise, every GPU is taken to be busy."""
+
+PRICE = Outlook(tail=0.5)
+"""For a price that is planned anew in every interval (docs/decisions/0008)."""
 
 Guess = tuple[float, str]
 
@@ -167,7 +174,7 @@ def _paths(extended: Series, fan: Fan, begin: datetime, grid: TimeGrid, outlook:
         if start < begin:
             ends = min(end, begin)
             known[t] = (extended.mean(start, ends) or 0.0) * ((ends - start) / (end - start))
-    paths: Floats = known + np.clip(fan.paths, outlook.low, outlook.high) @ share.T
+    paths: Floats = known + np.clip(fan.about(outlook.tail), outlook.low, outlook.high) @ share.T
     return paths
 
 
@@ -192,14 +199,14 @@ def _believed(reference: Series | None, start: datetime) -> tuple[Series | None,
 def _fan(past: Series, reference: Series | None, hole: Window, outlook: Outlook) -> Fan | None:
     """What the errors of the last weeks teach of a hole; None where there is too little to learn from."""
     recall = outlook.recall
-    return look_ahead(past, reference, *hole, recall) if recall else None
+    return outlook.forecaster(past, reference, *hole, recall) if recall else None
 
 
 def _learned(
     fan: Fan, past: Series, reference: Series | None, hole: Window, outlook: Outlook
 ) -> list[tuple[Span, str]]:
     """Spans of a hole by a fan."""
-    values = fan.mean if outlook.share is None else fan.quantile(outlook.share)
+    values = fan.reckoned(outlook.tail) if outlook.share is None else fan.quantile(outlook.share)
     guessed = np.clip(values, outlook.low, outlook.high)
     of = "its usual day" if reference is None else reference.name
     how = f"by {of} and the errors of the last {outlook.recall_days} days"

@@ -88,7 +88,7 @@ def learn(values: Floats, base: Floats, scale: float, step_h: float) -> ErrorMod
     ahead = round(AHEAD_H / step_h)
     if np.isfinite(errors).sum() * step_h < LEAST_DAYS * 24.0:
         return None
-    regressors = _regressors(errors, step_h)
+    regressors = latest_and_means(errors, step_h)
     last = len(errors) - ahead
     future = sliding_window_view(errors, ahead + 1)[:last, 1:]
     whole = np.isfinite(regressors[:last]).all(axis=1) & np.isfinite(future).all(axis=1)
@@ -125,7 +125,7 @@ def _latest(errors: Floats, step_h: float) -> Floats:
     return np.array([1.0, errors[-1], *(float(np.nanmean(errors[-count:])) for count in _windows(step_h))])
 
 
-def _regressors(errors: Floats, step_h: float) -> Floats:
+def latest_and_means(errors: Floats, step_h: float) -> Floats:
     """1, the last error, its means over the last hours [sample, regressor]; NaN where the last one is a gap."""
     known = np.isfinite(errors)
     sums = np.concatenate(([0.0], np.cumsum(np.where(known, errors, 0.0))))

@@ -28,12 +28,34 @@ class Fan:
     start: datetime
     step: timedelta
     paths: Floats
+    scale: float = 1.0
 
     @property
     def mean(self) -> Floats:
         """What to expect: money is linear in prices, so the mean is what a plan needs."""
         values: Floats = self.paths.mean(axis=0)
         return values
+
+    @property
+    def middle(self) -> Floats:
+        """The mean on the scale of asinh(value / scale), on which rare high paths weigh little."""
+        values: Floats = self.scale * np.sinh(np.arcsinh(self.paths / self.scale).mean(axis=0))
+        return values
+
+    def reckoned(self, tail: float) -> Floats:
+        """What a plan that is made anew in every interval should reckon with: `tail` 1 is the mean, 0 the middle.
+
+        The mean holds all of the rare high paths, but who may still wait or hurry when one begins doesn't pay for all
+        of them: E[min] <= min E. The less is known of an hour, the more the two differ, so that the mean alone makes
+        hours look dearer for being far away.
+        """
+        middle = self.middle
+        return middle + tail * (self.mean - middle)
+
+    def about(self, tail: float) -> Floats:
+        """The paths, moved so that their mean is what is reckoned with: scenarios of the plan that it is made for."""
+        paths: Floats = self.paths + (self.reckoned(tail) - self.mean)
+        return paths
 
     def quantile(self, share: float) -> Floats:
         """The value that is not exceeded with this probability, for each step."""
@@ -70,7 +92,8 @@ class Learned:
         first = known + lead - 1
         if now is None or until <= first:
             return None
-        return Fan(self.start + first * self.step, self.step, model.ahead(now, self.base[first:until], lead))
+        paths = model.ahead(now, self.base[first:until], lead)
+        return Fan(self.start + first * self.step, self.step, paths, model.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +106,29 @@ class Recall:
     other_kind: float = 1.0
 
 
-def learn_signal(
+@dataclass(frozen=True)
+class Past:
+    """A signal up to a local midnight, and what is expected of it without its errors: `values` [step] from `start` on
+    (NaN: a gap), `base` on the scale of asinh(value / scale), through them and as far ahead as was asked."""
+
+    start: datetime
+    step: timedelta
+    values: Floats
+    base: Floats
+    scale: float
+
+
+def past_of(
     history: Series, reference: Series | None, midnight: datetime, until: datetime, recall: Recall
-) -> Learned | None:
-    """Learn from the days before `midnight`, to look ahead up to `until`. None where too little is known."""
+) -> Past | None:
+    """The days before `midnight`, with what is expected up to `until`. None where nothing is known."""
     step = step_of(history)
     start = floor_time(midnight - timedelta(days=recall.days), step)
     known, total = (midnight - start) // step, -((start - until) // step)
     values = samples(history, start, step, known)
     if not np.isfinite(values).any():
         return None
-    scale, step_h = scale_of(values), step / HOUR
+    scale = scale_of(values)
     base = profile(size_of(values, scale), *slots(start, step, total, recall.zone), recall.other_kind)
     if reference is not None:
         per_hour = round(HOUR / step)
@@ -101,8 +136,19 @@ def learn_signal(
         shift = (start - floor_time(start, HOUR)) // step
         drawn = smooth_known(expected, per_hour)[shift : shift + total]
         base = np.where(np.isfinite(drawn), size_of(drawn, scale), base)
-    model = learn(values, base[:known], scale, step_h)
-    return None if model is None else Learned(start, step, known, base, model)
+    return Past(start, step, values, base, scale)
+
+
+def learn_signal(
+    history: Series, reference: Series | None, midnight: datetime, until: datetime, recall: Recall
+) -> Learned | None:
+    """Learn from the days before `midnight`, to look ahead up to `until`. None where too little is known."""
+    past = past_of(history, reference, midnight, until, recall)
+    if past is None:
+        return None
+    known = len(past.values)
+    model = learn(past.values, past.base[:known], past.scale, past.step / HOUR)
+    return None if model is None else Learned(past.start, past.step, known, past.base, model)
 
 
 def smooth_known(values: Floats, per_hour: int) -> Floats:
@@ -120,11 +166,18 @@ def look_ahead(
 ) -> Fan | None:
     """The fan of [start, until) for a signal that is known up to `start`; None where too little is known to learn from,
     or the last step before `start` is not."""
-    local = start.astimezone(recall.zone)
-    midnight = (local.replace(hour=0, minute=0, second=0, microsecond=0)).astimezone(start.tzinfo)
-    learned = learn_signal(series, reference, midnight, until, recall)
-    if learned is None:
-        return None
+    learned = learn_signal(series, reference, midnight_before(start, recall.zone), until, recall)
+    return None if learned is None else fan_of(learned, series, start, until)
+
+
+def midnight_before(moment: datetime, zone: tzinfo) -> datetime:
+    """The last local midnight until `moment`."""
+    local = moment.astimezone(zone)
+    return local.replace(hour=0, minute=0, second=0, microsecond=0).astimezone(moment.tzinfo)
+
+
+def fan_of(learned: Learned, series: Series, start: datetime, until: datetime) -> Fan | None:
+    """What a model says of [start, until) when the series is known up to `start`; None where its last step is not."""
     known = (start - learned.start) // learned.step  # a part of a step before `start` waits for its end
     tail = min(known, TAIL_DAYS * round(24 * HOUR / learned.step))
     recent = samples(series, learned.start + (known - tail) * learned.step, learned.step, tail)

@@ -11,9 +11,11 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from adapters.registry import import_extra
 from optimizer.assets import Parking
 from optimizer.coincident import PeakRule
 from optimizer.domain import DemandCharge, GpuPool, PowerCurve, Prices
+from optimizer.forecasters import FORECASTERS, LIBRARIES, Forecaster
 from optimizer.timegrid import TimeGrid
 from scheduler.charges import site_charges
 from scheduler.config import Config, ProgramConfig, curves_of, start_of
@@ -150,6 +152,13 @@ def _reserve(offer: ReserveConfig) -> ReserveModel:
     )
 
 
+def forecaster(name: str) -> Forecaster:
+    """By its name in the config. MissingExtra where its library is not installed."""
+    if name in LIBRARIES:
+        import_extra(LIBRARIES[name])
+    return FORECASTERS[name]()
+
+
 def caution(config: Config) -> Caution:
     """How plans allow for what is not known yet."""
     asked = config.uncertainty
@@ -158,6 +167,7 @@ def caution(config: Config) -> Caution:
         base_load=asked.base_load,
         load=asked.load,
         scenarios=asked.scenarios,
+        forecaster=forecaster(asked.forecaster),
         reserve=asked.reserve,
         peak=asked.peak,
         risk_weight=asked.risk_weight,

@@ -16,6 +16,8 @@ from zoneinfo import ZoneInfo
 
 from adapters.ports import Clock, JobSystem, Meter, ParkingHook, Reading, SetpointDevice
 from optimizer.domain import BatchJob, DemandCharge, Plan, Prices, Problem
+from optimizer.forecast_learned import look_ahead
+from optimizer.forecasters import Forecaster
 from optimizer.reasons import Note
 from optimizer.timegrid import TimeGrid
 from scheduler.backoff import BaseLoadErrors
@@ -76,12 +78,14 @@ class SiteModel:
 class Caution:
     """How a plan allows for what it can't know: the history that forecasts learn from, the probabilities with which
     the base load (`base_load`) and the load of interactive pools (`load`) stay within what is planned, how many
-    `scenarios` are weighed (0: none), and how (see optimizer/uncertain.py)."""
+    `scenarios` are weighed (0: none), and how (see optimizer/uncertain.py). `forecaster` learns what signals
+    will be."""
 
     history: timedelta = timedelta(days=60)
     base_load: float = 0.95
     load: float = 0.9
     scenarios: int = 0
+    forecaster: Forecaster = look_ahead
     reserve: float = 0.95
     peak: float = 0.5
     risk_weight: float = 0.0

@@ -15,11 +15,11 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from optimizer.domain import BatchJob, PoolInputs, Problem, SiteInputs, Work
-from optimizer.forecast import LOAD, Outlook, expect, without_zeros
+from optimizer.forecast import LOAD, PRICE, Outlook, expect, without_zeros
 from optimizer.forecast_errors import Floats
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.scenarios import LOAD as LOADS
-from optimizer.scenarios import PRICE
+from optimizer.scenarios import PRICE as PRICES
 from optimizer.timegrid import TimeGrid, planning_grid
 from scheduler.backoff import backed_off
 from scheduler.coincident import coincident_now
@@ -114,10 +114,11 @@ def site_inputs(
     paths: PathBook,
 ) -> tuple[SiteInputs, Notes]:
     """One site on the grid; how its signals may turn out otherwise goes into `paths`."""
-    zone = Outlook(zone=ZoneInfo(model.timezone), recall_days=ctx.caution.history // DAY)
-    price, notes, ways = known_or(seen, model.price, grid, zone, None, model.price_forecast, zeros=False)
+    zone = Outlook(ZoneInfo(model.timezone), recall_days=ctx.caution.history // DAY, forecaster=ctx.caution.forecaster)
+    dear = replace(zone, tail=PRICE.tail)
+    price, notes, ways = known_or(seen, model.price, grid, dear, None, model.price_forecast, zeros=False)
     if ways is not None:
-        paths[PRICE, model.id] = ways
+        paths[PRICES, model.id] = ways
     if price is None:
         text = f"{model.id}: no price is known at all; the plan ignores the price until one is"
         notes += (Note(Reason.SIGNAL_LOST, model.id, text, Severity.ALERT, now),)
@@ -191,7 +192,10 @@ def pool_load(ctx: Context, seen: Snapshot, entry: PoolModel, grid: TimeGrid, pa
     if isinstance(entry.load, float):
         return (entry.load,) * len(grid), ()
     zone = ZoneInfo(ctx.sites[entry.pool.site].timezone)
-    outlook = replace(LOAD, zone=zone, share=ctx.caution.load, recall_days=ctx.caution.history // DAY)
+    caution = ctx.caution
+    outlook = replace(
+        LOAD, zone=zone, share=caution.load, recall_days=caution.history // DAY, forecaster=caution.forecaster
+    )
     known, doubts = without_zeros(seen.series(entry.load), seen.at)
     found = expect(known, grid, outlook)
     if found.paths is not None and entry.pool.work is not Work.BATCH:

@@ -6,15 +6,16 @@ of the whole local day are public before the day begins; of later days nothing i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import numpy as np
 
-from benchmarks.support.market import DUTY, FIRM_KW, MOST_KW, Chooser, Market
+from benchmarks.support.market import DUTY, FIRM_KW, MOST_KW, Chooser, Market, walk
 from optimizer.domain import BatchJob, CurvePoint, GpuPool, PoolInputs, PowerCurve, Prices, Problem, SiteInputs, Work
 from optimizer.facts import Floats
-from optimizer.forecast import Outlook, forecast_on_grid, on_grid
+from optimizer.forecast import PRICE, Outlook, forecast_on_grid, on_grid
 from optimizer.forecast_learned import TAIL_DAYS, Learned, Recall, learn_signal
 from optimizer.rivals.rule import corrected, share_now
 from optimizer.session import Session
@@ -62,7 +63,7 @@ class Gridpace:
         if learned is not None:
             offset, tail = learned.midnight - self._day, TAIL_DAYS * round(24 / made.hours)
             fan = learned.fan(made.price[max(0, known - tail) : known], known + offset, last + offset)
-        ahead = self._plain(known, last) if fan is None else fan.mean
+        ahead = self._plain(known, last) if fan is None else fan.reckoned(PRICE.tail)
         return np.concatenate((made.price[index:known], ahead))
 
     def _model(self, index: int, last: int) -> Learned | None:
@@ -113,17 +114,47 @@ def first_step(session: Session, asked: Problem) -> float:
     return float(session.plan(asked).pools[POOL.id].draw_kw[0]) / MOST_KW
 
 
-def knowing(made: Market, daemon_grid: bool) -> Chooser:
-    """The planner with perfect knowledge of the day, on the market's intervals or on the daemon's coarser grid: what
-    the solver's gap and the grid cost."""
+def by_plan(made: Market, prices: Callable[[int, int], Floats], daemon_grid: bool) -> Chooser:
+    """The planner itself with some knowledge of the rest of the day, on the market's intervals or on the daemon's
+    coarser grid. `prices` of [index, last)."""
     session = Session()
 
     def choose(index: int, last: int, owed: float) -> float:
         left = made.starts[last - 1] + made.step - made.starts[index]
         grid = planning_grid(made.starts[index], left, made.step) if daemon_grid else None
-        return first_step(session, problem(made, index, last, owed, made.price[index:last], grid))
+        return first_step(session, problem(made, index, last, owed, prices(index, last), grid))
 
     return choose
+
+
+def regret(made: Market, lagged: bool, days: list[tuple[int, int]]) -> dict[str, float]:
+    """What the planner misses of perfect foresight's saving on some days, by cause; the causes add up to the whole.
+
+    The same days are lived three times: with the product's forecast on the daemon's grid, with perfect prices on that
+    grid (what the forecast cost), with perfect prices on the market's uniform intervals (what the grid cost; the rest
+    is the solver's gap).
+    """
+
+    def share(prices: Callable[[int, int], Floats], daemon_grid: bool) -> float:
+        return made.share(walk(made, by_plan(made, prices, daemon_grid), days), days)
+
+    def perfect(index: int, last: int) -> Floats:
+        return made.price[index:last]
+
+    lived = share(Gridpace(made, lagged).prices, True)
+    coarse, fine = share(perfect, True), share(perfect, False)
+    return {"forecast": coarse - lived, "grid": fine - coarse, "gap": 1.0 - fine, "whole": 1.0 - lived}
+
+
+def knowing_means(made: Market, hours: int) -> Chooser:
+    """One who knows the mean of every whole block of so many hours of the day, and of each interval nothing more."""
+    count = round(hours / made.hours)
+    means = made.price.copy()
+    for first, last in made.days():
+        for at in range(first, last, count):
+            block = slice(at, min(at + count, last))
+            means[block] = made.price[block].mean()
+    return lambda index, last, owed: share_now(means[index:last], owed)
 
 
 # ---------------------------------------------------------------- rivals

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
@@ -80,9 +80,12 @@ class Market:
         return self.saving(run, days) / self.saving(self.perfect(), days)
 
 
-def market(name: str, zone: str, prices: Path, day_ahead: Path | None = None, published: bool = False) -> Market:
-    """Read a market from price files; hourly day-ahead prices are spread over the intervals of their hour."""
-    values = dict(_rows(prices))
+def market(
+    name: str, zone: str, prices: Sequence[Path], day_ahead: Path | None = None, published: bool = False
+) -> Market:
+    """Read a market from price files, one after the other; hourly day-ahead prices are spread over the intervals of
+    their hour."""
+    values = dict(row for path in prices for row in _rows(path))
     starts = tuple(sorted(values))
     step = min(right - left for left, right in pairwise(starts))
     ahead = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -129,6 +130,13 @@ class UncertaintyConfig(Model):
         description="How much of a signal's past its forecast learns from, where its source still has it. With less "
         "than two weeks the same hours of the last days are taken.",
         examples=["60d"],
+    )
+    forecaster: Literal["errors", "boosting"] = Field(
+        default="errors",
+        description="What learns prices, loads, carbon, weather and limits ahead: errors, the built-in model of the "
+        "forecast's own errors, or boosting, scikit-learn's gradient-boosted trees over the same knowledge (extra "
+        "`forecast`; seconds a day for each signal). docs/benchmarks.md compares their errors.",
+        examples=["errors"],
     )
     base_load: float = Field(
         default=0.95,

@@ -62,7 +62,7 @@ KEYS = {
     "backtest_speed": {"times_real_time", "highs_share"},
     "batch": {"overhead_ratio", "peak_mb", "plan_to_concurrency_s", "lost", "doubled"},
     "field_trial": {"weighted_performance", "over_delivery_points", "lowest_point"},
-    "plan_quality": {"share_of_perfect", "rivals", "regret", "scenario_ratio_20"},
+    "plan_quality": {"share_of_perfect", "rivals", "regret", "knowing_block_means", "scenario_ratio_20"},
     "footprint": {"agent_mb", "agent_core_share", "daemon_mb", "daemon_core_share_5_nodes"},
     "tracking": {"steady_p95", "bursty_p95", "over_delivery_points", "samples_above_limit", "rebound_points"},
     "reaction": {"gpus8_ms", "measured_30pct_s", "nodes12_p99_s", "nodes12_server_cpu_s"},

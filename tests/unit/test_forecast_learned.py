@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from benchmarks.support.controllers import Gridpace
 from benchmarks.support.market import DUTY, Market, walk
-from optimizer.forecast import Outlook, extend, without_zeros
+from optimizer.forecast import PRICE, Outlook, expect, extend, without_zeros
 from optimizer.forecast_base import profile, samples, slots, smooth
 from optimizer.forecast_errors import learn, present
 from optimizer.forecast_learned import Recall, look_ahead
 from optimizer.reasons import Reason, Severity
 from optimizer.rivals.rule import corrected, share_now
+from optimizer.timegrid import planning_grid
 from scheduler.backoff import LEAST, BaseLoadErrors, backed_off
 from tests.support.signals import NOON, series
 
@@ -184,3 +185,15 @@ def test_a_plan_stays_as_far_below_a_limit_as_the_meter_was_above_the_model():
     for _ in range(LEAST):
         below.see({"dc": -5.0}, frozenset({"dc"}))
     assert below.margin_kw("dc", 0.95) == 0.0
+
+
+def test_a_plan_reckons_with_half_of_what_rare_high_paths_add_and_its_scenarios_with_the_same_mean():
+    spiky = noisy_prices() * np.where(np.random.default_rng(1).random(24 * DAYS) < 0.02, 12.0, 1.0)
+    known = series(spiky.tolist(), START)
+    grid = planning_grid(known.spans[-1].end, timedelta(hours=12), HOUR)
+    low, half, mean = (expect(known, grid, replace(PRICE, tail=tail)) for tail in (0.0, PRICE.tail, 1.0))
+    assert PRICE.tail == 0.5
+    assert np.mean(np.array(mean.values) - low.values) > 1.0
+    assert np.allclose(half.values, (np.array(low.values) + mean.values) / 2.0)
+    for each in (low, half, mean):
+        assert np.allclose(each.paths.mean(axis=0), each.values)

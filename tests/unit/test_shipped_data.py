@@ -12,6 +12,7 @@ from scheduler.shipped import shipped
 PACIFIC, CENTRAL = ZoneInfo("America/Los_Angeles"), ZoneInfo("America/Chicago")
 CAISO = "prices_caiso_np15_day_ahead_2022_heat_wave.csv"
 ERCOT = "prices_ercot_hubavg_day_ahead_2021_uri.csv"
+AUTUMN = "prices_pjm_dominion_real_time_2022_autumn.csv"
 PJM = "prices_pjm_dominion_real_time_2022_elliott.csv"
 
 
@@ -35,6 +36,7 @@ def bill(prices: dict[datetime, float], zone: ZoneInfo, first: date, last: date)
     [
         (CAISO, "price_per_mwh", 336, 61.48, 1262.8491, "2022-09-08T01:00Z"),
         (ERCOT, "price_per_mwh", 288, 0.5, 8995.26, "2021-02-17T06:00Z"),
+        (AUTUMN, "price_per_mwh", 1177, 11.284, 379.0787, "2022-12-02T06:00Z"),
         (PJM, "price_per_mwh", 360, 35.550407, 4392.119704, "2022-12-24T09:00Z"),
         ("weather_san_jose_2022_heat_wave.csv", "temp_c", 336, 12.7, 45.2, "2022-09-06T22:00Z"),
         ("weather_dallas_2021_uri.csv", "temp_c", 288, -18.8, 11.2, "2021-02-20T21:00Z"),

@@ -1,12 +1,16 @@
 """What can't be known, from the signals' past to the problem of every cycle: levels, back-off, scenarios."""
 
 import csv
+import sys
 from datetime import timedelta
 
 import numpy as np
 import pytest
 
+from adapters.registry import MissingExtra
 from optimizer.domain import Work
+from optimizer.forecast import Outlook, expect
+from optimizer.forecast_boosted import Boosted
 from optimizer.reasons import Reason
 from scheduler.backoff import LEAST
 from scheduler.collect import collect
@@ -139,3 +143,23 @@ def test_a_price_that_reads_zero_ahead_is_not_believed(tmp_path):
         problem = problem_of(made)
         assert min(problem.sites[0].price_per_mwh) == pytest.approx(50.0)
         assert any(note.code is Reason.FORECAST_ZERO for note in problem.notes)
+
+
+def test_a_price_is_planned_at_half_of_what_rare_high_paths_add_by_whoever_the_config_names(tmp_path, monkeypatch):
+    with settings(tmp_path) as made:
+        grid, known = problem_of(made).grid, made.ctx.sources
+        now = made.clock.now()
+        seen = collect(known, signal_window(made.ctx, now), now, made.ctx.memory, None)
+        price = expect(seen.series("energy"), grid, Outlook(made.ctx.sites["lab"].zone, tail=0.5)).values
+        assert problem_of(made).sites[0].price_per_mwh == pytest.approx(price)
+    with settings(tmp_path, "uncertainty: {forecaster: boosting}\n") as made:
+        assert isinstance(made.ctx.caution.forecaster, Boosted)
+        boosted = problem_of(made)
+        assert len(boosted.scenarios) == 20
+        assert np.ptp(np.array(boosted.sites[0].price_per_mwh) - price) > 0.1
+    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
+    with (
+        pytest.raises(MissingExtra, match=r"pip install gridpace\[forecast\]"),
+        settings(tmp_path, "uncertainty: {forecaster: boosting}\n"),
+    ):
+        pass
