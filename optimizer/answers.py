@@ -16,12 +16,16 @@ class PoolQuote:
     formulas). `more_per_gpu_h`: money for one more GPU-hour of work at full throughput; `less_per_gpu_h`: what one less
     saves; they differ where the plan sits on a kink, and None says that there is no such work. `per_mtok` is the first
     as money for a million tokens (None as well where the pool has no `tokens_per_gpu_h`). `reasons` say why there is no
-    price, or POOL_FULL beside a price at which another job gives way (None: power is all that it takes)."""
+    price, or POOL_FULL beside a price at which another job gives way (None: power is all that it takes).
+
+    `yield_per_gpu_h`, of batch pools alone: what a GPU-hour of the work that is planned loses, were it taken away: the
+    least of what its jobs lose, each of which does it later, late, or never (None: no work)."""
 
     more_per_gpu_h: tuple[float | None, ...]
     less_per_gpu_h: tuple[float | None, ...]
     per_mtok: tuple[float | None, ...]
     reasons: tuple[Reason | None, ...]
+    yield_per_gpu_h: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

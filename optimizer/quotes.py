@@ -32,8 +32,9 @@ class Prices:
     is none), which are the best of these:
 
     `fill` one more by power alone, on GPUs that jobs of the plan may use, at `fill_kw` kW of draw for a GPU equivalent;
-    `given` one more in the place of another job's work; `spent` one less by power alone; `heir` the job that would best
-    fill the gap of one less (-1: none), `heir_saves` what that saves, `next_saves` what it saves with any other job.
+    `given` one more in the place of another job's work, `yields` the same even where a limit forbids more; `spent` one
+    less by power alone; `heir` the job that would best fill the gap of one less (-1: none), `heir_saves` what that
+    saves, `next_saves` what it saves with any other job.
     `why` says what forbids more, or that another job has to give way for it."""
 
     more: Floats
@@ -41,6 +42,7 @@ class Prices:
     fill: Floats
     fill_kw: Floats
     given: Floats
+    yields: Floats
     spent: Floats
     heir: Ints
     heir_saves: Floats
@@ -50,10 +52,10 @@ class Prices:
 
 def _unknown(shape: tuple[int, int]) -> Prices:
     """Prices before any way is known."""
-    high = [np.full(shape, INF) for _ in range(3)]
+    high = [np.full(shape, INF) for _ in range(4)]
     low = [np.full(shape, -INF) for _ in range(4)]
     heir = np.full(shape, -1, dtype=np.int64)
-    return Prices(high[0], low[0], high[1], np.zeros(shape), high[2], low[1], heir, low[2], low[3], {})
+    return Prices(high[0], low[0], high[1], np.zeros(shape), high[2], high[3], low[1], heir, low[2], low[3], {})
 
 
 def marginal_per_mwh(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
@@ -76,6 +78,7 @@ def prices_of(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints) -> Pric
     per_kw = _cost_of_draw(facts, arrays, answer)
     _batch_segments(facts, arrays, answer, per_kw, prices)
     _displaced(facts, arrays, answer, homes, prices)
+    prices.yields[:] = prices.given
     np.minimum(prices.fill, prices.given, out=prices.more)
     np.maximum(prices.spent, prices.heir_saves, out=prices.less)
     gives = np.argwhere(prices.given < prices.fill).tolist()
@@ -106,6 +109,7 @@ def _quote(pool: PoolFacts, prices: Prices) -> PoolQuote:
         _where(less > -INF, less),
         _where(named, per_mtok),
         tuple(prices.why.get((pool.index, t), reason) for t, reason in enumerate(reasons)),
+        _where(prices.yields[pool.index] < INF, prices.yields[pool.index]) if pool.batch else (),
     )
 
 

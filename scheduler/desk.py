@@ -65,7 +65,8 @@ class Desk:
     def _sheds(self) -> tuple[Shed, ...]:
         """The site's pools, the least valuable work first, each down to its floor."""
         pools = [model.pool for model in site_pools(self.facade.ctx, self.site)]
-        pools.sort(key=lambda pool: pool_value(self.facade.state, pool))
+        now = self.facade.ctx.clock.now()
+        pools.sort(key=lambda pool: pool_value(self.facade.state, pool, now))
         return tuple(Shed(self.gpus.get(pool.id, ()), float(floor_cap_w(pool))) for pool in pools)
 
 

@@ -193,6 +193,8 @@ class State:
     supply_kw: dict[str, float] = field(default_factory=dict)
     """What batteries and generators are expected to add to each site's import now."""
     parked: dict[str, ParkedState] = field(default_factory=dict)
+    taken: dict[str, tuple[int, datetime]] = field(default_factory=dict)
+    """GPUs of a batch pool that the fast loop left, when it last took some, and until when they stay as many."""
     grants: dict[str, tuple[str, int]] = field(default_factory=dict)
     data_sites: dict[str, str] = field(default_factory=dict)
     jobs: tuple[BatchJob, ...] = ()

@@ -67,4 +67,4 @@ def _orders(ctx: Context, state: State, plan: Plan, site: str, span: tuple[datet
     deep = site in emergency_sites(ctx.emergency_programs, mine, at)
     floors = {pool.id: int(pool.min_cap_w) if deep else floor_cap_w(pool) for pool in pools}
     over_kw = (planned_kw[taken] - max(0.0, cap_kw)) / pue_now(ctx, state, site, at)
-    return shed_orders(state, pools, orders, floors, over_kw)[0]
+    return shed_orders(state, pools, orders, floors, over_kw, at)[0]

@@ -14,12 +14,13 @@ from datetime import datetime
 
 from optimizer.domain import GpuPool, GridEvent, Work
 from optimizer.shed import ShedPool, shed
+from scheduler.dwell import dwelling, take
 from scheduler.engine import Context, State
 from scheduler.flexibility import site_pools
 from scheduler.giveback import give_back
 from scheduler.granting import filled
 from scheduler.observing import foreign_gpus, site_import
-from scheduler.orders import PoolOrder, whole_order
+from scheduler.orders import PoolOrder, step_index, whole_order
 from scheduler.overrides import operator_limit_kw
 from scheduler.predict import busy_under, held_it_kw, held_order, it_kw, meter_line, missing_kw, peak_it_kw
 from scheduler.safety import floor_cap_w
@@ -74,7 +75,8 @@ def trim_site(
     surge_kw += surprises.onset_kw(missing_kw(state, pools), top.kw) - surprises.ebb_kw
     most_kw = top.kw - surprises.margin_kw(top.kw, ctx.margin) if top.kw < INF else INF
     cap_it_kw = line.it_of(careful(most_kw, held_kw) - surge_kw)
-    wish = give_back(ctx, state, pools, planned, cap_it_kw - peak_it_kw(state, pools, planned), now)
+    kept = dwelling(state, planned, now)
+    wish = give_back(ctx, state, pools, kept, cap_it_kw - peak_it_kw(state, pools, kept), now)
     wish_kw = line.import_of(it_kw(state, pools, wish))
     seconds = (then - now).total_seconds()
     last_kw = state.setpoint_kw.get(site)
@@ -85,7 +87,8 @@ def trim_site(
     base_it_kw, target_kw = it_kw(state, pools, base), min(line.it_of(aim_kw), cap_it_kw)
     over_kw = line.import_of(base_it_kw) - line.import_of(target_kw)
     target_kw = line.it_of(line.import_of(target_kw) + relieve(ctx, state, site, devices_kw, max(0.0, over_kw)))
-    orders, left_kw = shed_orders(state, pools, base, floors, base_it_kw - target_kw)
+    orders, left_kw = shed_orders(state, pools, base, floors, base_it_kw - target_kw, now)
+    take(state, pools, wish, orders, now)
     if orders != planned:
         orders = still(state, pools, orders, target_kw, MARGIN_USED * ctx.margin)
     ordered_kw = line.import_of(it_kw(state, pools, orders))
@@ -138,7 +141,12 @@ def _higher(one: PoolOrder, other: PoolOrder) -> PoolOrder:
 
 
 def shed_orders(
-    state: State, pools: list[GpuPool], base: Mapping[str, PoolOrder], floors: Mapping[str, int], kw: float
+    state: State,
+    pools: list[GpuPool],
+    base: Mapping[str, PoolOrder],
+    floors: Mapping[str, int],
+    kw: float,
+    now: datetime,
 ) -> tuple[dict[str, PoolOrder], float]:
     """`base` with `kw` of IT power taken off in merit order; what remains when every lever is used."""
     if kw <= 1e-6:
@@ -155,7 +163,7 @@ def shed_orders(
                 cap_w=order.cap_w,
                 low_cap_w=min(order.cap_w, floors[pool.id]),
                 high_cap_w=int(pool.max_cap_w),
-                value_per_gpu_h=pool_value(state, pool),
+                value_per_gpu_h=pool_value(state, pool, now),
                 may_idle=batch,
                 low_busy=float(kept_gpus(state, pool) + foreign_gpus(state, pool.id)) if batch else 0.0,
             )
@@ -173,10 +181,17 @@ def shed_orders(
     return orders, max(0.0, result.remaining_kw)
 
 
-def pool_value(state: State, pool: GpuPool) -> float:
-    """Worth of a GPU-hour in a pool; a batch pool's is that of its least valuable running job."""
+def pool_value(state: State, pool: GpuPool, now: datetime) -> float:
+    """Worth of a GPU-hour in a pool. A batch pool's is what its jobs would lose, by the plan's duals: next to nothing
+    for work that can as well be done later, all of its worth with the deadline close. Where no duals are known, it is
+    that of its least valuable running job."""
     if pool.work is not Work.BATCH:
         return pool.value_per_gpu_h
+    quote = state.plan.quotes.get(pool.id) if state.plan is not None else None
+    if state.plan is not None and quote is not None and quote.yield_per_gpu_h:
+        lost = quote.yield_per_gpu_h[step_index(state.plan, now)]
+        if lost is not None:
+            return max(0.0, lost)
     running = [job for job in state.jobs if job.gpus and state.grants.get(job.id, ("", 0))[0] == pool.id]
     return min((job.value_per_gpu_h + job.late_penalty for job in running), default=0.0)
 
