@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 from math import isfinite
 from statistics import median
 
 from optimizer.domain import Series, Span
+from optimizer.doubts import empty_zeros, out_of_shape, peak_at_night, restamped
 from optimizer.reasons import Note, Reason, Severity
+from optimizer.timegrid import local_day
 
 Window = tuple[datetime, datetime]
 
@@ -25,16 +27,41 @@ UNIT_JUMP = 100.0
 LEAST_COMMON = 6
 
 
+class Zero(StrEnum):
+    """What a value of exactly 0 may be."""
+
+    REAL = "real"
+    DOUBTED = "doubted"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Until when, in minutes of the local day in `zone`, the next day's values must be there."""
+
+    zone: tzinfo
+    minutes: int
+
+
 @dataclass(frozen=True, slots=True)
 class GateRules:
     """What is asked of one signal. `cap` and `floor` are in `unit` (None: unbounded). When nine tenths of a day or more
-    lie below `plausible_p90` in size, the unit is doubted aloud (values are kept: quiet markets exist)."""
+    lie below `plausible_p90` in size, the unit is doubted aloud (values are kept: quiet markets exist).
+
+    `zero`: whether 0 is a value like any other, never one, or none where it stands alone between large ones.
+    `measured`: somebody else's values, which may come hours off; where `zone` is given, a daily peak in the dead of
+    night is doubted aloud. `due`: when tomorrow is published, in minutes of the market's own day.
+    """
 
     unit: str
     cap: float | None = None
     floor: float | None = None
     max_age_s: float = 48 * 3600.0
     plausible_p90: float | None = None
+    zero: Zero = Zero.REAL
+    measured: bool = False
+    zone: tzinfo | None = None
+    due: Due | None = None
 
 
 class SignalState(StrEnum):
@@ -73,15 +100,18 @@ def gate(
     """
     if series is None:
         return _fall_back(name, previous, rules, now, ())
-    if doubt := _unit_doubt(series, previous, rules):
+    if doubt := _unit_doubt(series, previous, rules) or _restamped(series, previous, rules, now):
         return _fall_back(series.name, previous, rules, now, (doubt,))
     spans, notes = _clean(series, rules)
+    spans, shifted = _in_shape(series.name, spans, previous, rules, now)
+    notes = (*notes, *shifted)
     if not spans:
         return _fall_back(series.name, previous, rules, now, (*series.notes, *notes))
     fresh = replace(series, spans=spans, notes=())
     kept, patches = _patched(fresh, previous, rules, now, window)
     age_s = max(_since(series.published_at, now), _coverage_age_s(kept.spans, now))
-    notes = (*series.notes, *notes, *patches, *_implausible(fresh, rules), *_gap_notes(kept, now, window))
+    doubts = (*_implausible(fresh, rules), *_at_night(fresh, rules), *_late(kept, rules, now, window))
+    notes = (*series.notes, *notes, *patches, *doubts, *_gap_notes(kept, now, window))
     if age_s > rules.max_age_s:
         return _lost(kept, notes, age_s, rules, now)
     kept_by_source = any(note.code is Reason.STALE_SIGNAL for note in series.notes)
@@ -117,17 +147,21 @@ def _lost(series: Series, notes: tuple[Note, ...], age_s: float, rules: GateRule
 # ---------------------------------------------------------------- values
 def _clean(series: Series, rules: GateRules) -> tuple[tuple[Span, ...], tuple[Note, ...]]:
     """Spans that are finite, within bounds, in order and apart, and a note for each kind of fault left out."""
-    if _is_clean(series.spans, rules):
+    empty = empty_zeros(series.spans, rules.zero is Zero.NEVER) if rules.zero is not Zero.REAL else []
+    if not empty and _is_clean(series.spans, rules):
         return series.spans, ()
     low = float("-inf") if rules.floor is None else rules.floor
     high = float("inf") if rules.cap is None else rules.cap
     nans = [span for span in series.spans if not isfinite(span.value)]
-    numbers = [span for span in series.spans if isfinite(span.value)]
+    dropped = set(map(id, empty))
+    numbers = [span for span in series.spans if isfinite(span.value) and id(span) not in dropped]
     spikes = [span for span in numbers if not low <= span.value <= high]
     spans, doubles = _apart([span for span in numbers if low <= span.value <= high])
     notes = []
     if nans:
         notes.append(_fault(series, Reason.SIGNAL_NAN, nans, "that are not numbers"))
+    if empty:
+        notes.append(_fault(series, Reason.SIGNAL_ZERO, empty, "of exactly 0, where there can be none,"))
     if spikes:
         bounds = f"outside {low:g} to {high:g} {rules.unit}"
         doubt = "; is the unit right?" if len(spikes) * 2 > len(numbers) else ""
@@ -197,6 +231,59 @@ def _unit_doubt(series: Series, previous: Series | None, rules: GateRules) -> No
         return None
     text = f"{series.name}: values known before now come back {factor:.3g} times as large; refused: is the unit right?"
     return Note(Reason.SIGNAL_UNIT, series.name, text, Severity.ALERT)
+
+
+# ---------------------------------------------------------------- time
+def _restamped(series: Series, previous: Series | None, rules: GateRules, now: datetime) -> Note | None:
+    """Why the whole series cannot be taken: what was known comes back at other times."""
+    if not rules.measured or previous is None:
+        return None
+    hours = restamped(series.spans, previous.spans)
+    if hours is None:
+        return None
+    text = f"{series.name}: values known before come back {_shift_text(hours)}; refused: is the time zone right?"
+    return Note(Reason.SIGNAL_SHIFTED, series.name, text, Severity.ALERT, now)
+
+
+def _in_shape(
+    name: str, spans: tuple[Span, ...], previous: Series | None, rules: GateRules, now: datetime
+) -> tuple[tuple[Span, ...], tuple[Note, ...]]:
+    """Without a newest day that lies hours off the days before it; once these are too old, it is taken for what is."""
+    if not rules.measured or previous is None or _coverage_age_s(previous.spans, now) > rules.max_age_s:
+        return spans, ()
+    hours = out_of_shape(spans, previous.spans)
+    if hours is None:
+        return spans, ()
+    known_until = previous.spans[-1].end
+    text = f"{name}: from {stamp(known_until)} on values look like those of the days before, but {_shift_text(hours)}"
+    note = Note(Reason.SIGNAL_SHIFTED, name, f"{text}; not taken: is the time zone right?", Severity.ALERT, known_until)
+    return tuple(span for span in spans if span.start < known_until), (note,)
+
+
+def _shift_text(hours: int) -> str:
+    return f"{abs(hours)} h {'later' if hours > 0 else 'earlier'}"
+
+
+def _at_night(series: Series, rules: GateRules) -> tuple[Note, ...]:
+    hour = peak_at_night(series.spans, rules.zone) if rules.measured and rules.zone is not None else None
+    if hour is None:
+        return ()
+    text = f"{series.name}: its days peak at {hour:02d}:00 local time; is the time zone right?"
+    return (Note(Reason.SIGNAL_SHIFTED, series.name, text),)
+
+
+def _late(series: Series, rules: GateRules, now: datetime, window: Window) -> tuple[Note, ...]:
+    """Tomorrow was due and is not there. Most of a day will do: some markets end it by another clock."""
+    if rules.due is None:
+        return ()
+    local = now.astimezone(rules.due.zone)
+    tomorrow = local_day(local.date() + timedelta(days=1), rules.due.zone)[0]
+    wanted = min(window[1], tomorrow + timedelta(hours=20))
+    if local.hour * 60 + local.minute < rules.due.minutes or series.spans[-1].end >= wanted:
+        return ()
+    due = f"{rules.due.minutes // 60:02d}:{rules.due.minutes % 60:02d}"
+    text = f"{series.name}: tomorrow was due at {due} local time of the market and is known until "
+    return (Note(Reason.SIGNAL_LATE, series.name, text + stamp(series.spans[-1].end), at=now),)
 
 
 def _implausible(series: Series, rules: GateRules) -> tuple[Note, ...]:

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from adapters import registry
 from adapters.context import AdapterContext
@@ -204,10 +205,19 @@ def build_sources(config: Config, context: AdapterContext) -> tuple[dict[str, So
     for entry in config.signals:
         signal: Any = entry
         reader = registry.create("signals", entry, context)
-        sources[signal.id] = Source(reader, gate_rules(signal, config.currency), str(signal.kind))
+        rules = gate_rules(signal, config.currency, zone_of(config, signal.id))
+        sources[signal.id] = Source(reader, rules, str(signal.kind))
         if hasattr(reader, "demand_charges"):
             tariffs[signal.id] = reader.demand_charges
     return sources, tariffs
+
+
+def zone_of(config: Config, signal: str) -> ZoneInfo | None:
+    """Time zone of the site that pays this price, or whose grid has this load."""
+    for site in config.sites:
+        if signal in {site.price, *(peak.system_load for peak in site.coincident_peaks)}:
+            return ZoneInfo(site.timezone)
+    return None
 
 
 def build_dispatcher(config: Config, hardware: Hardware, store: Store, clock: Clock) -> Dispatcher:

@@ -15,7 +15,7 @@ from adapters.context import AdapterContext
 from adapters.fields import Duration
 from adapters.ports import SourceError
 from adapters.signals.base import SignalKind, unit_of
-from adapters.signals.live import Ask, Live, Told
+from adapters.signals.live import Ask, Live, Told, within
 from adapters.signals.rows import Row, epoch, number, rows_of, told
 from adapters.signals.web import URL, Web, WebConfig
 from optimizer.domain import Series
@@ -41,6 +41,14 @@ class AwattarConfig(WebConfig):
     refresh: Duration = Field(
         default=timedelta(minutes=30), description="How often the source is asked at most.", examples=["30m"]
     )
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Limits of the coupled day-ahead auction, with room for their next rise."""
+        return within(self.floor, self.cap, -600.0, 6000.0)
+
+    def day_ahead_due(self) -> tuple[str, str] | None:
+        """Published about 14:00."""
+        return "Europe/Berlin", "15:00"
 
     @model_validator(mode="before")
     @classmethod

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
+from typing import ClassVar
 
 from pydantic import Field
 
-from adapters.fields import AdapterConfig, Duration, Id
+from adapters.fields import AdapterConfig, Duration, Id, parse_time_of_day, parse_zone
 from adapters.ports import SourceError
 from optimizer.domain import Span
-from optimizer.quality import GateRules
+from optimizer.quality import Due, GateRules, Zero
 
 LB_TO_G = 453.59237
 
@@ -69,6 +70,17 @@ class SignalConfig(AdapterConfig):
         description="Values below this, in `unit`, are left out as errors. Negative prices are real.",
         examples=[-1000],
     )
+
+    measured: ClassVar[bool] = False
+    """Whether the values are somebody else's, which may come wrong; an operator's own are taken as they are written."""
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Floor and cap in `unit`: as configured, or what this source can never tell."""
+        return self.floor, self.cap
+
+    def day_ahead_due(self) -> tuple[str, str] | None:
+        """Zone and local time by which the next day is published; None where there is none."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +141,29 @@ def _price_unit(declared: str | None, currency: str) -> Unit:
     return Unit(canonical, (0.01 if hundredth else 1.0) * (1000.0 if match["per"] == "kWh" else 1.0))
 
 
-def gate_rules(config: SignalConfig, currency: str) -> GateRules:
-    """What the gate asks of this signal: its unit, its bounds and its age limit (`cap` and `floor` are in its unit)."""
+ZERO = {SignalKind.PRICE: Zero.DOUBTED, SignalKind.CARBON: Zero.NEVER, SignalKind.SYSTEM_LOAD: Zero.NEVER}
+"""What 0 means where somebody else tells it; anything else may be 0."""
+PEAKS_BY_DAY = (SignalKind.PRICE, SignalKind.SYSTEM_LOAD)
+
+
+def gate_rules(config: SignalConfig, currency: str, zone: tzinfo | None = None) -> GateRules:
+    """What the gate asks of this signal: its unit, its bounds and its age limit (`cap` and `floor` are in its unit).
+
+    `zone` is that of the site that uses it.
+    """
     unit = unit_of(config.kind, config.unit, currency)
+    floor, cap = config.bounds()
+    due = config.day_ahead_due()
     return GateRules(
         unit=unit.canonical,
-        cap=None if config.cap is None else unit.convert(config.cap),
-        floor=None if config.floor is None else unit.convert(config.floor),
+        cap=None if cap is None else unit.convert(cap),
+        floor=None if floor is None else unit.convert(floor),
         max_age_s=config.max_age.total_seconds(),
         plausible_p90=1.0 if config.kind is SignalKind.PRICE else None,
+        zero=ZERO.get(config.kind, Zero.REAL) if config.measured else Zero.REAL,
+        measured=config.measured,
+        zone=zone if config.kind in PEAKS_BY_DAY else None,
+        due=None if due is None else Due(parse_zone(due[0]), parse_time_of_day(due[1])),
     )
 
 

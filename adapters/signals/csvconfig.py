@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from enum import StrEnum
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,8 @@ class Publication(StrEnum):
 
 class CsvConfig(SignalConfig):
     """A CSV (also .gz) or Parquet file with one row an interval."""
+
+    measured: ClassVar[bool] = True
 
     type: Literal["csv"] = Field(description="Kind of source.", examples=["csv"])
     path: str = Field(

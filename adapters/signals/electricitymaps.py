@@ -17,7 +17,7 @@ from adapters.context import AdapterContext
 from adapters.ports import SourceError
 from adapters.secrets import Secret
 from adapters.signals.base import SignalKind, unit_of
-from adapters.signals.live import Ask, Live, Told
+from adapters.signals.live import Ask, Live, Told, within
 from adapters.signals.rows import Row, instant, number, rows_of, told
 from adapters.signals.web import URL, Web, WebConfig
 from optimizer.domain import Series
@@ -57,6 +57,10 @@ class ElectricityMapsConfig(WebConfig):
     forecast: bool = Field(
         default=False, description="Whether the plan of the account holds `forecast`.", examples=[True]
     )
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        """No fuel emits more for a unit of power."""
+        return within(self.floor, self.cap, 0.0, 1500.0)
 
 
 class ElectricityMapsSource:

@@ -17,7 +17,7 @@ from adapters.registry import require_extra
 from adapters.secrets import Secret
 from adapters.signals.base import SignalKind, unit_of
 from adapters.signals.child import ask_child
-from adapters.signals.live import Ask, ChildConfig, Live, Told
+from adapters.signals.live import Ask, ChildConfig, Live, Told, within
 from adapters.signals.rows import told
 from optimizer.domain import Series
 
@@ -40,6 +40,14 @@ class EntsoeConfig(ChildConfig):
     refresh: Duration = Field(
         default=timedelta(minutes=15), description="How often the source is asked at most.", examples=["15m"]
     )
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Limits of the coupled day-ahead auction in EUR, with room for their next rise; other currencies: none."""
+        return within(self.floor, self.cap, -600.0, 6000.0) if self.unit == "EUR/MWh" else (self.floor, self.cap)
+
+    def day_ahead_due(self) -> tuple[str, str] | None:
+        """Published about 13:00, often later."""
+        return "Europe/Brussels", "15:00"
 
     @model_validator(mode="before")
     @classmethod

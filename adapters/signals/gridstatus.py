@@ -18,12 +18,22 @@ from adapters.registry import require_extra
 from adapters.secrets import Secret
 from adapters.signals.base import SignalKind, unit_of
 from adapters.signals.child import ask_child
-from adapters.signals.live import Ask, ChildConfig, Live, Told
+from adapters.signals.live import Ask, ChildConfig, Live, Told, within
 from adapters.signals.rows import told
 from optimizer.domain import Series
 
 Market = Literal["CAISO", "ERCOT", "PJM", "MISO", "NYISO", "ISONE", "SPP"]
 HISTORY = {"day_ahead": timedelta(days=7), "real_time": timedelta(hours=6)}
+
+DUE = {
+    "CAISO": ("America/Los_Angeles", "15:00"),
+    "ERCOT": ("America/Chicago", "15:00"),
+    "PJM": ("America/New_York", "15:30"),
+    "MISO": ("EST", "15:30"),
+    "NYISO": ("America/New_York", "12:30"),
+    "ISONE": ("America/New_York", "15:30"),
+    "SPP": ("America/Chicago", "15:30"),
+}
 
 
 class GridstatusConfig(ChildConfig):
@@ -60,6 +70,16 @@ class GridstatusConfig(ChildConfig):
         description="How far back is asked for at the start; absent: 7d, or 6h in real time.",
         examples=["14d"],
     )
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        """What no node of these markets has seen or can see under their caps; loads of the largest in MW."""
+        if self.kind is SignalKind.SYSTEM_LOAD:
+            return within(self.floor, self.cap, 0.0, 300_000.0)
+        return within(self.floor, self.cap, -3000.0, 15_000.0)
+
+    def day_ahead_due(self) -> tuple[str, str] | None:
+        """The hour after the market's usual time of publication; none in real time."""
+        return DUE[self.market] if self.kind is SignalKind.PRICE and self.product == "day_ahead" else None
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -36,6 +37,8 @@ FORWARD = timedelta(days=1)
 
 class LiveConfig(SignalConfig):
     """Keys of every source that is asked over a network."""
+
+    measured: ClassVar[bool] = True
 
     refresh: Duration = Field(
         default=timedelta(minutes=15), description="How often the source is asked at most.", examples=["15m"]
@@ -76,6 +79,11 @@ class ChildConfig(NetConfig):
         description="How long one answer may take; the process is ended then.",
         examples=["2m"],
     )
+
+
+def within(floor: float | None, cap: float | None, lowest: float, highest: float) -> tuple[float, float]:
+    """Bounds as configured, where they are, else these."""
+    return lowest if floor is None else floor, highest if cap is None else cap
 
 
 class TryLater(SourceError):

@@ -15,7 +15,7 @@ from pydantic import Field
 from adapters.context import AdapterContext
 from adapters.ports import SourceError
 from adapters.signals.base import SignalKind, unit_of
-from adapters.signals.live import Ask, Live, Told
+from adapters.signals.live import Ask, Live, Told, within
 from adapters.signals.rows import Row, instant, number, rows_of, told
 from adapters.signals.web import URL, Web, WebConfig
 from optimizer.domain import Series
@@ -57,6 +57,14 @@ class OctopusConfig(WebConfig):
         description="Way of paying, for tariffs whose prices differ by it.",
         examples=["DIRECT_DEBIT"],
     )
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        """The supplier caps Agile at 100 p/kWh."""
+        return within(self.floor, self.cap, -100.0, 100.0)
+
+    def day_ahead_due(self) -> tuple[str, str] | None:
+        """Published between 16:00 and 16:30 in London; a flat tariff has no end."""
+        return "Europe/London", "17:30"
 
 
 class OctopusSource:

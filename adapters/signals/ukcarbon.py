@@ -15,7 +15,7 @@ from pydantic import Field
 from adapters.context import AdapterContext
 from adapters.ports import SourceError
 from adapters.signals.base import SignalKind, unit_of
-from adapters.signals.live import Ask, Live, Told
+from adapters.signals.live import Ask, Live, Told, within
 from adapters.signals.rows import Row, instant, number, rows_of, told
 from adapters.signals.web import URL, Web, WebConfig
 from optimizer.domain import Series
@@ -46,6 +46,10 @@ class UkCarbonConfig(WebConfig):
         description="Address of the service.",
         examples=["https://api.carbonintensity.org.uk"],
     )
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        """No fuel emits more for a unit of power."""
+        return within(self.floor, self.cap, 0.0, 1500.0)
 
 
 class UkCarbonSource:

@@ -17,7 +17,7 @@ from adapters.fields import Duration
 from adapters.ports import SourceError
 from adapters.secrets import Secret
 from adapters.signals.base import SignalKind, unit_of
-from adapters.signals.live import Ask, Live, Told
+from adapters.signals.live import Ask, Live, Told, within
 from adapters.signals.rows import Row, instant, number, rows_of, told
 from adapters.signals.web import URL, Refused, Web, WebConfig
 from optimizer.domain import Series
@@ -51,6 +51,10 @@ class WatttimeConfig(WebConfig):
     refresh: Duration = Field(
         default=timedelta(minutes=5), description="How often the source is asked at most.", examples=["5m"]
     )
+
+    def bounds(self) -> tuple[float | None, float | None]:
+        """No fuel emits more for a unit of power."""
+        return within(self.floor, self.cap, 0.0, 3300.0)
 
 
 class WatttimeSource:

@@ -1,18 +1,19 @@
 """What holds for any series, grid and calendar: energy is kept, local days are whole, nothing odd passes the gate."""
 
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import pairwise
-from math import isfinite
+from math import cos, isfinite, pi
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from adapters.signals.profile import ProfileConfig, ProfileSource
 from optimizer.domain import Series, Span
-from optimizer.forecast import Outlook, extend, on_grid
-from optimizer.quality import GateRules, SignalState, gate
+from optimizer.forecast import Outlook, extend, forecast_on_grid, on_grid
+from optimizer.quality import GateRules, SignalState, Zero, gate
 from optimizer.timegrid import TimeGrid, local_day
 from tests.support.signals import EVER, NOON, context, csv_source
 
@@ -120,3 +121,51 @@ def test_local_stamps_come_back_as_the_instants_they_were(tmp_path_factory, day,
     )  # fmt: skip
     got = source.read(*EVER, datetime.fromisoformat("2031-01-01T00:00Z"))
     assert [(span.start, span.value) for span in got.spans] == [(at, n) for n, at in enumerate(starts)]
+
+
+HEALTHY = [50 + 30 * cos(2 * pi * (n - 18) / 24) + n % 5 for n in range(9 * 24)]
+MARKET = GateRules("USD/MWh", cap=5000, floor=-1000, plausible_p90=1.0, zero=Zero.DOUBTED, measured=True)
+
+
+def spoiled(spans, fault, first, length, amount):
+    """The series with one fault from `first` on, over `length` intervals."""
+    part = range(first, first + length)
+    hit = [span for n, span in enumerate(spans) if n in part]
+    rest = [span for n, span in enumerate(spans) if n not in part]
+    changed = {
+        "nan": [replace(span, value=float("nan")) for span in hit],
+        "null_as_zero": [replace(span, value=0.0) for span in hit],
+        "gap": [],
+        "spike": [replace(span, value=1e5 + amount) for span in hit],
+        "thousand": [replace(span, value=span.value * 1000) for span in hit],
+        "twice": [*hit, *(replace(span, value=span.value + amount) for span in hit)],
+    }
+    if fault in changed:
+        return (*rest, *changed[fault])
+    if fault == "unit":
+        return tuple(replace(span, value=span.value * 1000) for span in spans)
+    hours = timedelta(hours=amount)
+    return tuple(Span(span.start + hours, span.end + hours, span.value) for span in spans)
+
+
+FAULTS = ["nan", "null_as_zero", "gap", "spike", "thousand", "twice", "unit", "shift"]
+
+
+@given(st.sampled_from(FAULTS), st.integers(7 * 24, 9 * 24 - 1), st.integers(1, 48), st.integers(3, 11), st.booleans())
+def test_no_faulty_series_moves_the_plan_without_a_reason(fault, first, length, amount, has_previous):
+    """What the plan is made of differs from what the healthy series gives only where a note says why."""
+    hour, now = timedelta(hours=1), NOON + 7 * 24 * timedelta(hours=1)
+    spans = tuple(Span(NOON + n * hour, NOON + (n + 1) * hour, value) for n, value in enumerate(HEALTHY))
+    healthy = Series("p", "USD/MWh", spans)
+    previous = replace(healthy, spans=spans[: 8 * 24], published_at=now - hour) if has_previous else None
+    window = (NOON, NOON + 9 * 24 * hour)
+    grid = TimeGrid(tuple(now + n * hour for n in range(25)))
+    faulty = replace(healthy, spans=spoiled(spans, fault, first, length, amount))
+    if not has_previous and fault in {"unit", "shift", "thousand"}:
+        return  # one series alone tells neither; a first reading is judged by bounds and by where its days peak
+    result = gate(faulty, previous, MARKET, now, window)
+    assume(result.series.spans)
+    said = (*result.notes, *forecast_on_grid(result.series, grid, Outlook())[1])
+    if forecast_on_grid(result.series, grid, Outlook())[0] != forecast_on_grid(healthy, grid, Outlook())[0]:
+        assert said
+        assert all(note.text and note.code for note in said)
