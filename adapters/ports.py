@@ -325,35 +325,6 @@ class EventChannel(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class FeedNews:
-    """What a polled channel says at present: every order that is not over, each as a message whose version the ledger
-    counts. `complete`: what is missing here was withdrawn, except what belongs to an id of `unread`. `notes` are for
-    people."""
-
-    messages: tuple[EventMessage, ...] = ()
-    complete: bool = False
-    unread: frozenset[str] = frozenset()
-    notes: tuple[Note, ...] = ()
-
-
-class EventFeed(Protocol):
-    """A demand-response channel that is asked, and not told."""
-
-    def poll(self, now: datetime) -> FeedNews:
-        """The present orders, asked for now. A server that is lost is a note and changes nothing: what it said last
-        goes on."""
-        ...
-
-    def cue(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Check a call that says that something changed. Raises EventRefused."""
-        ...
-
-    def close(self) -> None:
-        """End connections."""
-        ...
-
-
 # ---------------------------------------------------------------- the store, as adapters see it
 class RecordStore(Protocol):
     """Durable records for adapters that keep state (the embedded queue, nonces); implemented by the scheduler's

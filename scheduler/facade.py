@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from adapters.dr.polled import EventFeed
 from adapters.dr.webhook import parse_event
 from adapters.jobs.queue import JobQueue, JobRefused
-from adapters.ports import EventChannel, EventFeed, EventMessage, EventRefused
+from adapters.ports import EventChannel, EventMessage, EventRefused
 from optimizer.domain import Plan
 from scheduler.engine import Context, State
 from scheduler.explaining import explain_target

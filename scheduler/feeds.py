@@ -10,27 +10,35 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import structlog
 
-from adapters.ports import EventFeed, EventMessage, FeedNews
+from adapters.dr.polled import EventFeed, FeedNews
+from adapters.ports import EventMessage
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import State
 from scheduler.facade import Facade
+from scheduler.figures import Figures
 from scheduler.service import EventAnswer, Refused
 
 log = structlog.get_logger("gridpace.feeds")
 JOIN_S = 5.0
+SHORTEST_S = 1.0
+INF = float("inf")
 
 
 @dataclass
 class Feeds:
-    """Reads each feed every `every_s` seconds of real time (by program), and at once when it is called."""
+    """Reads each feed every `every_s` seconds of real time (by program), when a report is due, and at once when it is
+    called. `sites`: the site of each program."""
 
     feeds: Mapping[str, EventFeed]
     every_s: Mapping[str, float]
     facade: Facade
     state: State
+    sites: Mapping[str, str] = field(default_factory=dict)
+    _due_s: dict[str, float] = field(default_factory=dict)
     _cues: dict[str, threading.Event] = field(default_factory=dict)
     _threads: list[threading.Thread] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -66,7 +74,7 @@ class Feeds:
                 self.turn(program)
             except Exception:
                 log.exception("a feed could not be read; it is tried again", program=program)
-            cue.wait(self.every_s.get(program, 30.0))
+            cue.wait(min(self.every_s.get(program, 30.0), self._due_s.get(program, INF)))
 
     def turn(self, program: str) -> tuple[EventAnswer, ...]:
         """Read once and put what changed into the ledger; the answers that were given."""
@@ -76,9 +84,21 @@ class Feeds:
         if news.complete:
             answers += self._withdraw_missing(program, news, now)
         self.state.notes.extend(news.notes)
+        self._due_s[program] = self._report(program, now)
         for answer in answers:
             log.info("event read", program=program, event_id=answer.id, state=answer.state, opt=answer.opt)
         return tuple(answers)
+
+    def _report(self, program: str, now: datetime) -> float:
+        """Send the reports that are due; seconds of real time to the next, inf for none."""
+        reporter: Any = self.feeds[program]
+        if not hasattr(reporter, "report"):
+            return INF
+        following: datetime | None = reporter.report(Figures(self.facade, program, self.sites[program]), now)
+        if following is None:
+            return INF
+        speed = float(getattr(self.facade.ctx.clock, "speed", 1.0))
+        return max(SHORTEST_S, (following - now).total_seconds() / speed)
 
     def _follow(self, message: EventMessage) -> EventAnswer | None:
         try:

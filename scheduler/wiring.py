@@ -17,10 +17,11 @@ from zoneinfo import ZoneInfo
 from adapters import registry
 from adapters.context import AdapterContext
 from adapters.dr.desk import EventSession
+from adapters.dr.polled import EventFeed
 from adapters.dr.webhook import Webhook
 from adapters.hall import SimulatedHall
 from adapters.jobs.queue import JobQueue, JobRefused
-from adapters.ports import AdapterError, Clock, ClockLocker, EventChannel, EventFeed, JobSystem, RecordStore
+from adapters.ports import AdapterError, Clock, ClockLocker, EventChannel, JobSystem, RecordStore
 from adapters.signals.base import gate_rules
 from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
@@ -188,7 +189,7 @@ def build_feeds(
     told: dict[str, Any] = {name: channel for name, channel in channels.items() if name not in asked}
     facade = Facade(ctx, state, told, program_rules(config), wake, feeds=asked)
     every_s = {p.id: every.total_seconds() for p in config.programs if (every := getattr(p.channel, "poll", None))}
-    feeds = Feeds(asked, every_s, facade, state)
+    feeds = Feeds(asked, every_s, facade, state, {program.id: program.site for program in config.programs})
     facade.cued = feeds.cue
     return feeds, facade
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from scheduler.cli import events, fleet, jobs, local, remote
+from scheduler.cli import events, fleet, jobs, local, remote, vtn
 
 FAILED = 1
 
@@ -79,3 +79,4 @@ remote.add(app)
 app.add_typer(events.app, name="events")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(fleet.app, name="fleet")
+app.add_typer(vtn.app, name="vtn")

@@ -136,6 +136,16 @@ class OpenAdr3Config(AdapterConfig):
         default=timedelta(seconds=15), description="How long an answer may take.", examples=["15s"]
     )
     poll: Duration = Field(default=timedelta(seconds=30), description="How often events are read.", examples=["30s"])
+    answers: bool = Field(
+        default=True,
+        description="Whether the server is told how each event was answered and why, by a report.",
+        examples=[True],
+    )
+    report_every: Duration = Field(
+        default=timedelta(minutes=5),
+        description="How often what an event asks for at any time (frequency 0) is reported when it does not change.",
+        examples=["5m"],
+    )
     callback: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s?#]+$",
@@ -203,7 +213,7 @@ class OpenAdr3Config(AdapterConfig):
             address = getattr(self, name)
             if address and urlsplit(address).scheme == "http" and not (self.allow_http or _loopback(address)):
                 raise ValueError(f"`{name}` is not encrypted; use https, or set `allow_http: true`")
-        for name in ("poll", "timeout"):
+        for name in ("poll", "timeout", "report_every"):
             if getattr(self, name) < timedelta(seconds=1):
                 raise ValueError(f"`{name}` must be at least 1s")
         for name, most in (("levels", 3), ("offsets", 10)):

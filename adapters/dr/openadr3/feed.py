@@ -24,9 +24,11 @@ from adapters.dr.openadr3.intervals import timeline
 from adapters.dr.openadr3.objects import Descriptor, Event, MalformedEvent, Program, read_event, target_names
 from adapters.dr.openadr3.orders import Fault, Known, Reader3, plain
 from adapters.dr.openadr3.party import Party
+from adapters.dr.openadr3.reports import Reports
 from adapters.dr.openadr3.times import read_moment
+from adapters.dr.polled import FeedNews, SiteFigures
 from adapters.fields import parse_zone
-from adapters.ports import EventRefused, FeedNews
+from adapters.ports import EventRefused
 from optimizer.reasons import Note, Reason, Severity
 
 KIND = "openadr3_event"
@@ -61,7 +63,8 @@ class OpenAdr3:
         self._malformed: Mapping[str, str] = {}
         self._descriptors: Sequence[Descriptor] = ()
         self._read = False
-        self._lost = self._unenrolled = ""
+        self._lost = self._unenrolled = self._untold = ""
+        self._reports = Reports(config, self.client, self.party, context.records, self.program_id)
 
     # ------------------------------------------------------------ EventFeed
     def poll(self, now: datetime) -> FeedNews:
@@ -76,8 +79,19 @@ class OpenAdr3:
                 messages=tuple(orders.messages),
                 complete=self._read,
                 unread=frozenset(unread),
-                notes=self._notes([*malformed, *orders.faults], now),
+                notes=self._notes([*malformed, *orders.faults, *self._reports.faults], now),
             )
+
+    def report(self, figures: SiteFigures, now: datetime) -> datetime | None:
+        """See `EventReporter`."""
+        with self._lock:
+            known = tuple(self._known.values()) if self._read and not self._lost else ()
+        try:
+            following = self._reports.send(known, figures, self._zone, now)
+            self._untold = ""
+        except ServerError as error:
+            following, self._untold = None, str(error)
+        return following
 
     def cue(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check the bearer token of a call. What it says is not used: it may be doubly encoded, old, or about another
@@ -216,6 +230,9 @@ class OpenAdr3:
         if self._unenrolled and not self._lost:
             text = f"{place}: events are read, but we are not enrolled: {self._unenrolled}"
             notes.append(Note(Reason.CHANNEL_LOST, f"{self.program_id} enrolment", text, Severity.WARNING, now))
+        if self._untold and not self._lost:
+            text = f"{place}: reports are not taken: {self._untold}"
+            notes.append(Note(Reason.CHANNEL_LOST, f"{self.program_id} reports", text, Severity.WARNING, now))
         if not self.config.verify:
             text = f"{place}: the server's certificate is not checked; anybody in between can send events"
             notes.append(Note(Reason.CHANNEL_LOST, f"{self.program_id} certificate", text, Severity.WARNING, now))

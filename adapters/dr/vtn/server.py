@@ -148,7 +148,7 @@ def _handler(vtn: Vtn, connections: set[socket.socket]) -> type[BaseHTTPRequestH
             reply = vtn.answer(self.command, self.path, headers, self.rfile.read(length))
             content = b"" if reply.body is None else json.dumps(reply.body).encode()
             self.send_response(reply.status)
-            self.send_header("Content-Type", "application/json" if reply.status < 400 else "application/problem+json")
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
