@@ -22,12 +22,14 @@ from scheduler.config import Config, ProgramConfig, curves_of, start_of
 from scheduler.config.base import WEEKDAYS
 from scheduler.config.parking import ParkingConfig
 from scheduler.config.pool import PoolConfig
+from scheduler.config.program import ShortNotice
 from scheduler.config.site import CoincidentPeakConfig, SiteConfig
 from scheduler.config.supply import BatteryConfig, GeneratorConfig, ReserveConfig
 from scheduler.config.work import JobTerms, RecurringJobConfig
 from scheduler.engine import Caution, ChargeBuilder, SiteModel, Timing
 from scheduler.ledger.ledger import ProgramTerms
 from scheduler.ledger.pacing import Pace
+from scheduler.ledger.policy import Calls
 from scheduler.pools import PoolModel
 from scheduler.programs import ProgramRules
 from scheduler.pue import PueModel
@@ -249,10 +251,12 @@ def _terms(job: JobTerms) -> dict[str, Any]:
 
 def program_rules(config: Config) -> dict[str, ProgramRules]:
     """What each program says where its message is silent, and what it promises at most."""
-    return {program.id: _rules(program) for program in config.programs}
+    zones = {site.id: site.timezone for site in config.sites}
+    return {program.id: _rules(program, zones[program.site]) for program in config.programs}
 
 
-def _rules(program: ProgramConfig) -> ProgramRules:
+def _rules(program: ProgramConfig, zone: str) -> ProgramRules:
+    calls = program.calls
     terms = ProgramTerms(
         id=program.id,
         ramp_in_s=program.ramp_in.total_seconds(),
@@ -263,6 +267,9 @@ def _rules(program: ProgramConfig) -> ProgramRules:
         credit_per_kwh=program.credit_per_kwh,
         declared_baseline_kw=program.baseline.kw,
         baseline_s=program.baseline.minutes * 60.0,
+        shortfall=program.shortfall.value,
+        calls=Calls(calls.per_day, calls.per_season, calls.months, zone) if calls is not None else None,
+        least_notice_s=program.notice.total_seconds() if program.short_notice is ShortNotice.REFUSE else None,
         voluntary=program.voluntary,
         answer_before_s=program.answer_before.total_seconds(),
         pace=Pace(program.ramp_kw_per_min.up or INF, program.ramp_kw_per_min.down or INF),

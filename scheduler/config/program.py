@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -69,6 +70,36 @@ class RecordedEventConfig(Model):
         return self
 
 
+class ShortNotice(StrEnum):
+    """What becomes of an event that begins before its notice is over."""
+
+    BEST_EFFORT = "best_effort"
+    REFUSE = "refuse"
+
+
+class Shortfall(StrEnum):
+    """What becomes of a firm event that asks for more than the site can shed."""
+
+    BEST_EFFORT = "best_effort"
+    REFUSE = "refuse"
+
+
+class CallsConfig(Model):
+    """How often a program may call. Emergencies are exempt; changes of an event that was taken are no new call."""
+
+    per_day: Count | None = Field(default=None, description="Most events that begin on one day.", examples=[1])
+    per_season: Count | None = Field(
+        default=None,
+        description="Most events of one season; of a calendar year where no `months` are named.",
+        examples=[10],
+    )
+    months: tuple[Annotated[int, Field(ge=1, le=12)], ...] = Field(
+        default=(),
+        description="Months of the season, from its first on; outside them the program can't call. Empty: the year.",
+        examples=[[6, 7, 8, 9]],
+    )
+
+
 class ProgramConfig(Model):
     """One program at one site."""
 
@@ -114,6 +145,22 @@ class ProgramConfig(Model):
         default=timedelta(0),
         description="Least notice: an event that begins sooner is best effort only. Emergencies are exempt.",
         examples=["10m"],
+    )
+    short_notice: ShortNotice = Field(
+        default=ShortNotice.BEST_EFFORT,
+        description="What becomes of an event with less than `notice`: best_effort or refuse.",
+        examples=["best_effort"],
+    )
+    shortfall: Shortfall = Field(
+        default=Shortfall.BEST_EFFORT,
+        description="What becomes of a firm event that asks for more than the site can shed: best_effort, or refuse "
+        "with what can be had.",
+        examples=["best_effort"],
+    )
+    calls: CallsConfig | None = Field(
+        default=None,
+        description="How often the program may call. Absent: as often as it likes.",
+        examples=[{"per_season": 10, "months": [6, 7, 8, 9]}],
     )
     longest: PositiveDuration = Field(
         default=timedelta(hours=24), description="Longest event that is accepted.", examples=["4h"]

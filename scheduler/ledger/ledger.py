@@ -21,6 +21,7 @@ from optimizer.domain import GridEvent
 from optimizer.envelope import event_limit_kw
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.ledger.books import Books
+from scheduler.ledger.policy import not_owed
 from scheduler.ledger.resolve import (
     TOLERANCE_KW,
     ProgramTerms,
@@ -109,7 +110,8 @@ class Ledger:
         if head is not None and head.withdrawn_by and message.program != "operator":
             reason = f"{head.withdrawn_by} withdrew this event; ask the operator"
             return self._keep(message, (), self._answer(message, "cancelled", "out", reason), now)
-        if fault := nonsense(message, terms, now):
+        rows = self._books.rows.values()
+        if fault := nonsense(message, terms, now) or not_owed(message, rows, terms.calls, terms.least_notice_s, now):
             return self._refused(message, fault, now)
         return self._agreed(message, head, load_kw, terms, now)
 
@@ -130,10 +132,8 @@ class Ledger:
         short_kw = asked_kw(message, base_kw) - free_kw
         short = short_kw > TOLERANCE_KW
         if short and message.firm and not message.emergency and terms.shortfall == "refuse":
-            fault = (
-                f"asks for {short_kw:.0f} kW more than the {free_kw:.0f} kW that the site can shed, and must be firm"
-            )
-            return self._refused(message, fault, now)
+            more = f"{short_kw:.0f} kW more than the {free_kw:.0f} kW that the site can shed"
+            return self._refused(message, f"asks for {more}, and must be firm; {free_kw:.0f} kW can be had", now)
         event, due_from = resolve(message, self._books.shown_id(message), base_kw, terms, former, now)
         event = replace(event, firm=event.firm and not short)
         target_kw = min(cap_kw(target, base_kw) for target in message.targets if target.end > now)

@@ -16,6 +16,7 @@ from adapters.ports import EventMessage, EventTarget
 from optimizer.domain import GridEvent, Span
 from optimizer.envelope import event_limit_kw
 from scheduler.ledger.pacing import STEP_S, Pace, paced, paced_event
+from scheduler.ledger.policy import Calls
 from scheduler.ledger.states import EventRow
 
 LONGEST_TEXT, MOST_TARGETS, LONGEST_RAMP_S = 128, 1000, 86_400.0
@@ -47,6 +48,8 @@ class ProgramTerms:
     credit_per_kwh: float = 0.0
     declared_baseline_kw: float | None = None
     baseline_s: float = 900.0
+    calls: Calls | None = None
+    least_notice_s: float | None = None
     voluntary: bool = False
     answer_before_s: float = 900.0
     pace: Pace = field(default_factory=Pace)
