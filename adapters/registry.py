@@ -35,6 +35,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "simulated": "adapters.signals.simulated:SimulatedSource",
         "tariff": "adapters.signals.tariff:TariffSource",
         "uk_carbon": "adapters.signals.ukcarbon:UkCarbonSource",
+        "urdb": "adapters.signals.urdb:UrdbSource",
         "watttime": "adapters.signals.watttime:WatttimeSource",
     },
     "power": {

@@ -30,7 +30,7 @@ class TariffSource:
     def __init__(self, config: TariffConfig, context: AdapterContext) -> None:
         self._config, self._zone = config, parse_zone(config.timezone)
         self._unit = unit_of(config.kind, config.unit, context.currency)
-        self._holidays = _holidays(config)
+        self._holidays = holiday_calendar(config.id, config.country, config.subdivision)
         self._period_of = lru_cache(maxsize=4096)(self._day_periods)
 
     def read(self, start: datetime, end: datetime, now: datetime) -> Series:
@@ -80,13 +80,13 @@ class TariffSource:
         return next((season.name for season in self._config.seasons if season.holds(day)), None)
 
 
-def _holidays(config: TariffConfig) -> Any:
+def holiday_calendar(signal: str, country: str | None, subdivision: str | None) -> Any:
     """A calendar that answers `day in calendar`, or None; raises SourceError naming country or subdivision."""
-    if config.country is None:
+    if country is None:
         return None
     import holidays
 
     try:
-        return holidays.country_holidays(config.country, subdiv=config.subdivision)
+        return holidays.country_holidays(country, subdiv=subdivision)
     except NotImplementedError as error:
-        raise SourceError(f"{config.id}: country, subdivision: {error}") from error
+        raise SourceError(f"{signal}: country, subdivision: {error}") from error

@@ -1,5 +1,6 @@
 """One suite over every signal source, its simulated twin included: what the port promises, whoever implements it."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from math import isfinite
@@ -8,7 +9,7 @@ import pytest
 
 from adapters import registry
 from tests.support.iso_sites import in_process, iso_sites
-from tests.support.markets import serving
+from tests.support.markets import serving, urdb_rate
 from tests.support.signals import NOON, context, utc
 
 HOUR = timedelta(hours=1)
@@ -21,6 +22,7 @@ SAMPLES = {
     "http_json": {"rows": "data.prices", "time": "t", "value": "p.amount", "interval": "1h"},
     "octopus": {"tariff": "E-1R-AGILE-24-10-01-C"},
     "uk_carbon": {},
+    "urdb": {"path": "rate.json", "timezone": "America/Chicago"},
     "watttime": {"region": "CAISO_NORTH", "username": "gridpace", "password": "file:key"},
     "constant": {"value": 81.5},
     "profile": {"hours": HOURS, "kind": "load", "timezone": "Asia/Kathmandu"},
@@ -73,6 +75,7 @@ def source(request, tmp_path, services, libraries):
     rows = "".join(f"{NOON + n * HOUR:%Y-%m-%dT%H:%M:%SZ},{n}\n" for n in range(-48, 48))
     (tmp_path / "prices.csv").write_text("t,p\n" + rows)
     (tmp_path / "key").write_text("hush")
+    (tmp_path / "rate.json").write_text(json.dumps(urdb_rate()))
     fields = {"id": "it", "type": request.param} | SAMPLES[request.param]
     model = registry.config_model("signals", request.param)
     if "url" in model.model_fields:

@@ -36,6 +36,25 @@ def z(at: datetime, seconds: bool = True) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ" if seconds else "%Y-%m-%dT%H:%MZ")
 
 
+def urdb_rate(**changes):
+    """A record of the US Utility Rate Database: night and day in summer, three tiers, demand by period and flat."""
+    summer = [0] * 8 + [1] * 12 + [0] * 4
+    table = [summer if month in range(5, 9) else [0] * 24 for month in range(12)]
+    return {
+        "label": "5374efea9bef51471a6965d0", "utility": "Example", "name": "Large power", "sector": "Industrial",
+        "energyratestructure": [
+            [{"max": 1000, "rate": 0.30, "unit": "kWh"}, {"max": 50_000, "rate": 0.20, "adj": 0.01, "unit": "kWh"},
+             {"rate": 0.10, "adj": 0.005, "unit": "kWh"}],
+            [{"rate": 0.25}],
+        ],
+        "energyweekdayschedule": table, "energyweekendschedule": [[0] * 24] * 12,
+        "demandratestructure": [[{"rate": 0.0}], [{"rate": 18.0, "adj": 0.5}]], "demandrateunit": "kW",
+        "demandweekdayschedule": table, "demandweekendschedule": [[0] * 24] * 12,
+        "flatdemandstructure": [[{"max": 500, "rate": 4.0}, {"rate": 6.0}]], "flatdemandmonths": [0] * 12,
+        "flatdemandunit": "kW", "startdate": 1640995200, "fixedchargefirstmeter": 1200.0,
+    } | changes  # fmt: skip
+
+
 class Markets:
     """The services' answers; `requests` keeps what was asked, `faults` what goes wrong next."""
 
