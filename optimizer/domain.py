@@ -202,14 +202,13 @@ class BatchJob:
 
 @dataclass(frozen=True)
 class GridEvent:
-    """A demand-response event, resolved to caps on a site's import. Money is per kWh; `priority` is for the books.
+    """A demand-response event as caps on a site's import. Money is per kWh; `priority` is for the books.
 
     `targets` are caps in kW over consecutive spans of [start, end). The ramp in begins at `start` from `baseline_kw`
     and reaches the target after `ramp_in_s`; the ramp out begins at `end` and reaches `baseline_kw` after `ramp_out_s`;
     then the import stays at or below `rebound_kw` for `rebound_s`. Where events overlap, the strictest cap holds.
-    A `voluntary` event asks nothing of a site that has not said that it takes part, and pays nothing either; while
-    `opted` is None the plan decides. `ramp_*_kw_per_min` are the program's own: until the ramp out is over the site's
-    import moves no faster (inf: any). The caps already do.
+    A `voluntary` event asks and pays nothing before the site has said that it takes part; while `opted` is None the
+    plan decides. Until the ramp out is over the import moves no faster than `ramp_*_kw_per_min` (the caps don't).
     """
 
     id: str

@@ -165,11 +165,7 @@ def resolve(
     )
     if continued and former is not None:
         level_kw = event_limit_kw(former.event, now)
-        least_s = terms.pace.seconds(level_kw, targets[0].value)
-        ramps_s = max(ramp_in_s, least_s), max(ramp_out_s, least_s)
-        targets, due_from = _moved(targets, level_kw, start, now, ramps_s)
-        moved, rest = [span for span in targets if span.start < due_from], [s for s in targets if s.start >= due_from]
-        targets = (*moved, *paced(rest, moved[-1].value if moved else level_kw, terms.pace))
+        targets, due_from = _carried_on(targets, level_kw, start, now, (ramp_in_s, ramp_out_s), terms.pace)
         ramp_in_s = 0.0
     else:
         targets, ramp_in_s = paced_event(targets, baseline_kw, start, ramp_in_s, terms.pace)
@@ -199,6 +195,21 @@ def resolve(
         ramp_down_kw_per_min=terms.pace.down_kw_per_min,
     )
     return event, due_from
+
+
+def _carried_on(
+    targets: tuple[Span, ...],
+    level_kw: float,
+    start: datetime,
+    now: datetime,
+    ramps_s: tuple[float, float],
+    pace: Pace,
+) -> tuple[tuple[Span, ...], datetime]:
+    """`_moved`, no faster than the program's pace there and in what follows."""
+    least_s = pace.seconds(level_kw, targets[0].value)
+    targets, due_from = _moved(targets, level_kw, start, now, (max(ramps_s[0], least_s), max(ramps_s[1], least_s)))
+    moved, rest = [span for span in targets if span.start < due_from], [s for s in targets if s.start >= due_from]
+    return (*moved, *paced(rest, moved[-1].value if moved else level_kw, pace)), due_from
 
 
 def slowed(message: EventMessage, baseline_kw: float, terms: ProgramTerms) -> list[str]:
