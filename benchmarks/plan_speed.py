@@ -6,12 +6,16 @@ alternating order, and each ratio is the median over the instances. Times are CP
 
 from __future__ import annotations
 
+import argparse
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
+from typing import Any
 
 from benchmarks.support.memory import peak_mb
-from benchmarks.support.plans import PATIENCE_S, Planned, arrays_of, highs_alone
+from benchmarks.support.plans import PATIENCE_S, Hasty, Planned, arrays_of, highs_alone
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import Figures, run, say, spread
 from benchmarks.support.rolling import closed_loop_loss, refreshed, stepped
@@ -36,32 +40,43 @@ class Size:
     instances: int = 7
     many_jobs: int = 5000
     many_instances: int = 3
+    most_jobs: int = 50_000
     days: int = 3
     rolling_steps: int = 1000
 
 
 FULL = Size()
-QUICK = Size(jobs=100, pools=6, horizon_h=8.0, instances=3, many_jobs=0, days=1, rolling_steps=20)
+QUICK = Size(jobs=100, pools=6, horizon_h=8.0, instances=3, many_jobs=0, most_jobs=2000, days=1, rolling_steps=20)
 
 Ratios = dict[str, float]
 
 
-def measure(quick: bool, seed: int) -> Figures:
-    """The figures, printed on the way."""
+def measure(quick: bool, seed: int, parts: Sequence[str] = ()) -> Figures:
+    """The figures of these parts (none named: of all), printed on the way."""
     size = QUICK if quick else FULL
     say(f"{size.instances} days of {size.pools} pools and {size.jobs} jobs over {size.horizon_h:g} h")
     say("HiGHS alone = pass the arrays that the plan solved, solve from nothing, read the point")
     Planned().plan(reference_problem(seed, coarse_grid(size.horizon_h), 20, 4))  # a daemon pays its imports once
-    found = [_instance(size, seed + number, number % 2 == 1) for number in range(size.instances)]
-    figures = {name: _said(name, [one[name] for one in found]) for name in found[0]}
-    figures |= _many(size, seed)
-    figures |= _days(size, seed)
-    figures |= _rolling(size, seed)
-    peak = peak_mb(reference_problem(seed, fine_grid(size.horizon_h), size.jobs, size.pools))
-    if peak is not None:
-        say(f"  peak_mb            {peak:.0f} MB resident in a fresh process that plans twice on the 5-minute grid")
-        figures["peak_mb"] = peak
+    figures: dict[str, Any] = {}
+    for name, part in PARTS.items():
+        if not parts or name in parts:
+            figures |= part(size, seed)
     return figures
+
+
+def _ratios(size: Size, seed: int) -> Figures:
+    """Whole plans against HiGHS alone."""
+    found = [_instance(size, seed + number, number % 2 == 1) for number in range(size.instances)]
+    return {name: _said(name, [one[name] for one in found]) for name in found[0]}
+
+
+def _peak(size: Size, seed: int) -> Figures:
+    """Memory."""
+    peak = peak_mb(reference_problem(seed, fine_grid(size.horizon_h), size.jobs, size.pools))
+    if peak is None:
+        return {}
+    say(f"  peak_mb            {peak:.0f} MB resident in a fresh process that plans twice on the 5-minute grid")
+    return {"peak_mb": peak}
 
 
 def _said(name: str, values: list[float], form: str = ".3f") -> float:
@@ -142,14 +157,31 @@ def _many(size: Size, seed: int) -> Ratios:
     return {name: _said(name, ratios)}
 
 
+def _emergency(size: Size, seed: int) -> Figures:
+    """The plan that the emergency planner makes of very many jobs: the solver alone, and all of it."""
+    planner, grid = Hasty(Rung.EMERGENCY), coarse_grid(size.horizon_h)
+    problems = [reference_problem(seed + number, grid, size.most_jobs, size.pools) for number in range(2)]
+    took = [planner.timed(problem) for problem in problems]
+    name = f"emergency{size.most_jobs}"
+    return {
+        f"{name}_solve_s": _said(f"{name}_solve_s", [one.solve_s for one in took]),
+        f"{name}_plan_s": _said(f"{name}_plan_s", [one.total_s for one in took]),
+    }
+
+
 def _days(size: Size, seed: int) -> Figures:
-    """Days in closed loop, jobs planned singly; and the same days with nearly alike jobs planned as one."""
-    singly, grouped = [], []
+    """Days in closed loop, jobs planned singly; the same days with nearly alike jobs planned as one; and as if there
+    never were time, by the coarsest classes and by tanks of work."""
+    losses: dict[str, list[float]] = {"closed_loop_loss": [], "classes_loss": [], "coarse_loss": [], "tanks_loss": []}
+    others = {"classes_loss": Planned(0), "coarse_loss": Hasty(Rung.COARSE), "tanks_loss": Hasty(Rung.EMERGENCY)}
     for number in range(size.days):
         day = (seed + number, size.jobs, size.pools, size.horizon_h)
-        singly.append(closed_loop_loss(*day, Planned().plan))
-        grouped.append((1.0 + closed_loop_loss(*day, Planned(0).plan)) / (1.0 + singly[-1]) - 1.0)
-    losses = {"closed_loop_loss": singly, "classes_loss": grouped}
+        singly, optimum = closed_loop_loss(*day, Planned().plan)
+        losses["closed_loop_loss"].append(singly)
+        for name, planner in others.items():
+            other, _ = closed_loop_loss(*day, planner.plan, optimum)
+            losses[name].append((1.0 + other) / (1.0 + singly) - 1.0)
+        say(f"  day {seed + number}: " + ", ".join(f"{name} {found[-1]:.4f}" for name, found in losses.items()))
     return {name: _said(name, found, ".4f") for name, found in losses.items() if found}
 
 
@@ -177,9 +209,17 @@ def _rolling(size: Size, seed: int) -> Figures:
             "rolling_share_optimal": 1.0 - without / len(took)}  # fmt: skip
 
 
+PARTS: dict[str, Callable[[Size, int], Figures]] = {
+    "ratios": _ratios, "many": _many, "emergency": _emergency, "days": _days, "rolling": _rolling, "peak": _peak,
+}  # fmt: skip
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Run from the command line."""
-    run("plan_speed", __doc__.splitlines()[0], measure, argv)
+    """Run from the command line; `--part NAME`, as often as one likes, for a part of it."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--part", action="append", default=[], choices=list(PARTS))
+    asked, others = options.parse_known_args(argv)
+    run("plan_speed", __doc__.splitlines()[0], partial(measure, parts=asked.part), others)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.classes import Classes
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Columns, Ints, Rows
+from optimizer.tanks import Grouped
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +21,12 @@ class Remembered:
     """A solved model: its arrays, what its keys mean, and the codes of its basis."""
 
     arrays: Arrays
-    classes: Classes
+    classes: Grouped
     columns: Ints
     rows: Ints
 
 
-def carried(old: Remembered, classes: Classes, arrays: Arrays) -> tuple[Ints, Ints]:
+def carried(old: Remembered, classes: Grouped, arrays: Arrays) -> tuple[Ints, Ints]:
     """Codes of a start for `arrays`, columns and rows (0 lower, 1 basic, 2 upper)."""
     moved = _moved(old.classes, classes)
     columns = np.zeros(len(arrays.cost), dtype=np.int64)
@@ -38,7 +38,7 @@ def carried(old: Remembered, classes: Classes, arrays: Arrays) -> tuple[Ints, In
     return columns, rows
 
 
-def _moved(old: Classes, new: Classes) -> dict[str, Ints]:
+def _moved(old: Grouped, new: Grouped) -> dict[str, Ints]:
     """For each letter of keys: what a new key was in the old model (-1: nothing)."""
     before, problem = old.whole.problem, new.whole.problem
     starts = np.array([moment.timestamp() for moment in before.grid.edges])
@@ -59,7 +59,7 @@ def _names(old: list[str], new: list[str]) -> Ints:
     return np.array([place.get(name, -1) for name in new], dtype=np.int64)
 
 
-def _classes(old: Classes, new: Classes) -> Ints:
+def _classes(old: Grouped, new: Grouped) -> Ints:
     """The old class of the first member of each new one."""
     was = _names([job.id for job in old.whole.table.jobs], [job.id for job in new.facts.table.jobs])
     return np.where(was >= 0, np.append(old.of, -1)[was], -1)

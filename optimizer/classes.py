@@ -91,7 +91,7 @@ Level = tuple[float, float]
 def classes_of(facts: Facts, most: int = MOST_SINGLE, levels: tuple[Level, ...] | None = None) -> Classes:
     """Jobs that are exactly alike as one; above `most` of them also those that are nearly alike (see `LEVELS`); every
     other job as a class of its own."""
-    free = _plain(facts)
+    free = plain(facts)
     leader = _leaders(_exact(facts, free), free)
     exact = leader
     if len(np.unique(leader)) > most:
@@ -107,7 +107,7 @@ def classes_of(facts: Facts, most: int = MOST_SINGLE, levels: tuple[Level, ...] 
     return Classes(facts, replace(facts, jobs=Jobs(merged)), group.of, parts, leader is not exact)
 
 
-def _plain(facts: Facts) -> Flags:
+def plain(facts: Facts) -> Flags:
     """Jobs [job] that can take any rate at any time in one pool."""
     table, steps = facts.table, steps_of(facts)
     single = np.bincount(table.pair_job, minlength=len(table)) == 1

@@ -328,6 +328,7 @@ class Rung(StrEnum):
     RULE = "rule"
     INCUMBENT = "incumbent"
     COARSE = "coarse"
+    EMERGENCY = "emergency"
     SHIFTED = "last_plan_shifted"
     GREEDY = "greedy"
     HOLD = "hold"

@@ -50,6 +50,16 @@ class JobFacts:
 
 
 @dataclass(frozen=True, eq=False)
+class Stock:
+    """Rows of a table that are the work of many jobs: GPU-hours that must and that can be done by the end of each
+    interval [row, interval]."""
+
+    rows: NDArray[np.int64]
+    least: Floats
+    most: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class JobTable:
     """All jobs as arrays: [job] or [job, interval]; and every pair of a job and a pool that may run it, in the order of
     the job's list (`place` 0, 1, ...)."""
@@ -80,6 +90,8 @@ class JobTable:
     pair_place: NDArray[np.int64]
     pair_share: Floats
     """Highest rate of the job in this pool over that in its best one."""
+    stock: Stock | None = None
+    """Where rows are tanks of work (see `tanks.py`)."""
 
     def __len__(self) -> int:
         return len(self.jobs)

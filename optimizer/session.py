@@ -30,6 +30,7 @@ from optimizer.oneway import one_way
 from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import awake_in_time, draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
+from optimizer.tanks import Grouped, tanks_of
 from optimizer.validate import validate
 from optimizer.voluntary import answers_of
 from optimizer.warm import same_matrix
@@ -47,6 +48,12 @@ IMPROVE_S = 2.0
 
 HURRY_S, HURRY_SHARE = 2.0, 0.3
 """Of a plan's time so many seconds, and no larger share, are kept for a coarse one, if the optimum takes too long."""
+
+HURRY_PER_JOB_S = 6e-5
+"""And so much for each job: to put them together, hand them their work and write the plan takes time of its own."""
+
+MOST_COARSE = 2500
+"""More coarse classes than that take longer than there is left."""
 
 AGREE = 1e-6
 """Relative difference of objectives at which warm and cold disagree."""
@@ -66,7 +73,7 @@ class Session:
     _compiled: bool = False
     _solver: Highs | None = None
     _last: Remembered | None = None
-    _classes: Classes = field(init=False)
+    _classes: Grouped = field(init=False)
     _plans: int = 0
     _late: frozenset[str] = frozenset()
     _gap: float = 0.0
@@ -87,26 +94,42 @@ class Session:
         self._weigher.look(problem, self._late, FAN_SHARE * (time_limit_s - self._sizes.seconds))
         time_limit_s -= self._sizes.seconds + self._weigher.seconds
         hurry_s = min(HURRY_S, HURRY_SHARE * time_limit_s)
+        apart_s = hurry_s + HURRY_PER_JOB_S * len(whole.table)
         try:
-            return self._planned(classes_of(whole, self.most_single), time_limit_s - hurry_s)
+            return self._planned(classes_of(whole, self.most_single), max(hurry_s, time_limit_s - apart_s))
         except SolveError as error:
-            coarse = classes_of(whole, 0, LEVELS[-1:])
-            if error.kind is not SolveFault.TIMEOUT or not coarse.near:
+            if error.kind is not SolveFault.TIMEOUT:
                 raise
-            return self._hurried(coarse, error, hurry_s)
+            return self._hurried(whole, error, hurry_s)
 
-    def _hurried(self, coarse: Classes, late: SolveError, time_limit_s: float) -> Plan:
-        """The plan of coarse classes, from nothing; the next plan starts where it ended."""
+    def _hurried(self, whole: Facts, late: SolveError, time_limit_s: float) -> Plan:
+        """The plan of coarse classes, from nothing; where these are too many, or take too long, that of tanks. After
+        coarse classes the next plan starts where they ended."""
+        coarse = classes_of(whole, 0, LEVELS[-1:])
+        if coarse.near and len(coarse.facts.table) <= MOST_COARSE:
+            try:
+                return self._hastily(coarse, Rung.COARSE, late, time_limit_s)
+            except SolveError as error:
+                late = error if error.kind is SolveFault.TIMEOUT else late
+        tanks = tanks_of(whole)
+        if len(tanks.facts.table) == len(whole.table):
+            raise late
+        return self._hastily(tanks, Rung.EMERGENCY, late, time_limit_s)
+
+    def _hastily(self, rows: Grouped, rung: Rung, late: SolveError, time_limit_s: float) -> Plan:
+        """A plan of far fewer rows than there are jobs, by a session of its own."""
         if self._weigher.held is not None:
             self._weigher.release("time is short")
         weigher = Weigher(notes=self._weigher.notes, seconds=self._weigher.seconds)
         other = Session(improve_s=0.0, _compiled=True, _sizes=self._sizes, _weigher=weigher)
-        plan = other._planned(coarse, time_limit_s)
-        self._last, self._late, self._solver = other._last, other._late, None
-        note = Note(Reason.SOLVER_TIMEOUT, "plan", f"{late}: made of far fewer classes of jobs", Severity.WARNING)
-        return replace(plan, rung=Rung.COARSE, notes=(note, *plan.notes))
+        plan = other._planned(rows, time_limit_s)
+        if isinstance(rows, Classes):
+            self._last, self._late, self._solver = other._last, other._late, None
+        said = "made of far fewer classes of jobs" if rung is Rung.COARSE else "made of tanks of work"
+        note = Note(Reason.SOLVER_TIMEOUT, "plan", f"{late}: {said}", Severity.WARNING)
+        return replace(plan, rung=rung, notes=(note, *plan.notes))
 
-    def _planned(self, classes: Classes, time_limit_s: float) -> Plan:
+    def _planned(self, classes: Grouped, time_limit_s: float) -> Plan:
         """The best plan with jobs in these classes."""
         self._classes, whole, facts = classes, classes.whole, classes.facts
         arrays, answer = self._optimum(facts, time_limit_s)

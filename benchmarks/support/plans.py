@@ -16,12 +16,15 @@ import highspy
 import numpy as np
 
 import optimizer.highs
-from optimizer.classes import MOST_SINGLE
+from optimizer.check import check_plan
+from optimizer.classes import LEVELS, MOST_SINGLE, classes_of
 from optimizer.domain import Plan, Problem, Rung
-from optimizer.facts import Floats
+from optimizer.facts import Floats, facts_of
+from optimizer.faults import SolveError, SolveFault
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import declare
 from optimizer.session import Session
+from optimizer.tanks import tanks_of
 from scheduler.planner import InlinePlanner
 
 T = TypeVar("T")
@@ -68,6 +71,34 @@ class Planned:
         last = self._session._last  # the product needs no such question
         assert last is not None
         return last.arrays
+
+
+@dataclass(frozen=True)
+class Hasty:
+    """A planner that has no time for single jobs: always the coarsest classes, or always tanks of work."""
+
+    rung: Rung
+
+    def plan(self, problem: Problem) -> Plan:
+        """The plan of that rung, checked. RuntimeError where it breaks a promise."""
+        facts = facts_of(problem)
+        rows = tanks_of(facts) if self.rung is Rung.EMERGENCY else classes_of(facts, 0, LEVELS[-1:])
+        if len(rows.facts.table) == len(facts.table):
+            return Session(_compiled=True).plan(problem, PATIENCE_S)  # nothing to put together
+        late = SolveError(SolveFault.TIMEOUT, "there was no time")
+        plan = Session(_compiled=True)._hastily(
+            rows, self.rung, late, PATIENCE_S
+        )  # the product asks when time is short
+        broken = check_plan(problem, plan)
+        if broken:
+            raise RuntimeError(f"the plan of the rung {self.rung} breaks a promise: {broken[0]}")
+        return plan
+
+    def timed(self, problem: Problem) -> Whole:
+        """The same, timed."""
+        with _solver_clock() as inside:
+            total_s, _ = timed(lambda: self.plan(problem))
+        return Whole(total_s, sum(inside))
 
 
 def whole_plan(problem: Problem) -> Whole:

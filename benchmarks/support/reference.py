@@ -8,6 +8,7 @@ two hours in the evening, three tiers of jobs, most of which are released alread
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from math import cos, pi
@@ -32,6 +33,8 @@ START = datetime(2022, 9, 6, 7, tzinfo=UTC)
 STEP = timedelta(minutes=5)
 IDLE_W, LOWEST_W, HIGHEST_W = 70.0, 250.0, 700.0
 PUE = 1.2
+MOST_SMALL = 5000
+"""So many jobs fit into the pools as they are; a job takes a GPU at least."""
 
 
 def fine_grid(horizon_h: float = 24.0) -> TimeGrid:
@@ -49,10 +52,13 @@ def reference_problem(
 ) -> Problem:
     """One instance; the same seed gives the same day on any grid. Half of the pools serve users, half run the jobs.
 
-    The cost of change is off, the part of a plan that is dearest to solve; the daemon has it on.
+    The cost of change is off, the part of a plan that is dearest to solve; the daemon has it on. Above MOST_SMALL jobs
+    the pools grow with them.
     """
     rng = random.Random(seed)
+    times = -(-jobs // MOST_SMALL)
     shapes = [_pool(rng, number, number % 2 == 1) for number in range(pools)]
+    shapes = [replace(pool, count=pool.count * times) for pool in shapes]
     loads = {pool.id: (rng.uniform(0.45, 0.75), rng.uniform(0.1, 0.25)) for pool in shapes}
     full_kw = PUE * sum(pool.count for pool in shapes) * HIGHEST_W / 1000.0
     batch = [pool for pool in shapes if pool.work is Work.BATCH]

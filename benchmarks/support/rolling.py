@@ -52,20 +52,24 @@ def stepped(seed: int, steps: int, jobs: int, pools: int, horizon_h: float = 24.
     return replace(problem, jobs=(*problem.jobs[gone:], *new))
 
 
-def closed_loop_loss(seed: int, jobs: int, pools: int, horizon_h: float, planner: Planner) -> float:
+def closed_loop_loss(
+    seed: int, jobs: int, pools: int, horizon_h: float, planner: Planner, optimum: float | None = None
+) -> tuple[float, float]:
     """Cost of a day that is planned anew every quarter of an hour, over the full-information optimum on the uniform
-    grid, less one. Cost is all value that could be had less what was: energy, charges, service and work missed."""
+    grid, less one; and the objective of that optimum (`optimum` where it is known: else `planner` is asked for it).
+    Cost is all value that could be had less what was: energy, charges, service and work missed."""
     whole = reference_problem(seed, fine_grid(horizon_h), jobs, pools)
     end = whole.grid.end
     whole = replace(whole, jobs=tuple(job for job in whole.jobs if job.deadline <= end))
     facts = facts_of(whole)
-    floor = planner(whole)
+    if optimum is None:
+        optimum = planner(whole).objective
     lived = _lived(facts, planner)
     broken = check_plan(whole, lived)
     if broken:
         raise RuntimeError(f"the day that was lived breaks a promise: {broken[0]}")
     most = _most(facts)
-    return (most - lived.objective) / (most - floor.objective) - 1.0
+    return (most - lived.objective) / (most - optimum) - 1.0, optimum
 
 
 def _most(facts: Facts) -> float:

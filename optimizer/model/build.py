@@ -20,6 +20,7 @@ from optimizer.model.pauses import add_pauses
 from optimizer.model.pools import add_batch_work, add_breakable_floors, add_draw
 from optimizer.model.reserve import add_reserve
 from optimizer.model.site import add_demand_charges, add_events, add_import, add_limits, add_ramps
+from optimizer.model.stock import add_stock
 from optimizer.model.supply import add_batteries, add_export, add_generators
 from optimizer.weights import job_weights, weights_of
 
@@ -40,6 +41,7 @@ def declare(problem: Problem, facts: Facts | None = None, late: Flags | None = N
         add_breakable_floors,
         add_rates,
         add_work,
+        add_stock,
         add_starts,
         add_pauses,
         add_order,
