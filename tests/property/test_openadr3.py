@@ -67,11 +67,13 @@ class World:
 
         self.store.put_all = until_killed
         context = AdapterContext(WallClock(), self.folder, self.store, extras={"program": "dr", "site": "sv"})
-        self.feed = OpenAdr3(config(), context)
+        self.feed = OpenAdr3(config(answers=False), context)
         self.feed.client._exchange = self.exchange
         self.state = State()
         ctx = SimpleNamespace(ledger=self.ledger, clock=SimpleNamespace(now=lambda: self.now))
-        self.feeds = Feeds({"dr": self.feed}, {}, SimpleNamespace(ctx=ctx, follow=self.follow), self.state)
+        self.feeds = Feeds(
+            {"dr": self.feed}, {}, SimpleNamespace(ctx=ctx, follow=self.follow), self.state, {"dr": "sv"}
+        )
 
     def exchange(self, method, url, token, query, body):
         if self.broken_after is not None:
