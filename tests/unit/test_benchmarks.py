@@ -47,6 +47,7 @@ TINY = {
         "weighed_repeats": 1,
     },
     "tracking": {"hours": 0.02, "before_min": 1.0, "after_min": 0.2, "day_h": 0.02, "day_pools": 1, "rules": 1},
+    "dr_channels": {"channels": ("webhook",), "orders": 1, "flood": 12, "flood_s": 0.1},
     "reaction": {"events": 2, "simulated": 4, "phases": 2, "fleets": ((12, 2),)},
 }
 KEYS = {
@@ -68,13 +69,14 @@ KEYS = {
     "plan_quality": {"share_of_perfect", "rivals", "regret", "knowing_block_means", "scenario_ratio_20"},
     "footprint": {"agent_mb", "agent_core_share", "daemon_mb", "daemon_core_share_5_nodes"},
     "tracking": {"steady_p95", "bursty_p95", "over_delivery_points", "samples_above_limit", "rebound_points"},
+    "dr_channels": {"first_cap_ms", "ledger_ms", "flood_events", "flood_late_ticks", "flood_wrong"},
     "reaction": {"gpus8_ms", "measured_30pct_s", "nodes12_p99_s", "nodes12_server_cpu_s"},
 }
 COUNTED = ("cpu_s", "core_share")
 SIGNED = {
     "lowest_point", "highest_point", "rebound_points", "bursty_worst_points", "samples_above_limit",
     "bursty_samples_above_limit", "over_delivery_points", "bursty_over_delivery_points", "reversals", "orders_per_h",
-    "lost", "doubled",
+    "lost", "doubled", "flood_late_ticks", "flood_longest_gap_s", "flood_wrong",
 }  # fmt: skip
 """Figures that may be nothing, or less."""
 

@@ -1,0 +1,251 @@
+"""From the utility's order to the ledger and the first lower cap, per channel; and a flood of ten thousand events.
+
+Every channel has a real peer: HTTP with the signed webhook, the operator's request, Mosquitto with a DSX Flex isv,
+openleadr's OpenADR 2.0b server, our OpenADR 3 server. The daemon is whole (planner, both loops, API, books on disk) on
+simulated cards. Polled channels wait for their poll, by default 1 s here; what the wire and the daemon add is told
+beside it. The flood goes over the webhook, in order and with cancellations and repeats among it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+import pytest
+import requests
+import structlog
+
+from adapters.dr.webhook import sign
+from benchmarks.support.dr_site import SITE
+from benchmarks.support.report import Figures, run, say, spread
+from scheduler.config import load_config
+from scheduler.running import App
+from tests.support.dr_peers import SECRET, Peer, Webhook, now, peer
+from tests.support.nats import free_port
+
+TOKEN = "a-token-for-benchmarks-only"
+CHANNELS = ("webhook", "operator", "dsxflex", "openadr2", "openadr3")
+DEADLINE_S = 30.0
+LATE = 2.0
+"""A tick is late when it begins this many control periods after the one before."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Orders for each channel; events of the flood, over so many seconds; senders side by side."""
+
+    channels: tuple[str, ...] = CHANNELS
+    orders: int = 5
+    flood: int = 10_000
+    flood_s: float = 60.0
+    senders: int = 4
+
+
+FULL = Size()
+QUICK = Size(orders=2, flood=500, flood_s=3.0)
+
+
+def measure(quick: bool, seed: int) -> Figures:
+    """The figures, printed on the way; `seed` orders the flood."""
+    size = QUICK if quick else FULL
+    found: dict[str, tuple[float, float]] = {}
+    for name in size.channels:
+        try:
+            found[name] = _channel(name, size)
+        except (pytest.skip.Exception, pytest.fail.Exception) as missing:
+            say(f"{name} is not measured: {missing}")
+    return {
+        "first_cap_ms": {name: round(cap_ms, 1) for name, (_, cap_ms) in found.items()},
+        "ledger_ms": {name: round(ledger_ms, 1) for name, (ledger_ms, _) in found.items()},
+        **_flood(size, Random(seed)),
+    }
+
+
+def _channel(name: str, size: Size) -> tuple[float, float]:
+    """Median milliseconds from the order to the ledger and to the first lower cap."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gridpace-dr-") as folder,
+        peer(name, Path(folder)) as utility,
+        _daemon(Path(folder), utility) as app,
+    ):
+        times = [_one_order(app, utility) for _ in range(size.orders)]
+    ledger, cap = ([row[column] for row in times] for column in range(2))
+    say(f"{name:<9} to the ledger {spread(ledger, '.0f')} ms; to the first lower cap {spread(cap, '.0f')} ms")
+    return median(ledger), median(cap)
+
+
+def _one_order(app: App, utility: Peer) -> tuple[float, float]:
+    """One event from now on, and its end again. RuntimeError when it does not arrive."""
+    ctx, state = app.parts.ctx, app.parts.state
+    free = {pool: order.cap_w for pool, order in state.orders.items()}
+    began, start = time.perf_counter(), now()
+    utility.order([(start, start + timedelta(hours=1), "limit", 38.0)])
+    ledger_s = _until(lambda: ctx.ledger.running(ctx.clock.now())) - began
+    cap_s = _until(lambda: any(order.cap_w < free[pool] for pool, order in state.held.items())) - began
+    utility.cancel()
+    _until(lambda: not ctx.ledger.running(ctx.clock.now()))
+    _until(lambda: all(order.cap_w >= free[pool] for pool, order in state.held.items()))
+    utility.next_event()
+    return 1000 * ledger_s, 1000 * cap_s
+
+
+def _until(true: Any) -> float:
+    """When something held at last."""
+    ends = time.perf_counter() + DEADLINE_S
+    while not true():
+        if time.perf_counter() > ends:
+            raise RuntimeError(f"it did not happen within {DEADLINE_S:.0f} s")
+        time.sleep(0.001)
+    return time.perf_counter()
+
+
+@contextmanager
+def _daemon(folder: Path, utility: Peer) -> Iterator[App]:
+    """A whole daemon whose program is told by this utility, once it controls."""
+    port = free_port()
+    for name, secret in (("secret", SECRET.decode()), ("token", TOKEN)):
+        (folder / name).write_text(secret)
+        (folder / name).chmod(0o600)
+    (folder / "gridpace.yaml").write_text(SITE.format(channel=utility.channel, port=port))
+    app = App.start(load_config(folder / "gridpace.yaml"))
+    try:
+        utility.site = _Over(app, port)
+        utility.connected()
+        _until(lambda: app.parts.state.held and app.parts.state.plan is not None)
+        yield app
+    finally:
+        app.stop(release=True)
+
+
+class _Over:
+    """The daemon as peers see it: its parts, and its API over HTTP in the place of its face."""
+
+    def __init__(self, app: App, port: int) -> None:
+        self.parts, self.facade, self._url = app.parts, self, f"http://127.0.0.1:{port}"
+        self._http = requests.Session()
+
+    def receive_event(self, program: str, headers: dict[str, str], body: bytes) -> Any:
+        """POST to the webhook."""
+        return self._posted(f"/dr/{program}", headers, body)
+
+    def add_event(self, fields: dict[str, Any], by: str) -> Any:
+        """POST by the operator's hand."""
+        head = {"Authorization": f"Bearer {TOKEN}"}
+        return self._posted("/api/v1/events", head, json.dumps(fields).encode())
+
+    def _posted(self, path: str, headers: dict[str, str], body: bytes) -> Any:
+        answer = self._http.post(
+            self._url + path, data=body, headers={"Content-Type": "application/json", **headers}, timeout=DEADLINE_S
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+
+# ---------------------------------------------------------------- the flood
+def _flood(size: Size, random: Random) -> dict[str, Any]:
+    """Events in a minute over the webhook: which were lost, which are not held as they last were, how late control
+    was."""
+    with tempfile.TemporaryDirectory(prefix="gridpace-dr-flood-") as folder:
+        utility = Webhook()
+        with _daemon(Path(folder), utility) as app:
+            ticks: list[float] = []
+            turn = app.metrics.observe_tick
+            app.metrics.observe_tick = lambda tick: (ticks.append(time.monotonic()), turn(tick))[1]  # type: ignore[method-assign,assignment,func-returns-value]
+            said = _messages(size.flood, random)
+            failed, seconds = _sent(app, utility, said, size)
+            newest = _newest(app, said)
+    period_s = app.parts.ctx.timing.control_period.total_seconds()
+    gaps = [right - left for left, right in pairwise(ticks)]
+    late = sum(gap > LATE * period_s for gap in gaps)
+    say(f"{len(said)} messages in {seconds:.1f} s over the webhook, {failed} not acknowledged")
+    say(f"  ticks meanwhile {len(gaps) + 1}, the longest gap {max(gaps, default=0.0):.2f} s, late {late}")
+    say(f"  events whose newest state is not the one held: {newest}")
+    return {
+        "flood_events": len(said) - failed,
+        "flood_seconds": seconds,
+        "flood_late_ticks": late,
+        "flood_longest_gap_s": max(gaps, default=0.0),
+        "flood_wrong": newest,
+    }
+
+
+def _messages(count: int, random: Random) -> list[dict[str, Any]]:
+    """Versions of a few hundred events, repeats, stale ones and cancellations among them."""
+    start = now() + timedelta(hours=6)
+    versions: dict[str, int] = {}
+    found: list[dict[str, Any]] = []
+    for _ in range(count):
+        name = f"f{random.randrange(max(1, count // 25))}"
+        kind = random.random()
+        if kind < 0.1 and found:
+            found.append(found[random.randrange(len(found))])
+            continue
+        versions[name] = versions.get(name, -1) + 1
+        fields = {"id": name, "version": versions[name], "site": "lab"}
+        span = {"start": start.isoformat(), "duration": "PT1H", "limit_kw": float(random.randrange(30, 45))}
+        found.append({**fields, "cancelled": True} if kind < 0.15 else {**fields, **span})
+    return found
+
+
+def _sent(app: App, utility: Peer, said: list[dict[str, Any]], size: Size) -> tuple[int, float]:
+    """Send all at an even pace from several senders; how many were not acknowledged, and how long it took."""
+    begin, failed = time.monotonic(), []
+
+    def send(part: int) -> None:
+        over = _Over(app, app.parts.config.api.port)
+        for number in range(part, len(said), size.senders):
+            time.sleep(max(0.0, begin + size.flood_s * number / len(said) - time.monotonic()))
+            body = json.dumps(said[number]).encode()
+            headers = sign(SECRET, body, int(time.time()), uuid.uuid4().hex, "elrp")
+            try:
+                over.receive_event("elrp", headers, body)
+            except requests.RequestException:
+                failed.append(number)
+
+    threads = [threading.Thread(target=send, args=(part,)) for part in range(size.senders)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(failed), time.monotonic() - begin
+
+
+def _newest(app: App, said: list[dict[str, Any]]) -> int:
+    """Events that the ledger does not hold in the state of their highest version."""
+    newest: dict[str, dict[str, Any]] = {}
+    for message in said:
+        if message["version"] >= newest.get(message["id"], {"version": -1})["version"]:
+            newest[message["id"]] = message
+    held = {event.id: event for event in app.parts.ctx.ledger.active(app.parts.ctx.clock.now())}
+    wrong = 0
+    for name, message in newest.items():
+        event = held.get(name)
+        kw = event.targets[-1].value if event is not None else None
+        wrong += kw != (None if message.get("cancelled") else message["limit_kw"])
+    return wrong
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from the command line; the daemon's own log is left out."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    run("dr_channels", __doc__.splitlines()[0], measure, argv)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # of the peers' libraries
+    logging.disable(logging.WARNING)
+    main()
