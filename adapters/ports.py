@@ -143,6 +143,15 @@ class LimitReader(Protocol):
         ...
 
 
+@runtime_checkable
+class Presence(Protocol):
+    """An actuator that hears of its GPUs without asking: who was away and speaks again need not wait for a retry."""
+
+    def heard(self, gpus: Collection[GpuId]) -> Collection[GpuId]:
+        """Those of these GPUs of which something was heard since they last did not answer."""
+        ...
+
+
 @dataclass(frozen=True)
 class Contested:
     """Caps that somebody else raised: GPUs left to that writer, with the limit in W that it holds there, and how many

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor
+from math import ceil, floor
 
 from optimizer.curves import cap_for_draw, clipped, draw_at_cap, hull_from_idle, hull_of_caps
 from optimizer.domain import PowerCurve
@@ -140,7 +140,8 @@ def _order(pool: ShedPool, active_w: float) -> ShedOrder:
         knee = hull_from_idle(clipped(pool.curve, pool.low_cap_w, max(pool.low_cap_w, pool.high_cap_w)))
         step_w = knee.segments[0].width_w if knee.segments else 0.0
         needed = floor(active_w / step_w + EPS_W) if step_w > 0 else pool.count
-        busy = float(min(needed, round(busy)))
+        kept = min(round(busy), ceil(pool.low_busy))  # they go on working, below the knee where nothing else is left
+        busy = float(max(kept, min(needed, round(busy))))
         active = min(pool.count, int(busy))
     cap_w = pool.high_cap_w
     if busy > 0:

@@ -11,17 +11,21 @@ import time
 from dataclasses import replace
 from datetime import datetime
 
+from optimizer.domain import GridEvent
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.clocked import learn_levers, limits_of, locked_mhz, move_clocks
+from scheduler.dispatch import Dispatched
 from scheduler.engine import Context, State
 from scheduler.granting import grant_jobs
 from scheduler.observing import observe, read_meter, site_import, teach
+from scheduler.orders import PoolOrder
 from scheduler.parking import awake_orders, set_parking
 from scheduler.safety import clamp, emergency_sites, lease_s
 from scheduler.status import Tick
 from scheduler.supply import read_devices, set_devices, supply_statuses
 from scheduler.trim import SiteTrim, trim_site
 from scheduler.unmoved import unmoved
+from scheduler.unreached import count_unreached, see_unreached
 
 OVER_SHARE, OVER_TICKS = 0.02, 10
 """A site that draws this much over its ceiling for so many ticks, where its orders should be enough, is told of."""
@@ -41,33 +45,51 @@ def run_tick(ctx: Context, state: State) -> Tick:
     now = ctx.clock.now()
     reading, notes = read_meter(ctx, state, now)
     notes += read_devices(ctx, state, now)
+    see_unreached(ctx, state, reading, now)
     observe(ctx, state, reading, now)
     teach(ctx, state, reading, now)
     notes += unmoved(ctx, state, reading, now)
     learn_levers(ctx, state, reading, now)
     events = ctx.ledger.active(now)
     below_floor = emergency_sites(ctx.emergency_programs, events, now)
-    then = now + ctx.timing.control_period
     state.jobs = tuple(ctx.jobs.snapshot())
-    trims = {site: trim_site(ctx, state, site, events, now, then, below_floor) for site in ctx.sites}
-    wanted = {pool: order for trim in trims.values() for pool, order in trim.orders.items()}
-    orders, clamp_notes = clamp(wanted, (model.pool for model in ctx.pools.values()), below_floor, now)
-    orders = awake_orders(ctx, state, orders, now)
-    lease = lease_s(ctx.timing.interval, events, now)
-    asked = {device: kw for trim in trims.values() for device, kw in trim.devices_kw.items()}
-    notes += tuple(set_devices(ctx, state, asked, lease, now))
     notes += drift(ctx, state, now)
-    done = ctx.dispatcher.apply(limits_of(ctx.pools, orders), lease, now)
-    notes += move_clocks(ctx, orders, lease, now)
+    count_unreached(ctx, state, reading, now)
+    trims, orders, done = order_sites(ctx, state, events, below_floor, now)
+    notes += done.notes
+    if count_unreached(ctx, state, reading, now):  # who obeyed makes up for who did not, at once
+        trims, orders, more = order_sites(ctx, state, events, below_floor, now)
+        notes, done = notes + more.notes, more
+    notes += move_clocks(ctx, orders, lease_s(ctx.timing.interval, events, now), now)
     grant_jobs(ctx, state, orders, now)
     notes += set_parking(ctx, state, now)
     state.orders = orders
     writes = ctx.dispatcher.writes
     state.held = dict(orders) if writes else {}
     state.setpoint_kw = {site: trim.setpoint_kw for site, trim in trims.items()} if writes else {}
-    notes += clamp_notes + done.notes + shortfalls(trims, now) + overdrawn(ctx, state, trims, now)
+    notes += shortfalls(trims, now) + overdrawn(ctx, state, trims, now)
     notes = tuple(note if note.at is not None else replace(note, at=now) for note in notes)
     return book(ctx, state, trims, len(done.pools), time.perf_counter() - started, notes, now)
+
+
+def order_sites(
+    ctx: Context,
+    state: State,
+    events: tuple[GridEvent, ...],
+    below_floor: frozenset[str],
+    now: datetime,
+) -> tuple[dict[str, SiteTrim], dict[str, PoolOrder], Dispatched]:
+    """Orders that reach each site's set-point, inside floors and ranges, dispatched under a lease; with all notes."""
+    then = now + ctx.timing.control_period
+    trims = {site: trim_site(ctx, state, site, events, now, then, below_floor) for site in ctx.sites}
+    wanted = {pool: order for trim in trims.values() for pool, order in trim.orders.items()}
+    orders, notes = clamp(wanted, (model.pool for model in ctx.pools.values()), below_floor, now)
+    orders = awake_orders(ctx, state, orders, now)
+    lease = lease_s(ctx.timing.interval, events, now)
+    asked = {device: kw for trim in trims.values() for device, kw in trim.devices_kw.items()}
+    notes += tuple(set_devices(ctx, state, asked, lease, now))
+    done = ctx.dispatcher.apply(limits_of(ctx.pools, orders), lease, now)
+    return trims, orders, replace(done, notes=notes + done.notes)
 
 
 def shortfalls(trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
@@ -101,15 +123,12 @@ def overdrawn(ctx: Context, state: State, trims: dict[str, SiteTrim], now: datet
 
 
 def drift(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
-    """Look at the limits in force, now and then by a reading of everything; GPUs that another writer holds count as
-    what they draw from now on."""
+    """Look at the limits in force, now and then by a reading of everything."""
     notes: tuple[Note, ...] = ()
     if state.ticks % ctx.timing.verify_every == 0:
         notes = ctx.dispatcher.verify(now)
     elif state.ticks % ctx.timing.look_every == 0:
         notes = ctx.dispatcher.look(now)
-    yielded = ctx.dispatcher.yielded()
-    ctx.pools.put_yielded({pool: tuple(limits.values()) for pool, limits in yielded.items()})
     return notes
 
 

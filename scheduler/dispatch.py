@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
 
 from adapters.ports import (
     AdapterError,
@@ -22,12 +21,14 @@ from adapters.ports import (
     Lease,
     LimitReader,
     PowerActuator,
+    Presence,
     Receipt,
     TrajectoryHolder,
 )
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.capwatch import DRIFT_W, CapWatch
 from scheduler.course import Course
+from scheduler.dispatch_books import Books
 from scheduler.dispatch_notes import disagreements, raised_notes, yielded_notes
 from scheduler.orders import PoolOrder
 from scheduler.store.database import StoreDegraded
@@ -39,30 +40,6 @@ RENEWALS = 3
 
 MOST_RETRY_S = 30.0
 """A GPU that does not follow is tried again after 1, 2, 4, ... seconds, and at least this often."""
-
-
-class Books(Protocol):
-    """What the dispatcher writes down (a part of scheduler.store.store.Store)."""
-
-    def remember_first_limits(self, limits: Mapping[str, tuple[float, str]], now: datetime) -> None:
-        """Keep the limit in W and the model of each GPU, unless one is kept already; on disk when it returns."""
-        ...
-
-    def first_limits(self) -> dict[str, float]:
-        """The limits to restore, in W."""
-        ...
-
-    def forget_first_limits(self, ids: Sequence[str]) -> None:
-        """These GPUs have their limit back."""
-        ...
-
-    def journal_intent(self, orders: Mapping[str, Any]) -> int:
-        """Write down what is about to be done; on disk when it returns."""
-        ...
-
-    def journal_result(self, intent: int, result: Mapping[str, Any]) -> None:
-        """Write down what became of it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -103,6 +80,7 @@ class Dispatcher:
     _first: dict[GpuId, float] = field(default_factory=dict)
     _enforced: dict[str, float | None] = field(default_factory=dict)
     _failed: set[GpuId] = field(default_factory=set)
+    _silent: set[GpuId] = field(default_factory=set)
     _retry_at: float = 0.0
     _retry_s: float = 1.0
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -116,7 +94,7 @@ class Dispatcher:
                 return Dispatched()
             changed = {pool: order for pool, order in orders.items() if not self._in_force(pool, order)}
             caps = {gpu: order.cap_w for pool, order in changed.items() for gpu in self.gpus[pool]}
-            due = self._again | (self._failed if self.monotonic() >= self._retry_at else set())
+            due = self._again | (self._failed if self.monotonic() >= self._retry_at else self._back())
             if due:
                 caps |= {gpu: orders[pool].cap_w for pool in orders for gpu in self.gpus[pool] if gpu in due}
             try:
@@ -125,6 +103,11 @@ class Dispatcher:
             except (AdapterError, StoreDegraded) as error:
                 return Dispatched(notes=(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),))
             return done
+
+    def _back(self) -> set[GpuId]:
+        """GPUs of nodes that did not answer, and speak again: they are not kept waiting."""
+        silent = self._silent & self._failed
+        return set(self.actuator.heard(silent)) if silent and isinstance(self.actuator, Presence) else set()
 
     def _in_force(self, pool: str, order: PoolOrder) -> bool:
         """True when the pool's GPUs have this cap; how many of them may work is no matter of the hardware's."""
@@ -184,6 +167,8 @@ class Dispatcher:
         lower = {gpu for gpu in failures if receipt.enforced_w.get(gpu, INF) < caps[gpu]}
         raised = {gpu for gpu, why in failures.items() if why is Reason.CAP_DRIFT and gpu not in lower}
         self._failed = (self._failed - caps.keys()) | (failures.keys() - lower - raised)
+        silent = {gpu for gpu, why in failures.items() if why in {Reason.NODE_LOST, Reason.GPU_LOST}}
+        self._silent = (self._silent - caps.keys()) | silent
         self.watch.unwritten(self._failed)
         self._again -= caps.keys()
         self._retry_s = min(MOST_RETRY_S, 2 * self._retry_s) if self._failed else 1.0
@@ -294,6 +279,13 @@ class Dispatcher:
 
     def _pools_of(self, gpus: Collection[GpuId]) -> list[str]:
         return [pool for pool, mine in self.gpus.items() if any(gpu in gpus for gpu in mine)] if gpus else []
+
+    def unreached(self, now: bool = False) -> dict[str, tuple[GpuId, ...]]:
+        """By pool: GPUs that did not take their last order, and go on as they were. `now`: without those that speak
+        again, and will take the next one."""
+        with self._lock:
+            failed = self._failed - self._yielded.keys() - (self._back() if now else set()) if self.writes else set()
+            return {pool: tuple(gpu for gpu in self.gpus[pool] if gpu in failed) for pool in self._pools_of(failed)}
 
     def yielded(self) -> dict[str, dict[GpuId, float]]:
         """By pool: GPUs left to another writer, with the limit in W that it holds there."""

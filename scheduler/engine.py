@@ -186,6 +186,8 @@ class State:
     overhead: dict[str, Overhead] = field(default_factory=dict)
     surprises: dict[str, Surprises] = field(default_factory=dict)
     unmoved_ticks: dict[str, int] = field(default_factory=dict)
+    away: dict[str, int] = field(default_factory=dict)
+    """GPUs of each pool that did not take their last order."""
     adopted: bool = False
     orders: dict[str, PoolOrder] = field(default_factory=dict)
     held: dict[str, PoolOrder] = field(default_factory=dict)
@@ -201,6 +203,7 @@ class State:
     operator: dict[str, OperatorOrder] = field(default_factory=dict)
     notes: Notes = field(default_factory=Notes)
     wake: threading.Event = field(default_factory=threading.Event)
+    """Set by the fast loop where the picture has changed and a plan is wanted at once."""
 
     @property
     def plan(self) -> Plan | None:

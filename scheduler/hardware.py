@@ -40,6 +40,7 @@ from scheduler.config.builtin import (
 )
 from scheduler.devices import real_devices, real_parking, simulated_devices, simulated_parking
 from scheduler.engine import SiteModel
+from scheduler.inventory import absent, keep, remembered
 from scheduler.pools import PoolModel
 
 if TYPE_CHECKING:
@@ -79,8 +80,10 @@ def build_hardware(
     with ExitStack() as opened:
         power = _actuator(config, context)
         opened.callback(getattr(power, "close", lambda: None))
-        found = power.discover()
-        gpus, filled, notes = fill_pools(config.pools, pools, found, context.clock.now())
+        found, known = power.discover(), remembered(context.records)
+        gpus, filled, notes = fill_pools(config.pools, pools, found, context.clock.now(), known)
+        found = {**{gpu: card for cards in known.values() for gpu, card in cards.items()}, **found}
+        keep(context.records, gpus, found)
         meter, close = _meter(config, context, gpus, power)
         opened.callback(close)
         devices, parking = real_devices(config, context, opened), real_parking(config, context, opened)
@@ -195,9 +198,14 @@ def parts_of(meter: Meter) -> tuple[Meter, ...]:
 
 
 def fill_pools(
-    configs: tuple[PoolConfig, ...], pools: Mapping[str, PoolModel], found: Mapping[GpuId, GpuInfo], now: datetime
+    configs: tuple[PoolConfig, ...],
+    pools: Mapping[str, PoolModel],
+    found: Mapping[GpuId, GpuInfo],
+    now: datetime,
+    known: Mapping[str, Mapping[GpuId, GpuInfo]] | None = None,
 ) -> tuple[dict[str, tuple[GpuId, ...]], dict[str, PoolModel], tuple[Note, ...]]:
-    """Real GPUs by pool, pools with the count and the cap range that were found, and notes where that differs.
+    """Real GPUs by pool, pools with the count and the cap range that were found, and notes where that differs. Cards
+    that are `known` from before and don't answer now keep their place, as far as the config counts on them.
 
     Raises AdapterError for a pool without any GPU, or a GPU that two pools claim.
     """
@@ -205,19 +213,21 @@ def fill_pools(
     filled: dict[str, PoolModel] = {}
     notes: list[Note] = []
     for index, config in enumerate(configs):
-        mine = tuple(gpu for gpu, info in found.items() if _selected(config, gpu, info))
+        here = {gpu: info for gpu, info in found.items() if _selected(config, gpu, info)}
+        away = absent(config, len(here), (known or {}).get(config.id, {}), found)
+        mine = {**here, **{gpu: info for gpu, info in away.items() if _selected(config, gpu, info)}}
         if not mine:
             raise AdapterError(f"pools[{index}] ({config.id}): none of the {len(found)} GPUs found belongs to it")
         claimed = {gpu: pool for pool, ids in gpus.items() for gpu in ids}
         if both := [gpu for gpu in mine if gpu in claimed]:
             raise AdapterError(f"pools[{index}] ({config.id}): {both[0]} belongs to pool {claimed[both[0]]} already")
-        if len(mine) != config.count:
-            text = f"{config.id}: {len(mine)} GPUs answer, the config says {config.count}; planned with {len(mine)}"
+        if len(here) != config.count:
+            text = f"{config.id}: {len(here)} GPUs answer, the config says {config.count}; planned with {len(mine)}"
+            text += f", {len(mine) - len(here)} of them away" if len(mine) > len(here) else ""
             notes.append(Note(Reason.GPU_LOST, config.id, text, Severity.ALERT, now))
-        gpus[config.id] = mine
-        infos = [found[gpu] for gpu in mine]
-        filled[config.id] = replace(pools[config.id], pool=bounded(pools[config.id].pool, infos))
-        notes += card_notes(config.id, infos, now)
+        gpus[config.id] = tuple(mine)
+        filled[config.id] = replace(pools[config.id], pool=bounded(pools[config.id].pool, list(mine.values())))
+        notes += card_notes(config.id, list(here.values()), now) if here else []
     return gpus, filled, tuple(notes)
 
 

@@ -26,7 +26,7 @@ class Overhead:
 
     def __init__(self) -> None:
         self.it_kw = self.kw = 0.0
-        self.fresh = False
+        self.fresh = self.known = False
         self._last: tuple[float, float] | None = None
         self._noise = 0.0
         self._weight = self._sum = 0.0
@@ -41,10 +41,14 @@ class Overhead:
         taken = SMOOTHING if self.fresh else 1.0
         self.it_kw += taken * (it_kw - self.it_kw)
         self.kw += taken * (kw - self.kw)
-        self.fresh = True
+        self.fresh = self.known = True
+
+    def forget_step(self) -> None:
+        """The next reading is no step from the last one: a part of it is not measured."""
+        self._last = None
 
     def lose(self) -> None:
-        """There is no reading."""
+        """There is no reading; what was seen last stands, and counts as if cooling had not followed since."""
         self.fresh, self._last = False, None
 
     def _learn(self, it_kw: float, settled_kw: float, moved_kw: float) -> None:

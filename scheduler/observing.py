@@ -10,7 +10,7 @@ from collections import deque
 from datetime import datetime
 
 from adapters.ports import AdapterError, Reading
-from optimizer.domain import Work
+from optimizer.domain import GpuPool, Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.busy import known_busy
 from scheduler.engine import Context, State
@@ -64,9 +64,12 @@ def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) 
 def _observe_site(ctx: Context, state: State, site: str, now: datetime) -> None:
     """What the site's meter shows beside IT and devices."""
     mine, reading, beside = measured_pools(ctx, state, site), state.reading, state.overhead.setdefault(site, Overhead())
-    if reading is None or site not in reading.import_kw or mine is None:
+    if reading is None or site not in reading.import_kw:
         beside.lose()
         return
+    if mine is None:  # what a pool should draw stands in for what nobody measured; nothing is learned from that
+        beside.forget_step()
+        mine = {model.pool.id: seen_or_due_kw(state, model.pool) for model in site_pools(ctx, site)}
     it_kw, other_kw, pue = sum(mine.values()), ctx.sites[site].other_it_kw, pue_now(ctx, state, site, now)
     drawn_kw = import_kw(it_kw, other_kw, pue)
     measured = reading.import_kw[site] - measured_kw(ctx, state, site, now)
@@ -79,6 +82,15 @@ def _observe_site(ctx: Context, state: State, site: str, now: datetime) -> None:
 def in_time(ctx: Context, state: State, now: datetime) -> bool:
     """Whether the last tick was one control period ago: what happens in longer says nothing of what may in one."""
     return state.last_tick_at is not None and now - state.last_tick_at < 1.5 * ctx.timing.control_period
+
+
+def seen_or_due_kw(state: State, pool: GpuPool) -> float:
+    """Measured kW of a pool; where it is not measured, what it should draw under the orders in force."""
+    measured = state.reading.pool_kw.get(pool.id) if state.reading is not None else None
+    if measured is not None:
+        return measured
+    due_kw = pool_kw(pool, state.held.get(pool.id, free_order(pool)), state.busy.get(pool.id, float(pool.count)))
+    return due_kw - asleep_kw(state.parked, pool)
 
 
 def steady_ticks(ctx: Context) -> int:

@@ -67,12 +67,15 @@ def held_order(state: State, pool: GpuPool) -> PoolOrder:
 
 
 def meter_line(ctx: Context, state: State, site: str, now: datetime) -> MeterLine:
-    """Import over IT power in the next second: through what was just measured, or without a meter through PUE."""
+    """Import over IT power in the next second: through what was measured last, or before the first reading through
+    PUE. While the meter is silent, cooling may fall no further than it was and rise to what PUE says."""
     pue, model = pue_now(ctx, state, site, now), ctx.sites[site]
     supply_kw, known = state.supply_kw.get(site, 0.0), state.overhead.get(site)
-    if known is None or not known.fresh:
+    if known is None or not known.known:
         beside_kw = model.other_it_kw * pue + state.bias_kw.get(site, 0.0) + supply_kw
         return MeterLine(0.0, beside_kw, pue, pue)
     least, most = known.shares
-    import_kw = known.it_kw + model.other_it_kw + known.kw + supply_kw
+    load_kw = known.it_kw + model.other_it_kw
+    cooling_kw = known.kw if known.fresh else max(known.kw, (pue - 1.0) * load_kw)
+    import_kw = load_kw + cooling_kw + supply_kw
     return MeterLine(known.it_kw, import_kw, 1.0 + (pue - 1.0) * least, 1.0 + (pue - 1.0) * most)

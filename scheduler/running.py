@@ -96,6 +96,9 @@ class App:
             for change in ctx.ledger.advance(tick.at):
                 log.info("event changed", event_id=change.id, before=change.before.value, after=change.after.value)
                 self.parts.wake()
+            if state.wake.is_set():
+                state.wake.clear()
+                self.parts.wake()
         except StoreDegraded as error:
             log.error("the books are degraded; control goes on from memory", reason=str(error))
         except Exception:

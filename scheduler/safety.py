@@ -27,6 +27,13 @@ def floor_cap_w(pool: GpuPool) -> int:
     return int(min(pool.max_cap_w, max(pool.min_cap_w, cap_for_throughput(pool.curve, pool.floor))))
 
 
+def lowest_cap_w(pool: GpuPool) -> int:
+    """Lowest cap that may be ordered without an emergency: the floor's, or the card's own where there is no floor.
+    Below the knee of the curve it is a poor bargain, and the only one left for work that must not be interrupted."""
+    floored = pool.work is not Work.BATCH and pool.floor > 0
+    return floor_cap_w(pool) if floored else int(pool.min_cap_w)
+
+
 def emergency_sites(programs: Collection[str], events: Iterable[GridEvent], now: datetime) -> frozenset[str]:
     """Sites at which an emergency order of one of `programs` (those that the operator allowed) is in force, its ramp
     out included."""
@@ -48,7 +55,7 @@ def clamp(
         order = orders.get(pool.id)
         if order is None:
             continue
-        lowest = int(pool.min_cap_w) if pool.site in below_floor else floor_cap_w(pool)
+        lowest = int(pool.min_cap_w) if pool.site in below_floor else lowest_cap_w(pool)
         cap = min(int(pool.max_cap_w), max(lowest, order.cap_w))
         if cap > order.cap_w and lowest > pool.min_cap_w:
             text = f"{pool.id} held at {cap} W, its floor of {pool.floor:.0%}, instead of {order.cap_w} W"

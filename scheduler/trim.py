@@ -23,7 +23,7 @@ from scheduler.observing import foreign_gpus, site_import
 from scheduler.orders import PoolOrder, step_index, whole_order
 from scheduler.overrides import operator_limit_kw
 from scheduler.predict import busy_under, held_it_kw, held_order, it_kw, meter_line, missing_kw, peak_it_kw
-from scheduler.safety import floor_cap_w
+from scheduler.safety import floor_cap_w, lowest_cap_w
 from scheduler.supply import asked_kw, relieve, sun_kw
 from scheduler.surprise import Surprises
 from scheduler.targets import INF, Ceiling, careful, ceiling, hurried_kw, pace, setpoint
@@ -148,7 +148,25 @@ def shed_orders(
     kw: float,
     now: datetime,
 ) -> tuple[dict[str, PoolOrder], float]:
-    """`base` with `kw` of IT power taken off in merit order; what remains when every lever is used."""
+    """`base` with `kw` of IT power taken off in merit order; what remains when every lever is used.
+
+    The last lever: caps below the knee, in pools without a floor whose work must go on.
+    """
+    orders, left_kw = _shed(state, pools, base, floors, kw, now)
+    last = {pool.id: min(floors[pool.id], lowest_cap_w(pool)) for pool in pools}
+    if left_kw > 0 and all(floors[pool.id] <= floor_cap_w(pool) for pool in pools) and last != floors:
+        return _shed(state, pools, orders, last, left_kw, now)
+    return orders, left_kw
+
+
+def _shed(
+    state: State,
+    pools: list[GpuPool],
+    base: Mapping[str, PoolOrder],
+    floors: Mapping[str, int],
+    kw: float,
+    now: datetime,
+) -> tuple[dict[str, PoolOrder], float]:
     if kw <= 1e-6:
         return dict(base), 0.0
     entries = []

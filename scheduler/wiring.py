@@ -35,20 +35,23 @@ from scheduler.config.builtin import QueueConfig, WebhookConfig
 from scheduler.curve_book import CurveBook, borrowed
 from scheduler.desk import Sessions, desks
 from scheduler.dispatch import Dispatcher
-from scheduler.engine import ChargeBuilder, Context, Planner, State
+from scheduler.engine import ChargeBuilder, Context, Planner, SiteModel, State
 from scheduler.facade import Facade
 from scheduler.feeds import Feeds
 from scheduler.hardware import Hardware, build_hardware
 from scheduler.ledger.ledger import Ledger
 from scheduler.levers import Levers
 from scheduler.planner import ChildPlanner
-from scheduler.pools import Pools
+from scheduler.pools import PoolModel, Pools
 from scheduler.rules import OPTIMUM, RulePlanner
 from scheduler.store.store import Store, StoreDegraded
 from scheduler.utility import Utility
 
 BROUGHT = "brought"
 Channel = EventChannel | EventFeed | EventSession
+MakeHardware = Callable[
+    [Config, AdapterContext, Mapping[str, PoolModel], Mapping[str, SiteModel], Mapping[str, Source]], Hardware
+]
 
 
 @dataclass
@@ -108,11 +111,14 @@ def build(
     store: Store | None = None,
     planner: Planner | None = None,
     channels: Mapping[str, Channel] | None = None,
+    make_hardware: MakeHardware = build_hardware,
 ) -> Parts:
     """Build everything. Raises AdapterError, SecretError or StoreError with the place; on the way out nothing is
-    left open. `channels` instead of those of the config: none in a backtest, which then needs no secrets."""
+    left open. `channels` instead of those of the config: none in a backtest, which then needs no secrets.
+    `make_hardware`: what brings the GPUs, where it is not the config that says so."""
     with ExitStack() as opened:
-        parts = _built(config, clock or build_clock(config), store or build_store(config), planner, channels, opened)
+        clock, store = clock or build_clock(config), store or build_store(config)
+        parts = _built(config, clock, store, planner, channels, opened, make_hardware)
         opened.pop_all()
     return parts
 
@@ -124,13 +130,14 @@ def _built(
     planner: Planner | None,
     channels: Mapping[str, Channel] | None,
     opened: ExitStack,
+    make_hardware: MakeHardware,
 ) -> Parts:
     """What `build` says; everything that must be closed should the rest fail is pushed on `opened`."""
     opened.callback(store.close)
     context = AdapterContext(clock, config.base_dir, records(store), config.currency)
     sources, tariffs = build_sources(config, context)
     sites = site_models(config, tariffs)
-    hardware = build_hardware(config, context, pool_models(config), sites, sources)
+    hardware = make_hardware(config, context, pool_models(config), sites, sources)
     opened.callback(hardware.close)
     pools = Pools(hardware.pools)
     jobs = build_jobs(config, context, hardware, store)

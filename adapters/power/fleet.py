@@ -7,7 +7,6 @@ it has, then follows the trajectory that lies in the key-value bucket, then rele
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence, Sized
@@ -26,9 +25,10 @@ from adapters.bus import Bus
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
+from adapters.power.fleet_answers import answer_of, not_kept, silence, with_absent
 from adapters.power.fleet_wire import NodeState
 from adapters.power.receipts import UNKNOWN_GPU
-from optimizer.reasons import Note, Reason, Severity
+from optimizer.reasons import Note, Reason
 
 HELLO_S = 1.0
 """How long a call to all nodes waits for the last answer after the one before, and `NODE_S` more for each so far: a
@@ -43,6 +43,9 @@ NODE_S = 0.001
 MOST_UNCONFIRMED = 2000
 """Trajectories that may wait for the server's word at the same time: it drops what comes faster than it writes."""
 
+MUTE_S = 0.1
+"""Where only nodes are asked that did not answer the last time, they are waited for so long."""
+
 STALE_S = 10.0
 """A node whose last word is older counts as lost."""
 
@@ -54,6 +57,8 @@ class FleetPower:
     """`PowerActuator` and `TrajectoryHolder` over all nodes that answer; calls end soon after `deadline_s`, with some
     more for each thousand nodes."""
 
+    hello_s = HELLO_S
+
     def __init__(
         self,
         settings: BusSettings,
@@ -61,17 +66,22 @@ class FleetPower:
         nodes: Sequence[str] = (),
         replicas: int = 1,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        bus: Bus | None = None,
     ) -> None:
         """`nodes`: names that must be there (empty: whoever answers). `replicas` of the trajectories' bucket: 3 in a
-        cluster."""
+        cluster. `wall` tells UTC seconds; `bus` is used in place of one of its own, and must be told who listens."""
         self._deadline_s, self._expected, self._replicas, self._clock = deadline_s, tuple(nodes), replicas, clock
+        self._wall = wall
         self._states: dict[str, tuple[float, NodeState]] = {}
         self._node_of: dict[GpuId, str] = {}
         self._epoch: int | None = None
         self._reasserted = 0
+        self._mute: set[str] = set()
+        self._back: set[str] = set()
         self._lock = threading.Lock()
         self._bucket: KeyValue | None = None
-        self.bus = Bus(settings, self._subscribe)
+        self.bus = bus or Bus(settings, self.listen)
 
     # ------------------------------------------------------------ the port
     def discover(self) -> Mapping[GpuId, GpuInfo]:
@@ -94,7 +104,7 @@ class FleetPower:
         body = asdict(lease)
         asks = {node: {"op": "apply", "caps_w": caps, "lease": body} for node, caps in per_node.items()}
         receipt = self._ask_all(asks, renew={"lease": body})
-        return _with_absent(replace(receipt, seconds=self._clock() - started), absent)
+        return with_absent(replace(receipt, seconds=self._clock() - started), absent)
 
     def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:
         """Give back the limits that each agent found; for a GPU that it never capped, the limit named here."""
@@ -102,7 +112,7 @@ class FleetPower:
         asks = {node: {"op": "release", "limits_w": limits, "epoch": self._epoch} for node, limits in per_node.items()}
         if asks:
             self.bus.call(self._forget_trajectories(list(asks)), self._patience_s(asks))
-        return _with_absent(self._ask_all(asks), absent)
+        return with_absent(self._ask_all(asks), absent)
 
     def hold(self, steps: Sequence[tuple[float, Mapping[GpuId, int]]], until_s: float, lease: Lease) -> None:
         """Put every node's trajectory into the bucket, from where nodes that are there take it at once and others when
@@ -111,7 +121,7 @@ class FleetPower:
         for offset, caps in steps:
             for node, part in self._by_node(caps)[0].items():
                 mine.setdefault(node, []).append((offset, {gpu: round(cap) for gpu, cap in part.items()}))
-        now = time.time()
+        now = self._wall()
         puts = {node: fleet_wire.trajectory_out(tuple(plan), until_s, lease, now) for node, plan in mine.items()}
         if puts:
             self.bus.call(self._hand_over(puts), 2.0 * self._patience_s(puts))
@@ -158,6 +168,11 @@ class FleetPower:
         yielded = {gpu: watts for state in states if state.yielded_w for gpu, watts in state.yielded_w.items()}
         return Contested(yielded, self._reasserted)
 
+    def heard(self, gpus: Collection[GpuId]) -> Collection[GpuId]:
+        """Those of these GPUs whose node speaks again (or for the first time) and was asked nothing since."""
+        back = {gpu for node, state in self.states().items() if node in self._back for gpu in state.draw_w}
+        return back.intersection(gpus)
+
     def take_back(self) -> None:
         """Let every agent cap the GPUs again that it left to another writer."""
         asks = {n: {"op": "take_back", "epoch": self._epoch} for n, state in self.states().items() if state.yielded_w}
@@ -176,7 +191,7 @@ class FleetPower:
         self.bus.close()
 
     # ------------------------------------------------------------ in the bus's loop
-    async def _subscribe(self, client: Client) -> None:
+    async def listen(self, client: Client) -> None:
         """Hear the states; once a connection is new, its bucket is looked up again."""
         self._bucket = None
         if not self._states_heard:
@@ -197,6 +212,9 @@ class FleetPower:
         with self._lock:
             before = self._states[state.node][1].reasserted if state.node in self._states else state.reasserted
             self._reasserted += max(0, state.reasserted - before)
+            if state.node in self._mute or state.node not in self._states:
+                self._back.add(state.node)
+            self._mute.discard(state.node)
             self._states[state.node] = (self._clock(), state)
             self._node_of.update(dict.fromkeys(state.draw_w, state.node))
         return infos
@@ -214,13 +232,13 @@ class FleetPower:
         await client.publish(fleet_wire.HELLO, b"", reply=inbox)
         answers: list[bytes] = []
         wanted = len(self._expected) or None
-        quiet_s = max(self._deadline_s, HELLO_S)
+        quiet_s = max(self._deadline_s, self.hello_s)
         while wanted is None or len(answers) < wanted:
             try:
                 answers.append(await asyncio.wait_for(heard.get(), quiet_s))
             except TimeoutError:
                 break
-            quiet_s = HELLO_S + NODE_S * len(answers)
+            quiet_s = self.hello_s + NODE_S * len(answers)
         await subscription.unsubscribe()
         return [data for data in answers if data]
 
@@ -237,7 +255,7 @@ class FleetPower:
         waiting = [(fleet_wire.key_subject(node), data, headers) for node, data in puts.items()]
         for begin in range(0, len(waiting), MOST_UNCONFIRMED):
             answers = await self._exchange(waiting[begin : begin + MOST_UNCONFIRMED])
-            lost = next((why for why in map(_not_kept, answers) if why), None)
+            lost = next((why for why in map(not_kept, answers) if why), None)
             if lost is not None:
                 raise AdapterError(f"NATS at {self.bus.settings.place}: a trajectory was not kept: {lost}")
 
@@ -262,15 +280,21 @@ class FleetPower:
         if renew is not None:
             await self.bus.client.publish(fleet_wire.RENEW, wire.encode(renew))
         messages = [(fleet_wire.ask_subject(node), wire.encode(ask), None) for node, ask in asks.items()]
-        return [_answer(message) for message in await self._exchange(messages)]
+        mute = {number for number, node in enumerate(asks) if node in self._mute}
+        answers = await self._exchange(messages, mute)
+        with self._lock:
+            self._back.difference_update(asks)
+            self._mute |= {node for node, answer in zip(asks, answers, strict=True) if isinstance(answer, str)}
+        return [answer_of(message) for message in answers]
 
-    async def _exchange(self, messages: Sequence[Message]) -> list[Msg | str]:
+    async def _exchange(self, messages: Sequence[Message], mute: Collection[int] = ()) -> list[Msg | str]:
         """Send all these at once; each one's answer, or why there is none. One subscription hears all answers, by
-        number: a request of its own for each of ten thousand nodes would cost more than everything else."""
+        number: a request of its own for each of ten thousand nodes would cost more than everything else. Who is `mute`,
+        because nothing was heard of it since it did not answer the last time, is asked but not waited for."""
         client = self.bus.client
         patience_s = self._patience_s(messages)
         answers: list[Msg | str] = [f"no answer within {patience_s:.3g} s"] * len(messages)
-        missing, done = set(range(len(messages))), asyncio.Event()
+        missing, done = set(range(len(messages))).difference(mute), asyncio.Event()
 
         async def on_answer(message: Msg) -> None:
             number = int(message.subject.rpartition(".")[2])
@@ -284,8 +308,10 @@ class FleetPower:
         try:
             for number, (subject, data, headers) in enumerate(messages):
                 await client.publish(subject, data, reply=f"{inbox}.{number}", headers=headers)
-            if messages:
+            if missing:
                 await asyncio.wait_for(done.wait(), patience_s)
+            elif messages:
+                await asyncio.sleep(min(MUTE_S, patience_s))
         except TimeoutError:
             pass  # who has not answered is named by the caller
         except (NatsError, OSError) as error:
@@ -326,52 +352,10 @@ class FleetPower:
             if isinstance(answer, str) or answer.get("ok") is not True:
                 gpus = ask.get("caps_w") or ask.get("limits_w") or {}
                 failures.update(dict.fromkeys(gpus, Reason.NODE_LOST))
-                notes.append(_silence(node, answer, len(gpus)))
+                notes.append(silence(node, answer, len(gpus)))
                 continue
             part = wire.receipt_in(answer["result"])
             enforced.update(part.enforced_w)
             failures.update(part.failures)
             notes.extend(part.notes)
         return Receipt(enforced, failures, tuple(notes))
-
-
-def _answer(message: Msg | str) -> dict[str, Any] | str:
-    """An answer; or that it isn't one, or comes from the server because nobody listens there."""
-    if isinstance(message, str):
-        return message
-    if message.headers and message.headers.get("Status") == "503":
-        return "nobody listens there"
-    try:
-        return wire.decode(message.data)
-    except wire.BadRequest as error:
-        return str(error)
-
-
-def _not_kept(message: Msg | str) -> str | None:
-    """Why the server didn't write a message into its stream; None when it says that it did."""
-    if isinstance(message, str):
-        return message
-    try:
-        said = json.loads(message.data)
-        error = said.get("error")
-        return None if error is None else str(error.get("description", error))
-    except (AttributeError, ValueError):
-        return "no stream takes it"
-
-
-def _silence(node: str, answer: dict[str, Any] | str, gpus: int) -> Note:
-    """A note about a node that didn't obey."""
-    why = answer if isinstance(answer, str) else answer.get("error", "refused without a reason")
-    text = f"node {node} ({gpus} GPUs): {why}; its agent keeps to its lease, then to its trajectory"
-    return Note(Reason.NODE_LOST, node, text, Severity.ALERT)
-
-
-def _with_absent(receipt: Receipt, absent: Sequence[GpuId]) -> Receipt:
-    """The receipt with GPUs that no known node has."""
-    if not absent:
-        return receipt
-    failures = {**receipt.failures, **dict.fromkeys(absent, UNKNOWN_GPU)}
-    text = f"{len(absent)} GPUs belong to no node that is known, {absent[0]} is the first"
-    return replace(
-        receipt, failures=failures, notes=(*receipt.notes, Note(UNKNOWN_GPU, absent[0], text, Severity.ALERT))
-    )

@@ -41,13 +41,22 @@ Do = Callable[[Callable[[], T]], Awaitable[T]]
 class Ear:
     """One agent on one connection: what it hears, and how it answers."""
 
-    def __init__(self, core: AgentCore, node: str, answer: Answer, state_s: float, do: Do[Any]) -> None:
+    def __init__(
+        self,
+        core: AgentCore,
+        node: str,
+        answer: Answer,
+        state_s: float,
+        do: Do[Any],
+        wall: Callable[[], float] = time.time,
+        news: News | None = None,
+    ) -> None:
         """`answer` obeys a request as the local socket does; every `state_s` seconds the node tells its state; `do`
-        runs what touches the cards. ValueError for a name that can't be in a subject."""
-        self._core, self._answer, self._state_s, self._do = core, answer, state_s, do
+        runs what touches the cards; `wall` tells UTC seconds. ValueError for a name that can't be in a subject."""
+        self._core, self._answer, self._state_s, self._do, self._wall = core, answer, state_s, do, wall
         self._node = fleet_wire.node_name(node)
         self._client: Client | None = None
-        self._news = News()
+        self._news = news or News()
         self._telling: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
 
@@ -55,16 +64,20 @@ class Ear:
         """After every connection: hear what is for us, and take what waited. Subscriptions outlive a lost one."""
         if self._client is None:
             self._client = client
-            await client.subscribe(fleet_wire.ask_subject(self._node), cb=self._on_ask)
-            await client.subscribe(fleet_wire.HELLO, cb=self._on_hello)
-            await client.subscribe(fleet_wire.RENEW, cb=self._on_renew)
-            await client.subscribe(fleet_wire.follow_subject(self._node), cb=self._on_trajectory)
+            await self.listen(client)
             self._telling = asyncio.get_running_loop().create_task(self._tell(client))
         if self._catching_up is not None:
             self._catching_up.cancel()
-        self._catching_up = asyncio.get_running_loop().create_task(self._catch_up(client))
+        self._catching_up = asyncio.get_running_loop().create_task(self.catch_up(client))
 
-    async def _catch_up(self, client: Client) -> None:
+    async def listen(self, client: Client) -> None:
+        """Hear what is for this node, and what is for all."""
+        await client.subscribe(fleet_wire.ask_subject(self._node), cb=self._on_ask)
+        await client.subscribe(fleet_wire.HELLO, cb=self._on_hello)
+        await client.subscribe(fleet_wire.RENEW, cb=self._on_renew)
+        await client.subscribe(fleet_wire.follow_subject(self._node), cb=self._on_trajectory)
+
+    async def catch_up(self, client: Client) -> None:
         """Take what waited while we were away, as soon as the bucket can be asked: behind a leaf there may be a server
         and yet no way to it."""
         pause_s = self._state_s
@@ -110,7 +123,7 @@ class Ear:
         if not data:
             return
         try:
-            found = fleet_wire.trajectory_in(data, time.time())
+            found = fleet_wire.trajectory_in(data, self._wall())
             if found is not None:
                 await self._do(lambda: self._core.hold(found.steps, found.until_s, found.lease))
         except (wire.BadRequest, AdapterError) as error:
@@ -121,12 +134,16 @@ class Ear:
         while True:
             await asyncio.sleep(self._state_s)
             if client.is_connected:
-                state = await self._state(whole=False)
-                if state:
-                    try:
-                        await client.publish(fleet_wire.state_subject(self._node), state)
-                    except (NatsError, OSError) as error:
-                        _log.warning("the state is not told: %s", error)
+                await self.tell(client)
+
+    async def tell(self, client: Client) -> None:
+        """Tell the state once, where it is news."""
+        state = await self._state(whole=False)
+        if state:
+            try:
+                await client.publish(fleet_wire.state_subject(self._node), state)
+            except (NatsError, OSError) as error:
+                _log.warning("the state is not told: %s", error)
 
     async def _state(self, *, whole: bool) -> bytes | None:
         """This node's state as one message, empty where nothing is new; None while its cards can't be reached."""

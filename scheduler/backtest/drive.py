@@ -103,5 +103,6 @@ def _tick(parts: Parts, driven: Driven, woken: list[bool]) -> None:
     tick = run_tick(parts.ctx, parts.state)
     driven.ticks += 1
     driven.alerts.update(note.code.value for note in tick.notes if note.severity == "alert")
-    if parts.ctx.ledger.advance(tick.at):
+    if parts.ctx.ledger.advance(tick.at) or parts.state.wake.is_set():
+        parts.state.wake.clear()
         woken.append(True)

@@ -331,3 +331,30 @@ def test_nothing_is_handed_over_after_a_pause(books, clock):
     hand.hold([(0.0, orders())], 180.0, NOW)
     assert cards.held is None
     assert cards.limits == FOUND_W
+
+
+class Speaking(Cards):
+    """The same, heard of without being asked."""
+
+    back = ()
+
+    def heard(self, gpus):
+        return set(self.back) & set(gpus)
+
+
+def test_a_node_that_speaks_again_is_ordered_at_once_and_not_at_the_next_retry(books, clock):
+    cards = Speaking(books)
+    hand = Dispatcher(books, cards, {"a": GPUS}, writes=True, epoch=3, monotonic=clock)
+    hand.apply({"a": PoolOrder(500, 3)}, 900.0, NOW)
+    cards.broken["GPU-b"] = Reason.NODE_LOST
+    hand.apply({"a": PoolOrder(400, 3)}, 900.0, NOW)
+    for _ in range(40):  # the retries are half a minute apart by now
+        clock.now += 1.0
+        hand.apply({"a": PoolOrder(400, 3)}, 900.0, NOW)
+    assert hand.unreached() == {"a": ("GPU-b",)}
+    cards.broken.clear()
+    cards.back = ("GPU-b",)
+    clock.now += 1.0
+    hand.apply({"a": PoolOrder(400, 3)}, 900.0, NOW)
+    assert cards.limits["GPU-b"] == 400
+    assert hand.unreached() == {}

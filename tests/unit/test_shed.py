@@ -91,3 +91,16 @@ def test_a_cap_above_the_best_throughput_goes_first():
     result = shed([shed_pool("a", 9.0, curve=flat), shed_pool("b", 0.1)], 10.0)
     assert result.orders["a"].cap_w == 300
     assert result.lost_value_per_h == 0.0
+
+
+def test_work_that_must_go_on_is_slowed_below_the_knee_and_never_sped_up_for_an_emergency():
+    """Six GPUs may not idle: however much is asked, their cap falls, and the order never counts on fewer of them."""
+    tune = curves()["A100-400W/ft_llama_8b_dolly"]
+    before = 200
+    for kw in (0.1, 0.3, 0.5, 9.0):
+        pool = ShedPool("tune", tune, 16, 6.0, 200, 100, 400, 1.0, may_idle=True, low_busy=6.0)
+        (order,) = shed([pool], kw).orders.values()
+        assert order.active_gpus == 6
+        assert order.cap_w <= before
+        before = order.cap_w
+    assert before == 100

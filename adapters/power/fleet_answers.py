@@ -1,0 +1,57 @@
+"""What nodes and the server said, in the words of a receipt: who obeyed, who did not answer, what was not kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from adapters.ports import GpuId, Receipt
+from adapters.power import wire
+from adapters.power.receipts import UNKNOWN_GPU
+from optimizer.reasons import Note, Reason, Severity
+
+
+def answer_of(message: Msg | str) -> dict[str, Any] | str:
+    """An answer; or that it isn't one, or comes from the server because nobody listens there."""
+    if isinstance(message, str):
+        return message
+    if message.headers and message.headers.get("Status") == "503":
+        return "nobody listens there"
+    try:
+        return wire.decode(message.data)
+    except wire.BadRequest as error:
+        return str(error)
+
+
+def not_kept(message: Msg | str) -> str | None:
+    """Why the server didn't write a message into its stream; None when it says that it did."""
+    if isinstance(message, str):
+        return message
+    try:
+        said = json.loads(message.data)
+        error = said.get("error")
+        return None if error is None else str(error.get("description", error))
+    except (AttributeError, ValueError):
+        return "no stream takes it"
+
+
+def silence(node: str, answer: dict[str, Any] | str, gpus: int) -> Note:
+    """A note about a node that didn't obey."""
+    why = answer if isinstance(answer, str) else answer.get("error", "refused without a reason")
+    text = f"node {node} ({gpus} GPUs): {why}; its agent keeps to its lease, then to its trajectory"
+    return Note(Reason.NODE_LOST, node, text, Severity.ALERT)
+
+
+def with_absent(receipt: Receipt, absent: Sequence[GpuId]) -> Receipt:
+    """The receipt with GPUs that no known node has."""
+    if not absent:
+        return receipt
+    failures = {**receipt.failures, **dict.fromkeys(absent, UNKNOWN_GPU)}
+    text = f"{len(absent)} GPUs belong to no node that is known, {absent[0]} is the first"
+    return replace(
+        receipt, failures=failures, notes=(*receipt.notes, Note(UNKNOWN_GPU, absent[0], text, Severity.ALERT))
+    )

@@ -1,0 +1,70 @@
+"""A short storm of random events and faults through the real loops, and a judge that is no friend of the loops.
+
+The long one is `make storm`; what a failing case printed there is replayed by its seed and number, and becomes a test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.storm import Size, hush, storm
+from benchmarks.support.storm_judge import Judge, lowest_cap_w
+from benchmarks.support.storm_script import FULL_KW, script
+from benchmarks.support.storm_world import World
+from scheduler import control
+
+SEED = 7
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    hush()
+
+
+@pytest.fixture
+def world(tmp_path):
+    calm = replace(script(SEED, 0, FULL_KW, 0, 0), odd_limits=False, load_noise=0.0)
+    made = World(tmp_path, calm)
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("case", [0, 1])
+def test_nothing_suffers_in_a_storm(case):
+    ((played, found),) = storm(SEED, [case], Size(1, events=10, faults=5))
+    told = "\n".join([str(played), *found.lines])
+    assert found.bad == 0, told
+    assert found.bound > 600, "there was something to keep"
+    assert found.excused < 0.5 * found.bound, "and it could mostly be kept"
+
+
+@pytest.mark.timeout(300)
+def test_the_judge_sees_a_loop_that_does_not_make_up_for_a_node_that_is_cut_off(monkeypatch, world):
+    monkeypatch.setattr(control, "count_unreached", lambda *_: False)
+    judge = Judge(world)
+    for _ in range(60):
+        world.second()
+        judge.second()
+    world.wires.cut.update({"n3", "n4"})
+    judge.broke()
+    world.operator_limit(18.0)
+    for _ in range(20):
+        world.second()
+        judge.second()
+    assert judge.found.above_limit > 5, judge.found
+
+
+def test_the_judge_sees_broken_floors_caps_without_a_lease_and_limits_that_are_kept(world):
+    judge = Judge(world)
+    chat = world.hall.gpus_of["chat"][0]
+    pool = world.models["chat"].pool
+    world.hall.set_limits({chat: lowest_cap_w(pool, floored=True) - 10})
+    world.view.touched()
+    judge.second()
+    assert judge.found.floors == 1
+    assert judge.found.past_lease == 1
+    judge.restored()
+    assert judge.found.not_restored == 1

@@ -1,0 +1,68 @@
+"""A node that does not answer holds nobody up twice, and is ordered about again as soon as it speaks."""
+
+import asyncio
+
+import pytest
+
+from adapters.ports import GpuInfo, Lease
+from adapters.power import fleet_wire, wire
+from adapters.power.fleet import FleetPower
+from benchmarks.support.storm_bus import LocalBus, LocalClient, Wires
+from optimizer.reasons import Reason
+
+STATUS = {"phase": "free", "epoch": 1, "sequence": 0, "lease_left_s": 9.0, "found_w": {}, "reasserted": 0,
+          "yielded_w": {}}  # fmt: skip
+
+
+def state(node):
+    info = GpuInfo(f"GPU-{node}", "H100", 200, 700, 700, 700, 700, 400.0)
+    return fleet_wire.state_out(node, {info.id: info}, STATUS, whole=True)
+
+
+@pytest.fixture
+def wires():
+    made = Wires(asyncio.new_event_loop())
+    yield made
+    made.loop.close()
+
+
+@pytest.mark.timeout(30)
+def test_a_mute_node_is_waited_for_once_and_heard_again_when_it_speaks(wires):
+    mute = {"n2"}
+
+    def node(name):
+        async def ask(message):
+            caps = wire.decode(message.data)["caps_w"]
+            if name not in mute:
+                body = {"enforced_w": caps, "failures": {}, "notes": [], "seconds": 0.0}
+                await message.respond(wire.encode({"ok": True, "result": body}))
+
+        async def hello(message):
+            await message.respond(state(name))
+
+        return ask, hello
+
+    for name in ("n1", "n2"):
+        client, (ask, hello) = LocalClient(wires, name), node(name)
+        wires.run(client.subscribe(fleet_wire.ask_subject(name), cb=ask))
+        wires.run(client.subscribe(fleet_wire.HELLO, cb=hello))
+    bus = LocalBus(wires, "daemon")
+    power = FleetPower(bus.settings, 0.05, ("n1", "n2"), bus=bus)
+    wires.run(power.listen(bus.client))
+    assert set(power.discover()) == {"GPU-n1", "GPU-n2"}
+
+    def order(cap_w):
+        receipt = power.apply({"GPU-n1": cap_w, "GPU-n2": cap_w}, Lease(1, cap_w, 30.0))
+        return dict(receipt.enforced_w), dict(receipt.failures)
+
+    assert order(500) == ({"GPU-n1": 500}, {"GPU-n2": Reason.NODE_LOST})
+    power._deadline_s = 3600.0  # whoever waits for it now waits for an hour
+    assert order(400) == ({"GPU-n1": 400}, {"GPU-n2": Reason.NODE_LOST})
+    receipt = power.apply({"GPU-n2": 400}, Lease(1, 900, 30.0))
+    assert dict(receipt.failures) == {"GPU-n2": Reason.NODE_LOST}
+    assert power.heard(("GPU-n1", "GPU-n2")) == set()
+    mute.clear()
+    wires.run(LocalClient(wires, "n2").publish(fleet_wire.state_subject("n2"), state("n2")))
+    assert power.heard(("GPU-n1", "GPU-n2")) == {"GPU-n2"}
+    assert order(300) == ({"GPU-n1": 300, "GPU-n2": 300}, {})
+    assert power.heard(("GPU-n1", "GPU-n2")) == set()
