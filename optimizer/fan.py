@@ -8,6 +8,7 @@ scenario will come, so that averaging what they do first takes errors that stay 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from optimizer.model.build import declare
 from optimizer.model.parts import Ints
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.scenarios import in_scenario
+from optimizer.uncertain import next_whole
 from optimizer.warm import Warm
 
 WORTH_SAYING_KW = 0.5
@@ -57,6 +59,26 @@ class Sizes:
 
 
 NO_SIZES = Sizes()
+SAME_LIMIT = 0.02
+"""Relative change of a limit from which on peaks are sized anew at once; back-off moves them by less all the time."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Sizes of peaks that hold until a moment, and what they were found for: events, charges, limits [site]."""
+
+    until: datetime
+    names: tuple[object, ...]
+    limits_kw: Floats
+    sizes: Sizes
+
+    def fits(self, problem: Problem) -> bool:
+        """Whether they still hold."""
+        return (
+            problem.grid.start < self.until
+            and _names(problem) == self.names
+            and np.allclose(_limits_kw(problem), self.limits_kw, rtol=SAME_LIMIT)
+        )
 
 
 @dataclass
@@ -65,12 +87,16 @@ class Fan:
 
     _warm: Warm = field(default_factory=Warm)
     _late: frozenset[str] = frozenset()
+    _kept: Kept | None = None
 
     def sizes(self, problem: Problem, budget_s: float) -> Sizes:
         """What the problem's scenarios size, within `budget_s` seconds of the solver; nothing, with a note, where that
         is not enough. Empty where there is nothing to size."""
         if not problem.scenarios or not any(site.reserves or site.demand_charges for site in problem.sites):
             return NO_SIZES
+        if self._kept is not None and self._kept.fits(problem):
+            return self._kept.sizes
+        self._kept = None
         small, block = hourly(problem)
         order = np.argsort([sum(map(sum, one.price_per_mwh)) for one in small.scenarios], kind="stable")
         found, spent = {}, 0.0
@@ -83,7 +109,11 @@ class Fan:
             except SolveError as error:
                 return Sizes(notes=(_dropped(error, len(found), len(order)),), seconds=spent)
             spent += seconds
-        return replace(_sized(problem, found, block), seconds=spent)
+        sizes = _sized(problem, found, block)
+        if sizes.offer_kw is None and problem.weighing.size_every_s > 0:
+            until = next_whole(problem.grid.start, problem.weighing.size_every_s)
+            self._kept = Kept(until, _names(problem), _limits_kw(problem), sizes)
+        return replace(sizes, seconds=spent)
 
     def _answer(self, problem: Problem, budget_s: float) -> tuple[tuple[Floats, Floats], float]:
         """Peaks [charge] and offers [offer, interval] of one scenario's optimum."""
@@ -106,6 +136,16 @@ class Fan:
         missed = arrays.families["missed"].keys[0][arrays.of("missed", answer.point) > 1e-7]
         self._late |= {facts.table.jobs[int(n)].id for n in missed}
         self._late &= {job.id for job in facts.table.jobs}
+
+
+def _names(problem: Problem) -> tuple[object, ...]:
+    charges = tuple(charge.id for site in problem.sites for charge in site.demand_charges)
+    events = tuple((event.id, event.version) for event in problem.events)
+    return tuple(site.id for site in problem.sites), charges, events
+
+
+def _limits_kw(problem: Problem) -> Floats:
+    return np.array([site.limit_kw[0] for site in problem.sites])
 
 
 def _sized(problem: Problem, found: dict[int, tuple[Floats, Floats]], block: Ints) -> Sizes:

@@ -20,7 +20,8 @@ import numpy as np
 from optimizer.domain import Series
 from optimizer.forecast_base import samples, slots
 from optimizer.forecast_errors import AHEAD_H, LEAST_DAYS, PATHS, Floats, latest_and_means, size_of
-from optimizer.forecast_learned import Fan, Past, Recall, midnight_before, past_of
+from optimizer.forecast_kept import Pasts
+from optimizer.forecast_learned import Fan, Past, Recall
 from optimizer.model.parts import Ints
 
 HOUR = timedelta(hours=1)
@@ -75,13 +76,14 @@ class Trees:
 class Boosted:
     """See `forecasters.Forecaster`. Keeps the model of each signal through the day: the same past teaches the same."""
 
-    _taught: dict[str, tuple[bytes, Trees | None]] = field(default_factory=dict)
+    _pasts: Pasts = field(default_factory=Pasts)
+    _taught: dict[str, tuple[Past, Trees | None]] = field(default_factory=dict)
 
     def __call__(
         self, series: Series, reference: Series | None, start: datetime, until: datetime, recall: Recall
     ) -> Fan | None:
         """See `forecasters.Forecaster`. ModuleNotFoundError without scikit-learn."""
-        past = past_of(series, reference, midnight_before(start, recall.zone), until, recall)
+        past = self._pasts.past(series, reference, start, until, recall)
         if past is None:
             return None
         with _one_thread():
@@ -99,11 +101,9 @@ class Boosted:
 
     def _trees(self, name: str, past: Past, clues: Clues) -> Trees | None:
         """What the days before midnight teach."""
-        count = len(past.values)
-        mark = past.values.tobytes() + past.base[:count].tobytes() + str((past.start, past.step)).encode()
         kept = self._taught.get(name)
-        if kept is None or kept[0] != mark:
-            kept = self._taught[name] = (mark, _teach(clues, past))
+        if kept is None or kept[0] is not past:
+            kept = self._taught[name] = (past, _teach(clues, past))
         return kept[1]
 
 

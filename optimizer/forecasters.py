@@ -12,7 +12,8 @@ from typing import Protocol
 
 from optimizer.domain import Series
 from optimizer.forecast_boosted import Boosted
-from optimizer.forecast_learned import Fan, Recall, look_ahead
+from optimizer.forecast_kept import Errors
+from optimizer.forecast_learned import Fan, Recall
 
 
 class Forecaster(Protocol):
@@ -26,7 +27,7 @@ class Forecaster(Protocol):
         ...
 
 
-FORECASTERS: Mapping[str, Callable[[], Forecaster]] = {"errors": lambda: look_ahead, "boosting": Boosted}
+FORECASTERS: Mapping[str, Callable[[], Forecaster]] = {"errors": Errors, "boosting": Boosted}
 """Name in the config -> maker. `errors` is the built-in; `boosting` needs the extra `forecast`."""
 
 LIBRARIES: Mapping[str, str] = {"boosting": "sklearn.ensemble"}

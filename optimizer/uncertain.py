@@ -6,6 +6,7 @@ Why apart from `domain.py`: a problem without scenarios is planned as ever; both
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 Values = tuple[tuple[float, ...], ...]
 
@@ -28,10 +29,18 @@ class Weighing:
     """How scenarios count. Reserve is offered where it can be delivered with probability `reserve_share`, and a billed
     peak is aimed at the level that it stays below with probability `peak_share`. `risk_weight` (0..1) is the weight of
     the mean cost of the worst `risk_tail` (share of probability) beside the mean of all; 0: the mean alone. Risk is
-    weighed every `weigh_every_s` of the clock, and what is decided then holds so long."""
+    weighed every `weigh_every_s` of the clock, and what is decided then holds so long; peaks are sized every
+    `size_every_s` (0: in every plan), and where reserve is offered, which is sold anew in every interval, in every
+    plan."""
 
     reserve_share: float = 0.95
     peak_share: float = 0.5
     risk_weight: float = 0.0
     risk_tail: float = 0.1
     weigh_every_s: float = 3600.0
+    size_every_s: float = 0.0
+
+
+def next_whole(moment: datetime, every_s: float) -> datetime:
+    """The next whole `every_s` of the clock after a moment."""
+    return moment + timedelta(seconds=every_s - moment.timestamp() % every_s)

@@ -7,7 +7,7 @@ for the hour is common to all scenarios through the hour; a plan of the mean fiv
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 from scipy.sparse import csc_matrix
@@ -24,6 +24,7 @@ from optimizer.model.parts import Columns, Flags
 from optimizer.model.risk import declare_weighed
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.scenarios import fewer
+from optimizer.uncertain import next_whole
 from optimizer.warm import Warm
 
 MOST_COLUMNS = 60_000
@@ -125,9 +126,7 @@ def picture(problem: Problem) -> tuple[object, ...]:
 
 def step_ends(problem: Problem) -> datetime:
     """End of the step that begins now: the next whole `weigh_every_s` of the clock."""
-    every = problem.weighing.weigh_every_s
-    start = problem.grid.start
-    return start + timedelta(seconds=every - start.timestamp() % every)
+    return next_whole(problem.grid.start, problem.weighing.weigh_every_s)
 
 
 def late_jobs(facts: Facts, late: frozenset[str]) -> Flags:

@@ -175,6 +175,7 @@ def caution(config: Config) -> Caution:
         risk_weight=asked.risk_weight,
         risk_tail=asked.risk_tail,
         weigh_every=asked.weigh_every,
+        size_every=asked.size_every,
     )
 
 

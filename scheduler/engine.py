@@ -91,6 +91,7 @@ class Caution:
     risk_weight: float = 0.0
     risk_tail: float = 0.1
     weigh_every: timedelta = timedelta(hours=1)
+    size_every: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True)

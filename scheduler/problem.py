@@ -42,8 +42,9 @@ Notes = tuple[Note, ...]
 
 
 def signal_window(ctx: Context, now: datetime) -> tuple[datetime, datetime]:
-    """What is asked of every source: the past that forecasts need, and the longest horizon."""
-    return now - ctx.caution.history, now + ctx.timing.max_horizon + timedelta(hours=1)
+    """What is asked of every source: the past that forecasts need (whole days before this one), and the longest
+    horizon."""
+    return now - ctx.caution.history - DAY - timedelta(hours=1), now + ctx.timing.max_horizon + timedelta(hours=1)
 
 
 def horizon(ctx: Context, jobs: Sequence[BatchJob], now: datetime) -> timedelta:

@@ -46,6 +46,7 @@ def with_scenarios(problem: Problem, paths: PathBook, caution: Caution) -> Probl
         risk_weight=caution.risk_weight,
         risk_tail=caution.risk_tail,
         weigh_every_s=caution.weigh_every.total_seconds(),
+        size_every_s=caution.size_every.total_seconds(),
     )
     made = replace(problem, weighing=weighing)
     return replace(made, scenarios=scenarios_of(made, paths, caution.scenarios)) if caution.scenarios else made

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from adapters.fields import Id, did_you_mean
 from adapters.secrets import Secret
-from scheduler.config.base import AwareDatetime, Model, NotNegative, Positive, PositiveDuration
+from scheduler.config.base import AwareDatetime, Duration, Model, NotNegative, Positive, PositiveDuration
 from scheduler.config.errors import FieldError
 
 
@@ -159,8 +159,17 @@ class UncertaintyConfig(Model):
         ge=0,
         le=100,
         description="How many scenarios of prices, loads, limits and base load size the peaks that are billed and the "
-        "reserve that is offered, in every plan. 0: these go by the forecast alone.",
+        "reserve that is offered. 0: these go by the forecast alone.",
         examples=[20],
+    )
+    size_every: Duration = Field(
+        default=timedelta(hours=1),
+        ge=timedelta(0),
+        le=timedelta(days=1),
+        description="How often the scenarios size the peaks that are billed, by the clock, and at once when an event "
+        "comes or a limit changes by 2 %; 0s: in every plan, which then takes several times as long. Where reserve is "
+        "offered, all is sized in every plan.",
+        examples=["1h"],
     )
     peak: float = Field(
         default=0.5,

@@ -107,6 +107,17 @@ def test_what_is_not_public_changes_nothing_and_the_same_past_gives_the_same_fan
     assert all(np.array_equal(fans[0].paths, fan.paths) for fan in fans)
 
 
+def test_what_was_learned_today_is_forgotten_when_a_past_value_is_revised_or_a_price_is_published(forecaster, another):
+    moment, later = START + 40 * DAY + 7 * HOUR, START + 40 * DAY + 9 * HOUR
+    revised = prices().copy()
+    revised[39 * 24 : 39 * 24 + 9] += 30.0
+    told = series(prices()[: 41 * 24].tolist(), START, name="da")
+    forecaster(known(moment), None, moment, moment + DAY, RECALL)
+    for values, reference in ((prices(), None), (revised, None), (revised, told)):
+        asked = (known(later, values), reference, later, later + 15 * HOUR, RECALL)
+        assert np.array_equal(forecaster(*asked).paths, another()(*asked).paths)
+
+
 def test_a_day_ahead_price_of_zero_is_not_believed(forecaster):
     moment = START + 40 * DAY
     ahead = series([*prices()[: 40 * 24].tolist(), *[0.0] * 24], START, name="da")

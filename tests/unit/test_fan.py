@@ -1,6 +1,7 @@
 """The fan of scenarios: what it sizes, by hand; what it leaves alone; and that it is the first to be left out."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -16,10 +17,21 @@ from optimizer.fan import Fan, quantile
 from optimizer.ladder import answer
 from optimizer.reasons import Reason, Severity
 from optimizer.session import Session
-from optimizer.timegrid import planning_grid
+from optimizer.timegrid import TimeGrid, planning_grid
 from optimizer.uncertain import Scenario, Weighing
 from optimizer.validate import validate
-from tests.support.problems import START, hourly, inputs, job, pool, problem, random_problem, site, typical_problem
+from tests.support.problems import (
+    START,
+    event,
+    hourly,
+    inputs,
+    job,
+    pool,
+    problem,
+    random_problem,
+    site,
+    typical_problem,
+)
 
 
 def scenario(made, probability, load=None, price=None):
@@ -155,3 +167,28 @@ def test_the_present_interval_stays_and_the_rest_are_hours_of_the_clock():
     assert [small.grid.starts[n] <= start for n, start in zip(block, grid.starts, strict=True)] == [True] * len(grid)
     assert block[0] == 0
     assert block[-1] == len(small.grid) - 1
+
+
+def test_peaks_are_sized_once_in_a_while_and_at_once_when_a_limit_or_an_event_changes():
+    made = replace(busy_evening(), weighing=Weighing(size_every_s=3600.0))
+    fan, solved = Fan(), []
+    solve = fan._warm.solve
+    fan._warm.solve = lambda *asked: solved.append(1) or solve(*asked)
+
+    def count(asked):
+        before = len(solved)
+        assert fan.sizes(asked, 10.0).peak_shift_kw is not None
+        return len(solved) - before
+
+    def limited(kw, **more):
+        return replace(made, sites=(replace(made.sites[0], limit_kw=(kw, 900.0), **more),))
+
+    assert [count(made), count(made)] == [3, 0]
+    assert [count(limited(900.0)), count(limited(890.0)), count(limited(800.0))] == [3, 0, 3]
+    assert [count(replace(limited(800.0), events=(event(hours=(0, 1)),))) for _ in range(2)] == [3, 0]
+    assert [count(replace(made, weighing=Weighing())) for _ in range(2)] == [3, 3]
+    offer = ReserveOffer("r", (0.02, 0.02), 0.0, 0.0, 0.0)
+    assert [count(limited(900.0, reserves=(offer,))) for _ in range(2)] == [3, 3]
+    later = tuple(edge + timedelta(minutes=minutes) for minutes in (0, 50, 60) for edge in made.grid.edges)
+    at = [replace(made, grid=TimeGrid(later[n : n + 3]), made_at=later[n]) for n in (0, 3, 6)]
+    assert [count(each) for each in at] == [3, 0, 3]

@@ -14,7 +14,7 @@ from benchmarks.support.market import DUTY, Market, walk
 from optimizer.forecast import PRICE, Outlook, expect, extend, without_zeros
 from optimizer.forecast_base import profile, samples, slots, smooth
 from optimizer.forecast_errors import learn, present
-from optimizer.forecast_learned import Recall, look_ahead
+from optimizer.forecast_learned import Recall, look_ahead, mixed
 from optimizer.reasons import Reason, Severity
 from optimizer.rivals.rule import corrected, share_now
 from optimizer.timegrid import planning_grid
@@ -197,3 +197,15 @@ def test_a_plan_reckons_with_half_of_what_rare_high_paths_add_and_its_scenarios_
     assert np.allclose(half.values, (np.array(low.values) + mean.values) / 2.0)
     for each in (low, half, mean):
         assert np.allclose(each.paths.mean(axis=0), each.values)
+
+
+def test_day_ahead_prices_and_the_usual_day_count_by_how_right_they_were():
+    rng = np.random.default_rng(2)
+    usual, told = rng.normal(4.0, 0.5, 240), rng.normal(4.0, 0.5, 240)
+    assert np.allclose(mixed(told[:200], usual, told), told)
+    assert np.allclose(mixed(usual[:200], usual, told), usual)
+    assert np.allclose(mixed(0.75 * told[:200] + 0.25 * usual[:200], usual, told), 0.75 * told + 0.25 * usual)
+    assert np.allclose(mixed(2.0 * told[:200] - usual[:200], usual, told), told)
+    gone = np.where(np.arange(240) % 7 == 0, np.nan, told)
+    assert np.allclose(mixed(told[:200], usual, gone), np.where(np.isfinite(gone), told, usual))
+    assert np.allclose(mixed(told[:200], np.full(240, np.nan), told), told)
