@@ -17,26 +17,30 @@ from dataclasses import dataclass, field
 USUAL_TICKS = 10
 """What the meter shows above or below the model for so long is no surge."""
 
-STEP, MOST_MARGIN, SPARE = 0.02, 0.01, 1.2
+STEP, MOST_MARGIN = 0.02, 0.01
 """Change of power in a tick that is a step, and the most that a load is believed to have fallen in one; the largest
-margin; both as shares. How much worse than the worst surprise is allowed for."""
+margin; both as shares."""
+
+SPARE, OLD = 1.2, 0.9
+"""How much worse than the worst surprise of ten minutes is allowed for, and how much of the worst of an hour: bursts
+may leave a site alone for a while."""
 
 RISING = 0.003
 """Share of its power by which a site's load rises within a tick when it is called rising."""
 
-ONSET = 0.03
-"""Part of the load that is missing to the highest one lately that may come back within a tick: bursts of users take
-seconds, while batches fill."""
+ONSET, MOST_ONSET = 0.01, 0.03
+"""Part of the load that is missing to the highest one lately that may come back within a tick; the latter where
+surprises are twice what the largest margin covers. Bursts of users take seconds, while batches fill."""
 
-BUCKET_TICKS, BUCKETS = 60, 10
-"""What is remembered: the highest of each of the last BUCKETS times BUCKET_TICKS."""
+BUCKET_TICKS, BUCKETS, OLD_BUCKETS = 60, 10, 60
+"""What is remembered: the highest of each of the last BUCKETS times BUCKET_TICKS, ten minutes; or an hour."""
 
 
 class Highest:
-    """The highest of the last values: of ten minutes, in buckets of one."""
+    """The highest of the last values, in `buckets` of BUCKET_TICKS."""
 
-    def __init__(self) -> None:
-        self._ticks, self._buckets = 0, deque([0.0], maxlen=BUCKETS)
+    def __init__(self, buckets: int = BUCKETS) -> None:
+        self._ticks, self._buckets = 0, deque([0.0], maxlen=buckets)
 
     def see(self, value: float) -> None:
         """Take in one tick's value."""
@@ -63,13 +67,16 @@ class Surprises:
     _expected_kw: float | None = None
     _allowed_kw: float = 0.0
     _onset_kw: float = 0.0
+    _at_cap: bool = False
     _worst: Highest = field(default_factory=Highest)
+    _worst_at_cap: Highest = field(default_factory=lambda: Highest(OLD_BUCKETS))
     _worst_rising: Highest = field(default_factory=Highest)
 
     def see(self, drawn_kw: float | None) -> None:
         """Take in what the orders of the last tick came to."""
         seen_kw = drawn_kw - self.aimed_kw if drawn_kw is not None and self.aimed_kw is not None else 0.0
         self._worst.see(seen_kw)
+        self._worst_at_cap.see(seen_kw if self._at_cap else 0.0)
         self._worst_rising.see(seen_kw if self.rising else 0.0)
 
     def surge_kw(self, drawn_kw: float | None, modelled_kw: float) -> float:
@@ -95,10 +102,11 @@ class Surprises:
         return max(0.0, -self._allowed_kw)
 
     def onset_kw(self, missing_kw: float, cap_kw: float) -> float:
-        """What to keep free for users who are not there, where surprises are larger than the largest margin: a part of
-        what is missing to the highest load lately, while loads don't rise already."""
+        """What to keep free for users who are not there: a part of what is missing to the highest load lately, while
+        loads don't rise already; more of it where surprises are larger than the largest margin."""
         beyond = SPARE * self._worst.value / (MOST_MARGIN * cap_kw) - 1.0 if cap_kw > 0 else 0.0
-        self._onset_kw = 0.0 if self.rising else ONSET * max(0.0, min(1.0, beyond)) * missing_kw
+        share = ONSET + (MOST_ONSET - ONSET) * max(0.0, min(1.0, beyond))
+        self._onset_kw = 0.0 if self.rising else share * missing_kw
         return self._onset_kw
 
     def aim(self, most_kw: float, ordered_kw: float, drawn_kw: float | None) -> None:
@@ -107,11 +115,15 @@ class Surprises:
             self.aimed_kw = self._expected_kw = None
             return
         counted_kw = ordered_kw + self._allowed_kw + self._onset_kw
-        self.aimed_kw = most_kw if (1.0 - STEP) * most_kw < counted_kw else counted_kw
+        self._at_cap = (1.0 - STEP) * most_kw < counted_kw
+        self.aimed_kw = most_kw if self._at_cap else counted_kw
         self._expected_kw = ordered_kw + self._beyond[-1] if self._beyond else None
 
     def margin_kw(self, cap_kw: float, least: float) -> float:
-        """How far to stay below a cap: a little more than the worst of these was (while loads rise: the worst that came
-        on top of a rise), at least the share `least` of it and at most MOST_MARGIN."""
-        worst_kw = (self._worst_rising if self.rising else self._worst).value
-        return min(max(least, MOST_MARGIN) * cap_kw, max(least * cap_kw, SPARE * worst_kw))
+        """How far to stay below a cap: a little more than the worst of these lately was, and nearly the worst at a cap
+        within the hour (while loads rise: a little more than the worst that came on top of a rise); at least the share
+        `least` of it and at most MOST_MARGIN."""
+        needed_kw = max(SPARE * self._worst.value, OLD * self._worst_at_cap.value)
+        if self.rising:
+            needed_kw = SPARE * self._worst_rising.value
+        return min(max(least, MOST_MARGIN) * cap_kw, max(least * cap_kw, needed_kw))

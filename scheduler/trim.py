@@ -31,7 +31,7 @@ from scheduler.targets import INF, Ceiling, careful, ceiling, hurried_kw, pace, 
 SLACK_KW = 0.5
 """A difference between wish and set-point that is not worth an order."""
 
-STILL_W, STILL_SHARE, MARGIN_USED = 4, 0.0025, 0.5
+STILL_W, STILL_SHARE, MARGIN_USED = 4, 0.0015, 0.5
 """Caps that would move by no more than this stay as they are, while the power that they leave unused is less than this
 share and they take no more than this part of the margin: a site that answers every flicker with an order to all its
 cards hunts after noise."""

@@ -55,13 +55,23 @@ def test_a_load_that_rises_needs_less_margin_than_one_that_may_turn():
     assert faster.margin_kw(CAP_KW, LEAST) == pytest.approx(1.2 * 0.8)
 
 
-def test_room_for_users_who_are_not_there_is_kept_only_where_the_margin_is_too_small():
-    for drawn_kw, kept_kw in ((99.5, 0.0), (100.25, 0.03 * 0.5 * 20.0), (105.0, 0.03 * 20.0)):
+def test_room_for_users_who_are_not_there_is_kept_the_more_the_larger_the_bursts():
+    for drawn_kw, kept_kw in ((99.5, 0.01 * 20.0), (100.25, 0.02 * 20.0), (105.0, 0.03 * 20.0)):
         loads = lived(99.0, drawn_kw, 99.0)
         assert loads.onset_kw(20.0, CAP_KW) == pytest.approx(kept_kw)
         assert loads.onset_kw(0.0, CAP_KW) == 0.0
-        assert loads.onset_kw(20.0, float("inf")) == 0.0
+        assert loads.onset_kw(20.0, float("inf")) == pytest.approx(0.01 * 20.0)
     assert lived(99.0, 100.9, 101.5).onset_kw(20.0, CAP_KW) == 0.0, "they are coming: the rise is allowed for"
+
+
+def test_bursts_that_left_the_site_alone_for_a_while_are_not_forgotten_at_once():
+    loads = lived(99.0, 99.5, 99.0)
+    margins = []
+    for minutes in (1, 10, 49):
+        for _ in range(minutes * BUCKET_TICKS):
+            loads.see(98.9)
+        margins.append(loads.margin_kw(CAP_KW, LEAST))
+    assert margins == pytest.approx([1.2 * 0.5, 0.9 * 0.5, 0.3])
 
 
 def test_loads_surprise_without_a_ceiling_too():
