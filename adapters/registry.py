@@ -31,6 +31,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "gridstatus": "adapters.signals.gridstatus:GridstatusSource",
         "http_json": "adapters.signals.httpjson:HttpJsonSource",
         "octopus": "adapters.signals.octopus:OctopusSource",
+        "openadr3": "adapters.signals.openadr3:OpenAdr3Source",
         "profile": "adapters.signals.profile:ProfileSource",
         "simulated": "adapters.signals.simulated:SimulatedSource",
         "tariff": "adapters.signals.tariff:TariffSource",

@@ -8,6 +8,7 @@ from math import isfinite
 import pytest
 
 from adapters import registry
+from tests.support import openadr3
 from tests.support.iso_sites import in_process, iso_sites
 from tests.support.markets import serving, urdb_rate
 from tests.support.signals import NOON, context, utc
@@ -28,6 +29,7 @@ SAMPLES = {
     "profile": {"hours": HOURS, "kind": "load", "timezone": "Asia/Kathmandu"},
     "simulated": {"faults": {"nan_share": 0.0, "gap_share": 0.1}},
     "csv": {"path": "prices.csv", "publication": "day_ahead"},
+    "openadr3": {"program": "dr", "client_id": "ven", "client_secret": "file:vtn"},
     "tariff": {
         "timezone": "Europe/Berlin",
         "country": "DE",
@@ -58,6 +60,17 @@ def services():
         yield url
 
 
+@pytest.fixture(scope="module")
+def vtn():
+    """A server of ours with a year of hourly prices."""
+    prices = [{"id": n, "payloads": [openadr3.payload("PRICE", 0.02 + n % 24 / 1000)]} for n in range(48)]
+    said = {"programID": "p1", "eventName": "spot", "intervals": prices}
+    said |= {"payloadDescriptors": [openadr3.units("PRICE", "KWH", currency="USD")]}
+    with openadr3.server() as running:
+        running.vtn._create("events", said | openadr3.period(NOON - 24 * HOUR, "PT1H"), "bl", "e1")
+        yield running.url
+
+
 @pytest.fixture
 def libraries(request, monkeypatch):
     """What libraries ask in a child, asked in this process of stand-ins."""
@@ -71,14 +84,17 @@ def libraries(request, monkeypatch):
 
 
 @pytest.fixture(params=sorted(registry.BUILTIN["signals"]))
-def source(request, tmp_path, services, libraries):
+def source(request, tmp_path, services, libraries, vtn):
     rows = "".join(f"{NOON + n * HOUR:%Y-%m-%dT%H:%M:%SZ},{n}\n" for n in range(-48, 48))
     (tmp_path / "prices.csv").write_text("t,p\n" + rows)
     (tmp_path / "key").write_text("hush")
+    (tmp_path / "vtn").write_text("ven-secret")
     (tmp_path / "rate.json").write_text(json.dumps(urdb_rate()))
     fields = {"id": "it", "type": request.param} | SAMPLES[request.param]
     model = registry.config_model("signals", request.param)
-    if "url" in model.model_fields:
+    if request.param == "openadr3":
+        fields["url"] = vtn
+    elif "url" in model.model_fields:
         fields["url"] = services + PATHS.get(request.param, "")
     currency = CURRENCIES.get(request.param, "USD")
     return registry.create("signals", model.model_validate(fields), context(tmp_path, currency))
