@@ -98,9 +98,9 @@ class MqttLink:
         self.connected.clear()
         self.arrived.put(None)
 
-    def publish(self, topic: str, body: bytes, qos: int) -> None:
+    def publish(self, topic: str, body: bytes, qos: int, retain: bool = False) -> None:
         """Send; kept until the broker has it, over gaps as well (the last thousand)."""
-        self._client.publish(topic, body, qos)
+        self._client.publish(topic, body, qos, retain)
 
     def acknowledge(self, message: Arrived) -> None:
         """Let the broker forget a message."""

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -25,6 +26,7 @@ from scheduler.service import EventAnswer, Refused
 log = structlog.get_logger("gridpace.feeds")
 JOIN_S = 5.0
 SHORTEST_S = 1.0
+BREATH_S = 0.1
 INF = float("inf")
 
 
@@ -45,8 +47,10 @@ class Feeds:
 
     def start(self) -> None:
         """Begin to read."""
-        for program in self.feeds:
+        for program, feed in self.feeds.items():
             self._cues[program] = threading.Event()
+            if hasattr(feed, "on_cue"):
+                feed.on_cue = partial(self.cue, program)
             thread = threading.Thread(target=self._run, args=(program,), name=f"feed-{program}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -74,6 +78,7 @@ class Feeds:
                 self.turn(program)
             except Exception:
                 log.exception("a feed could not be read; it is tried again", program=program)
+            self._stopping.wait(BREATH_S)  # many cues at once are one
             cue.wait(min(self.every_s.get(program, 30.0), self._due_s.get(program, INF)))
 
     def turn(self, program: str) -> tuple[EventAnswer, ...]:

@@ -35,6 +35,7 @@ def serve(
     ] = None,
     cert: Annotated[Path | None, typer.Option(help="Certificate file: serve over TLS, with --key.")] = None,
     key: Annotated[Path | None, typer.Option(help="Key file of the certificate.")] = None,
+    mqtt: Annotated[str, typer.Option(help="An MQTT broker to tell changes on, such as mqtt://127.0.0.1:1883.")] = "",
 ) -> None:
     """Run the server until it is stopped; events are lost then.
 
@@ -52,7 +53,8 @@ def serve(
         return
     if (cert is None) != (key is None):
         raise typer.BadParameter("--cert and --key go together", param_hint="--cert")
-    _run(host, port, program or ["dr"], wart or [], (cert, key) if cert is not None and key is not None else None)
+    certificate = (cert, key) if cert is not None and key is not None else None
+    _run(host, port, program or ["dr"], wart or [], certificate, mqtt)
 
 
 @app.command("send")
@@ -155,7 +157,9 @@ def reports(
 
 
 # ---------------------------------------------------------------- parts
-def _run(host: str, port: int, programs: list[str], warts: list[str], certificate: tuple[Path, Path] | None) -> None:
+def _run(
+    host: str, port: int, programs: list[str], warts: list[str], certificate: tuple[Path, Path] | None, broker: str
+) -> None:
     from ipaddress import ip_address
     from threading import Event
 
@@ -174,7 +178,7 @@ def _run(host: str, port: int, programs: list[str], warts: list[str], certificat
     if missing:
         raise typer.BadParameter(f"at {host} the secrets must be your own: set {' and '.join(missing)}")
     users = {VEN: VtnUser(secrets[VEN_SECRET]), UTILITY: VtnUser(secrets[UTILITY_SECRET], business=True)}
-    vtn = Vtn(users, frozenset(known[name] for name in warts))
+    vtn = Vtn(users, frozenset(known[name] for name in warts), broker=broker)
     for name in programs:
         vtn.put_program(name)
     try:

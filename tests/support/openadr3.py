@@ -83,9 +83,9 @@ def caps(found):
 
 
 @contextmanager
-def server(*warts, port=0, vtn=None, users=USERS):
+def server(*warts, port=0, vtn=None, users=USERS, broker=""):
     """A server of ours with one program, `dr` (id p1)."""
-    vtn = vtn or Vtn(users, frozenset(warts))
+    vtn = vtn or Vtn(users, frozenset(warts), broker=broker)
     if not vtn.objects["programs"]:
         vtn._create("programs", {"programName": "dr"}, "bl", "p1")
     running = VtnServer(vtn, port=port)

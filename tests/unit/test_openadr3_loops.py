@@ -12,6 +12,7 @@ from optimizer.envelope import tightest_kw
 from scheduler.api import ApiServer, ApiSettings, create_app
 from scheduler.service import Refused
 from tests.support.loops import START, lab
+from tests.support.mosquitto import mosquitto
 from tests.support.openadr3 import HOUR, MINUTE, capacity, server, simple
 
 LONG = timedelta(seconds=10)
@@ -133,6 +134,34 @@ def test_case_23_a_server_proves_our_address_and_its_calls_are_answered_by_readi
             wait_for(lambda: made.facade.event("e1").state == "cancelled", LONG)
         finally:
             api.stop()
+
+
+def test_case_17_and_19_a_message_over_mqtt_makes_it_read_and_a_retained_one_changes_nothing(tmp_path):
+    with mosquitto(tmp_path) as broker, server(broker=f"mqtt://127.0.0.1:{broker.port}") as running:
+        settings = {"mqtt": "true", "poll": "1h"}
+        with lab(tmp_path, channel(running.url, **settings)) as made:
+            made.tick()
+            made.parts.feeds.start()
+            link = made.parts.feeds.feeds["elrp"]._listener
+            wait_for(lambda: link._link is not None and link._link.connected.is_set(), LONG)
+            put(running, simple(2, start=START + HOUR))
+            wait_for(made.facade.events, LONG)
+            running.vtn.drop_event("e1")
+            wait_for(lambda: made.facade.event("e1").state == "cancelled", LONG)
+        with lab(tmp_path, channel(running.url, **settings)) as made:
+            made.tick()
+            made.parts.feeds.start()
+            feed = made.parts.feeds.feeds["elrp"]
+            heard, cue = [], made.parts.feeds.cue
+            feed.on_cue = lambda: heard.append(cue("elrp"))
+            wait_for(lambda: heard, LONG)
+            before = len(running.vtn.log)
+            wait_for(lambda: len(running.vtn.log) > before, LONG)
+            assert made.facade.events() == (), "a retained message of an event that is gone is no event"
+            broker.stop()
+            wait_for(lambda: feed._listener.trouble, LONG)
+            made.parts.feeds.turn("elrp")
+            assert any("MQTT: the connection was lost" in note.text for note in made.state.notes)
 
 
 def test_one_dead_subscriber_does_not_keep_an_event_from_us(tmp_path):

@@ -158,6 +158,12 @@ class OpenAdr3Config(AdapterConfig):
         description="Where the bearer token lies that the server must send with such calls.",
         examples=["credential:vtn-callback"],
     )
+    mqtt: bool = Field(
+        default=False,
+        description="Whether the server's MQTT notifier is listened to, as one more cue to read. Needs paho-mqtt (`pip "
+        "install gridpace[dsxflex]`).",
+        examples=[True],
+    )
     timezone: ZoneName = Field(
         default="UTC", description="Zone of times that the server writes without one.", examples=["UTC"]
     )
@@ -211,7 +217,7 @@ class OpenAdr3Config(AdapterConfig):
             raise ValueError("`callback` and `callback_secret` go together")
         for name in ("url", "token_url"):
             address = getattr(self, name)
-            if address and urlsplit(address).scheme == "http" and not (self.allow_http or _loopback(address)):
+            if address and urlsplit(address).scheme == "http" and not (self.allow_http or loopback(address)):
                 raise ValueError(f"`{name}` is not encrypted; use https, or set `allow_http: true`")
         for name in ("poll", "timeout", "report_every"):
             if getattr(self, name) < timedelta(seconds=1):
@@ -223,7 +229,8 @@ class OpenAdr3Config(AdapterConfig):
         return self
 
 
-def _loopback(address: str) -> bool:
+def loopback(address: str) -> bool:
+    """Whether an address is this machine's own."""
     host = urlsplit(address).hostname or ""
     try:
         return ip_address(host).is_loopback

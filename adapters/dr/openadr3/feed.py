@@ -11,7 +11,7 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
@@ -21,6 +21,7 @@ from adapters.context import AdapterContext
 from adapters.dr.openadr3.config import OpenAdr3Config
 from adapters.dr.openadr3.http import ServerError, VtnClient
 from adapters.dr.openadr3.intervals import timeline
+from adapters.dr.openadr3.listener import Listener
 from adapters.dr.openadr3.objects import Descriptor, Event, MalformedEvent, Program, read_event, target_names
 from adapters.dr.openadr3.orders import Fault, Known, Reader3, plain
 from adapters.dr.openadr3.party import Party
@@ -28,7 +29,7 @@ from adapters.dr.openadr3.reports import Reports
 from adapters.dr.openadr3.times import read_moment
 from adapters.dr.polled import FeedNews, SiteFigures
 from adapters.fields import parse_zone
-from adapters.ports import EventRefused
+from adapters.ports import AdapterError, EventRefused
 from optimizer.reasons import Note, Reason, Severity
 
 KIND = "openadr3_event"
@@ -64,6 +65,9 @@ class OpenAdr3:
         self._descriptors: Sequence[Descriptor] = ()
         self._read = False
         self._lost = self._unenrolled = self._untold = ""
+        self.on_cue: Callable[[], None] = lambda: None
+        """Called when the server said over MQTT that something changed; set by whoever polls."""
+        self._listener = Listener(config, self.client, self.party, context, self._heard)
         self._reports = Reports(config, self.client, self.party, context.records, self.program_id)
 
     # ------------------------------------------------------------ EventFeed
@@ -109,6 +113,7 @@ class OpenAdr3:
 
     def close(self) -> None:
         """End the connections."""
+        self._listener.close()
         self.client.close()
 
     def check(self) -> str:
@@ -124,6 +129,9 @@ class OpenAdr3:
             return tuple(self._known.values()), self._descriptors
 
     # ------------------------------------------------------------ reading
+    def _heard(self) -> None:
+        self.on_cue()
+
     def _ask(self, now: datetime) -> None:
         """Read the server's events; when anything fails, all stays as it was and is said."""
         try:
@@ -146,8 +154,10 @@ class OpenAdr3:
         token = config.callback_secret.reveal(self._context.base_dir) if config.callback_secret is not None else ""
         try:
             self.party.enrol(callback, token)
+            if config.mqtt:
+                self._listener.ensure()
             self._unenrolled = ""
-        except ServerError as error:
+        except AdapterError as error:
             self._unenrolled = str(error)
 
     def _events(self, program: Program | None) -> list[Any]:
@@ -230,6 +240,11 @@ class OpenAdr3:
         if self._unenrolled and not self._lost:
             text = f"{place}: events are read, but we are not enrolled: {self._unenrolled}"
             notes.append(Note(Reason.CHANNEL_LOST, f"{self.program_id} enrolment", text, Severity.WARNING, now))
+        if self._listener.trouble:
+            text = (
+                f"{place}: MQTT: {self._listener.trouble}; events are read every {self.config.poll.total_seconds():g} s"
+            )
+            notes.append(Note(Reason.CHANNEL_LOST, f"{self.program_id} notifier", text, Severity.WARNING, now))
         if self._untold and not self._lost:
             text = f"{place}: reports are not taken: {self._untold}"
             notes.append(Note(Reason.CHANNEL_LOST, f"{self.program_id} reports", text, Severity.WARNING, now))

@@ -99,6 +99,10 @@ class VtnClient:
                 return [*found.values(), *nameless], page <= 1
         raise ServerError(f"{self.place}{path}: more than {MOST_PAGES} pages")
 
+    def token(self) -> str:
+        """A token that holds, for others that take it. Raises ServerError."""
+        return self._login()
+
     # ------------------------------------------------------------ one request
     def _call(self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None) -> Any:
         token = self._login()

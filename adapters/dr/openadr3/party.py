@@ -23,7 +23,7 @@ class Party:
 
     def __init__(self, config: OpenAdr3Config, client: VtnClient, program: str, site: str) -> None:
         self._config, self._client, self.name, self._site = config, client, program, site
-        self._program_id = ""
+        self.program_id = ""
         self.enrolled = False
         self.ven_id = ""
         self.missing = ""
@@ -49,12 +49,12 @@ class Party:
         where it was never seen: a grant that is missing looks like an empty list."""
         items, _ = self._client.every("/programs")
         programs = [program for item in items if (program := _program(item)) is not None]
-        found = next((p for p in programs if p.id == self._program_id), None)
+        found = next((p for p in programs if p.id == self.program_id), None)
         found = found or next((p for p in programs if self.name in {p.program_name, p.id}), None)
         if found is not None:
-            self._program_id, self.missing = found.id, ""
+            self.program_id, self.missing = found.id, ""
             return found
-        if self._program_id:
+        if self.program_id:
             return self._unlisted()
         names = ", ".join(sorted(p.program_name for p in programs)[:10]) or "none"
         raise ServerError(f'{self._client.place}: no program "{self.name}" for us; it shows: {names}')
@@ -62,7 +62,7 @@ class Party:
     def _unlisted(self) -> Program | None:
         """The program that was listed before: None when the server says that it is gone. Raises ServerError."""
         try:
-            return _program(self._client.get(f"/programs/{self._program_id}"))
+            return _program(self._client.get(f"/programs/{self.program_id}"))
         except ServerError as error:
             if error.status not in {403, 404}:
                 raise
@@ -140,7 +140,7 @@ class Party:
                 "bearerToken": token,
             }
         ]
-        body = {"clientName": self._config.ven_name, "programID": self._program_id, "objectOperations": operations}
+        body = {"clientName": self._config.ven_name, "programID": self.program_id, "objectOperations": operations}
         self._client.post("/subscriptions", body | ({"objectType": "SUBSCRIPTION"} if self.old else {}))
 
 

@@ -15,12 +15,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 
-from adapters.dr.vtn.vtn import Vtn
+from adapters.dr.vtn.vtn import Vtn, topic_of
 from adapters.dr.vtn.warts import Wart
+
+if TYPE_CHECKING:
+    from adapters.mqtt import MqttLink
 
 MOST_BYTES = 8 * 1024 * 1024
 CALL_S = 3.0
@@ -35,6 +38,7 @@ class VtnServer:
         """Listens from now on; answers from `start` on. `certificate`: files of the certificate and of its key. Raises
         OSError when the port is taken."""
         self.vtn = vtn
+        self._link: MqttLink | None = None
         self._open: set[socket.socket] = set()
         self._server = ThreadingHTTPServer((host, port), _handler(vtn, self._open))
         self._server.daemon_threads = True
@@ -56,6 +60,11 @@ class VtnServer:
 
     def start(self) -> None:
         """Answer from now on."""
+        if self.vtn.broker:
+            from adapters.mqtt import MqttLink, MqttSettings
+
+            self._link = MqttLink(MqttSettings(self.vtn.broker, "gridpace-vtn", lasting=False))
+            self._link.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -63,12 +72,24 @@ class VtnServer:
         if self._thread.is_alive():
             self._server.shutdown()
         self._server.server_close()
+        if self._link is not None:
+            self._link.close()
         for connection in tuple(self._open):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    def _publish(self, link: MqttLink, operation: str, item: Mapping[str, Any]) -> None:
+        """Tell a change on the topics of its program and of every VEN, retained and in snake_case, as servers do."""
+        body = json.dumps({"object_type": "EVENT", "operation": operation, "object": _snake(dict(item))}).encode()
+        with self.vtn.lock:
+            vens = list(self.vtn.objects["vens"])
+        for kind, name in [("programs", str(item["programID"])), *(("vens", ven) for ven in vens)]:
+            link.publish(topic_of(kind, name, operation), body, 1, retain=True)
+
     def _tell(self, kind: str, operation: str, item: Mapping[str, Any]) -> bool:
         """Call every subscriber of such a change; whether all of them could be called."""
+        if self._link is not None and kind == "EVENT":
+            self._publish(self._link, operation, item)
         calls = list(_calls(self.vtn, kind, operation, item))
         if Wart.FAILS_ON_DEAD_SUBSCRIBER in self.vtn.warts:
             heard = [_call(self.vtn, url, token, kind, operation, item) for url, token in calls]

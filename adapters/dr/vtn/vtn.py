@@ -59,6 +59,8 @@ class Vtn:
     challenge: Callable[[str, bool], bool] = lambda _url, _below: True
     """Asks a callback to repeat a word; False when it doesn't."""
     address: str = ""
+    broker: str = ""
+    """Address of the MQTT broker on which changes are told; empty: none."""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     # ------------------------------------------------------------ the business logic's hand
@@ -109,8 +111,8 @@ class Vtn:
             extra, parts = {"venID": parts[1]}, parts[2:]
         elif self.v301 and parts[0] == "resources":
             raise Problem(404, "no such path")
-        if parts == ["notifiers"] and method == "GET":
-            return Reply(200, {"WEBHOOK": True})
+        if parts[0] == "notifiers" and method == "GET":
+            return self._notifiers(parts)
         if parts[0] not in COLLECTIONS or len(parts) > 2:
             raise Problem(404, "no such path")
         kind = parts[0]
@@ -122,6 +124,17 @@ class Vtn:
         else:
             return self._one(method, kind, parts[1], body, client)
         raise Problem(405, "this method is not known here")
+
+    def _notifiers(self, parts: list[str]) -> Reply:
+        """Where the MQTT notifier is, and its topics of a VEN's or a program's events."""
+        login = {"method": "ANONYMOUS"}
+        binding = {"URIS": [self.broker], "serialization": "JSON", "authentication": login}
+        if len(parts) == 1:
+            return Reply(200, {"WEBHOOK": True} | ({"MQTT": binding} if self.broker else {}))
+        if not self.broker or parts[1:3] != ["mqtt", "topics"] or len(parts) != 6 or parts[5] != "events":
+            raise Problem(404, "no such topics")
+        topics = {name: topic_of(parts[3], parts[4], name) for name in ("CREATE", "UPDATE", "DELETE")}
+        return Reply(200, {"topics": topics | {"ALL": f"events/{parts[3]}/{parts[4]}/all"}})
 
     def _one(self, method: str, kind: str, name: str, body: bytes, client: str) -> Reply:
         with self.lock:
@@ -266,6 +279,11 @@ class Vtn:
         told: dict[str, Any] = {"access_token": token, "token_type": "Bearer"}
         told |= {} if Wart.NO_EXPIRY in self.warts else {"expires_in": self.token_s}
         return Reply(200, told | ({"scope": ["read_all"]} if Wart.SCOPE_LIST in self.warts else {"scope": "read_all"}))
+
+
+def topic_of(kind: str, name: str, operation: str) -> str:
+    """Topic on which changes of the events of a program or a VEN are told. On `.../all` nothing ever is."""
+    return f"events/{kind}/{name}/{operation.lower()}"
 
 
 def _json(body: bytes) -> dict[str, Any]:
