@@ -202,13 +202,12 @@ class BatchJob:
 
 @dataclass(frozen=True)
 class GridEvent:
-    """A demand-response event as caps on a site's import. Money is per kWh; `priority` is for the books.
-
-    `targets` are caps in kW over consecutive spans of [start, end). The ramp in begins at `start` from `baseline_kw`
-    and lasts `ramp_in_s`; the ramp out begins at `end` and reaches `baseline_kw` after `ramp_out_s`; then the import
-    stays at or below `rebound_kw` for `rebound_s`. Where events overlap, the strictest cap holds. A `voluntary` event
-    asks and pays nothing before the site has said that it takes part; while `opted` is None the plan decides. Until
-    the ramp out is over neither caps nor import move faster than `ramp_*_kw_per_min`.
+    """A demand-response event as caps on a site's import: `targets` in kW over consecutive spans of [start, end).
+    The ramp in begins at `start` from `baseline_kw` and lasts `ramp_in_s`; the ramp out begins at `end` and reaches
+    `baseline_kw` after `ramp_out_s`; then the import stays at or below `rebound_kw` for `rebound_s`. Where events
+    overlap, the strictest cap holds; `priority` is for the books. Money is per kWh. A `voluntary` event asks and pays
+    nothing before the site said that it takes part; while `opted` is None the plan decides. Until the ramp out is over
+    neither caps nor import move faster than `ramp_*_kw_per_min`.
     """
 
     id: str
