@@ -6,8 +6,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from ruamel.yaml import YAML
 
+from adapters import mqtt
+from adapters.context import AdapterContext
+from adapters.dr.dsxflex import DsxFlexSession
+from adapters.dr.dsxflex_config import DsxFlexConfig
+from adapters.ports import AdapterError, EventRefused
+from scheduler.clock import WallClock
 from scheduler.store.store import Store
+from tests.support.certificates import Authority
 from tests.support.dsx_isv import SETTING, Isv, moment, target, write_keys
 from tests.support.loops import START, lab
 from tests.support.mosquitto import mosquitto
@@ -161,7 +169,10 @@ def forged(isv):
         "payload exchanged": (isv.envelope(data=f"{head}.{swapped}.{tail}"), "not authenticated"),
         "no signature": (isv.envelope(data=f"{head}.{body}."), "not authenticated"),
         "unknown key": (isv.envelope(data=isv.sign({"targets": [good]}, kid="else")), "not authenticated"),
-        "key of the infrastructure": (isv.envelope(data=isv.sign({"targets": [good]}, kid="ima-1")), "authenticated"),
+        "key of the infrastructure": (
+            isv.envelope(data=isv.sign({"targets": [good]}, kid="ima-1", key="ima.pem")),
+            "not authenticated",
+        ),
         "another's source": (isv.envelope(good, source="//grid/v1/isv/other"), "source"),
         "no JWS": (isv.envelope(data="hello"), "not authenticated"),
         "version of CloudEvents": (isv.envelope(good, specversion="1.0"), "specversion"),
@@ -193,10 +204,8 @@ def test_malformed_and_forged_messages_among_good_ones_are_refused_aloud_and_cha
 
 @pytest.mark.parametrize("number", range(24))
 def test_each_refusal_names_what_is_wrong(tmp_path, number):
-    from adapters.dr.dsxflex_config import DsxFlexConfig
     from adapters.dr.dsxflex_inbox import Inbox
     from adapters.dr.dsxflex_jws import Keys
-    from adapters.ports import EventRefused
     from tests.support.dsx_isv import offline_isv, setting
 
     write_keys(tmp_path)
@@ -292,3 +301,49 @@ def test_orders_given_while_the_daemon_is_away_wait_at_the_broker_and_retained_o
         assert [(event.target_kw, event.version) for event in events(site)] == [(40.0, 0), (35.0, 0)]
         assert not refusals(site)
     isv.close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # paho leaves sockets of failed handshakes to the collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_mutual_tls_with_the_broker_and_a_login_that_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(mqtt, "CONNECT_S", 2.0)
+    write_keys(tmp_path)
+    ca, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    broker_cert, broker_key = ca.issue("broker")
+    ca.issue("agent")
+    tls = {"ca": ca.path, "certificate": broker_cert, "key": broker_key}
+    files = ", ca: ca.pem, certificate: agent.pem, certificate_key: agent.key"
+    with mosquitto(tmp_path, tls) as broker:
+        safe = SETTING.replace("mqtt://", "mqtts://")
+        with agent(tmp_path, broker.port, setting=safe + files) as site:
+            check = site.parts.sessions.sessions["elrp"].check()
+            assert "lets lab-flex-check in" in check
+        stranger.issue("agent")
+        for wrong in (files, files.replace("ca.pem", "stranger.pem")):  # their key unknown there; its key unknown here
+            config = DsxFlexConfig.model_validate(
+                YAML(typ="safe").load("{" + safe.format(port=broker.port) + wrong + "}")
+            )
+            session = DsxFlexSession(config, AdapterContext(WallClock(), tmp_path))
+            with pytest.raises(AdapterError, match="mqtts://"):
+                session.check()
+
+
+def test_a_burst_ends_in_the_last_target_with_few_versions(site, isv):
+    for kw in range(60):  # more than the broker has under way without acknowledgements
+        isv.set(target(30 + kw / 10, START + HOUR, START + 2 * HOUR))
+    wait_until(lambda: [event.target_kw for event in events(site)] == [35.9])
+    assert events(site)[0].version < 60
+
+
+def test_what_cannot_be_written_down_waits_and_is_taken_when_the_books_can(site, isv, monkeypatch):
+    records = site.parts.sessions.sessions["elrp"]._context.records
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(records, "put", full)
+        isv.set(target(40, START + HOUR, START + 2 * HOUR))
+        time.sleep(1.5)
+        assert events(site) == []
+    wait_until(lambda: [event.target_kw for event in events(site)] == [40.0])

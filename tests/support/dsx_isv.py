@@ -68,7 +68,7 @@ def setting(port, **changes):
 def offline_isv(folder):
     """An isv that only makes messages."""
     isv = Isv.__new__(Isv)
-    isv.name, isv.kid = "acme", "acme-1"
+    isv.name, isv.kid, isv.folder = "acme", "acme-1", folder
     isv.key = ECKey.import_key((folder / "acme.pem").read_text())
     return isv
 
@@ -77,7 +77,7 @@ class Isv:
     """Connected to a broker; `heard` are (topic, envelope, verified data) of the agent."""
 
     def __init__(self, folder, port, name="acme", kid="acme-1", key="acme.pem", tls=None):
-        self.name, self.kid = name, kid
+        self.name, self.kid, self.folder = name, kid, folder
         text = (folder / key).read_text()
         self.key = RSAKey.import_key(text) if "rsa" in key else ECKey.import_key(text)
         self.agent_key = ECKey.import_key((folder / "lab.pub").read_text())
@@ -107,9 +107,11 @@ class Isv:
         with self.lock:
             return [data for topic, _, data in self.heard if topic.endswith("/powerbreach")]
 
-    def sign(self, data, kid=None, algorithm=None):
-        header = {"alg": algorithm or ("RS256" if isinstance(self.key, RSAKey) else "ES256"), "kid": kid or self.kid}
-        return jws.serialize_compact(header, json.dumps(data), self.key, algorithms=["ES256", "RS256"])
+    def sign(self, data, kid=None, key=None):
+        """Signed data; `key`: a file in place of our own key."""
+        key = self.key if key is None else ECKey.import_key((self.folder / key).read_text())
+        header = {"alg": "RS256" if isinstance(key, RSAKey) else "ES256", "kid": kid or self.kid}
+        return jws.serialize_compact(header, json.dumps(data), key, algorithms=["ES256", "RS256"])
 
     def envelope(self, *targets, **changes):
         """A whole `loadtarget.set`; `changes` replace attributes (None: left out)."""
