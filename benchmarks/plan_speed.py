@@ -64,12 +64,6 @@ def measure(quick: bool, seed: int, parts: Sequence[str] = ()) -> Figures:
     return figures
 
 
-def _ratios(size: Size, seed: int) -> Figures:
-    """Whole plans against HiGHS alone."""
-    found = [_instance(size, seed + number, number % 2 == 1) for number in range(size.instances)]
-    return {name: _said(name, [one[name] for one in found]) for name in found[0]}
-
-
 def _peak(size: Size, seed: int) -> Figures:
     """Memory."""
     peak = peak_mb(reference_problem(seed, fine_grid(size.horizon_h), size.jobs, size.pools))
@@ -85,14 +79,17 @@ def _said(name: str, values: list[float], form: str = ".3f") -> float:
     return median(values)
 
 
-def _instance(size: Size, seed: int, backwards: bool) -> Ratios:
-    """Every ratio of one day."""
-    parts = [_grids, _intervals]
-    ratios: Ratios = {}
-    for part in reversed(parts) if backwards else parts:
-        ratios |= part(size, seed, backwards)
-    say(f"  day {seed}: " + ", ".join(f"{name} {ratios[name]:.2f}" for name in sorted(ratios)))
-    return ratios
+def _every_day(part: Callable[[Size, int, bool], Ratios]) -> Callable[[Size, int], Figures]:
+    """The medians of a part's ratios over the days, each second one measured backwards."""
+
+    def measured(size: Size, seed: int) -> Figures:
+        found = []
+        for number in range(size.instances):
+            found.append(part(size, seed + number, number % 2 == 1))
+            say(f"  day {seed + number}: " + ", ".join(f"{name} {found[-1][name]:.2f}" for name in sorted(found[-1])))
+        return {name: _said(name, [one[name] for one in found]) for name in found[0]}
+
+    return measured
 
 
 def _grids(size: Size, seed: int, backwards: bool) -> Ratios:
@@ -210,8 +207,14 @@ def _rolling(size: Size, seed: int) -> Figures:
 
 
 PARTS: dict[str, Callable[[Size, int], Figures]] = {
-    "ratios": _ratios, "many": _many, "emergency": _emergency, "days": _days, "rolling": _rolling, "peak": _peak,
-}  # fmt: skip
+    "grids": _every_day(_grids),
+    "intervals": _every_day(_intervals),
+    "many": _many,
+    "emergency": _emergency,
+    "days": _days,
+    "rolling": _rolling,
+    "peak": _peak,
+}
 
 
 def main(argv: list[str] | None = None) -> None:
