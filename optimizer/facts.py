@@ -6,10 +6,12 @@ has arithmetic of its own, on purpose.) Power is in kW of a whole pool, work in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, wraps
 from itertools import pairwise
+from typing import TypeVar, TypeVarTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,6 +183,25 @@ class Facts:
         mean_cost = (lasting * self.pue * self.hours).sum(axis=1) / self.hours.sum()
         knees = [hull_from_idle(facts.curve).segments[0] for facts in self.pools]
         return np.array([mean_cost[f.site] / (1000.0 * k.slope_per_w) for f, k in zip(self.pools, knees, strict=True)])
+
+
+Asked = TypeVarTuple("Asked")
+Found = TypeVar("Found")
+
+
+def once(reckon: Callable[[Facts, *Asked], Found]) -> Callable[[Facts, *Asked], Found]:
+    """What is reckoned from facts is kept with them and goes when they go: those of tens of thousands of jobs are a
+    hundred MB, so nothing else may hold them."""
+
+    @wraps(reckon)
+    def kept(facts: Facts, /, *asked: *Asked) -> Found:
+        known: dict[tuple[object, ...], Found] = facts.__dict__.setdefault("_reckoned", {})
+        key = (reckon, *asked)
+        if key not in known:
+            known[key] = reckon(facts, *asked)
+        return known[key]
+
+    return kept
 
 
 def unbroken_run(facts: Facts, job: JobFacts, start: int) -> Floats:

@@ -6,14 +6,13 @@ Why apart from the jobs' other facts: few jobs have any of this, and model, rule
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.curves import clipped, hull_from_idle
 from optimizer.domain import BatchJob, JobState, PowerCurve
-from optimizer.facts import Facts, Floats
+from optimizer.facts import Facts, Floats, once
 from optimizer.jobfacts import JobFacts, hours_from
 
 Flags = NDArray[np.bool_]
@@ -38,7 +37,7 @@ class Steps:
     order: NDArray[np.int64]
 
 
-@lru_cache(maxsize=4)
+@once
 def steps_of(facts: Facts) -> Steps:
     """The steps of a problem's jobs; for the many problems without any, nothing is computed."""
     if not any(_lasts(job) or job.min_gpus > 1 or job.after for job in facts.table.jobs):

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.curves import hull_from_idle
 from optimizer.domain import GridEvent
-from optimizer.facts import Facts, Floats
+from optimizer.facts import Facts, Floats, once
 
 MARGIN = 1.5
 LEAST_SLOPE = 0.05
@@ -44,7 +43,7 @@ class JobWeights:
     undone_per_gpu_h: Floats
 
 
-@lru_cache(maxsize=16)
+@once
 def weights_of(facts: Facts, site: int) -> Weights:
     """Planning prices of the site with that index."""
     prices = facts.problem.prices
@@ -82,7 +81,7 @@ def _dearest(facts: Facts, site: int) -> float:
     return float(losses.max()) if len(losses) else 0.0
 
 
-@lru_cache(maxsize=8)
+@once
 def job_weights(facts: Facts) -> JobWeights:
     """Planning prices of every job: a deadline that can be met is not missed to save money."""
     table = facts.table
@@ -99,7 +98,7 @@ def job_weights(facts: Facts) -> JobWeights:
     return JobWeights(late, np.where(optional, 0.0, MARGIN * (late + table.late_penalty * worst_h)) + lost)
 
 
-@lru_cache(maxsize=16)
+@once
 def _pressure(facts: Facts, site: int) -> float:
     """Most money that a kWh of import less can bring by economics alone: energy, a billed peak, ramps into and out of
     the shortest interval, and the best service value that the power could carry instead."""
@@ -120,7 +119,7 @@ def _kwh_per_gpu_h(facts: Facts, index: int) -> float:
     return (hull.top_w - hull.base_w) / hull.top_throughput / 1000.0 * float(facts.pue[pool.site].max())
 
 
-@lru_cache(maxsize=16)
+@once
 def _slopes(facts: Facts, site: int) -> tuple[float, float]:
     """Most work that a kWh of import carries in any pool of the site, and least at any pool's floor (GPU-h per kWh)."""
     pue = float(facts.pue[site].min())

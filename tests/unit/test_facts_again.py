@@ -1,5 +1,7 @@
 """What is taken over from the last problem's facts is what would have been found anew."""
 
+import gc
+import weakref
 from dataclasses import fields, replace
 
 import numpy as np
@@ -11,6 +13,8 @@ from optimizer.facts import facts_of
 from optimizer.jobfacts import JobTable
 from optimizer.model.arrays import write_arrays
 from optimizer.model.build import declare
+from optimizer.steps import steps_of
+from optimizer.weights import job_weights, weights_of
 from tests.support.problems import random_problem, with_parking, with_steps
 
 seeds = st.integers(0, 10**6)
@@ -54,3 +58,16 @@ def test_facts_after_others_are_facts(part, seed, other):
         assert np.array_equal(getattr(first, name), getattr(second, name)), name
     if part == "numbers":
         assert again.jobs is before.jobs
+
+
+def test_what_is_reckoned_from_facts_is_kept_with_them_and_goes_with_them():
+    made = with_steps(random_problem(7), 7)
+    facts = facts_of(made)
+    assert job_weights(facts) is job_weights(facts)
+    assert weights_of(facts, 0) is weights_of(facts, 0)
+    assert steps_of(facts) is not steps_of(replace(facts))
+    seen = weakref.ref(facts)
+    write_arrays(declare(made, facts))
+    del facts
+    gc.collect()
+    assert seen() is None
