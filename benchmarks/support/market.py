@@ -51,6 +51,10 @@ class Market:
             at += count
         return found
 
+    def day_end(self, index: int) -> int:
+        """Where the local day of an interval ends."""
+        return next(last for first, last in self.days() if first <= index < last)
+
     def series(self, values: Floats, first: int, last: int, name: str = "price") -> Series:
         """Intervals [first, last) as a signal."""
         pairs = zip(self.starts[first:last], values[first:last].tolist(), strict=True)
