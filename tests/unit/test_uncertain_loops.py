@@ -49,10 +49,14 @@ def settings(tmp_path, more=""):
     return lab(tmp_path, lambda _: UNCERTAIN + more)
 
 
-def problem_of(made):
+def seen_by(made):
     now = made.clock.now()
     seen = collect(made.ctx.sources, signal_window(made.ctx, now), now, made.ctx.memory, None)
-    return build_problem(made.ctx, made.state, seen, now)
+    return seen, build_problem(made.ctx, made.state, seen, now)
+
+
+def problem_of(made):
+    return seen_by(made)[1]
 
 
 def loads(problem):
@@ -140,8 +144,14 @@ def test_a_price_that_reads_zero_ahead_is_not_believed(tmp_path):
         values = np.full(HOURS + 24, 50.0)
         values[HOURS:] = 0.0
         write(tmp_path, "energy", values)
-        problem = problem_of(made)
+        seen, problem = seen_by(made)
         assert min(problem.sites[0].price_per_mwh) == pytest.approx(50.0)
+        assert any(note.code is Reason.SIGNAL_ZERO for note in seen.notes)
+        values[HOURS - 1] = 20.0  # a price that comes to 0 by way of small ones passes the gate, not the forecast
+        write(tmp_path, "energy", values)
+        seen, problem = seen_by(made)
+        assert not any(note.code is Reason.SIGNAL_ZERO for note in seen.notes)
+        assert min(problem.sites[0].price_per_mwh) > 15.0
         assert any(note.code is Reason.FORECAST_ZERO for note in problem.notes)
 
 
