@@ -70,6 +70,12 @@ def test_case_04_a_window_without_length_asks_nothing(zero):
     assert orders(simple(2, each=zero)).messages == []
 
 
+def test_case_04_and_14_the_first_year_without_length_cancels_intervals_with_times_of_their_own():
+    own = with_periods(period(NOON, "PT1H"), **period("0001-01-01T00:00:00Z", "PT0S"))
+    assert line(own).slots == ()
+    assert spans(with_periods(period(NOON, "PT1H"), **period(NOON, "PT0S"))) == [(0, 1, 0)]
+
+
 def test_case_04_a_duration_that_the_schema_filled_in_is_no_cancellation():
     assert spans(with_periods({}, duration="PT0S", **period(NOON, "PT1H"))) == [(0, 1, 0)]
     assert spans(with_periods({}, **period(NOON, "PT1H"))) == [(0, 1, 0)]

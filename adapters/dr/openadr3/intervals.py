@@ -92,6 +92,8 @@ def timeline(event: Event, seen_at: datetime, site: str, zone: tzinfo = UTC, ran
     chance: Callable[[str, Period], float] = lambda name, period: (  # noqa: E731 - two values of one choice
         _offset_s(period, draw(site, event.id, name)) if randomized else 0.0
     )
+    if _put_to_nothing(event, zone):
+        return EMPTY
     slots = tuple(_once(event, seen_at, zone, chance))
     kept = tuple(slot for slot in slots if slot.end > slot.start)
     if not kept:
@@ -104,6 +106,15 @@ def timeline(event: Event, seen_at: datetime, site: str, zone: tzinfo = UTC, ran
     ends = length.after(first)
     every = last - first if ends > last and last < FOREVER else None
     return Timeline(kept, first, ends if every is not None else min(ends, last), every)
+
+
+def _put_to_nothing(event: Event, zone: tzinfo) -> bool:
+    """Whether the event's default period was put to the first year and no length, which cancels it (user guide 7.9)
+    also where its intervals still have times of their own."""
+    period = event.interval_period
+    if period is None or not period.start or not period.duration:
+        return False
+    return _length(period.duration, "intervalPeriod.duration").zero and read_moment(period.start, zone) is None
 
 
 def _once(event: Event, seen_at: datetime, zone: tzinfo, chance: Callable[[str, Period], float]) -> Iterator[Slot]:
