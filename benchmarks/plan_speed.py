@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import active_children
 from statistics import median
 from typing import Any
 
-from benchmarks.support.memory import peak_mb
+from benchmarks.support.memory import STATUS, peak_mb
 from benchmarks.support.plans import PATIENCE_S, Hasty, Planned, arrays_of, highs_alone
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import Figures, run, say, spread
 from benchmarks.support.rolling import closed_loop_loss, refreshed, stepped
+from benchmarks.support.twin_fleet import cpu_s
 from optimizer.domain import Rung
 from scheduler.planner import ChildPlanner
 
@@ -183,27 +185,43 @@ def _days(size: Size, seed: int) -> Figures:
 
 
 def _rolling(size: Size, seed: int) -> Figures:
-    """Consecutive steps through the daemon's planner in its child process, wall seconds; how many had no optimum."""
+    """Consecutive steps through the daemon's planner in its child process: wall seconds, and CPU seconds of both, which
+    leave the neighbours of a shared machine out; how many had no optimum."""
     if not size.rolling_steps:
         return {}
-    took, without = [], 0
+    took, spent, without = [], [], 0
     planner, last = ChildPlanner(PATIENCE_S, PATIENCE_S), None
     try:
         planner.plan(reference_problem(seed, coarse_grid(size.horizon_h), 20, 4))  # the child pays its imports once
         for step in range(size.rolling_steps):
             day, turn = divmod(step, DAY_STEPS)
             problem = stepped(seed + day, turn, size.jobs, size.pools, size.horizon_h)
-            started = time.perf_counter()
+            started, before = time.perf_counter(), _cpu_of_both_s()
             last = planner.plan(problem, last)
             took.append(time.perf_counter() - started)
+            spent.append(_cpu_of_both_s() - before)
             without += last.rung is not Rung.OPTIMUM
     finally:
         planner.close()
-    p99 = sorted(took)[max(0, -(-99 * len(took) // 100) - 1)]
+    p99 = _p99(took)
     say(f"  rolling_p99_s      {p99:.2f} s of wall time over {len(took)} steps, median {median(took):.2f} s; "
-        f"{without} without an optimum")  # fmt: skip
+        f"CPU time {_p99(spent):.2f} s, median {median(spent):.2f} s; {without} without an optimum")  # fmt: skip
     return {"rolling_p99_s": p99, "rolling_median_s": median(took), "rolling_steps": len(took),
-            "rolling_share_optimal": 1.0 - without / len(took)}  # fmt: skip
+            "rolling_share_optimal": 1.0 - without / len(took),
+            "rolling_p99_cpu_s": _p99(spent) if STATUS.exists() else None,
+            "rolling_median_cpu_s": median(spent) if STATUS.exists() else None}  # fmt: skip
+
+
+def _p99(values: list[float]) -> float:
+    """What 99 of 100 stay at or below."""
+    return sorted(values)[max(0, -(-99 * len(values) // 100) - 1)]
+
+
+def _cpu_of_both_s() -> float:
+    """CPU seconds so far of this process and of the planner's child, where the system tells them."""
+    if not STATUS.exists():
+        return 0.0
+    return time.process_time() + sum(cpu_s(child.pid) for child in active_children() if child.pid is not None)
 
 
 PARTS: dict[str, Callable[[Size, int], Figures]] = {
