@@ -35,6 +35,14 @@ class Course:
         coming += [(at - now, orders) for at, orders in self.steps if at > now]
         return [(offset_s, _corrected(orders, current, in_force)) for offset_s, orders in coming]
 
+    def rest(self, now: float, in_force: Orders) -> tuple[object, ...]:
+        """What `ahead` says, in values that stay the same while nothing but time has passed."""
+        caps = [
+            (round(now + offset_s, 3) if offset_s > 0 else 0.0, sorted((p, order.cap_w) for p, order in orders.items()))
+            for offset_s, orders in self.ahead(now, in_force)
+        ]
+        return (self.until, *((at, tuple(orders)) for at, orders in caps))
+
 
 def _corrected(orders: Orders, current: Orders, in_force: Orders) -> dict[str, PoolOrder]:
     """A step's orders; where the plan does not rise above its present step, not above what is in force now."""

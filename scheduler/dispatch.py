@@ -70,6 +70,7 @@ class Dispatcher:
     _sequence: int = 0
     _renewed_at: float = float("-inf")
     _handed_at: float = float("-inf")
+    _handed: tuple[object, ...] = ()
     _course: Course | None = None
     _applied: dict[str, PoolOrder] = field(default_factory=dict)
     raisable: frozenset[GpuId] = frozenset()
@@ -175,10 +176,11 @@ class Dispatcher:
         self._retry_at = self.monotonic() + self._retry_s
 
     def _renew(self, orders: Mapping[str, PoolOrder], lease_s: float) -> None:
-        """Renew the lease when a part of it has passed, by handing over the trajectory as it is corrected by now."""
-        now = self.monotonic()
-        if self._course is not None and now - self._handed_at > lease_s / RENEWALS:
-            self._hand_over(self._course, orders)
+        """Renew the lease when a part of it has passed, by handing over the trajectory where it was corrected since."""
+        now, course = self.monotonic(), self._course
+        due = course is not None and now - self._handed_at > lease_s / RENEWALS
+        if course is not None and due and course.rest(now, orders) != self._handed:
+            self._hand_over(course, orders)
         elif now - self._renewed_at > lease_s / RENEWALS:
             self.actuator.apply({}, self._lease(lease_s))
 
@@ -210,8 +212,9 @@ class Dispatcher:
             (offset_s, {gpu: self._cap(gpu, order.cap_w) for pool, order in orders.items() for gpu in self.gpus[pool]})
             for offset_s, orders in course.ahead(now, in_force)
         ]
+        self._handed = ()
         self.actuator.hold(steps, max(0.0, course.until - now), self._lease(self.lease_s or 0.0))
-        self._handed_at = now
+        self._handed_at, self._handed = now, course.rest(now, in_force)
 
     def verify(self, now: datetime) -> tuple[Note, ...]:
         """Read every limit back, whatever the actuator. Where nothing may be written, limits that could not be given

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import pynvml
 
@@ -23,6 +23,10 @@ from optimizer.reasons import Note, Reason, Severity
 
 DRIFT_MW = 1000
 """Limits closer than a watt are the same: drivers round."""
+
+
+FIND_S = 5.0
+"""How old the knowledge of which cards there are may be while all of them answer."""
 
 
 class _Set:
@@ -41,9 +45,35 @@ class NvmlPower:
         self._clocks: dict[GpuId, tuple[int, int]] = {}
         self._without_persistence: set[GpuId] = set()
         self._said: set[GpuId] = set()
+        self._known: dict[GpuId, GpuInfo] = {}
+        self._found_at, self._most = float("-inf"), 0
 
     def discover(self) -> Mapping[GpuId, GpuInfo]:
-        """Every card that answers now, by UUID. AdapterError (with what to do) without library, driver or any card."""
+        """Every card that answers now, by UUID. AdapterError (with what to do) without library, driver or any card.
+
+        Which cards there are, and what of them does not change from second to second, is asked every FIND_S, and always
+        while one that was there before is missing.
+        """
+        if monotonic() - self._found_at < FIND_S and len(self._known) == self._most > 0:
+            infos, failures = self.session.each(self._known, self._fresh)
+            if not failures:
+                return infos
+        self._known = {}  # whatever goes wrong below, the next call looks for all again
+        self._known = found = self._find()
+        self._found_at, self._most = monotonic(), max(self._most, len(found))
+        return found
+
+    def _fresh(self, gpu: GpuId, handle: Handle, _turn: Turn) -> GpuInfo:
+        """A card that is known, with what changes from second to second."""
+        return replace(
+            self._known[gpu],
+            limit_w=pynvml.nvmlDeviceGetPowerManagementLimit(handle) / MW,
+            enforced_w=pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / MW,
+            draw_w=pynvml.nvmlDeviceGetPowerUsage(handle) / MW,
+            utilisation=utilisation(handle),
+        )
+
+    def _find(self) -> dict[GpuId, GpuInfo]:
         infos, _ = self.session.each(self.session.find(), _info)
         self._without_persistence = {gpu for gpu, info in infos.items() if not info.persistence}
         new = infos.keys() - self._clocks.keys()

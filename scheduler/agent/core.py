@@ -103,11 +103,14 @@ class AgentCore:
         return receipt
 
     def hold(self, steps: Steps, until_s: float, lease: Lease) -> None:
-        """Follow these caps from the lease's end until `until_s` from now, and renew the lease."""
+        """Follow these caps from the lease's end until `until_s` from now, and renew the lease. What waited while this
+        node was away may be older than the last renewal; it counts unless a younger trajectory is followed."""
         with self._lock:
-            self._admit(lease)
-            self._renew(lease)
+            self._admit(lease, trajectory=True)
+            if lease.epoch > self._found.epoch or lease.sequence >= self._held.sequence:
+                self._renew(lease)
             now = self._clock()
+            self._found.told = (lease.epoch, lease.sequence)
             self._found.steps = [(now + offset, dict(caps)) for offset, caps in steps]
             self._found.hold_until = now + min(until_s, self._settings.longest_hold_s) if steps else 0.0
             self._files.save_found(self._found)
@@ -166,14 +169,17 @@ class AgentCore:
                 raise Fenced(f"epoch {epoch} was replaced by {self._found.epoch}; its order is not obeyed")
             self._watch.take_back()
 
-    def _admit(self, lease: Lease) -> None:
+    def _admit(self, lease: Lease, *, trajectory: bool = False) -> None:
         """Refuse who has been replaced or overtaken; a repeated order is obeyed again."""
         if self._stopping:
             raise AdapterError("the agent is stopping and gives the limits back; it takes no more orders")
         if lease.epoch < self._found.epoch:
             raise Fenced(f"epoch {lease.epoch} was replaced by {self._found.epoch}; stop this daemon")
-        if lease.epoch == self._found.epoch and lease.sequence < self._held.sequence:
-            raise Fenced(f"order {lease.sequence} of epoch {lease.epoch} was overtaken by {self._held.sequence}")
+        last = self._held.sequence
+        if trajectory:
+            last = self._found.told[1] if self._found.told[0] == lease.epoch else -1
+        if lease.epoch == self._found.epoch and lease.sequence < last:
+            raise Fenced(f"order {lease.sequence} of epoch {lease.epoch} was overtaken by {last}")
 
     def _remember(self, caps_w: Mapping[GpuId, int]) -> None:
         """Put the limits of GPUs that are capped for the first time on disk."""

@@ -62,7 +62,7 @@ def run_agent(
     with _only_one(state_dir):
         core = AgentCore(power, AgentFiles(state_dir), settings)
         with _Server(socket_path, core, {0, os.geteuid(), *writers}) as server, _ear(core, fleet, settings.state_s):
-            threading.Thread(target=server.serve_forever, args=(0.1,), name="agent-socket", daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.5,), name="agent-socket", daemon=True).start()
             _greet(core)
             _tick(core)
             notify("READY=1")

@@ -32,6 +32,8 @@ class Found:
     hold_until: float = 0.0
     steps: list[tuple[float, dict[GpuId, int]]] = field(default_factory=list)
     clocks_mhz: dict[GpuId, int] = field(default_factory=dict)
+    told: tuple[int, int] = (0, -1)
+    """Epoch and number of the order that brought the trajectory."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class AgentFiles:
                     raise ValueError(f"format {FORMAT} expected")
                 found = Found(**document)
                 found.steps = [(float(at), dict(caps)) for at, caps in found.steps]
+                found.told = (int(found.told[0]), int(found.told[1]))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise AdapterError(f"{self._folder / 'found.json'}: not written by this agent: {error}") from error
         try:

@@ -246,3 +246,20 @@ def test_nobody_may_cap_for_ever(node):
     node.clock.sleep(SETTINGS.longest_hold_s)
     node.live(60)
     assert node.limits() == {700}
+
+
+def test_a_trajectory_that_waited_counts_though_a_younger_renewal_was_heard_first(node):
+    """A node that comes back hears the next renewal before it reads what was put into the bucket meanwhile."""
+    node.core.hold([(0.0, dict.fromkeys(node.gpus, 300))], 100.0, Lease(1, 3, 5.0))
+    node.cap(400, sequence=9, seconds=20.0)
+    node.core.hold([(0.0, dict.fromkeys(node.gpus, 350))], 100.0, Lease(1, 7, 1.0))
+    assert node.core.status()["sequence"] == 9
+    assert node.core.status()["lease_left_s"] == pytest.approx(20.0), "an old lease shortens no younger one"
+    with pytest.raises(Fenced):
+        node.core.hold([(0.0, dict.fromkeys(node.gpus, 500))], 100.0, Lease(1, 5, 5.0))
+    node.kill_and_restart()
+    with pytest.raises(Fenced):
+        node.core.hold([(0.0, dict.fromkeys(node.gpus, 500))], 100.0, Lease(1, 5, 5.0))
+    assert node.live(25)[-1] == 350
+    node.core.hold([(0.0, dict.fromkeys(node.gpus, 450))], 100.0, Lease(2, 1, 1.0))
+    assert node.live(5)[-1] == 450, "a new daemon begins to count anew"

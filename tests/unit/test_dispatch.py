@@ -358,3 +358,24 @@ def test_a_node_that_speaks_again_is_ordered_at_once_and_not_at_the_next_retry(b
     hand.apply({"a": PoolOrder(400, 3)}, 900.0, NOW)
     assert cards.limits["GPU-b"] == 400
     assert hand.unreached() == {}
+
+
+def test_a_trajectory_is_handed_over_again_only_where_it_was_corrected(books, clock):
+    cards = Held(books)
+    hand = Dispatcher(books, cards, {"a": GPUS}, writes=True, epoch=3, lease_s=30.0, monotonic=clock)
+    order = {"a": PoolOrder(500, 3)}
+    hand.apply(order, 30.0, NOW)
+    hand.hold([(0.0, order), (600.0, {"a": PoolOrder(550, 3)})], 900.0, NOW)
+    cards.held = None
+    leases = len(cards.calls)
+    for _ in range(60):
+        clock.now += 1.0
+        hand.apply(order, 30.0, NOW)
+    assert cards.held is None
+    assert [caps for caps, _ in cards.calls[leases:]] == [{}] * 5, "the lease is renewed all the same"
+    hand.apply({"a": PoolOrder(480, 3)}, 30.0, NOW)
+    for _ in range(15):
+        clock.now += 1.0
+        hand.apply({"a": PoolOrder(480, 3)}, 30.0, NOW)
+    steps, _, _ = cards.held
+    assert steps[0][1] == dict.fromkeys(GPUS, 480)
