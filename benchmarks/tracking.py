@@ -78,22 +78,43 @@ class Score:
     rebound_points: float
 
 
-def measure(quick: bool, seed: int, data: Path | None = None) -> Figures:
-    """The figures, printed on the way."""
+PARTS = ("steady", "bursty", "rivals", "day")
+
+
+def split_only(argv: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The parts that `--only` names (`--only=day`, `--only steady`; all without it), and the rest of the command line.
+    Raises ValueError for another part."""
+    place = next((k for k, word in enumerate(argv) if word.split("=")[0] == "--only"), None)
+    if place is None:
+        return PARTS, argv
+    word, joined = argv[place], "=" in argv[place]
+    part = word.partition("=")[2] if joined else "".join(argv[place + 1 : place + 2])
+    if part not in PARTS:
+        raise ValueError(f"--only {part}: must be one of {', '.join(PARTS)}")
+    return (part,), argv[:place] + argv[place + (1 if joined else 2) :]
+
+
+def measure(quick: bool, seed: int, data: Path | None = None, parts: tuple[str, ...] = PARTS) -> Figures:
+    """The figures of the parts, printed on the way."""
     size, mix, signal = (QUICK if quick else FULL), mix_from(data), read_signal(data)
     stairs = pieces(3600.0 * size.hours, seed, signal)
     say(f"{sum(job.gpus for job in mix.jobs)} GPUs and a queue, {size.hours:g} h; points are per cent of the baseline")
     say(f"{'':<24}error p95   too much   seconds above (worst)   rebound")
     found = {}
-    for kind in ("steady", "bursty"):
-        for name in ("gridpace", *list(RULES)[: size.rules]):
-            made = world(kind, size.whole_h, data)
-            with hall(mix, seed, made, control=name == "gridpace") as (parts, clock):
-                seen = follow(parts, clock, size, stairs, RULES.get(name))
-            found[kind, name] = told(f"{kind} {name}", judged(seen))
-    turned, writes = day(mix, seed, size, data)
-    say(f"{size.day_h:g} h under a standing limit: caps turned {turned} times, {writes:.0f} orders an hour")
-    return {**_figures(found), "reversals": turned, "orders_per_h": writes}
+    asked = [(kind, "gridpace") for kind in ("steady", "bursty") if kind in parts]
+    if "rivals" in parts:
+        asked += [(kind, name) for kind in ("steady", "bursty") for name in list(RULES)[: size.rules]]
+    for kind, name in asked:
+        made = world(kind, size.whole_h, data)
+        with hall(mix, seed, made, control=name == "gridpace") as (daemon, clock):
+            seen = follow(daemon, clock, size, stairs, RULES.get(name))
+        found[kind, name] = told(f"{kind} {name}", judged(seen))
+    figures = _figures(found)
+    if "day" in parts:
+        turned, writes = day(mix, seed, size, data)
+        say(f"{size.day_h:g} h under a standing limit: caps turned {turned} times, {writes:.0f} orders an hour")
+        figures |= {"reversals": turned, "orders_per_h": writes}
+    return figures
 
 
 @contextmanager
@@ -174,29 +195,31 @@ def told(name: str, score: Score) -> Score:
     return score
 
 
-def _figures(found: dict[tuple[str, str], Score]) -> Figures:
-    steady, bursty = found["steady", "gridpace"], found["bursty", "gridpace"]
+def _figures(found: dict[tuple[str, str], Score]) -> dict[str, Any]:
     rivals: dict[str, Any] = {}
     for (kind, name), score in found.items():
         if name != "gridpace":
             rivals.setdefault(name, {})[kind] = round(score.p95, 3)
-    return {
-        "steady_p95": steady.p95,
-        "bursty_p95": bursty.p95,
-        "over_delivery_points": steady.over_points,
-        "bursty_over_delivery_points": bursty.over_points,
-        "samples_above_limit": steady.above,
-        "bursty_samples_above_limit": bursty.above,
-        "bursty_worst_points": bursty.worst_points,
-        "rebound_points": max(steady.rebound_points, bursty.rebound_points),
-        "rivals_p95": rivals,
-    }
+    figures: dict[str, Any] = {}
+    for kind, before in (("steady", ""), ("bursty", "bursty_")):
+        if (kind, "gridpace") in found:
+            score = found[kind, "gridpace"]
+            figures[f"{kind}_p95"] = score.p95
+            figures[f"{before}over_delivery_points"] = score.over_points
+            figures[f"{before}samples_above_limit"] = score.above
+            figures[f"{before}worst_points"] = score.worst_points
+    mine = [score.rebound_points for (_, name), score in found.items() if name == "gridpace"]
+    if mine:
+        figures["rebound_points"] = max(mine)
+    return figures | ({"rivals_p95": rivals} if rivals else {})
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run from the command line; `--data DIR` brings other curves, jobs, prices and another signal."""
+    """Run from the command line; `--data DIR` brings other curves, jobs, prices and another signal, `--only PART` runs
+    one part."""
     data, rest = split_data(argv)
-    run("tracking", __doc__.splitlines()[0], lambda quick, seed: measure(quick, seed, data), rest)
+    parts, rest = split_only(rest)
+    run("tracking", __doc__.splitlines()[0], lambda quick, seed: measure(quick, seed, data, parts), rest)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def order_sites(
     trims = {site: trim_site(ctx, state, site, events, now, then, below_floor) for site in ctx.sites}
     wanted = {pool: order for trim in trims.values() for pool, order in trim.orders.items()}
     orders, notes = clamp(wanted, (model.pool for model in ctx.pools.values()), below_floor, now)
+    notes += tuple(note for trim in trims.values() for note in trim.notes)
     orders = awake_orders(ctx, state, orders, now)
     lease = lease_s(ctx.timing.interval, events, now)
     asked = {device: kw for trim in trims.values() for device, kw in trim.devices_kw.items()}

@@ -28,7 +28,7 @@ may leave a site alone for a while."""
 RISING = 0.003
 """Share of its power by which a site's load rises within a tick when it is called rising."""
 
-ONSET, MOST_ONSET = 0.01, 0.03
+ONSET, MOST_ONSET = 0.02, 0.03
 """Part of the load that is missing to the highest one lately that may come back within a tick; the latter where
 surprises are twice what the largest margin covers. Bursts of users take seconds, while batches fill."""
 
@@ -102,11 +102,11 @@ class Surprises:
         return max(0.0, -self._allowed_kw)
 
     def onset_kw(self, missing_kw: float, cap_kw: float) -> float:
-        """What to keep free for users who are not there: a part of what is missing to the highest load lately, while
-        loads don't rise already; more of it where surprises are larger than the largest margin."""
+        """What to keep free for users who are not there: a part of what is missing to the highest load lately (while
+        users of one pool come, others may as well); more of it where surprises are larger than the largest margin."""
         beyond = SPARE * self._worst.value / (MOST_MARGIN * cap_kw) - 1.0 if cap_kw > 0 else 0.0
         share = ONSET + (MOST_ONSET - ONSET) * max(0.0, min(1.0, beyond))
-        self._onset_kw = 0.0 if self.rising else share * missing_kw
+        self._onset_kw = share * missing_kw
         return self._onset_kw
 
     def aim(self, most_kw: float, ordered_kw: float, drawn_kw: float | None) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from optimizer.domain import GpuPool, GridEvent, Work
+from optimizer.reasons import Note
 from optimizer.shed import ShedPool, shed
 from scheduler.dwell import dwelling, take
 from scheduler.engine import Context, State
@@ -23,7 +24,7 @@ from scheduler.observing import foreign_gpus, site_import
 from scheduler.orders import PoolOrder, step_index, whole_order
 from scheduler.overrides import operator_limit_kw
 from scheduler.predict import busy_under, held_it_kw, held_order, it_kw, meter_line, missing_kw, peak_it_kw
-from scheduler.safety import floor_cap_w, lowest_cap_w
+from scheduler.safety import clamp, floor_cap_w, lowest_cap_w
 from scheduler.supply import asked_kw, relieve, sun_kw
 from scheduler.surprise import Surprises
 from scheduler.targets import INF, Ceiling, careful, ceiling, hurried_kw, pace, setpoint
@@ -40,7 +41,8 @@ cards hunts after noise."""
 @dataclass(frozen=True)
 class SiteTrim:
     """Orders of one site's pools and how they came about; `short_kw` is what no lever could shed, `hurry_kw` how much
-    further a stricter cap makes the site fall in this tick than the ramp of a program allows."""
+    further a stricter cap makes the site fall in this tick than the ramp of a program allows. What the plan orders
+    below a floor counts as ordered at it (`notes`), so that others make up for it, or the shortfall is known."""
 
     ceiling: Ceiling
     setpoint_kw: float
@@ -50,6 +52,7 @@ class SiteTrim:
     orders: Mapping[str, PoolOrder]
     devices_kw: Mapping[str, float] = field(default_factory=dict)
     hurry_kw: float = 0.0
+    notes: tuple[Note, ...] = ()
 
 
 def trim_site(
@@ -64,7 +67,7 @@ def trim_site(
     """Set-point and orders of `site` until the next tick at `then`."""
     model = ctx.sites[site]
     pools = [entry.pool for entry in site_pools(ctx, site)]
-    planned = filled(ctx, state, {pool.id: whole_order(state.plan, pool, state.jobs, now) for pool in pools}, now)
+    planned, notes = clamp(planned_orders(ctx, state, pools, now), pools, below_floor, now)
     devices_kw = asked_kw(ctx, state, site, now)
     state.supply_kw[site] = sum(devices_kw.values()) - sun_kw(ctx, state, site, now)
     top = ceiling(site, limit_now(ctx, state, site, now), events, operator_limit_kw(state, site, now), now, then)
@@ -96,7 +99,12 @@ def trim_site(
     short_kw = max(0.0, ordered_kw - min(top.kw, aim_kw)) if left_kw > 0 else 0.0
     planned_kw = line.import_of(it_kw(state, pools, planned))
     shed_kw = max(0.0, wish_kw - aim_kw)
-    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw)
+    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw, notes)
+
+
+def planned_orders(ctx: Context, state: State, pools: list[GpuPool], now: datetime) -> dict[str, PoolOrder]:
+    """What the plan orders for now, in whole watts and GPUs that have work."""
+    return filled(ctx, state, {pool.id: whole_order(state.plan, pool, state.jobs, now) for pool in pools}, now)
 
 
 def _base(

@@ -78,7 +78,7 @@ KEYS = {
 }
 COUNTED = ("cpu_s", "core_share")
 SIGNED = {
-    "lowest_point", "highest_point", "rebound_points", "bursty_worst_points", "samples_above_limit",
+    "lowest_point", "highest_point", "rebound_points", "worst_points", "bursty_worst_points", "samples_above_limit",
     "bursty_samples_above_limit", "over_delivery_points", "bursty_over_delivery_points", "reversals", "orders_per_h",
     "lost", "doubled", "flood_late_ticks", "flood_longest_gap_s", "flood_wrong",
     "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost", "failing_cases", "excused_seconds",
@@ -121,6 +121,16 @@ def test_the_field_trial_takes_jobs_and_curves_of_your_own(tmp_path):
     assert split_data(["--quick", "--data", "x", "--seed", "3"]) == (Path("x"), ["--quick", "--seed", "3"])
     with pytest.raises(ValueError, match="no such folder"):
         mix_from(tmp_path / "nowhere")
+
+
+def test_a_part_of_tracking_says_nothing_of_the_others(monkeypatch, capsys):
+    module = import_module("benchmarks.tracking")
+    monkeypatch.setattr(module, "QUICK", module.Size(**TINY["tracking"]))
+    module.main(["--quick", "--only", "day", "--seed", "3"])
+    assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]) == {"reversals", "orders_per_h"}
+    assert module.split_only(["--only=steady", "--quick"]) == (("steady",), ["--quick"])
+    with pytest.raises(ValueError, match="one of steady, bursty, rivals, day"):
+        module.split_only(["--only"])
 
 
 def test_what_was_not_measured_is_absent(capsys):
