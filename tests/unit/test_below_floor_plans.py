@@ -1,4 +1,4 @@
-"""A plan that orders a pool below its floor: others make up for it, or what can't be reached is said, never the meter."""
+"""A plan that orders a pool below its floor: others make up for it, or the shortfall is said, and never the meter."""
 
 from dataclasses import replace
 from datetime import timedelta
