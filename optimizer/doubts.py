@@ -9,6 +9,7 @@ in which nothing may be doubted.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from datetime import datetime, timedelta, tzinfo
 from itertools import groupby
@@ -23,6 +24,7 @@ FURTHEST = 12
 LEAST_SHIFT = 3
 """A shape moves by an hour or two from day to day; only more than this is a doubt of its own."""
 NEW_HOURS = 20
+SAMPLE = 64
 DAYS = 7
 ALIKE, UNLIKE, STEADY = 0.85, 0.2, 0.5
 """Correlations with the profile of the last days: of a new day at its best shift; unshifted; and of each day before."""
@@ -59,6 +61,8 @@ def empty_zeros(spans: Sequence[Span], never: bool) -> list[Span]:
 # ---------------------------------------------------------------- shifts
 def restamped(fresh: Sequence[Span], known: Sequence[Span]) -> int | None:
     """Hours by which values known before come back later (negative: earlier); None where they are where they were."""
+    if _mostly_where_they_were(fresh, known):
+        return None
     values = {span.start: span.value for span in fresh}
     before = {span.start: span.value for span in known}
     common = [start for start in values if start in before]
@@ -70,6 +74,17 @@ def restamped(fresh: Sequence[Span], known: Sequence[Span]) -> int | None:
             distinct = {values[start] for start in starts}
             return hours if len(distinct) > NEW_HOURS / 2 else None
     return None
+
+
+def _mostly_where_they_were(fresh: Sequence[Span], known: Sequence[Span]) -> bool:
+    """A look at a few values, which is enough nearly always; `known` is in order."""
+    sample = fresh[:: max(1, len(fresh) // SAMPLE)]
+    equal = 0
+    for span in sample:
+        place = bisect_left(known, span.start, key=lambda one: one.start)
+        same_time = place < len(known) and known[place].start == span.start
+        equal += same_time and abs(known[place].value - span.value) <= 1e-6 * max(1.0, abs(span.value))
+    return equal * 4 > len(sample)
 
 
 def _share_equal(
@@ -84,10 +99,14 @@ def out_of_shape(fresh: Sequence[Span], known: Sequence[Span]) -> int | None:
     it does not, or where the days before are too few or too unlike each other to tell.
 
     A day is 24 values, by the hour of UTC; each is compared in shape (correlation) with the mean of the days before.
+    Both are in order.
     """
     if not fresh or not known:
         return None
-    new = _hourly([span for span in fresh if span.start >= known[-1].end])
+    newer = fresh[bisect_left(fresh, known[-1].end, key=lambda span: span.start) :]
+    if not newer or newer[-1].end - newer[0].start < NEW_HOURS * HOUR:
+        return None
+    new = _hourly(newer)
     if len(new) < NEW_HOURS:
         return None
     first = min(new)
@@ -110,10 +129,12 @@ def out_of_shape(fresh: Sequence[Span], known: Sequence[Span]) -> int | None:
 
 
 def peak_at_night(spans: Sequence[Span], zone: tzinfo) -> int | None:
-    """The local hour of the mean day's peak, where that lies in the dead of night over the last week or longer."""
-    hourly = _hourly(spans)
+    """The local hour of the usual day's peak, where that lies in the dead of night over the last ten days or a week.
+
+    Of finer intervals those on the hour are looked at: this is asked of every reading.
+    """
     by_hour: dict[int, list[float]] = {}
-    for start, value in hourly.items():
+    for start, value in _on_the_hour(spans):
         by_hour.setdefault(start.astimezone(zone).hour, []).append(value)
     if len(by_hour) < 24 or min(map(len, by_hour.values())) < DAYS:
         return None
@@ -122,6 +143,15 @@ def peak_at_night(spans: Sequence[Span], zone: tzinfo) -> int | None:
     low, high = min(mean.values()), mean[peak]
     flat = high - low <= 0.1 * max(abs(high), abs(low))
     return peak if peak in NIGHT and not flat else None
+
+
+def _on_the_hour(spans: Sequence[Span]) -> list[tuple[datetime, float]]:
+    """Start and value of the intervals that begin with an hour, in the last ten days of the series."""
+    if not spans:
+        return []
+    since = spans[-1].end - 10 * 24 * HOUR
+    first = bisect_left(spans, since, key=lambda span: span.start)
+    return [(span.start, span.value) for span in spans[first:] if span.start.minute == 0 and span.start.second == 0]
 
 
 def _hourly(spans: Sequence[Span]) -> dict[datetime, float]:
