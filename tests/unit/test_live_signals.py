@@ -10,7 +10,8 @@ from adapters import registry
 from adapters.context import AdapterContext
 from adapters.ports import SourceError
 from adapters.signals.base import Unit
-from adapters.signals.live import Live, Told
+from adapters.signals.live import Ask, Live, Told
+from adapters.signals.web import Web
 from optimizer.domain import Span
 from optimizer.reasons import Reason
 from scheduler.clock import VirtualClock
@@ -84,6 +85,19 @@ def test_a_server_that_hangs_or_drips_costs_its_time_out_and_no_more(market, fau
     with pytest.raises(SourceError, match="no answer"):
         make(url, timeout="0.4s").read(NOON, NOON + 2 * HOUR, NOON)
     assert time.monotonic() - began < 5
+
+
+def test_a_dripping_answer_ends_at_its_deadline_also_where_nobody_waits_for_it(market):
+    url, markets = market
+    markets.faults = [{"drip": True, "body": b"1" * 300}]
+    config = registry.config_model("signals", "http_json").model_validate({"id": "it", **OWN, "url": url})
+    web = Web(config, AdapterContext(VirtualClock(NOON), None), "it")
+    began = time.monotonic()
+    with pytest.raises(SourceError, match="no answer in time"):
+        web.json(
+            Ask(NOON, NOON + HOUR, NOON, began + 0.5, NOON), "/own/x?from=2022-09-06T12:00:00Z&to=2022-09-06T13:00:00Z"
+        )
+    assert time.monotonic() - began < 10
 
 
 def test_no_error_tells_a_key_that_stands_in_the_query():
