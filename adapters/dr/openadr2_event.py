@@ -22,6 +22,8 @@ SCALES = {"none": 0.001, None: 0.001, "k": 1.0, "M": 1000.0, "G": 1e6, "m": 1e-6
 """SI scale of a value in W -> kW."""
 UNITS = {"W": 0.001, "kW": 1.0, "MW": 1000.0}
 OVER, WITHDRAWN = "completed", "cancelled"
+FIRST_YEAR, LAST_YEAR = 1971, 9990
+"""Times outside cannot be reckoned with."""
 CHANGING = frozenset({"event_status", "created_date_time", "current_value", "vtn_comment"})
 """Fields that differ from poll to poll while the event is the same."""
 
@@ -113,6 +115,8 @@ def _signal(signals: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
 def _steps(signal: Mapping[str, Any], period: Mapping[str, Any], config: OpenAdr2Config) -> Iterable[Step]:
     """The intervals one after the other; the last may be open, and none reaches past the active period."""
     start = period["dtstart"].astimezone(UTC)
+    if not FIRST_YEAR <= start.year <= LAST_YEAR:
+        raise EventRefused(f"active_period.dtstart: {start.isoformat()}", 422)
     length = period.get("duration") or timedelta(0)
     end = start + length if length else None
     intervals = signal["intervals"]
