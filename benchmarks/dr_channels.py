@@ -3,7 +3,7 @@
 Every channel has a real peer: HTTP with the signed webhook, the operator's request, Mosquitto with a DSX Flex isv,
 openleadr's OpenADR 2.0b server, our OpenADR 3 server. The daemon is whole (planner, both loops, API, books on disk) on
 simulated cards. Polled channels wait for their poll, by default 1 s here; what the wire and the daemon add is told
-beside it. The flood goes over the webhook, in order and with cancellations and repeats among it.
+beside it. The flood is load targets through the broker; webhooks are sent as fast as they are answered.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -34,7 +35,8 @@ from benchmarks.support.dr_site import SITE
 from benchmarks.support.report import Figures, run, say, spread
 from scheduler.config import load_config
 from scheduler.running import App
-from tests.support.dr_peers import SECRET, Peer, Webhook, now, peer
+from tests.support.dr_peers import SECRET, Peer, now, peer
+from tests.support.dsx_isv import target
 from tests.support.nats import free_port
 
 TOKEN = "a-token-for-benchmarks-only"
@@ -46,17 +48,18 @@ LATE = 2.0
 
 @dataclass(frozen=True)
 class Size:
-    """Orders for each channel; events of the flood, over so many seconds; senders side by side."""
+    """Orders for each channel; load targets of the flood, over so many seconds; webhooks and their senders."""
 
     channels: tuple[str, ...] = CHANNELS
     orders: int = 5
     flood: int = 10_000
     flood_s: float = 60.0
+    webhooks: int = 1000
     senders: int = 4
 
 
 FULL = Size()
-QUICK = Size(orders=2, flood=500, flood_s=3.0)
+QUICK = Size(orders=2, flood=500, flood_s=3.0, webhooks=100)
 
 
 def measure(quick: bool, seed: int) -> Figures:
@@ -71,7 +74,7 @@ def measure(quick: bool, seed: int) -> Figures:
     return {
         "first_cap_ms": {name: round(cap_ms, 1) for name, (_, cap_ms) in found.items()},
         "ledger_ms": {name: round(ledger_ms, 1) for name, (ledger_ms, _) in found.items()},
-        **_flood(size, Random(seed)),
+        **_floods(size, Random(seed)),
     }
 
 
@@ -155,32 +158,82 @@ class _Over:
         return answer.json()
 
 
-# ---------------------------------------------------------------- the flood
-def _flood(size: Size, random: Random) -> dict[str, Any]:
-    """Events in a minute over the webhook: which were lost, which are not held as they last were, how late control
-    was."""
-    with tempfile.TemporaryDirectory(prefix="gridpace-dr-flood-") as folder:
-        utility = Webhook()
-        with _daemon(Path(folder), utility) as app:
-            ticks: list[float] = []
-            turn = app.metrics.observe_tick
-            app.metrics.observe_tick = lambda tick: (ticks.append(time.monotonic()), turn(tick))[1]  # type: ignore[method-assign,assignment,func-returns-value]
-            said = _messages(size.flood, random)
-            failed, seconds = _sent(app, utility, said, size)
-            newest = _newest(app, said)
+# ---------------------------------------------------------------- the floods
+def _watched(app: App) -> list[float]:
+    """The moments of all ticks from now on."""
+    ticks, turn = [time.monotonic()], app.metrics.observe_tick
+
+    def seen(tick: Any) -> None:
+        ticks.append(time.monotonic())
+        turn(tick)
+
+    app.metrics.observe_tick = seen  # type: ignore[method-assign]
+    return ticks
+
+
+def _lateness(app: App, ticks: list[float]) -> tuple[int, float]:
+    """Ticks that began late, and the longest time without one, in seconds."""
+    gaps = [right - left for left, right in pairwise([*ticks, time.monotonic()])]
     period_s = app.parts.ctx.timing.control_period.total_seconds()
-    gaps = [right - left for left, right in pairwise(ticks)]
-    late = sum(gap > LATE * period_s for gap in gaps)
-    say(f"{len(said)} messages in {seconds:.1f} s over the webhook, {failed} not acknowledged")
-    say(f"  ticks meanwhile {len(gaps) + 1}, the longest gap {max(gaps, default=0.0):.2f} s, late {late}")
-    say(f"  events whose newest state is not the one held: {newest}")
+    return sum(gap > LATE * period_s for gap in gaps), max(gaps)
+
+
+def _floods(size: Size, random: Random) -> dict[str, Any]:
+    """Both floods, on one daemon."""
+    with tempfile.TemporaryDirectory(prefix="gridpace-dr-flood-") as folder, ExitStack() as opened:
+        name = "dsxflex" if "dsxflex" in size.channels else "webhook"
+        utility = opened.enter_context(peer(name, Path(folder)))
+        app = opened.enter_context(_daemon(Path(folder), utility))
+        flood = _flood(app, utility, size, random) if name == "dsxflex" else {}
+        return {**flood, **_webhooks(app, size, random)}
+
+
+def _flood(app: App, utility: Peer, size: Size, random: Random) -> dict[str, Any]:
+    """Load targets of a minute through the broker: how long until the last one holds, which windows are wrong then, and
+    how late control was meanwhile."""
+    windows = [now() + timedelta(hours=6 + 2 * number) for number in range(40)]
+    ticks, begin = _watched(app), time.monotonic()
+    said: dict[datetime, float | None] = {}
+    for number in range(size.flood):
+        start = random.choice(windows)
+        said[start] = None if random.random() < 0.05 else float(random.randrange(30, 45))
+        utility.isv.post(target(said[start], start, start + timedelta(hours=1)))
+        time.sleep(max(0.0, begin + size.flood_s * number / size.flood - time.monotonic()))
+    sent_s = time.monotonic() - begin
+    with suppress(RuntimeError):
+        _until(lambda: not _wrong(app, said))
+    seconds, wrong = time.monotonic() - begin, _wrong(app, said)
+    late, longest_s = _lateness(app, ticks)
+    say(f"{size.flood} load targets in {sent_s:.1f} s through the broker; {wrong} windows wrong after {seconds:.1f} s")
+    say(f"  {len(ticks)} ticks meanwhile, late {late}, the longest time without one {longest_s:.2f} s")
     return {
-        "flood_events": len(said) - failed,
+        "flood_events": size.flood,
         "flood_seconds": seconds,
         "flood_late_ticks": late,
-        "flood_longest_gap_s": max(gaps, default=0.0),
-        "flood_wrong": newest,
+        "flood_longest_gap_s": longest_s,
+        "flood_wrong": wrong,
     }
+
+
+def _wrong(app: App, said: dict[datetime, float | None]) -> int:
+    """Windows in which the ledger does not hold what was said last."""
+    active = app.parts.ctx.ledger.active(app.parts.ctx.clock.now())
+    held = {event.start: event.targets[-1].value for event in active if event.program == "elrp"}
+    return sum(held.get(start) != kw for start, kw in said.items())
+
+
+def _webhooks(app: App, size: Size, random: Random) -> dict[str, Any]:
+    """Signed events one after the other, as fast as they are answered: each is on disk before its answer."""
+    ticks, said = _watched(app), _messages(size.webhooks, random)
+    failed, seconds = _sent(app, said, size)
+    wrong = _newest(app, said)
+    late, longest_s = _lateness(app, ticks)
+    rate = (len(said) - failed) / seconds
+    say(
+        f"{len(said)} webhooks by {size.senders} senders: {rate:.0f} a second, {failed} not acknowledged, {wrong} wrong"
+    )
+    say(f"  {len(ticks)} ticks meanwhile, late {late}, the longest time without one {longest_s:.2f} s")
+    return {"webhooks_per_s": rate, "webhooks_lost": failed, "webhooks_wrong": wrong, "webhooks_late_ticks": late}
 
 
 def _messages(count: int, random: Random) -> list[dict[str, Any]]:
@@ -201,18 +254,30 @@ def _messages(count: int, random: Random) -> list[dict[str, Any]]:
     return found
 
 
-def _sent(app: App, utility: Peer, said: list[dict[str, Any]], size: Size) -> tuple[int, float]:
-    """Send all at an even pace from several senders; how many were not acknowledged, and how long it took."""
+def _sent(app: App, said: list[dict[str, Any]], size: Size) -> tuple[int, float]:
+    """Send all from a process of its own; how many were not acknowledged, and how long it took."""
+    mine, theirs = get_context("spawn").Pipe()
+    sender = get_context("spawn").Process(target=_send_all, args=(theirs, app.parts.config.api.port, said, size))
+    sender.start()
+    try:
+        failed, seconds = mine.recv()
+    finally:
+        sender.join()
+    return failed, seconds
+
+
+def _send_all(pipe: Any, port: int, said: list[dict[str, Any]], size: Size) -> None:
+    """The utility's process: threads with a connection each."""
     begin, failed = time.monotonic(), []
 
     def send(part: int) -> None:
-        over = _Over(app, app.parts.config.api.port)
+        http = requests.Session()
         for number in range(part, len(said), size.senders):
-            time.sleep(max(0.0, begin + size.flood_s * number / len(said) - time.monotonic()))
             body = json.dumps(said[number]).encode()
-            headers = sign(SECRET, body, int(time.time()), uuid.uuid4().hex, "elrp")
+            headers = sign(SECRET, body, int(time.time()), uuid.uuid4().hex, "hook")
+            headers["Content-Type"] = "application/json"
             try:
-                over.receive_event("elrp", headers, body)
+                http.post(f"http://127.0.0.1:{port}/dr/hook", data=body, headers=headers, timeout=60).raise_for_status()
             except requests.RequestException:
                 failed.append(number)
 
@@ -221,7 +286,7 @@ def _sent(app: App, utility: Peer, said: list[dict[str, Any]], size: Size) -> tu
         thread.start()
     for thread in threads:
         thread.join()
-    return len(failed), time.monotonic() - begin
+    pipe.send((len(failed), time.monotonic() - begin))
 
 
 def _newest(app: App, said: list[dict[str, Any]]) -> int:

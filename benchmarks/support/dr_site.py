@@ -20,6 +20,7 @@ meters: [{{type: simulated}}]
 programs:
   - {{id: elrp, site: lab, channel: {channel}, baseline: {{type: declared, kw: 60}},
      ramp_in: 0s, ramp_out: 0s, rebound: 0s}}
+  - {{id: hook, site: lab, channel: {{type: webhook, secret: "file:secret"}}, baseline: {{type: declared, kw: 60}}}}
 api:
   port: {port}
   page: false

@@ -86,6 +86,7 @@ class Isv:
         self.client.on_message = self._hear
         self.client.on_connect = lambda client, *_: client.subscribe("grid/v1/dsx-flex-agent/#", 2)
         self.client.reconnect_delay_set(1, 1)
+        self.client.max_inflight_messages_set(200)
         if tls is not None:
             self.client.tls_set_context(tls)
         self.client.connect_async("127.0.0.1", port)
@@ -134,6 +135,10 @@ class Isv:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = self.client.publish(topic or f"grid/v1/isv/{self.name}/loadtarget/set", data, qos, retain)
         sent.wait_for_publish(10)
+
+    def post(self, *targets):
+        """Order, and go on at once."""
+        self.client.publish(f"grid/v1/isv/{self.name}/loadtarget/set", json.dumps(self.envelope(*targets)), 1)
 
     def set(self, *targets, **more):
         """Order; returns the envelope."""

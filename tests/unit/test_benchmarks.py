@@ -48,7 +48,7 @@ TINY = {
         "weighed_repeats": 1,
     },
     "tracking": {"hours": 0.02, "before_min": 1.0, "after_min": 0.2, "day_h": 0.02, "day_pools": 1, "rules": 1},
-    "dr_channels": {"channels": ("webhook",), "orders": 1, "flood": 12, "flood_s": 0.1},
+    "dr_channels": {"channels": ("dsxflex",), "orders": 1, "flood": 12, "flood_s": 0.1, "webhooks": 8},
     "storm": {"cases": 1, "events": 2, "faults": 1},
     "reaction": {"events": 2, "simulated": 4, "phases": 2, "fleets": ((12, 2),)},
 }
@@ -72,7 +72,7 @@ KEYS = {
     "forecasts": {"mean_error", "median_error", "inside_band_90"},
     "footprint": {"agent_mb", "agent_core_share", "daemon_mb", "daemon_core_share_5_nodes"},
     "tracking": {"steady_p95", "bursty_p95", "over_delivery_points", "samples_above_limit", "rebound_points"},
-    "dr_channels": {"first_cap_ms", "ledger_ms", "flood_events", "flood_late_ticks", "flood_wrong"},
+    "dr_channels": {"first_cap_ms", "ledger_ms", "flood_events", "flood_late_ticks", "flood_wrong", "webhooks_per_s"},
     "storm": {"events", "samples_above_limit", "floors_broken", "caps_past_lease", "not_restored"},
     "reaction": {"gpus8_ms", "measured_30pct_s", "nodes12_p99_s", "nodes12_server_cpu_s"},
 }
@@ -81,16 +81,23 @@ SIGNED = {
     "lowest_point", "highest_point", "rebound_points", "worst_points", "bursty_worst_points", "samples_above_limit",
     "bursty_samples_above_limit", "over_delivery_points", "bursty_over_delivery_points", "reversals", "orders_per_h",
     "lost", "doubled", "flood_late_ticks", "flood_longest_gap_s", "flood_wrong",
+    "webhooks_lost", "webhooks_wrong", "webhooks_late_ticks",
     "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost", "failing_cases", "excused_seconds",
     "worst_kw",
 }  # fmt: skip
 """Figures that may be nothing, or less."""
 
 
-@pytest.mark.parametrize("name", names())
+SLOW = {"dr_channels": pytest.mark.timeout(180)}
+"""Whole daemons with their planners' processes are started."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in names()])
 def test_benchmark_ends_with_the_line_that_programs_read(name, monkeypatch, capsys):
     if name in {"footprint", "reaction"}:
         require("gcc")
+    if name == "dr_channels":
+        require("mosquitto")
     monkeypatch.setenv(STATE, "")
     module = import_module(f"benchmarks.{name}")
     monkeypatch.setattr(module, "QUICK", module.Size(**TINY[name]))
