@@ -3,13 +3,17 @@
 import json
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from optimizer.reasons import Reason
 from scheduler.cli.app import app
 from scheduler.config import ConfigError, load_config
+from scheduler.cycle import run_cycle
+from tests.support.loops import START, lab
 from tests.support.markets import serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,3 +93,25 @@ def test_the_fast_loop_pays_only_for_what_the_config_names(tmp_path):
         command, capture_output=True, text=True, check=False, cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PATH": ""}
     )
     assert run.stdout.splitlines()[-1:] == ["[]"], run.stderr
+
+
+def test_a_faulty_series_moves_no_plan_before_its_reason_is_on_the_report(tmp_path):
+    """Nulls read as 0 look like free power from midnight on: the plan is made without them, and says why."""
+    prices = tmp_path / "prices.csv"
+
+    def write(zero_from):
+        hours = [START - timedelta(days=2) + n * timedelta(hours=1) for n in range(72)]
+        values = [0 if at >= zero_from else 60 + at.hour for at in hours]
+        prices.write_text("t,p\n" + "".join(f"{at:%Y-%m-%dT%H:%MZ},{p}\n" for at, p in zip(hours, values, strict=True)))
+
+    write(START + timedelta(hours=3))
+    source = "{id: energy, type: csv, path: prices.csv, unit: USD/MWh}"
+    flat = "{id: energy, type: constant, unit: USD/MWh, value: 60}"
+    with lab(tmp_path, lambda text: text.replace(flat, source)) as site:
+        report = run_cycle(site.ctx, site.state)
+        (energy,) = [one for one in report.sources if one.id == "energy"]
+        planned = site.state.problem.sites[0].price_per_mwh
+    assert (energy.state, energy.age_s) == ("stale", 0.0)
+    assert "of exactly 0" in energy.text
+    assert Reason.SIGNAL_ZERO in {note.code for note in report.notes}
+    assert min(planned) > 50
