@@ -46,14 +46,19 @@ def slopes(facts: Facts, seg: Columns) -> Floats:
 
 def add_breakable_floors(model: Model) -> None:
     """work + short >= floor work (GPU equivalents), where a floor may give: training under a hard limit, and any pool
-    under an emergency order that the operator has allowed. Objective: + weight * hours * short."""
+    under an emergency order that the operator has allowed. Objective: + weight * hours * short.
+
+    The floor work is what the hull says of the draw that keeps the floor on the measured points. Where they are not
+    concave that is more than the floor; with the floor itself, less draw would look like enough.
+    """
     facts, seg = model.facts, model.get("seg")
     open_ = np.array([_breakable(pool) for pool in facts.pools]).reshape(len(facts.pools), facts.count)
     g, t = np.nonzero(open_)
     weight = np.array([model.weights[pool.site].floor_per_gpu_h for pool in facts.pools])
     short = model.columns("short", "gt", (g, t), cost=weight[g] * facts.hours[t])
-    need = np.array([pool.floor_work - pool.working * pool.base_throughput for pool in facts.pools])
-    floor = model.rows("floor", "gt", (g, t), low=need.reshape(open_.shape)[g, t])
+    at = [(facts.pools[pool], interval) for pool, interval in zip(g.tolist(), t.tolist(), strict=True)]
+    need = [of.work_at(n, float(of.least_kw[n])) - float(of.working[n] * of.base_throughput[n]) for of, n in at]
+    floor = model.rows("floor", "gt", (g, t), low=need)
     floor.add(floor.all, short, short.all, 1.0)
     _add_segments(floor, seg, open_.shape, slopes(facts, seg))
 

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from optimizer.assets import Battery
+from optimizer.check import check_plan
 from optimizer.curves import draw_at_cap
-from optimizer.domain import Prices, Work
+from optimizer.domain import CurvePoint, Prices, Work
 from optimizer.reasons import Reason
 from optimizer.solve import solve_problem
 from optimizer.validate import ProblemError
@@ -63,6 +65,19 @@ def test_only_an_allowed_emergency_goes_below_the_floor_and_training_gives_befor
     assert solve_problem(problem(hourly(1), [site(1, limit=250.0)], [training])).pools["train"].cap_w == (250,)
     held = problem(hourly(1), [site(1)], [training], events=[replace(called, targets=called.targets)])
     assert solve_problem(held).pools["train"].cap_w == (300,)
+
+
+def test_a_floor_that_may_give_is_kept_on_the_measured_points_and_not_only_on_their_hull():
+    """At 250 W the cards do 0.55, the floor; the hull says so of 220 W already, where they do 0.52. The limit would let
+    the floor give, but a battery carries it."""
+    noisy = replace(SIMPLE, points=(SIMPLE.points[0], CurvePoint(300, 300, 0.6), SIMPLE.points[2]))
+    full = Battery("b", 100.0, 0.0, 200.0, 100.0, 90.0, end_value_per_kwh=0.5)
+    train = pool("train", Work.TRAINING, value=0.0, floor=0.55, curve=noisy)
+    made = problem(hourly(1), [site(1, limit=220.0, batteries=(full,))], [inputs(train, 1)])
+    plan = solve_problem(made)
+    assert check_plan(made, plan) == ()
+    assert plan.pools["train"].cap_w == (250,)
+    assert plan.pools["train"].work_gpus == (pytest.approx(550),)
 
 
 def test_half_the_load_is_half_the_work_and_idle_cards_still_draw():
