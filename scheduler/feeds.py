@@ -6,8 +6,9 @@ it counts. The fast loop sees it in its next turn, through the ledger, like a me
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -28,6 +29,7 @@ JOIN_S = 5.0
 SHORTEST_S = 1.0
 BREATH_S = 0.1
 INF = float("inf")
+LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ALERT: logging.ERROR}
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Feeds:
     state: State
     sites: Mapping[str, str] = field(default_factory=dict)
     _due_s: dict[str, float] = field(default_factory=dict)
+    _said: dict[str, dict[tuple[Reason, str], Note]] = field(default_factory=dict)
     _cues: dict[str, threading.Event] = field(default_factory=dict)
     _threads: list[threading.Thread] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -88,11 +91,27 @@ class Feeds:
         answers = [answer for message in news.messages if (answer := self._follow(message)) is not None]
         if news.complete:
             answers += self._withdraw_missing(program, news, now)
-        self.state.notes.extend(news.notes)
+        self._tell(program, news.notes, now)
         self._due_s[program] = self._report(program, now)
         for answer in answers:
             log.info("event read", program=program, event_id=answer.id, state=answer.state, opt=answer.opt)
         return tuple(answers)
+
+    def _tell(self, program: str, notes: Sequence[Note], now: datetime) -> None:
+        """Show the notes; what is new is logged, and shown at once. A channel that is well again is said, too."""
+        before, said = self._said.get(program, {}), {(note.code, note.subject): note for note in notes}
+        well = [
+            Note(Reason.CHANNEL_LOST, subject, f"program {program}: well again", Severity.INFO, now)
+            for code, subject in before.keys() - said.keys()
+            if code is Reason.CHANNEL_LOST
+        ]
+        self.state.notes.extend((*notes, *well))
+        fresh = [*(note for key, note in said.items() if key not in before), *well]
+        for note in fresh:
+            log.log(LEVELS[note.severity], note.text, program=program)
+        if any(note.severity is Severity.ALERT for note in fresh) or well:
+            self.facade.wake()
+        self._said[program] = said
 
     def _report(self, program: str, now: datetime) -> float:
         """Send the reports that are due; seconds of real time to the next, inf for none."""

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -33,57 +32,97 @@ def wait_for(what, seconds=40.0):
         time.sleep(0.2)
 
 
-@pytest.mark.timeout(180)
-def test_two_commands_and_an_event_by_hand_are_seen_on_the_page_and_in_the_reports(tmp_path):
-    vtn_port, api_port = free_port(), free_port()
-    shutil.copy(ROOT / "config/rehearsal-secret", tmp_path)
-    config = (ROOT / "config/rehearsal.yaml").read_text()
-    config = (
-        config.replace("../var/rehearsal", "state")
-        .replace(":8643/", f":{vtn_port}/")
-        .replace("port: 8642", f"port: {api_port}")
-    )
-    (tmp_path / "rehearsal.yaml").write_text(config)
-    page, vtn = f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{vtn_port}/openadr3/3.1.0"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+class Rehearsal:
+    """Both commands as processes, and what a newcomer types and sees."""
 
-    def said(*arguments):
-        command = [*CLI, "vtn", *arguments, "--vtn", vtn]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    def __init__(self, folder):
+        self.folder, self.vtn_port, self.api_port = folder, free_port(), free_port()
+        shutil.copy(ROOT / "config/rehearsal-secret", folder)
+        config = (ROOT / "config/rehearsal.yaml").read_text().replace("../var/rehearsal", "state")
+        config = config.replace(":8643/", f":{self.vtn_port}/").replace("port: 8642", f"port: {self.api_port}")
+        (folder / "rehearsal.yaml").write_text(config)
+        self.page, self.vtn = f"http://127.0.0.1:{self.api_port}", f"http://127.0.0.1:{self.vtn_port}/openadr3/3.1.0"
+        self.environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.log = (folder / "log").open("a")
+        self.running = []
+
+    def start(self, *arguments):
+        command = [*CLI, *arguments]
+        self.running.append(subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log))
+        return self.running[-1]
+
+    def start_vtn(self, *arguments):
+        return self.start("vtn", "--port", str(self.vtn_port), *arguments)
+
+    def start_daemon(self):
+        daemon = self.start("run", "--config", str(self.folder / "rehearsal.yaml"))
+        wait_for(lambda: _answers(f"{self.page}/api/v1/health"))
+        return daemon
+
+    def said(self, *arguments):
+        command = [*CLI, "vtn", *arguments, "--vtn", self.vtn]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=True)
         return done.stdout
 
-    def events():
+    def events(self):
         try:
-            return requests.get(f"{page}/api/v1/events", timeout=5).json()["events"]
+            return requests.get(f"{self.page}/api/v1/events", timeout=5).json()["events"]
         except requests.RequestException:
             return []
 
-    commands = [
-        [*CLI, "vtn", "--port", str(vtn_port), "--wart", "short_pages", "--wart", "local_dates"],
-        [*CLI, "run", "--config", str(tmp_path / "rehearsal.yaml")],
-    ]
-    with open(tmp_path / "log", "w") as log:
-        running = [subprocess.Popen(command, env=environment, stdout=log, stderr=log) for command in commands]
-        try:
-            wait_for(lambda: _answers(f"{page}/api/v1/health"))
-            sent = json.loads(said("send", "--level", "2", "--duration", "5m", "--report", "operating_state", "--json"))
-            (event,) = wait_for(events)
-            assert (event["id"], event["opt"], event["program"]) == (sent["id"], "in", "utility")
-            wait_for(lambda: "X_GRIDPACE_OPT in" in said("reports"))
-            assert f"{sent['id']}: from 0001-01-01T00:00:00Z for PT300S: SIMPLE 2" in said("events")
-            said("send", "--limit", "100kW", "--event", sent["id"], "--duration", "5m")
-            wait_for(lambda: [one for one in events() if one["version"] == 1 and one["target_kw"] is not None])
-            said("cancel", sent["id"])
-            wait_for(lambda: events()[0]["state"] in {"ramping_out", "cancelled"})
-        except BaseException:
-            print((tmp_path / "log").read_text()[-4000:])
-            raise
-        finally:
-            for process in running:
-                process.send_signal(signal.SIGINT)
-            for process in running:
-                process.wait(30)
-    assert "Traceback" not in re.sub(r"x1b\[[0-9;]*m", "", (tmp_path / "log").read_text())
+    def end(self):
+        for process in self.running:
+            process.send_signal(signal.SIGINT)
+        for process in self.running:
+            process.wait(30)
+        self.log.close()
+        print((self.folder / "log").read_text()[-4000:])
+
+
+@pytest.fixture
+def rehearsal(tmp_path):
+    made = Rehearsal(tmp_path)
+    yield made
+    made.end()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.timeout(180)
+def test_two_commands_and_an_event_by_hand_are_seen_on_the_page_and_in_the_reports(rehearsal):
+    rehearsal.start_vtn("--wart", "short_pages", "--wart", "local_dates")
+    rehearsal.start_daemon()
+    said, events = rehearsal.said, rehearsal.events
+    sent = json.loads(said("send", "--level", "2", "--duration", "5m", "--report", "operating_state", "--json"))
+    (event,) = wait_for(events)
+    assert (event["id"], event["opt"], event["program"]) == (sent["id"], "in", "utility")
+    wait_for(lambda: "X_GRIDPACE_OPT in" in said("reports"))
+    assert f"{sent['id']}: from 0001-01-01T00:00:00Z for PT300S: SIMPLE 2" in said("events")
+    said("send", "--limit", "100kW", "--event", sent["id"], "--duration", "5m")
+    wait_for(lambda: [one for one in events() if one["version"] == 1 and one["target_kw"] is not None])
+    said("cancel", sent["id"])
+    wait_for(lambda: events()[0]["state"] in {"ramping_out", "cancelled"})
+
+
+@pytest.mark.kill
+@pytest.mark.timeout(180)
+def test_an_event_outlives_kill_9_of_the_daemon_and_the_loss_of_the_server(rehearsal):
+    vtn = rehearsal.start_vtn()
+    daemon = rehearsal.start_daemon()
+    rehearsal.said("send", "--level", "2", "--duration", "forever")
+    (before,) = wait_for(rehearsal.events)
+    for process in (daemon, vtn):
+        process.kill()
+        process.wait(10)
+    rehearsal.start_daemon()
+    (after,) = wait_for(rehearsal.events)
+    assert (after["id"], after["version"], after["opt"], after["end"]) == (before["id"], 0, "in", before["end"])
+
+    def told():
+        report = requests.get(f"{rehearsal.page}/api/v1/status", timeout=5).json()["cycle"]
+        return [note for note in report["notes"] if note["code"] == "channel_lost"] if report else []
+
+    wait_for(told)
+    assert rehearsal.events()[0]["state"] in {"ramping_in", "active"}
 
 
 def _answers(url):

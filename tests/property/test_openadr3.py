@@ -72,7 +72,11 @@ class World:
         self.state = State()
         ctx = SimpleNamespace(ledger=self.ledger, clock=SimpleNamespace(now=lambda: self.now))
         self.feeds = Feeds(
-            {"dr": self.feed}, {}, SimpleNamespace(ctx=ctx, follow=self.follow), self.state, {"dr": "sv"}
+            {"dr": self.feed},
+            {},
+            SimpleNamespace(ctx=ctx, follow=self.follow, wake=lambda: None),
+            self.state,
+            {"dr": "sv"},
         )
 
     def exchange(self, method, url, token, query, body):

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from adapters.dr.vtn.warts import Wart
 from optimizer.envelope import tightest_kw
+from optimizer.reasons import Reason, Severity
 from scheduler.api import ApiServer, ApiSettings, create_app
 from scheduler.service import Refused
 from tests.support.loops import START, lab
@@ -100,6 +101,24 @@ def test_what_a_program_does_not_allow_is_refused_in_the_books(tmp_path):
         assert (answer.state, answer.opt) == ("refused", "out")
         assert "below the program's smallest reduction" in answer.reason
         assert made.parts.feeds.turn("elrp") == (), "said once"
+
+
+def test_a_server_that_is_lost_is_shown_at_once_and_so_is_its_return(tmp_path):
+    with server() as running, lab(tmp_path, channel(running.url)) as made:
+        made.tick()
+        made.parts.feeds.turn("elrp")
+        asked = []
+        made.facade.wake = lambda: asked.append(1)
+        port, state = running._server.server_address[1], running.vtn
+        running.stop()
+        made.parts.feeds.turn("elrp")
+        made.parts.feeds.turn("elrp")
+        assert asked == [1], "told once"
+        with server(port=port, vtn=state):
+            made.parts.feeds.turn("elrp")
+        assert asked == [1, 1]
+        (note,) = [note for note in made.state.notes if note.code is Reason.CHANNEL_LOST]
+        assert (note.severity, note.text) == (Severity.INFO, "program elrp: well again")
 
 
 def test_an_operators_withdrawal_holds_against_a_server_that_repeats_itself(tmp_path):

@@ -137,6 +137,8 @@ class VtnClient:
             raise ServerError(f"{self.place}: its certificate is not accepted{hint} ({error})") from error
         except requests.Timeout as error:
             raise ServerError(f"{self.place}: no answer in time") from error
+        except requests.ConnectionError as error:
+            raise ServerError(f"{self.place}: nothing answers there") from error
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
             raise ServerError(f"{self.place}: {str(error)[:300]}") from error
 
