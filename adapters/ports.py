@@ -283,6 +283,23 @@ class JobSystem(Protocol):
         ...
 
 
+@runtime_checkable
+class WorkKeeper(Protocol):
+    """A job system outside of Gridpace, in which jobs can be held: it tells what is wrong, and lets them go."""
+
+    def notes(self) -> tuple[Note, ...]:
+        """What a person should know about it and its jobs now."""
+        ...
+
+    def release(self) -> tuple[Note, ...]:
+        """Let everything go that we hold there, before we leave; what did not work."""
+        ...
+
+    def close(self) -> None:
+        """End the threads; what is held stays held, and in the books."""
+        ...
+
+
 # ---------------------------------------------------------------- demand response
 @dataclass(frozen=True)
 class EventMessage:

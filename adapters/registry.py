@@ -48,7 +48,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "modbus": "adapters.meters.modbus:ModbusMeter",
         "prometheus": "adapters.meters.prometheus:PrometheusMeter",
     },
-    "jobs": {},
+    "jobs": {"slurm": "adapters.jobs.slurm:SlurmJobs"},
     "dr": {
         "dsxflex": "adapters.dr.dsxflex:DsxFlexSession",
         "openadr3": "adapters.dr.openadr3.feed:OpenAdr3",

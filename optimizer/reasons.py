@@ -91,6 +91,7 @@ class Reason(StrEnum):
     CALL_TIMEOUT = "call_timeout"
     METER_LOST = "meter_lost"
     DEVICE_LOST = "device_lost"
+    JOBS_LOST = "jobs_lost"
     SETPOINT_DRIFT = "setpoint_drift"
     METER_MISMATCH = "meter_mismatch"
     OBSERVE_MODE = "observe_mode"

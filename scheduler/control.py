@@ -26,6 +26,7 @@ from scheduler.supply import read_devices, set_devices, supply_statuses
 from scheduler.trim import SiteTrim, trim_site
 from scheduler.unmoved import unmoved
 from scheduler.unreached import count_unreached, see_unreached
+from scheduler.work import read_jobs
 
 OVER_SHARE, OVER_TICKS = 0.02, 10
 """A site that draws this much over its ceiling for so many ticks, where its orders should be enough, is told of."""
@@ -52,7 +53,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     learn_levers(ctx, state, reading, now)
     events = ctx.ledger.active(now)
     below_floor = emergency_sites(ctx.emergency_programs, events, now)
-    state.jobs = tuple(ctx.jobs.snapshot())
+    notes += read_jobs(ctx, state, now)
     notes += drift(ctx, state, now)
     count_unreached(ctx, state, reading, now)
     trims, orders, done = order_sites(ctx, state, events, below_floor, now)

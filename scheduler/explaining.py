@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from adapters.ports import AdapterError
 from optimizer.explain import explain_job, explain_pool
 from scheduler.clocked import clock_text
 from scheduler.dispatch_notes import yielded_text
@@ -42,8 +43,9 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
         return explain_job(problem, plan, target, zone_of(ctx, plan.jobs[target].pool))
     if target in ctx.sites:
         return _site_sentence(state, target)
-    if any(job.id == target for job in ctx.jobs.snapshot()):
-        return f"{target} is queued and not planned yet; the next plan decides about it."
+    with suppress(AdapterError):
+        if any(job.id == target for job in ctx.jobs.snapshot()):
+            return f"{target} is queued and not planned yet; the next plan decides about it."
     known = [*ctx.pools, *ctx.sites, *plan.jobs]
     raise Refused(f"nothing is called {target!r}; known: {', '.join(known[:20])}", 404)
 

@@ -16,7 +16,7 @@ from adapters.dr.polled import EventFeed
 from adapters.dr.webhook import parse_event
 from adapters.jobs.queue import JobQueue, JobRefused
 from adapters.ports import EventChannel, EventMessage, EventRefused
-from optimizer.domain import Plan
+from optimizer.domain import BatchJob, Plan
 from scheduler.engine import Context, State
 from scheduler.explaining import explain_target
 from scheduler.flexibility import available_kw, baseline_kw
@@ -212,15 +212,17 @@ class Facade:
 
     def jobs(self) -> Sequence[JobStatus]:
         """See Service."""
-        return [job_status(job, self.ctx, self.state) for job in self._queue().everything()]
+        return [job_status(job, self.ctx, self.state) for job in self._everything()]
 
     def grants(self) -> Mapping[str, Grant]:
         """See Service."""
-        return {job: Grant(pool, gpus) for job, (pool, gpus) in self._queue().granted().items()}
+        if not isinstance(self.ctx.jobs, JobQueue):
+            return {job: Grant(pool, gpus) for job, (pool, gpus) in self.state.grants.items()}
+        return {job: Grant(pool, gpus) for job, (pool, gpus) in self.ctx.jobs.granted().items()}
 
     def job(self, job_id: str) -> JobStatus:
         """See Service."""
-        found = next((job for job in self._queue().everything() if job.id == job_id), None)
+        found = next((job for job in self._everything() if job.id == job_id), None)
         if found is None:
             raise Refused(f"no job {job_id!r}", 404)
         return job_status(found, self.ctx, self.state)
@@ -248,6 +250,11 @@ class Facade:
         if replan:
             self.wake()
         return next(job_status(job, self.ctx, self.state) for job in queue.everything() if job.id == job_id)
+
+    def _everything(self) -> Sequence[BatchJob]:
+        """Every job: the queue's own, or those that a batch system outside let us pace."""
+        jobs = self.ctx.jobs
+        return jobs.everything() if isinstance(jobs, JobQueue) else tuple(reversed(self.state.jobs))
 
     def _queue(self) -> JobQueue:
         if not isinstance(self.ctx.jobs, JobQueue):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from adapters.ports import WorkKeeper
 from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, Work
 from optimizer.reasons import Note, Reason, Severity
@@ -64,6 +65,10 @@ def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now:
         rates = {job.id: (job.pools[0], float(job.max_gpus)) for job in released}
     speeds = {pool: throughput_at_cap(model.curve, in_force[pool].cap_w) for pool, model in batch.items()}
     grants = grant_gpus(released, rates, in_force, speeds, last_chance(state.plan, released, now))
+    if not ctx.dispatcher.writes and isinstance(ctx.jobs, WorkKeeper):
+        # A batch system outside knows itself what fits: while we write nothing, nothing there is held by us.
+        applied(ctx, state, {job.id: job.max_gpus for job in state.jobs}, now)
+        return
     pools = {job: rates[job][0] for job in grants}
     changed = {job: gpus for job, gpus in grants.items() if gpus != _held(released, job)}
     if changed:

@@ -31,6 +31,7 @@ from scheduler.peaks import charges_now
 from scheduler.pools import PoolModel
 from scheduler.supply_inputs import batteries_now, generators_now, reserves_now
 from scheduler.uncertain_inputs import PathBook, keep_base, keep_limit, with_scenarios
+from scheduler.work import jobs_now
 
 DAY = timedelta(days=1)
 NO_PRICE = 0.0
@@ -57,7 +58,7 @@ def horizon(ctx: Context, jobs: Sequence[BatchJob], now: datetime) -> timedelta:
 
 def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> Problem:
     """The problem at `now`."""
-    jobs = tuple(with_data(ctx, state, job) for job in ctx.jobs.snapshot() if job.left_gpu_h > 0)
+    jobs = tuple(with_data(ctx, state, job) for job in jobs_now(ctx, state, now) if job.left_gpu_h > 0)
     grid = planning_grid(now, horizon(ctx, jobs, now), ctx.timing.interval)
     sites: list[SiteInputs] = []
     pools: list[PoolInputs] = []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from adapters.ports import Clock
+from adapters.ports import Clock, WorkKeeper
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.clock import ScaledClock
 from scheduler.config import Config, Scope, is_simulated
@@ -26,6 +26,7 @@ from scheduler.supply import release_devices
 from scheduler.takeover import reconcile
 from scheduler.timing import Timer
 from scheduler.wiring import Parts, build
+from scheduler.work import let_work_go
 
 if TYPE_CHECKING:
     from scheduler.api.server import ApiServer
@@ -89,9 +90,12 @@ class App:
     def tick(self) -> None:
         """One turn of the fast loop; only a finished one feeds the watchdog."""
         ctx, state = self.parts.ctx, self.parts.state
+        before = {job.id for job in state.jobs}
         try:
             with state.lock:
                 tick = run_tick(ctx, state)
+            if isinstance(ctx.jobs, WorkKeeper) and before != {job.id for job in state.jobs}:
+                self.parts.wake()  # nobody else tells of jobs that come and go there
             self.metrics.observe_tick(tick)
             for change in ctx.ledger.advance(tick.at):
                 log.info("event changed", event_id=change.id, before=change.before.value, after=change.after.value)
@@ -135,6 +139,7 @@ class App:
         ctx.dispatcher.writes = False
         released = release_devices(ctx, self.parts.state, ctx.clock.now())
         woken = release_parking(ctx, self.parts.state, ctx.clock.now())
+        released += let_work_go(ctx)
         released += ctx.clocks.release(ctx.clock.now()) if ctx.clocks is not None else ()
         for note in (*released, *woken, *ctx.dispatcher.release(ctx.clock.now())):
             log.error(note.text)

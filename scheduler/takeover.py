@@ -17,6 +17,7 @@ from scheduler.orders import PoolOrder
 from scheduler.overrides import restore_orders
 from scheduler.parking import adopt_parking
 from scheduler.wiring import Parts
+from scheduler.work import read_jobs
 
 log = structlog.get_logger()
 
@@ -45,7 +46,7 @@ def reconcile(parts: Parts, reloaded: bool = False) -> None:
 
 def inherit_grants(ctx: Context, state: State) -> None:
     """The jobs that run now, in the pools in which the plan put them."""
-    state.jobs = tuple(ctx.jobs.snapshot())
+    state.notes.extend(read_jobs(ctx, state, ctx.clock.now()))
     planned = state.plan.jobs if state.plan is not None else {}
     for job in state.jobs:
         if job.gpus:

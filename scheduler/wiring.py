@@ -21,7 +21,7 @@ from adapters.dr.polled import EventFeed
 from adapters.dr.webhook import Webhook
 from adapters.hall import SimulatedHall
 from adapters.jobs.queue import JobQueue, JobRefused
-from adapters.ports import AdapterError, Clock, ClockLocker, EventChannel, JobSystem, RecordStore
+from adapters.ports import AdapterError, Clock, ClockLocker, EventChannel, JobSystem, RecordStore, WorkKeeper
 from adapters.signals.base import gate_rules
 from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
@@ -86,6 +86,8 @@ class Parts:
         self.sessions.close()
         self.feeds.stop()
         self.ctx.planner.close()
+        if isinstance(self.ctx.jobs, WorkKeeper):
+            self.ctx.jobs.close()
         self.hardware.close()
         self.ctx.ledger.close()
         if not keep_store:
@@ -183,7 +185,7 @@ def assemble(config: Config, ctx: Context, hardware: Hardware, channels: Mapping
     connected = {name: channel for name, channel in channels.items() if isinstance(channel, EventSession)}
     feeds, facade = build_feeds(config, ctx, state, {n: c for n, c in channels.items() if n not in connected}, wake)
     sessions = Sessions(connected, desks(config, facade, dict(hardware.gpus)))
-    if hardware.hall is not None and isinstance(ctx.jobs, JobQueue):
+    if hardware.hall is not None:
         let_hall_work(hardware.hall, ctx.jobs, state)
     return Parts(config, ctx, state, hardware, facade, Utility(config, facade, ctx), wake, sessions, feeds)
 
@@ -291,8 +293,16 @@ def build_channels(config: Config, store: Store, clock: Clock) -> dict[str, Chan
     return channels
 
 
-def let_hall_work(hall: SimulatedHall, queue: JobQueue, state: State) -> None:
-    """Let the simulated GPUs do what the queue grants, and report their progress to it like any worker."""
+def let_hall_work(hall: SimulatedHall, jobs: JobSystem, state: State) -> None:
+    """Let the simulated GPUs do what is granted, and report their progress to the queue like any worker. A batch system
+    outside knows by itself how far its jobs are."""
+    if not isinstance(jobs, JobQueue):
+        hall.attach_work(
+            lambda: {job.id: (job.pools[0], job.gpus, job.left_gpu_h) for job in state.jobs if job.gpus},
+            lambda _job, _gpu_h: None,
+        )
+        return
+    queue = jobs
 
     def grants() -> Mapping[str, tuple[str, int, float]]:
         held = state.grants

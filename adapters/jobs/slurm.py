@@ -1,0 +1,293 @@
+"""Jobs that wait and run in Slurm: a grant becomes release or resume, its end hold, suspend or requeue.
+
+Why a hand of its own: a call takes tens of milliseconds and may hang, and the loop that asks comes every second. So it
+reads and writes in a thread; the loop sees the last picture and leaves its wish. Nothing is held without a record that
+says so: what is held is let go when Gridpace stops, and what somebody else let go or held is left to them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal
+
+import structlog
+from pydantic import Field
+
+from adapters.context import AdapterContext
+from adapters.fields import AdapterConfig, Duration, Id
+from adapters.jobs.slurm_cli import Slurm
+from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob, jobs_of
+from adapters.jobs.slurm_terms import Terms, TermsError, terms_of
+from adapters.ports import AdapterError, RecordStore
+from optimizer.domain import BatchJob, JobState
+from optimizer.reasons import Note, Reason, Severity
+
+log = structlog.get_logger("gridpace.slurm")
+
+KIND = "slurm_hand"
+NO_LIMIT = timedelta(days=7)
+"""Work that a job without a time limit is taken to have left."""
+
+
+class SlurmConfig(AdapterConfig):
+    """Jobs of a Slurm cluster, through its own commands."""
+
+    type: Literal["slurm"] = Field(description="Slurm's own commands.", examples=["slurm"])
+    partitions: dict[str, Id] = Field(
+        min_length=1,
+        description="Batch pool of each partition whose jobs may be paced; others are not looked at.",
+        examples=[{"batch": "tune"}],
+    )
+    default_deadline: Duration | None = Field(
+        default=None,
+        description="Jobs without `gridpace …` in their comment may wait so long after they were submitted, and are "
+        "never paused once they run. Absent: they are left alone.",
+        examples=["24h"],
+    )
+    refresh: Duration = Field(
+        default=timedelta(seconds=5), description="How often Slurm is asked for its jobs.", examples=["5s"]
+    )
+    timeout: Duration = Field(
+        default=timedelta(seconds=10), description="How long one command may take.", examples=["10s"]
+    )
+    conf: str | None = Field(
+        default=None, description="slurm.conf; absent: where Slurm's commands look.", examples=["/etc/slurm/slurm.conf"]
+    )
+
+
+@dataclass
+class _Picture:
+    """The last reading: jobs that may be paced with their terms, all jobs, and what was odd."""
+
+    at: datetime
+    jobs: dict[str, tuple[SlurmJob, Terms]] = field(default_factory=dict)
+    seen: dict[str, SlurmJob] = field(default_factory=dict)
+    odd: tuple[Note, ...] = ()
+
+
+class SlurmJobs:
+    """`JobSystem` over Slurm. `keeps_state`: a suspended job loses nothing; one that is requeued begins again."""
+
+    Config = SlurmConfig
+    keeps_state = True
+
+    def __init__(self, config: SlurmConfig, context: AdapterContext) -> None:
+        self._config, self._clock = config, context.clock
+        self._records: RecordStore | None = context.records
+        self._slurm = Slurm(context.path(config.conf) if config.conf else None, config.timeout.total_seconds())
+        self._lock, self._awake, self._ended = threading.RLock(), threading.Event(), threading.Event()
+        self._wish: dict[str, int] = {}
+        self._asked = False
+        self._picture: _Picture | None = None
+        self._trouble = ""
+        self._failed: dict[str, str] = {}
+        # What we did to a job: "held" or "suspended"; "yielded": somebody else undid it, so it is theirs.
+        held = self._records.get(KIND, "now") if self._records is not None else None
+        self._ours: dict[str, str] = dict(held["jobs"]) if held else {}
+        self._hand = threading.Thread(target=self._work, name="gridpace-slurm", daemon=True)
+
+    # ---------------------------------------------------------------- the loops
+    def snapshot(self) -> Sequence[BatchJob]:
+        """Jobs that may be paced, as last read, with their progress up to now. Raises AdapterError before the first
+        reading worked."""
+        if not self._hand.is_alive() and not self._ended.is_set():
+            self._look()  # the first one is waited for: a plan without the jobs would be wrong
+            self._hand.start()
+        with self._lock:
+            picture = self._picture
+        if picture is None:
+            raise AdapterError(f"slurm: {self._trouble or 'not read yet'}")
+        return [self._job(job, terms, picture.at) for job, terms in picture.jobs.values()]
+
+    def apply(self, gpus: Mapping[str, int]) -> Mapping[str, Reason]:
+        """Leave the wish; the hand carries it out. Names jobs that are gone, and those that can't be moved."""
+        with self._lock:
+            known = self._picture.jobs if self._picture is not None else {}
+            refused = {job: Reason.WORK_DONE for job in gpus if job not in known}
+            refused |= {job: Reason.CAP_REFUSED for job in gpus if job in self._failed}
+            self._wish |= {job: count for job, count in gpus.items() if job in known}
+            self._asked = True
+        self._awake.set()
+        return refused
+
+    def notes(self) -> tuple[Note, ...]:
+        """What a person should know: Slurm silent, comments that can't be read, jobs that somebody else moved."""
+        with self._lock:
+            odd = self._picture.odd if self._picture is not None else ()
+            told = [Note(Reason.HELD, job, f"job {job}: {why}", Severity.WARNING) for job, why in self._failed.items()]
+            if self._trouble:
+                told.append(Note(Reason.JOBS_LOST, "slurm", f"slurm: {self._trouble}", Severity.ALERT))
+            return (*odd, *told)
+
+    def release(self) -> tuple[Note, ...]:
+        """Let everything go that we hold or suspended, and end the hand; what did not work."""
+        self.close()
+        self._look()
+        failed = self._let_go({job: did for job, did in self._ours.items() if did != "yielded"})
+        self._book({job: did for job, did in self._ours.items() if job in failed})
+        return tuple(Note(Reason.HELD, job, f"job {job} is still held: {why}") for job, why in failed.items())
+
+    def close(self) -> None:
+        """End the hand; what is held stays held, and in the books."""
+        self._ended.set()
+        self._awake.set()
+        if self._hand.is_alive():
+            self._hand.join(2 * self._config.timeout.total_seconds())
+
+    def held(self) -> Mapping[str, str]:
+        """What we did to which job, for people who ask what Gridpace holds."""
+        return {job: did for job, did in self._ours.items() if did != "yielded"}
+
+    # ---------------------------------------------------------------- the hand
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            self._awake.wait(self._config.refresh.total_seconds())
+            self._awake.clear()
+            if self._ended.is_set():
+                return
+            try:
+                self._look()
+                self._move()
+            except Exception:  # the hand must outlive whatever happens
+                log.exception("slurm.failed")
+                self._trouble = "failed; the log says more"
+
+    def _look(self) -> None:
+        now = self._clock.now()
+        try:
+            found, strange = jobs_of(self._slurm.queue(), now)
+        except (AdapterError, ValueError) as error:
+            if str(error) != self._trouble:
+                log.warning("slurm.lost", why=str(error))
+            self._trouble = str(error)
+            return
+        odd = [Note(Reason.HELD, "slurm", f"slurm: {text}", Severity.WARNING, now) for text in strange[:5]]
+        paced: dict[str, tuple[SlurmJob, Terms]] = {}
+        for job in found:
+            if job.partition in self._config.partitions and job.gpus:
+                terms = self._terms(job, odd, now)
+                if terms is not None and self._may(job):
+                    paced[job.id] = (job, terms)
+        with self._lock:
+            self._trouble, self._picture = "", _Picture(now, paced, {job.id: job for job in found}, tuple(odd))
+            self._wish = {job: gpus for job, gpus in self._wish.items() if job in paced}
+        gone = set(self._ours) - {job.id for job in found}
+        if gone:
+            self._book({job: did for job, did in self._ours.items() if job not in gone})
+
+    def _terms(self, job: SlurmJob, odd: list[Note], now: datetime) -> Terms | None:
+        wait = self._config.default_deadline
+        try:
+            return terms_of(job.comment, job.submitted, Terms(job.submitted + wait) if wait is not None else None)
+        except TermsError as error:
+            odd.append(
+                Note(Reason.HELD, job.id, f"job {job.id} of {job.user} is left alone: {error}", Severity.WARNING, now)
+            )
+            return None
+
+    def _may(self, job: SlurmJob) -> bool:
+        """False for what is somebody else's: held or suspended by them, or let go by them after we had stopped it."""
+        did = self._ours.get(job.id)
+        if job.state not in {PENDING, RUNNING, SUSPENDED}:
+            return False
+        stopped = job.held or job.state == SUSPENDED
+        if did is None:
+            return not stopped
+        if did != "yielded" and not stopped:
+            log.warning("slurm.yielded", job=job.id, did=did)
+            self._book({**self._ours, job.id: "yielded"})
+            return False
+        return did != "yielded"
+
+    def _move(self) -> None:
+        """Bring every job to its wish: what stops goes first, so that power falls before it rises."""
+        with self._lock:
+            picture, wish = self._picture, dict(self._wish)
+            asked = self._asked
+        if picture is None or not asked:
+            return  # nobody has planned yet: everything goes on as it is
+        stop: dict[str, list[str]] = {"hold": [], "suspend": [], "requeuehold": []}
+        go: dict[str, str] = {}
+        for name, (job, terms) in picture.jobs.items():
+            # What waits without a grant is held; what runs without a word about it goes on.
+            gpus = wish.get(name, 0 if job.state == PENDING else job.gpus)
+            if gpus == 0 and name not in self._ours:
+                verb = _stopping(job, terms)
+                if verb is not None:
+                    stop[verb].append(name)
+            elif gpus > 0 and name in self._ours:
+                go[name] = self._ours[name]
+        for verb, did in (("suspend", "suspended"), ("requeuehold", "held"), ("hold", "held")):
+            self._stop(verb, did, stop[verb])
+        if go:
+            failed = self._let_go(go)
+            self._book({job: did for job, did in self._ours.items() if job not in go or job in failed})
+
+    def _stop(self, verb: str, did: str, jobs: Sequence[str]) -> None:
+        """Written down before it is done: a crash in between lets go of what it finds."""
+        if not jobs:
+            return
+        self._book(self._ours | dict.fromkeys(jobs, did))
+        failed = self._slurm.each(verb, jobs)
+        self._told(jobs, failed)
+        if failed:
+            self._book({job: what for job, what in self._ours.items() if job not in failed})
+
+    def _let_go(self, jobs: Mapping[str, str]) -> dict[str, str]:
+        """Undo what was done to these; nothing is done where somebody has undone it already."""
+        with self._lock:
+            seen = self._picture.seen if self._picture is not None and not self._trouble else {}
+        stopped = [job for job in jobs if job not in seen or seen[job].held or seen[job].state == SUSPENDED]
+        suspended = [job for job in stopped if jobs[job] == "suspended"]
+        held = [job for job in stopped if jobs[job] == "held"]
+        failed = self._slurm.each("resume", suspended) | self._slurm.each("release", held)
+        self._slurm.start_now(job for job in held if job not in failed)
+        self._told(jobs, failed)
+        return failed
+
+    def _told(self, jobs: Sequence[str] | Mapping[str, str], failed: Mapping[str, str]) -> None:
+        with self._lock:
+            self._failed = {job: why for job, why in self._failed.items() if job not in jobs} | dict(failed)
+
+    def _book(self, ours: Mapping[str, str]) -> None:
+        if self._records is not None and ours != self._ours:
+            self._records.put(KIND, "now", {"jobs": dict(ours)})
+        with self._lock:
+            self._ours = dict(ours)
+
+    # ---------------------------------------------------------------- as the planner sees it
+    def _job(self, job: SlurmJob, terms: Terms, at: datetime) -> BatchJob:
+        """Its time limit is its work: all its GPUs, or none. What is suspended keeps its GPUs and draws little."""
+        ran = job.ran + (self._clock.now() - at if job.state == RUNNING else timedelta())
+        limit = job.limit or ran + NO_LIMIT
+        running = job.state == RUNNING
+        # One that was let go and waits for Slurm to start it has its grant, so that the grant can be withdrawn.
+        let_go = job.state == PENDING and not job.held and self._wish.get(job.id, 0) > 0
+        return BatchJob(
+            id=job.id,
+            pools=(self._config.partitions[job.partition],),
+            release=max(job.submitted, job.begin) if job.state == PENDING and not job.held else job.submitted,
+            deadline=terms.deadline,
+            work_gpu_h=job.gpus * limit / timedelta(hours=1),
+            max_gpus=job.gpus,
+            min_gpus=job.gpus,
+            preemptible=terms.pause != "no",
+            value_per_gpu_h=terms.value_per_gpu_h,
+            done_gpu_h=job.gpus * min(ran, limit) / timedelta(hours=1),
+            state={PENDING: JobState.WAITING, RUNNING: JobState.RUNNING}.get(job.state, JobState.SUSPENDED),
+            started_at=job.started,
+            gpus=job.gpus if running or let_go else 0,
+            running_since=job.started if running else None,
+        )
+
+
+def _stopping(job: SlurmJob, terms: Terms) -> str | None:
+    """How a job is stopped: one that has not begun is held; one that runs only as its owner wrote."""
+    if job.state == PENDING:
+        return "hold"
+    if job.state == RUNNING and terms.pause != "no":
+        return "suspend" if terms.pause == "suspend" else "requeuehold"
+    return None

@@ -1,0 +1,92 @@
+"""Slurm's own commands, each with a deadline. They work on every version, and can suspend, which its REST API can't.
+
+Many jobs in one call: `scontrol` takes lists, and a call costs some 15 ms whatever its length.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.ports import AdapterError
+
+MOST_AT_ONCE = 200
+
+
+UNREACHED = ("unable to contact", "connection refused", "timed out", "communication connection failure")
+"""What the commands print when the controller does not answer."""
+
+
+class SlurmSilent(AdapterError):
+    """The controller does not answer: asking about the next job would only wait once more."""
+
+
+class Slurm:
+    """The commands of one cluster. `conf`: its slurm.conf (None: as the commands find it)."""
+
+    def __init__(self, conf: Path | None, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._env = {**os.environ, "LC_ALL": "C", **({"SLURM_CONF": str(conf)} if conf else {})}
+
+    def queue(self) -> Mapping[str, Any]:
+        """`squeue --json`. Raises AdapterError."""
+        text = self._run("squeue", "--json")
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise AdapterError(f"squeue --json: not JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise AdapterError("squeue --json: not an object")
+        return found
+
+    def each(self, verb: str, jobs: Iterable[str]) -> dict[str, str]:
+        """`scontrol VERB` (hold, release, suspend, resume, requeuehold) of these jobs: what was said of each for which
+        it did not work."""
+        failed: dict[str, str] = {}
+        names = list(jobs)
+        for start in range(0, len(names), MOST_AT_ONCE):
+            some = names[start : start + MOST_AT_ONCE]
+            try:
+                self._run("scontrol", verb, ",".join(some))
+            except SlurmSilent as error:
+                return failed | dict.fromkeys(names[start:], str(error))
+            except AdapterError:
+                failed |= self._one_by_one(verb, some)
+        return failed
+
+    def _one_by_one(self, verb: str, jobs: Sequence[str]) -> dict[str, str]:
+        """A list of which one fails tells not which."""
+        failed: dict[str, str] = {}
+        for place, job in enumerate(jobs):
+            try:
+                self._run("scontrol", verb, job)
+            except SlurmSilent as error:
+                return failed | dict.fromkeys(jobs[place:], str(error))
+            except AdapterError as error:
+                failed[job] = str(error)
+        return failed
+
+    def start_now(self, jobs: Iterable[str]) -> None:
+        """A requeued job would wait two minutes more. One that is gone is no matter."""
+        for job in jobs:
+            self._run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+
+    def _run(self, *command: str, check: bool = True) -> str:
+        try:
+            done = subprocess.run(
+                command, env=self._env, capture_output=True, text=True, timeout=self._timeout_s, check=False
+            )
+        except FileNotFoundError:
+            raise AdapterError(f"{command[0]}: not found; install Slurm's commands (slurm-client)") from None
+        except subprocess.TimeoutExpired:
+            raise SlurmSilent(f"{command[0]}: no answer within {self._timeout_s:g} s") from None
+        if check and done.returncode:
+            said = (done.stderr or done.stdout).strip()
+            kind = SlurmSilent if any(sign in said.lower() for sign in UNREACHED) else AdapterError
+            last = said.splitlines()[-1] if said else f"exit code {done.returncode}"
+            raise kind(f"{' '.join(command[:2])}: {last}")
+        return done.stdout

@@ -1,0 +1,42 @@
+"""The jobs as the job system tells them, and what is kept when it doesn't.
+
+Why here: a batch system that is away must stop neither the plan nor the loop that holds the site under its limit. Both
+go on with the jobs as last seen, and say so.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from adapters.ports import AdapterError, WorkKeeper
+from optimizer.domain import BatchJob
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.engine import Context, State
+
+
+def read_jobs(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
+    """Take the jobs as they are into the state; what a person should know about the job system."""
+    try:
+        state.jobs = tuple(ctx.jobs.snapshot())
+    except AdapterError as error:
+        return (_lost(error, now),)
+    return ctx.jobs.notes() if isinstance(ctx.jobs, WorkKeeper) else ()
+
+
+def jobs_now(ctx: Context, state: State, now: datetime) -> tuple[BatchJob, ...]:
+    """The jobs for a plan: as they are, else as last seen."""
+    try:
+        return tuple(ctx.jobs.snapshot())
+    except AdapterError as error:
+        state.notes.append(_lost(error, now))
+        return state.jobs
+
+
+def let_work_go(ctx: Context) -> tuple[Note, ...]:
+    """Let every job go that we hold in a job system outside; what did not work."""
+    return ctx.jobs.release() if isinstance(ctx.jobs, WorkKeeper) else ()
+
+
+def _lost(error: AdapterError, now: datetime) -> Note:
+    text = f"the jobs can't be read, those last seen are kept: {error}"
+    return Note(Reason.JOBS_LOST, "jobs", text, Severity.ALERT, now)

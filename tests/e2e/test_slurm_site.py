@@ -1,0 +1,156 @@
+"""A real daemon paces a real Slurm: jobs wait for a price, an event suspends them, nothing stays held at the end."""
+
+import shutil
+import tempfile
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.support.daemon import TOKEN, Life, free_port
+from tests.support.slurm import Cluster
+
+CONFIG = """
+mode: control
+currency: USD
+interval: 1m
+horizon: 6h
+max_horizon: 12h
+state_dir: state
+log_format: journal
+sites:
+  - {{id: lab, timezone: Etc/UTC, price: energy, limit_kw: {limit}, pue: {{base: 1.0}}}}
+curves:
+  - id: h100
+    idle_w: 75
+    points: [{{cap_w: 200, draw_w: 190, throughput: 0.45}}, {{cap_w: 700, draw_w: 650, throughput: 1}}]
+pools:
+  - {{id: tune, site: lab, gpu_model: H100, count: 16, work: batch, curve: h100}}
+signals:
+  - {{id: energy, type: csv, path: prices.csv, unit: USD/MWh}}
+jobs:
+  system: {{type: slurm, partitions: {{batch: tune}}, refresh: 0.5s, conf: {conf}}}
+api: {{port: {port}, page: false, tokens: [{{name: ops, scope: write, secret: "file:token"}}]}}
+"""
+
+
+def prices(now, dear, cheap, turns_after):
+    """Dear from now on, cheap after `turns_after`; five-minute prices of half a day."""
+    start = now.replace(minute=0, second=0, microsecond=0)
+    rows = ["start,price"]
+    for k in range(12 * 14):
+        at = start + timedelta(minutes=5 * k)
+        rows.append(f"{at:%Y-%m-%dT%H:%M:%SZ},{dear if at < now + turns_after else cheap}")
+    return "\n".join(rows) + "\n"
+
+
+@pytest.fixture
+def site():
+    """A cluster of sixteen GPUs, and what a daemon's life needs to know of its machine."""
+    folder = Path(tempfile.mkdtemp(prefix="site-"))
+    cluster = Cluster(folder / "s")
+    lives = []
+    port = free_port()
+
+    def start(limit=100.0):
+        text = CONFIG.format(limit=limit, conf=cluster.conf, port=port)
+        (folder / "gridpace.yaml").write_text(text)
+        lives.append(Life(machine, len(lives)))
+        return lives[-1]
+
+    machine = SimpleNamespace(
+        folder=folder,
+        path=folder / "gridpace.yaml",
+        fields={"port": port},
+        fake=SimpleNamespace(env=lambda: cluster.env),
+    )
+    (folder / "token").write_text(TOKEN)
+    (folder / "token").chmod(0o600)
+    try:
+        cluster.start()
+        yield cluster, start, folder
+    finally:
+        for life in lives:
+            life.kill()
+            life.ears.close()
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def draw_kw(daemon):
+    return daemon.get("/api/v1/status")["tick"]["import_kw"]["lab"]
+
+
+def stopped(cluster, job):
+    """Suspended where Slurm had started it before we saw it, held where it had not."""
+    state, reason = cluster.states()[job]
+    return state == "SUSPENDED" or (state == "PENDING" and reason.startswith("JobHeld"))
+
+
+def running(cluster):
+    return Counter(state for state, _ in cluster.states().values())["RUNNING"]
+
+
+@pytest.mark.timeout(180)
+def test_two_hundred_jobs_an_event_a_lost_controller_and_nothing_left_held(site):
+    cluster, start, folder = site
+    (folder / "prices.csv").write_text(prices(datetime.now(UTC), 50, 50, timedelta()))
+    daemon = start()
+    daemon.serving()
+    for _ in range(4):
+        cluster.submit("--comment=gridpace deadline=4h pause=suspend", "--array=0-49", "--gres=gpu:h100:1",
+                       "--output=/dev/null", minutes=10)  # fmt: skip
+    daemon.wait(lambda: running(cluster) == 16, 90)
+    daemon.wait(lambda: len(daemon.get("/api/v1/jobs")["jobs"]) == 200)
+
+    daemon.wait(lambda: draw_kw(daemon) > 9)
+
+    # The utility asks for nearly everything: what runs is suspended within seconds, by leave of its owners.
+    body = {"id": "e1", "version": 1, "site": "lab", "start": "now", "duration": "PT30M", "limit_kw": 3.0,
+            "ramp_in_s": 2, "ramp_out_s": 2, "rebound_s": 1}  # fmt: skip
+    status, answer = daemon.call("POST", "/api/v1/events", body)
+    assert status in {200, 201}, answer
+    daemon.wait(lambda: running(cluster) <= 6, 60)
+    suspended = Counter(state for state, _ in cluster.states().values())["SUSPENDED"]
+    assert suspended >= 10
+
+    cluster.stop_controller()
+    daemon.wait(lambda: "jobs_lost" in str(daemon.get("/api/v1/status")), 90)
+    cluster.start_controller()
+    assert daemon.call("DELETE", "/api/v1/events/e1")[0] == 200
+    daemon.wait(lambda: running(cluster) == 16, 90)
+
+    held = sum(reason.startswith("JobHeld") for _, reason in cluster.states().values())
+    assert held > 100
+    assert daemon.call("POST", "/api/v1/operator", {"action": "pause"})[0] == 200
+    daemon.wait(lambda: not any(reason.startswith("JobHeld") for _, reason in cluster.states().values()))
+    assert daemon.call("POST", "/api/v1/operator", {"action": "resume"})[0] == 200
+    daemon.wait(lambda: sum(reason.startswith("JobHeld") for _, reason in cluster.states().values()) > 100)
+
+    daemon.process.terminate()
+    assert daemon.process.wait(60) == 0
+    states = cluster.states()
+    assert "SUSPENDED" not in {state for state, _ in states.values()}
+    assert not [job for job in states if stopped(cluster, job)]
+
+
+@pytest.mark.timeout(180)
+def test_jobs_wait_for_the_cheap_hours_and_a_killed_daemon_leaves_nothing_held_for_ever(site):
+    cluster, start, folder = site
+    (folder / "prices.csv").write_text(prices(datetime.now(UTC), 900, 10, timedelta(hours=2)))
+    daemon = start()
+    daemon.serving()
+    waits = cluster.submit("--comment=gridpace deadline=6h pause=suspend", minutes=60)
+    urgent = cluster.submit("--comment=gridpace deadline=70m", minutes=60)
+    daemon.wait(lambda: cluster.states()[urgent][0] == "RUNNING" and stopped(cluster, waits))
+    daemon.wait(lambda: "dearer than later" in str(daemon.call("GET", f"/api/v1/explain/{waits}")))
+    daemon.kill()
+    again = start()
+    again.serving()
+    assert stopped(cluster, waits)
+    again.process.terminate()
+    assert again.process.wait(60) == 0
+    assert not stopped(cluster, waits)
+    assert cluster.states()[urgent][0] == "RUNNING", "nobody gave leave to stop it"

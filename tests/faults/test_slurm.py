@@ -1,0 +1,198 @@
+"""Pacing a real Slurm: jobs held, let go, suspended, requeued by grants; other people's hands; a lost controller."""
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from adapters.context import AdapterContext
+from adapters.jobs.slurm import SlurmConfig, SlurmJobs
+from adapters.jobs.slurm_cli import Slurm
+from adapters.ports import AdapterError
+from optimizer.domain import JobState
+from optimizer.reasons import Reason
+from scheduler.clock import WallClock
+from scheduler.store.store import Store
+from tests.support.slurm import Cluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path has 108 characters at most
+    made = Cluster(folder)
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def pace(cluster):
+    """Makes job systems on the cluster, and leaves it empty."""
+    made = []
+
+    def make(store=None, **more):
+        config = SlurmConfig(type="slurm", partitions={"batch": "tune"}, conf=cluster.conf, refresh="0.3s", **more)
+        jobs = SlurmJobs(config, AdapterContext(WallClock(), cluster.folder, store))
+        made.append(jobs)
+        return jobs
+
+    yield make
+    for jobs in made:
+        assert jobs.release() == ()
+    for job, (state, _) in cluster.states().items():
+        if state in {"PENDING", "RUNNING", "SUSPENDED"}:
+            cluster.run("scancel", job)
+    cluster.wait(lambda: not cluster.run("squeue", "-h"))
+
+
+def job_of(jobs, name):
+    return next((job for job in jobs.snapshot() if job.id == name), None)
+
+
+def test_what_waits_is_held_until_it_is_granted_and_stopped_as_its_owner_wrote(cluster, pace):
+    jobs = pace()
+    first = cluster.submit("--comment=gridpace deadline=8h pause=suspend value=1.5", "--begin=now+2", minutes=30)
+    cluster.wait(lambda: job_of(jobs, first))
+    jobs.apply({})
+    cluster.wait(lambda: cluster.states()[first] == ("PENDING", "JobHeldAdmin"))
+    seen = cluster.wait(lambda: (one := job_of(jobs, first)) and one.state is JobState.WAITING and one)
+    assert (seen.pools, seen.max_gpus, seen.min_gpus, seen.work_gpu_h) == (("tune",), 8, 8, 4.0)
+    assert (seen.value_per_gpu_h, seen.preemptible, seen.done_gpu_h) == (1.5, True, 0.0)
+    assert 8 * 3600 - 10 < (seen.deadline - seen.release).total_seconds() <= 8 * 3600
+
+    jobs.apply({first: 8})
+    cluster.wait(lambda: cluster.states()[first][0] == "RUNNING")
+    cluster.wait(lambda: job_of(jobs, first).state is JobState.RUNNING and job_of(jobs, first).gpus == 8)
+    cluster.wait(lambda: job_of(jobs, first).done_gpu_h > 0)
+    jobs.apply({first: 0})
+    cluster.wait(lambda: cluster.states()[first][0] == "SUSPENDED")
+    done = cluster.wait(lambda: (one := job_of(jobs, first)).state is JobState.SUSPENDED and one).done_gpu_h
+    assert jobs.held() == {first: "suspended"}
+    jobs.apply({first: 8})
+    cluster.wait(lambda: cluster.states()[first][0] == "RUNNING")
+    cluster.wait(lambda: job_of(jobs, first).done_gpu_h > done)
+    assert jobs.held() == {}
+
+
+def test_a_requeued_job_waits_held_and_starts_at_once_when_it_may(cluster, pace):
+    jobs = pace()
+    name = cluster.submit("--comment=gridpace deadline=8h pause=requeue")
+    cluster.wait(lambda: cluster.states()[name][0] == "RUNNING" and job_of(jobs, name))
+    jobs.apply({name: 0})
+    cluster.wait(lambda: cluster.states()[name] == ("PENDING", "job requeued in held state"))
+    cluster.wait(lambda: (one := job_of(jobs, name)) and one.state is JobState.WAITING and one.gpus == 0)
+    jobs.apply({name: 8})
+    cluster.wait(lambda: cluster.states()[name][0] == "RUNNING", 20)
+
+
+def test_a_job_without_leave_is_never_stopped(cluster, pace):
+    jobs = pace(default_deadline="24h")
+    strangers = {cluster.submit(), cluster.submit("--comment=gridpace deadline=3h")}
+    cluster.wait(lambda: all(cluster.states()[name][0] == "RUNNING" for name in strangers))
+    cluster.wait(lambda: {job.id for job in jobs.snapshot()} == strangers)
+    assert not any(job.preemptible for job in jobs.snapshot())
+    jobs.apply(dict.fromkeys(strangers, 0))
+    waiting = cluster.submit()
+    cluster.wait(lambda: waiting in jobs.held(), 10)
+    assert all(cluster.states()[name][0] == "RUNNING" for name in strangers)
+
+
+def test_unmarked_and_unreadable_jobs_are_left_alone_and_said(cluster, pace):
+    jobs = pace()
+    plain, odd = cluster.submit("--hold"), cluster.submit("--hold", "--comment=gridpace deadline=soon")
+    marked = cluster.submit("--comment=gridpace deadline=2h")
+    cluster.wait(lambda: [job.id for job in jobs.snapshot()] == [marked])
+    assert [note.subject for note in jobs.notes()] == [odd]
+    assert "deadline=soon" in jobs.notes()[0].text
+    assert jobs.apply({plain: 8, "999999": 8}) == {plain: Reason.WORK_DONE, "999999": Reason.WORK_DONE}
+    assert cluster.states()[plain] == ("PENDING", "JobHeldUser")
+
+
+def test_who_lets_our_held_job_go_has_it(cluster, pace):
+    jobs = pace()
+    name = cluster.submit("--comment=gridpace deadline=8h", "--begin=now+2")
+    cluster.wait(lambda: job_of(jobs, name))
+    jobs.apply({})
+    cluster.wait(lambda: jobs.held() == {name: "held"})
+    cluster.run("scontrol", "release", name)
+    cluster.wait(lambda: cluster.states()[name][0] == "RUNNING")
+    cluster.wait(lambda: job_of(jobs, name) is None)
+    jobs.apply({name: 0})
+    assert jobs.held() == {}
+    assert cluster.states()[name][0] == "RUNNING"
+
+
+def test_nothing_stays_held_after_a_crash_and_a_stop(cluster, pace, tmp_path):
+    store = Store.open(tmp_path / "books.db")
+    crashed = pace(store)
+    names = [cluster.submit("--comment=gridpace deadline=8h", "--begin=now+2") for _ in range(3)]
+    theirs = cluster.submit("--hold")
+    cluster.wait(lambda: len(crashed.snapshot()) == 3)
+    crashed.apply({})
+    cluster.wait(lambda: set(crashed.held()) == set(names))
+    crashed._ended.set()  # a crash: nothing is released
+    again = pace(store)
+    assert set(again.held()) == set(names), "the books know"
+    assert again.release() == crashed.release() == ()
+    cluster.wait(lambda: not any(cluster.states()[name][1].startswith("JobHeld") for name in names))
+    assert cluster.states()[theirs] == ("PENDING", "JobHeldUser"), "what is not ours stays"
+
+
+def test_a_controller_that_goes_is_an_alert_and_the_wish_stands(cluster, pace):
+    jobs = pace(timeout="1s")
+    name = cluster.submit("--comment=gridpace deadline=8h pause=suspend")
+    cluster.wait(lambda: cluster.states()[name][0] == "RUNNING" and job_of(jobs, name))
+    cluster.stop_controller()
+    try:
+        cluster.wait(lambda: any(note.subject == "slurm" for note in jobs.notes()))
+        assert job_of(jobs, name), "the last picture stands"
+        jobs.apply({name: 0})
+    finally:
+        cluster.start_controller()
+    cluster.wait(lambda: cluster.states()[name][0] == "SUSPENDED")
+    cluster.wait(lambda: not jobs.notes())
+
+
+def test_two_hundred_orders_to_a_silent_controller_wait_once(cluster, tmp_path):
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "scontrol").write_text('#!/bin/sh\necho x >> "$0.calls"\nexec sleep 60\n')
+    (commands / "scontrol").chmod(0o755)
+    slurm = Slurm(None, 0.5)
+    slurm._env["PATH"] = f"{commands}:{slurm._env['PATH']}"
+    failed = slurm.each("suspend", [str(k) for k in range(500)])
+    assert len(failed) == 500
+    assert "no answer" in failed["499"]
+    assert (commands / "scontrol.calls").read_text().count("x") == 1
+
+
+def test_a_cluster_that_was_never_read_is_an_error(cluster, tmp_path):
+    config = SlurmConfig(type="slurm", partitions={"batch": "tune"}, conf=str(tmp_path / "none.conf"), timeout="2s")
+    jobs = SlurmJobs(config, AdapterContext(WallClock(), tmp_path))
+    with pytest.raises(AdapterError, match="slurm: squeue"):
+        jobs.snapshot()
+    jobs.release()
+
+
+def test_two_hundred_jobs_end_as_they_were(cluster, pace):
+    jobs = pace()
+    for _ in range(4):
+        options = ("--array=0-49", "--gres=gpu:h100:1", "--output=/dev/null")
+        text = cluster.submit("--comment=gridpace deadline=8h pause=suspend", *options)
+        assert text.strip().isdigit()
+    cluster.wait(lambda: Counter(job.state for job in jobs.snapshot()) == {JobState.RUNNING: 16, JobState.WAITING: 184})
+    jobs.apply({})
+    cluster.wait(lambda: len(jobs.held()) == 184)
+    running = [job.id for job in jobs.snapshot() if job.state is JobState.RUNNING]
+    jobs.apply(dict.fromkeys(running, 0))
+    cluster.wait(lambda: "RUNNING" not in {state for state, _ in cluster.states().values()})
+    assert jobs.release() == ()
+    cluster.wait(lambda: "SUSPENDED" not in {state for state, _ in cluster.states().values()})
+    left = {reason for state, reason in cluster.states().values() if state == "PENDING"}
+    assert not any(reason.startswith("JobHeld") for reason in left)
+    assert json.loads(cluster.run("squeue", "--json"))["errors"] == []
