@@ -1,6 +1,7 @@
 """The DSX Flex agent against a real Mosquitto: orders in, states and breaches out, lost brokers, replays, forgeries."""
 
 import json
+import subprocess
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from adapters.context import AdapterContext
 from adapters.dr.dsxflex import DsxFlexSession
 from adapters.dr.dsxflex_config import DsxFlexConfig
 from adapters.ports import AdapterError, EventRefused
+from scheduler.checking import _channels
 from scheduler.clock import WallClock
 from scheduler.store.store import Store
 from tests.support.certificates import Authority
@@ -347,3 +349,41 @@ def test_what_cannot_be_written_down_waits_and_is_taken_when_the_books_can(site,
         time.sleep(1.5)
         assert events(site) == []
     wait_until(lambda: [event.target_kw for event in events(site)] == [40.0])
+
+
+def test_check_makes_the_channel_and_connect_asks_the_broker(tmp_path, broker):
+    write_keys(tmp_path)
+    text = "{" + SETTING.format(port=broker.port) + "}"
+    with lab(tmp_path, lambda site: site.replace(CHANNEL, text)) as site:
+        config = site.parts.config
+
+    def said(connect=False):
+        (line,) = [line for line in _channels(config, connect) if line.part == "program elrp"]
+        return line.state, line.text
+
+    assert said() == ("ok", "made; --connect tries the connection")
+    assert said(connect=True) == ("ok", f"mqtt://127.0.0.1:{broker.port} lets lab-flex-check in")
+    (tmp_path / "acme.pub").write_text("no key")
+    assert said()[0] == "failed"
+    assert "acme.pub" in said()[1]
+
+
+def test_a_token_is_the_password_and_is_read_again_at_every_connection(tmp_path, monkeypatch):
+    monkeypatch.setattr(mqtt, "CONNECT_S", 3.0)
+    write_keys(tmp_path)
+    ca = Authority(tmp_path)
+    certificate, key = ca.issue("broker")
+    (tmp_path / "passwords").write_text("oauthtoken:right\n")
+    subprocess.run(["mosquitto_passwd", "-U", tmp_path / "passwords"], check=True)
+    (tmp_path / "passwords").chmod(0o644)
+    tls = {"ca": ca.path, "certificate": certificate, "key": key}
+    with mosquitto(tmp_path, tls, password_file=tmp_path / "passwords") as broker:
+        more = ', ca: ca.pem, token: "file:token"'
+        setting = SETTING.replace("mqtt://", "mqtts://").format(port=broker.port) + more
+        config = DsxFlexConfig.model_validate(YAML(typ="safe").load("{" + setting + "}"))
+        session = DsxFlexSession(config, AdapterContext(WallClock(), tmp_path))
+        (tmp_path / "token").write_text("wrong")
+        with pytest.raises(AdapterError, match="refuses us"):
+            session.check()
+        (tmp_path / "token").write_text("right")
+        assert "lets" in session.check()

@@ -22,9 +22,8 @@ TLS = """\
 cafile {ca}
 certfile {certificate}
 keyfile {key}
-require_certificate true
-use_identity_as_username true
 """
+MUTUAL = "require_certificate true\nuse_identity_as_username true\n"
 
 
 @dataclass
@@ -59,13 +58,14 @@ class Broker:
 
 
 @contextmanager
-def mosquitto(folder, tls=None):
-    """A running broker; `tls` is a mapping with ca, certificate and key."""
+def mosquitto(folder, tls=None, password_file=None):
+    """A running broker; `tls` is a mapping with ca, certificate and key: clients show certificates of their own, or
+    where there is a `password_file` names and passwords."""
     require("mosquitto")
     port = free_port()
-    text = LINES.format(port=port, user=getpass.getuser(), anonymous="false" if tls else "true") + (
-        TLS.format(**tls) if tls else ""
-    )
+    text = LINES.format(port=port, user=getpass.getuser(), anonymous="false" if tls else "true")
+    if tls:
+        text += TLS.format(**tls) + (f"password_file {password_file}\n" if password_file else MUTUAL)
     broker = Broker(folder, port, text).start()
     try:
         yield broker
