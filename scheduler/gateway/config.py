@@ -73,7 +73,7 @@ class GatewayConfig(Model):
     """OpenAI's Files and Batches API in front of the site's own servers."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.", examples=["127.0.0.1"])
-    port: int = Field(default=8643, ge=1, le=65535, description="Port to listen on.", examples=[8643])
+    port: int = Field(default=8644, ge=1, le=65535, description="Port to listen on.", examples=[8644])
     state_dir: ConfigPath = Field(
         default_factory=default_state_dir,
         description="Folder of the books, files and answers; the default is systemd's state directory, or "
