@@ -22,7 +22,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def wait_for(what, seconds=40.0):
+def wait_for(what, seconds=60.0):
     end = time.monotonic() + seconds
     while True:
         found = what()
@@ -87,7 +87,7 @@ def rehearsal(tmp_path):
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_two_commands_and_an_event_by_hand_are_seen_on_the_page_and_in_the_reports(rehearsal):
     rehearsal.start_vtn("--wart", "short_pages", "--wart", "local_dates")
     rehearsal.start_daemon()
@@ -104,7 +104,7 @@ def test_two_commands_and_an_event_by_hand_are_seen_on_the_page_and_in_the_repor
 
 
 @pytest.mark.kill
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_an_event_outlives_kill_9_of_the_daemon_and_the_loss_of_the_server(rehearsal):
     vtn = rehearsal.start_vtn()
     daemon = rehearsal.start_daemon()
