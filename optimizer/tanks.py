@@ -154,20 +154,20 @@ def _handed_out(facts: Facts, tanked: Flags, of: Ints, draft: Draft) -> Floats:
     table, mine = facts.table, np.flatnonzero(tanked)
     pool, tank = table.first_pool[mine], of[mine]
     left, rate = table.left[mine].copy(), table.rate[mine]
-    timely, late = (rate[:, None] * hours[mine] for hours in (table.on_time_h, table.late_h))
-    ahead = np.cumsum(timely[:, ::-1], axis=1)[:, ::-1] + (rate * table.beyond_h[mine])[:, None]
+    timely, late = (np.ascontiguousarray(hours[mine].T) * rate for hours in (table.on_time_h, table.late_h))
+    ahead = np.cumsum(timely[::-1], axis=0)[::-1] + rate * table.beyond_h[mine]
     home = np.zeros(len(draft.rates), dtype=np.int64)
     home[tank] = pool
     planned = np.where(np.isin(np.arange(len(home)), tank)[:, None], draft.rates * facts.hours, 0.0)
     spare = _spare(facts, draft)
-    done = np.zeros((len(mine), facts.count))
+    done = np.zeros((facts.count, len(mine)))
     for t in range(facts.count):
-        open_ = np.flatnonzero(((timely[:, t] > 0) | (late[:, t] > 0)) & (left > 1e-12))
-        spare_h = np.where(ahead[open_, t] > 0, (ahead[open_, t] - left[open_]) / rate[open_], np.inf)
+        open_ = np.flatnonzero(((timely[t] > 0) | (late[t] > 0)) & (left > 1e-12))
+        spare_h = np.where(ahead[t, open_] > 0, (ahead[t, open_] - left[open_]) / rate[open_], np.inf)
         open_ = open_[np.argsort(spare_h, kind="stable")]
         g, of_tank = pool[open_], tank[open_]
-        most = np.minimum(left[open_], np.where(timely[open_, t] > 0, timely[open_, t], late[open_, t]))
-        must = np.clip(left[open_] - (ahead[open_, t] - timely[open_, t]), 0.0, np.where(ahead[open_, t] > 0, most, 0))
+        most = np.minimum(left[open_], np.where(timely[t, open_] > 0, timely[t, open_], late[t, open_]))
+        must = np.clip(left[open_] - (ahead[t, open_] - timely[t, open_]), 0.0, np.where(ahead[t, open_] > 0, most, 0))
         rest: Floats = np.bincount(home, planned[:, t], minlength=len(facts.pools)).astype(np.float64)
         rest += spare.taken(np.bincount(g, must, minlength=len(facts.pools)) - rest, t)
         given = _poured(g, must, rest)
@@ -179,9 +179,9 @@ def _handed_out(facts: Facts, tanked: Flags, of: Ints, draft: Draft) -> Floats:
         rest -= np.bincount(g, more, minlength=len(facts.pools))
         given += more
         given += _poured(g, most - given, np.maximum(rest, 0.0))
-        done[open_, t] = given
+        done[t, open_] = given
         left[open_] -= given
-    return done
+    return done.T
 
 
 @dataclass(frozen=True)
