@@ -120,3 +120,20 @@ def test_cards_of_a_node_that_is_away_at_the_start_keep_their_place(tmp_path):
         assert "8 of them away" in note.text
         fewer = tuple(pool.model_copy(update={"count": 24}) if pool.id == "train" else pool for pool in mine)
         assert len(fill_pools(fewer, models, here, now, remembered(books))[0]["train"]) == 24, "24 were asked for"
+
+
+def test_others_make_up_for_a_floor_that_the_plan_of_a_past_emergency_broke(tmp_path):
+    with lab(tmp_path) as made:
+        made.run(5 * MINUTE, step_s=5)
+        made.facade.accept(order(START + 5 * MINUTE, START + 30 * MINUTE, ramp_in_s=0.0))
+        made.run(MINUTE)
+        plan = made.state.plan
+        deep = replace(plan.pools["chat"], cap_w=tuple(100 for _ in plan.pools["chat"].cap_w))
+        free = replace(plan.pools["train"], cap_w=tuple(400 for _ in plan.pools["train"].cap_w))
+        emergency = replace(plan, pools={**plan.pools, "chat": deep, "train": free})
+        made.state.decision = replace(made.state.decision, plan=emergency)
+        ticks = []
+        for _ in range(5):
+            ticks.append(made.tick())
+            made.clock.sleep(1)
+        assert max(tick.import_kw["lab"] - tick.target_kw["lab"] for tick in ticks) <= 0.0
