@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import cycle
 from typing import Any, TypeVar
 
@@ -30,6 +31,9 @@ from scheduler.agent.news import News
 T = TypeVar("T")
 MOST_PAUSE_S = 20.0
 """At most so long passes between two questions for what waited."""
+
+SPENT_S = 0.001
+"""What is left of a lease that is over."""
 
 Answer = Callable[[AgentCore, Mapping[str, Any], bool], dict[str, Any]]
 _log = logging.getLogger("gridpace.agent")
@@ -84,7 +88,7 @@ class Ear:
         for domain in cycle((None, fleet_wire.DOMAIN)):
             try:
                 bucket = await client.jetstream(domain=domain, timeout=5.0).key_value(fleet_wire.BUCKET)
-                await self._follow((await bucket.get(self._node)).value or b"")
+                await self._follow((await bucket.get(self._node)).value or b"", waited=True)
             except (NotFoundError, BucketNotFoundError, KeyNotFoundError):
                 _log.info("no trajectory waits for %s", self._node)
             except (TimeoutError, StreamError, NatsError, OSError) as error:
@@ -118,14 +122,16 @@ class Ear:
     async def _on_trajectory(self, message: Msg) -> None:
         await self._follow(message.data)
 
-    async def _follow(self, data: bytes) -> None:
-        """Take a trajectory over; an empty one was deleted."""
+    async def _follow(self, data: bytes, *, waited: bool = False) -> None:
+        """Take a trajectory over; an empty one was deleted. One that `waited` renews no lease: who has none, as after a
+        reboot, has lost the caps that the lease was for, and follows at once."""
         if not data:
             return
         try:
             found = fleet_wire.trajectory_in(data, self._wall())
             if found is not None:
-                await self._do(lambda: self._core.hold(found.steps, found.until_s, found.lease))
+                lease = replace(found.lease, expires_in_s=SPENT_S) if waited else found.lease
+                await self._do(lambda: self._core.hold(found.steps, found.until_s, lease))
         except (wire.BadRequest, AdapterError) as error:
             _log.warning("the trajectory in the bucket is not followed: %s", error)
 

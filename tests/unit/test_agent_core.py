@@ -1,14 +1,19 @@
 """The agent's judgement on a clock of its own: leases, trajectories, ramps, fences, and the limit found first."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
 
 from adapters.hall import SimulatedHall
 from adapters.ports import AdapterError, Lease
+from adapters.power.fleet_wire import trajectory_out
 from adapters.power.simulated import SimulatedPower
+from benchmarks.support.storm_bus import LocalClient, Wires
 from optimizer.reasons import Reason
+from scheduler.agent.bus import Ear
 from scheduler.agent.core import AgentCore, AgentSettings, Fenced
+from scheduler.agent.process import answer
 from scheduler.agent.state import AgentFiles
 from scheduler.clock import VirtualClock
 from tests.support.power_worlds import POOL
@@ -263,3 +268,19 @@ def test_a_trajectory_that_waited_counts_though_a_younger_renewal_was_heard_firs
     assert node.live(25)[-1] == 350
     node.core.hold([(0.0, dict.fromkeys(node.gpus, 450))], 100.0, Lease(2, 1, 1.0))
     assert node.live(5)[-1] == 450, "a new daemon begins to count anew"
+
+
+def test_a_rebooted_node_follows_what_waits_in_the_bucket_at_once_and_not_when_an_old_lease_ends(node):
+    """Its cards came back at their default; the caps that the lease stood for are gone."""
+    wires = Wires(asyncio.new_event_loop())
+    client, wall = LocalClient(wires, "n1"), node.clock.now().timestamp()
+    wires.kept["n1"] = trajectory_out(((0.0, dict.fromkeys(node.gpus, 300)),), 600.0, Lease(1, 7, 30.0), wall)
+
+    async def at_once(work):
+        return work()
+
+    ear = Ear(node.core, "n1", answer, 1.0, at_once, lambda: node.clock.now().timestamp())
+    node.clock.sleep(5)
+    wires.at_once(ear.catch_up(client))
+    wires.loop.close()
+    assert node.live(1) == [300]
