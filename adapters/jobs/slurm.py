@@ -81,10 +81,11 @@ class SlurmJobs:
         self._lock, self._awake, self._ended = threading.RLock(), threading.Event(), threading.Event()
         self._wish: dict[str, int] = {}
         self._asked = False
+        self._full: dict[str, timedelta] = {}
         self._picture: _Picture | None = None
         self._trouble = ""
         self._failed: dict[str, str] = {}
-        # What we did to a job: "held" or "suspended"; "yielded": somebody else undid it, so it is theirs.
+        # What we did to a job: "held", "suspended" or "requeued"; "yielded": somebody else undid it, so it is theirs.
         held = self._records.get(KIND, "now") if self._records is not None else None
         self._ours: dict[str, str] = dict(held["jobs"]) if held else {}
         self._hand = threading.Thread(target=self._work, name="gridpace-slurm", daemon=True)
@@ -174,9 +175,27 @@ class SlurmJobs:
         with self._lock:
             self._trouble, self._picture = "", _Picture(now, paced, {job.id: job for job in found}, tuple(odd))
             self._wish = {job: gpus for job, gpus in self._wish.items() if job in paced}
+            self._full = self._full_now(found)
         gone = set(self._ours) - {job.id for job in found}
         if gone:
             self._book({job: did for job, did in self._ours.items() if job not in gone})
+
+    def _full_now(self, found: Sequence[SlurmJob]) -> dict[str, timedelta]:
+        """Partitions in which what we suspended keeps the GPUs that others were granted, and how long until one of its
+        jobs ends: seen where Slurm starts nothing that was let go, forgotten once nothing is suspended there."""
+        suspended = {job.partition for job in found if self._ours.get(job.id) == "suspended"}
+        refused = {
+            job.partition
+            for job in found
+            if job.state == PENDING and job.reason in {"Resources", "Priority"} and self._wish.get(job.id, 0) > 0
+        }
+        full = suspended & (refused | set(self._full))
+        left: dict[str, timedelta] = {}
+        for job in found:
+            if job.partition in full and job.state in {RUNNING, SUSPENDED}:
+                rest = max(timedelta(), (job.limit or job.ran + NO_LIMIT) - job.ran)
+                left[job.partition] = min(rest, left.get(job.partition, rest))
+        return left
 
     def _terms(self, job: SlurmJob, odd: list[Note], now: datetime) -> Terms | None:
         wait = self._config.default_deadline
@@ -209,6 +228,8 @@ class SlurmJobs:
             asked = self._asked
         if picture is None or not asked:
             return  # nobody has planned yet: everything goes on as it is
+        with self._lock:
+            self._failed = {}  # what still fails is tried, and said, again
         stop: dict[str, list[str]] = {"hold": [], "suspend": [], "requeuehold": []}
         go: dict[str, str] = {}
         for name, (job, terms) in picture.jobs.items():
@@ -220,7 +241,7 @@ class SlurmJobs:
                     stop[verb].append(name)
             elif gpus > 0 and name in self._ours:
                 go[name] = self._ours[name]
-        for verb, did in (("suspend", "suspended"), ("requeuehold", "held"), ("hold", "held")):
+        for verb, did in (("suspend", "suspended"), ("requeuehold", "requeued"), ("hold", "held")):
             self._stop(verb, did, stop[verb])
         if go:
             failed = self._let_go(go)
@@ -242,9 +263,9 @@ class SlurmJobs:
             seen = self._picture.seen if self._picture is not None and not self._trouble else {}
         stopped = [job for job in jobs if job not in seen or seen[job].held or seen[job].state == SUSPENDED]
         suspended = [job for job in stopped if jobs[job] == "suspended"]
-        held = [job for job in stopped if jobs[job] == "held"]
+        held = [job for job in stopped if jobs[job] != "suspended"]
         failed = self._slurm.each("resume", suspended) | self._slurm.each("release", held)
-        self._slurm.start_now(job for job in held if job not in failed)
+        self._slurm.start_now(job for job in held if jobs[job] == "requeued" and job not in failed)
         self._told(jobs, failed)
         return failed
 
@@ -266,10 +287,13 @@ class SlurmJobs:
         running = job.state == RUNNING
         # One that was let go and waits for Slurm to start it has its grant, so that the grant can be withdrawn.
         let_go = job.state == PENDING and not job.held and self._wish.get(job.id, 0) > 0
+        release = max(job.submitted, job.begin) if job.state == PENDING and not job.held else job.submitted
+        if job.state == PENDING and job.partition in self._full:
+            release = max(release, at + self._full[job.partition])
         return BatchJob(
             id=job.id,
             pools=(self._config.partitions[job.partition],),
-            release=max(job.submitted, job.begin) if job.state == PENDING and not job.held else job.submitted,
+            release=release,
             deadline=terms.deadline,
             work_gpu_h=job.gpus * limit / timedelta(hours=1),
             max_gpus=job.gpus,
