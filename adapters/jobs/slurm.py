@@ -82,6 +82,7 @@ class SlurmJobs:
         self._wish: dict[str, int] = {}
         self._asked = False
         self._full: dict[str, timedelta] = {}
+        self._restarted: set[str] = set()
         self._picture: _Picture | None = None
         self._trouble = ""
         self._failed: dict[str, str] = {}
@@ -241,6 +242,10 @@ class SlurmJobs:
                     stop[verb].append(name)
             elif gpus > 0 and name in self._ours:
                 go[name] = self._ours[name]
+        # Slurm puts off a requeued job by two minutes once it has cleaned up after it, which may be after our word.
+        late = {job.id for job, _ in picture.jobs.values() if job.state == PENDING and job.reason == "BeginTime"}
+        self._slurm.start_now(self._restarted & late & {job for job, gpus in wish.items() if gpus > 0})
+        self._restarted = {job for job in self._restarted & set(picture.seen) if picture.seen[job].state == PENDING}
         for verb, did in (("suspend", "suspended"), ("requeuehold", "requeued"), ("hold", "held")):
             self._stop(verb, did, stop[verb])
         if go:
@@ -265,7 +270,8 @@ class SlurmJobs:
         suspended = [job for job in stopped if jobs[job] == "suspended"]
         held = [job for job in stopped if jobs[job] != "suspended"]
         failed = self._slurm.each("resume", suspended) | self._slurm.each("release", held)
-        self._slurm.start_now(job for job in held if jobs[job] == "requeued" and job not in failed)
+        self._restarted |= {job for job in held if jobs[job] == "requeued" and job not in failed}
+        self._slurm.start_now(job for job in self._restarted if job in held)
         self._told(jobs, failed)
         return failed
 
