@@ -16,6 +16,9 @@ time.tzset()
 # Processes that tests start keep their compiled modules, as an installation does: a start is timed, not a compiler.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Where a system does not tell its physical cores (a chroot), scikit-learn would warn that it takes the logical ones.
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(os.cpu_count() or 1))
+
 settings.register_profile("quick", deadline=None, max_examples=50, derandomize=True)
 settings.register_profile(
     "long", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow], print_blob=True

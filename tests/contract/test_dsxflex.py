@@ -22,6 +22,7 @@ from tests.support.dsx_isv import SETTING, Isv, moment, target, write_keys
 from tests.support.loops import START, lab
 from tests.support.mosquitto import mosquitto
 from tests.support.power_worlds import wait_until
+from tests.support.system import require
 
 CHANNEL = '{type: webhook, secret: "file:secret"}'
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -369,6 +370,7 @@ def test_check_makes_the_channel_and_connect_asks_the_broker(tmp_path, broker):
 
 
 def test_a_token_is_the_password_and_is_read_again_at_every_connection(tmp_path, monkeypatch):
+    require("mosquitto", "mosquitto_passwd")
     monkeypatch.setattr(mqtt, "CONNECT_S", 3.0)
     write_keys(tmp_path)
     ca = Authority(tmp_path)

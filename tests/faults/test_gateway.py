@@ -88,6 +88,7 @@ def test_requests_at_once_follow_what_is_granted(desk, server, daemon):
     daemon.gpus = 1
     desk.wait(lambda: server.now <= 4)
     daemon.gpus = 0
+    desk.wait(lambda: 'gridpace_gateway_slots{upstream="llama"} 0.0' in desk.call("GET", "/metrics").text)
     desk.wait(lambda: server.now == 0)
     before = sum(server.asked.values())
     time.sleep(1.0)

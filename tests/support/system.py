@@ -17,6 +17,7 @@ PACKAGES = {
     "gcc": "gcc libc6-dev",
     "ip": "iproute2",
     "mosquitto": "mosquitto",
+    "mosquitto_passwd": "mosquitto",
     "prometheus": "prometheus",
     "munged": "munge",
     "sbatch": "slurm-client",
