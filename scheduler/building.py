@@ -5,6 +5,7 @@ Why apart from the wiring: the backtest, `gridpace plan` and the tests need the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -157,6 +158,8 @@ def _reserve(offer: ReserveConfig) -> ReserveModel:
 def forecaster(name: str) -> Forecaster:
     """By its name in the config. MissingExtra where its library is not installed."""
     if name in LIBRARIES:
+        # Where a system does not tell its physical cores (a chroot, some containers), scikit-learn would warn about it.
+        os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(os.cpu_count() or 1))
         import_extra(LIBRARIES[name])
     return FORECASTERS[name]()
 

@@ -90,9 +90,7 @@ class Shelf:
         user = next((one for one in self._batches.values() if one.input_file == file.id and not one.over), None)
         if user is not None:
             raise ApiError(409, f"{file.id} is the input of {user.id}, which is not over", "file_in_use")
-        self._store.put(FILE, file.id, {"forget_after_s": 0.0})
-        del self._files[file.id]
-        self.path(file).unlink(missing_ok=True)
+        self._forget(file)
 
     # ---------------------------------------------------------------- batches
     def put(self, batch: Batch) -> Batch:
