@@ -158,8 +158,9 @@ def _reserve(offer: ReserveConfig) -> ReserveModel:
 def forecaster(name: str) -> Forecaster:
     """By its name in the config. MissingExtra where its library is not installed."""
     if name in LIBRARIES:
-        # Where a system does not tell its physical cores (a chroot, some containers), scikit-learn would warn about it.
-        os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(os.cpu_count() or 1))
+        # It learns on one thread. Said so, scikit-learn does not look for physical cores, and does not warn at length
+        # where a system tells of none (a chroot, some containers).
+        os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
         import_extra(LIBRARIES[name])
     return FORECASTERS[name]()
 

@@ -16,8 +16,8 @@ time.tzset()
 # Processes that tests start keep their compiled modules, as an installation does: a start is timed, not a compiler.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# Where a system does not tell its physical cores (a chroot), scikit-learn would warn that it takes the logical ones.
-os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(os.cpu_count() or 1))
+# As the daemon does for its forecaster (scheduler/building.py), which tests also use without it.
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
 
 settings.register_profile("quick", deadline=None, max_examples=50, derandomize=True)
 settings.register_profile(
