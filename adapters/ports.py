@@ -282,6 +282,27 @@ class JobSystem(Protocol):
         """Grant each named job that many GPUs from now on (0: wait or suspend); returns the reason per job refused."""
         ...
 
+    def everything(self) -> Sequence[BatchJob]:
+        """Every job for people to see, newest first; finished ones too where they are kept."""
+        ...
+
+
+@runtime_checkable
+class JobDesk(Protocol):
+    """A job system that takes jobs from clients of Gridpace; it raises what `adapters.jobs.queue_rules` says."""
+
+    def submit(self, request: Any, now: datetime) -> BatchJob:
+        """Queue a job, durably; its fields are `adapters.jobs.queue_rules.JobFields`."""
+        ...
+
+    def cancel(self, job_id: str, by: str) -> BatchJob:
+        """Withdraw a job."""
+        ...
+
+    def report(self, job_id: str, done_gpu_h: float, finished: bool) -> BatchJob:
+        """A worker's word: work done so far in GPU-hours, and whether that was all."""
+        ...
+
 
 @runtime_checkable
 class WorkKeeper(Protocol):

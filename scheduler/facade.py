@@ -14,8 +14,8 @@ from typing import Any
 
 from adapters.dr.polled import EventFeed
 from adapters.dr.webhook import parse_event
-from adapters.jobs.queue import JobQueue, JobRefused
-from adapters.ports import EventChannel, EventMessage, EventRefused
+from adapters.jobs.queue_rules import JobRefused
+from adapters.ports import AdapterError, EventChannel, EventMessage, EventRefused, JobDesk
 from optimizer.domain import BatchJob, Plan
 from scheduler.engine import Context, State
 from scheduler.explaining import explain_target
@@ -216,9 +216,12 @@ class Facade:
 
     def grants(self) -> Mapping[str, Grant]:
         """See Service."""
-        if not isinstance(self.ctx.jobs, JobQueue):
-            return {job: Grant(pool, gpus) for job, (pool, gpus) in self.state.grants.items()}
-        return {job: Grant(pool, gpus) for job, (pool, gpus) in self.ctx.jobs.granted().items()}
+        pools = {job: pool for job, (pool, _) in self.state.grants.items()}
+        try:
+            waiting = self.ctx.jobs.snapshot()
+        except AdapterError:
+            waiting = self.state.jobs
+        return {job.id: Grant(pools.get(job.id, job.pools[0]), job.gpus) for job in waiting if job.gpus}
 
     def job(self, job_id: str) -> JobStatus:
         """See Service."""
@@ -239,27 +242,25 @@ class Facade:
         """See Service."""
         return self._job(lambda queue: queue.report(job_id, done_gpu_h, finished).id, replan=finished)
 
-    def _job(self, change: Callable[[JobQueue], str], replan: bool = True) -> JobStatus:
-        queue = self._queue()
+    def _job(self, change: Callable[[JobDesk], str], replan: bool = True) -> JobStatus:
+        if not isinstance(self.ctx.jobs, JobDesk):
+            raise Refused("this site's jobs are not kept in the embedded queue", 409)
         try:
-            job_id = change(queue)
+            job_id = change(self.ctx.jobs)
         except JobRefused as error:
             raise Refused(str(error), error.status) from error
         except StoreDegraded as error:
             raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
         if replan:
             self.wake()
-        return next(job_status(job, self.ctx, self.state) for job in queue.everything() if job.id == job_id)
+        return next(job_status(job, self.ctx, self.state) for job in self._everything() if job.id == job_id)
 
     def _everything(self) -> Sequence[BatchJob]:
-        """Every job: the queue's own, or those that a batch system outside let us pace."""
-        jobs = self.ctx.jobs
-        return jobs.everything() if isinstance(jobs, JobQueue) else tuple(reversed(self.state.jobs))
-
-    def _queue(self) -> JobQueue:
-        if not isinstance(self.ctx.jobs, JobQueue):
-            raise Refused("this site's jobs are not kept in the embedded queue", 409)
-        return self.ctx.jobs
+        """Every job that the job system tells of; those last seen while it can't be read."""
+        try:
+            return self.ctx.jobs.everything()
+        except AdapterError:
+            return tuple(reversed(self.state.jobs))
 
     def order(self, order: OperatorOrder) -> None:
         """See Service."""

@@ -155,11 +155,6 @@ class JobQueue:
         with self._lock:
             return [self._now(job) for job in self._jobs.values() if job.state not in OVER]
 
-    def granted(self) -> Mapping[str, tuple[str, int]]:
-        """Pool (the first that it may use) and GPUs of every job that has some now."""
-        with self._lock:
-            return {key: (self._jobs[key].pools[0], grant.gpus) for key, grant in self._grants.items() if grant.gpus}
-
     def apply(self, gpus: Mapping[str, int]) -> Mapping[str, Reason]:
         """Grant GPUs from now on; jobs that are not named keep what they have. On disk when it returns; what the disk
         does not take holds all the same until a restart, so that a full one keeps no job from pausing.

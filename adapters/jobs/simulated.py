@@ -59,6 +59,12 @@ class SimulatedJobs:
                 refused[name] = reason
         return refused
 
+    def everything(self) -> Sequence[BatchJob]:
+        """Every job that has become known, newest first, finished ones included."""
+        self._hall.advance()
+        entries = reversed(self._entries.values())
+        return [entry.job for entry in entries if entry.job.release - self._hall.now <= self._ahead]
+
     def cancel(self, name: str) -> None:
         """Withdraw a job; what it has done stays counted."""
         self._hall.advance()

@@ -115,6 +115,10 @@ class SlurmJobs:
         self._awake.set()
         return refused
 
+    def everything(self) -> Sequence[BatchJob]:
+        """The jobs that may be paced, newest first. Raises AdapterError before the first reading worked."""
+        return list(reversed(self.snapshot()))
+
     def notes(self) -> tuple[Note, ...]:
         """What a person should know: Slurm silent, comments that can't be read, jobs that somebody else moved."""
         with self._lock:

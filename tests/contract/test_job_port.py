@@ -110,6 +110,13 @@ def test_a_grant_for_a_job_that_is_not_there_is_refused_with_its_reason(system):
     assert system.jobs.apply({"nobody": 8}) == {"nobody": Reason.WORK_DONE}
 
 
+def test_people_see_every_job_newest_first(system):
+    names = [system.add(), system.add()]
+    system.settle(lambda: len(system.jobs.snapshot()) >= 2)
+    shown = [job.id for job in system.jobs.everything() if job.id in names]
+    assert shown == [job.id for job in reversed(system.jobs.snapshot()) if job.id in names]
+
+
 def test_a_job_that_may_not_be_stopped_goes_on(system):
     name = system.add(preemptible=False)
     system.jobs.apply({name: 8})
