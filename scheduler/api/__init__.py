@@ -5,7 +5,8 @@ can be left out of a process that has no use for it (a backtest, a node agent).
 """
 
 from scheduler.api.app import create_app
-from scheduler.api.server import ApiServer, ServerError
+from scheduler.api.server import ApiServer
 from scheduler.api.settings import ApiSettings, Token
+from scheduler.listening import ServerError
 
 __all__ = ["ApiServer", "ApiSettings", "ServerError", "Token", "create_app"]

@@ -15,17 +15,13 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from adapters.ports import AdapterError
+from scheduler.listening import ServerError, bind
 
 log = structlog.get_logger("gridpace.api")
 
 START_S, STOP_S = 20.0, 5.0
 # Connections at once; above it uvicorn answers 503. Pages are bounded on their own (ApiSettings.max_pages).
 MOST_CONNECTIONS = 1000
-
-
-class ServerError(AdapterError):
-    """The server could not start; the text names the address."""
 
 
 class ApiServer:
@@ -103,24 +99,3 @@ class ApiServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def bind(host: str, port: int, part: str = "api") -> socket.socket:
-    """A socket bound to the address; ServerError says why not, naming the config's `part`."""
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, proto)
-    except OSError as error:
-        raise ServerError(f"{part}.host: {host!r} is no address of this machine: {error.strerror or error}") from error
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(512)
-    except OSError as error:
-        bound.close()
-        raise ServerError(
-            f"{part}: cannot listen at {host}:{port}: {error.strerror or error}. Is one running already?"
-        ) from error
-    return bound

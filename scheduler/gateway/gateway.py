@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any, BinaryIO
 
 import structlog
@@ -55,6 +57,7 @@ class Gateway:
         self._checks: asyncio.Queue[str] = asyncio.Queue()
         self._known_to_daemon: set[str] = set()
         self._to_tell: set[str] = set()
+        self._news = asyncio.Event()
 
     # ---------------------------------------------------------------- clients
     def keep(self, tenant: TenantConfig, filename: str, content: BinaryIO) -> StoredFile:
@@ -94,6 +97,15 @@ class Gateway:
             raise ApiError(409, f"{name} is {batch.status.value}", "invalid_state")
         return self._cancelling(batch)
 
+    def look(self, tenant: str, name: str) -> Batch:
+        """A tenant's batch with what is answered now. Raises ApiError (404)."""
+        batch = self.shelf.batch(tenant, name)
+        for runner in self.runners.values():
+            if name in runner.running:
+                self._count(runner.running[name])
+                return runner.running[name].batch
+        return batch
+
     def trouble(self) -> list[str]:
         """What a person should look at now."""
         found = [f"daemon: {self.daemon_trouble}"] if self.daemon_trouble else []
@@ -121,11 +133,18 @@ class Gateway:
             for runner in self.runners.values():
                 group.create_task(runner.run())
             group.create_task(self._check_new())
-            turn = 0
+            turn, due = 0, monotonic()
             while True:
-                await self._turn(turn)
-                turn += 1
-                await asyncio.sleep(TURN_S)
+                await self._turn(turn if monotonic() >= due else None)
+                if monotonic() >= due:
+                    turn, due = turn + 1, monotonic() + TURN_S
+                await self._until_news(due - monotonic())
+
+    async def _until_news(self, seconds: float) -> None:
+        """Until a batch is checked or all of one is answered, else so long: neither should wait for the next turn."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), max(0.0, seconds))
+        self._news.clear()
 
     async def close(self, drain_s: float) -> None:
         """Wait for what is under way, and close everything."""
@@ -136,10 +155,11 @@ class Gateway:
             await upstream.close()
         await self._daemon.close()
 
-    async def _turn(self, turn: int) -> None:
+    async def _turn(self, turn: int | None) -> None:
+        """One turn; None for one between two, which news asked for."""
         await self._introduce()
         await self._hear()
-        report = turn % REPORT_EVERY == 0
+        report = turn is not None and turn % REPORT_EVERY == 0
         for runner, running in self._running():
             self._count(running)
             if report:
@@ -147,7 +167,7 @@ class Gateway:
                 await self._report(running.batch, finished=False)
             await self._end(runner, running)
         await self._tell_ends()
-        if turn % TIDY_EVERY == 0:
+        if turn is not None and turn % TIDY_EVERY == 0:
             self.shelf.tidy(self.config.keep)
 
     def _running(self) -> list[tuple[Runner, Running]]:
@@ -190,11 +210,14 @@ class Gateway:
             work = found.tokens / self._of_model[found.model].tokens_per_gpu_h
             batch = batch.at(Status.IN_PROGRESS, now, model=found.model, total=found.total, work_gpu_h=work)
             self._start(self.shelf.put(batch))
+        self._news.set()
 
     def _start(self, batch: Batch) -> None:
         file = self.shelf.file(batch.tenant, batch.input_file)
         answers = Answers(self.shelf.answers_of(batch.id), batch.total)
-        self.runners[self._of_model[batch.model].id].add(Running(batch, answers, self.shelf.path(file)))
+        self.runners[self._of_model[batch.model].id].add(
+            Running(batch, answers, self.shelf.path(file), done=self._news.set)
+        )
 
     # ---------------------------------------------------------------- the daemon
     async def _introduce(self) -> None:

@@ -15,13 +15,13 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from scheduler.api.server import bind
 from scheduler.clock import WallClock
 from scheduler.gateway.app import create_app
 from scheduler.gateway.config import GatewayConfig, load_gateway
 from scheduler.gateway.daemon import Daemon
 from scheduler.gateway.gateway import Gateway
 from scheduler.gateway.shelf import Shelf
+from scheduler.listening import bind
 from scheduler.lock import DaemonLock
 from scheduler.logs import configure_logs
 from scheduler.sdnotify import notify

@@ -34,7 +34,8 @@ Send = Callable[[str, Mapping[str, Any]], Awaitable[Outcome]]
 
 @dataclass
 class Running:
-    """A batch under way. `gpus` is its grant; `again` are lines to be sent once more before new ones are read."""
+    """A batch under way. `gpus` is its grant; `again` are lines to be sent once more before new ones are read; `done`
+    is called when nothing of it is under way and nothing is left, or nothing more may be sent."""
 
     batch: Batch
     answers: Answers
@@ -42,6 +43,7 @@ class Running:
     gpus: int = 0
     stopped: bool = False
     in_flight: int = 0
+    done: Callable[[], None] = lambda: None
     again: deque[Line] = field(default_factory=deque)
     attempts: dict[int, int] = field(default_factory=dict)
     _lines: Iterator[tuple[int, bytes]] | None = None
@@ -165,6 +167,8 @@ class Runner:
             running.in_flight -= 1
             self.in_flight -= 1
             self._wake.set()
+            if not running.in_flight and (running.stopped or not running.answers.left):
+                running.done()
 
     def _settle(self, running: Running, line: Line, outcome: Outcome) -> None:
         batch = running.batch.id
