@@ -233,7 +233,7 @@ def _change(facts: Facts, plan: Plan) -> float:
 
 def _jobs(facts: Facts, plan: Plan) -> tuple[float, float, float, float, float]:
     """Value, late penalty, undone penalty, cost of what is carried past the horizon, and of not getting the preferred
-    pools, of all jobs."""
+    pools or having to wait, of all jobs."""
     if not facts.jobs:
         return (0.0, 0.0, 0.0, 0.0, 0.0)
     table, weights = facts.table, job_weights(facts)
@@ -254,7 +254,8 @@ def _jobs(facts: Facts, plan: Plan) -> tuple[float, float, float, float, float]:
         ),
         float(((weights.undone_per_gpu_h - value) * undone).sum()),
         float((_carry(facts, places) * np.clip(table.left - done - undone, 0.0, None)).sum()),
-        PREFERENCE_PER_GPU_H * float((np.where(table.preemptible, places, 0) * done).sum()),
+        PREFERENCE_PER_GPU_H * float((np.where(table.preemptible, places, 0) * done).sum())
+        + float((work @ facts.waiting_cost).sum()),
     )
 
 
@@ -302,9 +303,13 @@ def _places(facts: Facts, pools: tuple[str, ...]) -> Ints:
 
 
 def _carry(facts: Facts, places: Ints) -> Floats:
-    """Cost per GPU-hour of work carried past the horizon [job]; a run without a break stays in its pool."""
+    """Cost per GPU-hour of work carried past the horizon [job]; a run without a break stays in its pool, at full
+    speed."""
     table = facts.table
     kept = table.pair_place == np.where(table.preemptible, 0, places)[table.pair_job]
     cost = np.zeros(len(table))
-    cost[table.pair_job[kept]] = facts.carry_cost[table.pair_pool[kept]]
+    each = np.where(
+        table.preemptible[table.pair_job], facts.carry_cost[table.pair_pool], facts.run_cost[table.pair_pool]
+    )
+    cost[table.pair_job[kept]] = each[kept] + facts.carried_wait
     return cost

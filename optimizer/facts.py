@@ -37,6 +37,10 @@ INF = float("inf")
 PREFERENCE_PER_GPU_H = 0.001
 """Money per GPU-hour for each place down a job's list of pools: order decides between equals, and nothing else."""
 
+WAITING_PER_GPU_H_H = 1e-5
+"""Money per GPU-hour of a job's work and hour until it is done: where nothing is gained by waiting, work is done now. A
+day's wait weighs as much as a third of a USD/MWh at 0.7 kW a GPU, so a plan gives up no price worth waiting for."""
+
 LEAST_GAIN = 0.01
 """Money that taking part in a voluntary event must bring at least: nothing is promised for nothing."""
 
@@ -81,6 +85,17 @@ class Facts:
     def count(self) -> int:
         """Number of intervals."""
         return len(self.hours)
+
+    @cached_property
+    def waiting_cost(self) -> Floats:
+        """Money per GPU-hour of a job's work that is done in an interval and not at once [interval]."""
+        found: Floats = WAITING_PER_GPU_H_H * (np.cumsum(self.hours) - self.hours / 2)
+        return found
+
+    @property
+    def carried_wait(self) -> float:
+        """Money per GPU-hour of a job's work that waits until after the horizon."""
+        return WAITING_PER_GPU_H_H * float(self.hours.sum())
 
     @property
     def table(self) -> JobTable:
@@ -179,10 +194,25 @@ class Facts:
     @cached_property
     def carry_cost(self) -> Floats:
         """Money per GPU-hour of work left for after the horizon: the mean cost of energy at each pool's knee."""
+        knees = [hull_from_idle(facts.curve).segments[0] for facts in self.pools]
+        found: Floats = self._later_per_kwh * np.array([1.0 / (1000.0 * knee.slope_per_w) for knee in knees])
+        return found
+
+    @cached_property
+    def run_cost(self) -> Floats:
+        """The same for work that may not be interrupted: it runs at full speed, whenever it does."""
+        curves = [(facts.curve.points[-1], facts.curve.idle_w) for facts in self.pools]
+        kwh = np.array([(top.draw_w - idle_w) / top.throughput / 1e3 for top, idle_w in curves])
+        found: Floats = self._later_per_kwh * kwh
+        return found
+
+    @cached_property
+    def _later_per_kwh(self) -> Floats:
+        """Mean cost of energy after the horizon, at each pool's site."""
         lasting = self.cost_per_kwh - self.coincident_per_kwh  # a coincident peak is no price of later hours
         mean_cost = (lasting * self.pue * self.hours).sum(axis=1) / self.hours.sum()
-        knees = [hull_from_idle(facts.curve).segments[0] for facts in self.pools]
-        return np.array([mean_cost[f.site] / (1000.0 * k.slope_per_w) for f, k in zip(self.pools, knees, strict=True)])
+        found: Floats = mean_cost[[pool.site for pool in self.pools]]
+        return found
 
 
 Asked = TypeVarTuple("Asked")

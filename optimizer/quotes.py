@@ -2,7 +2,8 @@
 
 Why from one-sided derivatives: a plan often sits on a kink (a pool exactly full, a job that ends with its interval),
 where the dual is any number of a range. What one unit more costs and what one unit less saves are both well defined;
-each is the best of the pool's own ways to make it, at the duals of everything else.
+each is the best of the pool's own ways to make it, at the duals of everything else. What the model counts for the wait
+of the work that is asked for is no money, and not in its price.
 
 Notation: the model minimises money; y are duals of rows (money per unit of the right side), r reduced costs of columns,
 h the hours of the interval, and, per kW of draw, k = PUE * y_balance - y_change[t] + y_change[t+1].

@@ -21,7 +21,7 @@ def add_starts(model: Model) -> None:
 
     sum start + later + skipped = 1, where `later` (start after the horizon) exists only if the deadline allows it. A
     job that runs is fixed to go on. Objective: - value of the work, + late penalty, + mean energy price of what runs
-    after the horizon, + weight of undone work * skipped.
+    after the horizon, + the wait, + weight of undone work * skipped.
     """
     facts = model.facts
     whole: list[int] = np.flatnonzero(~facts.table.preemptible).tolist()
@@ -45,9 +45,9 @@ def add_starts(model: Model) -> None:
 
 def _add_choice(model: Model, whole: list[int]) -> None:
     """One start, or later, or never."""
-    jobs = model.facts.jobs
+    facts, jobs = model.facts, model.facts.jobs
     waiting = [n for n in whole if jobs[n].beyond_h * jobs[n].rate >= jobs[n].left and jobs[n].pools]
-    carry = [float(model.facts.carry_cost[jobs[n].pools[0]]) * jobs[n].left for n in waiting]
+    carry = [(float(facts.run_cost[jobs[n].pools[0]]) + facts.carried_wait) * jobs[n].left for n in waiting]
     later = model.columns("later", "j", (waiting,), high=1.0, cost=carry)
     lost = [float(model.job_weights.undone_per_gpu_h[n]) * jobs[n].left for n in whole]
     skipped = model.columns("skipped", "j", (whole,), high=1.0, cost=lost)
@@ -66,14 +66,17 @@ def _keep_runs(model: Model, pools: Ints, runs: list[Floats]) -> None:
 
 
 def _start_cost(model: Model, key: Start, run: Floats) -> float:
-    """Money that one start costs: what is late, the energy of what runs on after the horizon, and moving its data."""
+    """Money that one start costs: what is late, the energy of what runs on after the horizon, moving its data, and the
+    wait."""
     number, g, _ = key
     job = model.facts.jobs[number]
     tail = job.left - float((run * model.facts.hours).sum())
     table = model.facts.table
     pair = np.flatnonzero((table.pair_job == number) & (table.pair_pool == g))
     moved = float(model.facts.move_per_gpu_h[pair].sum()) * job.left
-    return moved + _late_cost(model, number, run) + float(model.facts.carry_cost[g]) * max(0.0, tail)
+    waits = float((run * model.facts.hours) @ model.facts.waiting_cost)
+    after = float(model.facts.run_cost[g]) + model.facts.carried_wait
+    return moved + waits + _late_cost(model, number, run) + after * max(0.0, tail)
 
 
 def _late_cost(model: Model, number: int, run: Floats) -> float:

@@ -14,7 +14,8 @@ def add_rates(model: Model) -> None:
     0 <= x <= rate limit * share of the interval inside [release, deadline); late likewise inside [deadline, end). Over
     several pools their sum keeps the same bound. Objective: + (weight of a missed deadline + late penalty * mean hours
     late) * hours * late rate; + a tenth of a cent per GPU-h for each place down the job's list of pools, so that equal
-    pools don't share a job by chance; + the cost of moving its data to a pool at another site, spread over its work.
+    pools don't share a job by chance; + the cost of moving its data to a pool at another site, spread over its work; +
+    a thousandth of a cent per GPU-h and hour of waiting, so that work that gains nothing by waiting is done now.
     """
     table, hours = model.facts.table, model.facts.hours
     premium = model.job_weights.late_per_gpu_h.reshape(-1, 1)
@@ -49,7 +50,9 @@ def _add_rate(model: Model, family: str, bound: Floats, cost: Floats) -> None:
     open_ = (bound * facts.hours > 1e-6 * table.rate[:, None]) & table.preemptible[:, None]
     pair, t = np.nonzero(open_[table.pair_job])
     j, g = table.pair_job[pair], table.pair_pool[pair]
-    worth = cost[j, t] + PREFERENCE_PER_GPU_H * table.pair_place[pair] + facts.move_per_gpu_h[pair]
+    worth = (
+        cost[j, t] + PREFERENCE_PER_GPU_H * table.pair_place[pair] + facts.move_per_gpu_h[pair] + facts.waiting_cost[t]
+    )
     own = bound[j, t] * table.pair_share[pair]
     columns = model.columns(family, "jgt", (j, g, t), high=own, cost=worth * facts.hours[t])
     _share_rate(model, columns, bound, table.pair_job)
@@ -70,15 +73,16 @@ def _share_rate(model: Model, columns: Columns, bound: Floats, pair_job: Ints) -
 def add_work(model: Model) -> None:
     """sum hours * (x + late) + missed + carried + undone = work left (GPU-h).
 
-    carried <= what fits between the horizon and the deadline at the highest rate; it costs the mean price of energy, so
-    that a far job neither rushes nor stalls. Objective: + weight of undone work * undone - value * work left.
+    carried <= what fits between the horizon and the deadline at the highest rate; it costs the mean price of energy and
+    the wait, so that a far job neither rushes nor stalls. Objective: + weight of undone work * undone - value * work
+    left.
     """
     facts, table = model.facts, model.facts.table
     j = np.flatnonzero(table.preemptible)
     lost = model.job_weights.undone_per_gpu_h
     undone = model.columns("undone", "j", (j,), high=table.left[j], cost=lost[j])
     far = np.flatnonzero(table.preemptible & (table.beyond_h > 0) & (table.first_pool >= 0))
-    cost = facts.carry_cost[table.first_pool[far]] if len(far) else 0.0
+    cost = facts.carry_cost[table.first_pool[far]] + facts.carried_wait if len(far) else 0.0
     carried = model.columns("carried", "j", (far,), high=(table.rate * table.beyond_h)[far], cost=cost)
     work = model.rows("work", "j", (j,), low=table.left[j], high=table.left[j])
     at = work.find(table.left.shape)

@@ -38,8 +38,8 @@ def test_a_waiting_job_says_until_when_why_and_what_of_its_deadline():
     work = [job("j", (0, 3), 50.0, 100)]
     _, (made, plan) = explained(jobs=work, price=[90.0, 10.0, 50.0, 50.0])
     assert explain_job(made, plan, "j") == (
-        "j waits until 22:00Z because power at 90 USD/MWh is dearer than later; it would not start above 10 USD/MWh, "
-        "now 90; done 23:00Z, before its deadline 07 Sep 00:00Z."
+        "j waits until 22:00Z because power at 90 USD/MWh is dearer than later; it would not start above 10.05 "
+        "USD/MWh, now 90; done 23:00Z, before its deadline 07 Sep 00:00Z."
     )
     at_the_site = explain_job(made, plan, "j", ZoneInfo("America/Los_Angeles"))
     assert at_the_site.startswith("j waits until 15:00 PDT because")

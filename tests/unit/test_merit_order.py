@@ -12,6 +12,7 @@ import pytest
 
 import scheduler.dwell
 from optimizer.domain import Work
+from optimizer.facts import WAITING_PER_GPU_H_H
 from optimizer.fallback import greedy_plan
 from optimizer.solve import solve_problem
 from scheduler.engine import Decision, State
@@ -49,10 +50,10 @@ def shed_kw(state, kw):
 
 
 def test_work_that_can_as_well_be_done_later_is_shed_first_though_its_tokens_are_worth_more():
-    """200 of 400 GPU-hours: each can be done in another hour at the knee, for 50 $/MWh / 5 = 1 cent."""
+    """200 of 400 GPU-hours: each can be done in the last hour at the knee, for 50 $/MWh / 5 = 1 cent."""
     state = planned(200.0)
     assert pool_value(state, TRAIN, START) == 1.0
-    assert pool_value(state, BATCH, START) == pytest.approx(0.01)
+    assert pool_value(state, BATCH, START) == pytest.approx(0.01 + 3 * WAITING_PER_GPU_H_H)
     taken = shed_kw(state, 10.0)
     assert taken["train"] == 0.0
     assert taken["batch"] == pytest.approx(10.0, abs=0.3)
@@ -70,7 +71,7 @@ def test_work_that_would_be_late_is_shed_last():
 def test_what_is_taken_from_a_cheap_hour_is_lost_at_the_price_of_the_next_one():
     """165 GPU-hours: 100 in the first hour, 50 at the knee of the second, 15 above it at 100 $/MWh / 3."""
     state = planned(165.0, price=[20.0, 100.0, 400.0, 400.0])
-    assert pool_value(state, BATCH, START) == pytest.approx(0.1 / 3.0)
+    assert pool_value(state, BATCH, START) == pytest.approx(0.1 / 3.0 + WAITING_PER_GPU_H_H)
     assert state.plan.quotes["batch"].yield_per_gpu_h[3] is None, "no work is planned there"
 
 

@@ -145,3 +145,16 @@ def test_a_tight_job_keeps_the_whole_pool_at_the_pace_it_needs():
     orders = plan.pools["batch"]
     assert all(orders.cap_w[t] >= 370 for t in (0, 1))
     assert all(orders.cap_w[t] == 200 for t in range(2, 6) if orders.work_gpus[t] > 1e-6)
+
+
+@pytest.mark.parametrize("preemptible", [True, False])
+@pytest.mark.parametrize("hours", [(0, 6), (2, 6), (0, 40)], ids=["at once", "at its release", "due after the horizon"])
+def test_work_that_gains_nothing_by_waiting_is_done_at_once(hours, preemptible):
+    plan = planned([job("j", hours, 100.0, 50, preemptible=preemptible)])
+    rate, needs_h = (25.0, 4) if preemptible else (50.0, 2)  # at the knee, or at full speed
+    assert plan.jobs["j"].work_gpus == pytest.approx([rate * (0 <= t - hours[0] < needs_h) for t in range(HOURS)])
+
+
+def test_a_cent_on_a_megawatt_hour_is_worth_no_wait_and_a_dollar_is_worth_an_hour():
+    waits = [planned([job("j", (0, 6), 10.0, 100)], [50.0, 50.0 - less, *[50.0] * 4]).jobs["j"] for less in (0.01, 1.0)]
+    assert [orders.work_gpus[:2] == pytest.approx((10.0, 0.0)) for orders in waits] == [True, False]

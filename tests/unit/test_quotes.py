@@ -6,6 +6,7 @@ import pytest
 
 from optimizer.domain import BatchJob, DemandCharge, Prices, Work
 from optimizer.explain import explain_job
+from optimizer.facts import WAITING_PER_GPU_H_H
 from optimizer.fallback import greedy_plan
 from optimizer.probe import Budget
 from optimizer.reasons import Reason
@@ -72,7 +73,8 @@ def test_the_quoted_price_of_batch_tokens_is_what_more_of_them_cost_in_that_inte
     for t in range(4):
         plan = solve_problem(asked(of, t, 0.1))
         quote = plan.quotes["batch"]
-        costs = (cost(asked(of, t, 0.2)) + plan.objective) / 0.1
+        own_wait = WAITING_PER_GPU_H_H * (t + 0.5)
+        costs = (cost(asked(of, t, 0.2)) + plan.objective) / 0.1 - own_wait
         assert quote.more_per_gpu_h[t] == pytest.approx(costs, rel=1e-4), t
         assert quote.per_mtok[t] == pytest.approx(costs / TOKENS * 1e6, rel=1e-4)
 
@@ -97,7 +99,9 @@ def test_a_free_gpu_is_quoted_at_the_knee_and_a_full_pool_at_what_must_give_way(
     small = replace(BATCH, count=10)
     jobs = [job("a", (0, 1), 10.0, 10, value_per_gpu_h=3.0, undone_penalty=0.0)]
     full = solve_problem(problem(hourly(1), [site(1, price=50.0)], [inputs(small, 1)], jobs)).quotes["batch"]
-    assert full.more_per_gpu_h == pytest.approx([3.0])  # the other job's value
+    assert full.more_per_gpu_h == pytest.approx(
+        [3.0 - WAITING_PER_GPU_H_H / 2], rel=1e-9
+    )  # the other job's value, less its wait
     assert full.reasons == (Reason.POOL_FULL,)
 
 
@@ -141,7 +145,10 @@ def starts_at(of, price, name="j"):
 def test_the_price_that_would_start_a_job_does_and_a_little_more_does_not(price, pue):
     of, plan = waiting(price=price, pue=pue)
     start = plan.jobs["j"].start
-    assert start.never_above_per_mwh == pytest.approx(min(price[1:3]))
+    cheapest, kwh = min(price[1:3]), pue * (0.2 if min(price[1:3]) > 0 else 0.3)  # a GPU-hour at the knee, or full draw
+    assert start.never_above_per_mwh == pytest.approx(
+        cheapest + 1000 * WAITING_PER_GPU_H_H / kwh
+    )  # saves an hour's wait
     assert start.at_per_mwh == pytest.approx(start.never_above_per_mwh, abs=0.02)
     assert starts_at(of, start.at_per_mwh)
     assert not starts_at(of, start.never_above_per_mwh + 0.02)
@@ -153,7 +160,8 @@ def test_a_job_that_fills_its_hours_exactly_moves_out_of_its_dearest_one():
     of, plan = waiting([job("j", (0, 3), 100.0, 100)], price=[90, 10, 30, 90])
     assert plan.jobs["j"].work_gpus[1:3] == pytest.approx((100.0, 0.0))  # every step of the curve filled to the brim
     start = plan.jobs["j"].start
-    assert start.never_above_per_mwh == pytest.approx(10.0 / 0.002 * 0.005)  # the dearest step there, the knee here
+    assert start.never_above_per_mwh == pytest.approx(10.0 / 0.002 * 0.005 + 1000 * WAITING_PER_GPU_H_H / 0.2)
+    # the dearest step there, the knee here, an hour's wait saved
     assert not starts_at(of, start.never_above_per_mwh + 0.05)
     assert starts_at(of, start.at_per_mwh)
 
