@@ -6,12 +6,10 @@ has arithmetic of its own, on purpose.) Power is in kW of a whole pool, work in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cached_property, wraps
+from functools import cached_property
 from itertools import pairwise
-from typing import TypeVar, TypeVarTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,25 +211,6 @@ class Facts:
         mean_cost = (lasting * self.pue * self.hours).sum(axis=1) / self.hours.sum()
         found: Floats = mean_cost[[pool.site for pool in self.pools]]
         return found
-
-
-Asked = TypeVarTuple("Asked")
-Found = TypeVar("Found")
-
-
-def once(reckon: Callable[[Facts, *Asked], Found]) -> Callable[[Facts, *Asked], Found]:
-    """What is reckoned from facts is kept with them and goes when they go: those of tens of thousands of jobs are a
-    hundred MB, so nothing else may hold them."""
-
-    @wraps(reckon)
-    def kept(facts: Facts, /, *asked: *Asked) -> Found:
-        known: dict[tuple[object, ...], Found] = facts.__dict__.setdefault("_reckoned", {})
-        key = (reckon, *asked)
-        if key not in known:
-            known[key] = reckon(facts, *asked)
-        return known[key]
-
-    return kept
 
 
 def unbroken_run(facts: Facts, job: JobFacts, start: int) -> Floats:

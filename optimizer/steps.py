@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from optimizer.curves import clipped, hull_from_idle
 from optimizer.domain import BatchJob, JobState, PowerCurve
-from optimizer.facts import Facts, Floats, once
+from optimizer.facts import Facts, Floats
 from optimizer.jobfacts import JobFacts, hours_from
+from optimizer.once import once
 
 Flags = NDArray[np.bool_]
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from optimizer.curves import hull_from_idle
 from optimizer.domain import GridEvent
-from optimizer.facts import Facts, Floats, once
+from optimizer.facts import Facts, Floats
+from optimizer.once import once
 
 MARGIN = 1.5
 LEAST_SLOPE = 0.05

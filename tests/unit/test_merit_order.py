@@ -105,6 +105,23 @@ def resumed(folder):
         return sum(b > a for a, b in pairwise(row)), before, row
 
 
+def test_an_operator_who_lifts_a_limit_is_told_why_jobs_wait_a_minute_more(tmp_path):
+    with lab(tmp_path, lambda text: text.split("jobs:")[0] + SOFT.replace("0.04", "0.0")) as made:
+        made.run(timedelta(minutes=2), step_s=2)
+        before = made.state.tick.active_gpus["tune"]
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=40.0, by="me"))
+        for _ in range(4):  # the fast loop alone: the next plan comes later
+            made.clock.sleep(1)
+            made.tick()
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=400.0, by="me"))
+        made.run(timedelta(seconds=10), step_s=1)
+        assert made.state.tick.active_gpus["tune"] < before
+        assert "stay taken for a minute" in made.facade.explain("tune")
+        made.run(timedelta(minutes=4), step_s=1)  # the site's ramp takes the rest
+        assert made.state.tick.active_gpus["tune"] == made.state.plan.pools["tune"].active_gpus[0] > 0
+        assert "taken" not in made.facade.explain("tune")
+
+
 def test_gpus_that_were_taken_from_jobs_come_back_once_a_minute_at_most(tmp_path, monkeypatch):
     rises, before, row = resumed(tmp_path / "with")
     assert min(row) < before
