@@ -29,7 +29,8 @@ def held_by(ctx: Context, state: State, pool: GpuPool, plan: Plan, now: datetime
     fewer = order.active_gpus < planned.active_gpus
     kept, held_until = state.taken.get(pool.id, (0, now))
     if fewer and now < held_until and order.active_gpus <= kept:
-        rest = f"for up to {(held_until - now).total_seconds():.0f} s: GPUs that were taken from jobs stay taken for a minute"
+        more_s = (held_until - now).total_seconds()
+        rest = f"for up to {more_s:.0f} s: GPUs that were taken from jobs stay taken for a minute"
         return Reason.CHANGE_COST, f"{pool.id} is held at {kept} of {planned.active_gpus} planned GPUs {rest}."
     trimmed = tick.shed_kw.get(pool.site, 0.0) > NOTICEABLE_SHARE * tick.planned_kw.get(pool.site, 0.0)
     if not trimmed or (order.cap_w >= planned.cap_w and not fewer):
