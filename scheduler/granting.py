@@ -71,6 +71,8 @@ def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now:
         return
     pools = {job: rates[job][0] for job in grants}
     changed = {job: gpus for job, gpus in grants.items() if gpus != _held(released, job)}
+    if isinstance(ctx.jobs, WorkKeeper):  # it carries orders out later: one that is on its way may have to be withdrawn
+        changed = {job.id: grants.get(job.id, 0) for job in state.jobs}
     if changed:
         for job, reason in applied(ctx, state, changed, now).items():
             state.notes.append(Note(reason, job, f"job {job} did not take {changed[job]} GPUs", Severity.WARNING, now))

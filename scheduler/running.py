@@ -90,12 +90,12 @@ class App:
     def tick(self) -> None:
         """One turn of the fast loop; only a finished one feeds the watchdog."""
         ctx, state = self.parts.ctx, self.parts.state
-        before = {job.id for job in state.jobs}
+        before = self._able()
         try:
             with state.lock:
                 tick = run_tick(ctx, state)
-            if isinstance(ctx.jobs, WorkKeeper) and before != {job.id for job in state.jobs}:
-                self.parts.wake()  # nobody else tells of jobs that come and go there
+            if isinstance(ctx.jobs, WorkKeeper) and before != self._able():
+                self.parts.wake()  # nobody else tells of jobs that come and go there, or of GPUs that become free
             self.metrics.observe_tick(tick)
             for change in ctx.ledger.advance(tick.at):
                 log.info("event changed", event_id=change.id, before=change.before.value, after=change.after.value)
@@ -109,6 +109,11 @@ class App:
             log.exception("tick failed; the orders before stay in force")
             return
         notify("WATCHDOG=1")
+
+    def _able(self) -> dict[str, bool]:
+        """The jobs, and whether each may have GPUs now."""
+        now = self.parts.ctx.clock.now()
+        return {job.id: job.release <= now for job in self.parts.state.jobs}
 
     def guard(self) -> None:
         """What the main thread does twice a second: notice steps of the wall clock."""

@@ -18,10 +18,12 @@ from pydantic import Field
 
 from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration, Id
+from adapters.jobs.held import YIELDED, Held
 from adapters.jobs.slurm_cli import Slurm
 from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob, jobs_of
+from adapters.jobs.slurm_seats import free_gpus, seated
 from adapters.jobs.slurm_terms import Terms, TermsError, terms_of
-from adapters.ports import AdapterError, RecordStore
+from adapters.ports import AdapterError
 from optimizer.domain import BatchJob, JobState
 from optimizer.reasons import Note, Reason, Severity
 
@@ -60,12 +62,14 @@ class SlurmConfig(AdapterConfig):
 
 @dataclass
 class _Picture:
-    """The last reading: jobs that may be paced with their terms, all jobs, and what was odd."""
+    """The last reading: jobs that may be paced with their terms, all jobs, what was odd, and when a job that waits
+    for GPUs which others keep may have some."""
 
     at: datetime
     jobs: dict[str, tuple[SlurmJob, Terms]] = field(default_factory=dict)
     seen: dict[str, SlurmJob] = field(default_factory=dict)
     odd: tuple[Note, ...] = ()
+    seat_at: dict[str, datetime] = field(default_factory=dict)
 
 
 class SlurmJobs:
@@ -76,19 +80,16 @@ class SlurmJobs:
 
     def __init__(self, config: SlurmConfig, context: AdapterContext) -> None:
         self._config, self._clock = config, context.clock
-        self._records: RecordStore | None = context.records
         self._slurm = Slurm(context.path(config.conf) if config.conf else None, config.timeout.total_seconds())
         self._lock, self._awake, self._ended = threading.RLock(), threading.Event(), threading.Event()
         self._wish: dict[str, int] = {}
         self._asked = False
-        self._full: dict[str, timedelta] = {}
+        self._refused: set[str] = set()
         self._restarted: set[str] = set()
         self._picture: _Picture | None = None
         self._trouble = ""
         self._failed: dict[str, str] = {}
-        # What we did to a job: "held", "suspended" or "requeued"; "yielded": somebody else undid it, so it is theirs.
-        held = self._records.get(KIND, "now") if self._records is not None else None
-        self._ours: dict[str, str] = dict(held["jobs"]) if held else {}
+        self._held = Held(KIND, context.records, self._clock.now())
         self._hand = threading.Thread(target=self._work, name="gridpace-slurm", daemon=True)
 
     # ---------------------------------------------------------------- the loops
@@ -102,7 +103,7 @@ class SlurmJobs:
             picture = self._picture
         if picture is None:
             raise AdapterError(f"slurm: {self._trouble or 'not read yet'}")
-        return [self._job(job, terms, picture.at) for job, terms in picture.jobs.values()]
+        return [self._job(job, terms, picture) for job, terms in picture.jobs.values()]
 
     def apply(self, gpus: Mapping[str, int]) -> Mapping[str, Reason]:
         """Leave the wish; the hand carries it out. Names jobs that are gone, and those that can't be moved."""
@@ -110,9 +111,10 @@ class SlurmJobs:
             known = self._picture.jobs if self._picture is not None else {}
             refused = {job: Reason.WORK_DONE for job in gpus if job not in known}
             refused |= {job: Reason.CAP_REFUSED for job in gpus if job in self._failed}
-            self._wish |= {job: count for job, count in gpus.items() if job in known}
-            self._asked = True
-        self._awake.set()
+            wish = self._wish | {job: count for job, count in gpus.items() if job in known}
+            new, self._wish, self._asked = wish != self._wish or not self._asked, wish, True
+        if new:
+            self._awake.set()
         return refused
 
     def everything(self) -> Sequence[BatchJob]:
@@ -132,8 +134,8 @@ class SlurmJobs:
         """Let everything go that we hold or suspended, and end the hand; what did not work."""
         self.close()
         self._look()
-        failed = self._let_go({job: did for job, did in self._ours.items() if did != "yielded"})
-        self._book({job: did for job, did in self._ours.items() if job in failed})
+        failed = self._let_go(self._held.ours())
+        self._held.forget(job for job in self._held.ours() if job not in failed)
         return tuple(Note(Reason.HELD, job, f"job {job} is still held: {why}") for job, why in failed.items())
 
     def close(self) -> None:
@@ -145,7 +147,8 @@ class SlurmJobs:
 
     def held(self) -> Mapping[str, str]:
         """What we did to which job, for people who ask what Gridpace holds."""
-        return {job: did for job, did in self._ours.items() if did != "yielded"}
+        with self._lock:
+            return self._held.ours()
 
     # ---------------------------------------------------------------- the hand
     def _work(self) -> None:
@@ -177,30 +180,30 @@ class SlurmJobs:
                 terms = self._terms(job, odd, now)
                 if terms is not None and self._may(job):
                     paced[job.id] = (job, terms)
+        stopped = {job.id: job.held or job.state == SUSPENDED for job in found}
         with self._lock:
-            self._trouble, self._picture = "", _Picture(now, paced, {job.id: job for job in found}, tuple(odd))
             self._wish = {job: gpus for job, gpus in self._wish.items() if job in paced}
-            self._full = self._full_now(found)
-        gone = set(self._ours) - {job.id for job in found}
-        if gone:
-            self._book({job: did for job, did in self._ours.items() if job not in gone})
+            self._held.settle(stopped, now)
+            seats = self._seats(found, paced, now)
+            self._trouble = ""
+            self._picture = _Picture(now, paced, {job.id: job for job in found}, tuple(odd), seats)
 
-    def _full_now(self, found: Sequence[SlurmJob]) -> dict[str, timedelta]:
-        """Partitions in which what we suspended keeps the GPUs that others were granted, and how long until one of its
-        jobs ends: seen where Slurm starts nothing that was let go, forgotten once nothing is suspended there."""
-        suspended = {job.partition for job in found if self._ours.get(job.id) == "suspended"}
+    def _seats(
+        self, found: Sequence[SlurmJob], paced: Mapping[str, tuple[SlurmJob, Terms]], now: datetime
+    ) -> dict[str, datetime]:
+        """When jobs that wait for GPUs which others keep may have some: when the next job of their partition ends by
+        its limit. Where Slurm started nothing though GPUs seemed free, all wait while something is suspended there."""
+        suspended = {job.partition for job in found if self._held.did(job.id) == "suspended"}
         refused = {
             job.partition
             for job in found
             if job.state == PENDING and job.reason in {"Resources", "Priority"} and self._wish.get(job.id, 0) > 0
         }
-        full = suspended & (refused | set(self._full))
-        left: dict[str, timedelta] = {}
-        for job in found:
-            if job.partition in full and job.state in {RUNNING, SUSPENDED}:
-                rest = max(timedelta(), (job.limit or job.ran + NO_LIMIT) - job.ran)
-                left[job.partition] = min(rest, left.get(job.partition, rest))
-        return left
+        self._refused = suspended & (refused | self._refused)
+        free = {**free_gpus(self._slurm.nodes()), **dict.fromkeys(self._refused, 0)}
+        granted = {job for job, gpus in self._wish.items() if gpus > 0}
+        waiting = set(paced) - seated(paced, free, granted)
+        return {job: now + _first_end(found, paced[job][0].partition) for job in waiting}
 
     def _terms(self, job: SlurmJob, odd: list[Note], now: datetime) -> Terms | None:
         wait = self._config.default_deadline
@@ -214,17 +217,19 @@ class SlurmJobs:
 
     def _may(self, job: SlurmJob) -> bool:
         """False for what is somebody else's: held or suspended by them, or let go by them after we had stopped it."""
-        did = self._ours.get(job.id)
+        did = self._held.did(job.id)
         if job.state not in {PENDING, RUNNING, SUSPENDED}:
             return False
         stopped = job.held or job.state == SUSPENDED
         if did is None:
             return not stopped
-        if did != "yielded" and not stopped:
+        if did == "held" and job.priority_held:  # Slurm started it while we held it: it goes on, and is ours to pace
+            return True
+        if did != YIELDED and not stopped and not self._held.doubted(job.id):
             log.warning("slurm.yielded", job=job.id, did=did)
-            self._book({**self._ours, job.id: "yielded"})
+            self._held.give_up(job.id)
             return False
-        return did != "yielded"
+        return did != YIELDED
 
     def _move(self) -> None:
         """Bring every job to its wish: what stops goes first, so that power falls before it rises."""
@@ -235,17 +240,19 @@ class SlurmJobs:
             return  # nobody has planned yet: everything goes on as it is
         with self._lock:
             self._failed = {}  # what still fails is tried, and said, again
+        self._unhold([name for name, (job, _) in picture.jobs.items() if job.priority_held and self._held.did(name)])
         stop: dict[str, list[str]] = {"hold": [], "suspend": [], "requeuehold": []}
         go: dict[str, str] = {}
         for name, (job, terms) in picture.jobs.items():
             # What waits without a grant is held; what runs without a word about it goes on.
             gpus = wish.get(name, 0 if job.state == PENDING else job.gpus)
-            if gpus == 0 and name not in self._ours:
+            did, stopped = self._held.did(name), job.held or job.state == SUSPENDED
+            if gpus == 0 and not stopped:
                 verb = _stopping(job, terms)
                 if verb is not None:
                     stop[verb].append(name)
-            elif gpus > 0 and name in self._ours:
-                go[name] = self._ours[name]
+            elif gpus > 0 and did is not None and stopped:
+                go[name] = did
         # Slurm puts off a requeued job by two minutes once it has cleaned up after it, which may be after our word.
         late = {job.id for job, _ in picture.jobs.values() if job.state == PENDING and job.reason == "BeginTime"}
         self._slurm.start_now(self._restarted & late & {job for job, gpus in wish.items() if gpus > 0})
@@ -253,23 +260,25 @@ class SlurmJobs:
         for verb, did in (("suspend", "suspended"), ("requeuehold", "requeued"), ("hold", "held")):
             self._stop(verb, did, stop[verb])
         if go:
-            failed = self._let_go(go)
-            self._book({job: did for job, did in self._ours.items() if job not in go or job in failed})
+            self._let_go(go)
 
     def _stop(self, verb: str, did: str, jobs: Sequence[str]) -> None:
-        """Written down before it is done: a crash in between lets go of what it finds."""
+        """Written down before it is done: a crash in between lets go of what it finds. What failed stays in doubt: of a
+        list that failed, some may be done, and a controller that went silent may have done all."""
         if not jobs:
             return
-        self._book(self._ours | dict.fromkeys(jobs, did))
+        with self._lock:
+            self._held.ordering(dict.fromkeys(jobs, did), self._clock.now())
         failed = self._slurm.each(verb, jobs)
         self._told(jobs, failed)
-        if failed:
-            self._book({job: what for job, what in self._ours.items() if job not in failed})
+        with self._lock:
+            self._held.stands(job for job in jobs if job not in failed)
 
     def _let_go(self, jobs: Mapping[str, str]) -> dict[str, str]:
         """Undo what was done to these; nothing is done where somebody has undone it already."""
         with self._lock:
             seen = self._picture.seen if self._picture is not None and not self._trouble else {}
+            self._held.ordering(jobs, self._clock.now())
         stopped = [job for job in jobs if job not in seen or seen[job].held or seen[job].state == SUSPENDED]
         suspended = [job for job in stopped if jobs[job] == "suspended"]
         held = [job for job in stopped if jobs[job] != "suspended"]
@@ -277,29 +286,31 @@ class SlurmJobs:
         self._restarted |= {job for job in held if jobs[job] == "requeued" and job not in failed}
         self._slurm.start_now(job for job in self._restarted if job in held)
         self._told(jobs, failed)
+        with self._lock:
+            self._held.forget(job for job in jobs if job not in failed)
         return failed
+
+    def _unhold(self, jobs: Sequence[str]) -> None:
+        """Our hold came when Slurm had just started these: it stops nothing now, but would keep them when requeued."""
+        if jobs:
+            failed = self._slurm.each("release", jobs)
+            with self._lock:
+                self._held.forget(job for job in jobs if job not in failed)
 
     def _told(self, jobs: Sequence[str] | Mapping[str, str], failed: Mapping[str, str]) -> None:
         with self._lock:
             self._failed = {job: why for job, why in self._failed.items() if job not in jobs} | dict(failed)
 
-    def _book(self, ours: Mapping[str, str]) -> None:
-        if self._records is not None and ours != self._ours:
-            self._records.put(KIND, "now", {"jobs": dict(ours)})
-        with self._lock:
-            self._ours = dict(ours)
-
     # ---------------------------------------------------------------- as the planner sees it
-    def _job(self, job: SlurmJob, terms: Terms, at: datetime) -> BatchJob:
+    def _job(self, job: SlurmJob, terms: Terms, picture: _Picture) -> BatchJob:
         """Its time limit is its work: all its GPUs, or none. What is suspended keeps its GPUs and draws little."""
-        ran = job.ran + (self._clock.now() - at if job.state == RUNNING else timedelta())
+        ran = job.ran + (self._clock.now() - picture.at if job.state == RUNNING else timedelta())
         limit = job.limit or ran + NO_LIMIT
         running = job.state == RUNNING
-        # One that was let go and waits for Slurm to start it has its grant, so that the grant can be withdrawn.
-        let_go = job.state == PENDING and not job.held and self._wish.get(job.id, 0) > 0
+        # A grant that is not carried out yet is one, so that it can be withdrawn.
+        granted = running or self._wish.get(job.id, 0) > 0
         release = max(job.submitted, job.begin) if job.state == PENDING and not job.held else job.submitted
-        if job.state == PENDING and job.partition in self._full:
-            release = max(release, at + self._full[job.partition])
+        release = max(release, picture.seat_at.get(job.id, release))
         return BatchJob(
             id=job.id,
             pools=(self._config.partitions[job.partition],),
@@ -313,7 +324,7 @@ class SlurmJobs:
             done_gpu_h=job.gpus * min(ran, limit) / timedelta(hours=1),
             state={PENDING: JobState.WAITING, RUNNING: JobState.RUNNING}.get(job.state, JobState.SUSPENDED),
             started_at=job.started,
-            gpus=job.gpus if running or let_go else 0,
+            gpus=job.gpus if granted else 0,
             running_since=job.started if running else None,
         )
 
@@ -325,3 +336,13 @@ def _stopping(job: SlurmJob, terms: Terms) -> str | None:
     if job.state == RUNNING and terms.pause != "no":
         return "suspend" if terms.pause == "suspend" else "requeuehold"
     return None
+
+
+def _first_end(found: Sequence[SlurmJob], partition: str) -> timedelta:
+    """How long until the first job of a partition that holds GPUs ends by its limit."""
+    rests = [
+        max(timedelta(), (job.limit or job.ran + NO_LIMIT) - job.ran)
+        for job in found
+        if job.partition == partition and job.state in {RUNNING, SUSPENDED} and job.gpus
+    ]
+    return min(rests, default=timedelta())

@@ -17,6 +17,9 @@ from adapters.ports import AdapterError
 MOST_AT_ONCE = 200
 
 
+NODES = "NodeList:.64,PartitionName:.64,StateLong:.32,Gres:.512,GresUsed:.512"
+"""What is asked of each node: five columns without blanks in them."""
+
 UNREACHED = ("unable to contact", "connection refused", "timed out", "communication connection failure")
 """What the commands print when the controller does not answer."""
 
@@ -42,6 +45,13 @@ class Slurm:
         if not isinstance(found, dict):
             raise AdapterError("squeue --json: not an object")
         return found
+
+    def nodes(self) -> str:
+        """A line of `NODES` for each node of each partition; empty where it can't be had."""
+        try:
+            return self._run("sinfo", "-h", "-N", "-O", NODES)
+        except AdapterError:
+            return ""
 
     def each(self, verb: str, jobs: Iterable[str]) -> dict[str, str]:
         """`scontrol VERB` (hold, release, suspend, resume, requeuehold) of these jobs: what was said of each for which

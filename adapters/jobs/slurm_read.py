@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 INFINITE = 2**32 - 1
-_GPU = re.compile(r"(?:gres[:/])?gpu(?::[^:,=()]+)?[:=](\d+)")
+_GPU = re.compile(r"(?:gres[:/])?gpu(?::(?:\(null\)|[^:,=()]+))?[:=](\d+)")
 OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT"}
 """States in which a job stays (squeue(1)); others, such as COMPLETING, are on their way to another."""
 PENDING, RUNNING, SUSPENDED = "PENDING", "RUNNING", "SUSPENDED"
@@ -44,6 +44,11 @@ class SlurmJob:
     def held(self) -> bool:
         """Whether somebody holds it back."""
         return self.state == PENDING and self.reason in {HELD_BY_USER, HELD_BY_ADMIN}
+
+    @property
+    def priority_held(self) -> bool:
+        """Whether it runs with a hold on it, which Slurm heeds when it is requeued."""
+        return self.state == RUNNING and self.reason == HELD_BY_ADMIN
 
 
 def jobs_of(answer: Mapping[str, Any], at: datetime) -> tuple[tuple[SlurmJob, ...], tuple[str, ...]]:
@@ -163,7 +168,12 @@ def _gpus(row: Mapping[str, Any]) -> int:
         (row.get("tres_per_task"), max(1.0, _number(row.get("tasks")) or 1.0)),
         (row.get("tres_req_str"), 1.0),
     ):
-        count = sum(int(one) for one in _GPU.findall(str(text or "")))
+        count = gpus_in(str(text or ""))
         if count:
             return int(count * times)
     return 0
+
+
+def gpus_in(text: str) -> int:
+    """GPUs that a list of resources names: `gpu:h100:8`, `gres/gpu=8`, `gpu:h100:8(S:0-1)`."""
+    return sum(int(one) for one in _GPU.findall(text))

@@ -196,3 +196,58 @@ def test_two_hundred_jobs_end_as_they_were(cluster, pace):
     left = {reason for state, reason in cluster.states().values() if state == "PENDING"}
     assert not any(reason.startswith("JobHeld") for reason in left)
     assert json.loads(cluster.run("squeue", "--json"))["errors"] == []
+
+
+def test_a_hold_that_comes_when_slurm_has_just_started_the_job_is_undone_and_the_job_is_paced_on(cluster, pace):
+    jobs = pace()
+    name = cluster.submit("--comment=gridpace deadline=8h pause=suspend", "--begin=now+2")
+    cluster.wait(lambda: job_of(jobs, name))
+    cluster.wait(lambda: cluster.states()[name][0] == "RUNNING")
+    jobs.apply({name: 8})
+    with jobs._lock:  # as if the hand had read before it started
+        jobs._stop("hold", "held", [name])
+    cluster.wait(lambda: cluster.states()[name] == ("RUNNING", "None") and jobs.held() == {})
+    jobs.apply({name: 0})
+    cluster.wait(lambda: cluster.states()[name][0] == "SUSPENDED")
+    assert jobs.held() == {name: "suspended"}
+
+
+def test_an_order_of_which_the_answer_was_lost_is_seen_through(cluster, pace, monkeypatch):
+    jobs = pace()
+    name = cluster.submit("--comment=gridpace deadline=8h pause=suspend")
+    cluster.wait(lambda: cluster.states()[name][0] == "RUNNING" and job_of(jobs, name))
+    each, lost = Slurm.each, []
+
+    def unheard(self, verb, names):
+        names = list(names)
+        answer = each(self, verb, names)
+        if names and verb not in lost:
+            lost.append(verb)
+            return dict.fromkeys(names, "no answer")
+        return answer
+
+    monkeypatch.setattr(Slurm, "each", unheard)
+    jobs.apply({name: 0})
+    cluster.wait(lambda: cluster.states()[name][0] == "SUSPENDED" and "suspend" in lost)
+    cluster.wait(lambda: not jobs.notes())
+    assert jobs.held() == {name: "suspended"}
+    jobs.apply({name: 8})
+    cluster.wait(lambda: cluster.states()[name][0] == "RUNNING" and "resume" in lost)
+    cluster.wait(lambda: (one := job_of(jobs, name)) and one.state is JobState.RUNNING and one.gpus == 8)
+    jobs.apply({name: 0})
+    cluster.wait(lambda: cluster.states()[name][0] == "SUSPENDED")
+    assert jobs.held() == {name: "suspended"}
+
+
+def test_what_waits_behind_a_suspended_job_is_no_work_for_the_plan_yet(cluster, pace):
+    jobs = pace()
+    first, second = (cluster.submit("--comment=gridpace deadline=8h pause=suspend", minutes=30) for _ in range(2))
+    third = cluster.submit("--comment=gridpace deadline=8h pause=suspend", minutes=30)
+    cluster.wait(lambda: len(jobs.snapshot()) == 3 and cluster.states()[second][0] == "RUNNING")
+    jobs.apply({first: 0, second: 8})
+    cluster.wait(lambda: cluster.states()[first][0] == "SUSPENDED")
+    now = WallClock().now()
+    cluster.wait(lambda: job_of(jobs, third).release > now)
+    assert job_of(jobs, first).release <= now
+    cluster.run("scancel", second)
+    cluster.wait(lambda: job_of(jobs, third).release <= WallClock().now())

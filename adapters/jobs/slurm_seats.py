@@ -1,0 +1,52 @@
+"""Which waiting jobs Slurm could start: those for which GPUs are free, or would be once a job that may be requeued is.
+
+Why: a suspended job keeps its GPUs, and so does a running one until it ends. A plan that swaps one for another that
+waits would stop the first and start nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from adapters.jobs.slurm_read import PENDING, RUNNING, SlurmJob, gpus_in
+from adapters.jobs.slurm_terms import Terms
+
+USABLE = ("idle", "mixed", "allocated", "completing")
+"""Node states, without their marks, in which Slurm starts jobs (sinfo(1))."""
+
+
+def free_gpus(text: str) -> dict[str, int]:
+    """GPUs that no job holds, by partition, from the lines of `sinfo` (columns `slurm_cli.NODES`). What can't be read
+    counts as absent."""
+    free: dict[str, int] = {}
+    for line in text.splitlines():
+        columns = line.split()
+        if len(columns) != 5:
+            continue
+        _, partition, state, gres, used = columns
+        count = gpus_in(gres) - gpus_in(used) if state.rstrip("*~#!%$@^-+") in USABLE else 0
+        free[partition] = free.get(partition, 0) + max(0, count)
+    return free
+
+
+def seated(jobs: Mapping[str, tuple[SlurmJob, Terms]], free: Mapping[str, int], granted: Collection[str]) -> set[str]:
+    """Ids of all jobs but those that wait and for which no GPU is left. `granted` jobs take theirs first, then the
+    others by deadline. Jobs of a partition that `free` doesn't name all count as seated."""
+    left = dict(free)
+    found: set[str] = set()
+    waiting: list[tuple[SlurmJob, Terms]] = []
+    for name, (job, terms) in jobs.items():
+        if job.state == PENDING:
+            waiting.append((job, terms))
+            continue
+        found.add(name)
+        if job.state == RUNNING and terms.pause == "requeue" and job.partition in left:
+            left[job.partition] += job.gpus
+    waiting.sort(key=lambda one: (one[0].id not in granted, one[1].deadline, one[0].submitted, one[0].id))
+    for job, _ in waiting:
+        if job.partition not in left:
+            found.add(job.id)
+        elif job.gpus <= left[job.partition]:
+            found.add(job.id)
+            left[job.partition] -= job.gpus
+    return found
