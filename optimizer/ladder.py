@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from optimizer.check import check_plan
-from optimizer.domain import Plan, Problem
+from optimizer.domain import Plan, Problem, Rung
 from optimizer.fallback import greedy_plan, hold_plan, safe_plan, shift_plan
 from optimizer.faults import SolveError, SolveFault
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.validate import mended, problems_of
 
 Solver = Callable[[Problem], Plan]
+
+MOST_COMPARED = 20_000
+"""Jobs up to which a plan of tanks is compared with what rules make (6 s of them, seen at that many)."""
 
 FAULTS = {
     SolveFault.TIMEOUT: Reason.SOLVER_TIMEOUT,
@@ -45,7 +48,8 @@ def answer(problem: Problem, last_plan: Plan | None, solver: Solver) -> Plan:
             continue
         broken = check_plan(problem, made)
         if not broken:
-            return replace(made, notes=(*notes, *made.notes))
+            best = _worth_most(problem, last_plan, made)
+            return replace(best, notes=(*notes, *best.notes))
         plan = made
         first = broken[0]
         where = f"{first.subject}[{first.index}]" if first.index is not None else first.subject
@@ -56,6 +60,24 @@ def answer(problem: Problem, last_plan: Plan | None, solver: Solver) -> Plan:
     return replace(plan, notes=(*notes, *plan.notes))
 
 
+def _worth_most(problem: Problem, last: Plan | None, made: Plan) -> Plan:
+    """The plan, or where it is one of tanks the best of it and those that need no solver: tanks promise work that
+    single jobs can't do, and where deadlines press, following the last plan or plain rules is worth more. Not with more
+    than MOST_COMPARED jobs: rules take longer than an emergency has."""
+    if made.rung is not Rung.EMERGENCY or len(problem.jobs) > MOST_COMPARED:
+        return made
+    best, failed = made, list[Note]()
+    for name, make in _without_solver(problem, last):
+        other = _attempt(name, make, failed)
+        if other is not None and other.objective > best.objective and not check_plan(problem, other):
+            best = other
+    if best is made:
+        return replace(made, notes=(*failed, *made.notes))
+    text = f"worth {best.objective:,.0f} {problem.currency}, the plan of tanks {made.objective:,.0f}"
+    late = tuple(note for note in made.notes if note.code is Reason.SOLVER_TIMEOUT)
+    return replace(best, notes=(*failed, *late, *best.notes, Note(Reason.SOLVER_TIMEOUT, "plan", text, Severity.INFO)))
+
+
 class NoPlan(Exception):
     """No rung made any plan, be it a bad one; the text has what each of them met. The plan before stays in force."""
 
@@ -63,12 +85,17 @@ class NoPlan(Exception):
 def _rungs(problem: Problem, last: Plan | None, solver: Solver) -> Iterator[tuple[str, Callable[[], Plan]]]:
     """The rungs, best first."""
     yield "optimum", lambda: solver(problem)
-    if last is not None and last.grid.end > problem.grid.start:
-        yield "shifted", lambda: shift_plan(last, problem)
-    yield "greedy", lambda: greedy_plan(problem)
+    yield from _without_solver(problem, last)
     if last is not None:
         yield "hold", lambda: hold_plan(problem, last)
     yield "safe", lambda: safe_plan(problem)
+
+
+def _without_solver(problem: Problem, last: Plan | None) -> Iterator[tuple[str, Callable[[], Plan]]]:
+    """The rungs that follow a plan or rules."""
+    if last is not None and last.grid.end > problem.grid.start:
+        yield "shifted", lambda: shift_plan(last, problem)
+    yield "greedy", lambda: greedy_plan(problem)
 
 
 def _attempt(name: str, make: Callable[[], Plan], notes: list[Note]) -> Plan | None:

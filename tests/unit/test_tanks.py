@@ -13,6 +13,7 @@ from optimizer.assemble import Draft
 from optimizer.check import check_plan
 from optimizer.domain import Rung, Work
 from optimizer.facts import facts_of
+from optimizer.fallback import greedy_plan
 from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import Highs
 from optimizer.jobplans import job_rows
@@ -100,7 +101,7 @@ def test_it_answers_when_time_is_short_even_for_classes_or_there_are_too_many_of
     if many:
         monkeypatch.setattr("optimizer.session.MOST_COARSE", 10)
     kept = Session()
-    plan = answer(made, None, kept.plan)
+    plan = kept.plan(made)
     assert (plan.rung, check_plan(made, plan)) == (Rung.EMERGENCY, ())
     assert [bool(size) for size in tried] == ([False, True] if many else [False, False, True])
     said = {note.code: note.text for note in plan.notes}
@@ -108,6 +109,22 @@ def test_it_answers_when_time_is_short_even_for_classes_or_there_are_too_many_of
     assert "200 jobs are planned as" in said[Reason.JOBS_GROUPED]
     monkeypatch.undo()
     assert answer(made, plan, kept.plan).rung is Rung.OPTIMUM
+
+
+@pytest.mark.parametrize(("made", "rung"), [
+    (reference_problem(1, coarse_grid(24.0), 300, 8), Rung.GREEDY),
+    (repeated(random_problem(6), 6), Rung.EMERGENCY),
+], ids=["rules are worth more", "tanks are worth more"])  # fmt: skip
+def test_a_plan_of_tanks_is_taken_where_no_other_that_can_be_had_is_worth_more(made, rung, monkeypatch):
+    tanks, rules = emergency(made), greedy_plan(made)
+    plan = answer(made, None, lambda _: tanks)
+    assert (plan.rung, plan.objective) == (rung, max(tanks.objective, rules.objective))
+    assert check_plan(made, plan) == ()
+    assert any("made of tanks" in note.text for note in plan.notes), "that the solver was late is told"
+    followed = answer(made, Session().plan(made), lambda _: tanks)
+    assert followed.objective >= plan.objective
+    monkeypatch.setattr("optimizer.ladder.MOST_COMPARED", len(made.jobs) - 1)
+    assert answer(made, None, lambda _: tanks).rung is Rung.EMERGENCY
 
 
 def handed_out(limit_kw, planned):
