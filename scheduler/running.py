@@ -18,15 +18,13 @@ from scheduler.clock import ScaledClock
 from scheduler.config import Config, Scope, is_simulated
 from scheduler.control import run_tick
 from scheduler.cycle import expire_notes, run_cycle
+from scheduler.letting_go import let_all_go
 from scheduler.metrics import Metrics
-from scheduler.parking import release_parking
 from scheduler.sdnotify import notify
 from scheduler.store.store import Store, StoreDegraded
-from scheduler.supply import release_devices
 from scheduler.takeover import reconcile
 from scheduler.timing import Timer
 from scheduler.wiring import Parts, build
-from scheduler.work import let_work_go
 
 if TYPE_CHECKING:
     from scheduler.api.server import ApiServer
@@ -140,13 +138,7 @@ class App:
 
     def release(self) -> None:
         """Give back every limit that we hold."""
-        ctx = self.parts.ctx
-        ctx.dispatcher.writes = False
-        released = release_devices(ctx, self.parts.state, ctx.clock.now())
-        woken = release_parking(ctx, self.parts.state, ctx.clock.now())
-        released += let_work_go(ctx)
-        released += ctx.clocks.release(ctx.clock.now()) if ctx.clocks is not None else ()
-        for note in (*released, *woken, *ctx.dispatcher.release(ctx.clock.now())):
+        for note in let_all_go(self.parts):
             log.error(note.text)
 
 

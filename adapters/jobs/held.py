@@ -12,6 +12,9 @@ from datetime import datetime, timedelta
 
 from adapters.ports import RecordStore
 
+KIND = "held_jobs"
+"""Of the records, one for each batch system."""
+
 YIELDED = "yielded"
 """Somebody else undid what we did: the job is theirs."""
 
@@ -22,9 +25,9 @@ AFTERWARDS = timedelta(seconds=30)
 class Held:
     """`did` of each job: "held", "suspended", "requeued" or YIELDED. Used under its owner's lock."""
 
-    def __init__(self, kind: str, records: RecordStore | None, now: datetime) -> None:
-        self._kind, self._records = kind, records
-        kept = (records.get(kind, "now") if records is not None else None) or {}
+    def __init__(self, system: str, records: RecordStore | None, now: datetime) -> None:
+        self._system, self._records = system, records
+        kept = (records.get(KIND, system) if records is not None else None) or {}
         self._did: dict[str, str] = dict(kept.get("jobs", {}))
         # An order in flight when the daemon before ended may still be carried out.
         self._doubt: dict[str, datetime] = {job: now + AFTERWARDS for job in kept.get("doubt", ()) if job in self._did}
@@ -68,5 +71,5 @@ class Held:
     def _keep(self, did: Mapping[str, str], doubt: Mapping[str, datetime]) -> None:
         doubt = {job: until for job, until in doubt.items() if job in did}
         if self._records is not None and (did != self._did or set(doubt) != set(self._doubt)):
-            self._records.put(self._kind, "now", {"jobs": dict(did), "doubt": sorted(doubt)})
+            self._records.put(KIND, self._system, {"jobs": dict(did), "doubt": sorted(doubt)})
         self._did, self._doubt = dict(did), doubt

@@ -29,7 +29,6 @@ from optimizer.reasons import Note, Reason, Severity
 
 log = structlog.get_logger("gridpace.slurm")
 
-KIND = "slurm_hand"
 NO_LIMIT = timedelta(days=7)
 """Work that a job without a time limit is taken to have left."""
 
@@ -89,7 +88,7 @@ class SlurmJobs:
         self._picture: _Picture | None = None
         self._trouble = ""
         self._failed: dict[str, str] = {}
-        self._held = Held(KIND, context.records, self._clock.now())
+        self._held = Held("slurm", context.records, self._clock.now())
         self._hand = threading.Thread(target=self._work, name="gridpace-slurm", daemon=True)
 
     # ---------------------------------------------------------------- the loops

@@ -23,6 +23,10 @@ class ClientError(Exception):
     """The daemon can't be reached, or refused; the text says what to do."""
 
 
+class Unreachable(ClientError):
+    """Nothing answers there, or not in time."""
+
+
 class Client:
     """One daemon."""
 
@@ -47,7 +51,7 @@ class Client:
             answer = requests.request(method, self.url + path, headers=headers, timeout=TIMEOUT_S, **how)
         except requests.RequestException as error:
             why = "it does not answer in time" if isinstance(error, requests.Timeout) else "nothing answers there"
-            raise ClientError(
+            raise Unreachable(
                 f"{self.url}: {why}. Is `gridpace run` running? Name another with --url or --config."
             ) from None
         if answer.ok:

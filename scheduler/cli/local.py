@@ -27,7 +27,7 @@ RivalNames = Annotated[
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
-    first: tuple[Callable[..., None], ...] = (check, plan, run, gateway)
+    first: tuple[Callable[..., None], ...] = (check, plan, run, doctor, gateway)
     last: tuple[Callable[..., None], ...] = (backtest, schema)
     for command in first:
         app.command()(command)
@@ -53,6 +53,33 @@ def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
     from scheduler.daemon import run as run_daemon
 
     raise typer.Exit(run_daemon(config))
+
+
+def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """List what Gridpace holds.
+
+    Limits that are to be given back, locked clocks, parked GPUs and jobs, from its books; with or without a daemon.
+
+    Exit code 0: nothing is held, or by a daemon that runs; 1: something is held and no daemon runs (`gridpace release`
+    gives it back).
+
+    \b
+    Examples:
+      gridpace doctor
+      gridpace doctor --config gridpace.yaml --json
+    """
+    from scheduler.config import load_config
+    from scheduler.letting_go import daemon_runs, held_in_books
+
+    loaded = load_config(config)
+    runs, held = daemon_runs(loaded), held_in_books(loaded)
+    if as_json:
+        echo_json({"daemon_runs": runs, "held": held})
+    else:
+        for line in held:
+            typer.echo(f"{line.kind} {line.subject}: {line.text}")
+        typer.echo(f"{len(held)} held; " + ("a daemon runs" if runs else "no daemon runs"))
+    raise typer.Exit(1 if held and not runs else 0)
 
 
 def gateway(

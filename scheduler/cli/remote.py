@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from scheduler.cli.options import AsJson, OptionalConfig, Url, echo_json, moment
+from scheduler.cli.options import AsJson, OptionalConfig, Url, default_config, echo_json, moment
 
 OPERATOR = "/api/v1/operator"
 
@@ -82,19 +83,43 @@ def resume(url: Url = None, config: OptionalConfig = None, as_json: AsJson = Fal
 
 
 def release(url: Url = None, config: OptionalConfig = None, as_json: AsJson = False) -> None:
-    """Give limits back and only observe.
+    """Give back everything that is held and only observe.
+
+    Limits, clocks, parked GPUs, and jobs that wait or are suspended. Without a daemon (dead, or about to be removed) it
+    does so itself, from the books of the config.
+
+    Exit code 0: nothing is held any more; 1: something could not be given back; 3: a daemon runs and doesn't answer.
 
     \b
     Examples:
       gridpace release
+      gridpace release --config /etc/gridpace/gridpace.yaml
     """
-    _order(
-        {"action": "release"},
-        "Released: limits are given back; it observes until `gridpace resume`.",
-        url,
-        config,
-        as_json,
-    )
+    from scheduler.cli.client import Unreachable
+
+    try:
+        text = "Released: limits and jobs are given back; it observes until `gridpace resume`."
+        _order({"action": "release"}, text, url, config, as_json)
+    except Unreachable:
+        path = config or default_config()
+        if url is not None or path is None:
+            raise
+        _release_without_daemon(path, as_json)
+
+
+def _release_without_daemon(path: Path, as_json: bool) -> None:
+    from scheduler.config import load_config
+    from scheduler.letting_go import release_alone
+
+    loaded = load_config(path, need_secrets=True)
+    left = release_alone(loaded)
+    if as_json:
+        echo_json({"released": not left, "left": [note.text for note in left]})
+    else:
+        for note in left:
+            typer.echo(note.text, err=True)
+        typer.echo("No daemon runs. " + ("Not everything is given back." if left else "Everything is given back."))
+    raise typer.Exit(1 if left else 0)
 
 
 def limit(

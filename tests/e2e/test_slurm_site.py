@@ -155,3 +155,14 @@ def test_jobs_wait_for_the_cheap_hours_and_a_killed_daemon_leaves_nothing_held_f
     assert again.process.wait(60) == 0
     assert not stopped(cluster, waits)
     assert cluster.states()[urgent][0] == "RUNNING", "nobody gave leave to stop it"
+
+    dead = start()
+    dead.wait(lambda: stopped(cluster, waits))
+    dead.kill()
+    code, said = dead.command("doctor")
+    assert (code, f"job {waits}: " in said) == (1, True), said
+    code, said = dead.command("release")
+    assert code == 0, said
+    assert not stopped(cluster, waits)
+    assert dead.command("doctor") == (0, "0 held; no daemon runs\n")
+    assert cluster.states()[urgent][0] == "RUNNING"

@@ -213,6 +213,15 @@ class Life:
         headers = sign(SECRET.encode(), body, int(time.time()), uuid.uuid4().hex, "elrp")
         return self.call("POST", "/dr/elrp", body, headers)
 
+    def command(self, *words):
+        """Exit code and output of another `gridpace` command with the daemon's config."""
+        command = [sys.executable, "-m", "scheduler.cli", *words, "--config", str(self.machine.path)]
+        environment = {**os.environ, **self.machine.fake.env()}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        return done.returncode, done.stdout + (done.stderr if done.returncode else "")
+
     # ------------------------------------------------------------ ending it
     def kill(self):
         """SIGKILL, whatever it does; nothing of it is left."""
