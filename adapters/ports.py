@@ -328,7 +328,8 @@ class EventMessage:
     `reduce_percent` per target; `cancelled` withdraws the event. `raw` is kept in the books as it arrived.
 
     `standing`: the near part of an order without an end, which goes on from day to day; the program's longest event
-    does not bound it. `fault`: why nothing of it can be followed; it is kept as refused.
+    does not bound it. `fault`: why nothing of it can be followed; it is kept as refused. `priority`: 0 is the highest,
+    None the lowest. `hard`: a limit of the connection, which yields to no priority.
     """
 
     id: str
@@ -341,7 +342,7 @@ class EventMessage:
     ramp_in_s: float | None = None
     ramp_out_s: float | None = None
     rebound_s: float | None = None
-    priority: int = 0
+    priority: int | None = None
     firm: bool = True
     emergency: bool = False
     program: str = ""
@@ -350,6 +351,7 @@ class EventMessage:
     raw: Mapping[str, Any] = field(default_factory=dict)
     standing: bool = False
     fault: str = ""
+    hard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,9 +205,9 @@ class GridEvent:
     """A demand-response event as caps on a site's import: `targets` in kW over consecutive spans of [start, end).
     The ramp in begins at `start` from `baseline_kw` and lasts `ramp_in_s`; the ramp out begins at `end` and reaches
     `baseline_kw` after `ramp_out_s`; then the import stays at or below `rebound_kw` for `rebound_s`. Where events
-    overlap, the strictest cap holds; `priority` is for the books. Money is per kWh. A `voluntary` event asks and pays
-    nothing before the site said that it takes part; while `opted` is None the plan decides. Until the ramp out is over
-    neither caps nor import move faster than `ramp_*_kw_per_min`.
+    overlap, the strictest cap holds; by `priority` (0: highest) the ledger settles conflicts. Money is per kWh. A
+    `voluntary` event asks and pays nothing before the site said that it takes part; while `opted` is None the plan
+    decides. Until the ramp out is over neither caps nor import move faster than `ramp_*_kw_per_min`.
     """
 
     id: str
@@ -221,7 +221,7 @@ class GridEvent:
     ramp_out_s: float = 300.0
     rebound_kw: float | None = None
     rebound_s: float = 3600.0
-    priority: int = 0
+    priority: int | None = None
     firm: bool = True
     emergency: bool = False
     penalty_per_kwh: float = 5.0

@@ -277,6 +277,7 @@ def _rules(program: ProgramConfig, zone: str) -> ProgramRules:
         least_notice_s=program.notice.total_seconds() if program.short_notice is ShortNotice.REFUSE else None,
         voluntary=program.voluntary,
         answer_before_s=program.answer_before.total_seconds(),
+        rank=program.rank,
         pace=Pace(program.ramp_kw_per_min.up or INF, program.ramp_kw_per_min.down or INF),
     )
     return ProgramRules(terms, program.site, program.notice, program.min_kw, program.max_kw or INF)

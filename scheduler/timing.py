@@ -54,6 +54,7 @@ class Timer:
         self._clock, self._interval, self._period = clock, interval, period
         self._cycle = cycle
         self._woken, self._stopping = threading.Event(), threading.Event()
+        self._lock, self._turning = threading.Lock(), False
         self._guard = ClockGuard(WallClock())
         self._scheduler: Any = BackgroundScheduler(
             timezone=UTC,
@@ -61,8 +62,8 @@ class Timer:
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         self._scheduler.add_job(
-            self._turn, AlignedTrigger(clock, interval), id="cycle", next_run_time=datetime.now(UTC)
-        )
+            self._turn, AlignedTrigger(clock, interval), id="cycle", next_run_time=datetime.now(UTC), max_instances=2
+        )  # of two the second returns at once; it begins one that was asked for while the first was ending
         self._scheduler.add_job(tick, self._tick_trigger(), id="tick", next_run_time=datetime.now(UTC))
 
     def _tick_trigger(self) -> Any:
@@ -75,15 +76,27 @@ class Timer:
 
     def _turn(self) -> None:
         """One cycle, and another one for who asked while it ran: APScheduler would leave that to the next interval."""
-        again = True
-        while again:
+        with self._lock:
+            if self._turning:
+                return
+            self._turning = True
+        while True:
             self._woken.clear()
-            self._cycle()
-            again = self._woken.is_set() and not self._stopping.is_set()
+            try:
+                self._cycle()
+            finally:
+                with self._lock:
+                    again = self._turning = self._woken.is_set() and not self._stopping.is_set()
+            if not again:
+                return
 
     def wake(self) -> None:
-        """Plan at once, or as soon as the plan that is being made is done; several wake-ups before it are one."""
-        self._woken.set()
+        """Plan at once, or as soon as the plan that is being made is done; several wake-ups before it are one. A flood
+        of them costs a flag each."""
+        with self._lock:
+            self._woken.set()
+            if self._turning:
+                return
         if self._scheduler.running:
             self._scheduler.modify_job("cycle", next_run_time=datetime.now(UTC))
 

@@ -62,7 +62,7 @@ class EventBody(BaseModel):
     ramp_out_s: float | None = Field(None, ge=0, le=86_400)
     rebound_s: float | None = Field(None, ge=0, le=86_400)
     cancelled: bool = False
-    priority: int = Field(0, ge=0, le=1000)
+    priority: int | None = Field(None, ge=0, le=1000)
     firm: bool = True
     emergency: bool = False
     name: str = Field("", max_length=128)

@@ -45,7 +45,7 @@ class Asked:
     modification: int
     status: str
     test: bool
-    priority: int
+    priority: int | None
     name: str
     steps: tuple[Step, ...]
     start_after: timedelta
@@ -73,7 +73,7 @@ def read_event(event: Mapping[str, Any], config: OpenAdr2Config) -> Asked:
             modification=modification,
             status=status,
             test=str(about.get("test_event", "false")).lower() not in {"false", "none", ""},
-            priority=max(0, min(1000, int(about.get("priority") or 0))),
+            priority=max(0, int(about.get("priority") or 0)) or None,  # here 0 says that there is none
             name=str(about.get("market_context") or ""),
             steps=tuple(_steps(signal, period, config)),
             start_after=after.get("startafter") or timedelta(0),

@@ -50,6 +50,7 @@ class Webhook:
         self._secrets, self._records, self._wall = dict(secrets), records, wall
         self._windows_s = dict(windows_s or {})
         self._lock = threading.Lock()
+        self._coming: set[str] = set()
 
     def receive(self, headers: Mapping[str, str], body: bytes, now: datetime) -> EventMessage:
         """Verify and parse one message; a start of "now" means `now`.
@@ -60,11 +61,23 @@ class Webhook:
         if len(body) > BODY_LIMIT:
             raise EventRefused(f"the body is larger than {BODY_LIMIT} bytes", 413)
         program, nonce = self._authenticated({name.lower(): value for name, value in headers.items()}, body)
-        with self._lock:
-            if self._records.get("nonce", f"{program}/{nonce}") is not None:
-                raise _not_authenticated()
-            self._records.put("nonce", f"{program}/{nonce}", {"forget_after_s": NONCE_KEPT_S})
+        self._once(f"{program}/{nonce}")
         return parse_event(body, now, program=program, source="webhook")
+
+    def _once(self, nonce: str) -> None:
+        """Keep a nonce; refuse one that was kept, or is being kept by another request. The disk is waited for outside
+        the lock, so that messages which come together are written together."""
+        with self._lock:
+            if nonce in self._coming:
+                raise _not_authenticated()
+            self._coming.add(nonce)
+        try:
+            if self._records.get("nonce", nonce) is not None:
+                raise _not_authenticated()
+            self._records.put("nonce", nonce, {"forget_after_s": NONCE_KEPT_S})
+        finally:
+            with self._lock:
+                self._coming.discard(nonce)
 
     def _authenticated(self, headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
         """Program and nonce of a message with the right signature inside the window."""

@@ -55,9 +55,9 @@ class RecordedEventConfig(Model):
     reduce_kw: Positive | None = Field(default=None, description="Reduction from the baseline, in kW.", examples=[1100])
     limit_kw: NotNegative | None = Field(default=None, description="Cap on the import, in kW.", examples=[4000])
     emergency: bool = Field(default=False, description="Was an emergency order.", examples=[False])
-    priority: int = Field(
-        default=0,
-        description="Kept in the books and shown. Where events overlap, the strictest cap holds, whatever it says.",
+    priority: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="0 is the highest, absent the lowest: where events of the program overlap, which of them holds.",
         examples=[0],
     )
 
@@ -112,6 +112,14 @@ class ProgramConfig(Model):
         default_factory=BaselineConfig,
         description="From which level reductions count.",
         examples=[{"type": "meter_before"}],
+    )
+    rank: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Which program holds where events of ranked programs overlap: 0 before 1, also where its cap is "
+        "the looser one; of the same rank the events' own priorities decide, then the stricter cap. Absent: the "
+        "stricter cap holds, whatever the priorities. Hard limits, emergencies and the operator's events yield to "
+        "nobody.",
+        examples=[1],
     )
     penalty_per_kwh: NotNegative = Field(
         default=5.0, description="Money for each kWh above an event's target.", examples=[5.0]

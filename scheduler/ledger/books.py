@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from adapters.ports import EventMessage
+from scheduler.ledger.conflicts import Settled, settled, yielding
 from scheduler.ledger.states import Delivery, EventRow, EventState
 from scheduler.service import EventAnswer
 from scheduler.store.codec import checksum, json_text, plain_values, typed_value
@@ -31,6 +32,7 @@ class Books:
         self.rows = {key: typed_value(EventRow, body) for key, body in store.all("event").items()}
         self.heads: dict[str, EventRow] = {}
         self.live: dict[str, EventRow] = {}
+        self._settled: dict[str, Settled] | None = None
         self._numbers = 0
         self._shown: dict[str, str] = {}
         for row in sorted(self.rows.values(), key=lambda row: row.number):
@@ -45,6 +47,7 @@ class Books:
 
     def _index(self, row: EventRow) -> None:
         self.rows[row.id] = self.live[row.id] = row
+        self._settled = None
         self._numbers = max(self._numbers, row.number)
         self._shown.setdefault(row.event.id, row.key)
         head = self.heads.get(row.key)
@@ -77,6 +80,19 @@ class Books:
     def bound(self) -> Iterable[EventRow]:
         """Rows that put a cap on something, those long over left out."""
         return [row for row in self.live.values() if row.binds]
+
+    def settled(self) -> Mapping[str, Settled]:
+        """Rows that yield to others, reckoned once for each change."""
+        if self._settled is None:
+            self._settled = settled(self.bound())
+        return self._settled
+
+    def as_settled(self, row: EventRow, now: datetime) -> EventRow:
+        """The row as it holds beside the others, for people to see."""
+        one = self.settled().get(row.id)
+        if one is None or now >= row.event.end:
+            return row
+        return replace(row, event=one.event, answer=f"{row.answer}; {yielding(one, row, self.rows)}")
 
     def next_number(self) -> int:
         """Number of the next row."""

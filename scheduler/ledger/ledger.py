@@ -18,8 +18,8 @@ from typing import Any
 
 from adapters.ports import EventMessage, EventRefused
 from optimizer.domain import GridEvent
-from optimizer.envelope import event_limit_kw
-from optimizer.reasons import Note, Reason, Severity
+from optimizer.reasons import Note
+from scheduler.ledger import conflicts
 from scheduler.ledger.books import Books
 from scheduler.ledger.policy import not_owed
 from scheduler.ledger.resolve import (
@@ -137,15 +137,10 @@ class Ledger:
         event, due_from = resolve(message, self._books.shown_id(message), base_kw, terms, former, now)
         event = replace(event, firm=event.firm and not short)
         target_kw = min(cap_kw(target, base_kw) for target in message.targets if target.end > now)
-        reason = "; ".join(
-            [
-                f"cap {target_kw:.0f} kW against a baseline of {base_kw:.0f} kW",
-                *([f"best effort: {free_kw:.0f} kW can be shed, {short_kw:.0f} kW are missing"] if short else []),
-                *(["started already, counted from now"] if message.start < now and former is None else []),
-                *([] if former else slowed(message, base_kw, terms)),
-                *(self._overlaps(event)),
-            ]
-        )
+        parts = [f"cap {target_kw:.0f} kW against a baseline of {base_kw:.0f} kW"]
+        parts += [f"best effort: {free_kw:.0f} kW can be shed, {short_kw:.0f} kW are missing"] if short else []
+        parts += ["started already, counted from now"] if message.start < now and former is None else []
+        parts += [] if former else slowed(message, base_kw, terms)
         row = EventRow(
             key=key_of(message),
             version=message.version,
@@ -153,17 +148,22 @@ class Ledger:
             received_at=now,
             due_from=due_from,
             near_s=terms.near_s,
-            answer=reason,
+            answer="",
             number=self._books.next_number(),
             target_kw=target_kw,
+            rank=terms.rank,
+            hard=message.hard,
         )
+        yields, beside = conflicts.told(row, self._books.bound())
+        row = replace(row, answer="; ".join([*parts, *beside]))
         if terms.voluntary and not event.emergency and not (former is not None and former.in_flight(now)):
             row = awaited(row, terms, now)
         elif terms.voluntary and not event.emergency:
             row = answered(row, "in", row.answer)
+        answer = self._answer(message, row.state(now), row.opt, "; ".join([row.answer, *yields]), row)
         asked = head if head is not None and head.opt != "in" else None
-        answer = replace(self._answer(message, row.state(now), row.opt, row.answer, row), available_kw=free_kw)
-        return self._keep(message, (*self._succeeded(former or asked, row, now), row), answer, now)
+        rows = (*self._succeeded(former or asked, row, now), row)
+        return self._keep(message, rows, replace(answer, available_kw=free_kw), now)
 
     def _succeeded(self, former: EventRow | None, row: EventRow, now: datetime) -> tuple[EventRow, ...]:
         """The former version as it is from now on: replaced at once where the new one carries on, else left by its ramp
@@ -243,21 +243,13 @@ class Ledger:
         name = printable(message.id)
         return EventAnswer(name, message.version, str(state), opt, reason, target_kw, baseline_kw, answer_by=by)
 
-    def _overlaps(self, event: GridEvent) -> list[str]:
-        """What to say about other events at the same time."""
-        others = [
-            row.event.id
-            for row in self._books.bound()
-            if row.event.site == event.site and row.event.id != event.id
-            and row.event.start < event.end and event.start < row.event.end
-        ]  # fmt: skip
-        return [f"overlaps {', '.join(others[:5])}: the stricter cap holds at each moment"] if others else []
-
     # ------------------------------------------------------------ the loops
     def active(self, now: datetime) -> tuple[GridEvent, ...]:
-        """Every event that asks something now or later, its ramps and its rebound limit included."""
+        """Every event that asks something now or later, its ramps and its rebound limit included, conflicts settled."""
         with self._lock:
-            return tuple(row.event for row in self._books.bound() if now < row.over_at)
+            yielding = self._books.settled()
+            rows = [row for row in self._books.bound() if now < row.over_at]
+            return tuple(yielding[row.id].event if row.id in yielding else row.event for row in rows)
 
     def running(self, now: datetime) -> tuple[EventRow, ...]:
         """Events between their start and the end of their ramp out."""
@@ -309,16 +301,9 @@ class Ledger:
             return found
 
     def notes(self, now: datetime) -> tuple[Note, ...]:
-        """Overlaps that hold now, said aloud: which of the events is the stricter one."""
-        running = [row.event for row in self.running(now)]
-        notes = []
-        for site in sorted({event.site for event in running}):
-            caps = sorted((event_limit_kw(event, now), event.id) for event in running if event.site == site)
-            if len(caps) > 1:
-                names = ", ".join(name for _, name in caps)
-                text = f"events {names} overlap at {site}: {caps[0][1]} is the strictest now with {caps[0][0]:.0f} kW"
-                notes.append(Note(Reason.EVENT_CONFLICT, caps[0][1], text, Severity.INFO, now))
-        return tuple(notes)
+        """Overlaps that hold now, said aloud: which of the events is the stricter one, and which yields."""
+        with self._lock:
+            return conflicts.notes(self.running(now), self._books.settled(), now)
 
     def record(self, now: datetime, site: str, import_kw: float | None) -> None:
         """Count a reading of the site's meter into every running event; on disk at least once a minute. A lost reading
@@ -396,4 +381,4 @@ class Ledger:
         return self._now or last
 
     def _shown(self, row: EventRow, now: datetime) -> EventStatus:
-        return event_status(row, self._books.deliveries.get(row.id, Delivery()), now)
+        return event_status(self._books.as_settled(row, now), self._books.deliveries.get(row.id, Delivery()), now)

@@ -32,7 +32,7 @@ class ProgramTerms:
     becomes of a firm event that asks for more than the site can shed: taken as best effort, or refused.
     `declared_baseline_kw` replaces the measured baseline, the mean of the `baseline_s` before the message. Events of a
     `voluntary` program are answered `answer_before_s` before they start, after the plan has weighed them. Caps move no
-    faster than `pace`, even where a message asks for it.
+    faster than `pace`, even where a message asks for it. `rank`: see scheduler.ledger.conflicts.
     """
 
     id: str = ""
@@ -52,6 +52,7 @@ class ProgramTerms:
     least_notice_s: float | None = None
     voluntary: bool = False
     answer_before_s: float = 900.0
+    rank: int | None = None
     pace: Pace = field(default_factory=Pace)
 
 

@@ -46,7 +46,7 @@ class EventRow:
     `target_kw` the strictest cap that was asked (inf: none).
     `voided`: it puts no cap on anything (any more). `cancelled_version`: highest version that was withdrawn.
     `withdrawn_by`: the operator who withdrew it. `opt`: "in", "out", or "pending" for a voluntary event that is not
-    answered yet and will be by `answer_by`.
+    answered yet and will be by `answer_by`. `rank`: its program's among ranked ones; `hard`: it yields to no priority.
     """
 
     key: str
@@ -66,6 +66,8 @@ class EventRow:
     withdrawn_by: str = ""
     opt: str = "in"
     answer_by: datetime | None = None
+    rank: int | None = None
+    hard: bool = False
 
     @property
     def id(self) -> str:

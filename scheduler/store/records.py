@@ -7,6 +7,7 @@ change, under the same lock; the fencing epoch goes the same way, because a node
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ from typing import Any
 from optimizer.reasons import Severity
 from scheduler.store.codec import Damaged, checksum, json_text, read_body, text_time, time_text
 from scheduler.store.copy import MIRRORED, Mirrored, SmallCopy
-from scheduler.store.database import Database
+from scheduler.store.database import Database, StoreDegraded
 
 
 @dataclass(frozen=True)
@@ -30,28 +31,70 @@ class Record:
     log_only: bool = False
 
 
+@dataclass
+class _Waiting:
+    """One caller's rows, and what became of them."""
+
+    rows: list[tuple[Record, str]]
+    done: bool = False
+    error: Exception | None = None
+
+
 class Records:
     """Records over the database, mirrored in `copy` where their kind asks for it. Opening raises the epoch by one."""
 
     def __init__(self, database: Database, copy: SmallCopy | None) -> None:
         self._database, self._copy = database, copy
+        self._waiting: deque[_Waiting] = deque()
         self._restore_from_copy()
         self.epoch = self._meta("epoch") + 1
         database.write_history(lambda db: _set_meta(db, "epoch", self.epoch))
         self._save_copy()
 
     def put_all(self, records: Iterable[Record]) -> None:
-        """Keep several records in one transaction: all of them or, with StoreDegraded, none."""
-        rows = [(record, json_text(record.value)) for record in records]
-        mirrored = any(record.kind in MIRRORED for record, _ in rows)
+        """Keep several records in one transaction: all of them or, with StoreDegraded, none. Who waits for the disk
+        meanwhile is written by whoever gets to it next, in one go: most of the time of a write is the disk's."""
+        mine = _Waiting([(record, json_text(record.value)) for record in records])
+        self._waiting.append(mine)
         with self._database.lock:
-            with self._database.write() as db:
-                for record, body in rows:
+            if not mine.done:
+                self._write_waiting()
+        if mine.error is not None:
+            raise mine.error
+
+    def _write_waiting(self) -> None:
+        """Commit all that waits; where that fails, each by itself, so that nobody fails for another's fault."""
+        batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            self._commit(batch)
+        except Exception as error:  # noqa: BLE001 - it is raised by those whom it concerns
+            for one in batch:
+                one.error = error if len(batch) == 1 else self._alone(one)
+        except BaseException:
+            for one in batch:
+                one.error = StoreDegraded("the write was interrupted")
+            raise
+        finally:
+            for one in batch:
+                one.done = True
+
+    def _alone(self, one: _Waiting) -> Exception | None:
+        try:
+            self._commit([one])
+        except Exception as error:  # noqa: BLE001 - as above
+            return error
+        return None
+
+    def _commit(self, batch: Sequence[_Waiting]) -> None:
+        mirrored = any(record.kind in MIRRORED for one in batch for record, _ in one.rows)
+        with self._database.write() as db:
+            for one in batch:
+                for record, body in one.rows:
                     self._write(db, record, body)
-                if mirrored:
-                    _set_meta(db, "generation", self._meta("generation") + 1)
             if mirrored:
-                self._save_copy()
+                _set_meta(db, "generation", self._meta("generation") + 1)
+        if mirrored:
+            self._save_copy()
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
         """One record or None. Raises StoreDegraded when the file can't be read."""

@@ -251,3 +251,51 @@ def test_threads_share_one_store(store):
         thread.join()
     assert len(store.all("job")) == 100
     assert len(store.samples("t3", NOON, NOON + timedelta(hours=1))["at"]) == 25
+
+
+def test_writers_that_wait_are_written_together_and_each_is_on_disk_when_it_is_told(store, path):
+    """Sixteen writers wait while another holds the disk: one commit for all of them, before the first returns."""
+    commits, unseen = [], []
+    store._database._connection.set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
+
+    def write(number):
+        store.put("event", f"e{number}", {"number": number})
+        with closing(sqlite3.connect(path)) as other:
+            if not other.execute("SELECT 1 FROM records WHERE key = ?", (f"e{number}",)).fetchall():
+                unseen.append(number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
+    with store._database.lock:
+        for thread in threads:
+            thread.start()
+        while len(store._records._waiting) < len(threads):
+            threading.Event().wait(0.001)
+    for thread in threads:
+        thread.join()
+    assert unseen == []
+    assert len(commits) == 1
+    assert len(store.all("event")) == 16
+
+
+def test_nobody_fails_for_what_another_wanted_written(store):
+    store._database._connection.execute(
+        "CREATE TRIGGER stop BEFORE INSERT ON records WHEN NEW.key = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    refused = []
+
+    def write(key):
+        try:
+            store.put("event", key, {})
+        except StoreDegraded:
+            refused.append(key)
+
+    threads = [threading.Thread(target=write, args=(key,)) for key in ("a", "bad", "b")]
+    with store._database.lock:
+        for thread in threads:
+            thread.start()
+        while len(store._records._waiting) < len(threads):
+            threading.Event().wait(0.001)
+    for thread in threads:
+        thread.join()
+    assert refused == ["bad"]
+    assert set(store.all("event")) == {"a", "b"}

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -190,3 +191,25 @@ def test_the_scripted_utility_sends_each_message_once_when_it_is_due():
     message = parse_event(json.dumps(FIELDS).encode(), SITE_TIME, program="p", source="script")
     utility = SimulatedUtility([(SITE_TIME + HOUR, message), (SITE_TIME, message)])
     assert [len(utility.poll(SITE_TIME + hours * HOUR)) for hours in (-1, 0, 0, 3, 3)] == [0, 1, 0, 1, 0]
+
+
+def test_of_a_message_that_comes_many_times_at_once_one_counts(webhook, store):
+    headers, body = signed()
+    taken, refused = [], []
+
+    def send():
+        try:
+            taken.append(webhook.receive(headers, body, SITE_TIME))
+        except EventRefused as error:
+            refused.append(error.status)
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    with store._database.lock:  # all are past the signature before the first nonce is on disk
+        for thread in threads:
+            thread.start()
+        while len(refused) < len(threads) - 1:
+            threading.Event().wait(0.001)
+    for thread in threads:
+        thread.join()
+    assert len(taken) == 1
+    assert refused == [401] * 7
