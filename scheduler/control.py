@@ -17,6 +17,7 @@ from scheduler.clocked import learn_levers, limits_of, locked_mhz, move_clocks
 from scheduler.dispatch import Dispatched
 from scheduler.engine import Context, State
 from scheduler.granting import grant_jobs
+from scheduler.jobmeter import meter_jobs
 from scheduler.observing import observe, read_meter, site_import, teach
 from scheduler.orders import PoolOrder
 from scheduler.parking import awake_orders, set_parking
@@ -61,6 +62,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     if count_unreached(ctx, state, reading, now):  # who obeyed makes up for who did not, at once
         trims, orders, more = order_sites(ctx, state, events, below_floor, now)
         notes, done = notes + more.notes, more
+    meter_jobs(ctx, state, now)
     notes += move_clocks(ctx, orders, lease_s(ctx.timing.interval, events, now), now)
     grant_jobs(ctx, state, orders, now)
     notes += set_parking(ctx, state, now)

@@ -33,6 +33,7 @@ from scheduler.orders import PoolOrder
 from scheduler.parked import ParkedState
 from scheduler.pools import Pools
 from scheduler.pue import PueModel
+from scheduler.sales import SalesBook
 from scheduler.service import OperatorOrder
 from scheduler.sitemodels import CoincidentModel
 from scheduler.status import CycleReport, Tick
@@ -145,6 +146,7 @@ class Context:
     bring_jobs: Callable[[datetime], tuple[Note, ...]] | None = None
     devices: Mapping[str, SetpointDevice] = field(default_factory=dict)
     parking: Mapping[str, ParkingHook] = field(default_factory=dict)
+    sales: SalesBook = field(default_factory=SalesBook)
     clocks: ClockHand | None = None
     """Where pools may be moved by their SM clocks."""
 

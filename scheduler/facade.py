@@ -20,9 +20,11 @@ from optimizer.domain import BatchJob, Plan
 from scheduler.engine import Context, State
 from scheduler.explaining import explain_target
 from scheduler.flexibility import available_kw, baseline_kw
+from scheduler.orders import step_index
 from scheduler.overrides import apply_order
 from scheduler.programs import ProgramRules
 from scheduler.reporting import job_status
+from scheduler.sales import Sale, Sold
 from scheduler.service import EventAnswer, Grant, JobRequest, OperatorOrder, Refused
 from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
 from scheduler.store.store import StoreDegraded
@@ -42,6 +44,7 @@ class Facade:
     wake: Callable[[], None]
     feeds: Mapping[str, EventFeed] = field(default_factory=dict)
     cued: Callable[[str], None] = lambda _: None
+    _quoted: tuple[Plan, int, Quotes] | None = None
 
     def report(self) -> CycleReport | None:
         """See Service."""
@@ -57,8 +60,13 @@ class Facade:
 
     def quotes(self) -> Quotes | None:
         """See Service."""
-        plan, problem = self.state.decision.plan, self.state.decision.problem
-        return quotes_of(problem, plan, self.ctx.clock.now()) if plan is not None and problem is not None else None
+        decision, now, held = self.state.decision, self.ctx.clock.now(), self._quoted
+        if decision.plan is None or decision.problem is None:
+            return None
+        step = step_index(decision.plan, now)  # what is quoted changes with the plan and the interval, and only then
+        if held is None or held[0] is not decision.plan or held[1] != step:
+            self._quoted = held = (decision.plan, step, quotes_of(decision.problem, decision.plan, now))
+        return held[2]
 
     def series(self, site: str, start: datetime, end: datetime) -> Mapping[str, Sequence[Any]]:
         """See Service."""
@@ -238,9 +246,29 @@ class Facade:
         """See Service."""
         return self._job(lambda queue: queue.cancel(job_id, by).id)
 
-    def report_progress(self, job_id: str, done_gpu_h: float, finished: bool) -> JobStatus:
+    def report_progress(self, job_id: str, done_gpu_h: float, finished: bool, sold: Sold | None = None) -> JobStatus:
         """See Service."""
-        return self._job(lambda queue: queue.report(job_id, done_gpu_h, finished).id, replan=finished)
+        if sold is not None:
+            self.ctx.sales.sold(job_id, sold, self.ctx.clock.now())
+        found = self._job(lambda queue: queue.report(job_id, done_gpu_h, finished).id, replan=finished)
+        if sold is not None:
+            self._keep_sales()
+        return found
+
+    def report_sold(self, job_id: str, sold: Sold) -> None:
+        """See Service."""
+        self.ctx.sales.sold(job_id, sold, self.ctx.clock.now())
+        self._keep_sales()
+
+    def sales(self) -> Sequence[Sale]:
+        """See Service."""
+        return self.ctx.sales.rows()
+
+    def _keep_sales(self) -> None:
+        try:
+            self.ctx.sales.flush()
+        except StoreDegraded as error:
+            raise Refused(f"not acknowledged, the store can't keep it: {error}", 503) from error
 
     def _job(self, change: Callable[[JobDesk], str], replan: bool = True) -> JobStatus:
         if not isinstance(self.ctx.jobs, JobDesk):

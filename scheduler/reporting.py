@@ -131,6 +131,7 @@ def job_status(job: BatchJob, ctx: Context, state: State) -> JobStatus:
     elif plan is not None and problem is not None and planned is not None:
         step = step_index(plan, problem.made_at)
         reason, why = planned.reasons[step].value, explain_job(problem, plan, job.id, zone_of(ctx, planned.pool))
+    sale = ctx.sales.of(job.id)
     return JobStatus(
         id=job.id,
         pool=planned.pool if planned is not None and planned.pool else job.pools[0],
@@ -141,4 +142,7 @@ def job_status(job: BatchJob, ctx: Context, state: State) -> JobStatus:
         finish=planned.finish if planned is not None else None,
         reason=reason,
         why=why,
+        tokens=sale.tokens if sale is not None else 0,
+        energy_kwh=sale.energy_kwh if sale is not None else 0.0,
+        margin=sale.margin if sale is not None and sale.tokens else None,
     )

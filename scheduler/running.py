@@ -79,11 +79,18 @@ class App:
         except Exception:
             log.exception("cycle failed; the plan before stays in force")
             return
+        self._keep_books()
         expire_notes(state, report)
         self.metrics.observe_cycle(report)
         log.info(report.sentence(), cycle=report.cycle, rung=report.rung, warnings=report.warnings)
         notify(("" if self._ready else "READY=1\n") + f"STATUS={report.sentence()}")
         self._ready = True
+
+    def _keep_books(self) -> None:
+        try:
+            self.parts.ctx.sales.flush()
+        except StoreDegraded as error:
+            log.error("the books of sales wait in memory", reason=str(error))
 
     def tick(self) -> None:
         """One turn of the fast loop; only a finished one feeds the watchdog."""
@@ -133,6 +140,7 @@ class App:
                 self.release()
         finally:
             self.server.stop()
+            self._keep_books()
             self.parts.close(keep_store)
         log.info("stopped", released=release)
 

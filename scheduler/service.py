@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from adapters.dr.desk import EventAnswer
 from optimizer.domain import Plan
+from scheduler.sales import Sale, Sold
 from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
 from scheduler.tokens import Quotes
 
@@ -154,8 +155,16 @@ class Service(Protocol):
         """Cancel a job. Raises Refused when unknown or finished."""
         ...
 
-    def report_progress(self, job_id: str, done_gpu_h: float, finished: bool) -> JobStatus:
-        """A worker's report of work done so far (GPU-hours at full throughput). Raises Refused."""
+    def report_progress(self, job_id: str, done_gpu_h: float, finished: bool, sold: Sold | None = None) -> JobStatus:
+        """A worker's report of work done so far (GPU-hours at full throughput), and what it sold. Raises Refused."""
+        ...
+
+    def report_sold(self, job_id: str, sold: Sold) -> None:
+        """What a job sold that is over, or cancelled. Raises Refused."""
+        ...
+
+    def sales(self) -> Sequence[Sale]:
+        """Tokens, money and energy of jobs, the last changed first."""
         ...
 
     def order(self, order: OperatorOrder) -> None:

@@ -120,6 +120,11 @@ class JobStatus:
     finish: datetime | None
     reason: str
     why: str
+    tokens: int = 0
+    """Tokens sold of it, as its worker told."""
+    energy_kwh: float = 0.0
+    margin: float | None = None
+    """What was paid for them beyond the cost of the energy; None: nothing was sold."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from optimizer.domain import Plan, Problem
+from optimizer.domain import GpuPool, Plan, Problem, Work
+from optimizer.envelope import tightest_kw
 
 AHEAD = timedelta(hours=24)
 INDICATION = "an indication at the margin of the plan in force, not an offer"
@@ -19,13 +20,16 @@ NO_DUAL = "no price: the plan comes from a rung without duals"
 @dataclass(frozen=True, slots=True)
 class QuotedInterval:
     """What more work costs in one interval: money for a million tokens (None: the pool has no tokens, or see `reason`)
-    and for a GPU-hour at full throughput. `reason` says why there is no price, or that another job gives way."""
+    and for a GPU-hour at full throughput. `reason` says why there is no price, or that another job gives way.
+    `free_gpus`: GPUs of a batch pool at full throughput that the plan leaves idle, and limits and events leave power
+    for; pools of a site share that power."""
 
     start: datetime
     end: datetime
     per_mtok: float | None
     per_gpu_h: float | None
     reason: str | None
+    free_gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def quotes_of(problem: Problem, plan: Plan, now: datetime, ahead: timedelta = AH
             item.pool.site,
             item.pool.gpu_model,
             item.pool.work.value,
-            _intervals(plan, item.pool.id, steps),
+            _intervals(problem, plan, item.pool, steps),
         )
         for item in problem.pools
         if item.pool.id in plan.quotes
@@ -85,12 +89,27 @@ def quotes_of(problem: Problem, plan: Plan, now: datetime, ahead: timedelta = AH
     return Quotes(plan.made_at, plan.rung.value, problem.currency, note, pools, sites)
 
 
-def _intervals(plan: Plan, pool: str, steps: list[int]) -> tuple[QuotedInterval, ...]:
-    quote, edges = plan.quotes[pool], plan.grid.edges
+def _intervals(problem: Problem, plan: Plan, pool: GpuPool, steps: list[int]) -> tuple[QuotedInterval, ...]:
+    quote, edges = plan.quotes[pool.id], plan.grid.edges
     return tuple(
         QuotedInterval(
             edges[t], edges[t + 1], quote.per_mtok[t], quote.more_per_gpu_h[t],
             reason.value if (reason := quote.reasons[t]) is not None else None,
+            free_gpus(problem, plan, pool, t),
         )
         for t in steps
     )  # fmt: skip
+
+
+def free_gpus(problem: Problem, plan: Plan, pool: GpuPool, step: int) -> float:
+    """GPUs of a batch pool at full throughput beyond those of the plan: fewer than idle ones where the site's limit or
+    an event leaves less power. Parked ones count: they wake for work."""
+    if pool.work is not Work.BATCH:
+        return 0.0
+    inputs = next(site for site in problem.sites if site.id == pool.site)
+    events = [event for event in problem.events if event.site == pool.site and not event.undecided]
+    start, end = plan.grid.edges[step], plan.grid.edges[step + 1]
+    cap_kw = min(inputs.limit_kw[step], *(tightest_kw(events, at) for at in (start, start + (end - start) / 2, end)))
+    room_kw = max(0.0, cap_kw - plan.sites[pool.site].import_kw[step]) / inputs.pue[step]
+    each_kw = max(1e-6, (pool.curve.points[-1].draw_w - pool.curve.idle_w) / 1000.0)
+    return max(0.0, min(pool.count - plan.pools[pool.id].active_gpus[step], room_kw / each_kw))

@@ -44,6 +44,7 @@ from scheduler.levers import Levers
 from scheduler.planner import ChildPlanner
 from scheduler.pools import PoolModel, Pools
 from scheduler.rules import OPTIMUM, RulePlanner
+from scheduler.sales import SalesBook
 from scheduler.store.store import Store, StoreDegraded
 from scheduler.utility import Utility
 
@@ -165,6 +166,7 @@ def _built(
         clocks=build_clocks(hardware, store, dispatcher, clock),
         store=store,
         curves=CurveBook(pools, store),
+        sales=SalesBook(store),
         prices=prices(config),
         currency=config.currency,
         margin=config.margin,

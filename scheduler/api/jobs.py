@@ -10,7 +10,7 @@ from fastapi import APIRouter
 
 from scheduler.api.auth import Reader, Writer
 from scheduler.api.encode import Json, clean
-from scheduler.api.models import JobBody, ProgressBody
+from scheduler.api.models import JobBody, Name, ProgressBody, SoldBody
 from scheduler.service import Service
 
 log = structlog.get_logger("gridpace.api")
@@ -46,6 +46,12 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/{job_id}/progress", summary="A worker's report of the work done so far")
     def progress(job_id: str, body: ProgressBody, _: Writer) -> Json:
-        return Json(service.report_progress(job_id, body.done_gpu_h, body.finished))
+        sold = body.sold.told() if body.sold is not None else None
+        return Json(service.report_progress(job_id, body.done_gpu_h, body.finished, sold))
+
+    @router.put("/{job_id}/sold", summary="What was sold of a job that is over")
+    def sold(job_id: Name, body: SoldBody, _: Writer) -> Json:
+        service.report_sold(job_id, body.told())
+        return Json({"ok": True})
 
     return router

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from scheduler.sales import Sold
 from scheduler.service import JobRequest, OperatorOrder
 
 EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
@@ -87,11 +88,25 @@ class JobBody(Body):
         return JobRequest(**dict(self))
 
 
+class SoldBody(Body):
+    """What a worker sold of a job so far."""
+
+    tokens: Annotated[int, Field(ge=0, le=10**15)] = Field(description="Tokens delivered, in and out")
+    paid: Amount = Field(description="Money for them")
+    tenant: Annotated[str, Field(max_length=128), AfterValidator(_printable)] = ""
+    model: Annotated[str, Field(max_length=256), AfterValidator(_printable)] = ""
+
+    def told(self) -> Sold:
+        """As the service takes it."""
+        return Sold(**dict(self))
+
+
 class ProgressBody(Body):
     """A worker's report."""
 
     done_gpu_h: Annotated[float, Field(ge=0, le=1e9)] = Field(description="GPU-hours at full throughput done so far")
     finished: bool = False
+    sold: SoldBody | None = Field(None, description="What was sold of it so far")
 
 
 class OperatorBody(Body):

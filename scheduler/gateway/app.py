@@ -7,11 +7,7 @@ second at the start, and time in each of thousands of requests a second) would g
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
-from hashlib import sha256
-from typing import Any
 
 import structlog
 from starlette.applications import Starlette
@@ -22,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from scheduler.gateway.config import TenantConfig
 from scheduler.gateway.gateway import Gateway
+from scheduler.gateway.guests import Guests, body_of
+from scheduler.gateway.market_routes import market_routes
 from scheduler.gateway.metrics import metrics_text
 from scheduler.gateway.model import ApiError
 from scheduler.gateway.shelf import page
@@ -31,38 +28,22 @@ from scheduler.gateway.shelf import page
 log = structlog.get_logger("gridpace.gateway")
 
 LARGEST_PAGE, USUAL_PAGE = 10_000, 20
-LARGEST_BODY = 1_000_000
 
 
 def create_app(gateway: Gateway) -> Starlette:
     """The HTTP side of `gateway`."""
-    guests = Guests(gateway)
+    guests = Guests(gateway.config)
     app = Starlette(
-        routes=[*_Files(gateway, guests).routes(), *_Batches(gateway, guests).routes(), *_others(gateway, guests)],
+        routes=[
+            *_Files(gateway, guests).routes(),
+            *_Batches(gateway, guests).routes(),
+            *_others(gateway, guests),
+            *market_routes(gateway, guests),
+        ],
         exception_handlers={ApiError: _refused, HTTPException: _http_error, Exception: _unforeseen},
     )
     app.router.redirect_slashes = False
     return app
-
-
-class Guests:
-    """Who asks. Keys are looked up by their hash, so that a tenant more costs nothing, and the time tells nothing."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        base = gateway.config.base_dir
-        self._tenants = {_digest(one.key.reveal(base)): one for one in gateway.config.tenants}
-
-    def tenant(self, request: Request) -> TenantConfig:
-        """The tenant of a request's key. Raises ApiError (401)."""
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        found = self._tenants.get(_digest(shown.strip()))
-        if found is None or scheme.lower() != "bearer":
-            raise ApiError(401, "Incorrect API key provided.", "invalid_api_key")
-        return found
-
-
-def _digest(key: str) -> bytes:
-    return sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 class _Files:
@@ -165,22 +146,6 @@ def _limit(request: Request, usual: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= LARGEST_PAGE):
         raise ApiError(400, f"limit: is a whole number from 1 to {LARGEST_PAGE}", "invalid_value", "limit")
     return int(text)
-
-
-async def body_of(request: Request) -> Mapping[str, Any]:
-    """The JSON object that a request carries. Raises ApiError."""
-    text = bytearray()
-    async for piece in request.stream():
-        text += piece
-        if len(text) > LARGEST_BODY:
-            raise ApiError(413, f"the body has more than {LARGEST_BODY} bytes")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is not JSON: {error}", "invalid_json") from None
-    if not isinstance(found, dict):
-        raise ApiError(400, "the body is not a JSON object", "invalid_json")
-    return found
 
 
 def _answer(error: ApiError) -> JSONResponse:

@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from adapters.fields import Id
 from adapters.secrets import Secret, SecretError, SecretRef
-from scheduler.config.base import ConfigPath, Count, Model, Positive, PositiveDuration
+from scheduler.config.base import ConfigPath, Count, Model, NotNegative, Positive, PositiveDuration, Share
 from scheduler.config.document import Document, read_document
 from scheduler.config.errors import FieldError
 from scheduler.config.runtime import LogFormat
@@ -47,6 +47,28 @@ class UpstreamConfig(Model):
     )
 
 
+class FirmConfig(Model):
+    """What is sold in advance: an amount of tokens until a deadline, at a price that holds."""
+
+    share: Share = Field(
+        default=0.5, description="Part of the GPU-hours that the plan leaves free which may be sold.", examples=[0.5]
+    )
+    markup: NotNegative = Field(
+        default=0.1, description="Part of the price at the margin that is added for the risk.", examples=[0.1]
+    )
+    least_per_million: NotNegative = Field(
+        default=0.0, description="No million tokens is sold in advance for less.", examples=[0.05]
+    )
+    hold: PositiveDuration = Field(
+        default=timedelta(minutes=1), description="How long a quote may be accepted.", examples=["1m"]
+    )
+    penalty_per_gpu_h: NotNegative = Field(
+        default=50.0,
+        description="What the plan counts for a GPU-hour that was sold and is not done, or an hour late.",
+        examples=[50.0],
+    )
+
+
 class TenantConfig(Model):
     """Somebody who may use the gateway."""
 
@@ -58,6 +80,10 @@ class TenantConfig(Model):
     max_batches: Count = Field(default=100, description="Batches at once that are not over.", examples=[100])
     max_requests: Count = Field(
         default=2_000_000, description="Requests at once in batches that are not over.", examples=[2_000_000]
+    )
+    max_quotes: Count = Field(default=20, description="Firm quotes at once that are not accepted.", examples=[20])
+    requests_per_s: Positive = Field(
+        default=200.0, description="Calls a second; twice as many may come at once.", examples=[200]
     )
     max_bytes: Count = Field(
         default=20_000_000_000, description="Bytes of files that are kept.", examples=[20_000_000_000]
@@ -86,6 +112,9 @@ class GatewayConfig(Model):
     token: Secret = Field(description="Where a token of the daemon's API with scope write lies.", examples=["env:T"])
     upstreams: tuple[UpstreamConfig, ...] = Field(min_length=1, description="Servers behind it.", examples=[[]])
     tenants: tuple[TenantConfig, ...] = Field(min_length=1, description="Who may use it.", examples=[[]])
+    firm: FirmConfig = Field(
+        default_factory=FirmConfig, description="Tokens sold in advance (`/v1/quotes`).", examples=[{"share": 0.5}]
+    )
     log_format: LogFormat = Field(
         default=LogFormat.AUTO,
         description="auto (console on a terminal, else journal), console or journal (JSON with a priority).",

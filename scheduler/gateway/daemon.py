@@ -43,9 +43,21 @@ class Daemon:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise DaemonError(f"{self.url}: what answers there is not Gridpace") from None
 
-    async def progress(self, job: str, done_gpu_h: float, finished: bool) -> None:
-        """Report work done. Raises DaemonError."""
-        await self._ask("POST", f"/api/v1/jobs/{job}/progress", {"done_gpu_h": done_gpu_h, "finished": finished})
+    async def progress(self, job: str, done_gpu_h: float, finished: bool, sold: Mapping[str, Any]) -> None:
+        """Report work done, and what was sold. Raises DaemonError."""
+        body = {"done_gpu_h": done_gpu_h, "finished": finished, "sold": sold}
+        await self._ask("POST", f"/api/v1/jobs/{job}/progress", body)
+
+    async def sold(self, job: str, sold: Mapping[str, Any]) -> None:
+        """Tell what was sold of a job that is over. Raises DaemonError."""
+        await self._ask("PUT", f"/api/v1/jobs/{job}/sold", sold)
+
+    async def quotes(self) -> Mapping[str, Any]:
+        """What the plan in force quotes. Raises DaemonError (404 before the first plan)."""
+        found = await self._ask("GET", "/api/v1/quotes")
+        if not isinstance(found, dict):
+            raise DaemonError(f"{self.url}: what answers there is not Gridpace")
+        return found
 
     async def cancel(self, job: str) -> None:
         """Withdraw a job; one that is unknown or over is fine. Raises DaemonError."""

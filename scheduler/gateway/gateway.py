@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -27,17 +27,22 @@ from scheduler.gateway.model import ApiError, Batch, InputError, Status, StoredF
 from scheduler.gateway.runner import Runner, Running
 from scheduler.gateway.shelf import Shelf
 from scheduler.gateway.terms import checked_metadata, job_of, terms
+from scheduler.gateway.trade import HELD, NEVER, UNKNOWN, Trade
 from scheduler.gateway.upstream import Upstream
 from scheduler.gateway.validate import Checked, check
 
 log = structlog.get_logger("gridpace.gateway")
 
 TURN_S = 0.5
+LEAST_WAIT_S = 60.0
+"""Who has too much under way comes back after this, or when power is cheap and his work gets done."""
+PRICES_EVERY = 4
+"""Turns between looks at the daemon's quotes."""
 REPORT_EVERY = 20
 """Turns between reports of progress to the daemon and fsyncs of answers."""
+LOOK_EVERY = 40
+"""Turns between reports of batches of which nothing was answered: a thousand bids wait at once."""
 TIDY_EVERY = 7200
-NEVER, HELD, UNKNOWN = 422, 409, 404
-"""What the daemon's status says of a job: it can't be taken; it is another's, or cancelled; it is not known."""
 UNDER_WAY = (Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING)
 
 
@@ -54,6 +59,7 @@ class Gateway:
             one.id: Runner(one.id, self._upstreams[one.id].send, one.requests_per_gpu, weights)
             for one in config.upstreams
         }
+        self.trade = Trade(config, self._of_model, shelf, clock, daemon)
         self._checks: asyncio.Queue[str] = asyncio.Queue()
         self._known_to_daemon: set[str] = set()
         self._to_tell: set[str] = set()
@@ -79,14 +85,21 @@ class Gateway:
         if file.purpose != "batch":
             raise ApiError(400, f"{file.id} has not the purpose batch", "invalid_value", "input_file_id")
         self._quota(tenant)
+        quote = self.trade.bought(tenant, metadata)
+        asked = replace(asked, deadline=min(asked.deadline, quote.deadline)) if quote is not None else asked
         batch = Batch(
             id=f"batch_{secrets.token_hex(12)}", tenant=tenant.name, endpoint=str(endpoint), input_file=file.id,
             window=window, created_at=now, expires_at=asked.expires_at, deadline=asked.deadline,
             priority=asked.priority, max_price=asked.max_price, metadata=metadata,
+            quote=quote.id if quote is not None else None,
         )  # fmt: skip
         self.shelf.put(batch)
         self._checks.put_nowait(batch.id)
         return batch
+
+    def stir(self) -> None:
+        """Have the next turn at once."""
+        self._news.set()
 
     def cancel(self, tenant: str, name: str) -> Batch:
         """Send nothing more of a batch; what is under way comes back, then it is cancelled. Again is the same."""
@@ -123,7 +136,9 @@ class Gateway:
         requests = sum(one.total - one.completed - one.failed for one in open_ones)
         if len(open_ones) >= tenant.max_batches or requests >= tenant.max_requests:
             text = f"{len(open_ones)} batches with {requests} requests are not over yet"
-            raise ApiError(429, text, "quota_exceeded", None, retry_after_s=60.0)
+            now = self._clock.now()
+            wait_s = max(LEAST_WAIT_S, self.trade.cheap_in_s(now))
+            raise ApiError(429, text, "quota_exceeded", None, retry_after_s=wait_s)
 
     # ---------------------------------------------------------------- the work
     async def run(self) -> None:
@@ -157,18 +172,22 @@ class Gateway:
 
     async def _turn(self, turn: int | None) -> None:
         """One turn; None for one between two, which news asked for."""
+        if turn is not None and turn % PRICES_EVERY == 0:
+            await self._trade(self.trade.hear_prices())
         await self._introduce()
+        await self._trade(self.trade.tell_sales())
         await self._hear()
         report = turn is not None and turn % REPORT_EVERY == 0
         for runner, running in self._running():
             self._count(running)
-            if report:
+            if turn is not None and report:
                 await asyncio.to_thread(running.answers.sync)
-                await self._report(running.batch, finished=False)
+                await self._progress(running, anyway=turn % LOOK_EVERY == 0)
             await self._end(runner, running)
         await self._tell_ends()
         if turn is not None and turn % TIDY_EVERY == 0:
             self.shelf.tidy(self.config.keep)
+            self.trade.sales.forget(self._clock.now() - self.config.keep)
 
     def _running(self) -> list[tuple[Runner, Running]]:
         return [(runner, one) for runner in self.runners.values() for one in list(runner.running.values())]
@@ -176,6 +195,8 @@ class Gateway:
     # ---------------------------------------------------------------- beginning
     def _resume(self) -> None:
         """Go on where a stop or a crash left off."""
+        for quote in list(self.trade.sales.accepted):
+            self.trade.recount(quote)
         for batch in self.shelf.batches():
             if batch.status is Status.VALIDATING:
                 self._checks.put_nowait(batch.id)
@@ -204,8 +225,8 @@ class Gateway:
             return
         if batch.status is Status.CANCELLING:
             self.shelf.put(batch.at(Status.CANCELLED, now))
-        elif found.errors:
-            self.shelf.put(batch.at(Status.FAILED, now, errors=found.errors))
+        elif errors := found.errors or self.trade.beyond(batch, found):
+            self.shelf.put(batch.at(Status.FAILED, now, errors=errors))
         else:
             work = found.tokens / self._of_model[found.model].tokens_per_gpu_h
             batch = batch.at(Status.IN_PROGRESS, now, model=found.model, total=found.total, work_gpu_h=work)
@@ -224,7 +245,7 @@ class Gateway:
         """Make jobs of batches that the daemon does not know yet (again after a restart: the same job stays one)."""
         for runner, running in self._running():
             batch = running.batch
-            if batch.id in self._known_to_daemon or batch.status is not Status.IN_PROGRESS:
+            if batch.quote or batch.id in self._known_to_daemon or batch.status is not Status.IN_PROGRESS:
                 continue
             upstream = self._of_model[batch.model]
             now = self._clock.now()
@@ -254,10 +275,20 @@ class Gateway:
         for runner in self.runners.values():
             runner.grant(gpus)
 
+    async def _progress(self, running: Running, *, anyway: bool) -> None:
+        """Charge what was answered since, and tell the daemon, where there is something to tell or `anyway`: its answer
+        says whether the job still is."""
+        batch = running.batch
+        if running.told == batch.completed + batch.failed and not anyway:
+            return
+        running.batch = batch = self.shelf.put(self.trade.charged(batch))
+        if batch.quote is not None or await self._report(batch, finished=False):
+            running.told = batch.completed + batch.failed
+
     async def _report(self, batch: Batch, *, finished: bool) -> bool:
         share = (batch.completed + batch.failed) / batch.total if batch.total else 1.0
         try:
-            await self._daemon.progress(batch.id, share * batch.work_gpu_h, finished)
+            await self._daemon.progress(batch.id, share * batch.work_gpu_h, finished, _sold(batch))
         except DaemonError as error:
             if error.status == HELD and batch.status is Status.IN_PROGRESS:
                 log.warning("gateway.job_cancelled", batch=batch.id, why=str(error))
@@ -268,6 +299,12 @@ class Gateway:
                 self._troubled(error)
                 return False
         return True
+
+    async def _trade(self, doing: Awaitable[None]) -> None:
+        try:
+            await doing
+        except DaemonError as error:
+            self._troubled(error)
 
     def _troubled(self, error: DaemonError) -> None:
         if not self.daemon_trouble:
@@ -302,13 +339,14 @@ class Gateway:
         """Publish what is answered; once the record says that it is over, it is."""
         self._count(running)
         running.answers.close()
-        batch = running.batch
+        batch = self.trade.charged(running.batch)
         if status is Status.COMPLETED:
             batch = batch.at(Status.FINALIZING, now)
         output = self.shelf.publish(batch, running.answers.good, "output")
         errors = self.shelf.publish(batch, running.answers.bad, "error")
         self.shelf.put(batch.at(status, now, output_file=output, error_file=errors, errors=why))
         del runner.running[batch.id]
+        self.trade.recount(batch.quote)
         self._to_tell.add(batch.id)
         log.info("gateway.over", batch=batch.id, status=status.value, completed=batch.completed, failed=batch.failed)
 
@@ -318,7 +356,10 @@ class Gateway:
             batch = self._found(name)
             if batch is not None:
                 try:
-                    if batch.status is not Status.COMPLETED:
+                    if batch.quote is not None:
+                        pass  # its job is the quote's, and lasts as long
+                    elif batch.status is not Status.COMPLETED:
+                        await self._daemon.sold(name, _sold(batch))
                         await self._daemon.cancel(name)
                     elif not await self._report(batch, finished=True):
                         continue
@@ -337,7 +378,11 @@ class Gateway:
         return batch
 
     def _found(self, name: str) -> Batch | None:
-        return next((one for one in self.shelf.batches() if one.id == name), None)
+        return self.shelf.known(name)
+
+
+def _sold(batch: Batch) -> dict[str, Any]:
+    return {"tokens": batch.tokens, "paid": batch.paid, "tenant": batch.tenant, "model": batch.model}
 
 
 def _upstream(config: UpstreamConfig, base_dir: Path) -> Upstream:

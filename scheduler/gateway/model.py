@@ -88,7 +88,8 @@ class InputError:
 class Batch:
     """A batch. `deadline` is when its owner wants it, at most `expires_at`, after which nothing is sent any more.
     `max_price` is what its owner pays at most for a million tokens (None: it must be done); `work_gpu_h` is what it was
-    estimated to need. `told`: the daemon has heard that it is over."""
+    estimated to need. `quote`: the firm quote whose tokens it uses. `paid` is owed for its first `paid_tokens`. `told`:
+    the daemon has heard that it is over."""
 
     id: str
     tenant: str
@@ -114,6 +115,19 @@ class Batch:
     output_file: str | None = None
     error_file: str | None = None
     told: bool = False
+    quote: str | None = None
+    paid: float = 0.0
+    paid_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the servers counted, in and out."""
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def job(self) -> str:
+        """The daemon's job on whose GPUs it runs."""
+        return self.quote or self.id
 
     @property
     def over(self) -> bool:
@@ -151,6 +165,7 @@ class Batch:
                 "total_tokens": self.input_tokens + self.output_tokens,
             },
             "metadata": dict(self.metadata) or None,
+            "gridpace": {"paid": self.paid, "quote": self.quote},
         }
 
 

@@ -35,7 +35,8 @@ Send = Callable[[str, Mapping[str, Any]], Awaitable[Outcome]]
 @dataclass
 class Running:
     """A batch under way. `gpus` is its grant; `again` are lines to be sent once more before new ones are read; `done`
-    is called when nothing of it is under way and nothing is left, or nothing more may be sent."""
+    is called when nothing of it is under way and nothing is left, or nothing more may be sent; `told`: answers that
+    the daemon has heard of."""
 
     batch: Batch
     answers: Answers
@@ -44,6 +45,7 @@ class Running:
     stopped: bool = False
     in_flight: int = 0
     done: Callable[[], None] = lambda: None
+    told: int = 0
     again: deque[Line] = field(default_factory=deque)
     attempts: dict[int, int] = field(default_factory=dict)
     _lines: Iterator[tuple[int, bytes]] | None = None
@@ -94,8 +96,8 @@ class Runner:
 
     def grant(self, gpus: Mapping[str, int]) -> None:
         """What the daemon grants from now on; batches that are not named get nothing."""
-        for name, one in self.running.items():
-            one.gpus = gpus.get(name, 0)
+        for one in self.running.values():
+            one.gpus = gpus.get(one.batch.job, 0)
         self._wake.set()
 
     def stop(self, batch: str) -> None:

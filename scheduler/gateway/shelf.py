@@ -26,7 +26,7 @@ class Shelf:
     """Files and batches of all tenants. The records of the store are the truth, served from memory."""
 
     def __init__(self, folder: Path, store: RecordStore, now: Callable[[], datetime]) -> None:
-        self.folder, self._store, self._now = folder, store, now
+        self.folder, self.store, self._now = folder, store, now
         (folder / "files").mkdir(parents=True, exist_ok=True)
         self._files = {key: read_file(plain) for key, plain in store.all(FILE).items() if "id" in plain}
         self._batches = {key: read_batch(plain) for key, plain in store.all(BATCH).items() if "id" in plain}
@@ -66,7 +66,7 @@ class Shelf:
         return name
 
     def _add(self, file: StoredFile) -> StoredFile:
-        self._store.put(FILE, file.id, written(file))
+        self.store.put(FILE, file.id, written(file))
         self._files[file.id] = file
         return file
 
@@ -95,7 +95,7 @@ class Shelf:
     # ---------------------------------------------------------------- batches
     def put(self, batch: Batch) -> Batch:
         """Keep a batch as it is now."""
-        self._store.put(BATCH, batch.id, written(batch))
+        self.store.put(BATCH, batch.id, written(batch))
         self._batches[batch.id] = batch
         return batch
 
@@ -109,6 +109,10 @@ class Shelf:
     def batches(self, tenant: str | None = None) -> list[Batch]:
         """Batches, oldest first."""
         return [one for one in self._batches.values() if tenant is None or one.tenant == tenant]
+
+    def known(self, name: str) -> Batch | None:
+        """A batch of whichever tenant."""
+        return self._batches.get(name)
 
     def answers_of(self, batch: str) -> Path:
         """Folder of a batch's answers."""
@@ -127,7 +131,7 @@ class Shelf:
                 if name in self._files:
                     self._forget(self._files[name])
             shutil.rmtree(self.answers_of(batch.id), ignore_errors=True)
-            self._store.put(BATCH, batch.id, {"forget_after_s": 0.0})
+            self.store.put(BATCH, batch.id, {"forget_after_s": 0.0})
             del self._batches[batch.id]
         used = {one.input_file for one in self._batches.values()}
         for file in [one for one in self._files.values() if one.purpose == "batch"]:
@@ -135,7 +139,7 @@ class Shelf:
                 self._forget(file)
 
     def _forget(self, file: StoredFile) -> None:
-        self._store.put(FILE, file.id, {"forget_after_s": 0.0})
+        self.store.put(FILE, file.id, {"forget_after_s": 0.0})
         del self._files[file.id]
         self.path(file).unlink(missing_ok=True)
 

@@ -2,7 +2,7 @@
 
 Why in `metadata`: it is the one place that every client already passes on unchanged. The keys: `deadline` (an aware
 time, or a duration from now), `priority` (a whole number), `max_price_per_million_tokens` (a bid: such a batch runs
-only where power is cheap enough for it, and may stay undone).
+only where power is cheap enough for it, and may stay undone), `quote` (a firm quote that was accepted).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from scheduler.gateway.model import ApiError, Batch
 
-DEADLINE, PRIORITY, MAX_PRICE = "deadline", "priority", "max_price_per_million_tokens"
+DEADLINE, PRIORITY, MAX_PRICE, QUOTE = "deadline", "priority", "max_price_per_million_tokens", "quote"
 LONGEST_WINDOW = timedelta(days=30)
 MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
@@ -36,10 +36,11 @@ class Terms:
 def terms(window: str, metadata: Mapping[str, str], now: datetime) -> Terms:
     """What the window and the metadata say. Raises ApiError (400) naming the parameter."""
     expires_at = now + _window(window)
-    deadline = _deadline(metadata[DEADLINE], now) if DEADLINE in metadata else expires_at
+    deadline = time_of(f"metadata.{DEADLINE}", metadata[DEADLINE], now) if DEADLINE in metadata else expires_at
     if not now < deadline <= expires_at:
         raise _bad(f"metadata.{DEADLINE}", f"{deadline.isoformat()} is not between now and the end of {window}")
-    return Terms(expires_at, deadline, _priority(metadata.get(PRIORITY, "0")), _price(metadata.get(MAX_PRICE)))
+    bid = price_of(f"metadata.{MAX_PRICE}", metadata[MAX_PRICE]) if MAX_PRICE in metadata else None
+    return Terms(expires_at, deadline, _priority(metadata.get(PRIORITY, "0")), bid)
 
 
 def checked_metadata(found: Any) -> dict[str, str]:
@@ -54,24 +55,25 @@ def checked_metadata(found: Any) -> dict[str, str]:
     return dict(found)
 
 
-def _window(text: str) -> timedelta:
+def _window(text: str, param: str = "completion_window") -> timedelta:
     found = _DURATION.fullmatch(text)
     length = timedelta(seconds=int(found.group(1)) * _UNIT_S[found.group(2)]) if found else timedelta()
     if not timedelta() < length <= LONGEST_WINDOW:
-        raise _bad("completion_window", f'write a time of at most {LONGEST_WINDOW.days} days, such as "24h" or "7d"')
+        raise _bad(param, f'write a time of at most {LONGEST_WINDOW.days} days, such as "24h" or "7d"')
     return length
 
 
-def _deadline(text: str, now: datetime) -> datetime:
+def time_of(param: str, text: str, now: datetime) -> datetime:
+    """An aware time, or a length of time from now. Raises ApiError (400) naming `param`."""
     found: datetime | None
     if _DURATION.fullmatch(text):
-        return now + _window(text)
+        return now + _window(text, param)
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         found = None
     if found is None or found.tzinfo is None:
-        raise _bad(f"metadata.{DEADLINE}", 'write a time with its zone, such as "2026-11-27T06:00:00Z", or "8h"')
+        raise _bad(param, 'write a time with its zone, such as "2026-11-27T06:00:00Z", or "8h"')
     return found.astimezone(UTC)
 
 
@@ -81,15 +83,14 @@ def _priority(text: str) -> int:
     return int(text)
 
 
-def _price(text: str | None) -> float | None:
-    if text is None:
-        return None
+def price_of(param: str, text: str) -> float:
+    """A price from 0 on. Raises ApiError (400) naming `param`."""
     try:
         found = float(text)
     except ValueError:
         found = math.nan
     if not 0 <= found < 1e9:
-        raise _bad(f"metadata.{MAX_PRICE}", "write a price from 0 on")
+        raise _bad(param, "write a price from 0 on")
     return found
 
 

@@ -172,7 +172,7 @@ def _curve(pool: PoolStatus) -> Markup:
 def jobs(board: Board) -> str:
     """Unfinished jobs by deadline, then those that ended last."""
     ordered = sorted(board.jobs, key=lambda job: (job.state in FINISHED, job.deadline))
-    head = ("Job", "State", "Progress", "#GPUs", "Deadline", "Planned finish", "Why")
+    head = ("Job", "State", "Progress", "#GPUs", "#Sold", "#Energy", "Deadline", "Planned finish", "Why")
     rows = [_job_row(job, board) for job in ordered[:MOST_ROWS]]
     return _table(head, rows, "No jobs are queued.") + _more(len(ordered) - MOST_ROWS, "jobs")
 
@@ -186,9 +186,21 @@ def _job_row(job: JobStatus, board: Board) -> Sequence[object]:
         _chip(job.state, tone),
         _metered(f"{job.progress:.0%}", job.progress, "of its work"),
         f"{job.gpus:,}" if job.gpus else "-",
+        _sold(job, board),
+        f"{job.energy_kwh:,.1f} kWh" if job.energy_kwh else "-",
         _moment(board, job.deadline),
         Markup('<span class="tone-bad-text">{} late</span>').format(finish) if late else finish,
         _why(job.reason, job.why),
+    )
+
+
+def _sold(job: JobStatus, board: Board) -> Markup | str:
+    """Tokens sold, and what they brought beyond their energy."""
+    if job.margin is None:
+        return "-"
+    currency = board.site.currency if board.site else ""
+    return Markup('{} tokens <span class="gp-dim">margin {} {}</span>').format(
+        f"{job.tokens:,}", f"{job.margin:,.2f}", currency
     )
 
 

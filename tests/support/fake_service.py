@@ -325,7 +325,13 @@ class FakeService:
             job = self.queue[job_id] = replace(self._known(job_id), state="cancelled", gpus=0)
             return job
 
-    def report_progress(self, job_id, done_gpu_h, finished):
+    def sales(self):
+        return ()
+
+    def report_sold(self, job_id, sold):
+        self._known(job_id)
+
+    def report_progress(self, job_id, done_gpu_h, finished, sold=None):
         with self.lock:
             job = self._known(job_id)
             job = self.queue[job_id] = replace(job, state="done" if finished else job.state)

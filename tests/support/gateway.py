@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -26,7 +27,7 @@ upstreams:
      requests_per_gpu: {per_gpu}}}
 tenants:
   - {{name: research, key: "file:research", max_requests: {most}}}
-  - {{name: product, key: "file:product", weight: 3}}
+  - {{name: product, key: "file:product", weight: 3, requests_per_s: {often}}}
 max_batch_requests: {largest}
 max_file_bytes: {bytes}
 """
@@ -43,7 +44,7 @@ class Desk:
             (folder / name).chmod(0o600)
         self.port = free_port()
         values = {"port": self.port, "daemon": daemon, "upstream": upstream, "speed": 12_000, "per_gpu": 4,
-                  "most": 1_000_000, "largest": 1_000_000, "bytes": 10**9} | fields  # fmt: skip
+                  "most": 1_000_000, "often": 200, "largest": 1_000_000, "bytes": 10**9} | fields  # fmt: skip
         (folder / "gateway.yaml").write_text(CONFIG.format(**values))
 
     @property
@@ -85,6 +86,12 @@ class Desk:
     def call(self, method, path, key=KEY, **how):
         return requests.request(method, self.url + path, headers={"Authorization": f"Bearer {key}"}, timeout=60, **how)
 
+    def session(self, key=KEY):
+        """A connection that is kept, for many calls."""
+        made = requests.Session()
+        made.headers["Authorization"] = f"Bearer {key}"
+        return made
+
     def upload(self, text, key=KEY):
         answer = self.call("POST", "/v1/files", key, files={"file": ("in.jsonl", text)}, data={"purpose": "batch"})
         assert answer.status_code == 200, answer.text
@@ -124,59 +131,77 @@ def asked(words):
     return "".join(json.dumps(line(number, word)) + "\n" for number, word in enumerate(words))
 
 
+class _Api(BaseHTTPRequestHandler):
+    daemon = None
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def _say(self, status, body):
+        if self.daemon.away:
+            self.close_connection = True
+            return
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self):
+        if self.path == "/api/v1/quotes":
+            return self._say(*((200, self.daemon.quotes) if self.daemon.quotes else (404, {"error": "no plan yet"})))
+        live = [job for job in self.daemon.jobs if job not in self.daemon.cancelled]
+        self._say(
+            200, {"grants": {job: {"pool": "tune", "gpus": self.daemon.gpus} for job in live if self.daemon.gpus}}
+        )
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/api/v1/jobs":
+            if self.daemon.refuse:
+                return self._say(*self.daemon.refuse)
+            self.daemon.jobs[body["id"]] = body
+            return self._say(201, {})
+        job = self.path.split("/")[4]
+        if job in self.daemon.cancelled:
+            return self._say(409, {"error": f"{job} was cancelled"})
+        self.daemon.progress[job] = body
+        return self._say(200, {})
+
+    def do_PUT(self):
+        self.daemon.sold[self.path.split("/")[4]] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self._say(200, {})
+
+    def do_DELETE(self):
+        self.daemon.cancelled.append(self.path.split("/")[4])
+        self._say(200, {})
+
+
 class Granting:
     """A stand-in for the daemon's job API: takes jobs, grants `gpus` to each, remembers progress."""
 
     def __init__(self):
         self.jobs, self.progress, self.cancelled = {}, {}, []
+        self.gpus, self.refuse, self.away, self.quotes, self.sold = 2, None, False, None, {}
         self.forget()
-        daemon = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
-            def _say(self, status, body):
-                if daemon.away:
-                    self.close_connection = True
-                    return
-                data = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def do_GET(self):
-                live = [job for job in daemon.jobs if job not in daemon.cancelled]
-                self._say(200, {"grants": {job: {"pool": "tune", "gpus": daemon.gpus} for job in live if daemon.gpus}})
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if self.path == "/api/v1/jobs":
-                    if daemon.refuse:
-                        return self._say(*daemon.refuse)
-                    daemon.jobs[body["id"]] = body
-                    return self._say(201, {})
-                job = self.path.split("/")[4]
-                if job in daemon.cancelled:
-                    return self._say(409, {"error": f"{job} was cancelled"})
-                daemon.progress[job] = body
-                return self._say(200, {})
-
-            def do_DELETE(self):
-                daemon.cancelled.append(self.path.split("/")[4])
-                self._say(200, {})
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Api,), {"daemon": self}))
         self._server.handle_error = lambda *_: None  # a client that is killed leaves in the middle
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def forget(self):
         """Grant two GPUs to each job, and answer."""
-        self.gpus, self.refuse, self.away = 2, None, False
+        self.gpus, self.refuse, self.away, self.quotes, self.sold = 2, None, False, None, {}
+
+    def quote(self, *prices, free=4.0, minutes=60, made_at=None):
+        """A plan that begins now, with a price of a GPU-hour for each interval."""
+        now = made_at or datetime.now(UTC)
+        edges = [now + timedelta(minutes=minutes * k) for k in range(len(prices) + 1)]
+        slots = [{"start": edges[k].isoformat(), "end": edges[k + 1].isoformat(), "per_mtok": None, "per_gpu_h": price,
+                  "reason": None, "free_gpus": free} for k, price in enumerate(prices)]  # fmt: skip
+        self.quotes = {"made_at": now.isoformat(), "rung": "optimum", "currency": "USD", "note": "of a test",
+                       "pools": [{"pool": "tune", "site": "lab", "intervals": slots}], "sites": []}  # fmt: skip
 
     def close(self):
         self._server.shutdown()

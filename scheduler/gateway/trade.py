@@ -1,0 +1,130 @@
+"""The gateway's trade: what batches pay, what was sold in advance, and what the daemon hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from adapters.ports import Clock
+from scheduler.gateway.config import GatewayConfig, TenantConfig, UpstreamConfig
+from scheduler.gateway.daemon import Daemon, DaemonError
+from scheduler.gateway.market import Market
+from scheduler.gateway.model import ApiError, Batch, InputError
+from scheduler.gateway.sales import Quote, Sales, State
+from scheduler.gateway.shelf import Shelf
+from scheduler.gateway.terms import QUOTE
+from scheduler.gateway.validate import Checked
+
+log = structlog.get_logger("gridpace.gateway")
+
+NEVER, HELD, UNKNOWN = 422, 409, 404
+"""What the daemon's status says of a job: it can't be taken; it is another's, or cancelled; it is not known."""
+
+
+class Trade:
+    """Prices, quotes and charges. Lives in the gateway's event loop."""
+
+    def __init__(
+        self, config: GatewayConfig, upstreams: Mapping[str, UpstreamConfig], shelf: Shelf, clock: Clock, daemon: Daemon
+    ) -> None:
+        """`upstreams` by the models that they serve."""
+        self._of_model, self._shelf, self._clock, self._daemon = upstreams, shelf, clock, daemon
+        self.market = Market(config.upstreams, config.firm)
+        self.sales = Sales(upstreams, config.firm, self.market, shelf.store, clock.now)
+        self._known: set[str] = set()
+
+    def cheap_in_s(self, now: datetime) -> float:
+        """Seconds until power for some model is cheap; 0 where nobody knows."""
+        waits = [self.market.cheap_in_s(one, now) for one in set(self._of_model.values())]
+        return min((one for one in waits if one is not None), default=0.0)
+
+    def bought(self, tenant: TenantConfig, metadata: Mapping[str, str]) -> Quote | None:
+        """The quote that a batch names. Raises ApiError where nothing can be had for it."""
+        if QUOTE not in metadata:
+            return None
+        quote = self.sales.find(tenant.name, metadata[QUOTE])
+        if quote.state is not State.ACCEPTED or quote.deadline <= self._clock.now() or not quote.left:
+            raise ApiError(409, f"{quote.id} is {quote.state.value}, with {quote.left} tokens left", "quote_not_open")
+        other = next((one for one in self._shelf.batches(tenant.name) if one.quote == quote.id and not one.over), None)
+        if other is not None:
+            raise ApiError(409, f"{other.id} uses {quote.id} and is not over", "quote_in_use", f"metadata.{QUOTE}")
+        return quote
+
+    def prices(self) -> bytes:
+        """What `GET /v1/quotes` answers."""
+        self.sales.expire(self._clock.now())
+        return self.market.shown(self._clock.now(), self.sales.all_taken())
+
+    def beyond(self, batch: Batch, found: Checked) -> tuple[InputError, ...]:
+        """Why a batch can't be had for its quote."""
+        if batch.quote is None:
+            return ()
+        quote = self.sales.find(batch.tenant, batch.quote)
+        if found.model != quote.model:
+            return (InputError("mismatched_model", f"{quote.id} is for {quote.model!r}", f"metadata.{QUOTE}"),)
+        if found.tokens > quote.left:
+            text = f"it may take {found.tokens:.0f} tokens, and {quote.id} has {quote.left} left"
+            return (InputError("quote_too_small", text, f"metadata.{QUOTE}"),)
+        return ()
+
+    def charged(self, batch: Batch) -> Batch:
+        """With the tokens since the last time charged: at the price of now, never above a bid; nothing beyond what was
+        paid for a firm quote."""
+        tokens = batch.tokens - batch.paid_tokens
+        if tokens <= 0 or batch.quote is not None:
+            return batch
+        price = max(0.0, self.market.indication(self._of_model[batch.model], self._clock.now()) or 0.0)
+        price = min(price, batch.max_price) if batch.max_price is not None else price
+        return replace(batch, paid=batch.paid + tokens * price / 1e6, paid_tokens=batch.tokens)
+
+    def recount(self, name: str | None) -> None:
+        """Count what batches have used of a quote, from their own books."""
+        quote = self.sales.accepted.get(name or "")
+        if quote is not None:
+            used = sum(one.tokens for one in self._shelf.batches(quote.tenant) if one.quote == quote.id and one.over)
+            if used != quote.used:
+                self.sales.use(quote.id, used)
+
+    async def hear_prices(self) -> None:
+        """Take in what the plan in force quotes. Raises DaemonError."""
+        try:
+            self.market.hear(await self._daemon.quotes())
+        except DaemonError as error:
+            if error.status != UNKNOWN:  # 404: it has no plan yet
+                raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise DaemonError(f"quotes: {error!r}") from None
+
+    async def tell_sales(self) -> None:
+        """Make jobs of what was sold in advance, and end those that are delivered or given up. Raises
+        DaemonError."""
+        self.sales.expire(self._clock.now())
+        for quote in [one for one in self.sales.accepted.values() if not one.told]:
+            try:
+                if quote.state is State.ACCEPTED and quote.id not in self._known:
+                    await self._daemon.submit(self.sales.job(quote))
+                    self._known.add(quote.id)
+                elif quote.state is not State.ACCEPTED:
+                    await self._end_sale(quote)
+            except DaemonError as error:
+                if error.status == HELD:
+                    self._known.add(quote.id)
+                elif error.status == NEVER:
+                    log.error("gateway.sale_refused", quote=quote.id, why=str(error))
+                    self.sales.put(replace(quote, state=State.CLOSED))
+                else:
+                    raise
+
+    async def _end_sale(self, quote: Quote) -> None:
+        if any(one.quote == quote.id and not one.over for one in self._shelf.batches(quote.tenant)):
+            return  # what is under way comes back first
+        sold = {"tokens": quote.used, "paid": quote.paid, "tenant": quote.tenant, "model": quote.model}
+        if quote.state is State.DELIVERED:
+            await self._daemon.progress(quote.id, quote.work_gpu_h, True, sold)
+        else:
+            await self._daemon.sold(quote.id, sold)
+            await self._daemon.cancel(quote.id)
+        self.sales.put(replace(quote, told=True))
