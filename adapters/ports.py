@@ -155,10 +155,11 @@ class Presence(Protocol):
 @dataclass(frozen=True)
 class Contested:
     """Caps that somebody else raised: GPUs left to that writer, with the limit in W that it holds there, and how many
-    caps were set again since the start."""
+    caps were set again since the start. `lowered`: GPUs that enforce less than was ordered."""
 
     yielded_w: Mapping[GpuId, float] = field(default_factory=dict)
     reasserted: int = 0
+    lowered: frozenset[GpuId] = frozenset()
 
 
 @runtime_checkable

@@ -55,6 +55,8 @@ class CapWatch:
         self._lowest: dict[GpuId, float] = {}
         self._contests: dict[GpuId, _Contest] = {}
         self._calm: Mapping[GpuId, float] | None = None
+        self.lowered: frozenset[GpuId] = frozenset()
+        """Cards that enforced less than was ordered when they were looked at last: a board controller's limit."""
         self.reasserted = 0
         """Caps set again since the start."""
 
@@ -99,6 +101,7 @@ class CapWatch:
             for gpu, cap in self._wanted.items()
             if enforced_w.get(gpu, NEVER) > cap + DRIFT_W and enforced_w[gpu] > self._lowest.get(gpu, 0.0) + DRIFT_W
         }
+        self.lowered = frozenset(gpu for gpu, cap in self._wanted.items() if enforced_w.get(gpu, cap) < cap - DRIFT_W)
         self._calm = enforced_w if not raised and not self.yielded_w else None
         back = self._quiet(enforced_w, now)
         yielded_before = self.yielded_w.keys()

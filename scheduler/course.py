@@ -14,6 +14,10 @@ from scheduler.orders import PoolOrder
 
 Orders = Mapping[str, PoolOrder]
 
+ABOUT_S = 2.0
+"""So long before and after a step every tick renews the lease: a node that hears of nobody when its trajectory falls
+follows it, though its lease would last (`scheduler.agent.core`)."""
+
 
 @dataclass(frozen=True)
 class Course:
@@ -34,6 +38,10 @@ class Course:
         coming = [(0.0, current)] if past else []
         coming += [(at - now, orders) for at, orders in self.steps if at > now]
         return [(offset_s, _corrected(orders, current, in_force)) for offset_s, orders in coming]
+
+    def near(self, now: float) -> bool:
+        """Whether a step after the first one begins or began about now."""
+        return any(abs(at - now) <= ABOUT_S for at, _ in self.steps[1:])
 
     def rest(self, now: float, in_force: Orders) -> tuple[object, ...]:
         """What `ahead` says, in values that stay the same while nothing but time has passed."""

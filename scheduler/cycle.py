@@ -100,9 +100,10 @@ def publish(ctx: Context, state: State, decision: Decision) -> None:
     plan = decision.plan
     assert plan is not None
     state.decision = decision
+    now = ctx.clock.now()  # the solver took its time: seconds of the trajectory count from here
     try:
-        steps, until_s = trajectory(ctx, state, plan, plan.made_at)
-        ctx.dispatcher.hold([(at, limits_of(ctx.pools, orders)) for at, orders in steps], until_s, plan.made_at)
+        steps, until_s = trajectory(ctx, state, plan, now)
+        ctx.dispatcher.hold([(at, limits_of(ctx.pools, orders)) for at, orders in steps], until_s, now)
     except (AdapterError, StoreDegraded) as error:
         state.notes.append(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, plan.made_at))
     try:

@@ -181,11 +181,11 @@ class Dispatcher:
         due = course is not None and now - self._handed_at > lease_s / RENEWALS
         if course is not None and due and course.rest(now, orders) != self._handed:
             self._hand_over(course, orders)
-        elif now - self._renewed_at > lease_s / RENEWALS:
+        elif now - self._renewed_at > (0.0 if course is not None and course.near(now) else lease_s / RENEWALS):
             self.actuator.apply({}, self._lease(lease_s))
 
     def next_lease(self, lease_s: float) -> Lease:
-        """A lease for an order about clocks to the same enforcer, in the same sequence."""
+        """A lease for an order about clocks, in the same sequence."""
         return self._lease(self.lease_s or lease_s)
 
     def _lease(self, lease_s: float) -> Lease:
@@ -257,6 +257,7 @@ class Dispatcher:
         self._again |= again.keys()
         for pool in self._pools_of(again.keys()):
             self._enforced.pop(pool, None)
+        self._lowered(self.watch.lowered)
         notes = raised_notes(self.gpus, self.watch.wanted_w, again, now)
         return notes + yielded_notes(self.gpus, self._yielded, now)
 
@@ -267,9 +268,15 @@ class Dispatcher:
         again = told.reasserted - before if before is not None else 0
         mine = {gpu for gpus in self.gpus.values() for gpu in gpus} if told.yielded_w else set()
         self._yield({gpu: watts for gpu, watts in told.yielded_w.items() if gpu in mine})
+        self._lowered(told.lowered)
         text = f"{again} caps came back raised and were set again by their agents"
         notes = (Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now),) if again > 0 else ()
         return (*notes, *yielded_notes(self.gpus, self._yielded, now))
+
+    def _lowered(self, gpus: frozenset[GpuId]) -> None:
+        """Pools of which a board controller holds some cards lower have no common limit."""
+        for pool in self._pools_of(gpus):
+            self._enforced[pool] = None
 
     def _yield(self, limits_w: dict[GpuId, float]) -> None:
         """Leave these GPUs to their other writer, and take those back that it has left."""
@@ -292,9 +299,8 @@ class Dispatcher:
 
     def yielded(self) -> dict[str, dict[GpuId, float]]:
         """By pool: GPUs left to another writer, with the limit in W that it holds there."""
-        with self._lock:
-            left = self._yielded
-            return {p: {gpu: left[gpu] for gpu in self.gpus[p] if gpu in left} for p in self._pools_of(left)}
+        left = self._yielded  # replaced, never changed
+        return {p: {gpu: left[gpu] for gpu in self.gpus[p] if gpu in left} for p in self._pools_of(left)}
 
     def take_back(self) -> None:
         """An operator's word: GPUs left to another writer are capped again. Raises AdapterError."""

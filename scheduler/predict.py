@@ -51,11 +51,12 @@ def peak_it_kw(state: State, pools: list[GpuPool], orders: Mapping[str, PoolOrde
     return now_kw + max(more)
 
 
-def missing_kw(state: State, pools: list[GpuPool]) -> float:
-    """IT power that users would add under the orders in force, were there as many as at most lately."""
+def missing_kw(state: State, pools: list[GpuPool], orders: Mapping[str, PoolOrder] | None = None) -> float:
+    """IT power that users would add under these orders (else those in force), were there as many as at most lately."""
+    held = orders or {pool.id: held_order(state, pool) for pool in pools}
     users = [pool for pool in pools if pool.work is Work.INTERACTIVE and pool.id in state.tops]
     missing = {pool.id: max(0.0, state.tops[pool.id].value - state.busy[pool.id]) for pool in users}
-    watts = {pool.id: draw_at_cap(pool.curve, held_order(state, pool).cap_w) - pool.curve.idle_w for pool in users}
+    watts = {pool.id: draw_at_cap(pool.curve, held[pool.id].cap_w) - pool.curve.idle_w for pool in users}
     return sum(watts[pool] * gpus for pool, gpus in missing.items()) / 1000.0
 
 

@@ -66,7 +66,8 @@ class AgentPower:
     def contested(self) -> Contested:
         """What became of the caps, as the agent tells it: it looks at them every tick of its own."""
         told = self.status()
-        return Contested(wire.watts(told["yielded_w"], "yielded_w"), int(told["reasserted"]))
+        lowered = frozenset(str(gpu) for gpu in told.get("lowered", ()))
+        return Contested(wire.watts(told["yielded_w"], "yielded_w"), int(told["reasserted"]), lowered)
 
     def take_back(self) -> None:
         """Let the agent cap the GPUs again that it left to another writer."""

@@ -166,7 +166,8 @@ class FleetPower:
         """What became of the caps, as the nodes told it within the last seconds; nobody is asked."""
         states = self.states().values()
         yielded = {gpu: watts for state in states if state.yielded_w for gpu, watts in state.yielded_w.items()}
-        return Contested(yielded, self._reasserted)
+        lowered = frozenset(gpu for state in states if state.lowered for gpu in state.lowered)
+        return Contested(yielded, self._reasserted, lowered)
 
     def heard(self, gpus: Collection[GpuId]) -> Collection[GpuId]:
         """Those of these GPUs whose node speaks again (or for the first time) and was asked nothing since."""

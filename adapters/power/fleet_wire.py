@@ -71,6 +71,8 @@ class NodeState:
     """GPUs that the agent left to another writer, with the limit in W that it holds there."""
     reasserted: int = 0
     """Caps that came back raised and were set again since the agent's start."""
+    lowered: tuple[GpuId, ...] = ()
+    """GPUs that enforce less than was ordered: a board controller's limit."""
 
 
 def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, Any], *, whole: bool) -> bytes:
@@ -82,6 +84,8 @@ def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, An
     more: dict[str, Any] = {"gpus": wire.infos_out(infos)} if whole else {}
     if status["reasserted"] or status["yielded_w"]:
         more |= {"reasserted": status["reasserted"], "yielded_w": status["yielded_w"]}
+    if status.get("lowered"):
+        more |= {"lowered": status["lowered"]}
     told = {"node": node, "draw_w": draws, "busy": busy, "capped": len(status["found_w"])}
     return wire.encode({**told, **kept, **more})
 
@@ -95,8 +99,9 @@ def state_in(data: bytes) -> tuple[NodeState, dict[GpuId, GpuInfo]]:
         shares = [None if share is None else float(share) for share in message.get("busy", ())]
         busy = dict(zip(draws, shares, strict=False))
         contest = (wire.watts(message.get("yielded_w", {}), "yielded_w"), int(message.get("reasserted", 0)))
+        lowered = tuple(str(gpu) for gpu in message.get("lowered", ()))
         counts = (*numbers, int(message["capped"]))
-        state = NodeState(str(message["node"]), draws, str(message["phase"]), *counts, busy, *contest)
+        state = NodeState(str(message["node"]), draws, str(message["phase"]), *counts, busy, *contest, lowered)
         return state, wire.infos_in(message.get("gpus", []))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise wire.BadRequest(f"not a node's state: {error!r}") from error

@@ -4,7 +4,9 @@ A second is above a *reachable* limit when the energy at the site's connection i
 cap of every acknowledged event and of the site, although the hall could have drawn less: with every card that hears
 orders at the lowest cap that its pool's floor leaves (or the card's own lowest), preemptible jobs stopped, and every
 other card as it is. Ramps in are left out. So are the seconds in which something broke and the one after, which no
-controller that looks once a second can know of before.
+controller that looks once a second can know of before; and where power comes back (a machine, a card) while no daemon
+runs, the seconds until the last lease has ended: till then the other nodes hold what was ordered without it, and nobody
+is there who could know. What the nodes' trajectories do from then on is judged.
 """
 
 from __future__ import annotations
@@ -87,6 +89,7 @@ class Judge:
         self._broken_at = world.clock.now() - GRACE
         self._releasing: dict[str, float] = {}
         self._promised: tuple[GridEvent, ...] = ()
+        self._returned, self._leased_at = False, self._broken_at
         self.foreign: set[GpuId] = set()
         """Cards on which somebody else has written."""
         self.found_w = {gpu: info.limit_w for gpu, info in world.view.infos().items()}
@@ -95,9 +98,16 @@ class Judge:
         """Something broke, came back or was said just now."""
         self._broken_at = self.world.clock.now()
 
+    def returned(self) -> None:
+        """Power came back that was not there when the last orders were given."""
+        self._returned = self.world.parts is None
+
     def second(self) -> None:
         """Judge the second that has just passed."""
         world, now = self.world, self.world.clock.now()
+        self._returned &= world.parts is None
+        if any(node.core is not None and node.core.status()["phase"] == "leased" for node in world.nodes):
+            self._leased_at = now
         after, before = world.hall.counters(), self._before
         self._before = after
         import_kw = (after.import_kwh["lab"] - before.import_kwh["lab"]) * 3600.0
@@ -165,7 +175,8 @@ class Judge:
         least_kw = self.reachable_kw(infos, other_kw, pue, deep)
         if self.world.script.cooling_s:  # the heat of a minute ago is still being cooled
             least_kw += max(0.0, import_kw - (it_kw + other_kw) * pue)
-        if now - self._broken_at < GRACE or limit_kw < least_kw:
+        unknown = self._returned and now - self._leased_at < GRACE
+        if now - self._broken_at < GRACE or unknown or limit_kw < least_kw:
             self.found.excused += 1
             return
         self.found.above_limit += 1

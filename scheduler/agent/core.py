@@ -26,6 +26,9 @@ SAME_W = 1.0
 """Limits closer than this are the same: drivers round."""
 
 
+PATIENCE_S = 3.0
+"""Who was heard so shortly before a step of the trajectory is still waited for after it; see `AgentCore._overtaken`."""
+
 _log = logging.getLogger("gridpace.agent")
 
 
@@ -65,7 +68,9 @@ class AgentCore:
         self._caps: dict[GpuId, float] = {}
         self._watch = CapWatch(self._settings.drift)
         self._clocks = AgentClocks(power, files, self._found)
-        self._ticked_at = clock()
+        self._ticked_at = self._heard_at = clock()
+        self._ordered: dict[GpuId, int] = {}
+        self._early = False
         self._stopping = False
 
     @property
@@ -83,8 +88,10 @@ class AgentCore:
         """Cap these GPUs and renew the lease of all. What is to be restored is on disk before anything is written."""
         with self._lock:
             self._admit(lease)
+            caps_w = {**self._outlasted(), **caps_w}
             self._remember(caps_w)
             self._renew(lease)
+            self._ordered.update(caps_w)
             known = {gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}
             receipt = self._write(known, lease)
             absent = {gpu: UNKNOWN_GPU for gpu in caps_w if gpu not in known}
@@ -108,7 +115,9 @@ class AgentCore:
         with self._lock:
             self._admit(lease, trajectory=True)
             if lease.epoch > self._found.epoch or lease.sequence >= self._held.sequence:
+                again = self._outlasted()
                 self._renew(lease)
+                self._write(again, lease)
             now = self._clock()
             self._found.told = (lease.epoch, lease.sequence)
             self._found.steps = [(now + offset, dict(caps)) for offset, caps in steps]
@@ -160,6 +169,7 @@ class AgentCore:
                 "lease_left_s": max(0.0, self._held.expires_at - now),
                 "yielded_w": self._watch.yielded_w,
                 "reasserted": self._watch.reasserted,
+                "lowered": sorted(self._watch.lowered),
             }
 
     def take_back(self, epoch: int | None = None) -> None:
@@ -201,8 +211,23 @@ class AgentCore:
             self._files.save_found(replace(self._found, epoch=lease.epoch))
             self._found.epoch = lease.epoch
         expires_in_s = min(lease.expires_in_s, self._settings.longest_lease_s)
-        self._held = Held(self._clock() + expires_in_s, lease.sequence, self._files.boot)
+        self._heard_at, self._early = self._clock(), False
+        self._held = Held(self._heard_at + expires_in_s, lease.sequence, self._files.boot)
         self._files.save_lease(self._held)
+
+    def _outlasted(self) -> dict[GpuId, int]:
+        """The caps that were ordered, where the trajectory took their place though who ordered them speaks again."""
+        return {gpu: cap for gpu, cap in self._ordered.items() if gpu in self._found.limits_w} if self._early else {}
+
+    def _overtaken(self, now: float) -> bool:
+        """Whether the trajectory has fallen below the caps in force since anybody was heard. A lease says how long an
+        order holds that nobody repeats, not that it may hold through a step that was promised: who is there repeats
+        himself about then, and is waited for a little."""
+        return now < self._held.expires_at and any(
+            self._heard_at < at and max(at, self._heard_at + PATIENCE_S) <= now < self._found.hold_until
+            and any(cap < self._caps.get(gpu, cap) for gpu, cap in caps.items())
+            for at, caps in self._found.steps
+        )  # fmt: skip
 
     # ---------------------------------------------------------------- time
     def tick(self) -> str:
@@ -210,6 +235,9 @@ class AgentCore:
         with self._lock:
             now = self._clock()
             seconds, self._ticked_at = now - self._ticked_at, now
+            if self._overtaken(now):
+                self._early, self._held = True, replace(self._held, expires_at=now)
+                self._files.save_lease(self._held)
             phase = self._phase(now)
             if phase in {"leased", "holding"}:
                 self._guard(now)
@@ -313,6 +341,7 @@ class AgentCore:
         done = [gpu for gpu in done if gpu in receipt.enforced_w]
         for gpu in done:
             self._caps.pop(gpu, None)
+            self._ordered.pop(gpu, None)
         self._watch.forget(done)
         left = {gpu: limit for gpu, limit in self._found.limits_w.items() if gpu not in done}
         over = not left and (self._found.steps or self._held.expires_at > 0)

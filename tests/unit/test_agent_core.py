@@ -284,3 +284,25 @@ def test_a_rebooted_node_follows_what_waits_in_the_bucket_at_once_and_not_when_a
     wires.at_once(ear.catch_up(client))
     wires.loop.close()
     assert node.live(1) == [300]
+
+
+def test_a_step_that_falls_while_nobody_is_heard_is_followed_though_the_lease_lasts(node):
+    node.cap(500, seconds=60)
+    node.core.hold(((0.0, dict.fromkeys(node.gpus, 500)), (10.0, dict.fromkeys(node.gpus, 300))), 90.0, Lease(1, 2, 60))
+    assert node.live(12) == [500] * 9 + [300] * 3, "the lease would last a minute"
+    node.core.apply({}, Lease(1, 3, 60.0))
+    assert node.limit() == 500, "who ordered 500 W is there after all, and has not said otherwise"
+    assert set(node.live(20)) == {500}
+
+
+def test_who_is_heard_about_a_falling_step_is_waited_for_and_a_rising_one_waits_for_the_leases_end(node):
+    node.cap(400, seconds=30)
+    steps = ((0.0, 400), (10.0, 300), (25.0, 500))
+    node.core.hold(tuple((at, dict.fromkeys(node.gpus, cap)) for at, cap in steps), 90.0, Lease(1, 2, 30.0))
+    assert set(node.live(9)) == {400}
+    node.core.apply({}, Lease(1, 3, 30.0))
+    assert set(node.live(2)) == {400}, "heard a second before the step"
+    node.core.apply({}, Lease(1, 4, 30.0))
+    seen = node.live(32)
+    assert set(seen[:29]) == {400}, "heard after it: the order counts, and nothing falls any more"
+    assert set(seen[30:]) == {500}

@@ -67,7 +67,9 @@ def test_lower_limits_clamped_orders_and_silent_cards_are_no_drift(watch):
     watch.bounds({"c": 200})
     judged = watch.judge({"a": 250.0, "c": 200.0}, 1.0)
     assert (judged.again, judged.yielded) == ({}, {})
+    assert watch.lowered == {"a"}
     assert set(watch.judge({"c": 210.0}, 2.0).again) == {"c"}
+    assert not watch.lowered
 
 
 def test_a_write_that_failed_proves_nothing(watch):

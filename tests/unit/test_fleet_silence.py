@@ -66,3 +66,13 @@ def test_a_mute_node_is_waited_for_once_and_heard_again_when_it_speaks(wires):
     assert power.heard(("GPU-n1", "GPU-n2")) == {"GPU-n2"}
     assert order(300) == ({"GPU-n1": 300, "GPU-n2": 300}, {})
     assert power.heard(("GPU-n1", "GPU-n2")) == set()
+
+
+def test_cards_that_a_board_holds_lower_are_told_of(wires):
+    bus = LocalBus(wires, "daemon")
+    power = FleetPower(bus.settings, 0.05, ("n1",), bus=bus)
+    power._take(state("n1"))
+    assert power.contested().lowered == frozenset()
+    info = GpuInfo("GPU-n1", "H100", 200, 700, 700, 700, 700, 400.0)
+    power._take(fleet_wire.state_out("n1", {info.id: info}, {**STATUS, "lowered": ["GPU-n1"]}, whole=False))
+    assert power.contested().lowered == {"GPU-n1"}

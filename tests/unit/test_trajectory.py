@@ -54,3 +54,20 @@ def test_it_reaches_three_intervals_without_an_event_and_the_plans_orders_are_ke
         for offset_s, orders in steps:
             index = plan.grid.index(now + timedelta(seconds=offset_s))
             assert orders["train"].cap_w == plan.pools["train"].cap_w[index]
+
+
+def test_the_cap_is_kept_to_the_watt_while_cooling_still_follows_the_heat_of_before(tmp_path):
+    def slow(text):
+        return text.split("jobs:")[0] + "power: {type: simulated, load_noise: 0.003, cooling_settle: 5m}\n"
+
+    begin, end = START + 12 * MINUTE, START + 33 * MINUTE
+    with lab(tmp_path, slow) as made:
+        made.run(5 * MINUTE, step_s=10)
+        made.facade.accept(order(begin, end, ramp_in_s=60.0, ramp_out_s=120.0))
+        made.run(6 * MINUTE, step_s=1)
+        made.plan()
+        (event,) = made.ctx.ledger.active(made.clock.now())
+        found, _ = alone(made, made.clock.now(), event.end, step_s=2)
+        held = [kw - event_limit_kw(event, at) for at, kw in found if at > begin + MINUTE]
+        assert max(held) <= 0.0
+        assert min(held) > -0.06 * event.baseline_kw, "and no deeper than cooling that lags and the margin explain"

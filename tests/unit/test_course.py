@@ -1,0 +1,46 @@
+"""A trajectory and the leases about its steps, and what a pool's cards have in common."""
+
+import pytest
+
+from scheduler.dispatch import Dispatcher
+from scheduler.orders import PoolOrder
+from scheduler.store.store import Store
+from tests.unit.test_dispatch import GPUS, NOW, Cards, Clock, Held
+
+
+@pytest.fixture
+def books(tmp_path):
+    store = Store.open(tmp_path / "gridpace.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_every_tick_about_a_step_renews_the_lease_so_that_nobody_takes_the_daemon_for_dead(books, clock):
+    cards = Held(books)
+    hand = Dispatcher(books, cards, {"a": GPUS}, writes=True, epoch=3, lease_s=30.0, monotonic=clock)
+    order = {"a": PoolOrder(500, 3)}
+    hand.apply(order, 30.0, NOW)
+    hand.hold([(0.0, order), (40.0, {"a": PoolOrder(300, 3)})], 900.0, NOW)
+    begun, renewed = clock.now, []
+    for _ in range(60):
+        clock.now += 1.0
+        before, cards.held = len(cards.calls), None
+        hand.apply(order, 30.0, NOW)
+        renewed += [clock.now - begun] * (len(cards.calls) > before or cards.held is not None)
+    assert [at for at in renewed if 36.0 < at < 44.0] == [38.0, 39.0, 40.0, 41.0, 42.0]
+    assert len(renewed) <= 10
+
+
+def test_a_pool_of_which_a_board_holds_some_cards_lower_has_no_common_limit(books, clock):
+    cards = Cards(books)
+    hand = Dispatcher(books, cards, {"a": GPUS}, writes=True, epoch=3, monotonic=clock)
+    hand.apply({"a": PoolOrder(500, 3)}, 900.0, NOW)
+    assert hand.enforced_w("a") == 500
+    cards.limits["GPU-b"] = 150.0
+    hand.verify(NOW)
+    assert hand.enforced_w("a") is None
