@@ -12,6 +12,7 @@ import logging
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -81,6 +82,10 @@ class Bus:
             raise AdapterError(f"NATS at {self.settings.place}: no answer within {deadline_s:g} s") from error
         except (NatsError, OSError, ValueError) as error:
             raise AdapterError(f"NATS at {self.settings.place}: {str(error) or type(error).__name__}") from error
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine in the bus's loop, for who waits in a loop of its own."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def unreachable(self) -> AdapterError:
         """The error that says why nobody is there."""

@@ -103,6 +103,8 @@ class Reason(StrEnum):
     CLOCK_STEP = "clock_step"
     CYCLE_LATE = "cycle_late"
     STORE_DEGRADED = "store_degraded"
+    LEAD_TAKEN = "lead_taken"
+    STANDBY_LOST = "standby_lost"
     # what is known of the cards
     CURVE_BORROWED = "curve_borrowed"
     CURVE_DEPARTS = "curve_departs"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -22,6 +23,10 @@ from scheduler.lock import DaemonLock
 from scheduler.logs import configure_logs
 from scheduler.running import App
 from scheduler.sdnotify import notify
+from scheduler.store.store import Store
+
+if TYPE_CHECKING:
+    from scheduler.standby.member import Member
 
 log = structlog.get_logger()
 GUARD_S = 0.5
@@ -35,24 +40,36 @@ class Daemon:
         self.config_path = config_path
         self.config: Config = load_config(config_path, need_secrets=True)
         self.app: App | None = None
+        self.member: Member | None = None
         # A signal handler may interrupt its own thread anywhere; of Python's queues and events only this one bears it.
         self.heard: SimpleQueue[int] = SimpleQueue()
+        self.stopping = False
 
     def run(self) -> int:
         """Run until told to stop; returns the exit code."""
         configure_logs(self.config.log_format)
         with DaemonLock(self.config.state_path), self.signals():
+            if self.config.standby is not None:
+                from scheduler.standby.life import share  # needs the extra `fleet`
+
+                return share(self)
             self.app = App.start(self.config)
             try:
-                app = self.app
-                while (number := self.wait()) != STOP:
-                    app.guard()
-                    app = self.reload(app) if number == signal.SIGHUP else app
+                self.turn(self.app)
             finally:
                 notify("STOPPING=1")
                 if self.app is not None:
                     self.app.stop(release=True)
         return 0
+
+    def turn(self, app: App) -> None:
+        """Let the loops run until told to stop, or until another daemon leads."""
+        while (number := self.wait()) != STOP:
+            if self.member is not None and self.member.lost:
+                return
+            app.guard()
+            app = self.reload(app) if number == signal.SIGHUP else app
+        self.stopping = True
 
     def wait(self) -> int:
         """The next signal heard, or 0 after a while without one."""
@@ -78,17 +95,22 @@ class Daemon:
         self.app = None
         app.stop(release=False, keep_store=store is not None)
         try:
-            fresh = App.start(config, clock, store, reloaded=True)
+            fresh = App.start(config, clock, store or self.books(), reloaded=True, lead=self.member)
             self.config = config
             configure_logs(config.log_format)
             log.info("reloaded", config=str(self.config_path))
         except Exception as error:
             log.exception("the new config can't run; the one before is used again")
-            fresh = App.start(self.config, app.parts.ctx.clock, store, reloaded=True)
+            last = app.parts.ctx.clock
+            fresh = App.start(self.config, last, store or self.books(), reloaded=True, lead=self.member)
             say(fresh, f"reload failed: {error}")
         self.app = fresh
         notify("READY=1")
         return fresh
+
+    def books(self) -> Store | None:
+        """The books of a daemon that leads others, opened anew; one that is alone opens its own."""
+        return self.member.open_store() if self.member is not None else None
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -111,6 +133,9 @@ def refuse_moved(old: Config, new: Config) -> None:
     for name, moved in (("state_dir", new.state_path != old.state_path), ("store", new.store_path != old.store_path)):
         if moved:
             raise AdapterError(f"{new.place(name)}: {name}: the books can't move while the daemon runs; restart it")
+    if new.standby != old.standby or (old.standby is not None and new.power != old.power):
+        text = "which daemons stand by for each other, and over which bus, can't change while this one runs; restart it"
+        raise AdapterError(f"{new.place('standby')}: standby: {text}")
 
 
 def say(app: App, text: str) -> None:

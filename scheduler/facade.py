@@ -45,6 +45,7 @@ class Facade:
     feeds: Mapping[str, EventFeed] = field(default_factory=dict)
     cued: Callable[[str], None] = lambda _: None
     _quoted: tuple[Plan, int, Quotes] | None = None
+    standby: Callable[[], Mapping[str, Any] | None] = lambda: None
 
     def report(self) -> CycleReport | None:
         """See Service."""
@@ -321,6 +322,7 @@ class Facade:
             "speed": speed,
             "now": now,
             "store": self.ctx.store.state(),
+            "standby": self.standby(),
         }
 
     def _site(self, site: str) -> None:

@@ -46,6 +46,9 @@ class Family:
 FAMILIES = (
     Family("gridpace_build_info", "gauge", "Always 1; the version is a label", ("version",)),
     Family("gridpace_mode", "gauge", "1 for the mode in force (observe, advise, control)", ("mode",)),
+    Family("gridpace_standby_leads", "gauge", "1 where this daemon leads, 0 where it stands by", ("daemon",)),
+    Family("gridpace_standby_behind_changes", "gauge", "Changes of the books that this daemon lacks", ("daemon",)),
+    Family("gridpace_standby_followers", "gauge", "Other daemons that stand by", ("daemon",)),
     Family("gridpace_cycle_duration_seconds", "histogram", "Length of a turn of the slow loop"),
     Family("gridpace_cycle_interval_seconds", "gauge", "Time from the last cycle to the next one planned"),
     Family("gridpace_cycle_last_success_timestamp_seconds", "gauge", "Unix time at which a cycle last ended"),
@@ -191,6 +194,14 @@ class Metrics:
         self._show("signal_state", ((it.id, it.state, 1) for it in report.sources))
         self._show("notes", ((level, sum(note.severity is level for note in report.notes)) for level in Severity))
         self._of["store_degraded"].set(any(note.code is Reason.STORE_DEGRADED for note in report.notes))
+
+    def observe_standby(self, status: Mapping[str, Any]) -> None:
+        """Our place among daemons that stand by for each other."""
+        name, others = status["name"], [one for one in status["others"] if one["role"] == "following"]
+        with self._lock:
+            self._show("standby_leads", [(name, float(status["role"] == "leader"))])
+            self._show("standby_followers", [(name, len(others))])
+            self._show("standby_behind_changes", [] if status["behind"] is None else [(name, status["behind"])])
 
     def _count_notes(self, notes: Iterable[Note]) -> None:
         for note in notes:

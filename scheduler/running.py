@@ -29,6 +29,8 @@ from scheduler.wiring import Parts, build
 if TYPE_CHECKING:
     from scheduler.api.server import ApiServer
     from scheduler.api.settings import ApiSettings
+    from scheduler.standby.member import Member
+    from scheduler.standby.proxy import LeadDesk
 
 log = structlog.get_logger()
 
@@ -36,25 +38,34 @@ log = structlog.get_logger()
 class App:
     """Parts, timer, metrics and API server of one config."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, lead: Member | None = None) -> None:
+        """`lead`: our place among daemons that stand by for each other; nothing turns while it may not command."""
         timing = parts.ctx.timing
-        self.parts = parts
+        self.parts, self.lead = parts, lead
         self.metrics = Metrics(version("gridpace"))
         self.timer = Timer(parts.ctx.clock, timing.interval, timing.control_period, self.cycle, self.tick)
         self.server = api_server(parts, self.metrics)
+        self.desk = lead_desk(lead, self.server) if lead is not None else None
         self._ready = False
         parts.wake.listeners.append(self.timer.wake)
 
     @classmethod
     def start(
-        cls, config: Config, clock: Clock | None = None, store: Store | None = None, reloaded: bool = False
+        cls,
+        config: Config,
+        clock: Clock | None = None,
+        store: Store | None = None,
+        reloaded: bool = False,
+        lead: Member | None = None,
     ) -> App:
         """Build, reconcile, serve, and let both loops run. What fails leaves nothing open behind. A reload hands over
         the clock of a recorded day, and the books that are kept in memory."""
         parts = build(config, clock, store)
         try:
+            if lead is not None:
+                begin_lead(parts, lead)
             reconcile(parts, reloaded)
-            app = cls(parts)
+            app = cls(parts, lead)
             app.server.start()
         except BaseException:
             parts.close()
@@ -72,6 +83,8 @@ class App:
 
     def cycle(self) -> None:
         """One turn of the slow loop, logged in one line. A failure keeps the plan before in force."""
+        if not self.commands():
+            return
         ctx, state = self.parts.ctx, self.parts.state
         try:
             self.parts.utility.poll(ctx.clock.now())
@@ -82,6 +95,9 @@ class App:
         self._keep_books()
         expire_notes(state, report)
         self.metrics.observe_cycle(report)
+        if self.lead is not None:
+            self.metrics.observe_standby(self.lead.status())
+            note_followers(self.parts, self.lead)
         log.info(report.sentence(), cycle=report.cycle, rung=report.rung, warnings=report.warnings)
         notify(("" if self._ready else "READY=1\n") + f"STATUS={report.sentence()}")
         self._ready = True
@@ -94,6 +110,8 @@ class App:
 
     def tick(self) -> None:
         """One turn of the fast loop; only a finished one feeds the watchdog."""
+        if not self.commands():
+            return
         ctx, state = self.parts.ctx, self.parts.state
         before = self._able()
         try:
@@ -120,6 +138,10 @@ class App:
         now = self.parts.ctx.clock.now()
         return {job.id: job.release <= now for job in self.parts.state.jobs}
 
+    def commands(self) -> bool:
+        """Whether this daemon may command now: it is alone, or leads."""
+        return self.lead is None or self.lead.lease.holds()
+
     def guard(self) -> None:
         """What the main thread does twice a second: notice steps of the wall clock."""
         step = self.timer.guard()
@@ -135,6 +157,8 @@ class App:
         self.parts.feeds.stop()
         self.parts.ctx.planner.close()  # a long solve ends now, so that its turn does
         self.timer.stop()
+        if self.desk is not None:
+            self.desk.close()
         try:
             if release:
                 self.release()
@@ -157,6 +181,35 @@ def api_server(parts: Parts, metrics: Metrics) -> ApiServer:
 
     settings = api_settings(parts.config)
     return ApiServer(create_app(parts.facade, settings, metrics.render), settings.host, settings.port)
+
+
+def lead_desk(lead: Member, server: ApiServer) -> LeadDesk:
+    """Answers what clients said to daemons that stand by."""
+    from scheduler.standby.proxy import LeadDesk
+
+    return LeadDesk(lead.bus, server.app)
+
+
+def begin_lead(parts: Parts, lead: Member) -> None:
+    """Let nothing leave while this daemon does not lead, and say that it does."""
+    now, power = parts.ctx.clock.now(), parts.hardware.power
+    if hasattr(power, "permit"):
+        power.permit = lead.may
+    parts.facade.standby = lead.status
+    said = lead.status()
+    text = f"{said['name']} leads since now, in epoch {said['epoch']}"
+    parts.state.notes.append(Note(Reason.LEAD_TAKEN, "standby", text, Severity.INFO, now))
+    if said["aside"]:
+        text = f"books that the others did not have were moved aside: {said['aside']}"
+        parts.state.notes.append(Note(Reason.STORE_DEGRADED, "standby", text, Severity.ALERT, now))
+
+
+def note_followers(parts: Parts, lead: Member) -> None:
+    """Tell where nobody would take over."""
+    if not lead.followed():
+        text = "no other daemon stands by with the same books; should this one fail, nobody takes over"
+        note = Note(Reason.STANDBY_LOST, "standby", text, Severity.WARNING, parts.ctx.clock.now())
+        parts.state.notes.append(note)
 
 
 def api_settings(config: Config) -> ApiSettings:

@@ -81,6 +81,8 @@ class FleetPower:
         self._back: set[str] = set()
         self._lock = threading.Lock()
         self._bucket: KeyValue | None = None
+        self.permit: Callable[[], None] = lambda: None
+        """Raises AdapterError when this daemon may not order anything: asked before each order leaves."""
         self.bus = bus or Bus(settings, self.listen)
 
     # ------------------------------------------------------------ the port
@@ -253,6 +255,7 @@ class FleetPower:
         """Write nodes' trajectories into the bucket; each is confirmed by the server. AdapterError for the first that
         isn't."""
         await self._trajectories()
+        self.permit()
         waiting = [(fleet_wire.key_subject(node), data, headers) for node, data in puts.items()]
         for begin in range(0, len(waiting), MOST_UNCONFIRMED):
             answers = await self._exchange(waiting[begin : begin + MOST_UNCONFIRMED])
@@ -278,6 +281,7 @@ class FleetPower:
         self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None
     ) -> list[dict[str, Any] | str]:
         """Ask all nodes at once; each one's answer, or why there is none."""
+        self.permit()
         if renew is not None:
             await self.bus.client.publish(fleet_wire.RENEW, wire.encode(renew))
         messages = [(fleet_wire.ask_subject(node), wire.encode(ask), None) for node, ask in asks.items()]

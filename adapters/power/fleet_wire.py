@@ -21,6 +21,19 @@ HELLO = "gridpace.hello"
 RENEW = "gridpace.renew"
 STATES = "gridpace.state.*"
 BUCKET = "gridpace-trajectories"
+LEADERS = "gridpace-leader"
+"""Bucket with the lease of the daemon that leads, where several stand by for each other."""
+
+LEADER = "leader"
+BOOKS_STREAM = "gridpace-books"
+BOOKS_SUBJECT = "gridpace.books"
+SNAPSHOTS = "gridpace-books"
+DAEMONS = "gridpace.daemons"
+"""Where daemons of one fleet tell each other that they are there."""
+
+LEAD = "gridpace.lead"
+"""Where the daemon that leads hears what clients said to one that stands by."""
+
 DOMAIN = "gridpace"
 """The name under which servers made by `gridpace fleet init` offer their streams to a leaf."""
 

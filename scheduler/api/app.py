@@ -58,7 +58,7 @@ def create_app(service: Service, settings: ApiSettings, metrics: Callable[[], by
         app.add_api_route("/", _hint, include_in_schema=False)
     else:
         app.router.default = page
-    _add_errors(app)
+    add_errors(app)
     app.add_middleware(Gate, settings=settings)
     return app
 
@@ -87,7 +87,8 @@ def _operation_id(route: APIRoute) -> str:
     return f"{route.tags[0] if route.tags else 'gridpace'}_{route.name}"
 
 
-def _add_errors(app: FastAPI) -> None:
+def add_errors(app: FastAPI) -> None:
+    """Let every error leave as `{"error": text, "field": name or null}`."""
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -28,6 +28,7 @@ class ApiServer:
     """Serves `app` at `host`:`port` (0: any free port; `port` then says which) until `stop()`."""
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self.app = app
         self.host = host
         self.port = port
         self._server = uvicorn.Server(
@@ -70,9 +71,11 @@ class ApiServer:
             )
         log.info("api.listening", url=self.url)
 
-    def stop(self) -> bool:
-        """Stop accepting, close the connections, and return within a few seconds: False when the thread hangs on."""
+    def stop(self, at_once: bool = False) -> bool:
+        """Stop accepting, close the connections (`at_once`: also those with a request under way), and return within a
+        few seconds: False when the thread hangs on."""
         self._server.should_exit = True
+        self._server.force_exit = at_once
         if self._thread.is_alive():
             self._thread.join(STOP_S)
         if self._thread.is_alive():

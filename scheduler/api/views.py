@@ -47,7 +47,9 @@ def _add_status(router: APIRouter, service: Service) -> None:
     @router.get("/api/v1/status", summary="Last cycle and last tick", tags=["status"])
     def status(_: Reader) -> Json:
         report, tick = service.report(), service.tick()
-        return Json({"cycle": report.as_dict() if report else None, "tick": tick})
+        standby = service.health().get("standby")
+        among = {"standby": standby} if standby else {}  # only where there are several daemons
+        return Json({"cycle": report.as_dict() if report else None, "tick": tick, **among})
 
     @router.get("/api/v1/plan", summary="Plan in force", tags=["status"])
     def plan(_: Reader) -> Json:

@@ -27,10 +27,17 @@ def status(url: Url = None, config: OptionalConfig = None, as_json: AsJson = Fal
       gridpace status --json | jq .cycle.sentence
     """
     from scheduler.cli.client import Client
-    from scheduler.cli.show import show_status
+    from scheduler.cli.show import show_status, standby_line
 
     answer = Client(url, config).get("/api/v1/status")
-    echo_json(answer) if as_json else show_status(answer)
+    standby = answer.get("standby")
+    if as_json:
+        echo_json(answer)
+        return
+    if standby:
+        typer.echo(standby_line(standby))
+    if not standby or standby["role"] == "leader":
+        show_status(answer)
 
 
 def explain(

@@ -41,6 +41,17 @@ def local(text: str | None, zone: str | None = None) -> str:
     return f"{found.astimezone(ZoneInfo(zone)) if zone else found:%a %d %H:%M}"
 
 
+def standby_line(standby: Row) -> str:
+    """Who leads, and how the others follow."""
+    others = ", ".join(str(one["name"]) for one in standby["others"] if one["role"] == "following")
+    if standby["role"] == "leader":
+        return f"{standby['name']} leads in epoch {standby['epoch']}; {others or 'nobody'} stands by."
+    leader = f"{standby['leader']} leads at {standby['leader_url']}" if standby["leader"] else "nobody leads"
+    behind = "waits for the books" if standby["behind"] is None else f"{standby['behind']} changes behind"
+    trouble = f" ({standby['trouble']})" if standby["trouble"] else ""
+    return f"{standby['name']} stands by, {behind}; {leader}.{trouble}"
+
+
 def show_status(answer: Row) -> None:
     """The whole status: the sentence, then sites, pools, jobs, events, inputs and notes."""
     import typer

@@ -40,6 +40,7 @@ def check_whole(document: Document, config: Config, curves: Mapping[str, PowerCu
     _check_devices(document, config)
     _check_parking(document, config)
     _check_api(document, config)
+    _check_standby(document, config)
     speed = config.clock.speed if config.clock is not None else 1.0
     if config.solver.hard_deadline > config.interval / speed:
         faster = f" at {speed:g} times real time ({(config.interval / speed).total_seconds():g}s)" if speed != 1 else ""
@@ -88,6 +89,16 @@ def warnings(document: Document, config: Config) -> tuple[Problem, ...]:
 def is_simulated(config: Config) -> bool:
     """True when no order of this config reaches real hardware."""
     return getattr(config.power, "type", "") == SIMULATED
+
+
+def _check_standby(document: Document, config: Config) -> None:
+    if config.standby is None:
+        return
+    if getattr(config.power, "type", "") != "fleet":
+        text = "daemons stand by for each other over a fleet's bus: `power` must be of type fleet"
+        document.report(("standby",), text)
+    if config.clock is not None:
+        document.report(("standby",), "is for the machine's own clock; leave `clock` out")
 
 
 def _check_units(document: Document, config: Config) -> None:

@@ -27,6 +27,7 @@ from scheduler.config.runtime import (
     UncertaintyConfig,
 )
 from scheduler.config.site import SiteConfig
+from scheduler.config.standby import StandbyConfig
 from scheduler.config.work import JobsConfig
 
 DAY_S = 86400
@@ -132,6 +133,11 @@ class Config(Model):
     )
     store: StoreConfig = Field(
         default_factory=StoreConfig, description="The books.", examples=[{"path": "gridpace.db"}]
+    )
+    standby: StandbyConfig | None = Field(
+        default=None,
+        description="Daemons that stand by for each other, on several machines. Absent: this one is alone.",
+        examples=[{"lease": "6s"}],
     )
     backtest: BacktestConfig = Field(
         default_factory=BacktestConfig, description="What a backtest compares with.", examples=[{"no_control": "even"}]

@@ -93,10 +93,18 @@ DAEMON_MAY = May(
         fleet_wire.follow_subject("*"),
         fleet_wire.key_subject("*"),
         "$JS.API.>",
+        f"$KV.{fleet_wire.LEADERS}.{fleet_wire.LEADER}",
+        f"$O.{fleet_wire.SNAPSHOTS}.>",
+        "$JS.FC.>",
+        fleet_wire.BOOKS_SUBJECT,
+        fleet_wire.DAEMONS,
+        fleet_wire.LEAD,
     ),
-    (fleet_wire.STATES, f"_INBOX_{DAEMON}.>"),
+    (fleet_wire.STATES, fleet_wire.DAEMONS, fleet_wire.LEAD, f"_INBOX_{DAEMON}.>"),
+    answers=True,
 )
-"""The daemon orders, reads every state, and keeps the trajectories."""
+"""The daemon orders, reads every state, and keeps the trajectories; daemons that stand by for each other share a key,
+keep the lease and the books' changes, and pass on what clients say."""
 
 
 def node_may(node: str) -> May:

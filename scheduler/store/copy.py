@@ -31,6 +31,11 @@ class Mirrored:
     records: Kinds = field(default_factory=dict)
 
 
+def copy_path(store: Path) -> Path:
+    """Where the copy of the database at `store` lies."""
+    return store.with_name(store.name + ".copy.json")
+
+
 class SmallCopy:
     """The copy at `path`."""
 

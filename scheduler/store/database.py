@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.store.opening import Opened
@@ -25,13 +25,35 @@ class StoreDegraded(Exception):
     """A write did not reach the disk: what depended on it must not be acknowledged. The text names file and cause."""
 
 
-class Database:
-    """The store's connection. `wall` gives the real time for notes and expiry."""
+class NotReplicated(sqlite3.OperationalError):
+    """A change could not be told to those who stand by, so that it is not made here either."""
 
-    def __init__(self, opened: Opened, path: Path | None, wall: Callable[[], datetime]) -> None:
+
+class Replica(Protocol):
+    """Whoever stands by with the same books."""
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Look at this connection's changes from now on."""
+        ...
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        """Tell what the running transaction changed, before it is committed here. Raises NotReplicated."""
+        ...
+
+
+class Database:
+    """The store's connection. `wall` gives the real time for notes and expiry; a `replica` is told of each change
+    before it is committed here."""
+
+    def __init__(
+        self, opened: Opened, path: Path | None, wall: Callable[[], datetime], replica: Replica | None = None
+    ) -> None:
         self.path, self.wall = path, wall
         self.lock = threading.RLock()
         self._connection = opened.connection
+        self._replica = replica
+        if replica is not None:
+            replica.begin(self._connection)
         self._blocked = opened.trouble
         self._trouble = opened.trouble
         self._notes: dict[str, Note] = {f"open-{number}": note for number, note in enumerate(opened.notes)}
@@ -103,6 +125,8 @@ class Database:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
+            if self._replica is not None:
+                self._replica.commit(connection)
             connection.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):

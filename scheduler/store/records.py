@@ -41,13 +41,14 @@ class _Waiting:
 
 
 class Records:
-    """Records over the database, mirrored in `copy` where their kind asks for it. Opening raises the epoch by one."""
+    """Records over the database, mirrored in `copy` where their kind asks for it. Opening raises the epoch by one,
+    and to `least_epoch` at least."""
 
-    def __init__(self, database: Database, copy: SmallCopy | None) -> None:
+    def __init__(self, database: Database, copy: SmallCopy | None, least_epoch: int = 0) -> None:
         self._database, self._copy = database, copy
         self._waiting: deque[_Waiting] = deque()
         self._restore_from_copy()
-        self.epoch = self._meta("epoch") + 1
+        self.epoch = max(self._meta("epoch") + 1, least_epoch)
         database.write_history(lambda db: _set_meta(db, "epoch", self.epoch))
         self._save_copy()
 

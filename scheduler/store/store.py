@@ -20,9 +20,10 @@ from optimizer.learning import Learned
 from optimizer.reasons import Note, Severity
 from scheduler.service import OperatorOrder
 from scheduler.status import CycleReport
+from scheduler.store.capture import forget_position
 from scheduler.store.codec import pack, plain_values, typed_value, unpack
-from scheduler.store.copy import SmallCopy
-from scheduler.store.database import Database, StoreDegraded
+from scheduler.store.copy import SmallCopy, copy_path
+from scheduler.store.database import Database, Replica, StoreDegraded
 from scheduler.store.history import History
 from scheduler.store.journal import FirstLimit, FirstLimits, Intent, Journal
 from scheduler.store.opening import NewerStore, Opened, StoreError, open_file
@@ -44,23 +45,39 @@ class _Curves:
 class Store:
     """Thread-safe. Implements `adapters.ports.RecordStore`. Make one with `open` or `in_memory`."""
 
-    def __init__(self, opened: Opened, path: Path | None, wall: Callable[[], datetime]) -> None:
-        self._database = Database(opened, path, wall)
-        copy = SmallCopy(path.with_name(path.name + ".copy.json")) if path is not None else None
-        self._records = Records(self._database, copy)
+    def __init__(
+        self,
+        opened: Opened,
+        path: Path | None,
+        wall: Callable[[], datetime],
+        replica: Replica | None = None,
+        least_epoch: int = 0,
+    ) -> None:
+        if replica is None and path is not None:  # what is written alone, no other books have
+            forget_position(opened.connection)
+        self._database = Database(opened, path, wall, replica)
+        copy = SmallCopy(copy_path(path)) if path is not None else None
+        self._records = Records(self._database, copy, least_epoch)
         self._limits = FirstLimits(self._records, self._database)
         self._journal = Journal(self._database, self._records.epoch)
         self._history = History(self._database)
 
     @classmethod
-    def open(cls, path: Path, wall: Callable[[], datetime] | None = None) -> Store:
-        """Open or make the store at `path` for writing; the fencing epoch goes up by one.
+    def open(
+        cls,
+        path: Path,
+        wall: Callable[[], datetime] | None = None,
+        replica: Replica | None = None,
+        least_epoch: int = 0,
+    ) -> Store:
+        """Open or make the store at `path` for writing; the fencing epoch goes up by one, to `least_epoch` at least.
+        A `replica` is told of every change before it counts.
 
         Raises NewerStore for the file of a newer Gridpace (untouched) and StoreError when another process holds it.
         A damaged file, or a disk that takes no writes, is a note and not an error. `wall` is real time.
         """
         clock = wall or _real_time
-        return cls(open_file(Path(path), clock()), Path(path), clock)
+        return cls(open_file(Path(path), clock()), Path(path), clock, replica, least_epoch)
 
     @classmethod
     def in_memory(cls) -> Store:

@@ -49,6 +49,7 @@ TINY = {
     },
     "tracking": {"hours": 0.02, "before_min": 1.0, "after_min": 0.2, "day_h": 0.02, "day_pools": 1, "rules": 1},
     "dr_channels": {"channels": ("dsxflex",), "orders": 1, "flood": 12, "flood_s": 0.1, "webhooks": 8},
+    "failover": {"deaths": 1, "lease_s": 2},
     "storm": {"cases": 1, "events": 2, "faults": 1},
     "reaction": {"events": 2, "simulated": 4, "phases": 2, "fleets": ((12, 2),)},
 }
@@ -73,6 +74,7 @@ KEYS = {
     "footprint": {"agent_mb", "agent_core_share", "daemon_mb", "daemon_core_share_5_nodes"},
     "tracking": {"steady_p95", "bursty_p95", "over_delivery_points", "samples_above_limit", "rebound_points"},
     "dr_channels": {"first_cap_ms", "ledger_ms", "flood_events", "flood_late_ticks", "flood_wrong", "webhooks_per_s"},
+    "failover": {"failover_s", "worst_s", "beyond_lease_s"},
     "storm": {"events", "samples_above_limit", "floors_broken", "caps_past_lease", "not_restored"},
     "reaction": {"gpus8_ms", "measured_30pct_s", "nodes12_p99_s", "nodes12_server_cpu_s"},
 }
@@ -88,13 +90,13 @@ SIGNED = {
 """Figures that may be nothing, or less."""
 
 
-SLOW = {"dr_channels": pytest.mark.timeout(180)}
+SLOW = {"dr_channels": pytest.mark.timeout(180), "failover": pytest.mark.timeout(180)}
 """Whole daemons with their planners' processes are started."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in names()])
 def test_benchmark_ends_with_the_line_that_programs_read(name, monkeypatch, capsys):
-    if name in {"footprint", "reaction"}:
+    if name in {"footprint", "reaction", "failover"}:
         require("gcc")
     if name == "dr_channels":
         require("mosquitto")

@@ -121,6 +121,7 @@ def test_every_family_can_be_filled(service):
         metrics.observe_tick(replace(quiet, at=START + timedelta(minutes=minute), target_kw={"west": 1.0}))
     metrics.observe_cycle(replace(busy, sites=(replace(busy.sites[0], price_per_mwh=10.0),)))
     metrics.observe_tick(replace(quiet, at=START + timedelta(minutes=3)))
+    metrics.observe_standby({"name": "alpha", "role": "standby", "behind": 3, "others": []})
     names = {name for name, *_ in samples(metrics)}
     assert {name for family in FAMILIES for name in family.exposed} == names
 

@@ -1,0 +1,119 @@
+"""What clients say to a daemon that stands by, passed on to the one that leads, over the fleet's bus.
+
+Why passed on and not redirected: a utility's client posts a signed event to the address that it was given once; few
+follow a redirect of a POST. The request travels as it came, so that its signature still holds, and is judged by the
+leader alone. Daemons that lead hear it as one queue group: in the moment of a change it is answered once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from starlette.types import ASGIApp, Message
+
+from adapters.bus import Bus
+from adapters.ports import AdapterError
+from adapters.power.fleet_wire import LEAD
+
+ANSWER_S = 15.0
+MOST_AT_ONCE = 32
+QUEUE = "daemons"
+NOT_PASSED = {"host", "connection", "content-length", "transfer-encoding", "expect", "upgrade"}
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """A request or an answer; `body` is bytes."""
+    return zlib.compress(json.dumps({**message, "body": base64.b64encode(message["body"]).decode()}).encode(), 1)
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """What `encode` encoded. ValueError when it isn't that."""
+    try:
+        message = json.loads(zlib.decompress(data))
+        return {**message, "body": base64.b64decode(message["body"])}
+    except (zlib.error, KeyError, TypeError) as error:
+        raise ValueError(f"not a request that was passed on: {error!r}") from error
+
+
+class LeadDesk:
+    """Answers at the leader, by its own API, whatever is passed on, until it is closed."""
+
+    def __init__(self, bus: Bus, app: ASGIApp) -> None:
+        self._bus, self._app = bus, app
+        self._seats = asyncio.Semaphore(MOST_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._subscription: Subscription | None = bus.call(self._listen(), 5.0)
+
+    def close(self) -> None:
+        """Hear no more; what was heard is still answered."""
+        if self._subscription is not None:
+            with suppress(AdapterError):
+                self._bus.call(self._subscription.unsubscribe(), 1.0)
+            self._subscription = None
+
+    async def _listen(self) -> Subscription:
+        return await self._bus.client.subscribe(LEAD, queue=QUEUE, cb=self._on_request)
+
+    async def _on_request(self, message: Msg) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, message: Msg) -> None:
+        async with self._seats:
+            try:
+                answer = await asked(self._app, decode(message.data))
+            except ValueError:
+                return
+            data = encode(answer)
+            if len(data) > int(self._bus.client.max_payload or 0):
+                text = b'{"error": "the answer is too large to be passed on; ask the daemon that leads", "field": null}'
+                data = encode({"status": 502, "headers": [["content-type", "application/json"]], "body": text})
+            await message.respond(data)
+
+
+async def asked(app: ASGIApp, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of an ASGI application to one request: `status`, `headers`, `body`."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request["headers"]]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": request["method"],
+        "scheme": "http", "path": request["path"], "raw_path": request["path"].encode(),
+        "query_string": request["query"].encode("latin-1"), "root_path": "", "server": ("127.0.0.1", 80),
+        "client": ("127.0.0.1", 0),
+        "headers": [*headers, (b"host", b"127.0.0.1"), (b"content-length", str(len(request["body"])).encode())],
+    }  # fmt: skip
+    told: dict[str, Any] = {"status": 500, "headers": [], "body": b""}
+    given = False
+
+    async def receive() -> Message:
+        nonlocal given
+        if given:
+            return {"type": "http.disconnect"}
+        given = True
+        return {"type": "http.request", "body": request["body"], "more_body": False}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            told["status"] = message["status"]
+            told["headers"] = [[n.decode("latin-1"), v.decode("latin-1")] for n, v in message.get("headers", ())]
+        elif message["type"] == "http.response.body":
+            told["body"] += message.get("body", b"")
+
+    with suppress(Exception):  # the application has answered 500 by then, and logged why
+        await app(scope, receive, send)
+    return told
+
+
+async def passed_on(bus: Bus, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The leader's answer to a request, asked in the bus's loop; None where nobody leads or answers."""
+    with suppress(Exception):
+        return decode((await bus.client.request(LEAD, encode(request), ANSWER_S)).data)
+    return None

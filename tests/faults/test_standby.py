@@ -1,0 +1,140 @@
+"""Two daemons that stand by for each other: killed, stopped, cut off; what was acknowledged is kept, and once."""
+
+import signal
+import sqlite3
+import threading
+import time
+from contextlib import ExitStack, closing, contextmanager
+
+import pytest
+
+from tests.support.pair import Pair
+from tests.support.power_worlds import wait_until
+from tests.support.system import require
+
+pytestmark = pytest.mark.timeout(240)
+BOUND_S = 90.0
+"""How long anything may take here at most; on an idle machine it takes a tenth of it."""
+
+SPRUNG_BACK = 4
+"""So many of eight cards with their first limit back are no work of the loop."""
+
+
+@pytest.fixture
+def stack(tmp_path):
+    require("gcc")
+    with ExitStack() as made:
+        yield made
+
+
+@contextmanager
+def watched(pair):
+    """Look at the cards all the while; the caller gets how many of them had their first limit back each time. (The loop
+    may bring one that is found low up to it; a release gives all back.)"""
+    cards, seen, done = len(pair.machines["a"].first), [0], threading.Event()
+
+    def look():
+        while not done.wait(0.05):
+            seen.append(cards - pair.held())
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join(10)
+
+
+def told(pair, name, event):
+    """How often an event's message stands in a daemon's append-only log."""
+    with closing(sqlite3.connect(f"file:{pair.machines[name].state / 'gridpace.db'}?mode=ro", uri=True)) as books:
+        query = "SELECT count(*) FROM log WHERE kind = 'event_message' AND key = ?"
+        return books.execute(query, (f"elrp/{event}",)).fetchone()[0]
+
+
+def same_books(pair, names=("a", "b")):
+    """Whether both files hold the same events, in the same words."""
+    return all(pair.books(names[0], kind) == pair.books(names[1], kind) for kind in ("event", "event_answer", "job"))
+
+
+def test_an_event_outlives_the_leader_and_an_old_leader_that_comes_back_is_fenced(stack, tmp_path):
+    pair = Pair(stack, tmp_path)
+    pair.start("a", "b")
+    lead, other = pair.leader(BOUND_S)
+    # The utility knows one address, that of the daemon that stands by; its signature must hold at the one that leads.
+    status, answer = pair.lives[other].event(id="heat", reduce_percent=40, duration="PT20M")
+    assert (status, answer["opt"]) == (200, "in"), answer
+    assert pair.lives[other].event(id="forged", program="elrp", reduce_percent=-1)[0] == 422
+    wait_until(lambda: pair.held() >= SPRUNG_BACK, BOUND_S)
+    wait_until(lambda: same_books(pair), BOUND_S)
+
+    with watched(pair) as seen:
+        pair.lives.pop(lead).kill()
+        assert pair.leader(BOUND_S)[0] == other
+        status, answer = pair.lives[other].event(id="heat", reduce_percent=40, duration="PT20M")
+        assert status in {200, 409}, answer  # a second hearing of the same id and version is no second event
+        deeper, answer = pair.lives[other].event(id="deeper", reduce_percent=45, duration="PT20M")
+        assert deeper == 200, answer
+    assert max(seen) < SPRUNG_BACK, "limits were given back in the middle of the event"
+    events = pair.lives[other].get("/api/v1/events")["events"]
+    assert sorted(event["id"] for event in events) == ["deeper", "heat"]
+    assert {event["state"] for event in events} <= {"accepted", "ramping_in", "active"}, events
+    assert told(pair, other, "deeper") == 1
+
+    pair.start(lead)  # it comes back, and has what it missed
+    assert pair.leader(BOUND_S) == (other, lead)
+    wait_until(lambda: same_books(pair), BOUND_S)
+
+    stalled = pair.lives[other]
+    stalled.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: pair.role(lead) == "leader", BOUND_S)
+        status, answer = pair.lives[lead].event(id="late", reduce_percent=50, duration="PT20M")
+        assert status == 200, answer
+    finally:
+        stalled.process.send_signal(signal.SIGCONT)
+    assert pair.leader(BOUND_S) == (lead, other), "the old leader follows"
+    assert stalled.process.poll() is None
+    wait_until(lambda: same_books(pair), BOUND_S)
+    assert told(pair, other, "late") == told(pair, lead, "late") == 1
+    assert pair.held() >= SPRUNG_BACK
+
+    with watched(pair) as seen:
+        assert pair.lives[lead].stop(60) == 0  # in order: the other goes on, so that nothing is given back
+        del pair.lives[lead]
+        assert pair.leader(BOUND_S)[0] == other
+    assert max(seen) < SPRUNG_BACK
+    assert pair.lives[other].stop(60) == 0
+    wait_until(lambda: pair.cards.limits_w() == pair.machines["a"].first, BOUND_S)  # the last one gives them back
+
+
+def test_a_leader_that_is_cut_off_stops_before_the_other_begins(stack, tmp_path):
+    pair = Pair(stack, tmp_path, relayed=True)
+    pair.start("a", "b")
+    lead, other = pair.leader(BOUND_S)
+    pair.relays[lead].cut.set()
+    wait_until(lambda: pair.role(other) == "leader", BOUND_S)
+    wait_until(lambda: pair.said_at(lead, leading=False), BOUND_S)
+    assert pair.said_at(lead, leading=False) < pair.said_at(other, leading=True)
+    status, answer = pair.lives[lead].event(id="cut", reduce_percent=40) or (503, {"error": "stands by"})
+    assert (status, "stands by" in answer["error"]) == (503, True), answer
+    pair.relays[lead].cut.clear()
+    assert pair.leader(BOUND_S) == (other, lead)
+    wait_until(lambda: pair.lives[lead].event(id="cut", reduce_percent=40)[0] == 200, BOUND_S)
+
+
+def test_a_pair_goes_on_when_a_cluster_of_three_loses_a_server(stack, tmp_path):
+    pair = Pair(stack, tmp_path, count=3, replicas=3, lease_s=6)
+    pair.start("a", "b")
+    lead, other = pair.leader(BOUND_S)
+    assert pair.lives[other].event(id="one", reduce_percent=40, duration="PT20M")[0] == 200
+    pair.servers.stop("s0")
+    began = time.monotonic()
+    wait_until(lambda: (pair.lives[lead].event(id="two", reduce_percent=45) or (0,))[0] == 200, BOUND_S)
+    assert time.monotonic() - began < BOUND_S
+    lead, other = pair.leader(BOUND_S)
+    pair.lives.pop(lead).kill()
+    assert pair.leader(BOUND_S)[0] == other
+    events = pair.lives[other].get("/api/v1/events")["events"]
+    assert sorted(event["id"] for event in events) == ["one", "two"]
