@@ -51,6 +51,8 @@ def check_config(config: Config, connect: bool = False) -> Iterator[CheckLine]:
     yield from _secrets(config)
     yield _state_folder(config)
     yield _port(config)
+    if config.standby is not None:
+        yield _standby(config)
     yield from _borrowed_curves(config)
     broken = list(_broken_signals(config))
     yield from broken
@@ -75,6 +77,14 @@ def _state_folder(config: Config) -> CheckLine:
     text = f"{folder} {'can be written' if usable else 'cannot be written by this user'}"
     # Whoever checks is often not the user of the service, so that this alone is no failure.
     return CheckLine(config.place("state_dir"), "state_dir", OK if usable else WARNING, text)
+
+
+def _standby(config: Config) -> CheckLine:
+    from scheduler.standby.life import membership  # needs the extra `fleet`
+
+    mine = membership(config)
+    text = f"{mine.name}, reached at {mine.url}, takes over {1.1 * mine.lease_s:g} s after another's last word"
+    return CheckLine(config.place("standby"), "standby", OK, text)
 
 
 def _port(config: Config) -> CheckLine:

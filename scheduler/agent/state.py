@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Found:
     clocks_mhz: dict[GpuId, int] = field(default_factory=dict)
     told: tuple[int, int] = (0, -1)
     """Epoch and number of the order that brought the trajectory."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """What a newer agent wrote beside: kept for it, and not understood."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,11 @@ class AgentFiles:
         document = self._read("found.json")
         if document is not None:
             try:
-                if document.pop("format") != FORMAT:
-                    raise ValueError(f"format {FORMAT} expected")
-                found = Found(**document)
+                if (written := document.pop("format")) != FORMAT:
+                    raise ValueError(f"its format is {written}, this agent knows {FORMAT}; install the other one again")
+                known = {item.name for item in fields(Found)} - {"more"}
+                found = Found(**{name: value for name, value in document.items() if name in known})
+                found.more = {name: value for name, value in document.items() if name not in known}
                 found.steps = [(float(at), dict(caps)) for at, caps in found.steps]
                 found.told = (int(found.told[0]), int(found.told[1]))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -88,7 +92,8 @@ class AgentFiles:
         """Put it on disk, synced, before this returns. AdapterError when that fails: then nothing may be written to a
         GPU."""
         found.boot = self.boot
-        self._write("found.json", {"format": FORMAT, **asdict(found)}, sync=True)
+        held = asdict(found)
+        self._write("found.json", {"format": FORMAT, **held.pop("more"), **held}, sync=True)
 
     def save_lease(self, held: Held) -> None:
         """Remember the lease for a successor in the same boot. A full disk leaves the last one, which ends earlier: the

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
 from adapters.bus import Bus
@@ -89,7 +90,10 @@ async def _passed(request: Request, bus: Bus, status: Status) -> Response:
     body = await request.body()
     headers = [[name, value] for name, value in request.headers.items() if name.lower() not in NOT_PASSED]
     asked = {"method": request.method, "path": request.url.path, "query": request.url.query, "headers": headers}
-    answer = await asyncio.wrap_future(bus.begin(passed_on(bus, {**asked, "body": body})))
+    try:
+        answer = await asyncio.wrap_future(bus.begin(passed_on(bus, {**asked, "body": body})))
+    except ValueError as error:
+        raise HTTPException(413, str(error)) from error
     said = status()
     if answer is None:
         where = f"{said['leader']} leads at {said['leader_url']}" if said["leader"] else "nobody leads at present"

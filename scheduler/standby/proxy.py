@@ -17,6 +17,7 @@ from typing import Any
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 from starlette.types import ASGIApp, Message
 
 from adapters.bus import Bus
@@ -113,7 +114,11 @@ async def asked(app: ASGIApp, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def passed_on(bus: Bus, request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The leader's answer to a request, asked in the bus's loop; None where nobody leads or answers."""
-    with suppress(Exception):
-        return decode((await bus.client.request(LEAD, encode(request), ANSWER_S)).data)
+    """The leader's answer to a request, asked in the bus's loop; None where nobody leads or answers. ValueError for one
+    that the bus can't carry."""
+    data = encode(request)
+    if bus.connected and len(data) > int(bus.client.max_payload or 0):
+        raise ValueError("too large to be passed on to the daemon that leads; send it there")
+    with suppress(NatsError, TimeoutError, OSError, ValueError):
+        return decode((await bus.client.request(LEAD, data, ANSWER_S)).data)
     return None

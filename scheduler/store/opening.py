@@ -21,6 +21,7 @@ from optimizer.reasons import Note, Reason, Severity
 from scheduler.store.codec import Damaged, read_body
 from scheduler.store.copy import sync_folder
 from scheduler.store.schema import KEPT, MIGRATIONS, Migration, held_version, migrate
+from scheduler.store.wal import commits, unread
 
 _UNWRITABLE = {3, 8, 10, 13, 14, 23}  # PERM, READONLY, IOERR, FULL, CANTOPEN, AUTH
 _IN_USE = {5, 6}  # BUSY, LOCKED
@@ -56,7 +57,8 @@ def open_file(path: Path, now: datetime, migrations: Sequence[Migration] = MIGRA
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         refuse_newer(path, len(migrations))
-        return Opened(_checked(path, now, migrations))
+        notes: list[Note] = []
+        return Opened(_checked(path, now, migrations, notes), notes)
     except (sqlite3.Error, OSError) as error:
         code = error_code(error) if isinstance(error, sqlite3.Error) else 10
         if code in _IN_USE:
@@ -93,12 +95,19 @@ def _lenient_text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def _checked(path: Path, now: datetime, migrations: Sequence[Migration]) -> sqlite3.Connection:
-    """Connect for writing, check the pages, bring the schema up to date, see that every table is there."""
+def _checked(
+    path: Path, now: datetime, migrations: Sequence[Migration], notes: list[Note] | None = None
+) -> sqlite3.Connection:
+    """Connect for writing, check the pages, bring the schema up to date, see that every table is there; `notes` gets
+    what the log beside the file has lost."""
     path.touch(mode=0o600)
+    before = commits(path)
     connection = connect(path, "rw")
     try:
         connection.execute("PRAGMA journal_mode = WAL")
+        lost = unread(connection, path, before, now)
+        if notes is not None:
+            notes.extend(lost)
         connection.execute("PRAGMA synchronous = FULL")
         # The quick check would not see a row that its index no longer finds.
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]

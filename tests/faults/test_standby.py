@@ -113,6 +113,11 @@ def test_a_leader_that_is_cut_off_stops_before_the_other_begins(stack, tmp_path)
     pair = Pair(stack, tmp_path, relayed=True)
     pair.start("a", "b")
     lead, other = pair.leader(BOUND_S)
+    before = pair.status(lead)["epoch"]
+    pair.lives[lead].process.send_signal(signal.SIGHUP)  # a reload keeps the lead, under an epoch of its own
+    wait_until(lambda: pair.lives[lead].said("reloaded"), BOUND_S)
+    assert pair.leader(BOUND_S) == (lead, other)
+    assert pair.status(lead)["epoch"] == before + 1
     pair.relays[lead].cut.set()
     wait_until(lambda: pair.role(other) == "leader", BOUND_S)
     wait_until(lambda: pair.said_at(lead, leading=False), BOUND_S)

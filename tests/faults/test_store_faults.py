@@ -48,6 +48,42 @@ def check_after_damage(folder, database):
         store.close()
 
 
+def killed_with_a_log(tmp_path, change):
+    """Books whose daemon was killed with twenty commits in its log, after `change` to the log's bytes, opened again."""
+    store = fill(tmp_path / "live.db", close=False)
+    for number in range(20):
+        store.put("event", f"late-{number}", {"n": number})
+    path = tmp_path / "gridpace.db"
+    shutil.copyfile(tmp_path / "live.db", path)
+    log = bytearray((tmp_path / "live.db-wal").read_bytes())
+    store.close()
+    path.with_name("gridpace.db-wal").write_bytes(change(log))
+    again = Store.open(path, wall=lambda: NOON)
+    notes = [note for note in again.notes() if note.code is Reason.STORE_DEGRADED]
+    kept = len(again.all("event"))
+    again.close()
+    return kept, notes, list(tmp_path.glob("gridpace.db-wal.damaged-*"))
+
+
+def test_a_log_damaged_in_its_middle_is_said_and_kept_aside(tmp_path):
+    whole = []
+
+    def flip(log):
+        log[len(log) * 2 // 3] ^= 1
+        whole.append(bytes(log))
+        return log
+
+    kept, notes, aside = killed_with_a_log(tmp_path, flip)
+    assert kept < 20
+    assert [note.severity for note in notes] == [Severity.ALERT]
+    assert "changes behind the damage can't be read" in notes[0].text
+    assert [file.read_bytes() for file in aside] == whole
+
+
+def test_a_log_that_ends_in_a_torn_write_is_no_damage(tmp_path):
+    assert killed_with_a_log(tmp_path, lambda log: log[:-1000]) == (19, [], [])
+
+
 def test_a_truncated_file_is_moved_aside_and_what_reads_is_carried_over(tmp_path):
     path = tmp_path / "gridpace.db"
     fill(path)

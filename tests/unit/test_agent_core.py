@@ -1,6 +1,7 @@
 """The agent's judgement on a clock of its own: leases, trajectories, ramps, fences, and the limit found first."""
 
 import asyncio
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -224,6 +225,22 @@ def test_a_torn_lease_has_ended_and_a_torn_baseline_is_refused(node):
     (node.folder / "found.json").write_text('{"format": 1, "lim', encoding="ascii")
     with pytest.raises(AdapterError, match=r"found\.json"):
         node.kill_and_restart()
+
+
+def test_an_older_agent_reads_what_a_newer_one_wrote_and_keeps_what_it_does_not_know(node):
+    node.cap(400, seconds=1000)
+    path = node.folder / "found.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"invented_later": {"GPU": 7}}))
+    node.kill_and_restart()
+    node.cap(300, sequence=9)
+    node.core.release({}, None)
+    assert json.loads(path.read_text())["invented_later"] == {"GPU": 7}
+    assert set(json.loads(path.read_text())["limits_w"].values()) == {700.0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    before = path.read_bytes()
+    with pytest.raises(AdapterError, match=r"its format is 2, this agent knows 1; install the other one again"):
+        node.kill_and_restart()
+    assert path.read_bytes() == before
 
 
 def test_a_stop_restores_everything_and_takes_no_more_orders(node, monkeypatch):
