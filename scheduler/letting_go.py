@@ -50,7 +50,11 @@ def let_all_go(parts: Parts) -> tuple[Note, ...]:
 
 
 def release_alone(config: Config) -> tuple[Note, ...]:
-    """Give everything back where no daemon runs. Raises AlreadyRunning, and what building raises."""
+    """Give everything back where no daemon runs. Raises AlreadyRunning, and what building raises; and AdapterError
+    for a daemon among others, of which one may lead."""
+    if config.standby is not None:
+        text = "another daemon may lead this fleet: release there, or without `standby` when none runs any more"
+        raise AdapterError(f"{config.place('standby')}: {text}")
     with DaemonLock(config.state_path):
         parts = build(config)
         try:
