@@ -48,7 +48,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "modbus": "adapters.meters.modbus:ModbusMeter",
         "prometheus": "adapters.meters.prometheus:PrometheusMeter",
     },
-    "jobs": {"slurm": "adapters.jobs.slurm:SlurmJobs"},
+    "jobs": {"llmd": "adapters.jobs.llmd:LlmdJobs", "slurm": "adapters.jobs.slurm:SlurmJobs"},
     "dr": {
         "dsxflex": "adapters.dr.dsxflex:DsxFlexSession",
         "openadr3": "adapters.dr.openadr3.feed:OpenAdr3",
@@ -67,6 +67,7 @@ EXTRAS = {
     "gridstatus": "iso",
     "openleadr": "openadr2",
     "pymodbus": "modbus",
+    "redis": "llmd",
     "redfish": "redfish",
     "pyarrow": "parquet",
     "nicegui": "web",

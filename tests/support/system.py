@@ -20,6 +20,7 @@ PACKAGES = {
     "mosquitto_passwd": "mosquitto",
     "prometheus": "prometheus",
     "munged": "munge",
+    "redis-server": "redis-server",
     "sbatch": "slurm-client",
     "scontrol": "slurm-client",
     "slurmctld": "slurm-wlm",

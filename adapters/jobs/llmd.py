@@ -1,0 +1,248 @@
+"""Requests that wait in llm-d's async processor: how fast they are dispatched follows the plan.
+
+The processor's `redis` gate reads its budget, 0 to 1, from a key that somebody else writes: absent or unreadable means
+full, and a Redis that doesn't answer means 0 (llm-d-incubation/llm-d-async: docs/gates.md at 569b8fb and its
+`RedisDispatchGate.Budget`). Requests wait in a sorted set whose scores are their deadlines in Unix seconds. Here they
+are jobs, one for each hour of deadlines, and what these are granted, over the pool's GPUs, is the budget.
+
+Why the key expires: a daemon that dies must not keep the queue closed. Its GPUs' caps hold the power meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, Literal
+
+import redis
+import structlog
+from pydantic import Field
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from adapters.context import AdapterContext
+from adapters.fields import AdapterConfig, Duration, Id
+from adapters.jobs.held import Held
+from adapters.ports import AdapterError
+from adapters.secrets import Secret
+from optimizer.domain import BatchJob, JobState
+from optimizer.reasons import Note, Reason, Severity
+
+log = structlog.get_logger("gridpace.llmd")
+
+HOURS = 24
+"""Hours of deadlines that are told apart; what is due later is one job more."""
+
+SOONEST = timedelta(minutes=1)
+"""A deadline that is nearer, or over, counts as this far away."""
+
+
+class LlmdConfig(AdapterConfig):
+    """Requests in the queue of llm-d's async processor, by its `redis` dispatch gate."""
+
+    type: Literal["llmd"] = Field(description="llm-d's async processor.", examples=["llmd"])
+    url: str = Field(
+        pattern=r"^rediss?://[^\s@]+$",
+        description="The Redis of queue and gate, without a password.",
+        examples=["redis://redis.llm-d:6379/0"],
+    )
+    password: Secret | None = Field(default=None, description="Where its password lies.", examples=["credential:redis"])
+    pool: Id = Field(description="Batch pool whose GPUs answer the requests.", examples=["tune"])
+    gpus: int = Field(ge=1, description="GPUs that answer them when the gate is wide open.", examples=[64])
+    requests_per_gpu_h: float = Field(
+        gt=0, allow_inf_nan=False, description="Requests that one GPU answers in an hour at full throughput.",
+        examples=[1800],
+    )  # fmt: skip
+    value_per_gpu_h: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Money for each GPU-hour done.", examples=[1.2]
+    )
+    queue: str = Field(
+        default="request-sortedset", min_length=1, description="Sorted set in which requests wait.",
+        examples=["request-sortedset"],
+    )  # fmt: skip
+    budget_key: str = Field(
+        default="dispatch-gate-budget", min_length=1, description="Key from which the gate reads its budget.",
+        examples=["dispatch-gate-budget"],
+    )  # fmt: skip
+    refresh: Duration = Field(
+        default=timedelta(seconds=1), description="How often the queue is read and the budget renewed.", examples=["1s"]
+    )
+    lease: Duration = Field(
+        default=timedelta(seconds=60),
+        description="A budget that is not renewed for so long is gone, and the gate wide open.",
+        examples=["60s"],
+    )
+    timeout: Duration = Field(
+        default=timedelta(seconds=2), description="How long one question to Redis may take.", examples=["2s"]
+    )
+
+
+class LlmdJobs:
+    """`JobSystem` over one gate. `keeps_state`: what waits has lost nothing."""
+
+    Config = LlmdConfig
+    keeps_state = True
+
+    def __init__(self, config: LlmdConfig, context: AdapterContext) -> None:
+        self._config, self._clock = config, context.clock
+        seconds = config.timeout.total_seconds()
+        self._redis: Any = redis.Redis.from_url(
+            config.url, password=config.password.reveal(context.base_dir) if config.password else None,
+            socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0),
+        )  # fmt: skip
+        self._held = Held("llm-d", context.records, context.clock.now())
+        self._lock, self._awake, self._ended = threading.RLock(), threading.Event(), threading.Event()
+        self._queue: dict[str, tuple[int, datetime]] | None = None
+        self._granted: dict[str, int] = {}
+        self._since: dict[str, datetime] = {}
+        self._asked = False
+        self._trouble = ""
+        self._hand = threading.Thread(target=self._work, name="gridpace-llmd", daemon=True)
+
+    # ---------------------------------------------------------------- the loops
+    def snapshot(self) -> Sequence[BatchJob]:
+        """What waits, by hours of deadlines, as last read. Raises AdapterError before the first reading worked."""
+        if not self._hand.is_alive() and not self._ended.is_set():
+            self._look()
+            self._hand.start()
+        with self._lock:
+            if self._queue is None:
+                raise AdapterError(f"llm-d: {self._trouble or 'not read yet'}")
+            return [self._job(name, *entry) for name, entry in self._queue.items()]
+
+    def everything(self) -> Sequence[BatchJob]:
+        """The same, the latest deadline first."""
+        return list(reversed(self.snapshot()))
+
+    def apply(self, gpus: Mapping[str, int]) -> Mapping[str, Reason]:
+        """Leave the grants; the hand makes the budget of them. Names jobs that are gone."""
+        with self._lock:
+            known = self._queue or {}
+            before = self._granted
+            self._granted = {job: count for job, count in (before | dict(gpus)).items() if job in known}
+            new, self._asked = self._granted != before or not self._asked, True
+        if new:
+            self._awake.set()
+        return {job: Reason.WORK_DONE for job in gpus if job not in known}
+
+    # ---------------------------------------------------------------- people
+    def notes(self) -> tuple[Note, ...]:
+        """Says while Redis does not answer; the gate is shut then, since it asks the same Redis."""
+        if not self._trouble:
+            return ()
+        return (Note(Reason.JOBS_LOST, "llm-d", f"llm-d: {self._trouble}", Severity.ALERT),)
+
+    def release(self) -> tuple[Note, ...]:
+        """Open the gate wide: take our budget away, and end the hand; what did not work."""
+        self.close()
+        if not self._held.ours():
+            return ()
+        try:
+            self._open()
+        except (redis.RedisError, OSError) as error:
+            text = f"{self._config.budget_key} is still ours, for {self._config.lease.total_seconds():.0f} s: {error}"
+            return (Note(Reason.HELD, "llm-d", text, Severity.ALERT),)
+        return ()
+
+    def close(self) -> None:
+        """End the hand; the budget stays until its lease ends, and in the books."""
+        self._ended.set()
+        self._awake.set()
+        if self._hand.is_alive():
+            self._hand.join(3 * self._config.timeout.total_seconds())
+
+    def held(self) -> Mapping[str, str]:
+        """The key that we write, for people who ask what Gridpace holds."""
+        return self._held.ours()
+
+    # ---------------------------------------------------------------- the hand
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            self._awake.wait(self._config.refresh.total_seconds())
+            self._awake.clear()
+            if self._ended.is_set():
+                return
+            try:
+                if self._look():
+                    self._set()
+            except Exception as error:  # the hand must outlive whatever happens
+                log.exception("llmd.failed")
+                self._trouble = f"failed: {error}; the log says more"
+
+    def _look(self) -> bool:
+        try:
+            found = self._read(self._clock.now())
+        except (redis.RedisError, OSError) as error:
+            self._lost(error)
+            return False
+        with self._lock:
+            self._trouble, self._queue = "", found
+            self._granted = {job: gpus for job, gpus in self._granted.items() if job in found}
+            self._since = {job: self._since.get(job, self._clock.now()) for job in found}
+        return True
+
+    def _lost(self, error: Exception) -> None:
+        text = f"{self._config.url}: {str(error) or type(error).__name__}"
+        if text != self._trouble:
+            log.warning("llmd.lost", why=text)
+        self._trouble = text
+
+    def _read(self, now: datetime) -> dict[str, tuple[int, datetime]]:
+        """Requests and earliest possible deadline by job, in one round trip."""
+        hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        edges = [hour + timedelta(hours=k) for k in range(1, HOURS + 1)]
+        limits = ["-inf", *(f"{edge.timestamp():.0f}" for edge in edges), "+inf"]
+        ask = self._redis.pipeline(transaction=False)
+        for low, high in pairwise(limits):
+            ask.zcount(self._config.queue, low, f"({high}" if high != "+inf" else high)
+        ask.zrange(self._config.queue, 0, 0, withscores=True)
+        *counts, first = ask.execute()
+        earliest = datetime.fromtimestamp(first[0][1], UTC) if first else now
+        starts = [max(earliest, now + SOONEST), *edges]
+        names = ["now", *(f"{edge:%Y-%m-%dT%HZ}" for edge in edges)]
+        return {
+            f"{self._config.queue}@{name}": (int(count), max(due, now + SOONEST))
+            for name, due, count in zip(names, starts, counts, strict=True)
+            if count
+        }
+
+    def _set(self) -> None:
+        """Write the budget under its lease, or take it away where everything may go."""
+        with self._lock:
+            if not self._asked:
+                return  # nobody has planned yet: the gate stays as it is
+            budget = sum(self._granted.values()) / self._config.gpus
+        try:
+            if budget >= 1.0:
+                self._open()
+            else:
+                key = self._config.budget_key
+                if key not in self._held.ours():
+                    self._held.ordering({key: "budget"}, self._clock.now())
+                self._redis.set(key, f"{budget:.4f}", px=int(self._config.lease.total_seconds() * 1000))
+                self._held.stands([key])
+        except (redis.RedisError, OSError) as error:
+            self._lost(error)
+
+    def _open(self) -> None:
+        """Where the key is ours: without it the gate is wide open."""
+        if self._held.ours():
+            self._redis.delete(self._config.budget_key)
+            self._held.forget(self._held.ours())
+
+    def _job(self, name: str, requests: int, due: datetime) -> BatchJob:
+        gpus = self._granted.get(name, 0)
+        since = self._since[name]
+        return BatchJob(
+            id=name,
+            pools=(self._config.pool,),
+            release=since,
+            deadline=due,
+            work_gpu_h=requests / self._config.requests_per_gpu_h,
+            max_gpus=self._config.gpus,
+            value_per_gpu_h=self._config.value_per_gpu_h,
+            state=JobState.RUNNING if gpus else JobState.WAITING,
+            gpus=gpus,
+        )

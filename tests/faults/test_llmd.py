@@ -1,0 +1,220 @@
+"""llm-d's dispatch gate under the plan, over a real Redis: followed, lost, left by a dead daemon, given back."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import redis
+
+from adapters.context import AdapterContext
+from adapters.jobs.llmd import LlmdConfig, LlmdJobs
+from adapters.ports import AdapterError
+from optimizer.domain import JobState
+from optimizer.reasons import Reason
+from scheduler.clock import WallClock
+from scheduler.store.store import Store
+from tests.support import system
+from tests.support.daemon import TOKEN, Life, free_port
+
+KEY, QUEUE = "dispatch-gate-budget", "request-sortedset"
+
+
+class Broker:
+    """A Redis of the test's own, with llm-d's reading of the gate."""
+
+    def __init__(self):
+        system.require("redis-server")
+        self.folder, self.port = Path(tempfile.mkdtemp(prefix="redis-")), free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.client = redis.Redis.from_url(self.url)
+        self.start()
+
+    def start(self):
+        command = ("redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
+        self.process = subprocess.Popen((*command, "--save", "", "--appendonly", "yes"), stdout=subprocess.DEVNULL)
+        self.wait(self.answers)
+
+    def answers(self):
+        try:
+            return self.client.ping()
+        except redis.RedisError:
+            return False
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(20)
+
+    def close(self):
+        self.client.close()
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def budget(self):
+        """As the processor reads it: absent means full."""
+        found = self.client.get(KEY)
+        return 1.0 if found is None else float(found)
+
+    def send(self, number, due):
+        self.client.zadd(QUEUE, {f"{due:%H%M}-{k}": due.timestamp() for k in range(number)})
+
+    def wait(self, true, seconds=30.0):
+        ends = time.monotonic() + seconds
+        while not (found := true()):
+            assert time.monotonic() < ends, "it did not happen"
+            time.sleep(0.02)
+        return found
+
+
+@pytest.fixture
+def broker():
+    made = Broker()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gate(broker):
+    made = []
+
+    def make(store=None, **more):
+        fields = {"pool": "tune", "gpus": 16, "requests_per_gpu_h": 100, "refresh": "0.2s", "timeout": "1s"} | more
+        jobs = LlmdJobs(LlmdConfig(type="llmd", url=broker.url, **fields), AdapterContext(WallClock(), Path(), store))
+        made.append(jobs)
+        return jobs
+
+    yield make
+    for jobs in made:
+        jobs.close()
+        jobs._redis.close()
+
+
+def test_what_waits_is_work_by_hours_of_deadlines_and_the_budget_follows_the_grants(broker, gate):
+    now = datetime.now(UTC)
+    broker.send(400, now + timedelta(hours=3))
+    broker.send(100, now - timedelta(minutes=2))
+    broker.send(50, now + timedelta(days=3))
+    jobs = gate()
+    soon, later, last = sorted(jobs.snapshot(), key=lambda job: job.deadline)
+    assert (soon.work_gpu_h, later.work_gpu_h, last.work_gpu_h) == (1.0, 4.0, 0.5)
+    assert now < soon.deadline < now + timedelta(minutes=2), "over, and to be done at once"
+    assert timedelta(hours=2) - timedelta(minutes=1) < later.deadline - now <= timedelta(hours=3)
+    assert all(job.preemptible and job.release < job.deadline and job.state is JobState.WAITING for job in (soon, last))
+    assert broker.budget() == 1.0, "nobody has planned: nothing is touched"
+
+    assert jobs.apply({soon.id: 4, "nobody": 4}) == {"nobody": Reason.WORK_DONE}
+    broker.wait(lambda: broker.budget() == 0.25)
+    jobs.apply({later.id: 8})
+    broker.wait(lambda: broker.budget() == 0.75)
+    assert {job.id: job.gpus for job in jobs.snapshot()} == {soon.id: 4, later.id: 8, last.id: 0}
+    broker.client.zremrangebyscore(QUEUE, "-inf", now.timestamp())
+    broker.wait(lambda: broker.budget() == 0.5)  # what is dispatched holds no GPUs here any more
+    jobs.apply({later.id: 16})
+    broker.wait(lambda: broker.client.get(KEY) is None)
+    assert jobs.held() == {}
+    jobs.apply({later.id: 0})
+    broker.wait(lambda: broker.budget() == 0.0)
+    assert jobs.held() == {KEY: "budget"}
+    assert jobs.release() == ()
+    assert broker.client.get(KEY) is None
+
+
+def test_a_redis_that_goes_is_an_alert_and_the_budget_is_set_when_it_is_back(broker, gate):
+    broker.send(400, datetime.now(UTC) + timedelta(hours=3))
+    jobs = gate()
+    (job,) = jobs.snapshot()
+    jobs.apply({job.id: 4})
+    broker.wait(lambda: broker.budget() == 0.25)
+    broker.stop()
+    broker.wait(jobs.notes)
+    assert jobs.notes()[0].code is Reason.JOBS_LOST
+    assert jobs.snapshot(), "the last picture stands"
+    jobs.apply({job.id: 12})
+    broker.start()
+    broker.wait(lambda: broker.budget() == 0.75)
+    broker.wait(lambda: not jobs.notes())
+    broker.stop()
+    assert "still ours" in jobs.release()[0].text
+    broker.start()
+
+
+def test_a_dead_daemons_budget_ends_by_itself_and_the_next_one_knows_it(broker, gate, tmp_path):
+    broker.send(400, datetime.now(UTC) + timedelta(hours=3))
+    store = Store.open(tmp_path / "books.db")
+    dead = gate(store, lease="2s")
+    (job,) = dead.snapshot()
+    dead.apply({job.id: 4})
+    broker.wait(lambda: broker.budget() == 0.25)
+    time.sleep(2.5)
+    assert broker.budget() == 0.25, "renewed while it lives"
+    dead.close()
+    again = gate(store)
+    assert again.held() == {KEY: "budget"}
+    broker.wait(lambda: broker.client.get(KEY) is None, 10)
+    assert again.release() == ()
+    assert again.held() == {}
+    store.close()
+
+
+def test_a_redis_that_was_never_read_is_an_error(broker, gate):
+    broker.stop()
+    with pytest.raises(AdapterError, match=f"llm-d: .*{broker.port}"):
+        gate().snapshot()
+    broker.start()
+
+
+CONFIG = """
+mode: control
+currency: USD
+interval: 1m
+horizon: 6h
+max_horizon: 12h
+state_dir: state
+log_format: journal
+sites:
+  - {{id: lab, timezone: Etc/UTC, price: energy, limit_kw: 100, pue: {{base: 1.0}}}}
+curves:
+  - id: h100
+    idle_w: 75
+    points: [{{cap_w: 200, draw_w: 190, throughput: 0.45}}, {{cap_w: 700, draw_w: 650, throughput: 1}}]
+pools:
+  - {{id: tune, site: lab, gpu_model: H100, count: 16, work: batch, curve: h100}}
+signals:
+  - {{id: energy, type: constant, unit: USD/MWh, value: 40}}
+jobs:
+  system: {{type: llmd, url: "{url}", pool: tune, gpus: 16, requests_per_gpu_h: 100, value_per_gpu_h: 5, refresh: 0.5s}}
+api: {{port: {port}, page: false, tokens: [{{name: ops, scope: write, secret: "file:token"}}]}}
+"""
+
+
+def test_the_gate_opens_for_work_shuts_for_an_event_and_is_left_wide_open(broker, tmp_path):
+    port = free_port()
+    (tmp_path / "gridpace.yaml").write_text(CONFIG.format(url=broker.url, port=port))
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").chmod(0o600)
+    machine = SimpleNamespace(folder=tmp_path, path=tmp_path / "gridpace.yaml", fields={"port": port},
+                              fake=SimpleNamespace(env=lambda: dict(os.environ)))  # fmt: skip
+
+    daemon = Life(machine, 0)
+    try:
+        daemon.serving()
+        broker.send(40_000, datetime.now(UTC) + timedelta(hours=4))
+        daemon.wait(lambda: daemon.get("/api/v1/jobs")["jobs"])
+        daemon.wait(lambda: broker.budget() > 0.9)
+        body = {"id": "e1", "version": 1, "site": "lab", "start": "now", "duration": "PT30M", "limit_kw": 1.3,
+                "ramp_in_s": 1, "ramp_out_s": 1, "rebound_s": 1}  # fmt: skip
+        assert daemon.call("POST", "/api/v1/events", body)[0] in {200, 201}
+        daemon.wait(lambda: broker.budget() < 0.1)
+        daemon.kill()
+        code, said = daemon.command("doctor")
+        assert (code, f"job {KEY}: budget in llm-d" in said) == (1, True), said
+        code, said = daemon.command("release")
+        assert (code, broker.client.get(KEY)) == (0, None), said
+    finally:
+        daemon.kill()
+        daemon.ears.close()
