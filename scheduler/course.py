@@ -8,7 +8,7 @@ none of them above the cap in force now unless the plan itself rises there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scheduler.orders import PoolOrder
 
@@ -17,6 +17,9 @@ Orders = Mapping[str, PoolOrder]
 ABOUT_S = 2.0
 """So long before and after a step every tick renews the lease: a node that hears of nobody when its trajectory falls
 follows it, though its lease would last (`scheduler.agent.core`)."""
+
+SEEN_S, AHEAD_S = 3.0, 1.5
+"""A step of a node that hears of nobody shows in its power after so long; and so long before it others make room."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,29 @@ def _corrected(orders: Orders, current: Orders, in_force: Orders) -> dict[str, P
         cap_w = order.cap_w if rises or held is None else min(order.cap_w, held.cap_w)
         corrected[pool] = PoolOrder(cap_w, order.active_gpus)
     return corrected
+
+
+@dataclass
+class Courses:
+    """What nodes may be following: the course handed over last, and while some don't hear, those before it since all
+    did."""
+
+    _handed: list[Course] = field(default_factory=list)
+
+    @property
+    def last(self) -> Course | None:
+        """The one handed over last; None when nothing is to be followed."""
+        return self._handed[-1] if self._handed else None
+
+    def begin(self, steps: Sequence[tuple[float, Orders]], until_s: float, now: float, *, all_hear: bool) -> Course:
+        """A new one, in place of those that nobody can be following any more."""
+        course = Course.begun(steps, until_s, now)
+        before = [] if all_hear else [one for one in self._handed if one.until > now]
+        self._handed = [*before, course]
+        return course
+
+    def coming_w(self, pool: str, now: float) -> int:
+        """The highest cap in W to which a node may step about now by itself; 0 where none does."""
+        steps = [step for course in self._handed for step in course.steps[1:]]
+        due = [orders for at, orders in steps if now - SEEN_S <= at <= now + AHEAD_S]
+        return max((orders[pool].cap_w for orders in due if pool in orders), default=0)

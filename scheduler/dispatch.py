@@ -27,7 +27,7 @@ from adapters.ports import (
 )
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.capwatch import DRIFT_W, CapWatch
-from scheduler.course import Course
+from scheduler.course import Course, Courses
 from scheduler.dispatch_books import Books
 from scheduler.dispatch_notes import disagreements, raised_notes, yielded_notes
 from scheduler.orders import PoolOrder
@@ -71,7 +71,7 @@ class Dispatcher:
     _renewed_at: float = float("-inf")
     _handed_at: float = float("-inf")
     _handed: tuple[object, ...] = ()
-    _course: Course | None = None
+    courses: Courses = field(default_factory=Courses)
     _applied: dict[str, PoolOrder] = field(default_factory=dict)
     raisable: frozenset[GpuId] = frozenset()
     watch: CapWatch = field(default_factory=CapWatch)
@@ -177,7 +177,7 @@ class Dispatcher:
 
     def _renew(self, orders: Mapping[str, PoolOrder], lease_s: float) -> None:
         """Renew the lease when a part of it has passed, by handing over the trajectory where it was corrected since."""
-        now, course = self.monotonic(), self._course
+        now, course = self.monotonic(), self.courses.last
         due = course is not None and now - self._handed_at > lease_s / RENEWALS
         if course is not None and due and course.rest(now, orders) != self._handed:
             self._hand_over(course, orders)
@@ -201,8 +201,8 @@ class Dispatcher:
             if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
                 return
             self._remember((gpu for _, orders in steps for pool in orders for gpu in self.gpus[pool]), now)
-            self._course = Course.begun(steps, until_s, self.monotonic())
-            self._hand_over(self._course, self._applied)
+            course = self.courses.begin(steps, until_s, self.monotonic(), all_hear=not self._failed)
+            self._hand_over(course, self._applied)
 
     def _hand_over(self, course: Course, in_force: Mapping[str, PoolOrder]) -> None:
         """Give the rest of the course to the actuator, and a lease with it."""
@@ -319,7 +319,7 @@ class Dispatcher:
                 limits = {gpu: limit for gpu, limit in limits.items() if gpu in only}
             if not limits and (only is not None or not isinstance(self.actuator, TrajectoryHolder)):
                 return ()
-            self._course = self._course if only is not None else None
+            self.courses = self.courses if only is not None else Courses()
             try:
                 limits = self._owed(limits)
                 intent = self.books.journal_intent({"release": len(limits)})

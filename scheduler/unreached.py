@@ -3,7 +3,7 @@
 Why: a node that is cut off keeps its caps and follows its own trajectory. A loop that goes on counting on the last
 order for all cards of the pool would hold the site above its limit while the node is away, although the others could
 keep it. What they draw is read from the pool's meter, else from what the site's meter shows beyond everything else, and
-where nobody says they count in full.
+where nobody says they count in full. Where the trajectory that they follow rises, they rise: room is made beforehand.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def _limits_w(
     limits = {pool: tuple(held.values()) for pool, held in ctx.dispatcher.yielded().items()}
     for site in {ctx.pools[pool].pool.site for pool in away}:
         for pool, limit_w in _assumed_w(ctx, state, site, away, reading, now).items():
-            held = (least or {}).get(pool)
-            limits[pool] = limits.get(pool, ()) + (max(limit_w, held.cap_w if held else 0),) * len(away[pool])
+            held, hand = (least or {}).get(pool), ctx.dispatcher
+            least_w = max(held.cap_w, hand.courses.coming_w(pool, hand.monotonic())) if held else 0
+            limits[pool] = limits.get(pool, ()) + (max(limit_w, least_w),) * len(away[pool])
     return limits
 
 
