@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 import structlog
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration, Id
 from adapters.jobs.held import YIELDED, Held
 from adapters.jobs.slurm_cli import Slurm
+from adapters.jobs.slurm_licences import LicenceBudget
 from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob, jobs_of
 from adapters.jobs.slurm_seats import free_gpus, seated
 from adapters.jobs.slurm_terms import Terms, TermsError, terms_of
@@ -28,6 +29,8 @@ from optimizer.domain import BatchJob, JobState
 from optimizer.reasons import Note, Reason, Severity
 
 log = structlog.get_logger("gridpace.slurm")
+
+Rung = Literal["licences", "hold", "suspend", "requeue"]
 
 NO_LIMIT = timedelta(days=7)
 """Work that a job without a time limit is taken to have left."""
@@ -48,6 +51,23 @@ class SlurmConfig(AdapterConfig):
         "never paused once they run. Absent: they are left alone.",
         examples=["24h"],
     )
+    rungs: tuple[Rung, ...] = Field(
+        default=("hold", "suspend", "requeue"),
+        min_length=1,
+        description="What may be done to jobs, from mild to hard: keep the `licences` of what is not granted, so that "
+        "Slurm starts nothing on them; hold what waits; suspend and requeue what runs, where its owner allows that.",
+        examples=[["licences", "hold", "suspend"]],
+    )
+    licence: Id | None = Field(
+        default=None,
+        description="Licence that jobs ask for as their power (`sbatch -L power_kw:8`), for the rung `licences`.",
+        examples=["power_kw"],
+    )
+    licence_lease: Duration = Field(
+        default=timedelta(minutes=10),
+        description="A reservation of licences that is not renewed for so long ends by itself.",
+        examples=["10m"],
+    )
     refresh: Duration = Field(
         default=timedelta(seconds=5), description="How often Slurm is asked for its jobs.", examples=["5s"]
     )
@@ -57,6 +77,12 @@ class SlurmConfig(AdapterConfig):
     conf: str | None = Field(
         default=None, description="slurm.conf; absent: where Slurm's commands look.", examples=["/etc/slurm/slurm.conf"]
     )
+
+    @model_validator(mode="after")
+    def _named(self) -> SlurmConfig:
+        if ("licences" in self.rungs) != (self.licence is not None):
+            raise ValueError("licence: name it, with the rung `licences`, or neither")
+        return self
 
 
 @dataclass
@@ -89,6 +115,10 @@ class SlurmJobs:
         self._trouble = ""
         self._failed: dict[str, str] = {}
         self._held = Held("slurm", context.records, self._clock.now())
+        self._licences: LicenceBudget | None = None
+        if config.licence is not None:
+            lease, now = config.licence_lease, self._clock.now()
+            self._licences = LicenceBudget(self._slurm, config.licence, lease, context.records, now)
         self._hand = threading.Thread(target=self._work, name="gridpace-slurm", daemon=True)
 
     # ---------------------------------------------------------------- the loops
@@ -124,7 +154,9 @@ class SlurmJobs:
         """What a person should know: Slurm silent, comments that can't be read, jobs that somebody else moved."""
         with self._lock:
             odd = self._picture.odd if self._picture is not None else ()
-            told = [Note(Reason.HELD, job, f"job {job}: {why}", Severity.WARNING) for job, why in self._failed.items()]
+            told = [
+                Note(Reason.HELD, job, f"slurm: {job}: {why}", Severity.WARNING) for job, why in self._failed.items()
+            ]
             if self._trouble:
                 told.append(Note(Reason.JOBS_LOST, "slurm", f"slurm: {self._trouble}", Severity.ALERT))
             return (*odd, *told)
@@ -135,7 +167,13 @@ class SlurmJobs:
         self._look()
         failed = self._let_go(self._held.ours())
         self._held.forget(job for job in self._held.ours() if job not in failed)
-        return tuple(Note(Reason.HELD, job, f"job {job} is still held: {why}") for job, why in failed.items())
+        left = [Note(Reason.HELD, job, f"job {job} is still held: {why}") for job, why in failed.items()]
+        try:
+            if self._licences is not None:
+                self._licences.release()
+        except AdapterError as error:
+            left.append(Note(Reason.HELD, "slurm", f"licences are still reserved: {error}", Severity.ALERT))
+        return tuple(left)
 
     def close(self) -> None:
         """End the hand; what is held stays held, and in the books."""
@@ -147,7 +185,7 @@ class SlurmJobs:
     def held(self) -> Mapping[str, str]:
         """What we did to which job, for people who ask what Gridpace holds."""
         with self._lock:
-            return self._held.ours()
+            return {**self._held.ours(), **(self._licences.held() if self._licences is not None else {})}
 
     # ---------------------------------------------------------------- the hand
     def _work(self) -> None:
@@ -207,12 +245,14 @@ class SlurmJobs:
     def _terms(self, job: SlurmJob, odd: list[Note], now: datetime) -> Terms | None:
         wait = self._config.default_deadline
         try:
-            return terms_of(job.comment, job.submitted, Terms(job.submitted + wait) if wait is not None else None)
+            terms = terms_of(job.comment, job.submitted, Terms(job.submitted + wait) if wait is not None else None)
         except TermsError as error:
             odd.append(
                 Note(Reason.HELD, job.id, f"job {job.id} of {job.user} is left alone: {error}", Severity.WARNING, now)
             )
             return None
+        # An owner's leave counts for what the config lets us do.
+        return replace(terms, pause="no") if terms is not None and terms.pause not in self._config.rungs else terms
 
     def _may(self, job: SlurmJob) -> bool:
         """False for what is somebody else's: held or suspended by them, or let go by them after we had stopped it."""
@@ -247,7 +287,7 @@ class SlurmJobs:
             gpus = wish.get(name, 0 if job.state == PENDING else job.gpus)
             did, stopped = self._held.did(name), job.held or job.state == SUSPENDED
             if gpus == 0 and not stopped:
-                verb = _stopping(job, terms)
+                verb = self._stopping(job, terms)
                 if verb is not None:
                     stop[verb].append(name)
             elif gpus > 0 and did is not None and stopped:
@@ -256,10 +296,31 @@ class SlurmJobs:
         late = {job.id for job, _ in picture.jobs.values() if job.state == PENDING and job.reason == "BeginTime"}
         self._slurm.start_now(self._restarted & late & {job for job, gpus in wish.items() if gpus > 0})
         self._restarted = {job for job in self._restarted & set(picture.seen) if picture.seen[job].state == PENDING}
+        self._budget(picture, wish)
         for verb, did in (("suspend", "suspended"), ("requeuehold", "requeued"), ("hold", "held")):
             self._stop(verb, did, stop[verb])
         if go:
             self._let_go(go)
+
+    def _stopping(self, job: SlurmJob, terms: Terms) -> str | None:
+        """How a job is stopped: one that has not begun by its licences, or held; one that runs as its owner wrote."""
+        if job.state == PENDING:
+            by_licence = self._licences is not None and self._licences.counted(job)
+            return "hold" if "hold" in self._config.rungs and not by_licence else None
+        if job.state == RUNNING and terms.pause != "no":
+            return "suspend" if terms.pause == "suspend" else "requeuehold"
+        return None
+
+    def _budget(self, picture: _Picture, wish: Mapping[str, int]) -> None:
+        """Keep the licences of paced jobs that wait without a grant."""
+        if self._licences is None:
+            return
+        try:
+            waits = [name for name in picture.jobs if not wish.get(name)]
+            self._licences.keep(picture.seen.values(), waits, self._clock.now())
+        except AdapterError as error:
+            with self._lock:
+                self._failed["licences"] = str(error)
 
     def _stop(self, verb: str, did: str, jobs: Sequence[str]) -> None:
         """Written down before it is done: a crash in between lets go of what it finds. What failed stays in doubt: of a
@@ -326,15 +387,6 @@ class SlurmJobs:
             gpus=job.gpus if granted else 0,
             running_since=job.started if running else None,
         )
-
-
-def _stopping(job: SlurmJob, terms: Terms) -> str | None:
-    """How a job is stopped: one that has not begun is held; one that runs only as its owner wrote."""
-    if job.state == PENDING:
-        return "hold"
-    if job.state == RUNNING and terms.pause != "no":
-        return "suspend" if terms.pause == "suspend" else "requeuehold"
-    return None
 
 
 def _first_end(found: Sequence[SlurmJob], partition: str) -> timedelta:

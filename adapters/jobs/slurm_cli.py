@@ -53,6 +53,10 @@ class Slurm:
         except AdapterError:
             return ""
 
+    def ask(self, *words: str) -> str:
+        """What `scontrol` says. Raises AdapterError, SlurmSilent where the controller does not answer."""
+        return self._run("scontrol", *words)
+
     def each(self, verb: str, jobs: Iterable[str]) -> dict[str, str]:
         """`scontrol VERB` (hold, release, suspend, resume, requeuehold) of these jobs: what was said of each for which
         it did not work."""

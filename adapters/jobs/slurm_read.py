@@ -39,6 +39,7 @@ class SlurmJob:
     started: datetime | None
     limit: timedelta | None
     ran: timedelta
+    licences: str = ""
 
     @property
     def held(self) -> bool:
@@ -95,6 +96,7 @@ def _jobs_in(row: Mapping[str, Any], at: datetime) -> Iterator[SlurmJob]:
         started=started,
         limit=_limit(row),
         ran=_ran(row, state, started, at),
+        licences=str(row.get("licenses") or ""),
     )
     yield from (replace(one, id=name) for name in names)
 
