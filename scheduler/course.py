@@ -68,8 +68,8 @@ def _corrected(orders: Orders, current: Orders, in_force: Orders) -> dict[str, P
 
 @dataclass
 class Courses:
-    """What nodes may be following: the course handed over last, and while some don't hear, those before it since all
-    did."""
+    """What nodes may be following: the course handed over last, or for one that did not hear it, any that is not over:
+    who is cut off shows only when an order fails."""
 
     _handed: list[Course] = field(default_factory=list)
 
@@ -78,11 +78,10 @@ class Courses:
         """The one handed over last; None when nothing is to be followed."""
         return self._handed[-1] if self._handed else None
 
-    def begin(self, steps: Sequence[tuple[float, Orders]], until_s: float, now: float, *, all_hear: bool) -> Course:
-        """A new one, in place of those that nobody can be following any more."""
+    def begin(self, steps: Sequence[tuple[float, Orders]], until_s: float, now: float) -> Course:
+        """A new one; what is over nobody follows any more."""
         course = Course.begun(steps, until_s, now)
-        before = [] if all_hear else [one for one in self._handed if one.until > now]
-        self._handed = [*before, course]
+        self._handed = [*(one for one in self._handed if one.until > now), course]
         return course
 
     def coming_w(self, pool: str, now: float) -> int:

@@ -201,7 +201,7 @@ class Dispatcher:
             if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
                 return
             self._remember((gpu for _, orders in steps for pool in orders for gpu in self.gpus[pool]), now)
-            course = self.courses.begin(steps, until_s, self.monotonic(), all_hear=not self._failed)
+            course = self.courses.begin(steps, until_s, self.monotonic())
             self._hand_over(course, self._applied)
 
     def _hand_over(self, course: Course, in_force: Mapping[str, PoolOrder]) -> None:
