@@ -289,23 +289,6 @@ class JobSystem(Protocol):
 
 
 @runtime_checkable
-class JobDesk(Protocol):
-    """A job system that takes jobs from clients of Gridpace; it raises what `adapters.jobs.queue_rules` says."""
-
-    def submit(self, request: Any, now: datetime) -> BatchJob:
-        """Queue a job, durably; its fields are `adapters.jobs.queue_rules.JobFields`."""
-        ...
-
-    def cancel(self, job_id: str, by: str) -> BatchJob:
-        """Withdraw a job."""
-        ...
-
-    def report(self, job_id: str, done_gpu_h: float, finished: bool) -> BatchJob:
-        """A worker's word: work done so far in GPU-hours, and whether that was all."""
-        ...
-
-
-@runtime_checkable
 class WorkKeeper(Protocol):
     """A job system outside of Gridpace, in which jobs can be held: it tells what is wrong, and lets them go."""
 
@@ -319,6 +302,15 @@ class WorkKeeper(Protocol):
 
     def close(self) -> None:
         """End the threads; what is held stays held, and in the books."""
+        ...
+
+
+@runtime_checkable
+class Drainable(Protocol):
+    """A job system that can stop everything at once, leave of the owners or not, where its config allows it."""
+
+    def emergency(self, on: bool) -> None:
+        """Whether an emergency that may go below floors is in force now; told every tick, so it must return at once."""
         ...
 
 

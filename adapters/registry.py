@@ -48,7 +48,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "modbus": "adapters.meters.modbus:ModbusMeter",
         "prometheus": "adapters.meters.prometheus:PrometheusMeter",
     },
-    "jobs": {"llmd": "adapters.jobs.llmd:LlmdJobs", "slurm": "adapters.jobs.slurm:SlurmJobs"},
+    "jobs": {
+        "kubernetes": "adapters.jobs.kubernetes:KubernetesJobs",
+        "llmd": "adapters.jobs.llmd:LlmdJobs",
+        "slurm": "adapters.jobs.slurm:SlurmJobs",
+    },
     "dr": {
         "dsxflex": "adapters.dr.dsxflex:DsxFlexSession",
         "openadr3": "adapters.dr.openadr3.feed:OpenAdr3",
@@ -65,6 +69,7 @@ EXTRAS = {
     "joserfc": "dsxflex",
     "entsoe": "entsoe",
     "gridstatus": "iso",
+    "kubernetes": "kubernetes",
     "openleadr": "openadr2",
     "pymodbus": "modbus",
     "redis": "llmd",

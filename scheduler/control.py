@@ -27,7 +27,7 @@ from scheduler.supply import read_devices, set_devices, supply_statuses
 from scheduler.trim import SiteTrim, trim_site
 from scheduler.unmoved import unmoved
 from scheduler.unreached import count_unreached, see_unreached
-from scheduler.work import read_jobs
+from scheduler.work import read_jobs, tell_emergency
 
 OVER_SHARE, OVER_TICKS = 0.02, 10
 """A site that draws this much over its ceiling for so many ticks, where its orders should be enough, is told of."""
@@ -65,6 +65,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     meter_jobs(ctx, state, now)
     notes += move_clocks(ctx, orders, lease_s(ctx.timing.interval, events, now), now)
     grant_jobs(ctx, state, orders, now)
+    tell_emergency(ctx, below_floor)
     notes += set_parking(ctx, state, now)
     state.orders = orders
     writes = ctx.dispatcher.writes

@@ -14,8 +14,8 @@ from typing import Any
 
 from adapters.dr.polled import EventFeed
 from adapters.dr.webhook import parse_event
-from adapters.jobs.queue_rules import JobRefused
-from adapters.ports import AdapterError, EventChannel, EventMessage, EventRefused, JobDesk
+from adapters.jobs.queue_rules import JobDesk, JobRefused
+from adapters.ports import AdapterError, EventChannel, EventMessage, EventRefused
 from optimizer.domain import BatchJob, Plan
 from scheduler.engine import Context, State
 from scheduler.explaining import explain_target

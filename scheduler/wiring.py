@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -270,7 +270,8 @@ def build_planner(config: Config) -> Planner:
 def build_jobs(config: Config, context: AdapterContext, hardware: Hardware, store: Store) -> JobSystem:
     """The job system as configured."""
     if not isinstance(config.jobs.system, QueueConfig):
-        made: JobSystem = registry.create("jobs", config.jobs.system, context)
+        outside = replace(context, extras={**context.extras, "writes": config.mode == "control"})
+        made: JobSystem = registry.create("jobs", config.jobs.system, outside)
         return made
     batch = (model.pool for model in hardware.pools.values() if model.pool.work is Work.BATCH)
     return JobQueue(records(store), {pool.id: pool.count for pool in batch}, context.clock)

@@ -6,9 +6,10 @@ go on with the jobs as last seen, and say so.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
-from adapters.ports import AdapterError, WorkKeeper
+from adapters.ports import AdapterError, Drainable, WorkKeeper
 from optimizer.domain import BatchJob
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
@@ -30,6 +31,12 @@ def jobs_now(ctx: Context, state: State, now: datetime) -> tuple[BatchJob, ...]:
     except AdapterError as error:
         state.notes.append(_lost(error, now))
         return state.jobs
+
+
+def tell_emergency(ctx: Context, sites: Collection[str]) -> None:
+    """Tell the job system whether an emergency order that the operator allowed is in force at one of `sites`."""
+    if isinstance(ctx.jobs, Drainable):
+        ctx.jobs.emergency(bool(sites) and ctx.dispatcher.writes)
 
 
 def let_work_go(ctx: Context) -> tuple[Note, ...]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from adapters.ports import AdapterError
 from optimizer.domain import BatchJob, JobState
@@ -127,6 +127,23 @@ class JobFields(Protocol):
     @property
     def metadata(self) -> Mapping[str, str] | None:
         """The client's own notes."""
+        ...
+
+
+@runtime_checkable
+class JobDesk(Protocol):
+    """A job system that takes jobs from clients of Gridpace; it raises JobRefused."""
+
+    def submit(self, request: JobFields, now: datetime) -> BatchJob:
+        """Queue a job, durably."""
+        ...
+
+    def cancel(self, job_id: str, by: str) -> BatchJob:
+        """Withdraw a job."""
+        ...
+
+    def report(self, job_id: str, done_gpu_h: float, finished: bool) -> BatchJob:
+        """A worker's word: work done so far in GPU-hours, and whether that was all."""
         ...
 
 

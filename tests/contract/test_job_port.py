@@ -1,4 +1,5 @@
-"""What every job system promises the loops: one suite over the embedded queue, the simulated one, and a real Slurm."""
+"""What every job system promises the loops: one suite over the embedded queue, the simulated one, a real Slurm, and
+the twin of a Kubernetes cluster, with Kueue's queues and without."""
 
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from optimizer.reasons import Reason
 from scheduler.clock import VirtualClock, WallClock
 from scheduler.service import JobRequest
 from scheduler.store.store import Store
+from tests.support import kube
 from tests.support.slurm import Cluster
 
 NOW = datetime(2026, 11, 26, 18, tzinfo=UTC)
@@ -75,7 +77,37 @@ class InSlurm:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@pytest.fixture(params=[InQueue, InHall, InSlurm])
+class InKubernetes:
+    queue = ""
+
+    def __init__(self):
+        self.cluster = kube.Cluster(kueue=bool(self.queue))
+        self.jobs = self.cluster.pace(cluster_queues=("batch",) if self.queue else ())
+        self.jobs.snapshot()
+        self.jobs.apply({})
+        if self.queue:
+            self.settle(lambda: "batch" in self.cluster.marked())
+
+    def add(self, preemptible=True):
+        pause = "requeue" if preemptible else "no"
+        name = self.cluster.submit(deadline="8h", pause=pause, runtime="1h", queue=self.queue)
+        self.settle(lambda: any(job.id == name for job in self.jobs.snapshot()))
+        return name
+
+    def settle(self, true):
+        self.cluster.wait(true)
+
+    def close(self):
+        assert self.jobs.release() == ()
+        assert self.cluster.marked() == {}
+        self.cluster.end()
+
+
+class InKueue(InKubernetes):
+    queue = "lq"
+
+
+@pytest.fixture(params=[InQueue, InHall, InSlurm, InKubernetes, InKueue])
 def system(request):
     made = request.param()
     yield made

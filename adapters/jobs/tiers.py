@@ -1,0 +1,31 @@
+"""Flex tiers: how much slower than at full power a job may be, averaged over its life.
+
+The field's names: Flex 0 tolerates no reduction, Flex 1, 2 and 3 tolerate 10, 25 and 50 % (the tiers of the field
+trial in Phoenix, arXiv:2507.00909). A job of `runtime` at full power that may be slower by a share r is done after
+runtime / (1 - r) at the latest; what that leaves beyond its own running is the time that it may stand still.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+TOLERATED = (0.0, 0.10, 0.25, 0.50)
+"""Share of its throughput that a job of each tier may lose, averaged over its life."""
+
+
+def tier_of(text: str) -> int:
+    """0 to 3. ValueError otherwise."""
+    if text not in {str(tier) for tier in range(len(TOLERATED))}:
+        raise ValueError(f"tier={text}: write 0, 1, 2 or 3")
+    return int(text)
+
+
+def latest_end(start: datetime, runtime: timedelta, tier: int) -> datetime:
+    """When a job that began at `start` must be done, so that its tier is kept."""
+    return start + runtime / (1 - TOLERATED[tier])
+
+
+def standstill_left(tier: int, runtime: timedelta, elapsed: timedelta, ran: timedelta) -> timedelta:
+    """How long a job that began `elapsed` ago and has `ran` of its `runtime` behind it may still stand still; below
+    zero where its tier is broken already."""
+    return runtime / (1 - TOLERATED[tier]) - elapsed - max(timedelta(), runtime - ran)
