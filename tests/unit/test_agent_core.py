@@ -232,8 +232,7 @@ def test_an_older_agent_reads_what_a_newer_one_wrote_and_keeps_what_it_does_not_
     path = node.folder / "found.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"invented_later": {"GPU": 7}}))
     node.kill_and_restart()
-    node.cap(300, sequence=9)
-    node.core.release({}, None)
+    node.core.hold((), 0.0, Lease(1, 9, 60.0))  # which is written down
     assert json.loads(path.read_text())["invented_later"] == {"GPU": 7}
     assert set(json.loads(path.read_text())["limits_w"].values()) == {700.0}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))

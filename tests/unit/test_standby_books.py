@@ -5,6 +5,7 @@ import sqlite3
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from itertools import count
+from random import Random
 from types import SimpleNamespace
 
 import pytest
@@ -149,9 +150,14 @@ STEP = st.one_of(
 )
 
 
+def noise(size):
+    """Text that no compression makes much shorter, twice as many letters as `size`."""
+    return Random(size).randbytes(size).hex()
+
+
 def do(store, what, key, size):
     if what == "put":
-        store.put_all([Record("job", f"j{key}", {"text": f"{key}-" + "ä9" * size}), Record("job", "all", {"n": size})])
+        store.put_all([Record("job", f"j{key}", {"text": noise(size)}), Record("job", "all", {"n": size})])
     elif what == "log":
         store.put_all([Record("event", f"e{key}", {"n": key}, log_at=AT), Record("event", "x", {}, AT, log_only=True)])
     elif what == "limit":
@@ -213,6 +219,22 @@ def pair(tmp_path):
     a, b = Daemon(tmp_path, stream, "a"), Daemon(tmp_path, stream, "b")
     a.lead(1)
     return stream, a, b
+
+
+def test_a_change_of_which_only_a_part_arrived_is_dropped_by_who_follows(tmp_path):
+    stream, a, b = pair(tmp_path)
+    stream.fate = "torn"
+    with pytest.raises(StoreDegraded, match="torn"):
+        a.store.put("job", "half", {"text": noise(900)})
+    a.die()
+    b.follow()
+    b.lead(2)
+    b.store.put("job", "whole", {"text": noise(800)})
+    b.die()
+    for daemon in (a, b, Daemon(tmp_path, stream, "c")):
+        daemon.follow()
+        daemon.die()
+        assert [row[2] for row in content(daemon.path)["records"]] == ["whole"]
 
 
 def test_an_old_leader_can_write_nothing_once_another_has_begun(tmp_path):
