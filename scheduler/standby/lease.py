@@ -191,6 +191,6 @@ class Lease:
         """Nobody leads, or whoever did is silent for too long. An entry of our own folder is a dead predecessor's:
         we hold the folder's lock."""
         seen = self._seen
-        if seen is None or seen.vacant or seen.folder == self._me.folder:
+        if seen is None or seen.vacant or (seen.folder, seen.name) == (self._me.folder, self._me.name):
             return True
         return self._clock() - self._seen_at >= seen.lease_s * (1.0 + MARGIN)

@@ -46,6 +46,7 @@ MOST_MESSAGES, MOST_BYTES = 20_000, 64 * 1024 * 1024
 
 KEPT_MESSAGES = 2_000
 FENCES = 20
+TWIN = "another daemon runs with a copy of this state folder; stop this one and delete its standby.id"
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class Member:
             if not self._books.is_open:
                 self._books.open()
             self._behind = self._books.step(self._stream)
-            self._trouble = ""
+            self._trouble = TWIN if any(peer["folder"] == self._me.folder for peer in self._fresh()) else ""
         except (AdapterError, StoreError, sqlite3.Error) as error:
             self._behind, self._trouble = None, str(error)
 
@@ -214,7 +215,7 @@ class Member:
         body = {
             "name": self._of.name, "folder": self._me.folder, "url": self._of.url, "epoch": self._books.epoch,
             "role": "leading" if told is not None else "following", "ready": self._behind == 0 and extent is not None,
-            "position": told.position if told is not None else self._books.position,
+            "position": told.position if told is not None else self._books.position, "process": self._me.process,
         }  # fmt: skip
         try:
             self.bus.call(self.bus.client.publish(DAEMONS, json.dumps(body).encode()), 1.0)
@@ -233,8 +234,8 @@ class Member:
     async def _on_peer(self, message: Msg) -> None:
         try:
             body = json.loads(message.data)
-            if isinstance(body, dict) and body.get("folder") != self._me.folder:
-                self._peers[str(body["folder"])] = (time.monotonic(), body)
+            if isinstance(body, dict) and body.get("process") != self._me.process:
+                self._peers[str(body["process"])] = (time.monotonic(), body)
         except (ValueError, KeyError):
             return
 

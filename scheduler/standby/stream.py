@@ -62,6 +62,7 @@ class BooksStream:
 
     def __init__(self, bus: Bus, replicas: int = 1) -> None:
         self._bus, self._replicas = bus, replicas
+        self._known = (0, -1)
 
     def extent(self) -> Extent:
         """Where the stream begins and ends now; it is made when it isn't there."""
@@ -87,6 +88,7 @@ class BooksStream:
     def put_snapshot(self, path: Path, stream: int, position: int) -> None:
         """Keep a copy of the books as they are after message `position`; it replaces the one before."""
         self._call(self._put_snapshot(path, stream, position), MOVE_S)
+        self._known = (stream, position)
 
     def get_snapshot(self, path: Path) -> None:
         """Fetch the copy into a file."""
@@ -123,8 +125,10 @@ class BooksStream:
             )
             info = await jetstream.add_stream(config)
         stream = zlib.crc32(str(info.created).encode())
-        state, snapshot = info.state, await self._snapshot(jetstream, stream)
-        return Extent(stream, state.first_seq, state.last_seq, state.bytes, snapshot)
+        state, known = info.state, self._known
+        if known[0] != stream or known[1] < state.first_seq - 1:  # a stream that has a snapshot keeps one
+            known = self._known = (stream, await self._snapshot(jetstream, stream))
+        return Extent(stream, state.first_seq, state.last_seq, state.bytes, known[1])
 
     async def _snapshot(self, jetstream: JetStreamContext, stream: int) -> int:
         try:
