@@ -7,7 +7,6 @@ without it.
 
 from __future__ import annotations
 
-import json
 import socket
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from adapters.power import wire
 from benchmarks.support.report import Figures, run, say
 from tests.support.pair import Pair
 
@@ -65,9 +65,9 @@ def epoch(path: Path) -> int:
     """The newest epoch that an agent has obeyed, over its local socket."""
     with socket.socket(socket.AF_UNIX) as channel:
         channel.connect(str(path))
-        channel.sendall(b'{"op": "status"}\n')
-        with channel.makefile() as answers:
-            return int(json.loads(answers.readline())["result"]["epoch"])
+        channel.sendall(wire.encode({"op": "status"}))
+        with channel.makefile("rb") as answers:
+            return int(wire.decode(answers.readline())["result"]["epoch"])
 
 
 def main(argv: list[str] | None = None) -> None:

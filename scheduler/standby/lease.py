@@ -9,6 +9,7 @@ refused elsewhere, by its epoch: by the nodes' agents, and by the books' stream.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -104,6 +105,10 @@ class Lease:
     def left_s(self) -> float:
         """Seconds until we must stop, should no renewal succeed."""
         return max(0.0, self._until - self._clock()) if self._leading else 0.0
+
+    def over_s(self) -> float:
+        """For how many seconds a lease that ran out has been over: nothing was commanded since. 0 where none did."""
+        return max(0.0, self._clock() - self._until) if math.isfinite(self._until) else 0.0
 
     def turn(self, eligible: bool, least_epoch: int = 0) -> None:
         """Renew the lease; or look at it, and take it when it is free and we are `eligible`, under an epoch above that

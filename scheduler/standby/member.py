@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -180,7 +181,9 @@ class Member:
             self.lease.turn(eligible=False)
             self._keep_short()
         if was != self.lease.leading or self.lost:
-            log.info("standby.lead", leading=self.lease.leading, epoch=self.lease.epoch, why=self.lease.trouble)
+            over_at = datetime.now(UTC) - timedelta(seconds=self.lease.over_s())  # it may be noticed late
+            said = {"epoch": self.lease.epoch, "since": over_at.isoformat(), "why": self.lease.trouble}
+            log.info("standby.lead", leading=self.lease.leading, **said)
             self._wake()
         self._tell()
 

@@ -85,10 +85,10 @@ class Pair:
         return sum(limits[gpu] < watts for gpu, watts in self.machines["a"].first.items())
 
     def said_at(self, name, leading):
-        """When a daemon last said that it leads (or that it does not any more), in seconds since 1970."""
+        """When a daemon last began to lead, or when its lease was over, as it said."""
         lines = [line for line in self.lives[name].lines() if line.get("event") == "standby.lead"]
-        times = [line["timestamp"] for line in lines if line["leading"] is leading]
-        return datetime.fromisoformat(times[-1]).timestamp() if times else None
+        lines = [line for line in lines if line["leading"] is leading]
+        return datetime.fromisoformat(lines[-1]["since"]) if lines else None
 
     def books(self, name, kind):
         """Records of a kind in a daemon's own file."""
