@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from adapters.ports import AdapterError
+from adapters.registry import require_extra
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.config import Config, ConfigError, load_config
 from scheduler.lock import DaemonLock
@@ -50,7 +51,8 @@ class Daemon:
         configure_logs(self.config.log_format)
         with DaemonLock(self.config.state_path), self.signals():
             if self.config.standby is not None:
-                from scheduler.standby.life import share  # needs the extra `fleet`
+                require_extra("nats")
+                from scheduler.standby.life import share
 
                 return share(self)
             self.app = App.start(self.config)

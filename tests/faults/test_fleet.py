@@ -25,6 +25,8 @@ from scheduler.agent.process import run_agent
 from scheduler.fleet.init import FleetPlan, init_fleet, public_key
 from scheduler.fleet.leaves import Peer
 from scheduler.orders import PoolOrder
+from scheduler.standby.cell import BucketCell
+from scheduler.standby.stream import BooksStream
 from tests.support.fake_nvml import FakeNvml, h100s
 from tests.support.nats import nats_servers
 from tests.support.power_worlds import simulated_hall, wait_until
@@ -178,9 +180,15 @@ def test_a_nodes_key_opens_its_own_subjects_alone(stack, tmp_path):
     thief.wait_connected(5.0)
     order = wire.encode({"op": "apply", "caps_w": dict.fromkeys(nodes["n2"].gpus, 200),
                          "lease": {"epoch": 9, "sequence": 1, "expires_in_s": 60.0}})  # fmt: skip
-    for subject in ("gridpace.node.n2.ask", "gridpace.renew", f"$KV.{fleet_wire.BUCKET}.n2"):
+    heard = []
+    fleet.bus.call(_listen(fleet.bus, fleet_wire.LEAD, heard), 5.0)
+    assert BooksStream(fleet.bus).extent().last == 0  # what daemons share is there, and answers who may
+    assert BucketCell(fleet.bus, 5.0).write(b"{}", 0) == 1
+    leaders = (fleet_wire.BOOKS_SUBJECT, fleet_wire.LEAD, f"$KV.{fleet_wire.LEADERS}.{fleet_wire.LEADER}")
+    for subject in ("gridpace.node.n2.ask", "gridpace.renew", f"$KV.{fleet_wire.BUCKET}.n2", *leaders):
         with pytest.raises(AdapterError):
             thief.call(thief.client.request(subject, order, 0.5), 3.0)
+    assert (heard, BooksStream(fleet.bus).extent().last, BucketCell(fleet.bus, 5.0).read()) == ([], 0, (1, b"{}"))
     with pytest.raises(AdapterError):
         thief.call(_read(thief, "n2"), 3.0)
     assert thief.call(_read(thief, "n1"), 3.0)

@@ -90,7 +90,7 @@ SIGNED = {
 """Figures that may be nothing, or less."""
 
 
-SLOW = {"dr_channels": pytest.mark.timeout(180), "failover": pytest.mark.timeout(180)}
+SLOW = {"dr_channels": pytest.mark.timeout(180), "failover": (pytest.mark.slow, pytest.mark.timeout(180))}
 """Whole daemons with their planners' processes are started."""
 
 
