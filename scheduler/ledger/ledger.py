@@ -133,7 +133,8 @@ class Ledger:
         short = short_kw > TOLERANCE_KW
         if short and message.firm and not message.emergency and terms.shortfall == "refuse":
             more = f"{short_kw:.0f} kW more than the {free_kw:.0f} kW that the site can shed"
-            return self._refused(message, f"asks for {more}, and must be firm; {free_kw:.0f} kW can be had", now)
+            fault = f"asks for {more}, and must be firm; {free_kw:.0f} kW can be had"
+            return self._refused(message, fault, now, free_kw)
         event, due_from = resolve(message, self._books.shown_id(message), base_kw, terms, former, now)
         event = replace(event, firm=event.firm and not short)
         target_kw = min(cap_kw(target, base_kw) for target in message.targets if target.end > now)
@@ -223,10 +224,14 @@ class Ledger:
             state, reason = "superseded", f"version {head.version} is held; version {message.version} is ignored"
         return self._keep(message, (), self._answer(message, state, "out", reason), now)
 
-    def _refused(self, message: EventMessage, fault: str, now: datetime) -> EventAnswer:
-        """Kept for people to see; whatever was held of this event stays in force."""
+    def _refused(
+        self, message: EventMessage, fault: str, now: datetime, available_kw: float | None = None
+    ) -> EventAnswer:
+        """Kept for people to see; whatever was held of this event stays in force. `available_kw` is the next-best
+        offer where less would have been taken."""
         row = replace(row_without_event(message, self._books.next_number(), now, fault), refused=True)
-        return self._keep(message, (row,), self._answer(message, "refused", "out", fault), now)
+        answer = replace(self._answer(message, "refused", "out", fault), available_kw=available_kw)
+        return self._keep(message, (row,), answer, now)
 
     def _keep(
         self, message: EventMessage, rows: tuple[EventRow, ...], answer: EventAnswer, now: datetime

@@ -139,7 +139,7 @@ def test_a_change_is_a_new_version_and_a_cancellation_leaves_by_the_ramp(site, s
     known(site, "moves", lambda event: event.state == "ramping_out")
 
 
-def test_an_event_that_the_server_no_longer_names_is_withdrawn(site, server):
+def test_case_16_an_event_that_the_server_no_longer_names_is_withdrawn(site, server):
     server.order("SIMPLE", "level", (now() + HOUR, HOUR, 1.0), event_id="dropped")
     known(site, "dropped", lambda event: event.state == "scheduled")
     server.drop("dropped")

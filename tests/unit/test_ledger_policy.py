@@ -86,6 +86,9 @@ def test_what_the_site_can_not_shed_is_refused_with_what_it_can(ledger):
     refused = tell(ledger, asked, now=JULY, shortfall="refuse")
     assert "500 kW more than the 2000 kW" in refused.reason
     assert refused.reason.endswith("2000 kW can be had")
+    assert (refused.opt, refused.available_kw) == ("out", 2000.0)
+    again = tell(ledger, asked, now=JULY, shortfall="refuse")
+    assert (again.duplicate, again.available_kw) == (True, 2000.0)
 
 
 def test_the_config_says_all_of_it(tmp_path):

@@ -372,6 +372,24 @@ def test_the_twin_answers_strangers_as_the_text_says():
         assert (problem.status_code, problem.json()["status"]) == (404, 404)
 
 
+def test_case_28_unknown_ids_and_taken_names_are_told_with_a_problem():
+    with server() as running, requests.Session() as session:
+        form = {"grant_type": "client_credentials", "client_id": "bl", "client_secret": "bl-secret"}
+        token = session.post(running.url + "/auth/token", data=form, timeout=5).json()["access_token"]
+        session.headers["Authorization"] = f"Bearer {token}"
+        event = {"programID": "p1", "intervals": [{"id": 0, "payloads": [payload("PRICE", 1)]}]} | period(NOON, "PT1H")
+        session.post(running.url + "/programs", json={"programName": "taken"}, timeout=5)
+        answers = [
+            session.put(running.url + "/events/none", json=event, timeout=5),
+            session.delete(running.url + "/events/none", timeout=5),
+            session.post(running.url + "/programs", json={"programName": "taken"}, timeout=5),
+        ]
+        assert [answer.status_code for answer in answers] == [404, 404, 409]
+        for answer in answers:
+            assert answer.json()["status"] == answer.status_code
+            assert answer.json()["title"]
+
+
 def test_check_reads_once_and_says_what_there_is():
     with server() as running, feed(running.url) as vtn:
         put(running, capacity(4000))

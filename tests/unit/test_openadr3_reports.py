@@ -163,6 +163,17 @@ def test_case_25_what_was_not_measured_is_missing_and_never_a_zero():
         assert values(told(running)[0]) == [{"DATA_QUALITY": "MISSING"}]
 
 
+def test_case_26_an_exporting_site_is_reported_as_it_is_and_never_as_a_zero():
+    """The schema wants USAGE and DEMAND from 0 on; a zero would hide the export, so the sign is told."""
+    with server() as running, feed(running.url) as vtn:
+        put(running, asking(1))
+        vtn.poll(NOON)
+        meter = Meter()
+        meter.kw = -250.0
+        vtn.report(meter, NOON + HOUR)
+        assert values(told(running)[0]) == [{"USAGE": -250.0, "DATA_QUALITY": "OK"}]
+
+
 def test_what_was_measured_in_part_is_estimated():
     with server() as running, feed(running.url) as vtn:
         put(running, asking(1, aggregate=True))
