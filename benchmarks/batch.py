@@ -47,7 +47,7 @@ def measure(quick: bool, seed: int) -> Figures:
     size = QUICK if quick else FULL
     with tempfile.TemporaryDirectory(prefix="gridpace-batch-") as name, ExitStack() as stack:
         folder = Path(name)
-        url = _server(stack)
+        url = server(stack)
         daemon = Granting()
         stack.callback(daemon.close)
         desk = Desk(folder / "gateway", url, daemon.url, "token", per_gpu=1)
@@ -151,7 +151,7 @@ def _memory(size: Size, desk: Desk, daemon: Granting, folder: Path) -> dict[str,
     return {"peak_mb": peak, "lines": size.lines, "check_s": checked_s}
 
 
-def _server(stack: ExitStack) -> str:
+def server(stack: ExitStack) -> str:
     """The address of an inference server that answers after ANSWER_S, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()

@@ -22,9 +22,9 @@ from adapters.ports import Clock
 from scheduler.gateway.answers import Answers
 from scheduler.gateway.config import GatewayConfig, TenantConfig, UpstreamConfig
 from scheduler.gateway.daemon import Daemon, DaemonError
-from scheduler.gateway.lines import ENDPOINTS, parse, read_lines, unanswered
+from scheduler.gateway.lines import ENDPOINTS
 from scheduler.gateway.model import ApiError, Batch, InputError, Status, StoredFile
-from scheduler.gateway.runner import Runner, Running
+from scheduler.gateway.runner import Runner, Running, expire
 from scheduler.gateway.shelf import Shelf
 from scheduler.gateway.terms import checked_metadata, job_of, terms
 from scheduler.gateway.trade import HELD, NEVER, UNKNOWN, Trade
@@ -282,8 +282,17 @@ class Gateway:
         if running.told == batch.completed + batch.failed and not anyway:
             return
         running.batch = batch = self.shelf.put(self.trade.charged(batch))
-        if batch.quote is not None or await self._report(batch, finished=False):
+        if await (self._report_sale(batch) if batch.quote else self._report(batch, finished=False)):
             running.told = batch.completed + batch.failed
+
+    async def _report_sale(self, batch: Batch) -> bool:
+        try:
+            if not await self.trade.report(batch) and batch.status is Status.IN_PROGRESS:
+                self._cancelling(batch)
+        except DaemonError as error:
+            self._troubled(error)
+            return False
+        return True
 
     async def _report(self, batch: Batch, *, finished: bool) -> bool:
         share = (batch.completed + batch.failed) / batch.total if batch.total else 1.0
@@ -325,7 +334,7 @@ class Gateway:
         if batch.status is Status.IN_PROGRESS and now >= batch.expires_at and running.answers.left:
             runner.stop(batch.id)
             if not running.in_flight:
-                await asyncio.to_thread(_expire, running)
+                await asyncio.to_thread(expire, running)
                 self._over(runner, running, Status.EXPIRED, now)
         elif batch.status is Status.CANCELLING:
             if not running.in_flight:
@@ -388,12 +397,3 @@ def _sold(batch: Batch) -> dict[str, Any]:
 def _upstream(config: UpstreamConfig, base_dir: Path) -> Upstream:
     key = config.key.reveal(base_dir) if config.key is not None else None
     return Upstream(config.url, key, config.timeout.total_seconds())
-
-
-def _expire(running: Running) -> None:
-    """Write an error line for every request that was not answered in time."""
-    for number, text in read_lines(running.source):
-        if not running.answers.has(number):
-            line = parse(number, text, running.batch.endpoint)
-            error = unanswered(running.batch.id, line, "batch_expired", "not answered before the window ended")
-            running.answers.put(number, error)

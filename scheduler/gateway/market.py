@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from scheduler.gateway.config import FirmConfig, UpstreamConfig
+
+SHOWN_S = 2.0
+"""How old the shown amounts may be: a question for a firm quote decides, and thousands ask."""
 
 SLACK = 1.1
 """A price within so much of the day's lowest one counts as cheap."""
@@ -53,6 +56,7 @@ class Market:
         self._slots: dict[str, tuple[Slot, ...]] = {}
         self._last: dict[str, float] = {}
         self._shown: tuple[object, bytes] = (None, b"")
+        self._cheapest: dict[str, tuple[Slot, ...]] = {}
 
     def hear(self, told: Mapping[str, Any]) -> bool:
         """Take in the daemon's quotes; True when they are new. Raises ValueError, KeyError or TypeError when they are
@@ -61,6 +65,9 @@ class Market:
         slots = {str(pool["pool"]): tuple(map(_slot, pool["intervals"])) for pool in told["pools"]}
         new = (made_at, slots) != (self.made_at, self._slots)
         self.made_at, self.currency, self.note, self._slots = made_at, str(told["currency"]), str(told["note"]), slots
+        self._cheapest = {
+            pool: tuple(sorted(mine, key=lambda one: (one.per_gpu_h or 0.0, one.start))) for pool, mine in slots.items()
+        }
         return new
 
     # ---------------------------------------------------------------- prices
@@ -91,9 +98,8 @@ class Market:
     ) -> Offer | None:
         """The cheapest free hours before the deadline, after those that are `taken` by other offers; None: too few."""
         work_gpu_h = tokens / upstream.tokens_per_gpu_h
-        free = [one for one in self._slots.get(upstream.pool, ()) if one.gpu_h(now, deadline) > 0]
         cost, left, gpus = 0.0, work_gpu_h, 0.0
-        for slot in sorted(free, key=lambda one: (one.per_gpu_h or 0.0, one.start)):
+        for slot in self._cheapest.get(upstream.pool, ()):
             have = slot.gpu_h(now, deadline) * self._firm.share
             gone = min(have, taken_gpu_h)
             taken_gpu_h -= gone
@@ -106,13 +112,11 @@ class Market:
                 return Offer(work_gpu_h, max(price, self._firm.least_per_million), max(1, math.floor(gpus)))
         return None
 
-    def shown(self, now: datetime, taken_gpu_h: Mapping[str, float]) -> bytes:
-        """The whole list as JSON, made once for each plan, interval and change of what is taken."""
-        first = tuple(slots[0].start for slots in self._slots.values() if slots)
-        passed = sum(one.end <= now for slots in self._slots.values() for one in slots)
-        key = (self.made_at, first, passed, tuple(taken_gpu_h.items()), self.note)
+    def shown(self, now: datetime, taken_gpu_h: Callable[[], Mapping[str, float]]) -> bytes:
+        """The whole list as JSON, made once for each plan, and again after a while where something was set aside."""
+        key = (self.made_at, self.note, int(now.timestamp() // SHOWN_S))
         if self._shown[0] != key:
-            self._shown = (key, json.dumps(self._list(now, taken_gpu_h), separators=(",", ":")).encode())
+            self._shown = (key, json.dumps(self._list(now, taken_gpu_h()), separators=(",", ":")).encode())
         return self._shown[1]
 
     def _list(self, now: datetime, taken_gpu_h: Mapping[str, float]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Prices and firm quotes: what a client asks, buys and gives up.
 
-`GET /v1/quotes` is one text for all clients, made once for each plan; who sends back its ETag gets no second copy.
+`GET /v1/quotes` is one text for all clients, made once for each plan and two seconds; who sends back its ETag gets no
+second copy.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def market_routes(gateway: Gateway, guests: Guests) -> list[Route]:
     async def prices(request: Request) -> Response:
         guests.tenant(request)
         text = gateway.trade.prices()
-        if text is not kept[0][0]:
+        if text != kept[0][0]:
             kept[0] = (text, f'"{blake2b(text, digest_size=12).hexdigest()}"')
         headers = {"etag": kept[0][1], "cache-control": "private, no-cache"}
         if request.headers.get("if-none-match") == kept[0][1]:

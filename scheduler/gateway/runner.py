@@ -208,3 +208,12 @@ class Runner:
 
 def _text(batch: str, line: Line, answer: Answer) -> bytes:
     return answered(batch, line, answer.status, answer.request_id, answer.body)
+
+
+def expire(running: Running) -> None:
+    """Write an error line for every request that was not answered in time."""
+    for number, text in read_lines(running.source):
+        if not running.answers.has(number):
+            line = parse(number, text, running.batch.endpoint)
+            error = unanswered(running.batch.id, line, "batch_expired", "not answered before the window ended")
+            running.answers.put(number, error)

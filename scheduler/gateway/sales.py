@@ -1,9 +1,10 @@
 """Firm quotes: an amount of tokens of a model until a deadline, at a price that holds until the quote expires.
 
 Life: `open` (its GPU-hours are set aside; in memory, gone with the process), then `expired` or `cancelled`, or
-`accepted`: sold, on disk, owed in full, and a job of the daemon that the plan must do. Batches that name it run on that
-job's GPUs, one after the other. It ends `delivered` once its tokens are used, or `closed` at its deadline or earlier by
-its owner's word. Why the job begins before there is a batch: what was bought is power at a time, and that must be held.
+`accepted`: sold, on disk, owed in full, and a job of the daemon that the plan must do (`cancelled` where the planner
+refuses it or an operator withdraws it). Batches that name it run on that job's GPUs, one after the other. It ends
+`delivered` once its tokens are used, or `closed` at its deadline or earlier by its owner's word.
+Why the job begins before there is a batch: what was bought is power at a time, and that must be held.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ class Quote:
 
     @property
     def paid(self) -> float:
-        """What its owner owes: all of it, once it is accepted."""
-        return self.tokens * self.per_million / 1e6 if self.accepted_at is not None else 0.0
+        """What its owner owes: all of it, once it is accepted; what was used of it where the site could not keep it."""
+        owed = self.used if self.state is State.CANCELLED else self.tokens
+        return owed * self.per_million / 1e6 if self.accepted_at is not None else 0.0
 
     def json(self) -> dict[str, Any]:
         """As clients see it."""
@@ -156,7 +158,8 @@ class Sales:
 
     def expire(self, now: datetime) -> None:
         """Let go of open quotes whose time is over, and close bought ones at their deadline."""
-        self._open = {key: one for key, one in self._open.items() if one.expires_at > now}
+        if any(one.expires_at <= now for one in self._open.values()):
+            self._open = {key: one for key, one in self._open.items() if one.expires_at > now}
         for one in [one for one in self.accepted.values() if one.state is State.ACCEPTED and one.deadline <= now]:
             self.put(replace(one, state=State.CLOSED))
 

@@ -55,8 +55,7 @@ class Trade:
 
     def prices(self) -> bytes:
         """What `GET /v1/quotes` answers."""
-        self.sales.expire(self._clock.now())
-        return self.market.shown(self._clock.now(), self.sales.all_taken())
+        return self.market.shown(self._clock.now(), self.sales.all_taken)
 
     def beyond(self, batch: Batch, found: Checked) -> tuple[InputError, ...]:
         """Why a batch can't be had for its quote."""
@@ -88,6 +87,26 @@ class Trade:
             if used != quote.used:
                 self.sales.use(quote.id, used)
 
+    async def report(self, batch: Batch) -> bool:
+        """Tell the daemon how far the sale is that a batch uses; False: its operator has withdrawn it. Raises
+        DaemonError."""
+        quote = self.sales.accepted[batch.quote or ""]
+        used = quote.used + batch.tokens
+        sold = {"tokens": used, "paid": quote.paid, "tenant": quote.tenant, "model": quote.model}
+        try:
+            done = min(1.0, used / quote.tokens) * quote.work_gpu_h
+            await self._daemon.progress(quote.id, done, False, sold)
+        except DaemonError as error:
+            if error.status == UNKNOWN:
+                self._known.discard(quote.id)
+            elif error.status == HELD:
+                log.warning("gateway.sale_withdrawn", quote=quote.id, why=str(error))
+                self.sales.put(replace(quote, state=State.CANCELLED))
+                return False
+            else:
+                raise
+        return True
+
     async def hear_prices(self) -> None:
         """Take in what the plan in force quotes. Raises DaemonError."""
         try:
@@ -114,7 +133,7 @@ class Trade:
                     self._known.add(quote.id)
                 elif error.status == NEVER:
                     log.error("gateway.sale_refused", quote=quote.id, why=str(error))
-                    self.sales.put(replace(quote, state=State.CLOSED))
+                    self.sales.put(replace(quote, state=State.CANCELLED))
                 else:
                     raise
 

@@ -31,8 +31,13 @@ def desk(shared):
     daemon.forget()
     yield made
     for key in (KEY, OTHER_KEY):
-        for one in made.call("GET", "/v1/quotes/mine", key).json()["data"]:
-            made.call("DELETE", f"/v1/quotes/{one['id']}", key)
+        for one in patient(made, "GET", "/v1/quotes/mine", key)["data"]:
+            patient(made, "DELETE", f"/v1/quotes/{one['id']}", key)
+
+
+def patient(desk, method, path, key):
+    """The answer, when the tenant may ask again."""
+    return desk.wait(lambda: (found := desk.call(method, path, key)).status_code == 200 and found.json())
 
 
 @pytest.fixture
@@ -118,6 +123,32 @@ def test_what_was_bought_is_a_job_survives_a_kill_and_is_delivered_by_a_batch(de
     sold = daemon.sold[bought["id"]]
     assert (sold["tokens"], sold["tenant"]) == (24, "research")
     assert sold["paid"] == pytest.approx(0.02 * bought["per_million_tokens"]), "all of it is owed"
+
+
+def test_a_sale_that_the_operator_withdraws_ends_its_batch_and_is_owed_for_what_was_used(desk, daemon, shared):
+    priced(desk, daemon, 1.0, 1.0)
+    bought = ask(desk, 20_000, deadline="90m").json()["id"]
+    desk.call("POST", f"/v1/quotes/{bought}/accept")
+    desk.wait(lambda: bought in daemon.jobs)
+    shared[0].delay_s = 4.0
+    name = desk.batch([f"w{k}" for k in range(50)], metadata={"quote": bought})
+    desk.wait(lambda: desk.look(name)["request_counts"]["completed"] >= 8)
+    daemon.cancelled.append(bought)
+    assert desk.ended(name)["status"] == "cancelled"
+    desk.wait(lambda: bought in daemon.sold)
+    sold = daemon.sold[bought]
+    assert sold["tokens"] == desk.look(name)["usage"]["total_tokens"]
+    assert sold["paid"] == pytest.approx(sold["tokens"] * 1.1 / 1e6)
+
+
+def test_a_sale_that_the_planner_refuses_is_not_owed(desk, daemon):
+    priced(desk, daemon, 1.0, 1.0)
+    daemon.refuse = (422, {"error": "pool: no"})
+    bought = ask(desk, 1000).json()["id"]
+    desk.call("POST", f"/v1/quotes/{bought}/accept")
+    desk.wait(lambda: desk.call("GET", f"/v1/quotes/{bought}").json()["status"] == "cancelled")
+    desk.wait(lambda: bought in daemon.sold)
+    assert daemon.sold[bought]["paid"] == 0
 
 
 def test_a_batch_must_fit_its_quote(desk, daemon):

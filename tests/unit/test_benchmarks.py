@@ -50,6 +50,7 @@ TINY = {
     "tracking": {"hours": 0.02, "before_min": 1.0, "after_min": 0.2, "day_h": 0.02, "day_pools": 1, "rules": 1},
     "dr_channels": {"channels": ("dsxflex",), "orders": 1, "flood": 12, "flood_s": 0.1, "webhooks": 8},
     "failover": {"deaths": 1, "lease_s": 2},
+    "quotes": {"clients": 20, "seconds": 3.0, "think_s": 0.3},
     "storm": {"cases": 1, "events": 2, "faults": 1},
     "reaction": {"events": 2, "simulated": 4, "phases": 2, "fleets": ((12, 2),)},
 }
@@ -75,6 +76,7 @@ KEYS = {
     "tracking": {"steady_p95", "bursty_p95", "over_delivery_points", "samples_above_limit", "rebound_points"},
     "dr_channels": {"first_cap_ms", "ledger_ms", "flood_events", "flood_late_ticks", "flood_wrong", "webhooks_per_s"},
     "failover": {"failover_s", "worst_s", "beyond_lease_s"},
+    "quotes": {"calls", "p99_s", "prices_p99_s", "ask_p99_s", "lost", "late_ticks", "longest_gap_s"},
     "storm": {"events", "samples_above_limit", "floors_broken", "caps_past_lease", "not_restored"},
     "reaction": {"gpus8_ms", "measured_30pct_s", "nodes12_p99_s", "nodes12_server_cpu_s"},
 }
@@ -82,7 +84,7 @@ COUNTED = ("cpu_s", "core_share")
 SIGNED = {
     "lowest_point", "highest_point", "rebound_points", "worst_points", "bursty_worst_points", "samples_above_limit",
     "bursty_samples_above_limit", "over_delivery_points", "bursty_over_delivery_points", "reversals", "orders_per_h",
-    "lost", "doubled", "flood_late_ticks", "flood_longest_gap_s", "flood_wrong",
+    "lost", "doubled", "late_ticks", "flood_late_ticks", "flood_longest_gap_s", "flood_wrong",
     "webhooks_lost", "webhooks_wrong", "webhooks_late_ticks",
     "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost", "failing_cases", "excused_seconds",
     "worst_kw",
@@ -90,7 +92,7 @@ SIGNED = {
 """Figures that may be nothing, or less."""
 
 
-SLOW = {"dr_channels": pytest.mark.timeout(180), "failover": (pytest.mark.slow, pytest.mark.timeout(180))}
+SLOW = dict.fromkeys(("dr_channels", "failover", "quotes"), pytest.mark.timeout(180))
 """Whole daemons with their planners' processes are started."""
 
 
