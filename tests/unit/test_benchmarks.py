@@ -92,7 +92,11 @@ SIGNED = {
 """Figures that may be nothing, or less."""
 
 
-SLOW = dict.fromkeys(("dr_channels", "failover", "quotes"), pytest.mark.timeout(180))
+SLOW = {
+    "dr_channels": pytest.mark.timeout(180),
+    "failover": (pytest.mark.slow, pytest.mark.timeout(180)),
+    "quotes": pytest.mark.timeout(180),
+}
 """Whole daemons with their planners' processes are started."""
 
 
