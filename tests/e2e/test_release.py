@@ -5,6 +5,8 @@ import pytest
 from tests.support.daemon import Machine
 from tests.support.system import require
 
+pytestmark = pytest.mark.timeout(180)
+
 
 @pytest.fixture
 def machine(tmp_path):

@@ -14,6 +14,8 @@ from scheduler.clock import WallClock
 from scheduler.store.store import Store
 from tests.support.slurm import Cluster
 
+pytestmark = pytest.mark.timeout(180)
+
 POWER = "--licenses=power_kw:8"
 LICENCES = {"rungs": ("licences", "hold"), "licence": "power_kw"}
 
