@@ -2,7 +2,6 @@
 
 import tempfile
 import time
-from datetime import timedelta
 from pathlib import Path
 
 from adapters.context import AdapterContext
@@ -72,13 +71,13 @@ class Cluster:
     def running(self):
         """Names of the jobs whose pods run."""
         with self.twin.lock:
-            return {f"work.{one['metadata']['name']}" for one in self.twin.all("jobs") if one["status"].get("ready")}
+            return {f"work.{one['metadata']['name']}" for one in self.twin.each("jobs") if one["status"].get("ready")}
 
     def marked(self):
         """Jobs and workloads that say they are held by us."""
         with self.twin.lock:
-            items = self.twin.all("jobs") + self.twin.all("workloads") + self.twin.all("clusterqueues")
-        notes = {one["metadata"]["name"]: one["metadata"].get("annotations") or {} for one in items}
+            items = self.twin.each("jobs") + self.twin.each("workloads") + self.twin.each("clusterqueues")
+            notes = {one["metadata"]["name"]: dict(one["metadata"].get("annotations") or {}) for one in items}
         marks = ("gridpace/held", "gridpace/check", "gridpace/stop-policy")
         found = {name: note[mark] for name, note in notes.items() for mark in marks if mark in note}
         return {name: mark for name, mark in found.items() if mark != "yielded"}
@@ -99,6 +98,3 @@ class Cluster:
 
     def end(self):
         self.twin.end()
-
-
-HOUR = timedelta(hours=1)

@@ -87,12 +87,13 @@ class Controllers:
         twin = self.twin
         if twin.nodes is None:
             return
-        jobs = [job for job in twin.all("jobs") if job["status"].get("active")]
+        jobs = [job for job in twin.each("jobs") if job["status"].get("active")]
         used = sum(twin.gpus(job) for job in jobs if job["status"].get("ready"))
-        used += sum(twin.gpus(job) for job in twin.all("jobs") if job["status"].get("terminating"))
+        used += sum(twin.gpus(job) for job in twin.each("jobs") if job["status"].get("terminating"))
         for job in sorted((job for job in jobs if not job["status"].get("ready")), key=twin.born):
             if used + twin.gpus(job) <= twin.nodes:
                 used += twin.gpus(job)
+                job = twin.peek("jobs", job["metadata"]["namespace"], job["metadata"]["name"])  # noqa: PLW2901
                 job["status"]["ready"] = job["status"]["active"]
                 twin.write("jobs", job)
 

@@ -3,7 +3,6 @@
 Real HTTP on loopback. `advance` moves its clock by hand (the replay); `run` lets it follow the wall clock.
 """
 
-import copy
 import heapq
 import itertools
 import json
@@ -18,6 +17,11 @@ from tests.support.kube_http import TOKEN, Handler, Server
 
 GROUPS = {"batch": "batch/v1", "kueue.x-k8s.io": "kueue.x-k8s.io/v1beta2"}
 START = datetime(2026, 11, 26, 18, tzinfo=UTC)
+
+
+def copied(item):
+    """A deep copy of plain JSON, several times faster than `copy.deepcopy`."""
+    return json.loads(json.dumps(item))
 
 
 class Twin:
@@ -117,14 +121,18 @@ class Twin:
     # ------------------------------------------------------------ objects
     def peek(self, plural, namespace, name):
         found = self._objects.get((plural, namespace, name))
-        return copy.deepcopy(found) if found is not None else None
+        return copied(found) if found is not None else None
 
     def all(self, plural, namespace=None):
         return [
-            copy.deepcopy(item)
+            copied(item)
             for (kind, place, _), item in sorted(self._objects.items())
             if kind == plural and namespace in (None, place)
         ]
+
+    def each(self, plural):
+        """The objects themselves, to look at: nobody may change them. Under the lock."""
+        return [item for (kind, _, _), item in self._objects.items() if kind == plural]
 
     def born(self, item):
         return item["metadata"]["creationTimestamp"], item["metadata"]["name"]
@@ -135,7 +143,7 @@ class Twin:
         return each * job["spec"]["parallelism"]
 
     def create(self, plural, namespace, body):
-        item = copy.deepcopy(body)
+        item = copied(body)
         meta = item.setdefault("metadata", {})
         kept = self._objects.get((plural, namespace, meta["name"]))
         if kept is not None:
@@ -181,8 +189,8 @@ class Twin:
         self._rv += 1
         item["metadata"]["resourceVersion"] = str(self._rv)
         namespace, name = item["metadata"].get("namespace", ""), item["metadata"]["name"]
-        self._objects[plural, namespace, name] = copy.deepcopy(item)
-        self._history.append((self._rv, sort, plural, namespace, copy.deepcopy(item)))
+        self._objects[plural, namespace, name] = copied(item)
+        self._history.append((self._rv, sort, plural, namespace, copied(item)))
         self.controllers.changed(plural, item)
         self.lock.notify_all()
 
