@@ -179,7 +179,8 @@ FUZZED = int(
 def test_no_fuzzed_event_is_an_unhandled_error_hides_another_or_changes_what_is_held_of_it(tmp_path):
     world = World(tmp_path)
     rng = random.Random(int(os.environ.get("GRIDPACE_FUZZ_SEED", "5")))
-    sound = capacity(2000, start=FAR, each="PT1H")
+    # Of the highest priority: what another sound one says with a higher one would rightly be laid over it.
+    sound = capacity(2000, start=FAR, each="PT1H", priority=0)
     sound["id"] = "sound"
     listed = []
     world.vtn._list = lambda kind, *_: listed if kind == "events" else [*world.vtn.objects[kind].values()]
