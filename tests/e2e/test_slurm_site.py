@@ -93,7 +93,7 @@ def running(cluster):
     return Counter(state for state, _ in cluster.states().values())["RUNNING"]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(480)
 def test_two_hundred_jobs_an_event_a_lost_controller_and_nothing_left_held(site):
     cluster, start, folder = site
     # Cheap now and dear later: with nothing to gain by running now, a plan may as well wait.
