@@ -7,7 +7,7 @@ it. What an order hangs on (its values and their times) is read strictly, one ev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.alias_generators import to_camel
@@ -92,7 +92,7 @@ class Event(Tolerant):
     program_id: str = ""
     event_name: str | None = None
     duration: str | None = None
-    priority: int | None = None
+    priority: Annotated[int, Field(ge=0)] | None = None
     targets: list[Any] = []
     report_descriptors: list[ReportDescriptor] = []
     payload_descriptors: list[Descriptor] = []
