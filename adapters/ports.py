@@ -314,6 +314,16 @@ class Drainable(Protocol):
         ...
 
 
+@runtime_checkable
+class Quietable(Protocol):
+    """A job system outside in which nothing is stopped or started while Gridpace only looks."""
+
+    def quiet(self, on: bool) -> None:
+        """Whether no order may be written now (`observe`, `advise`, paused): what is held is let go, and nothing else
+        is done. Told every tick before `apply`, so it must return at once."""
+        ...
+
+
 # ---------------------------------------------------------------- demand response
 @dataclass(frozen=True)
 class EventMessage:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from adapters.ports import WorkKeeper
+from adapters.ports import Quietable, WorkKeeper
 from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, Work
 from optimizer.reasons import Note, Reason, Severity
@@ -55,6 +55,8 @@ def filled(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now: dat
 
 def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now: datetime) -> None:
     """Grant and book; a job system that refuses becomes a note."""
+    if isinstance(ctx.jobs, Quietable):
+        ctx.jobs.quiet(not ctx.dispatcher.writes)
     released = able(state, now)
     batch = {m.pool.id: m.pool for m in ctx.pools.values() if m.pool.work is Work.BATCH}
     if ctx.dispatcher.writes:

@@ -50,8 +50,8 @@ class _Picture:
 
 
 class KubernetesJobs:
-    """`JobSystem` and `WorkKeeper` over a Kubernetes cluster. `extras["writes"]` of the context: False in `observe` and
-    `advise`, where only what an earlier life holds is let go."""
+    """`JobSystem`, `WorkKeeper` and `Quietable` over a Kubernetes cluster. `extras["writes"]` of the context: False
+    where it begins quiet, and only what an earlier life holds is let go."""
 
     Config = KubernetesConfig
     keeps_state = False
@@ -120,6 +120,12 @@ class KubernetesJobs:
         """Whether an emergency that may go below floors is in force: queues that the config allows are drained."""
         if on != self._drain and self._config.drain_in_emergency:
             self._drain = on
+            self._awake.set()
+
+    def quiet(self, on: bool) -> None:
+        """Whether only what is held by us is let go, and nothing else is written: told before `apply`."""
+        if on is self._writes:
+            self._writes, self._queues_at = not on, float("-inf")  # the queues' check goes on or off at once
             self._awake.set()
 
     def notes(self) -> tuple[Note, ...]:

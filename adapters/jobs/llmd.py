@@ -97,7 +97,7 @@ class LlmdJobs:
         self._queue: dict[str, tuple[int, datetime]] | None = None
         self._granted: dict[str, int] = {}
         self._since: dict[str, datetime] = {}
-        self._asked = False
+        self._asked, self._writes = False, bool(context.extras.get("writes", True))
         self._trouble = ""
         self._hand = threading.Thread(target=self._work, name="gridpace-llmd", daemon=True)
 
@@ -126,6 +126,12 @@ class LlmdJobs:
         if new:
             self._awake.set()
         return {job: Reason.WORK_DONE for job in gpus if job not in known}
+
+    def quiet(self, on: bool) -> None:
+        """Whether the gate is left open now: told before `apply`."""
+        if on is self._writes:
+            self._writes = not on
+            self._awake.set()
 
     # ---------------------------------------------------------------- people
     def notes(self) -> tuple[Note, ...]:
@@ -215,7 +221,7 @@ class LlmdJobs:
                 return  # nobody has planned yet: the gate stays as it is
             budget = sum(self._granted.values()) / self._config.gpus
         try:
-            if budget >= 1.0:
+            if budget >= 1.0 or not self._writes:
                 self._open()
             else:
                 key = self._config.budget_key

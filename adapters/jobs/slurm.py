@@ -22,7 +22,7 @@ from adapters.jobs.held import YIELDED, Held
 from adapters.jobs.slurm_cli import Slurm
 from adapters.jobs.slurm_licences import LicenceBudget
 from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob, jobs_of
-from adapters.jobs.slurm_seats import free_gpus, seated
+from adapters.jobs.slurm_seats import NO_LIMIT, first_end, free_gpus, seated
 from adapters.jobs.slurm_terms import Terms, TermsError, terms_of
 from adapters.ports import AdapterError
 from optimizer.domain import BatchJob, JobState
@@ -31,9 +31,6 @@ from optimizer.reasons import Note, Reason, Severity
 log = structlog.get_logger("gridpace.slurm")
 
 Rung = Literal["licences", "hold", "suspend", "requeue"]
-
-NO_LIMIT = timedelta(days=7)
-"""Work that a job without a time limit is taken to have left."""
 
 
 class SlurmConfig(AdapterConfig):
@@ -98,7 +95,8 @@ class _Picture:
 
 
 class SlurmJobs:
-    """`JobSystem` over Slurm. `keeps_state`: a suspended job loses nothing; one that is requeued begins again."""
+    """`JobSystem`, `WorkKeeper` and `Quietable` over Slurm. `keeps_state`: a suspended job loses nothing; one that is
+    requeued begins again. `extras["writes"]` of the context: False where it begins quiet."""
 
     Config = SlurmConfig
     keeps_state = True
@@ -108,7 +106,7 @@ class SlurmJobs:
         self._slurm = Slurm(context.path(config.conf) if config.conf else None, config.timeout.total_seconds())
         self._lock, self._awake, self._ended = threading.RLock(), threading.Event(), threading.Event()
         self._wish: dict[str, int] = {}
-        self._asked = False
+        self._asked, self._writes = False, bool(context.extras.get("writes", True))
         self._refused: set[str] = set()
         self._restarted: set[str] = set()
         self._picture: _Picture | None = None
@@ -145,6 +143,12 @@ class SlurmJobs:
         if new:
             self._awake.set()
         return refused
+
+    def quiet(self, on: bool) -> None:
+        """Whether nothing is held but what is let go now: told before `apply`."""
+        if on is self._writes:
+            self._writes = not on
+            self._awake.set()
 
     def everything(self) -> Sequence[BatchJob]:
         """The jobs that may be paced, newest first. Raises AdapterError before the first reading worked."""
@@ -240,7 +244,7 @@ class SlurmJobs:
         free = {**free_gpus(self._slurm.nodes()), **dict.fromkeys(self._refused, 0)}
         granted = {job for job, gpus in self._wish.items() if gpus > 0}
         waiting = set(paced) - seated(paced, free, granted)
-        return {job: now + _first_end(found, paced[job][0].partition) for job in waiting}
+        return {job: now + first_end(found, paced[job][0].partition) for job in waiting}
 
     def _terms(self, job: SlurmJob, odd: list[Note], now: datetime) -> Terms | None:
         wait = self._config.default_deadline
@@ -274,7 +278,7 @@ class SlurmJobs:
         """Bring every job to its wish: what stops goes first, so that power falls before it rises."""
         with self._lock:
             picture, wish = self._picture, dict(self._wish)
-            asked = self._asked
+            asked, writes = self._asked, self._writes
         if picture is None or not asked:
             return  # nobody has planned yet: everything goes on as it is
         with self._lock:
@@ -283,10 +287,10 @@ class SlurmJobs:
         stop: dict[str, list[str]] = {"hold": [], "suspend": [], "requeuehold": []}
         go: dict[str, str] = {}
         for name, (job, terms) in picture.jobs.items():
-            # What waits without a grant is held; what runs without a word about it goes on.
-            gpus = wish.get(name, 0 if job.state == PENDING else job.gpus)
+            # What waits without a grant is held, unless we only look; what runs without a word about it goes on.
+            gpus = wish.get(name, 0 if job.state == PENDING and writes else job.gpus)
             did, stopped = self._held.did(name), job.held or job.state == SUSPENDED
-            if gpus == 0 and not stopped:
+            if gpus == 0 and not stopped and writes:
                 verb = self._stopping(job, terms)
                 if verb is not None:
                     stop[verb].append(name)
@@ -312,10 +316,13 @@ class SlurmJobs:
         return None
 
     def _budget(self, picture: _Picture, wish: Mapping[str, int]) -> None:
-        """Keep the licences of paced jobs that wait without a grant."""
+        """Keep the licences of paced jobs that wait without a grant; none where we only look."""
         if self._licences is None:
             return
         try:
+            if not self._writes:
+                self._licences.release()
+                return
             waits = [name for name in picture.jobs if not wish.get(name)]
             self._licences.keep(picture.seen.values(), waits, self._clock.now())
         except AdapterError as error:
@@ -387,13 +394,3 @@ class SlurmJobs:
             gpus=job.gpus if granted else 0,
             running_since=job.started if running else None,
         )
-
-
-def _first_end(found: Sequence[SlurmJob], partition: str) -> timedelta:
-    """How long until the first job of a partition that holds GPUs ends by its limit."""
-    rests = [
-        max(timedelta(), (job.limit or job.ran + NO_LIMIT) - job.ran)
-        for job in found
-        if job.partition == partition and job.state in {RUNNING, SUSPENDED} and job.gpus
-    ]
-    return min(rests, default=timedelta())

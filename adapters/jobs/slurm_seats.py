@@ -6,13 +6,17 @@ waits would stop the first and start nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 
-from adapters.jobs.slurm_read import PENDING, RUNNING, SlurmJob, gpus_in
+from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob, gpus_in
 from adapters.jobs.slurm_terms import Terms
 
 USABLE = ("idle", "mixed", "allocated", "completing")
 """Node states, without their marks, in which Slurm starts jobs (sinfo(1))."""
+
+NO_LIMIT = timedelta(days=7)
+"""Work that a job without a time limit is taken to have left."""
 
 
 def free_gpus(text: str) -> dict[str, int]:
@@ -50,3 +54,13 @@ def seated(jobs: Mapping[str, tuple[SlurmJob, Terms]], free: Mapping[str, int], 
             found.add(job.id)
             left[job.partition] -= job.gpus
     return found
+
+
+def first_end(jobs: Sequence[SlurmJob], partition: str) -> timedelta:
+    """How long until the first job of a partition that holds GPUs ends by its limit."""
+    rests = [
+        max(timedelta(), (job.limit or job.ran + NO_LIMIT) - job.ran)
+        for job in jobs
+        if job.partition == partition and job.state in {RUNNING, SUSPENDED} and job.gpus
+    ]
+    return min(rests, default=timedelta())

@@ -29,7 +29,9 @@ class Books:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.rows = {key: typed_value(EventRow, body) for key, body in store.all("event").items()}
+        # Taken before priorities counted (then 0 also stood for none): as it was answered, the stricter cap holds.
+        before = {"hard": True}
+        self.rows = {key: typed_value(EventRow, {**before, **body}) for key, body in store.all("event").items()}
         self.heads: dict[str, EventRow] = {}
         self.live: dict[str, EventRow] = {}
         self._settled: dict[str, Settled] | None = None

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from adapters.jobs.kube_api import JOBS, KubeApi, KubeLost
+from adapters.jobs.kube_mirror import Mirror
 from adapters.ports import AdapterError
 from optimizer.domain import JobState
 from optimizer.reasons import Reason
@@ -168,6 +169,26 @@ def test_where_nothing_may_be_written_only_what_is_ours_is_let_go(made):
     assert cluster.job(handed)["spec"]["suspend"] is True
 
 
+def test_what_may_be_written_changes_while_it_runs(made):
+    cluster, jobs = made(kueue=True, writes=False)
+    name = cluster.submit(deadline="8h")
+    paced(cluster, jobs, name)
+    jobs.apply({name: 0})
+    threading.Event().wait(0.5)
+    assert bodies(cluster) == []
+    jobs.quiet(False)  # an operator's `mode control`
+    cluster.wait(lambda: cluster.marked() == {"batch": "gridpace", "j1": "waiting"})
+    jobs.quiet(True)  # a pause
+    jobs.apply({name: 8})
+    cluster.wait(lambda: cluster.running() == {name} and cluster.marked() == {})
+    written = len(bodies(cluster))
+    handed = cluster.submit(deadline="8h")
+    paced(cluster, jobs, handed)
+    jobs.apply({name: 8, handed: 8})
+    threading.Event().wait(0.5)
+    assert len(bodies(cluster)) == written
+
+
 def test_a_conflict_is_read_again_and_decided_anew(made):
     cluster, jobs = made()
     name = cluster.submit(deadline="8h", pause="requeue", suspend=False)
@@ -182,7 +203,9 @@ def test_a_conflict_is_read_again_and_decided_anew(made):
     assert cluster.job(name)["metadata"]["generation"] == 2, "done once"
 
 
-def test_a_watch_that_is_cut_is_resumed_and_one_that_is_too_old_lists_again(made):
+def test_a_watch_that_is_cut_is_resumed_and_one_that_is_too_old_lists_again(made, monkeypatch):
+    lost = []
+    monkeypatch.setattr(Mirror, "_lost", lambda mirror, why: lost.append(why))
     cluster, jobs = made()
     name = cluster.submit(deadline="8h")
     paced(cluster, jobs, name)
@@ -199,7 +222,8 @@ def test_a_watch_that_is_cut_is_resumed_and_one_that_is_too_old_lists_again(made
     paced(cluster, jobs, name, second)
     assert len(asked(False)) == lists, "resumed from the version last seen"
     assert int(asked(True)[-1]["resourceVersion"]) > 250
-    assert jobs.notes() == ()
+    threading.Event().wait(1.2)  # this one too, so that its cut alone is no reason to list
+    assert len(asked(False)) == lists
     with cluster.twin.lock:
         cluster.twin.cut_watches()
         third = cluster.submit(deadline="8h")
@@ -207,6 +231,8 @@ def test_a_watch_that_is_cut_is_resumed_and_one_that_is_too_old_lists_again(made
         cluster.twin.forget()
     cluster.wait(lambda: {job.id for job in jobs.snapshot()} == {second, third})
     assert len(asked(False)) > lists, "410 Gone: listed again"
+    assert lost == [], "neither is a server that was lost: no alert, and no pause"
+    assert jobs.notes() == ()
 
 
 def test_a_lost_server_is_an_alert_the_picture_stands_and_nothing_is_done_twice(made):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -122,6 +123,20 @@ def test_what_waits_is_work_by_hours_of_deadlines_and_the_budget_follows_the_gra
     assert jobs.held() == {KEY: "budget"}
     assert jobs.release() == ()
     assert broker.client.get(KEY) is None
+
+
+def test_while_we_only_look_the_gate_stays_open_with_an_empty_queue_too(broker, gate):
+    jobs = gate()
+    jobs.quiet(True)
+    assert jobs.snapshot() == []
+    jobs.apply({})
+    threading.Event().wait(0.6)  # some turns of the hand
+    assert broker.client.get(KEY) is None
+    jobs.quiet(False)  # an operator's `mode control`
+    broker.wait(lambda: broker.budget() == 0.0)
+    jobs.quiet(True)
+    broker.wait(lambda: broker.client.get(KEY) is None)
+    assert jobs.held() == {}
 
 
 def test_a_redis_that_goes_is_an_alert_and_the_budget_is_set_when_it_is_back(broker, gate):

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,23 @@ def test_what_the_config_does_not_name_is_not_done(cluster, pace):
     waits = cluster.submit("--comment=gridpace deadline=8h", "--begin=now+60")
     cluster.wait(lambda: jobs.held() == {waits: "held"})
     assert job_of(jobs, name).state is JobState.RUNNING
+
+
+def test_while_we_only_look_no_new_job_is_held_and_no_licence_kept(cluster, pace):
+    jobs = pace(**LICENCES)
+    jobs.quiet(True)
+    jobs.snapshot()
+    jobs.apply({})
+    waits = cluster.submit("--comment=gridpace deadline=8h", "--begin=now+60")
+    cluster.wait(lambda: job_of(jobs, waits))
+    threading.Event().wait(1.0)  # some turns of the hand in which nobody has said a word about it
+    assert (jobs.held(), kept(cluster)) == ({}, 0)
+    jobs.quiet(False)  # an operator's `mode control`
+    cluster.wait(lambda: jobs.held() == {waits: "held", "reservation gridpace": "reserved"})
+    jobs.quiet(True)
+    cluster.wait(lambda: jobs.held() == {} and kept(cluster) == 0)
+    state, why = cluster.states()[waits]
+    assert (state, "Held" in why) == ("PENDING", False)
 
 
 @pytest.mark.parametrize("wrong", [{"rungs": ("licences",)}, {"licence": "power_kw"}, {"rungs": ()}])

@@ -121,6 +121,24 @@ def test_what_yields_outlives_a_restart(tmp_path):
     store.close()
 
 
+def test_what_was_taken_before_priorities_counted_keeps_the_stricter_cap(tmp_path):
+    store = Store.open(tmp_path / "books.db")
+    tell(Ledger(store), ask("loose", "utility", 60.0, priority=0))  # 0 stood for none as well
+    tell(Ledger(store), ask("limit", "utility", 50.0))
+    for key, body in store.all("event").items():
+        store.put("event", key, {name: value for name, value in body.items() if name not in {"rank", "hard"}})
+    store.close()
+    store = Store.open(tmp_path / "books.db")
+    ledger = Ledger(store)
+    assert cap(ledger, START + HOUR) == 50.0
+    answer = tell(ledger, ask("strict", "utility", 40.0, priority=3))
+    assert cap(ledger, START + HOUR) == 40.0
+    assert "overlaps loose, limit: the stricter cap holds" in answer.reason
+    tell(ledger, ask("back", "utility", 55.0, priority=1))
+    assert cap(ledger, START + HOUR) == 50.0, "what yields is lifted, what was agreed before is not"
+    store.close()
+
+
 def test_a_cap_that_comes_back_keeps_the_programs_pace(ledger):
     terms = ProgramTerms(id="utility", ramp_in_s=0.0, ramp_out_s=0.0, rank=1, pace=Pace(10.0, 10.0))
     ledger.accept(ask("strict", "utility", 30.0), baseline_kw=60.0, available_kw=50.0, defaults=terms, now=NOW)

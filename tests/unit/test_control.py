@@ -12,6 +12,7 @@ from adapters.ports import AdapterError, EventTarget
 from optimizer.domain import JobState
 from optimizer.envelope import event_limit_kw
 from optimizer.reasons import Reason, Severity
+from scheduler.control import run_tick
 from scheduler.safety import floor_cap_w
 from scheduler.service import OperatorOrder
 from tests.support.loops import START, lab, order
@@ -185,3 +186,47 @@ def test_observing_writes_nothing(tmp_path):
         assert made.state.plan is not None
         assert {gpu: info.limit_w for gpu, info in made.parts.hardware.power.discover().items()} == before
         assert made.ctx.store.first_limits() == {}
+
+
+class Outside:
+    """A batch system outside with one job, and what it is told."""
+
+    def __init__(self, job):
+        self.job, self.told = job, []
+
+    def snapshot(self):
+        return [self.job]
+
+    everything = snapshot
+
+    def quiet(self, on):
+        self.told.append(("quiet", on))
+
+    def apply(self, gpus):
+        self.told.append(("apply", dict(gpus)))
+        return {}
+
+    def notes(self):
+        return ()
+
+    release = notes
+
+    def close(self):
+        pass
+
+
+def test_a_batch_system_outside_hears_in_the_same_turn_whether_anything_may_be_written(tmp_path):
+    with lab(tmp_path) as made:
+        made.run(timedelta(seconds=2))
+        (job,) = (job for job in made.state.jobs if job.id == "soft")
+        ctx = replace(made.ctx, jobs=Outside(job))
+        for action, quiet in (("pause", True), ("resume", False)):
+            made.facade.order(OperatorOrder(action, by="me"))
+            ctx.jobs.told.clear()
+            run_tick(ctx, made.state)
+            assert ctx.jobs.told[0] == ("quiet", quiet)
+            assert ctx.jobs.told[1][0] == "apply"
+        made.facade.order(OperatorOrder("mode", mode="observe", by="me"))
+        ctx.jobs.told.clear()
+        run_tick(ctx, made.state)
+        assert ctx.jobs.told == [("quiet", True), ("apply", {"soft": job.max_gpus})]
