@@ -40,8 +40,15 @@ def tell_emergency(ctx: Context, sites: Collection[str]) -> None:
 
 
 def let_work_go(ctx: Context) -> tuple[Note, ...]:
-    """Let every job go that we hold in a job system outside; what did not work."""
-    return ctx.jobs.release() if isinstance(ctx.jobs, WorkKeeper) else ()
+    """Let every job go that we hold in a job system outside; what did not work. Whatever fails there, the limits are
+    still to be given back, so nothing is raised."""
+    if not isinstance(ctx.jobs, WorkKeeper):
+        return ()
+    try:
+        return ctx.jobs.release()
+    except Exception as error:  # noqa: BLE001 - as said
+        text = f"jobs may still be held: {type(error).__name__}: {error}"
+        return (Note(Reason.HELD, "jobs", text, Severity.ALERT),)
 
 
 def _lost(error: AdapterError, now: datetime) -> Note:

@@ -2,7 +2,8 @@
 
 Why doubts: a controller that dies or a command that runs out of time in the middle leaves open whether it was done. So
 an order in flight is in doubt, on disk too, until a reading shows what became of it. Without that, what was done is
-held by nobody's books, and what we undid looks as if somebody else had done it.
+held by nobody's books, and what we undid looks as if somebody else had done it. What can't be written down is not done,
+but a disk that says no keeps nothing from being let go.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
-from adapters.ports import RecordStore
+import structlog
 
+from adapters.ports import AdapterError, RecordStore
+
+log = structlog.get_logger("gridpace.jobs")
 KIND = "held_jobs"
 """Of the records, one for each batch system."""
 
@@ -26,7 +30,7 @@ class Held:
     """`did` of each job: "held", "suspended", "requeued" or YIELDED. Used under its owner's lock."""
 
     def __init__(self, system: str, records: RecordStore | None, now: datetime) -> None:
-        self._system, self._records = system, records
+        self._system, self._records, self._behind = system, records, False
         kept = (records.get(KIND, system) if records is not None else None) or {}
         self._did: dict[str, str] = dict(kept.get("jobs", {}))
         # An order in flight when the daemon before ended may still be carried out.
@@ -45,7 +49,12 @@ class Held:
         return job in self._doubt
 
     def ordering(self, jobs: Mapping[str, str], now: datetime) -> None:
-        """These are about to be stopped, or to be let go, and are ours as `jobs` says until that is known."""
+        """These are about to be stopped, and are ours as `jobs` says until that is known. Raises AdapterError where it
+        is not on disk: nothing may be done."""
+        self._keep({**self._did, **jobs}, {**self._doubt, **dict.fromkeys(jobs, now + AFTERWARDS)}, must=True)
+
+    def undoing(self, jobs: Mapping[str, str], now: datetime) -> None:
+        """These are about to be let go, and are ours as `jobs` says until that is known."""
         self._keep({**self._did, **jobs}, {**self._doubt, **dict.fromkeys(jobs, now + AFTERWARDS)})
 
     def stands(self, jobs: Iterable[str]) -> None:
@@ -68,8 +77,17 @@ class Held:
         self.stands(job for job in self._doubt if stopped[job])
         self.forget([job for job, until in self._doubt.items() if until <= now])
 
-    def _keep(self, did: Mapping[str, str], doubt: Mapping[str, datetime]) -> None:
+    def _keep(self, did: Mapping[str, str], doubt: Mapping[str, datetime], must: bool = False) -> None:
         doubt = {job: until for job, until in doubt.items() if job in did}
-        if self._records is not None and (did != self._did or set(doubt) != set(self._doubt)):
-            self._records.put(KIND, self._system, {"jobs": dict(did), "doubt": sorted(doubt)})
+        if self._records is not None and (self._behind or did != self._did or set(doubt) != set(self._doubt)):
+            try:
+                self._records.put(KIND, self._system, {"jobs": dict(did), "doubt": sorted(doubt)})
+            except Exception as error:  # whatever the store raises: not on disk
+                if must:
+                    raise AdapterError(f"it can't be written down, and is not done: {error}") from error
+                if not self._behind:
+                    log.warning("held.not_written", system=self._system, why=str(error))
+                self._behind = True  # and written with what comes next
+            else:
+                self._behind = False
         self._did, self._doubt = dict(did), doubt

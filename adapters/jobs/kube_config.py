@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from adapters.fields import AdapterConfig, Duration, Id
 
@@ -73,3 +73,9 @@ class KubernetesConfig(AdapterConfig):
         description="How long one watch lasts before it is resumed: a connection that died unseen is found by then.",
         examples=["30s"],
     )
+
+    @model_validator(mode="after")
+    def _drains(self) -> KubernetesConfig:
+        if self.drain_in_emergency and not self.cluster_queues:
+            raise ValueError("drain_in_emergency: needs cluster_queues; without them nothing is drained")
+        return self

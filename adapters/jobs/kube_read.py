@@ -160,5 +160,6 @@ def _gpus(spec: Mapping[str, Any], names: Sequence[str]) -> int:
         resources = container.get("resources") or {}
         asked = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
         each += sum(int(asked[name]) for name in names if name in asked)
-    parallel = spec.get("parallelism")
-    return each * (1 if parallel is None else int(parallel))
+    parallel, completions = spec.get("parallelism"), spec.get("completions")
+    pods = 1 if parallel is None else int(parallel)
+    return each * (pods if completions is None else min(pods, int(completions)))  # never more pods than are to complete

@@ -233,9 +233,12 @@ class KubernetesJobs:
         """A copy of the marks, for `gridpace doctor`, which asks the books alone; the marks are what counts."""
         if self._attached:
             held |= dict.fromkeys(self._config.cluster_queues, "asks our AdmissionCheck")
-        if self._records is not None and held != self._booked:
-            self._records.put(KIND, "kubernetes", {"jobs": held, "doubt": []})
-        self._booked = held
+        try:
+            if self._records is not None and held != self._booked:
+                self._records.put(KIND, "kubernetes", {"jobs": held, "doubt": []})
+            self._booked = held
+        except Exception as error:  # noqa: BLE001 - whatever the store raises: a copy is missed, and written next time
+            log.warning("kubernetes.not_booked", why=str(error))
 
     def _paced(
         self, jobs: Sequence[KubeJob], workloads: Mapping[str, Workload], odd: list[Note], now: datetime

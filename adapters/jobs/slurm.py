@@ -330,12 +330,16 @@ class SlurmJobs:
                 self._failed["licences"] = str(error)
 
     def _stop(self, verb: str, did: str, jobs: Sequence[str]) -> None:
-        """Written down before it is done: a crash in between lets go of what it finds. What failed stays in doubt: of a
-        list that failed, some may be done, and a controller that went silent may have done all."""
+        """Written down before it is done, or not done. What failed stays in doubt: of a list that failed, some may be
+        done, and a controller that went silent may have done all."""
         if not jobs:
             return
-        with self._lock:
-            self._held.ordering(dict.fromkeys(jobs, did), self._clock.now())
+        try:
+            with self._lock:
+                self._held.ordering(dict.fromkeys(jobs, did), self._clock.now())
+        except AdapterError as error:
+            self._told(jobs, dict.fromkeys(jobs, str(error)))
+            return
         failed = self._slurm.each(verb, jobs)
         self._told(jobs, failed)
         with self._lock:
@@ -345,7 +349,7 @@ class SlurmJobs:
         """Undo what was done to these; nothing is done where somebody has undone it already."""
         with self._lock:
             seen = self._picture.seen if self._picture is not None and not self._trouble else {}
-            self._held.ordering(jobs, self._clock.now())
+            self._held.undoing(jobs, self._clock.now())
         stopped = [job for job in jobs if job not in seen or seen[job].held or seen[job].state == SUSPENDED]
         suspended = [job for job in stopped if jobs[job] == "suspended"]
         held = [job for job in stopped if jobs[job] != "suspended"]

@@ -6,13 +6,16 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
+from pydantic import ValidationError
 
 from adapters.jobs.kube_api import JOBS, KubeApi, KubeLost
+from adapters.jobs.kube_config import KubernetesConfig
 from adapters.jobs.kube_mirror import Mirror
+from adapters.jobs.kube_read import job_of as job_read
 from adapters.ports import AdapterError
 from optimizer.domain import JobState
 from optimizer.reasons import Reason
-from scheduler.store.store import Store
+from scheduler.store.store import Store, StoreDegraded
 from tests.support import kube_objects as rules
 from tests.support.kube import Cluster
 from tests.support.kube_twin import Twin
@@ -187,6 +190,31 @@ def test_what_may_be_written_changes_while_it_runs(made):
     jobs.apply({name: 8, handed: 8})
     threading.Event().wait(0.5)
     assert len(bodies(cluster)) == written
+
+
+def test_a_disk_that_says_no_stops_nothing_since_the_marks_are_the_book(made):
+    class Full:
+        def put(self, *_):
+            raise StoreDegraded("disk full")
+
+    cluster, jobs = made(records=Full())
+    name = cluster.submit(deadline="8h", pause="requeue", suspend=False)
+    cluster.wait(lambda: name in cluster.running())
+    paced(cluster, jobs, name)
+    jobs.apply({name: 0})
+    cluster.wait(lambda: cluster.marked() == {"j1": "suspended"})
+    assert jobs.release() == ()
+    cluster.wait(lambda: cluster.running() == {name} and cluster.marked() == {})
+
+
+def test_a_drain_without_queues_is_refused_and_no_more_pods_counted_than_complete():
+    with pytest.raises(ValidationError, match="drain_in_emergency: needs cluster_queues"):
+        KubernetesConfig(type="kubernetes", namespaces={"work": "tune"}, drain_in_emergency=True)
+    pod = {"containers": [{"resources": {"limits": {"amd.com/gpu": "2"}}}]}
+    meta = {"namespace": "work", "name": "j", "uid": "u", "resourceVersion": "1",
+            "creationTimestamp": "2026-11-26T18:00:00Z"}  # fmt: skip
+    for spec, gpus in (({}, 2), ({"parallelism": 3}, 6), ({"parallelism": 8, "completions": 4}, 8)):
+        assert job_read({"metadata": meta, "spec": {"template": {"spec": pod}, **spec}}, ("amd.com/gpu",)).gpus == gpus
 
 
 def test_a_conflict_is_read_again_and_decided_anew(made):

@@ -15,7 +15,7 @@ from adapters.ports import AdapterError
 from optimizer.domain import JobState
 from optimizer.reasons import Reason
 from scheduler.clock import WallClock
-from scheduler.store.store import Store
+from scheduler.store.store import Store, StoreDegraded
 from tests.support.slurm import Cluster
 
 
@@ -141,6 +141,30 @@ def test_nothing_stays_held_after_a_crash_and_a_stop(cluster, pace, tmp_path):
     assert again.release() == crashed.release() == ()
     cluster.wait(lambda: not any(cluster.states()[name][1].startswith("JobHeld") for name in names))
     assert cluster.states()[theirs] == ("PENDING", "JobHeldUser"), "what is not ours stays"
+
+
+def test_on_a_full_disk_nothing_new_is_held_and_what_is_held_is_let_go(cluster, pace, monkeypatch):
+    store = Store.in_memory()
+    jobs = pace(store)
+    jobs.snapshot()
+    jobs.apply({})
+    first = cluster.submit("--comment=gridpace deadline=8h", "--begin=now+60")
+    cluster.wait(lambda: jobs.held() == {first: "held"})
+    before = store.get("held_jobs", "slurm")
+
+    def full(*_):
+        raise StoreDegraded("disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "put", full)
+        second = cluster.submit("--comment=gridpace deadline=8h", "--begin=now+60")
+        cluster.wait(lambda: any(second in note.text and "written down" in note.text for note in jobs.notes()))
+        jobs.apply({first: 8})
+        cluster.wait(lambda: jobs.held() == {})
+        assert not any("Held" in cluster.states()[name][1] for name in (first, second))
+        assert store.get("held_jobs", "slurm") == before
+    cluster.wait(lambda: jobs.held() == {second: "held"})
+    assert store.get("held_jobs", "slurm")["jobs"] == {second: "held"}
 
 
 def test_a_controller_that_goes_is_an_alert_and_the_wish_stands(cluster, pace):

@@ -13,6 +13,7 @@ from optimizer.domain import JobState
 from optimizer.envelope import event_limit_kw
 from optimizer.reasons import Reason, Severity
 from scheduler.control import run_tick
+from scheduler.letting_go import let_all_go
 from scheduler.safety import floor_cap_w
 from scheduler.service import OperatorOrder
 from tests.support.loops import START, lab, order
@@ -230,3 +231,14 @@ def test_a_batch_system_outside_hears_in_the_same_turn_whether_anything_may_be_w
         ctx.jobs.told.clear()
         run_tick(ctx, made.state)
         assert ctx.jobs.told == [("quiet", True), ("apply", {"soft": job.max_gpus})]
+
+
+def test_jobs_that_cant_be_let_go_keep_no_card_at_its_cap(tmp_path):
+    with lab(tmp_path) as made:
+        made.facade.accept(order(START, EVENT[1]))
+        made.run(timedelta(minutes=10), step_s=5)
+        jobs = Outside(made.state.jobs[0])
+        jobs.release = lambda: 1 / 0
+        left = let_all_go(replace(made.parts, ctx=replace(made.ctx, jobs=jobs)))
+        assert [(note.code, "still be held" in note.text) for note in left] == [(Reason.HELD, True)]
+        assert not made.ctx.store.first_limits(), "all are given back"
