@@ -7,6 +7,7 @@ within seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -151,22 +152,25 @@ class App:
             self.parts.state.notes.append(Note(Reason.CLOCK_STEP, "clock", text, Severity.WARNING, now))
             log.warning(text)
 
-    def stop(self, release: bool, keep_store: bool = False) -> None:
-        """Finish the running turns; give every limit back (`release`), or leave them for the next config; close."""
+    def stop(self, release: bool | Callable[[], bool], keep_store: bool = False) -> None:
+        """Finish the running turns; give every limit back (`release`, asked when they are over), or leave them for the
+        next config; close."""
         self.parts.sessions.close()
         self.parts.feeds.stop()
         self.parts.ctx.planner.close()  # a long solve ends now, so that its turn does
         self.timer.stop()
         if self.desk is not None:
             self.desk.close()
+        alone = False
         try:
-            if release:
+            alone = release() if callable(release) else release
+            if alone:
                 self.release()
         finally:
             self.server.stop()
             self._keep_books()
             self.parts.close(keep_store)
-        log.info("stopped", released=release)
+        log.info("stopped", released=alone)
 
     def release(self) -> None:
         """Give back every limit that we hold."""

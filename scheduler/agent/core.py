@@ -68,7 +68,8 @@ class AgentCore:
         self._caps: dict[GpuId, float] = {}
         self._watch = CapWatch(self._settings.drift)
         self._clocks = AgentClocks(power, files, self._found)
-        self._ticked_at = self._heard_at = clock()
+        self._ticked_at = self._began = clock()
+        self._heard_at = self._held.heard_at if self._held.heard_at >= 0 else self._began
         self._ordered: dict[GpuId, int] = {}
         self._early = False
         self._stopping = False
@@ -212,7 +213,7 @@ class AgentCore:
             self._found.epoch = lease.epoch
         expires_in_s = min(lease.expires_in_s, self._settings.longest_lease_s)
         self._heard_at, self._early = self._clock(), False
-        self._held = Held(self._heard_at + expires_in_s, lease.sequence, self._files.boot)
+        self._held = Held(self._heard_at + expires_in_s, lease.sequence, self._files.boot, self._heard_at)
         self._files.save_lease(self._held)
 
     def _outlasted(self) -> dict[GpuId, int]:
@@ -222,10 +223,11 @@ class AgentCore:
     def _overtaken(self, now: float) -> bool:
         """Whether the trajectory has fallen below the caps in force since anybody was heard. A lease says how long an
         order holds that nobody repeats, not that it may hold through a step that was promised: who is there repeats
-        himself about then, and is waited for a little."""
+        himself about then, and is waited for a little; so he is after a restart of ours."""
+        in_force, spoken = {**self._watch.wanted_w, **self._caps}, max(self._heard_at, self._began) + PATIENCE_S
         return now < self._held.expires_at and any(
-            self._heard_at < at and max(at, self._heard_at + PATIENCE_S) <= now < self._found.hold_until
-            and any(cap < self._caps.get(gpu, cap) for gpu, cap in caps.items())
+            self._heard_at < at and max(at, spoken) <= now < self._found.hold_until
+            and any(cap < in_force.get(gpu, cap) for gpu, cap in caps.items())
             for at, caps in self._found.steps
         )  # fmt: skip
 
@@ -236,6 +238,7 @@ class AgentCore:
             now = self._clock()
             seconds, self._ticked_at = now - self._ticked_at, now
             if self._overtaken(now):
+                self._ordered = {gpu: round(cap) for gpu, cap in self._watch.wanted_w.items()} | self._ordered
                 self._early, self._held = True, replace(self._held, expires_at=now)
                 self._files.save_lease(self._held)
             phase = self._phase(now)

@@ -40,11 +40,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Held:
-    """The lease in force: monotonic second at which it ends, in the boot named, and the last order's number."""
+    """The lease in force: monotonic second at which it ends, in the boot named, the last order's number, and the second
+    in which it was renewed last (-1: not known)."""
 
     expires_at: float = 0.0
     sequence: int = -1
     boot: str = ""
+    heard_at: float = -1.0
 
 
 def boot_id() -> str:
@@ -79,7 +81,8 @@ class AgentFiles:
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise AdapterError(f"{self._folder / 'found.json'}: not written by this agent: {error}") from error
         try:
-            held = Held(**(self._read("lease.json") or {}))
+            kept, known = self._read("lease.json") or {}, {item.name for item in fields(Held)}
+            held = Held(**{name: value for name, value in kept.items() if name in known})
         except (TypeError, AdapterError):
             held = Held()  # an unreadable lease has ended
         if held.boot != self.boot:

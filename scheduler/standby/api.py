@@ -22,7 +22,7 @@ from scheduler.api.encode import Json
 from scheduler.api.gate import Gate
 from scheduler.api.settings import ApiSettings
 from scheduler.api.views import TEXT_FORMAT
-from scheduler.standby.proxy import NOT_PASSED, passed_on
+from scheduler.standby.proxy import NOT_PASSED, Unanswered, passed_on
 
 RETRY_S = 5
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -86,18 +86,21 @@ def _well(said: Mapping[str, Any]) -> bool:
 
 
 async def _passed(request: Request, bus: Bus, status: Status) -> Response:
-    """The leader's answer; 503 where there is none, and then nothing was accepted that anybody knows of."""
+    """The leader's answer; 503 where there is none: nobody heard the request, or nobody knows what became of it."""
     body = await request.body()
     headers = [[name, value] for name, value in request.headers.items() if name.lower() not in NOT_PASSED]
-    asked = {"method": request.method, "path": request.url.path, "query": request.url.query, "headers": headers}
+    asked = {"method": request.method, "path": request.scope["path"], "query": request.url.query, "headers": headers}
+    answer, fate = None, "nobody heard this"
     try:
         answer = await asyncio.wrap_future(bus.begin(passed_on(bus, {**asked, "body": body})))
     except ValueError as error:
         raise HTTPException(413, str(error)) from error
+    except Unanswered as error:
+        fate = f"no answer came ({error}), so that nobody knows whether this was accepted"
     said = status()
     if answer is None:
         where = f"{said['leader']} leads at {said['leader_url']}" if said["leader"] else "nobody leads at present"
-        text = f"{said['name']} stands by, {where}, and no answer came; send it again"
+        text = f"{said['name']} stands by, {where}, and {fate}; send it again"
         return Json({"error": text, "field": None}, 503, headers={"retry-after": str(RETRY_S)})
     kept = {name: value for name, value in answer["headers"] if name.lower() not in NOT_PASSED}
     return Response(answer["body"], answer["status"], kept)

@@ -146,7 +146,7 @@ class Books:
             fresh.rename(self.path)
             self.open()
             self._set(extent.stream, extent.snapshot)
-            self._keep_epoch(epoch)
+            self.keep_epoch(epoch)
         except (OSError, EOFError, sqlite3.Error) as error:
             raise AdapterError(f"{self.path}: the snapshot can't be taken over: {error}") from error
         finally:
@@ -199,7 +199,8 @@ class Books:
         connection.execute("COMMIT")
         self._look()
 
-    def _keep_epoch(self, epoch: int) -> None:
+    def keep_epoch(self, epoch: int) -> None:
+        """Somebody leads, or led, under this one: none that is as low is ever used again."""
         if epoch > self.epoch:
             capture.set_meta(self._connected(), "epoch", epoch)
             self.epoch = epoch

@@ -78,6 +78,7 @@ class Lease:
         self._until = float("-inf")
         self._revision = 0
         self._seen: Entry | None = None
+        self._most = 0
         self._seen_at = clock()
         self._leading = False
         self.trouble = ""
@@ -181,7 +182,7 @@ class Lease:
             self._see(revision, Entry.decode(data) if data else None)
         if not eligible or not self._free():
             return
-        epoch = max(self.epoch, least_epoch) + 1
+        epoch = max(self._most, least_epoch) + 1  # a bucket may be lost, what it said is not
         entry, begun = replace(self._me, epoch=epoch), self._clock()
         taken = self._cell.write(entry.encode(), self._revision)
         if taken is not None:
@@ -191,6 +192,7 @@ class Lease:
 
     def _see(self, revision: int, entry: Entry | None) -> None:
         self._revision, self._seen, self._seen_at = revision, entry, self._clock()
+        self._most = max(self._most, entry.epoch if entry is not None else 0)
 
     def _free(self) -> bool:
         """Nobody leads, or whoever did is silent for too long. An entry of our own folder is a dead predecessor's:

@@ -84,6 +84,8 @@ def stand_by(daemon: Daemon, member: Member) -> None:
                 reread(daemon)
             notify(f"WATCHDOG=1\nSTATUS={sentence(member.status())}")
     finally:
+        if daemon.stopping:
+            member.leave()
         server.stop(at_once=True)
 
 
@@ -102,8 +104,7 @@ def lead(daemon: Daemon, member: Member) -> None:
         daemon.turn(daemon.app)
     finally:
         if daemon.app is not None:
-            alone = member.lease.holds() and not member.followed()
-            daemon.app.stop(release=alone)
+            daemon.app.stop(release=lambda: member.lease.holds() and not member.followed())
             daemon.app = None
         log.info("standby.lead_left", stopping=daemon.stopping)
         member.follow()

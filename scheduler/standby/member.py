@@ -47,6 +47,7 @@ MOST_MESSAGES, MOST_BYTES = 20_000, 64 * 1024 * 1024
 
 KEPT_MESSAGES = 2_000
 FENCES = 20
+GONE = "gone"
 TWIN = "another daemon runs with a copy of this state folder; stop this one and delete its standby.id"
 
 
@@ -152,12 +153,19 @@ class Member:
             "trouble": self._trouble or self.lease.trouble,
         }
 
-    def close(self) -> None:
-        """Leave: the lease is free at once."""
+    def leave(self) -> None:
+        """Stand by no longer, and say so: whoever leads must not count on us when it stops too."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(30.0)
+        if self._role != GONE:
+            self._role = GONE
+            self._tell()
         self.lease.give_up()
+
+    def close(self) -> None:
+        """Leave: the lease is free at once."""
+        self.leave()
         self._books.close()
         self.bus.close()
 
@@ -210,14 +218,15 @@ class Member:
         return not newer and time.monotonic() - self._began > HEARD_S
 
     def _tell(self) -> None:
-        now = time.monotonic()
-        if now - self._told_at < TELL_S or not self.bus.connected:
+        now, gone = time.monotonic(), self._role == GONE
+        if (now - self._told_at < TELL_S and not gone) or not self.bus.connected:
             return
         self._told_at = now
         told, extent = self._told, self._books.extent
         body = {
             "name": self._of.name, "folder": self._me.folder, "url": self._of.url, "epoch": self._books.epoch,
-            "role": "leading" if told is not None else "following", "ready": self._behind == 0 and extent is not None,
+            "role": GONE if gone else "leading" if told is not None else "following",
+            "ready": self._behind == 0 and extent is not None,
             "position": told.position if told is not None else self._books.position, "process": self._me.process,
         }  # fmt: skip
         try:
@@ -237,10 +246,14 @@ class Member:
     async def _on_peer(self, message: Msg) -> None:
         try:
             body = json.loads(message.data)
-            if isinstance(body, dict) and body.get("process") != self._me.process:
-                self._peers[str(body["process"])] = (time.monotonic(), body)
-        except (ValueError, KeyError):
+            process, numbers = str(body["process"]), {name: int(body[name]) for name in ("epoch", "position")}
+            told = {**body, **numbers, **{name: str(body[name]) for name in ("name", "folder", "role", "url")}}
+        except (ValueError, KeyError, TypeError, OverflowError):
             return
+        if told["role"] == GONE:
+            self._peers.pop(process, None)
+        elif process != self._me.process:
+            self._peers[process] = (time.monotonic(), told)
 
     # ------------------------------------------------------------ leading
     def _take_up(self) -> int:
@@ -254,6 +267,7 @@ class Member:
             log.warning("standby.stream_lost_its_end", last=extent.last, known=self._books.position)
             extent = self._stream.begin_anew()
         number = self._fence(extent)
+        self._books.keep_epoch(self.lease.epoch)  # as who applies a fence does, so that orders never repeat an epoch
         self._put_snapshot(extent.stream, number)
         self._books.adopt(extent.stream, number)
         return number

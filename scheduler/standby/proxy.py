@@ -18,6 +18,7 @@ from typing import Any
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 from starlette.types import ASGIApp, Message
 
 from adapters.bus import Bus
@@ -113,12 +114,21 @@ async def asked(app: ASGIApp, request: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
+class Unanswered(Exception):
+    """A request went out and no answer came: nobody knows whether it was accepted."""
+
+
 async def passed_on(bus: Bus, request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The leader's answer to a request, asked in the bus's loop; None where nobody leads or answers. ValueError for one
-    that the bus can't carry."""
+    """The leader's answer to a request, asked in the bus's loop; None where nobody leads, so that nobody heard it.
+    Raises Unanswered, and ValueError for one that the bus can't carry."""
     data = encode(request)
     if bus.connected and len(data) > int(bus.client.max_payload or 0):
         raise ValueError("too large to be passed on to the daemon that leads; send it there")
-    with suppress(NatsError, TimeoutError, OSError, ValueError):
+    if not bus.connected:
+        return None
+    try:
         return decode((await bus.client.request(LEAD, data, ANSWER_S)).data)
-    return None
+    except NoRespondersError:
+        return None
+    except (NatsError, TimeoutError, OSError, ValueError) as error:
+        raise Unanswered(str(error) or type(error).__name__) from error

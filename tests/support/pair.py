@@ -1,5 +1,6 @@
 """Two real daemons that stand by for each other: a real NATS bus, a real agent over eight fake cards, two processes."""
 
+import json
 import subprocess
 import sys
 import time
@@ -37,7 +38,8 @@ class Pair:
             stack.callback(machine.close)
         self.cards = self.machines["a"].fake
         mine = self.servers.settings("n1")
-        options = ["--socket", folder / "n1.sock", "--state-dir", folder / "n1-state", "--node", "n1",
+        self.found = folder / "n1-state" / "found.json"
+        options = ["--socket", folder / "n1.sock", "--state-dir", self.found.parent, "--node", "n1",
                    "--seed", mine.seed_file, "--ca", mine.ca_file, "--tick-s", "0.2"]  # fmt: skip
         urls = [word for url in mine.servers for word in ("--fleet", url)]
         command = [sys.executable, "-m", "scheduler.agent.process", *urls, *map(str, options)]
@@ -83,6 +85,10 @@ class Pair:
         """How many cards have a lower limit than before Gridpace came."""
         limits = self.cards.limits_w()
         return sum(limits[gpu] < watts for gpu, watts in self.machines["a"].first.items())
+
+    def owed(self):
+        """How many cards their agent has to give back; a cap may be as high as a first limit, so `held` may be less."""
+        return len(json.loads(self.found.read_bytes())["limits_w"]) if self.found.exists() else 0
 
     def said_at(self, name, leading):
         """When a daemon last began to lead, or when its lease was over, as it said."""

@@ -322,3 +322,26 @@ def test_who_is_heard_about_a_falling_step_is_waited_for_and_a_rising_one_waits_
     seen = node.live(32)
     assert set(seen[:29]) == {400}, "heard after it: the order counts, and nothing falls any more"
     assert set(seen[30:]) == {500}
+
+
+@pytest.mark.parametrize("away_s", [0, 6])
+def test_a_step_that_falls_is_followed_by_an_agent_that_restarted_before_or_over_it(node, away_s):
+    """The lease, the orders in force and the second in which somebody was heard last outlive the process."""
+    node.cap(500, seconds=60)
+    node.core.hold(((0.0, dict.fromkeys(node.gpus, 500)), (10.0, dict.fromkeys(node.gpus, 300))), 90.0, Lease(1, 2, 60))
+    assert set(node.live(6)) == {500}
+    node.clock.sleep(away_s)
+    node.kill_and_restart()
+    seen = node.live(8)
+    assert seen[:2] == [500] * 2, "who ordered 500 W is waited for"
+    assert seen[4:] == [300] * 4, "the lease would last a minute"
+    node.core.apply({}, Lease(1, 3, 60.0))
+    assert node.limit() == 500, "who ordered 500 W is there after all, and has not said otherwise"
+
+
+def test_a_lease_that_a_newer_agent_wrote_is_read(node):
+    node.cap(400, seconds=10)
+    path = node.folder / "lease.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "blue"}))
+    node.kill_and_restart()
+    assert node.live(5)[-1] == 400

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from adapters.ports import AdapterError
 from scheduler.standby.books import Books, snapshot
+from scheduler.standby.member import Member
 from scheduler.standby.replica import Told
 from scheduler.standby.stream import PART, PARTS, Extent, Overtaken, Unknown
 from scheduler.store import capture
@@ -324,3 +325,31 @@ def test_a_disk_that_refuses_what_the_stream_has_ends_the_lead(tmp_path, monkeyp
         daemon.die()
     assert content(a.path) == content(b.path)
     assert [row[2] for row in content(b.path)["records"]] == ["one"]
+
+
+def leading(daemon, stream, epoch):
+    """The daemon's books opened as a member opens them that has won the lead under `epoch`."""
+    daemon.books.close()
+    member = object.__new__(Member)
+    member._books, member._stream, member._of = daemon.books, stream, SimpleNamespace(store=daemon.path)
+    member.lease, member._role = FakeLease(epoch), "elected"
+    daemon.store = member.open_store()
+    return daemon.store.epoch()
+
+
+def test_nodes_never_hear_one_epoch_from_two_leaders_though_the_bus_lost_all_it_knew(tmp_path):
+    """A node takes a second leader of the same epoch for one that was overtaken, and refuses it."""
+    stream, heard = FakeStream(tmp_path), []
+    a, b = Daemon(tmp_path, stream, "a"), Daemon(tmp_path, stream, "b")
+    for lead, other in ((a, b), (b, a), (a, b)):
+        lead.follow()
+        heard.append(leading(lead, stream, lead.books.epoch + 1))
+        other.follow()
+        lead.die()
+    (tmp_path / "new").mkdir()
+    stream = b.stream = FakeStream(tmp_path / "new")
+    stream.stream = 78
+    b.follow()
+    heard.append(leading(b, stream, b.books.epoch + 1))
+    b.die()
+    assert heard == sorted(set(heard)), heard

@@ -112,6 +112,18 @@ def test_a_predecessor_over_the_same_folder_is_not_waited_for():
     assert (again.holds(), again.epoch) == (True, 8)
 
 
+def test_an_epoch_that_was_seen_is_never_used_again_though_the_bucket_is_lost():
+    cell, clock = FakeCell(), Clock()
+    a, b = daemons(cell, clock, "a", "b")
+    for _ in range(3):
+        a.turn(eligible=True)
+        b.turn(eligible=False)
+        a.give_up()
+    cell.revision, cell.data = 0, None
+    b.turn(eligible=True)
+    assert (b.holds(), b.epoch) == (True, 4)
+
+
 def test_who_is_not_eligible_takes_nothing():
     cell, clock = FakeCell(), Clock()
     (a,) = daemons(cell, clock, "a")

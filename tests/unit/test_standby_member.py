@@ -1,0 +1,124 @@
+"""What daemons of a fleet tell each other, and what one that stands by says of a request that it passed on."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from types import SimpleNamespace
+
+import pytest
+from starlette.testclient import TestClient
+
+from scheduler.api.settings import ApiSettings
+from scheduler.standby import api, life
+from scheduler.standby.member import Member, Membership
+from scheduler.standby.proxy import Unanswered
+from scheduler.standby.stream import Extent
+
+
+class FakeBus:
+    """Keeps what is told on it."""
+
+    def __init__(self):
+        self.connected, self.told = True, []
+        self.client = SimpleNamespace(publish=lambda _, data: data)
+
+    def call(self, work, _):
+        self.told.append(work)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def members(tmp_path, monkeypatch):
+    monkeypatch.setattr("scheduler.standby.member.Bus", lambda *_: FakeBus())
+    made = [Member(Membership(n, f"http://{n}", 3.0, None, 1, tmp_path / n / "books.db"), lambda: None) for n in "ab"]
+    for member in made:
+        member._books.extent, member._behind, member._told_at = Extent(7, 1, 1, 10, 1), 0, 0.0
+        member._books.position, member.lease.holds = 1, lambda: True
+    return made
+
+
+def hear(member, data):
+    asyncio.run(member._on_peer(SimpleNamespace(data=data)))
+
+
+def test_who_leaves_is_not_counted_on_by_a_leader_that_stops_too(members):
+    leader, follower = members
+    follower._tell()
+    hear(leader, follower.bus.told[-1])
+    assert leader.followed()
+    follower.leave()
+    hear(leader, follower.bus.told[-1])
+    assert not leader.followed()
+    assert len(follower.bus.told) == 2
+    follower.close()
+    assert len(follower.bus.told) == 2, "it is said once"
+
+
+def test_a_leader_asks_only_when_its_turns_are_over_whether_anybody_stands_by(members, monkeypatch):
+    leader, follower = members
+    follower._tell()
+    hear(leader, follower.bus.told[-1])
+    released = []
+
+    def stop(release):
+        follower.leave()  # while the last turns end, as on a shutdown of everything
+        hear(leader, follower.bus.told[-1])
+        released.append(release())
+
+    monkeypatch.setattr(life.App, "start", lambda *_, **__: SimpleNamespace(stop=stop))
+    leader.open_store = lambda: None
+    daemon = SimpleNamespace(config=None, app=None, stopping=True, turn=lambda _: None)
+    life.lead(daemon, leader)
+    assert released == [True]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"", b"[]", b"7", b"{}", b'{"process": "p", "role": "following", "ready": true}',
+        b'{"process": [], "role": "gone", "name": "", "folder": "", "url": "", "epoch": null, "position": 1}',
+        b'{"process": "p", "role": "following", "name": "", "folder": "", "url": "", "epoch": 1, "position": Infinity}',
+    ],
+)  # fmt: skip
+def test_what_no_daemon_says_is_passed_over(members, odd):
+    hear(members[0], odd)
+    assert members[0].status()["others"] == []
+    assert not members[0].followed()
+
+
+@pytest.fixture
+def client(monkeypatch):
+    asked, answers = [], []
+
+    async def passed_on(_, request):
+        asked.append(request["path"])
+        answer = answers.pop()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(api, "passed_on", passed_on)
+    with ThreadPoolExecutor(1) as hands:
+        bus = SimpleNamespace(begin=lambda work: hands.submit(asyncio.run, work))
+        status = {"name": "b", "leader": "a", "leader_url": "http://a", "behind": 0, "trouble": ""}
+        app = api.standby_app(lambda: status, bus, ApiSettings(open_on_loopback=True), bytes)
+        with closing(TestClient(app, base_url="http://127.0.0.1")) as made:
+            yield made, asked, answers
+
+
+def test_a_request_is_passed_on_under_the_very_path_that_was_asked_for(client):
+    made, asked, answers = client
+    answers.append({"status": 200, "headers": [], "body": b"{}"})
+    assert made.delete("/api/v1/events/heat%23one%3Ftwo").status_code == 200
+    assert asked == ["/api/v1/events/heat#one?two"]
+
+
+def test_it_is_said_whether_nobody_heard_a_request_or_nobody_knows_what_became_of_it(client):
+    made, _, answers = client
+    for fate, words in ((None, "nobody heard this"), (Unanswered("timeout"), "nobody knows whether this was accepted")):
+        answers.append(fate)
+        answer = made.post("/api/v1/jobs", json={})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert words in answer.json()["error"]
