@@ -54,8 +54,9 @@ class Held:
         self._keep({**self._did, **jobs}, {**self._doubt, **dict.fromkeys(jobs, now + AFTERWARDS)}, must=True)
 
     def undoing(self, jobs: Mapping[str, str], now: datetime) -> None:
-        """These are about to be let go, and are ours as `jobs` says until that is known."""
-        self._keep({**self._did, **jobs}, {**self._doubt, **dict.fromkeys(jobs, now + AFTERWARDS)})
+        """These are about to be let go, and are ours as `jobs` says until that is known. Raises AdapterError where
+        another daemon leads by now: they are its to let go, and it would take our hand for a stranger's."""
+        self._keep({**self._did, **jobs}, {**self._doubt, **dict.fromkeys(jobs, now + AFTERWARDS)}, lead=True)
 
     def stands(self, jobs: Iterable[str]) -> None:
         """These are stopped, for certain."""
@@ -77,13 +78,15 @@ class Held:
         self.stands(job for job in self._doubt if stopped[job])
         self.forget([job for job, until in self._doubt.items() if until <= now])
 
-    def _keep(self, did: Mapping[str, str], doubt: Mapping[str, datetime], must: bool = False) -> None:
+    def _keep(
+        self, did: Mapping[str, str], doubt: Mapping[str, datetime], must: bool = False, lead: bool = False
+    ) -> None:
         doubt = {job: until for job, until in doubt.items() if job in did}
         if self._records is not None and (self._behind or did != self._did or set(doubt) != set(self._doubt)):
             try:
                 self._records.put(KIND, self._system, {"jobs": dict(did), "doubt": sorted(doubt)})
             except Exception as error:  # whatever the store raises: not on disk
-                if must:
+                if must or (lead and getattr(error, "overruled", False)):
                     raise AdapterError(f"it can't be written down, and is not done: {error}") from error
                 if not self._behind:
                     log.warning("held.not_written", system=self._system, why=str(error))

@@ -24,6 +24,15 @@ Row = tuple[Any, ...]
 class StoreDegraded(Exception):
     """A write did not reach the disk: what depended on it must not be acknowledged. The text names file and cause."""
 
+    overruled = False
+    """True where it is not the disk: another daemon may lead by now, and this one must do nothing any more."""
+
+
+class NotLeading(StoreDegraded):
+    """A write of a daemon that does not lead (any more)."""
+
+    overruled = True
+
 
 class NotReplicated(sqlite3.OperationalError):
     """A change could not be told to those who stand by, so that it is not made here either."""
@@ -82,7 +91,8 @@ class Database:
                     yield connection
             except sqlite3.Error as error:
                 self._failed(error)
-                raise StoreDegraded(f"{self.path}: {error}") from error
+                kind = NotLeading if isinstance(error, NotReplicated) else StoreDegraded
+                raise kind(f"{self.path}: {error}") from error
             self._worked()
 
     def write_history(self, change: Callable[[sqlite3.Connection], object]) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.jobs.held import Held
 from adapters.ports import AdapterError
 from scheduler.standby.books import Books, snapshot
 from scheduler.standby.member import Member
@@ -246,6 +247,9 @@ def test_an_old_leader_can_write_nothing_once_another_has_begun(tmp_path):
     before = stream.last
     with pytest.raises(StoreDegraded, match="not at the end"):
         a.store.put("job", "two", {"n": 2})
+    held = Held("slurm", a.store, AT)
+    with pytest.raises(AdapterError, match="can't be written down, and is not done"):
+        held.undoing({"7": "held"}, AT)  # the other one leads, and would take it for a stranger's hand
     assert (stream.last, a.store.get("job", "two"), a.lease.held) == (before, None, False)
     b.store.put("job", "three", {"n": 3})
     a.die()
