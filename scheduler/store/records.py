@@ -193,10 +193,10 @@ class Records:
     def _save_copy(self) -> None:
         if self._copy is None or self._database.trouble:
             return
-        kinds = {kind: self.all(kind) for kind in MIRRORED}
-        try:
+        try:  # what was committed is committed, whatever becomes of its copy
+            kinds = {kind: self.all(kind) for kind in MIRRORED}
             self._copy.save(Mirrored(self._meta("generation"), self.epoch, kinds))
-        except OSError as error:
+        except (OSError, StoreDegraded) as error:
             self._database.note("copy", f"{self._copy.path} can't be written: {error}", Severity.WARNING)
 
 

@@ -277,6 +277,30 @@ def test_writers_that_wait_are_written_together_and_each_is_on_disk_when_it_is_t
     assert len(store.all("event")) == 16
 
 
+def test_what_is_committed_is_not_written_again_where_its_copy_fails(store, monkeypatch):
+    def unread(kind):
+        raise StoreDegraded("the file can't be read")
+
+    monkeypatch.setattr(store._records, "all", unread)
+    told = []
+
+    def write(key, kind):
+        store.put_all([Record(kind, key, {}, log_at=NOON)])
+        told.append(key)
+
+    threads = [threading.Thread(target=write, args=one) for one in (("a", "event"), ("b", "first_limit"))]
+    with store._database.lock:
+        for thread in threads:
+            thread.start()
+        while len(store._records._waiting) < len(threads):
+            threading.Event().wait(0.001)
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == ["a", "b"]
+    assert len(store.log("event")) == len(store.log("first_limit")) == 1
+    assert any("can't be written" in note.text for note in store.notes())
+
+
 def test_nobody_fails_for_what_another_wanted_written(store):
     store._database._connection.execute(
         "CREATE TRIGGER stop BEFORE INSERT ON records WHEN NEW.key = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END"
