@@ -22,7 +22,7 @@ class QuotedInterval:
     """What more work costs in one interval: money for a million tokens (None: the pool has no tokens, or see `reason`)
     and for a GPU-hour at full throughput. `reason` says why there is no price, or that another job gives way.
     `free_gpus`: GPUs of a batch pool at full throughput that the plan leaves idle, and limits and events leave power
-    for; pools of a site share that power."""
+    for, which is split between the batch pools of a site."""
 
     start: datetime
     end: datetime
@@ -103,7 +103,8 @@ def _intervals(problem: Problem, plan: Plan, pool: GpuPool, steps: list[int]) ->
 
 def free_gpus(problem: Problem, plan: Plan, pool: GpuPool, step: int) -> float:
     """GPUs of a batch pool at full throughput beyond those of the plan: fewer than idle ones where the site's limit or
-    an event leaves less power. Parked ones count: they wake for work."""
+    an event leaves less power, which its batch pools share by what their idle GPUs would draw, so that it is there
+    once. Parked ones count: they wake for work."""
     if pool.work is not Work.BATCH:
         return 0.0
     inputs = next(site for site in problem.sites if site.id == pool.site)
@@ -111,5 +112,16 @@ def free_gpus(problem: Problem, plan: Plan, pool: GpuPool, step: int) -> float:
     start, end = plan.grid.edges[step], plan.grid.edges[step + 1]
     cap_kw = min(inputs.limit_kw[step], *(tightest_kw(events, at) for at in (start, start + (end - start) / 2, end)))
     room_kw = max(0.0, cap_kw - plan.sites[pool.site].import_kw[step]) / inputs.pue[step]
-    each_kw = max(1e-6, (pool.curve.points[-1].draw_w - pool.curve.idle_w) / 1000.0)
-    return max(0.0, min(pool.count - plan.pools[pool.id].active_gpus[step], room_kw / each_kw))
+    beside = [item.pool for item in problem.pools if item.pool.site == pool.site and item.pool.work is Work.BATCH]
+    wanted_kw = sum(_idle(plan, one, step) * _each_kw(one) for one in beside)
+    return _idle(plan, pool, step) * min(1.0, room_kw / max(1e-9, wanted_kw))
+
+
+def _idle(plan: Plan, pool: GpuPool, step: int) -> float:
+    """GPUs without work in the plan."""
+    return max(0.0, pool.count - plan.pools[pool.id].active_gpus[step])
+
+
+def _each_kw(pool: GpuPool) -> float:
+    """What one GPU more at full throughput draws beyond an idle one."""
+    return max(1e-6, (pool.curve.points[-1].draw_w - pool.curve.idle_w) / 1000.0)

@@ -222,15 +222,16 @@ class SlurmJobs:
                 if terms is not None and self._may(job):
                     paced[job.id] = (job, terms)
         stopped = {job.id: job.held or job.state == SUSPENDED for job in found}
+        nodes = self._slurm.nodes()  # not under the lock: it may hang, and the fast loop asks meanwhile
         with self._lock:
             self._wish = {job: gpus for job, gpus in self._wish.items() if job in paced}
             self._held.settle(stopped, now)
-            seats = self._seats(found, paced, now)
+            seats = self._seats(found, paced, nodes, now)
             self._trouble = ""
             self._picture = _Picture(now, paced, {job.id: job for job in found}, tuple(odd), seats)
 
     def _seats(
-        self, found: Sequence[SlurmJob], paced: Mapping[str, tuple[SlurmJob, Terms]], now: datetime
+        self, found: Sequence[SlurmJob], paced: Mapping[str, tuple[SlurmJob, Terms]], nodes: str, now: datetime
     ) -> dict[str, datetime]:
         """When jobs that wait for GPUs which others keep may have some: when the next job of their partition ends by
         its limit. Where Slurm started nothing though GPUs seemed free, all wait while something is suspended there."""
@@ -241,7 +242,7 @@ class SlurmJobs:
             if job.state == PENDING and job.reason in {"Resources", "Priority"} and self._wish.get(job.id, 0) > 0
         }
         self._refused = suspended & (refused | self._refused)
-        free = {**free_gpus(self._slurm.nodes()), **dict.fromkeys(self._refused, 0)}
+        free = {**free_gpus(nodes), **dict.fromkeys(self._refused, 0)}
         granted = {job for job, gpus in self._wish.items() if gpus > 0}
         waiting = set(paced) - seated(paced, free, granted)
         return {job: now + first_end(found, paced[job][0].partition) for job in waiting}

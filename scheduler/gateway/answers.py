@@ -48,14 +48,16 @@ class Answers:
     """The answers of one batch of `total` lines, in `folder`. Not thread-safe: one owner."""
 
     def __init__(self, folder: Path, total: int) -> None:
-        """Opens or makes the files, and reads what they hold. Raises OSError."""
+        """Makes the files, and reads what they hold. Raises OSError."""
         folder.mkdir(parents=True, exist_ok=True)
         self.good, self.bad = folder / "output.jsonl", folder / "errors.jsonl"
         self.total, self.usage = total, Usage()
         self._done = bytearray(total)
         self.completed = self._read(self.good, count=True)
         self.failed = self._read(self.bad, count=False)
-        self._files: dict[Path, BinaryIO] = {path: path.open("ab", buffering=0) for path in (self.good, self.bad)}
+        for path in (self.good, self.bad):
+            path.touch()
+        self._files: dict[Path, BinaryIO] = {}  # opened with the first line: thousands of batches may wait
         self._written = False
 
     @property
@@ -72,6 +74,8 @@ class Answers:
         if self._done[number]:
             return
         path = self.bad if body is None else self.good
+        if path not in self._files:
+            self._files[path] = path.open("ab", buffering=0)
         _write(self._files[path], text)
         self._done[number], self._written = 1, True
         if body is None:
@@ -84,7 +88,7 @@ class Answers:
         """On disk when it returns: survives a power cut too."""
         if self._written:
             self._written = False
-            for file in self._files.values():
+            for file in list(self._files.values()):
                 os.fsync(file.fileno())
 
     def close(self) -> None:
@@ -92,6 +96,7 @@ class Answers:
         self.sync()
         for file in self._files.values():
             file.close()
+        self._files.clear()
 
     def _read(self, path: Path, *, count: bool) -> int:
         """Mark the lines of a file, cutting off a torn end; their number."""

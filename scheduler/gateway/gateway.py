@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -21,13 +21,14 @@ import structlog
 from adapters.ports import Clock
 from scheduler.gateway.answers import Answers
 from scheduler.gateway.config import GatewayConfig, TenantConfig, UpstreamConfig
-from scheduler.gateway.daemon import Daemon, DaemonError
+from scheduler.gateway.daemon import Daemon
 from scheduler.gateway.lines import ENDPOINTS
 from scheduler.gateway.model import ApiError, Batch, InputError, Status, StoredFile
 from scheduler.gateway.runner import Runner, Running, expire
 from scheduler.gateway.shelf import Shelf
-from scheduler.gateway.terms import checked_metadata, job_of, terms
-from scheduler.gateway.trade import HELD, NEVER, UNKNOWN, Trade
+from scheduler.gateway.talk import Talk
+from scheduler.gateway.terms import checked_metadata, terms
+from scheduler.gateway.trade import Trade
 from scheduler.gateway.upstream import Upstream
 from scheduler.gateway.validate import Checked, check
 
@@ -38,10 +39,6 @@ LEAST_WAIT_S = 60.0
 """Who has too much under way comes back after this, or when power is cheap and his work gets done."""
 PRICES_EVERY = 4
 """Turns between looks at the daemon's quotes."""
-REPORT_EVERY = 20
-"""Turns between reports of progress to the daemon and fsyncs of answers."""
-LOOK_EVERY = 40
-"""Turns between reports of batches of which nothing was answered: a thousand bids wait at once."""
 TIDY_EVERY = 7200
 UNDER_WAY = (Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING)
 
@@ -51,7 +48,6 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig, shelf: Shelf, clock: Clock, daemon: Daemon) -> None:
         self.config, self.shelf, self._clock, self._daemon = config, shelf, clock, daemon
-        self.daemon_trouble = ""
         self._upstreams = {one.id: _upstream(one, config.base_dir) for one in config.upstreams}
         self._of_model = {model: one for one in config.upstreams for model in one.models}
         weights = {tenant.name: tenant.weight for tenant in config.tenants}
@@ -60,9 +56,10 @@ class Gateway:
             for one in config.upstreams
         }
         self.trade = Trade(config, self._of_model, shelf, clock, daemon)
+        self.talk = Talk(
+            daemon, self.trade, shelf, clock, self._of_model, refuse=self._refused, withdraw=self._cancelling
+        )
         self._checks: asyncio.Queue[str] = asyncio.Queue()
-        self._known_to_daemon: set[str] = set()
-        self._to_tell: set[str] = set()
         self._news = asyncio.Event()
 
     # ---------------------------------------------------------------- clients
@@ -121,7 +118,7 @@ class Gateway:
 
     def trouble(self) -> list[str]:
         """What a person should look at now."""
-        found = [f"daemon: {self.daemon_trouble}"] if self.daemon_trouble else []
+        found = [f"daemon: {self.talk.trouble}"] if self.talk.trouble else []
         return found + [f"{name}: {one.trouble}" for name, one in self.runners.items() if one.trouble]
 
     def sentence(self) -> str:
@@ -173,18 +170,18 @@ class Gateway:
     async def _turn(self, turn: int | None) -> None:
         """One turn; None for one between two, which news asked for."""
         if turn is not None and turn % PRICES_EVERY == 0:
-            await self._trade(self.trade.hear_prices())
-        await self._introduce()
-        await self._trade(self.trade.tell_sales())
-        await self._hear()
-        report = turn is not None and turn % REPORT_EVERY == 0
-        for runner, running in self._running():
+            await self.talk.trying(self.trade.hear_prices())
+        await self.talk.introduce(self._running())
+        await self.talk.trying(self.trade.tell_sales())
+        await self.talk.hear(self.runners.values())
+        for _, running in self._running():
             self._count(running)
-            if turn is not None and report:
-                await asyncio.to_thread(running.answers.sync)
-                await self._progress(running, anyway=turn % LOOK_EVERY == 0)
+        if turn is not None:
+            await self.talk.trying(self.trade.look(turn))
+            await self.talk.report([running for _, running in self._running()], turn)
+        for runner, running in self._running():
             await self._end(runner, running)
-        await self._tell_ends()
+        await self.talk.tell_ends()
         if turn is not None and turn % TIDY_EVERY == 0:
             self.shelf.tidy(self.config.keep)
             self.trade.sales.forget(self._clock.now() - self.config.keep)
@@ -200,16 +197,20 @@ class Gateway:
         for batch in self.shelf.batches():
             if batch.status is Status.VALIDATING:
                 self._checks.put_nowait(batch.id)
+            elif batch.status in UNDER_WAY and not batch.model:
+                self._checks.put_nowait(batch.id)  # cancelled before it was checked
             elif batch.status in UNDER_WAY:
                 self._start(batch)
                 if batch.status is Status.CANCELLING:
                     self.runners[self._of_model[batch.model].id].stop(batch.id)
             elif batch.model and not batch.told:
-                self._to_tell.add(batch.id)
+                self.talk.over(batch.id)
 
     async def _check_new(self) -> None:
         while True:
             batch = self._found(await self._checks.get())
+            if batch is not None and batch.status is Status.CANCELLING and not batch.model:
+                self.shelf.put(batch.at(Status.CANCELLED, self._clock.now()))
             if batch is None or batch.status is not Status.VALIDATING:
                 continue
             file = self.shelf.file(batch.tenant, batch.input_file)
@@ -240,86 +241,6 @@ class Gateway:
             Running(batch, answers, self.shelf.path(file), done=self._news.set)
         )
 
-    # ---------------------------------------------------------------- the daemon
-    async def _introduce(self) -> None:
-        """Make jobs of batches that the daemon does not know yet (again after a restart: the same job stays one)."""
-        for runner, running in self._running():
-            batch = running.batch
-            if batch.quote or batch.id in self._known_to_daemon or batch.status is not Status.IN_PROGRESS:
-                continue
-            upstream = self._of_model[batch.model]
-            now = self._clock.now()
-            job = job_of(batch, upstream.pool, upstream.tokens_per_gpu_h, upstream.requests_per_gpu, now)
-            try:
-                await self._daemon.submit(job)
-            except DaemonError as error:
-                if error.status == NEVER:
-                    log.error("gateway.job_refused", batch=batch.id, why=str(error))
-                    why = InputError("not_plannable", f"the site's planner refuses it: {error}")
-                    self._over(runner, running, Status.FAILED, now, (why,))
-                    continue
-                if error.status != HELD:
-                    self._troubled(error)
-                    continue
-            self._known_to_daemon.add(batch.id)
-
-    async def _hear(self) -> None:
-        try:
-            gpus = await self._daemon.grants()
-        except DaemonError as error:
-            self._troubled(error)
-            return
-        if self.daemon_trouble:
-            log.info("gateway.daemon_back")
-        self.daemon_trouble = ""
-        for runner in self.runners.values():
-            runner.grant(gpus)
-
-    async def _progress(self, running: Running, *, anyway: bool) -> None:
-        """Charge what was answered since, and tell the daemon, where there is something to tell or `anyway`: its answer
-        says whether the job still is."""
-        batch = running.batch
-        if running.told == batch.completed + batch.failed and not anyway:
-            return
-        running.batch = batch = self.shelf.put(self.trade.charged(batch))
-        if await (self._report_sale(batch) if batch.quote else self._report(batch, finished=False)):
-            running.told = batch.completed + batch.failed
-
-    async def _report_sale(self, batch: Batch) -> bool:
-        try:
-            if not await self.trade.report(batch) and batch.status is Status.IN_PROGRESS:
-                self._cancelling(batch)
-        except DaemonError as error:
-            self._troubled(error)
-            return False
-        return True
-
-    async def _report(self, batch: Batch, *, finished: bool) -> bool:
-        share = (batch.completed + batch.failed) / batch.total if batch.total else 1.0
-        try:
-            await self._daemon.progress(batch.id, share * batch.work_gpu_h, finished, _sold(batch))
-        except DaemonError as error:
-            if error.status == HELD and batch.status is Status.IN_PROGRESS:
-                log.warning("gateway.job_cancelled", batch=batch.id, why=str(error))
-                self._cancelling(batch)  # the site's operator withdrew it
-            elif error.status == UNKNOWN:
-                self._known_to_daemon.discard(batch.id)  # a daemon without its books: introduced anew
-            elif error.status != HELD:
-                self._troubled(error)
-                return False
-        return True
-
-    async def _trade(self, doing: Awaitable[None]) -> None:
-        try:
-            await doing
-        except DaemonError as error:
-            self._troubled(error)
-
-    def _troubled(self, error: DaemonError) -> None:
-        if not self.daemon_trouble:
-            log.warning("gateway.daemon_trouble", why=str(error))
-        self.daemon_trouble = str(error)
-
     # ---------------------------------------------------------------- ending
     def _count(self, running: Running) -> None:
         found, batch = running.answers, running.batch
@@ -342,6 +263,9 @@ class Gateway:
         elif not running.answers.left and not running.in_flight:
             self._over(runner, running, Status.COMPLETED, now)
 
+    def _refused(self, runner: Runner, running: Running, why: InputError) -> None:
+        self._over(runner, running, Status.FAILED, self._clock.now(), (why,))
+
     def _over(
         self, runner: Runner, running: Running, status: Status, now: datetime, why: tuple[InputError, ...] = ()
     ) -> None:
@@ -356,27 +280,8 @@ class Gateway:
         self.shelf.put(batch.at(status, now, output_file=output, error_file=errors, errors=why))
         del runner.running[batch.id]
         self.trade.recount(batch.quote)
-        self._to_tell.add(batch.id)
+        self.talk.over(batch.id)
         log.info("gateway.over", batch=batch.id, status=status.value, completed=batch.completed, failed=batch.failed)
-
-    async def _tell_ends(self) -> None:
-        """Tell the daemon of ended batches until it has heard; whether it has, survives a restart."""
-        for name in sorted(self._to_tell):
-            batch = self._found(name)
-            if batch is not None:
-                try:
-                    if batch.quote is not None:
-                        pass  # its job is the quote's, and lasts as long
-                    elif batch.status is not Status.COMPLETED:
-                        await self._daemon.sold(name, _sold(batch))
-                        await self._daemon.cancel(name)
-                    elif not await self._report(batch, finished=True):
-                        continue
-                except DaemonError as error:
-                    self._troubled(error)
-                    continue
-                self.shelf.put(replace(batch, told=True))
-            self._to_tell.discard(name)
 
     def _cancelling(self, batch: Batch) -> Batch:
         batch = self.shelf.put(batch.at(Status.CANCELLING, self._clock.now()))
@@ -388,10 +293,6 @@ class Gateway:
 
     def _found(self, name: str) -> Batch | None:
         return self.shelf.known(name)
-
-
-def _sold(batch: Batch) -> dict[str, Any]:
-    return {"tokens": batch.tokens, "paid": batch.paid, "tenant": batch.tenant, "model": batch.model}
 
 
 def _upstream(config: UpstreamConfig, base_dir: Path) -> Upstream:

@@ -109,7 +109,7 @@ class Market:
             gpus = max(gpus, slot.free_gpus * self._firm.share if used > 0 else 0.0)
             if left <= 1e-12:
                 price = per_million(cost / work_gpu_h * (1.0 + self._firm.markup), upstream)
-                return Offer(work_gpu_h, max(price, self._firm.least_per_million), max(1, math.floor(gpus)))
+                return Offer(work_gpu_h, max(price, self._firm.least_per_million), max(1, math.ceil(gpus)))
         return None
 
     def shown(self, now: datetime, taken_gpu_h: Callable[[], Mapping[str, float]]) -> bytes:

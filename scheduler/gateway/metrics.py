@@ -42,7 +42,7 @@ class _Collector:
         daemon = GaugeMetricFamily(
             "gridpace_gateway_daemon_up",
             "1 while the daemon answers.",
-            value=0.0 if self._gateway.daemon_trouble else 1.0,
+            value=0.0 if self._gateway.talk.trouble else 1.0,
         )
         yield from (under_way, slots, up, daemon)
 

@@ -97,6 +97,8 @@ class Sales:
         self._of_model, self._firm, self._market, self._store, self._now = upstreams, firm, market, store, now
         self.accepted = {key: _read(body) for key, body in store.all(KIND).items() if "id" in body}
         self._open: dict[str, Quote] = {}
+        self.heard: dict[str, datetime] = {}
+        """When the daemon was known to have the job of a sale; not on disk: after a restart it is told again."""
 
     # ---------------------------------------------------------------- clients
     def ask(self, tenant: TenantConfig, body: Mapping[str, Any]) -> Quote:
@@ -121,7 +123,7 @@ class Sales:
         return quote
 
     def accept(self, tenant: str, name: str) -> Quote:
-        """Buy; on disk when it returns. Again is the same. Raises ApiError: 404, 410 when it has expired."""
+        """Buy; on disk when it returns. Again is the same. Raises ApiError (404; also when it has expired)."""
         self.expire(self._now())
         quote = self.find(tenant, name)
         if quote.state is not State.OPEN:
@@ -168,6 +170,7 @@ class Sales:
         for one in [one for one in self.accepted.values() if one.told and one.deadline < before]:
             self._store.put(KIND, one.id, {"forget_after_s": 0.0})
             del self.accepted[one.id]
+            self.heard.pop(one.id, None)
 
     def use(self, name: str, used: int) -> Quote:
         """Keep how many tokens batches have used of a quote."""
@@ -197,7 +200,7 @@ class Sales:
         }  # fmt: skip
 
     def _newer(self, quote: Quote) -> bool:
-        return quote.accepted_at is not None and quote.accepted_at >= self._market.made_at
+        return quote.id not in self.heard or self.heard[quote.id] >= self._market.made_at
 
     # ---------------------------------------------------------------- checking
     def _asked(self, body: Mapping[str, Any], now: datetime) -> tuple[UpstreamConfig, int, datetime, float | None]:

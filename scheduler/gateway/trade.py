@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from time import monotonic
+from zlib import crc32
 
 import structlog
 
@@ -22,6 +24,10 @@ log = structlog.get_logger("gridpace.gateway")
 
 NEVER, HELD, UNKNOWN = 422, 409, 404
 """What the daemon's status says of a job: it can't be taken; it is another's, or cancelled; it is not known."""
+TALK_S = 1.0
+"""So long one kind of call of the daemon may begin in one turn."""
+LOOK_EVERY = 40
+"""Turns between reports of a batch or sale of which nothing was answered."""
 
 
 class Trade:
@@ -34,7 +40,6 @@ class Trade:
         self._of_model, self._shelf, self._clock, self._daemon = upstreams, shelf, clock, daemon
         self.market = Market(config.upstreams, config.firm)
         self.sales = Sales(upstreams, config.firm, self.market, shelf.store, clock.now)
-        self._known: set[str] = set()
 
     def cheap_in_s(self, now: datetime) -> float:
         """Seconds until power for some model is cheap; 0 where nobody knows."""
@@ -91,17 +96,28 @@ class Trade:
         """Tell the daemon how far the sale is that a batch uses; False: its operator has withdrawn it. Raises
         DaemonError."""
         quote = self.sales.accepted[batch.quote or ""]
-        used = quote.used + batch.tokens
+        return await self._tell(quote, quote.used + batch.tokens)
+
+    async def look(self, turn: int) -> None:
+        """Hear whether what was sold is still a job of the daemon, each sale in its own turn: an operator may withdraw
+        one that no batch uses yet. Raises DaemonError."""
+        ends = monotonic() + TALK_S
+        for quote in list(self.sales.accepted.values()):
+            told = quote.state is State.ACCEPTED and quote.id in self.sales.heard
+            if told and (turn + crc32(quote.id.encode())) % LOOK_EVERY == 0 and monotonic() < ends:
+                await self._tell(quote, quote.used)
+
+    async def _tell(self, quote: Quote, used: int) -> bool:
         sold = {"tokens": used, "paid": quote.paid, "tenant": quote.tenant, "model": quote.model}
         try:
             done = min(1.0, used / quote.tokens) * quote.work_gpu_h
             await self._daemon.progress(quote.id, done, False, sold)
         except DaemonError as error:
             if error.status == UNKNOWN:
-                self._known.discard(quote.id)
+                self.sales.heard.pop(quote.id, None)
             elif error.status == HELD:
                 log.warning("gateway.sale_withdrawn", quote=quote.id, why=str(error))
-                self.sales.put(replace(quote, state=State.CANCELLED))
+                self.sales.put(replace(self.sales.accepted[quote.id], state=State.CANCELLED))
                 return False
             else:
                 raise
@@ -121,16 +137,19 @@ class Trade:
         """Make jobs of what was sold in advance, and end those that are delivered or given up. Raises
         DaemonError."""
         self.sales.expire(self._clock.now())
+        ends = monotonic() + TALK_S
         for quote in [one for one in self.sales.accepted.values() if not one.told]:
+            if monotonic() >= ends:
+                return  # the next turn goes on
             try:
-                if quote.state is State.ACCEPTED and quote.id not in self._known:
+                if quote.state is State.ACCEPTED and quote.id not in self.sales.heard:
                     await self._daemon.submit(self.sales.job(quote))
-                    self._known.add(quote.id)
+                    self.sales.heard[quote.id] = self._clock.now()
                 elif quote.state is not State.ACCEPTED:
                     await self._end_sale(quote)
             except DaemonError as error:
                 if error.status == HELD:
-                    self._known.add(quote.id)
+                    self.sales.heard[quote.id] = self._clock.now()
                 elif error.status == NEVER:
                     log.error("gateway.sale_refused", quote=quote.id, why=str(error))
                     self.sales.put(replace(quote, state=State.CANCELLED))

@@ -88,3 +88,13 @@ def test_free_gpus_are_those_without_work_that_limits_and_events_leave_power_for
         for gpus, active, drawn in zip(found, plan.pools["batch"].active_gpus, plan.sites["dc"].import_kw, strict=True):
             assert gpus == pytest.approx(min(100 - active, (kw - drawn) / 1.25 / 0.3), abs=1e-6), "0.3 kW for each"
         assert max(found) < 60
+
+
+def test_power_that_is_left_is_offered_once_whatever_number_of_batch_pools_a_site_has():
+    pools = [inputs(pool(name, Work.BATCH, count), 4) for name, count in (("first", 100), ("second", 300))]
+    of = problem(hourly(4), [site(4, pue=1.25, limit=80.0)], pools, [job("j", (0, 4), 40.0, 40, pools=("first",))])
+    plan = solve_problem(of)
+    found = {one.pool: [slot.free_gpus for slot in one.intervals] for one in quotes_of(of, plan, START).pools}
+    for first, second, drawn in zip(found["first"], found["second"], plan.sites["dc"].import_kw, strict=True):
+        assert first > 0
+        assert (first + second) * 0.3 == pytest.approx((80.0 - drawn) / 1.25), "0.3 kW for each"

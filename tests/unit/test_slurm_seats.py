@@ -1,11 +1,15 @@
 """Which waiting jobs Slurm could start, and what we did to which job when an answer was lost."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 
+from adapters.context import AdapterContext
 from adapters.jobs.held import AFTERWARDS, Held
+from adapters.jobs.slurm import SlurmConfig, SlurmJobs
 from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob
 from adapters.jobs.slurm_seats import free_gpus, seated
 from adapters.jobs.slurm_terms import Terms
+from scheduler.clock import WallClock
 from scheduler.store.store import Store
 
 NOW = datetime(2026, 11, 26, 18, tzinfo=UTC)
@@ -52,3 +56,36 @@ def test_an_order_whose_answer_was_lost_is_ours_until_it_is_known():
     assert not again.doubted("a")
     again.settle({"a": True, "b": False}, NOW + AFTERWARDS)
     assert again.ours() == Held("x", store, NOW).ours() == {"a": "suspended"}
+
+
+def test_the_loops_go_on_while_slurm_is_slow_to_tell_of_its_nodes(tmp_path):
+    class Slow:
+        def __init__(self):
+            self.asked, self.go_on = threading.Event(), threading.Event()
+            self.go_on.set()
+
+        def queue(self):
+            return {"jobs": []}
+
+        def nodes(self):
+            self.asked.set()
+            assert self.go_on.wait(60)
+            return ""
+
+    jobs = SlurmJobs(SlurmConfig(type="slurm", partitions={"batch": "tune"}), AdapterContext(WallClock(), tmp_path))
+    jobs._slurm = slow = Slow()
+    jobs._look()
+    slow.asked.clear()
+    slow.go_on.clear()
+    hand = threading.Thread(target=jobs._look)
+    hand.start()
+    try:
+        assert slow.asked.wait(60)
+        heard = threading.Event()
+        loop = threading.Thread(target=lambda: (jobs.apply({"1": 0}), heard.set()))
+        loop.start()
+        assert heard.wait(20), "the grants of this second wait for Slurm"
+    finally:
+        slow.go_on.set()
+        hand.join()
+        loop.join()
