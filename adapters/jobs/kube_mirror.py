@@ -82,7 +82,7 @@ class Mirror(Generic[T]):
     def _failed(self, error: AdapterError, lasted_s: float) -> bool:
         """Whether to pause: a version that the server has forgotten, and a watch that was cut after a while, go on at
         once."""
-        if isinstance(error, KubeRefused) and error.status == GONE:
+        if isinstance(error, KubeRefused) and error.status == GONE and self._version:  # a list that is Gone is not
             self._version = ""
             return False
         if isinstance(error, KubeLost) and self._version and lasted_s > 1.0:

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
-from adapters.jobs.kube_api import JOBS, KubeApi, KubeLost
+from adapters.jobs.kube_api import JOBS, KubeApi, KubeLost, KubeRefused
 from adapters.jobs.kube_config import KubernetesConfig
 from adapters.jobs.kube_mirror import Mirror
 from adapters.jobs.kube_read import job_of as job_read
@@ -215,6 +215,20 @@ def test_a_drain_without_queues_is_refused_and_no_more_pods_counted_than_complet
             "creationTimestamp": "2026-11-26T18:00:00Z"}  # fmt: skip
     for spec, gpus in (({}, 2), ({"parallelism": 3}, 6), ({"parallelism": 8, "completions": 4}, 8)):
         assert job_read({"metadata": meta, "spec": {"template": {"spec": pod}, **spec}}, ("amd.com/gpu",)).gpus == gpus
+
+
+def test_a_list_that_expires_between_its_pages_is_said_and_not_asked_for_in_a_tight_loop(made, monkeypatch):
+    asked = []
+
+    def expired(*_):
+        asked.append(True)
+        raise KubeRefused("410 the continue token is too old", 410)
+
+    monkeypatch.setattr(KubeApi, "list", expired)
+    _, jobs = made(timeout="1s")
+    with pytest.raises(AdapterError, match="continue token is too old"):
+        jobs.snapshot()
+    assert len(asked) < 5
 
 
 def test_a_conflict_is_read_again_and_decided_anew(made):
