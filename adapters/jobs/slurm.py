@@ -158,9 +158,8 @@ class SlurmJobs:
         """What a person should know: Slurm silent, comments that can't be read, jobs that somebody else moved."""
         with self._lock:
             odd = self._picture.odd if self._picture is not None else ()
-            told = [
-                Note(Reason.HELD, job, f"slurm: {job}: {why}", Severity.WARNING) for job, why in self._failed.items()
-            ]
+            failed = self._failed.items()
+            told = [Note(Reason.HELD, job, f"slurm: {job}: {why}", Severity.WARNING) for job, why in failed]
             if self._trouble:
                 told.append(Note(Reason.JOBS_LOST, "slurm", f"slurm: {self._trouble}", Severity.ALERT))
             return (*odd, *told)
@@ -278,8 +277,7 @@ class SlurmJobs:
     def _move(self) -> None:
         """Bring every job to its wish: what stops goes first, so that power falls before it rises."""
         with self._lock:
-            picture, wish = self._picture, dict(self._wish)
-            asked, writes = self._asked, self._writes
+            picture, wish, asked, writes = self._picture, dict(self._wish), self._asked, self._writes
         if picture is None or not asked:
             return  # nobody has planned yet: everything goes on as it is
         with self._lock:

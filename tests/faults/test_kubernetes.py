@@ -6,19 +6,15 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
-from pydantic import ValidationError
 
-from adapters.jobs.kube_api import JOBS, KubeApi, KubeLost, KubeRefused
-from adapters.jobs.kube_config import KubernetesConfig
+from adapters.jobs.kube_api import KubeApi, KubeRefused
 from adapters.jobs.kube_mirror import Mirror
-from adapters.jobs.kube_read import job_of as job_read
 from adapters.ports import AdapterError
 from optimizer.domain import JobState
 from optimizer.reasons import Reason
 from scheduler.store.store import Store, StoreDegraded
 from tests.support import kube_objects as rules
 from tests.support.kube import Cluster
-from tests.support.kube_twin import Twin
 
 
 @pytest.fixture
@@ -207,16 +203,6 @@ def test_a_disk_that_says_no_stops_nothing_since_the_marks_are_the_book(made):
     cluster.wait(lambda: cluster.running() == {name} and cluster.marked() == {})
 
 
-def test_a_drain_without_queues_is_refused_and_no_more_pods_counted_than_complete():
-    with pytest.raises(ValidationError, match="drain_in_emergency: needs cluster_queues"):
-        KubernetesConfig(type="kubernetes", namespaces={"work": "tune"}, drain_in_emergency=True)
-    pod = {"containers": [{"resources": {"limits": {"amd.com/gpu": "2"}}}]}
-    meta = {"namespace": "work", "name": "j", "uid": "u", "resourceVersion": "1",
-            "creationTimestamp": "2026-11-26T18:00:00Z"}  # fmt: skip
-    for spec, gpus in (({}, 2), ({"parallelism": 3}, 6), ({"parallelism": 8, "completions": 4}, 8)):
-        assert job_read({"metadata": meta, "spec": {"template": {"spec": pod}, **spec}}, ("amd.com/gpu",)).gpus == gpus
-
-
 def test_a_list_that_expires_between_its_pages_is_said_and_not_asked_for_in_a_tight_loop(made, monkeypatch):
     asked = []
 
@@ -388,21 +374,3 @@ def test_an_emergency_drains_only_where_the_site_allows_and_what_somebody_stoppe
     _, calm = made(kueue=True)
     calm.emergency(True)
     assert calm._drain is False
-
-
-def test_long_lists_come_in_pages_and_an_overloaded_server_counts_as_away(tmp_path):
-    twin = Twin().serve()
-    api = KubeApi(twin.kubeconfig(tmp_path), None, 5.0)
-    try:
-        spec = {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "w", "image": "x"}]}}}
-        for k in range(1203):
-            with twin.lock:
-                twin.create("jobs", "work", {"metadata": {"name": f"j{k}"}, "spec": json.loads(json.dumps(spec))})
-        assert len(api.list(JOBS, "work")[0]) == 1203
-        assert sum(method == "GET" for method, *_ in twin.requests) == 3
-        twin.refuse = 1
-        with pytest.raises(KubeLost, match="503"):
-            api.list(JOBS, "work")
-    finally:
-        api.close()
-        twin.end()
