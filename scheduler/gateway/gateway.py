@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import structlog
 
-from adapters.ports import Clock
+from adapters.ports import AdapterError, Clock
 from scheduler.gateway.answers import Answers
 from scheduler.gateway.config import GatewayConfig, TenantConfig, UpstreamConfig
 from scheduler.gateway.daemon import Daemon
@@ -47,9 +47,11 @@ class Gateway:
     """Everything behind the routes. Lives in one event loop; only `keep` and the checks use threads."""
 
     def __init__(self, config: GatewayConfig, shelf: Shelf, clock: Clock, daemon: Daemon) -> None:
+        """Raises AdapterError where a batch under way has a model that no server serves."""
         self.config, self.shelf, self._clock, self._daemon = config, shelf, clock, daemon
-        self._upstreams = {one.id: _upstream(one, config.base_dir) for one in config.upstreams}
         self._of_model = {model: one for one in config.upstreams for model in one.models}
+        self._check_models()
+        self._upstreams = {one.id: _upstream(one, config.base_dir) for one in config.upstreams}
         weights = {tenant.name: tenant.weight for tenant in config.tenants}
         self.runners = {
             one.id: Runner(one.id, self._upstreams[one.id].send, one.requests_per_gpu, weights)
@@ -61,6 +63,14 @@ class Gateway:
         )
         self._checks: asyncio.Queue[str] = asyncio.Queue()
         self._news = asyncio.Event()
+
+    def _check_models(self) -> None:
+        for batch in self.shelf.batches():
+            if batch.model not in {"", *self._of_model} and batch.status in UNDER_WAY:
+                text = (
+                    f"{batch.id} is under way and no server has its model {batch.model!r}; serve it until that is over"
+                )
+                raise AdapterError(f"upstreams: {text}")
 
     # ---------------------------------------------------------------- clients
     def keep(self, tenant: TenantConfig, filename: str, content: BinaryIO) -> StoredFile:

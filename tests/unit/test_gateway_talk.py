@@ -4,12 +4,14 @@ import asyncio
 import os
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from io import BytesIO
 
 import pytest
 
+from adapters.ports import AdapterError
 from scheduler.clock import WallClock
 from scheduler.gateway import talk, trade
 from scheduler.gateway.config import load_gateway
@@ -197,6 +199,16 @@ async def test_batches_that_wait_hold_no_files_open(tmp_path):
         before = len(os.listdir("/proc/self/fd"))
         begun(gateway, 50)
         assert len(os.listdir("/proc/self/fd")) < before + 10
+
+
+@run
+async def test_a_model_that_is_no_longer_served_is_named_with_the_batch_that_needs_it(tmp_path):
+    async with opened(tmp_path) as (gateway, _):
+        (batch,) = begun(gateway, 1)
+        gateway.shelf.put(replace(gateway.shelf.known(batch.id), model="gone"))
+    with pytest.raises(AdapterError, match=f"upstreams: {batch.id} is under way .* 'gone'"):
+        async with opened(tmp_path):
+            pass
 
 
 # ---------------------------------------------------------------- sales
