@@ -48,7 +48,8 @@ class Rehearsal:
 
     def start(self, *arguments):
         command = [*CLI, *arguments]
-        self.running.append(subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log))
+        told = {"env": self.environment, "stdout": self.log, "stderr": self.log}
+        self.running.append(subprocess.Popen(command, preexec_fn=_hear_ctrl_c, **told))
         return self.running[-1]
 
     def start_vtn(self, *arguments):
@@ -123,6 +124,11 @@ def test_an_event_outlives_kill_9_of_the_daemon_and_the_loss_of_the_server(rehea
 
     wait_for(told)
     assert rehearsal.events()[0]["state"] in {"ramping_in", "active"}
+
+
+def _hear_ctrl_c():
+    """A shell without a terminal starts what it puts into the background deaf to it, and so all its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _answers(url):
