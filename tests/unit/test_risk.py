@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from optimizer.classes import classes_of
 from optimizer.domain import CurvePoint, PowerCurve, Work
-from optimizer.facts import facts_of
+from optimizer.facts import WAITING_PER_GPU_H_H, facts_of
 from optimizer.highs import solve_arrays
 from optimizer.model.arrays import write_arrays
 from optimizer.model.build import declare
 from optimizer.model.pyomo_model import compile_model, pyomo_model
-from optimizer.facts import WAITING_PER_GPU_H_H
 from optimizer.model.risk import declare_weighed
 from optimizer.reasons import Reason, Severity
 from optimizer.session import Session
