@@ -10,12 +10,15 @@ import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from adapters.ports import AdapterError
 
 MOST_AT_ONCE = 200
 
+REST_S = 5.0
+"""Seconds for which a requeued job is left alone: its node cleans up, and would take the new run's script away."""
 
 NODES = "NodeList:.64,PartitionName:.64,StateLong:.32,Gres:.512,GresUsed:.512"
 """What is asked of each node: five columns without blanks in them."""
@@ -33,6 +36,7 @@ class Slurm:
 
     def __init__(self, conf: Path | None, timeout_s: float) -> None:
         self._timeout_s = timeout_s
+        self._requeued: dict[str, float] = {}
         self._env = {**os.environ, "LC_ALL": "C", **({"SLURM_CONF": str(conf)} if conf else {})}
 
     def queue(self) -> Mapping[str, Any]:
@@ -62,6 +66,10 @@ class Slurm:
         it did not work."""
         failed: dict[str, str] = {}
         names = list(jobs)
+        if verb == "requeuehold":
+            now = monotonic()
+            fresh = {job: at for job, at in self._requeued.items() if now - at < REST_S}
+            self._requeued = fresh | dict.fromkeys(names, now)
         for start in range(0, len(names), MOST_AT_ONCE):
             some = names[start : start + MOST_AT_ONCE]
             try:
@@ -85,8 +93,10 @@ class Slurm:
         return failed
 
     def start_now(self, jobs: Iterable[str]) -> None:
-        """A requeued job would wait two minutes more. One that is gone is no matter."""
-        for job in jobs:
+        """A requeued job would wait two minutes more. One that is gone is no matter. One that was requeued just now is
+        left for a later call: it would fail where its node still cleans up after it."""
+        rested = monotonic() - REST_S
+        for job in [job for job in jobs if self._requeued.get(job, rested) <= rested]:
             self._run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
 
     def _run(self, *command: str, check: bool = True) -> str:

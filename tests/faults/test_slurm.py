@@ -87,7 +87,7 @@ def test_a_requeued_job_waits_held_and_starts_at_once_when_it_may(cluster, pace)
     cluster.wait(lambda: cluster.states()[name] == ("PENDING", "job requeued in held state"))
     cluster.wait(lambda: (one := job_of(jobs, name)) and one.state is JobState.WAITING and one.gpus == 0)
     jobs.apply({name: 8})
-    cluster.wait(lambda: cluster.states()[name][0] == "RUNNING", 60)  # by itself Slurm waits two minutes
+    cluster.wait(lambda: cluster.states()[name][0] == "RUNNING", 20)
 
 
 def test_a_job_without_leave_is_never_stopped(cluster, pace):
