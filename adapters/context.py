@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapters.permit import Permit
 from adapters.ports import Clock, RecordStore
 
 
@@ -21,7 +22,8 @@ class AdapterContext:
 
     `base_dir` is the folder of the config file: relative paths count from it. `records` is None where nothing durable
     is kept (a check, a pure simulation). `currency` is the config's ISO 4217 code. `extras` holds shared objects that
-    the wiring makes once (the simulated hall); keys are documented by the adapter that reads them.
+    the wiring makes once (the simulated hall); keys are documented by the adapter that reads them. `permit` is asked
+    before each order that changes something outside, where several daemons stand by for each other.
     """
 
     clock: Clock
@@ -29,6 +31,7 @@ class AdapterContext:
     records: RecordStore | None = None
     currency: str = "USD"
     extras: Mapping[str, Any] = field(default_factory=dict)
+    permit: Permit = field(default_factory=Permit)
 
     def path(self, name: str | Path) -> Path:
         """`name` as an absolute path, counted from `base_dir` when it is relative; `~` is the user's home."""

@@ -7,11 +7,14 @@ is: the simulated cards follow the step responses of real ones.
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +30,7 @@ from tests.support.fake_nvml import STATE, FakeGpu, FakeNvml
 
 CALL_MS = 30
 CARDS = 8
+PARTS = ("cards", "measured", "nodes1000", "nodes10000")
 SHARE = 0.7
 """What is left of the power before: the event asks for 30 % less."""
 
@@ -46,13 +50,18 @@ FULL = Size()
 QUICK = Size(events=5, simulated=64, phases=3, fleets=((1000, 5),))
 
 
-def measure(quick: bool, seed: int) -> Figures:
-    """The figures, printed on the way. Nothing here is random: the seed plays no part."""
-    size = QUICK if quick else FULL
+def measure(quick: bool, seed: int, parts: Sequence[str] = ()) -> Figures:
+    """The figures of these parts (none named: of all), printed on the way. Nothing here is random: the seed plays no
+    part."""
+    size, figures = QUICK if quick else FULL, dict[str, Any]()
     with tempfile.TemporaryDirectory(prefix="gridpace-reaction-") as name:
-        figures = _eight_cards(size, Path(name)) | _measured(size, Path(name))
+        if not parts or "cards" in parts:
+            figures |= _eight_cards(size, Path(name))
+        if not parts or "measured" in parts:
+            figures |= _measured(size, Path(name))
         for nodes, orders in size.fleets:
-            figures |= _fleet(nodes, orders, Path(name) / f"fleet-{nodes}")
+            if not parts or f"nodes{nodes}" in parts:
+                figures |= _fleet(nodes, orders, Path(name) / f"fleet-{nodes}")
     return figures
 
 
@@ -160,8 +169,11 @@ def _took(call: Any) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run from the command line."""
-    run("reaction", __doc__.splitlines()[0], measure, argv)
+    """Run from the command line; `--part NAME`, as often as one likes, for a part of it."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--part", action="append", default=[], choices=PARTS)
+    asked, others = options.parse_known_args(argv)
+    run("reaction", __doc__.splitlines()[0], partial(measure, parts=asked.part), others)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+from adapters.permit import Permit
 from adapters.ports import Clock, JobSystem, Meter, ParkingHook, Reading, SetpointDevice
 from optimizer.domain import BatchJob, DemandCharge, Plan, Prices, Problem
 from optimizer.forecast_learned import look_ahead
@@ -147,6 +148,7 @@ class Context:
     devices: Mapping[str, SetpointDevice] = field(default_factory=dict)
     parking: Mapping[str, ParkingHook] = field(default_factory=dict)
     sales: SalesBook = field(default_factory=SalesBook)
+    permit: Permit = field(default_factory=Permit)
     clocks: ClockHand | None = None
     """Where pools may be moved by their SM clocks."""
 

@@ -53,6 +53,7 @@ def set_parking(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
         step = max(1, pool.parking.step) if pool.parking is not None else 1
         try:
             _order(ctx, name, known, gpus // step * step)
+            ctx.permit()
             hook.apply(known.ordered)
             _follow(pool, known, max(known.ordered, hook.read()), now)
         except (AdapterError, StoreDegraded) as error:
@@ -100,6 +101,7 @@ def release_parking(ctx: Context, state: State, now: datetime) -> tuple[Note, ..
         if not known.ordered and not known.asleep:
             continue
         try:
+            ctx.permit()
             hook.apply(0)
             hook.close()
             hook.read()

@@ -197,8 +197,9 @@ def lead_desk(lead: Member, server: ApiServer) -> LeadDesk:
 def begin_lead(parts: Parts, lead: Member) -> None:
     """Let nothing leave while this daemon does not lead, and say that it does."""
     now, power = parts.ctx.clock.now(), parts.hardware.power
+    parts.ctx.permit.follow(lead.may)
     if hasattr(power, "permit"):
-        power.permit = lead.may
+        power.permit = parts.ctx.permit
     parts.facade.standby = lead.status
     said = lead.status()
     text = f"{said['name']} leads since now, in epoch {said['epoch']}"

@@ -207,6 +207,7 @@ def set_devices(ctx: Context, state: State, asked: Mapping[str, float], lease_s:
         try:
             if not ctx.dispatcher.writes:
                 if known.setpoint_kw is not None:
+                    ctx.permit()
                     known.reading, known.setpoint_kw = device.release(), None
                 continue
             if known.reading is not None:
@@ -231,6 +232,7 @@ def _set(
     if moved:
         intent = ctx.store.journal_intent({"device": name, "kw": round(kw, 3)})
     known.sequence += 1
+    ctx.permit()
     known.reading = device.apply(kw, Lease(ctx.dispatcher.epoch, known.sequence, lease_s))
     known.setpoint_kw, known.written_at = kw, second
     if moved:
@@ -253,6 +255,7 @@ def release_devices(ctx: Context, state: State, now: datetime) -> tuple[Note, ..
         if state.devices.get(name, DeviceState()).setpoint_kw is None:
             continue
         try:
+            ctx.permit()
             device.release()
             state.devices[name].setpoint_kw = None
         except AdapterError as error:

@@ -90,6 +90,7 @@ class Parts:
         if isinstance(self.ctx.jobs, WorkKeeper):
             self.ctx.jobs.close()
         self.hardware.close()
+        self.ctx.permit.end()
         self.ctx.ledger.close()
         if not keep_store:
             self.ctx.store.close()
@@ -164,6 +165,7 @@ def _built(
         parking=hardware.parking,
         dispatcher=dispatcher,
         clocks=build_clocks(hardware, store, dispatcher, clock),
+        permit=context.permit,
         store=store,
         curves=CurveBook(pools, store),
         sales=SalesBook(store),

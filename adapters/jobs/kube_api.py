@@ -15,6 +15,7 @@ from typing import Any
 import urllib3
 from kubernetes import client, config, watch
 
+from adapters.permit import Permit
 from adapters.ports import AdapterError
 
 MANAGER = "gridpace"
@@ -53,7 +54,15 @@ class KubeRefused(AdapterError):
 class KubeApi:
     """One cluster. Every call raises KubeLost or KubeRefused, and waits `timeout_s` at most."""
 
-    def __init__(self, kubeconfig: Path | None, context: str | None, timeout_s: float, connections: int = 24) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path | None,
+        context: str | None,
+        timeout_s: float,
+        connections: int = 24,
+        permit: Permit | None = None,
+    ) -> None:
+        self._permit = permit or Permit()
         settings = client.Configuration()
         try:
             if kubeconfig is None and context is None and _in_pod():
@@ -113,7 +122,8 @@ class KubeApi:
         self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], status: bool = False
     ) -> dict[str, Any]:
         """Merge `body` into one object (into its status: the subresource); the object as it then is, whose status may
-        still be the one before."""
+        still be the one before. NotPermitted where another daemon may lead by now."""
+        self._permit()
         sort = "namespaced" if namespace else "cluster"
         call = getattr(self._objects, f"patch_{sort}_custom_object{'_status' if status else ''}")
         place = [kind.group, kind.version, *([namespace] if namespace else []), kind.plural, name]

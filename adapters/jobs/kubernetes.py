@@ -63,7 +63,8 @@ class KubernetesJobs:
         self._writes = bool(context.extras.get("writes", True))
         path = context.path(config.kubeconfig) if config.kubeconfig else None
         self._kueue = bool(config.cluster_queues)
-        self._api = KubeApi(path, config.context, config.timeout.total_seconds(), 2 * len(config.namespaces) + AT_ONCE)
+        connections = 2 * len(config.namespaces) + AT_ONCE
+        self._api = KubeApi(path, config.context, config.timeout.total_seconds(), connections, context.permit)
         self._queues = Queues(self._api, config.cluster_queues, config.admission_check)
         self._mover = Mover(self._api, self._read, config.admission_check, self._clock)
         self._lock, self._awake, self._ended = threading.RLock(), threading.Event(), threading.Event()

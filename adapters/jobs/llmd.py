@@ -25,6 +25,7 @@ from redis.retry import Retry
 from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration, Id
 from adapters.jobs.held import Held
+from adapters.permit import NotPermitted
 from adapters.ports import AdapterError
 from adapters.secrets import Secret
 from optimizer.domain import BatchJob, JobState
@@ -86,7 +87,7 @@ class LlmdJobs:
     keeps_state = True
 
     def __init__(self, config: LlmdConfig, context: AdapterContext) -> None:
-        self._config, self._clock = config, context.clock
+        self._config, self._clock, self._permit = config, context.clock, context.permit
         seconds = config.timeout.total_seconds()
         self._redis: Any = redis.Redis.from_url(
             config.url, password=config.password.reveal(context.base_dir) if config.password else None,
@@ -147,7 +148,7 @@ class LlmdJobs:
             return ()
         try:
             self._open()
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, NotPermitted) as error:
             text = f"{self._config.budget_key} is still ours, for {self._config.lease.total_seconds():.0f} s: {error}"
             return (Note(Reason.HELD, "llm-d", text, Severity.ALERT),)
         return ()
@@ -227,14 +228,16 @@ class LlmdJobs:
                 key = self._config.budget_key
                 if key not in self._held.ours():
                     self._held.ordering({key: "budget"}, self._clock.now())
+                self._permit()
                 self._redis.set(key, f"{budget:.4f}", px=int(self._config.lease.total_seconds() * 1000))
                 self._held.stands([key])
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, NotPermitted) as error:
             self._lost(error)
 
     def _open(self) -> None:
         """Where the key is ours: without it the gate is wide open."""
         if self._held.ours():
+            self._permit()
             self._redis.delete(self._config.budget_key)
             self._held.forget(self._held.ours())
 

@@ -103,7 +103,8 @@ class SlurmJobs:
 
     def __init__(self, config: SlurmConfig, context: AdapterContext) -> None:
         self._config, self._clock = config, context.clock
-        self._slurm = Slurm(context.path(config.conf) if config.conf else None, config.timeout.total_seconds())
+        conf = context.path(config.conf) if config.conf else None
+        self._slurm = Slurm(conf, config.timeout.total_seconds(), context.permit)
         self._lock, self._awake, self._ended = threading.RLock(), threading.Event(), threading.Event()
         self._wish: dict[str, int] = {}
         self._asked, self._writes = False, bool(context.extras.get("writes", True))

@@ -9,10 +9,12 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from adapters.permit import NotPermitted, Permit
 from adapters.ports import AdapterError
 
 MOST_AT_ONCE = 200
@@ -34,8 +36,8 @@ class SlurmSilent(AdapterError):
 class Slurm:
     """The commands of one cluster. `conf`: its slurm.conf (None: as the commands find it)."""
 
-    def __init__(self, conf: Path | None, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self, conf: Path | None, timeout_s: float, permit: Permit | None = None) -> None:
+        self._timeout_s, self._permit = timeout_s, permit or Permit()
         self._requeued: dict[str, float] = {}
         self._env = {**os.environ, "LC_ALL": "C", **({"SLURM_CONF": str(conf)} if conf else {})}
 
@@ -97,9 +99,12 @@ class Slurm:
         left for a later call: it would fail where its node still cleans up after it."""
         rested = monotonic() - REST_S
         for job in [job for job in jobs if self._requeued.get(job, rested) <= rested]:
-            self._run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+            with suppress(NotPermitted):  # it is the next leader's to start
+                self._run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
 
     def _run(self, *command: str, check: bool = True) -> str:
+        if command[0] == "scontrol" and command[1] != "show":
+            self._permit()
         try:
             done = subprocess.run(
                 command, env=self._env, capture_output=True, text=True, timeout=self._timeout_s, check=False

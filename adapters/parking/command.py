@@ -44,7 +44,7 @@ class CommandParking:
     Config = CommandConfig
 
     def __init__(self, config: CommandConfig, context: AdapterContext) -> None:
-        self._config, self._clock = config, context.clock
+        self._config, self._clock, self._permit = config, context.clock, context.permit
         self._wake = threading.Condition()
         self._wanted: int | None = None
         self._parked = 0
@@ -95,6 +95,7 @@ class CommandParking:
         """What is parked afterwards (None: not known), and what went wrong."""
         words = [word.replace("{gpus}", str(gpus)) for word in self._config.command]
         try:
+            self._permit()
             done = subprocess.run(
                 words,
                 capture_output=True,
@@ -105,6 +106,8 @@ class CommandParking:
             )
         except subprocess.TimeoutExpired:
             return None, f"{words[0]} was killed after {self._config.timeout_s:g} s"
+        except AdapterError as error:
+            return None, f"{words[0]} was not called: {error}"
         except OSError as error:
             return None, f"{words[0]}: {error.strerror}"
         if done.returncode != 0:
