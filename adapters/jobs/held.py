@@ -8,6 +8,7 @@ but a disk that says no keeps nothing from being let go.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
@@ -27,10 +28,12 @@ AFTERWARDS = timedelta(seconds=30)
 
 
 class Held:
-    """`did` of each job: "held", "suspended", "requeued" or YIELDED. Used under its owner's lock."""
+    """`did` of each job: "held", "suspended", "requeued" or YIELDED. Under a lock: who lets everything go may write
+    beside a hand that hangs."""
 
     def __init__(self, system: str, records: RecordStore | None, now: datetime) -> None:
         self._system, self._records, self._behind = system, records, False
+        self._lock = threading.RLock()
         kept = (records.get(KIND, system) if records is not None else None) or {}
         self._did: dict[str, str] = dict(kept.get("jobs", {}))
         # An order in flight when the daemon before ended may still be carried out.
@@ -51,32 +54,38 @@ class Held:
     def ordering(self, jobs: Mapping[str, str], now: datetime) -> None:
         """These are about to be stopped, and are ours as `jobs` says until that is known. Raises AdapterError where it
         is not on disk: nothing may be done."""
-        self._keep({**self._did, **jobs}, {**self._doubt, **dict.fromkeys(jobs, now + AFTERWARDS)}, must=True)
+        with self._lock:
+            self._keep({**self._did, **jobs}, {**self._doubt, **dict.fromkeys(jobs, now + AFTERWARDS)}, must=True)
 
     def undoing(self, jobs: Mapping[str, str], now: datetime) -> None:
         """These are about to be let go, and are ours as `jobs` says until that is known. Raises AdapterError where
         another daemon leads by now: they are its to let go, and it would take our hand for a stranger's."""
-        self._keep({**self._did, **jobs}, {**self._doubt, **dict.fromkeys(jobs, now + AFTERWARDS)}, lead=True)
+        with self._lock:
+            self._keep({**self._did, **jobs}, {**self._doubt, **dict.fromkeys(jobs, now + AFTERWARDS)}, lead=True)
 
     def stands(self, jobs: Iterable[str]) -> None:
         """These are stopped, for certain."""
-        sure = set(jobs)
-        self._keep(self._did, {job: until for job, until in self._doubt.items() if job not in sure})
+        with self._lock:
+            sure = set(jobs)
+            self._keep(self._did, {job: until for job, until in self._doubt.items() if job not in sure})
 
     def forget(self, jobs: Iterable[str]) -> None:
         """Nothing of ours is on these."""
-        gone = set(jobs)
-        self._keep({job: did for job, did in self._did.items() if job not in gone}, self._doubt)
+        with self._lock:
+            gone = set(jobs)
+            self._keep({job: did for job, did in self._did.items() if job not in gone}, self._doubt)
 
     def give_up(self, job: str) -> None:
         """Somebody else undid it: theirs from now on."""
-        self._keep({**self._did, job: YIELDED}, {name: at for name, at in self._doubt.items() if name != job})
+        with self._lock:
+            self._keep({**self._did, job: YIELDED}, {name: at for name, at in self._doubt.items() if name != job})
 
     def settle(self, stopped: Mapping[str, bool], now: datetime) -> None:
         """A reading: who is `stopped` (absent: gone). Ends the doubts that it answers."""
-        self.forget(set(self._did) - set(stopped))
-        self.stands(job for job in self._doubt if stopped[job])
-        self.forget([job for job, until in self._doubt.items() if until <= now])
+        with self._lock:
+            self.forget(set(self._did) - set(stopped))
+            self.stands(job for job in self._doubt if stopped[job])
+            self.forget([job for job, until in self._doubt.items() if until <= now])
 
     def _keep(
         self, did: Mapping[str, str], doubt: Mapping[str, datetime], must: bool = False, lead: bool = False

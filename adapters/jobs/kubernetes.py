@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import structlog
 
 from adapters.context import AdapterContext
+from adapters.jobs.hand import Hand
 from adapters.jobs.held import KIND
 from adapters.jobs.kube_api import JOBS, WORKLOADS, KubeApi
 from adapters.jobs.kube_config import KubernetesConfig
@@ -67,13 +68,14 @@ class KubernetesJobs:
         self._api = KubeApi(path, config.context, config.timeout.total_seconds(), connections, context.permit)
         self._queues = Queues(self._api, config.cluster_queues, config.admission_check)
         self._mover = Mover(self._api, self._read, config.admission_check, self._clock)
-        self._lock, self._awake, self._ended = threading.RLock(), threading.Event(), threading.Event()
+        self._lock = threading.RLock()
+        self._hand = Hand("kubernetes", config.refresh.total_seconds(), self._turn, self._broken, GATHER_S)
         watch_s = config.watch.total_seconds()
         self._jobs: dict[str, Mirror[KubeJob]] = {
-            ns: Mirror(self._api, JOBS, ns, self._read, self._awake.set, watch_s) for ns in config.namespaces
+            ns: Mirror(self._api, JOBS, ns, self._read, self._hand.wake, watch_s) for ns in config.namespaces
         }
         self._workloads: dict[str, Mirror[Workload]] = {
-            ns: Mirror(self._api, WORKLOADS, ns, workload_of, self._awake.set, watch_s)
+            ns: Mirror(self._api, WORKLOADS, ns, workload_of, self._hand.wake, watch_s)
             for ns in (config.namespaces if self._kueue else ())
         }
         self._wish: dict[str, int] = {}
@@ -84,14 +86,12 @@ class KubernetesJobs:
         self._trouble = ""
         self._failed: dict[str, str] = {}
         self._queue_trouble, self._queues_at = "", float("-inf")
-        self._hand = threading.Thread(target=self._work, name="gridpace-kubernetes", daemon=True)
 
     # ---------------------------------------------------------------- the loops
     def snapshot(self) -> Sequence[BatchJob]:
         """Jobs that may be paced, as last read, with their progress up to now. Raises AdapterError before the first
         reading worked."""
-        if not self._hand.is_alive() and not self._ended.is_set():
-            self._begin()
+        self._hand.begin(self._first)
         with self._lock:
             picture, wish = self._picture, dict(self._wish)
         if picture is None:
@@ -114,20 +114,20 @@ class KubernetesJobs:
             first, self._asked = not self._asked, True
             self._wish |= new
         if new or first:
-            self._awake.set()
+            self._hand.wake()
         return refused
 
     def emergency(self, on: bool) -> None:
         """Whether an emergency that may go below floors is in force: queues that the config allows are drained."""
         if on != self._drain and self._config.drain_in_emergency:
             self._drain = on
-            self._awake.set()
+            self._hand.wake()
 
     def quiet(self, on: bool) -> None:
         """Whether only what is held by us is let go, and nothing else is written: told before `apply`."""
         if on is self._writes:
             self._writes, self._queues_at = not on, float("-inf")  # the queues' check goes on or off at once
-            self._awake.set()
+            self._hand.wake()
 
     def notes(self) -> tuple[Note, ...]:
         """What a person should know: the server silent, words that can't be read, moves that don't work."""
@@ -162,13 +162,11 @@ class KubernetesJobs:
 
     def close(self) -> None:
         """End the threads; what is held stays held, and marked."""
-        self._ended.set()
-        self._awake.set()
         wait_s = 2 * self._config.timeout.total_seconds()
+        self._hand.end(0.0)
         for mirror in self._mirrors():
             mirror.stop(wait_s)
-        if self._hand.is_alive() and threading.current_thread() is not self._hand:
-            self._hand.join(wait_s)
+        self._hand.end(wait_s)
 
     def held(self) -> Mapping[str, str]:
         """What we did to which job and queue, for people who ask what Gridpace holds. Raises AdapterError."""
@@ -176,32 +174,24 @@ class KubernetesJobs:
         return jobs | self._queues.held()
 
     # ---------------------------------------------------------------- the hand
-    def _begin(self) -> None:
+    def _first(self) -> None:
         for mirror in self._mirrors():
             mirror.start()
         ends = monotonic() + self._config.timeout.total_seconds() + 1.0
         for mirror in self._mirrors():  # the first reading is waited for: a plan without the jobs would be wrong
             mirror.synced.wait(max(0.0, ends - monotonic()))
         self._look()
-        self._hand.start()
 
     def _mirrors(self) -> list[Mirror[Any]]:
         return [*self._jobs.values(), *self._workloads.values()]
 
-    def _work(self) -> None:
-        while not self._ended.is_set():
-            self._awake.wait(self._config.refresh.total_seconds())
-            self._ended.wait(GATHER_S)  # changes come in bursts
-            self._awake.clear()
-            if self._ended.is_set():
-                return
-            try:
-                self._look()
-                self._ask_queues()
-                self._move()
-            except Exception:  # the hand must outlive whatever happens
-                log.exception("kubernetes.failed")
-                self._trouble = "kubernetes: failed; the log says more"
+    def _turn(self) -> None:
+        self._look()
+        self._ask_queues()
+        self._move()
+
+    def _broken(self, _: Exception) -> None:
+        self._trouble = "kubernetes: failed; the log says more"
 
     def _read(self, item: Mapping[str, Any]) -> KubeJob | None:
         return job_of(item, self._config.gpu_resources)
@@ -306,7 +296,7 @@ class KubernetesJobs:
                 moves.append((move, paced))
         failed: dict[str, str] = {}
         for goes in (False, True):
-            if not self._ended.is_set():
+            if not self._hand.ended:
                 failed |= self._mover.each([one for one in moves if (one[0] in GOES) is goes], self._still)
         with self._lock:
             self._failed = failed  # what still fails is tried, and said, again

@@ -24,6 +24,7 @@ from redis.retry import Retry
 
 from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration, Id
+from adapters.jobs.hand import Hand
 from adapters.jobs.held import Held
 from adapters.permit import NotPermitted
 from adapters.ports import AdapterError
@@ -94,20 +95,18 @@ class LlmdJobs:
             socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0),
         )  # fmt: skip
         self._held = Held("llm-d", context.records, context.clock.now())
-        self._lock, self._awake, self._ended = threading.RLock(), threading.Event(), threading.Event()
+        self._lock = threading.RLock()
         self._queue: dict[str, tuple[int, datetime]] | None = None
         self._granted: dict[str, int] = {}
         self._since: dict[str, datetime] = {}
         self._asked, self._writes = False, bool(context.extras.get("writes", True))
         self._trouble = ""
-        self._hand = threading.Thread(target=self._work, name="gridpace-llmd", daemon=True)
+        self._hand = Hand("llmd", config.refresh.total_seconds(), self._turn, self._broken)
 
     # ---------------------------------------------------------------- the loops
     def snapshot(self) -> Sequence[BatchJob]:
         """What waits, by hours of deadlines, as last read. Raises AdapterError before the first reading worked."""
-        if not self._hand.is_alive() and not self._ended.is_set():
-            self._look()
-            self._hand.start()
+        self._hand.begin(self._look)
         with self._lock:
             if self._queue is None:
                 raise AdapterError(f"llm-d: {self._trouble or 'not read yet'}")
@@ -125,14 +124,14 @@ class LlmdJobs:
             self._granted = {job: count for job, count in (before | dict(gpus)).items() if job in known}
             new, self._asked = self._granted != before or not self._asked, True
         if new:
-            self._awake.set()
+            self._hand.wake()
         return {job: Reason.WORK_DONE for job in gpus if job not in known}
 
     def quiet(self, on: bool) -> None:
         """Whether the gate is left open now: told before `apply`."""
         if on is self._writes:
             self._writes = not on
-            self._awake.set()
+            self._hand.wake()
 
     # ---------------------------------------------------------------- people
     def notes(self) -> tuple[Note, ...]:
@@ -155,28 +154,19 @@ class LlmdJobs:
 
     def close(self) -> None:
         """End the hand; the budget stays until its lease ends, and in the books."""
-        self._ended.set()
-        self._awake.set()
-        if self._hand.is_alive():
-            self._hand.join(3 * self._config.timeout.total_seconds())
+        self._hand.end(3 * self._config.timeout.total_seconds())
 
     def held(self) -> Mapping[str, str]:
         """The key that we write, for people who ask what Gridpace holds."""
         return self._held.ours()
 
     # ---------------------------------------------------------------- the hand
-    def _work(self) -> None:
-        while not self._ended.is_set():
-            self._awake.wait(self._config.refresh.total_seconds())
-            self._awake.clear()
-            if self._ended.is_set():
-                return
-            try:
-                if self._look():
-                    self._set()
-            except Exception as error:  # the hand must outlive whatever happens
-                log.exception("llmd.failed")
-                self._trouble = f"failed: {error}; the log says more"
+    def _turn(self) -> None:
+        if self._look():
+            self._set()
+
+    def _broken(self, error: Exception) -> None:
+        self._trouble = f"failed: {error}; the log says more"
 
     def _look(self) -> bool:
         try:

@@ -47,6 +47,11 @@ class SlurmJob:
         return self.state == PENDING and self.reason in {HELD_BY_USER, HELD_BY_ADMIN}
 
     @property
+    def stopped(self) -> bool:
+        """Whether somebody keeps it from running: held back, or suspended."""
+        return self.held or self.state == SUSPENDED
+
+    @property
     def priority_held(self) -> bool:
         """Whether it runs with a hold on it, which Slurm heeds when it is requeued."""
         return self.state == RUNNING and self.reason == HELD_BY_ADMIN

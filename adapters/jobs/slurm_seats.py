@@ -6,7 +6,7 @@ waits would stop the first and start nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 
 from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob, gpus_in
@@ -56,7 +56,7 @@ def seated(jobs: Mapping[str, tuple[SlurmJob, Terms]], free: Mapping[str, int], 
     return found
 
 
-def first_end(jobs: Sequence[SlurmJob], partition: str) -> timedelta:
+def first_end(jobs: Iterable[SlurmJob], partition: str) -> timedelta:
     """How long until the first job of a partition that holds GPUs ends by its limit."""
     rests = [
         max(timedelta(), (job.limit or job.ran + NO_LIMIT) - job.ran)

@@ -1,25 +1,21 @@
 """What every job system promises the loops: one suite over the embedded queue, the simulated one, a real Slurm, and
 the twin of a Kubernetes cluster, with Kueue's queues and without."""
 
-import shutil
-import tempfile
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
-from adapters.context import AdapterContext
 from adapters.hall import SimulatedHall
 from adapters.jobs.queue import JobQueue
 from adapters.jobs.simulated import SimulatedJobs
-from adapters.jobs.slurm import SlurmConfig, SlurmJobs
 from optimizer.domain import BatchJob, CurvePoint, GpuPool, JobState, PowerCurve, Work
 from optimizer.reasons import Reason
-from scheduler.clock import VirtualClock, WallClock
+from scheduler.clock import VirtualClock
 from scheduler.service import JobRequest
 from scheduler.store.store import Store
 from tests.support import kube
-from tests.support.slurm import Cluster
+from tests.support.slurm import a_cluster, pacing
 
 NOW = datetime(2026, 11, 26, 18, tzinfo=UTC)
 CURVE = PowerCurve("c", 75, (CurvePoint(200, 190, 0.45), CurvePoint(700, 650, 1.0)), "")
@@ -56,11 +52,9 @@ class InHall(InQueue):
 
 class InSlurm:
     def __init__(self):
-        self.folder = Path(tempfile.mkdtemp(prefix="port-"))
-        self.cluster = Cluster(self.folder)
-        self.cluster.start()
-        config = SlurmConfig(type="slurm", partitions={"batch": "tune"}, conf=self.cluster.conf, refresh="0.2s")
-        self.jobs = SlurmJobs(config, AdapterContext(WallClock(), self.folder, Store.in_memory()))
+        self.ends = ExitStack()
+        self.cluster = self.ends.enter_context(a_cluster("port-"))
+        self.jobs = self.ends.enter_context(pacing(self.cluster))(Store.in_memory(), refresh="0.2s")
 
     def add(self, preemptible=True):
         pause = "suspend" if preemptible else "no"
@@ -72,9 +66,7 @@ class InSlurm:
         self.cluster.wait(true)
 
     def close(self):
-        self.jobs.release()
-        self.cluster.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.ends.close()
 
 
 class InKubernetes:

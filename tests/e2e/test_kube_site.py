@@ -3,44 +3,28 @@ end nothing is held."""
 
 import shutil
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import pytest
 
-from tests.e2e.test_slurm_site import CONFIG, draw_kw, prices
-from tests.support.daemon import TOKEN, Life, free_port
+from tests.support.batch_site import BatchSite, draw_kw
 from tests.support.kube import Cluster
 
-SLURM = "{{type: slurm, partitions: {{batch: tune}}, refresh: 0.5s, conf: {conf}}}"
-KUBE = """{{type: kubernetes, namespaces: {{work: tune}}, kubeconfig: {conf}, refresh: 0.5s, timeout: 3s, watch: 5s}}"""
+SYSTEM = "{{type: kubernetes, namespaces: {{work: tune}}, kubeconfig: {0}, refresh: 0.5s, timeout: 3s, watch: 5s}}"
 
 
 @pytest.fixture
 def site():
-    """A cluster of sixteen GPUs, and what a daemon's life needs to know of its machine."""
-    assert SLURM in CONFIG
-    cluster, lives, port = Cluster(16), [], free_port()
-    folder = cluster.folder
-    machine = SimpleNamespace(folder=folder, path=folder / "gridpace.yaml", fields={"port": port},
-                              fake=SimpleNamespace(env=dict))  # fmt: skip
-
-    def start():
-        machine.path.write_text(CONFIG.replace(SLURM, KUBE).format(limit=100.0, conf=cluster.path, port=port))
-        lives.append(Life(machine, len(lives)))
-        return lives[-1]
-
-    (folder / "token").write_text(TOKEN)
-    (folder / "token").chmod(0o600)
+    """A cluster of sixteen GPUs, and a site over it."""
+    cluster = Cluster(16)
+    lab = BatchSite(cluster.folder, SYSTEM.format(cluster.path))
     # Cheap now and dear later: with nothing to gain by running now, a plan may as well wait.
-    (folder / "prices.csv").write_text(prices(datetime.now(UTC), 10, 90, timedelta(hours=2)))
+    lab.prices(datetime.now(UTC), 10, 90, timedelta(hours=2))
     try:
-        yield cluster, start
+        yield cluster, lab.start
     finally:
-        for life in lives:
-            life.kill()
-            life.ears.close()
+        lab.end()
         cluster.end()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(cluster.folder, ignore_errors=True)
 
 
 def generations(cluster):

@@ -1,86 +1,25 @@
 """A real daemon paces a real Slurm: jobs wait for a price, an event suspends them, nothing stays held at the end."""
 
-import shutil
-import tempfile
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from tests.support.daemon import TOKEN, Life, free_port
-from tests.support.slurm import Cluster
+from tests.support.batch_site import BatchSite, draw_kw
+from tests.support.slurm import a_cluster
 
-CONFIG = """
-mode: control
-currency: USD
-interval: 1m
-horizon: 6h
-max_horizon: 12h
-state_dir: state
-log_format: journal
-sites:
-  - {{id: lab, timezone: Etc/UTC, price: energy, limit_kw: {limit}, pue: {{base: 1.0}}}}
-curves:
-  - id: h100
-    idle_w: 75
-    points: [{{cap_w: 200, draw_w: 190, throughput: 0.45}}, {{cap_w: 700, draw_w: 650, throughput: 1}}]
-pools:
-  - {{id: tune, site: lab, gpu_model: H100, count: 16, work: batch, curve: h100}}
-signals:
-  - {{id: energy, type: csv, path: prices.csv, unit: USD/MWh}}
-jobs:
-  system: {{type: slurm, partitions: {{batch: tune}}, refresh: 0.5s, conf: {conf}}}
-api: {{port: {port}, page: false, tokens: [{{name: ops, scope: write, secret: "file:token"}}]}}
-"""
-
-
-def prices(now, dear, cheap, turns_after):
-    """Dear from now on, cheap after `turns_after`; five-minute prices of half a day."""
-    start = now.replace(minute=0, second=0, microsecond=0)
-    rows = ["start,price"]
-    for k in range(12 * 14):
-        at = start + timedelta(minutes=5 * k)
-        rows.append(f"{at:%Y-%m-%dT%H:%M:%SZ},{dear if at < now + turns_after else cheap}")
-    return "\n".join(rows) + "\n"
+SYSTEM = "{{type: slurm, partitions: {{batch: tune}}, refresh: 0.5s, conf: {conf}}}"
 
 
 @pytest.fixture
 def site():
-    """A cluster of sixteen GPUs, and what a daemon's life needs to know of its machine."""
-    folder = Path(tempfile.mkdtemp(prefix="site-"))
-    cluster = Cluster(folder / "s")
-    lives = []
-    port = free_port()
-
-    def start(limit=100.0):
-        text = CONFIG.format(limit=limit, conf=cluster.conf, port=port)
-        (folder / "gridpace.yaml").write_text(text)
-        lives.append(Life(machine, len(lives)))
-        return lives[-1]
-
-    machine = SimpleNamespace(
-        folder=folder,
-        path=folder / "gridpace.yaml",
-        fields={"port": port},
-        fake=SimpleNamespace(env=lambda: cluster.env),
-    )
-    (folder / "token").write_text(TOKEN)
-    (folder / "token").chmod(0o600)
-    try:
-        cluster.start()
-        yield cluster, start, folder
-    finally:
-        for life in lives:
-            life.kill()
-            life.ears.close()
-        cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def draw_kw(daemon):
-    return daemon.get("/api/v1/status")["tick"]["import_kw"]["lab"]
+    """A cluster of sixteen GPUs, and a site over it."""
+    with a_cluster("site-") as cluster:
+        made = BatchSite(cluster.folder, SYSTEM.format(conf=cluster.conf), env=cluster.env)
+        try:
+            yield cluster, made
+        finally:
+            made.end()
 
 
 def stopped(cluster, job):
@@ -95,10 +34,10 @@ def running(cluster):
 
 @pytest.mark.timeout(480)
 def test_two_hundred_jobs_an_event_a_lost_controller_and_nothing_left_held(site):
-    cluster, start, folder = site
+    cluster, lab = site
     # Cheap now and dear later: with nothing to gain by running now, a plan may as well wait.
-    (folder / "prices.csv").write_text(prices(datetime.now(UTC), 10, 90, timedelta(hours=2)))
-    daemon = start()
+    lab.prices(datetime.now(UTC), 10, 90, timedelta(hours=2))
+    daemon = lab.start()
     daemon.serving()
     for _ in range(4):
         cluster.submit("--comment=gridpace deadline=4h pause=suspend", "--array=0-49", "--gres=gpu:h100:1",
@@ -139,16 +78,16 @@ def test_two_hundred_jobs_an_event_a_lost_controller_and_nothing_left_held(site)
 
 @pytest.mark.timeout(180)
 def test_jobs_wait_for_the_cheap_hours_and_a_killed_daemon_leaves_nothing_held_for_ever(site):
-    cluster, start, folder = site
-    (folder / "prices.csv").write_text(prices(datetime.now(UTC), 900, 10, timedelta(hours=2)))
-    daemon = start()
+    cluster, lab = site
+    lab.prices(datetime.now(UTC), 900, 10, timedelta(hours=2))
+    daemon = lab.start()
     daemon.serving()
     waits = cluster.submit("--comment=gridpace deadline=6h pause=suspend", minutes=60)
     urgent = cluster.submit("--comment=gridpace deadline=70m", minutes=60)
     daemon.wait(lambda: cluster.states()[urgent][0] == "RUNNING" and stopped(cluster, waits))
     daemon.wait(lambda: "dearer than later" in str(daemon.call("GET", f"/api/v1/explain/{waits}")))
     daemon.kill()
-    again = start()
+    again = lab.start()
     again.serving()
     assert stopped(cluster, waits)
     again.process.terminate()
@@ -156,7 +95,7 @@ def test_jobs_wait_for_the_cheap_hours_and_a_killed_daemon_leaves_nothing_held_f
     assert not stopped(cluster, waits)
     assert cluster.states()[urgent][0] == "RUNNING", "nobody gave leave to stop it"
 
-    dead = start()
+    dead = lab.start()
     dead.wait(lambda: stopped(cluster, waits))
     dead.kill()
     code, said = dead.command("doctor")

@@ -1,6 +1,5 @@
 """llm-d's dispatch gate under the plan, over a real Redis: followed, lost, left by a dead daemon, given back."""
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -8,7 +7,6 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import redis
@@ -21,7 +19,8 @@ from optimizer.reasons import Reason
 from scheduler.clock import WallClock
 from scheduler.store.store import Store
 from tests.support import system
-from tests.support.daemon import TOKEN, Life, free_port
+from tests.support.batch_site import CONSTANT, BatchSite
+from tests.support.daemon import free_port
 
 KEY, QUEUE = "dispatch-gate-budget", "request-sortedset"
 
@@ -184,40 +183,15 @@ def test_a_redis_that_was_never_read_is_an_error(broker, gate):
     broker.start()
 
 
-CONFIG = """
-mode: control
-currency: USD
-interval: 1m
-horizon: 6h
-max_horizon: 12h
-state_dir: state
-log_format: journal
-sites:
-  - {{id: lab, timezone: Etc/UTC, price: energy, limit_kw: 100, pue: {{base: 1.0}}}}
-curves:
-  - id: h100
-    idle_w: 75
-    points: [{{cap_w: 200, draw_w: 190, throughput: 0.45}}, {{cap_w: 700, draw_w: 650, throughput: 1}}]
-pools:
-  - {{id: tune, site: lab, gpu_model: H100, count: 16, work: batch, curve: h100}}
-signals:
-  - {{id: energy, type: constant, unit: USD/MWh, value: 40}}
-jobs:
-  system: {{type: llmd, url: "{url}", pool: tune, gpus: 16, requests_per_gpu_h: 100, value_per_gpu_h: 5, refresh: 0.5s}}
-api: {{port: {port}, page: false, tokens: [{{name: ops, scope: write, secret: "file:token"}}]}}
-"""
+SYSTEM = (
+    "{{type: llmd, url: '{url}', pool: tune, gpus: 16, requests_per_gpu_h: 100, value_per_gpu_h: 5, refresh: 0.5s}}"
+)
 
 
 @pytest.mark.timeout(180)
 def test_the_gate_opens_for_work_shuts_for_an_event_and_is_left_wide_open(broker, tmp_path):
-    port = free_port()
-    (tmp_path / "gridpace.yaml").write_text(CONFIG.format(url=broker.url, port=port))
-    (tmp_path / "token").write_text(TOKEN)
-    (tmp_path / "token").chmod(0o600)
-    machine = SimpleNamespace(folder=tmp_path, path=tmp_path / "gridpace.yaml", fields={"port": port},
-                              fake=SimpleNamespace(env=lambda: dict(os.environ)))  # fmt: skip
-
-    daemon = Life(machine, 0)
+    lab = BatchSite(tmp_path, SYSTEM.format(url=broker.url), CONSTANT)
+    daemon = lab.start()
     try:
         daemon.serving()
         broker.send(40_000, datetime.now(UTC) + timedelta(hours=4))
@@ -233,5 +207,4 @@ def test_the_gate_opens_for_work_shuts_for_an_event_and_is_left_wide_open(broker
         code, said = daemon.command("release")
         assert (code, broker.client.get(KEY)) == (0, None), said
     finally:
-        daemon.kill()
-        daemon.ears.close()
+        lab.end()

@@ -1,10 +1,7 @@
 """Pacing a real Slurm: jobs held, let go, suspended, requeued by grants; other people's hands; a lost controller."""
 
 import json
-import shutil
-import tempfile
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -16,42 +13,19 @@ from optimizer.domain import JobState
 from optimizer.reasons import Reason
 from scheduler.clock import WallClock
 from scheduler.store.store import Store, StoreDegraded
-from tests.support.slurm import Cluster
+from tests.support.slurm import a_cluster, job_of, pacing
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path has 108 characters at most
-    made = Cluster(folder)
-    try:
-        yield made.start()
-    finally:
-        made.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with a_cluster("slurm-") as made:
+        yield made
 
 
 @pytest.fixture
 def pace(cluster):
-    """Makes job systems on the cluster, and leaves it empty."""
-    made = []
-
-    def make(store=None, **more):
-        config = SlurmConfig(type="slurm", partitions={"batch": "tune"}, conf=cluster.conf, refresh="0.3s", **more)
-        jobs = SlurmJobs(config, AdapterContext(WallClock(), cluster.folder, store))
-        made.append(jobs)
-        return jobs
-
-    yield make
-    for jobs in made:
-        assert jobs.release() == ()
-    for job, (state, _) in cluster.states().items():
-        if state in {"PENDING", "RUNNING", "SUSPENDED"}:
-            cluster.run("scancel", job)
-    cluster.wait(lambda: not cluster.run("squeue", "-h"))
-
-
-def job_of(jobs, name):
-    return next((job for job in jobs.snapshot() if job.id == name), None)
+    with pacing(cluster) as make:
+        yield make
 
 
 def test_what_waits_is_held_until_it_is_granted_and_stopped_as_its_owner_wrote(cluster, pace):
@@ -135,7 +109,7 @@ def test_nothing_stays_held_after_a_crash_and_a_stop(cluster, pace, tmp_path):
     cluster.wait(lambda: len(crashed.snapshot()) == 3)
     crashed.apply({})
     cluster.wait(lambda: set(crashed.held()) == set(names))
-    crashed._ended.set()  # a crash: nothing is released
+    crashed.close()  # as a crash: nothing is released
     again = pace(store)
     assert set(again.held()) == set(names), "the books know"
     assert again.release() == crashed.release() == ()
@@ -228,8 +202,7 @@ def test_a_hold_that_comes_when_slurm_has_just_started_the_job_is_undone_and_the
     cluster.wait(lambda: job_of(jobs, name))
     cluster.wait(lambda: cluster.states()[name][0] == "RUNNING")
     jobs.apply({name: 8})
-    with jobs._lock:  # as if the hand had read before it started
-        jobs._stop("hold", "held", [name])
+    jobs._mover.stop("hold", [name])  # as if the hand had read before it started
     cluster.wait(lambda: cluster.states()[name] == ("RUNNING", "None") and jobs.held() == {})
     jobs.apply({name: 0})
     cluster.wait(lambda: cluster.states()[name][0] == "SUSPENDED")

@@ -1,19 +1,14 @@
 """What the config lets Gridpace do to Slurm's jobs, from mild to hard, on a real Slurm."""
 
-import shutil
-import tempfile
 import threading
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from adapters.context import AdapterContext
-from adapters.jobs.slurm import SlurmConfig, SlurmJobs
+from adapters.jobs.slurm import SlurmConfig
 from optimizer.domain import JobState
-from scheduler.clock import WallClock
 from scheduler.store.store import Store
-from tests.support.slurm import Cluster
+from tests.support.slurm import a_cluster, job_of, pacing
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -23,36 +18,14 @@ LICENCES = {"rungs": ("licences", "hold"), "licence": "power_kw"}
 
 @pytest.fixture(scope="module")
 def cluster():
-    folder = Path(tempfile.mkdtemp(prefix="rungs-"))
-    made = Cluster(folder, nodes=3, licences=40)
-    try:
-        yield made.start()
-    finally:
-        made.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with a_cluster("rungs-", nodes=3, licences=40) as made:
+        yield made
 
 
 @pytest.fixture
 def pace(cluster):
-    made = []
-
-    def make(store=None, **more):
-        config = SlurmConfig(type="slurm", partitions={"batch": "tune"}, conf=cluster.conf, refresh="0.3s", **more)
-        made.append(SlurmJobs(config, AdapterContext(WallClock(), cluster.folder, store)))
-        return made[-1]
-
-    yield make
-    for jobs in made:
-        assert jobs.release() == ()
-    assert "gridpace" not in cluster.run("scontrol", "show", "reservation")
-    for job, (state, _) in cluster.states().items():
-        if state in {"PENDING", "RUNNING", "SUSPENDED"}:
-            cluster.run("scancel", job)
-    cluster.wait(lambda: not cluster.run("squeue", "-h"))
-
-
-def job_of(jobs, name):
-    return next((job for job in jobs.snapshot() if job.id == name), None)
+    with pacing(cluster) as make:
+        yield make
 
 
 def kept(cluster):
@@ -93,7 +66,7 @@ def test_a_reservation_ends_by_itself_is_made_again_and_is_known_after_a_crash(c
     name = cluster.submit("--comment=gridpace deadline=8h", POWER, "--hold")
     cluster.run("scontrol", "release", name)
     cluster.wait(lambda: kept(cluster) in {32, 40}, 40)
-    crashed._ended.set()  # a crash: nothing is released
+    crashed.close()  # as a crash: nothing is released
     again = pace(store, **LICENCES)
     assert again.held()["reservation gridpace"] == "reserved"
     assert again.release() == ()

@@ -5,12 +5,17 @@ the GPUs are terminals, which Slurm only counts.
 """
 
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from adapters.context import AdapterContext
+from adapters.jobs.slurm import SlurmConfig, SlurmJobs
+from scheduler.clock import WallClock
 from tests.support import system
 from tests.support.daemon import free_port
 
@@ -151,6 +156,44 @@ class Cluster:
         except subprocess.TimeoutExpired:
             part.kill()
             part.wait()
+
+
+@contextmanager
+def a_cluster(prefix, **more):
+    """A cluster that runs, in a folder of its own; short, since a socket's path has 108 characters at most."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    made = Cluster(folder, **more)
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def pacing(cluster):
+    """Makes job systems on a cluster, and leaves it empty, with nothing held."""
+    made = []
+
+    def make(store=None, **more):
+        fields = {"partitions": {"batch": "tune"}, "conf": cluster.conf, "refresh": "0.3s"} | more
+        context = AdapterContext(WallClock(), cluster.folder, store)
+        made.append(SlurmJobs(SlurmConfig(type="slurm", **fields), context))
+        return made[-1]
+
+    yield make
+    for jobs in made:
+        assert jobs.release() == ()
+    assert "gridpace" not in cluster.run("scontrol", "show", "reservation")
+    for job, (state, _) in cluster.states().items():
+        if state in {"PENDING", "RUNNING", "SUSPENDED"}:
+            cluster.run("scancel", job)
+    cluster.wait(lambda: not cluster.run("squeue", "-h"))
+
+
+def job_of(jobs, name):
+    """One job as the planner sees it; None where it is not there."""
+    return next((job for job in jobs.snapshot() if job.id == name), None)
 
 
 def _free_ports(count):

@@ -1,0 +1,61 @@
+"""What a site says about its Slurm cluster."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from adapters.fields import AdapterConfig, Duration, Id
+
+Rung = Literal["licences", "hold", "suspend", "requeue"]
+
+
+class SlurmConfig(AdapterConfig):
+    """Jobs of a Slurm cluster, through its own commands."""
+
+    type: Literal["slurm"] = Field(description="Slurm's own commands.", examples=["slurm"])
+    partitions: dict[str, Id] = Field(
+        min_length=1,
+        description="Batch pool of each partition whose jobs may be paced; others are not looked at.",
+        examples=[{"batch": "tune"}],
+    )
+    default_deadline: Duration | None = Field(
+        default=None,
+        description="Jobs without `gridpace …` in their comment may wait so long after they were submitted, and are "
+        "never paused once they run. Absent: they are left alone.",
+        examples=["24h"],
+    )
+    rungs: tuple[Rung, ...] = Field(
+        default=("hold", "suspend", "requeue"),
+        min_length=1,
+        description="What may be done to jobs, from mild to hard: keep the `licences` of what is not granted, so that "
+        "Slurm starts nothing on them; hold what waits; suspend and requeue what runs, where its owner allows that.",
+        examples=[["licences", "hold", "suspend"]],
+    )
+    licence: Id | None = Field(
+        default=None,
+        description="Licence that jobs ask for as their power (`sbatch -L power_kw:8`), for the rung `licences`.",
+        examples=["power_kw"],
+    )
+    licence_lease: Duration = Field(
+        default=timedelta(minutes=10),
+        description="A reservation of licences that is not renewed for so long ends by itself.",
+        examples=["10m"],
+    )
+    refresh: Duration = Field(
+        default=timedelta(seconds=5), description="How often Slurm is asked for its jobs.", examples=["5s"]
+    )
+    timeout: Duration = Field(
+        default=timedelta(seconds=10), description="How long one command may take.", examples=["10s"]
+    )
+    conf: str | None = Field(
+        default=None, description="slurm.conf; absent: where Slurm's commands look.", examples=["/etc/slurm/slurm.conf"]
+    )
+
+    @model_validator(mode="after")
+    def _named(self) -> SlurmConfig:
+        if ("licences" in self.rungs) != (self.licence is not None):
+            raise ValueError("licence: name it, with the rung `licences`, or neither")
+        return self

@@ -1,0 +1,123 @@
+"""One reading of a Slurm cluster: which of its jobs may be paced, on what terms, and which of them could start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from adapters.jobs.held import YIELDED, Held
+from adapters.jobs.slurm_config import SlurmConfig
+from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob
+from adapters.jobs.slurm_seats import NO_LIMIT, first_end, free_gpus, seated
+from adapters.jobs.slurm_terms import Terms, TermsError, terms_of
+from optimizer.domain import BatchJob, JobState
+from optimizer.reasons import Note, Reason, Severity
+
+log = structlog.get_logger("gridpace.slurm")
+
+
+@dataclass
+class Picture:
+    """Jobs that may be paced with their terms, all jobs, what was odd, and when a job that waits for GPUs which others
+    keep may have some."""
+
+    at: datetime
+    jobs: dict[str, tuple[SlurmJob, Terms]] = field(default_factory=dict)
+    seen: dict[str, SlurmJob] = field(default_factory=dict)
+    odd: tuple[Note, ...] = ()
+    seat_at: dict[str, datetime] = field(default_factory=dict)
+
+
+class Reader:
+    """Makes pictures of one cluster, by what the config says and what the books (`held`) know."""
+
+    def __init__(self, config: SlurmConfig, held: Held) -> None:
+        self._config, self._held = config, held
+        self._refused: set[str] = set()
+
+    def picture(self, found: Sequence[SlurmJob], strange: Sequence[str], now: datetime) -> Picture:
+        """What may be paced of the jobs `found`; `strange`: what could not be read."""
+        odd = [Note(Reason.HELD, "slurm", f"slurm: {text}", Severity.WARNING, now) for text in strange[:5]]
+        paced: dict[str, tuple[SlurmJob, Terms]] = {}
+        for job in found:
+            if job.partition in self._config.partitions and job.gpus:
+                terms = self._terms(job, odd, now)
+                if terms is not None and self._may(job):
+                    paced[job.id] = (job, terms)
+        return Picture(now, paced, {job.id: job for job in found}, tuple(odd))
+
+    def seat(self, picture: Picture, nodes: str, wish: Mapping[str, int]) -> None:
+        """Say in the picture when jobs that wait for GPUs which others keep may have some: when the next job of their
+        partition ends by its limit. Where Slurm started nothing though GPUs seemed free, all wait while something is
+        suspended there."""
+        found = picture.seen.values()
+        suspended = {job.partition for job in found if self._held.did(job.id) == "suspended"}
+        refused = {
+            job.partition
+            for job in found
+            if job.state == PENDING and job.reason in {"Resources", "Priority"} and wish.get(job.id, 0) > 0
+        }
+        self._refused = suspended & (refused | self._refused)
+        free = {**free_gpus(nodes), **dict.fromkeys(self._refused, 0)}
+        granted = {job for job, gpus in wish.items() if gpus > 0}
+        waiting = set(picture.jobs) - seated(picture.jobs, free, granted)
+        ends = {partition: picture.at + first_end(found, partition) for partition in self._config.partitions}
+        picture.seat_at = {job: ends[picture.jobs[job][0].partition] for job in waiting}
+
+    def _terms(self, job: SlurmJob, odd: list[Note], now: datetime) -> Terms | None:
+        wait = self._config.default_deadline
+        try:
+            terms = terms_of(job.comment, job.submitted, Terms(job.submitted + wait) if wait is not None else None)
+        except TermsError as error:
+            odd.append(
+                Note(Reason.HELD, job.id, f"job {job.id} of {job.user} is left alone: {error}", Severity.WARNING, now)
+            )
+            return None
+        # An owner's leave counts for what the config lets us do.
+        return replace(terms, pause="no") if terms is not None and terms.pause not in self._config.rungs else terms
+
+    def _may(self, job: SlurmJob) -> bool:
+        """False for what is somebody else's: held or suspended by them, or let go by them after we had stopped it."""
+        did = self._held.did(job.id)
+        if job.state not in {PENDING, RUNNING, SUSPENDED}:
+            return False
+        if did is None:
+            return not job.stopped
+        if did == "held" and job.priority_held:  # Slurm started it while we held it: it goes on, and is ours to pace
+            return True
+        if did != YIELDED and not job.stopped and not self._held.doubted(job.id):
+            log.warning("slurm.yielded", job=job.id, did=did)
+            self._held.give_up(job.id)
+            return False
+        return did != YIELDED
+
+
+def batch_job(job: SlurmJob, terms: Terms, pool: str, picture: Picture, gpus: int, now: datetime) -> BatchJob:
+    """As the planner sees it. Its time limit is its work: all its GPUs, or none. What is suspended keeps its GPUs and
+    draws little. `gpus`: those that it was granted."""
+    running = job.state == RUNNING
+    ran = job.ran + (now - picture.at if running else timedelta())
+    limit = job.limit or ran + NO_LIMIT
+    # A grant that is not carried out yet is one, so that it can be withdrawn.
+    granted = running or gpus > 0
+    release = max(job.submitted, job.begin) if job.state == PENDING and not job.held else job.submitted
+    release = max(release, picture.seat_at.get(job.id, release))
+    return BatchJob(
+        id=job.id,
+        pools=(pool,),
+        release=release,
+        deadline=terms.deadline,
+        work_gpu_h=job.gpus * limit / timedelta(hours=1),
+        max_gpus=job.gpus,
+        min_gpus=job.gpus,
+        preemptible=terms.pause != "no",
+        value_per_gpu_h=terms.value_per_gpu_h,
+        done_gpu_h=job.gpus * min(ran, limit) / timedelta(hours=1),
+        state={PENDING: JobState.WAITING, RUNNING: JobState.RUNNING}.get(job.state, JobState.SUSPENDED),
+        started_at=job.started,
+        gpus=job.gpus if granted else 0,
+        running_since=job.started if running else None,
+    )
