@@ -24,6 +24,7 @@ from scheduler.parking import awake_orders, set_parking
 from scheduler.safety import clamp, emergency_sites, lease_s
 from scheduler.status import Tick
 from scheduler.supply import read_devices, set_devices, supply_statuses
+from scheduler.targets import LastMinute
 from scheduler.trim import SiteTrim, trim_site
 from scheduler.unmoved import unmoved
 from scheduler.unreached import count_unreached, see_unreached
@@ -71,6 +72,9 @@ def run_tick(ctx: Context, state: State) -> Tick:
     writes = ctx.dispatcher.writes
     state.held = dict(orders) if writes else {}
     state.setpoint_kw = {site: trim.setpoint_kw for site, trim in trims.items()} if writes else {}
+    state.lately = state.lately if writes else {}
+    for site, kw in state.setpoint_kw.items():
+        state.lately.setdefault(site, LastMinute()).see(now, kw)
     notes += shortfalls(trims, now) + overdrawn(ctx, state, trims, now)
     notes = tuple(note if note.at is not None else replace(note, at=now) for note in notes)
     return book(ctx, state, trims, len(done.pools), time.perf_counter() - started, notes, now)

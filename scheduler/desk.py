@@ -20,7 +20,7 @@ from scheduler.facade import Facade
 from scheduler.flexibility import available_kw, full_import_kw, present_import_kw, site_pools
 from scheduler.safety import floor_cap_w
 from scheduler.service import Refused
-from scheduler.trim import pool_value
+from scheduler.worth import pool_value
 
 
 @dataclass

@@ -41,6 +41,7 @@ from scheduler.status import CycleReport, Tick
 from scheduler.store.store import Store
 from scheduler.supply import BatteryModel, DeviceState, GeneratorModel, ReserveModel
 from scheduler.surprise import Highest, Surprises
+from scheduler.targets import LastMinute
 
 ChargeBuilder = Callable[[TimeGrid, Mapping[str, float]], tuple[DemandCharge, ...]]
 
@@ -179,6 +180,7 @@ class State:
     ticks: int = 0
     last_tick_at: datetime | None = None
     setpoint_kw: dict[str, float] = field(default_factory=dict)
+    lately: dict[str, LastMinute] = field(default_factory=dict)
     bias_kw: dict[str, float] = field(default_factory=dict)
     base_errors: BaseLoadErrors = field(default_factory=BaseLoadErrors)
     busy: dict[str, float] = field(default_factory=dict)

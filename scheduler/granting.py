@@ -11,10 +11,10 @@ from datetime import datetime
 
 from adapters.ports import Quietable, WorkKeeper
 from optimizer.curves import throughput_at_cap
-from optimizer.domain import BatchJob, Work
+from optimizer.domain import BatchJob, GpuPool, Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
-from scheduler.orders import PoolOrder, free_order, grant_gpus, last_chance, planned_rates
+from scheduler.orders import PoolOrder, free_order, grant_gpus, last_chance, planned_order, planned_rates
 from scheduler.store.store import StoreDegraded
 
 
@@ -65,7 +65,7 @@ def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now:
     else:
         in_force = {pool: free_order(model) for pool, model in batch.items()}
         rates = {job.id: (job.pools[0], float(job.max_gpus)) for job in released}
-    speeds = {pool: throughput_at_cap(model.curve, in_force[pool].cap_w) for pool, model in batch.items()}
+    speeds = {pool: _speed(state, model, in_force[pool], now) for pool, model in batch.items()}
     grants = grant_gpus(released, rates, in_force, speeds, last_chance(state.plan, released, now))
     if not ctx.dispatcher.writes and isinstance(ctx.jobs, WorkKeeper):
         # A batch system outside knows itself what fits: while we write nothing, nothing there is held by us.
@@ -82,6 +82,12 @@ def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now:
     here = {job: ctx.pools[pool].pool.site for job, (pool, _) in state.grants.items() if pool in ctx.pools}
     waiting = {job.id for job in state.jobs}
     state.data_sites = {job: site for job, site in state.data_sites.items() if job in waiting} | here
+
+
+def _speed(state: State, pool: GpuPool, order: PoolOrder, now: datetime) -> float:
+    """Throughput of a GPU under an order; at most as the plan has it, so that power which is given back makes jobs
+    faster and takes no GPU from them."""
+    return throughput_at_cap(pool.curve, min(order.cap_w, planned_order(state.plan, pool, now).cap_w))
 
 
 def applied(ctx: Context, state: State, gpus: Mapping[str, int], now: datetime) -> Mapping[str, Reason]:

@@ -7,9 +7,10 @@ once (its own ramp is part of it), a rising one never faster than the ramp allow
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from optimizer.domain import GridEvent
 from optimizer.envelope import released_at, tightest_kw
@@ -39,17 +40,57 @@ def ceiling(
     return Ceiling(limit_kw, min(tightest_kw(mine, now), tightest_kw(mine, then)), operator_kw)
 
 
-def slew(wish_kw: float, last_kw: float | None, seconds: float, up_kw_per_min: float, down_kw_per_min: float) -> float:
-    """The wish, no further from the last set-point than the ramp limits allow in `seconds`."""
+def slew(
+    wish_kw: float,
+    last_kw: float | None,
+    seconds: float,
+    up_kw_per_min: float,
+    down_kw_per_min: float,
+    risen_kw: float = 0.0,
+) -> float:
+    """The wish, no further from the last set-point than the ramp limits allow in `seconds`, beside what it has `risen`
+    by load alone."""
     if last_kw is None:
         return wish_kw
     minutes = seconds / 60.0
-    return min(max(wish_kw, last_kw - down_kw_per_min * minutes), last_kw + up_kw_per_min * minutes)
+    return min(max(wish_kw, last_kw - down_kw_per_min * minutes), last_kw + risen_kw + up_kw_per_min * minutes)
 
 
-def setpoint(wish_kw: float, last_kw: float | None, cap_kw: float, seconds: float, up: float, down: float) -> float:
+MINUTE = timedelta(minutes=1)
+
+
+class LastMinute:
+    """The set-points of the last minute."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[datetime, float]] = deque()
+
+    def see(self, now: datetime, kw: float) -> None:
+        """Take in the one of this tick."""
+        self._seen.append((now, kw))
+        while self._seen[0][0] < now - MINUTE:
+            self._seen.popleft()
+
+    @property
+    def least_kw(self) -> float:
+        """The lowest of them (inf: there is none)."""
+        return min((kw for _, kw in self._seen), default=INF)
+
+
+def risen_by_load(last_kw: float | None, held_kw: float, least_kw: float, up_kw_per_min: float) -> float:
+    """By how much a site may be above its last set-point since users add load under the orders in force: that is no
+    move of ours, and as long as the site has risen by no more than its ramp allows in a minute, nobody is throttled for
+    it. (Else a load that flickers by more than a second's part of the ramp takes GPUs from jobs, every few seconds.)"""
+    if last_kw is None or up_kw_per_min == INF:
+        return 0.0
+    return max(0.0, min(held_kw, least_kw + up_kw_per_min) - last_kw)
+
+
+def setpoint(
+    wish_kw: float, last_kw: float | None, cap_kw: float, seconds: float, up: float, down: float, risen_kw: float = 0.0
+) -> float:
     """Import to aim for in this tick: slewed, and never above the ceiling."""
-    return min(slew(wish_kw, last_kw, seconds, up, down), cap_kw)
+    return min(slew(wish_kw, last_kw, seconds, up, down, risen_kw), cap_kw)
 
 
 def live(site: str, events: Iterable[GridEvent], now: datetime) -> list[GridEvent]:

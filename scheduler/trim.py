@@ -21,13 +21,14 @@ from scheduler.flexibility import site_pools
 from scheduler.giveback import give_back
 from scheduler.granting import filled
 from scheduler.observing import foreign_gpus, site_import
-from scheduler.orders import PoolOrder, step_index, whole_order
+from scheduler.orders import PoolOrder, whole_order
 from scheduler.overrides import operator_limit_kw
 from scheduler.predict import busy_under, held_it_kw, held_order, it_kw, meter_line, missing_kw, peak_it_kw
 from scheduler.safety import clamp, floor_cap_w, lowest_cap_w
 from scheduler.supply import asked_kw, relieve, sun_kw
 from scheduler.surprise import Surprises
-from scheduler.targets import INF, Ceiling, careful, ceiling, hurried_kw, pace, setpoint
+from scheduler.targets import INF, Ceiling, careful, ceiling, hurried_kw, live, pace, risen_by_load, setpoint
+from scheduler.worth import kept_gpus, pool_value
 
 SLACK_KW = 0.5
 """A difference between wish and set-point that is not worth an order."""
@@ -82,9 +83,10 @@ def trim_site(
     wish = give_back(ctx, state, pools, kept, cap_it_kw - peak_it_kw(state, pools, kept), now)
     wish_kw = line.import_of(it_kw(state, pools, wish))
     seconds = (then - now).total_seconds()
-    last_kw = state.setpoint_kw.get(site)
     up, down = pace(site, events, now, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min)
-    aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, up, down)
+    last_kw = state.setpoint_kw.get(site)
+    least_kw = state.lately[site].least_kw if site in state.lately and not live(site, events, now) else -INF
+    aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, up, down, risen_by_load(last_kw, held_kw, least_kw, up))
     hurry_kw = hurried_kw(top, site, events, now, last_kw, down * seconds / 60.0)
     base, floors = _base(state, pools, wish, ramping=aim_kw > wish_kw + SLACK_KW, deep=site in below_floor)
     base_it_kw, target_kw = it_kw(state, pools, base), min(line.it_of(aim_kw), cap_it_kw)
@@ -205,27 +207,3 @@ def _shed(
         for pool in pools
     }
     return orders, max(0.0, result.remaining_kw)
-
-
-def pool_value(state: State, pool: GpuPool, now: datetime) -> float:
-    """Worth of a GPU-hour in a pool. A batch pool's is what its jobs would lose, by the plan's duals: next to nothing
-    for work that can as well be done later, all of its worth with the deadline close. Where no duals are known, it is
-    that of its least valuable running job."""
-    if pool.work is not Work.BATCH:
-        return pool.value_per_gpu_h
-    quote = state.plan.quotes.get(pool.id) if state.plan is not None else None
-    if state.plan is not None and quote is not None and quote.yield_per_gpu_h:
-        lost = quote.yield_per_gpu_h[step_index(state.plan, now)]
-        if lost is not None:
-            return max(0.0, lost)
-    running = [job for job in state.jobs if job.gpus and state.grants.get(job.id, ("", 0))[0] == pool.id]
-    return min((job.value_per_gpu_h + job.late_penalty for job in running), default=0.0)
-
-
-def kept_gpus(state: State, pool: GpuPool) -> int:
-    """GPUs of a batch pool that run work which must not be interrupted."""
-    return sum(
-        job.gpus
-        for job in state.jobs
-        if not job.preemptible and job.started_at is not None and state.grants.get(job.id, ("", 0))[0] == pool.id
-    )

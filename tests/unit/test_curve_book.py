@@ -20,6 +20,7 @@ from scheduler.config import ConfigError, load_config
 from scheduler.curve_book import CurveBook
 from scheduler.explaining import explain_target
 from scheduler.flexibility import available_kw, flexibility, shed_of
+from scheduler.orders import step_index
 from scheduler.pools import Pools
 from scheduler.safety import floor_cap_w
 from scheduler.service import OperatorOrder
@@ -75,18 +76,21 @@ def event_of(made, percent):
 
 
 def event_error(made):
-    """Mean difference (kW) between import and the cap of a 20 % event, from its ramp on. (25 % is below the floors as
-    these cards really are: the next test.)"""
+    """Mean difference (kW) between import and the cap of a 20 % event, from its ramp on, and between what the plan
+    says that the site can't get below and what it draws. (Curves taken on trust put the floors above that cap.)"""
     start, end = event_of(made, 20.0)
-    window, off = (start, end), []
+    window, off, misjudged = (start, end), [], []
 
     def watch(tick):
         if start + timedelta(seconds=5) <= tick.at < window[1]:
             cap_kw = min(event_limit_kw(event, tick.at) for event in made.ctx.ledger.active(tick.at))
             off.append(abs(tick.import_kw["lab"] - cap_kw))
+            if tick.at >= start + timedelta(minutes=5):  # the ramp is over
+                plan = made.state.plan
+                misjudged.append(abs(plan.sites["lab"].import_kw[step_index(plan, tick.at)] - tick.import_kw["lab"]))
 
     made.run(timedelta(minutes=20), step_s=5, watch=watch)
-    return fmean(off)
+    return fmean(off), fmean(misjudged)
 
 
 def in_event(made, percent):
@@ -107,7 +111,7 @@ def true_work(cap_w):
 
 
 @pytest.mark.timeout(180)
-def test_an_hour_of_noisy_operation_teaches_the_truth_and_events_are_delivered_closer(tmp_path):
+def test_an_hour_of_noisy_operation_teaches_the_truth_and_plans_of_events_come_closer(tmp_path):
     with lab(tmp_path, other_truth) as made:
         through_the_caps(made)
         for pool in ("chat", "train"):
@@ -115,12 +119,14 @@ def test_an_hour_of_noisy_operation_teaches_the_truth_and_events_are_delivered_c
             assert draw_at_cap(curve, 400.0) == pytest.approx(310.0, rel=0.02)
         planned = next(entry.pool for entry in made.state.problem.pools if entry.pool.id == "train")
         assert planned.curve is made.ctx.pools["train"].pool.curve, "the plan reckons with the learned curve"
-        learned_kw = event_error(made)
+        off_kw, learned_kw = event_error(made)
     with lab(tmp_path, not_learning) as made:
         through_the_caps(made)
         assert made.ctx.pools["train"].pool.curve == made.ctx.pools.configured["train"].pool.curve
-        wrong_kw = event_error(made)
+        wrong_off_kw, wrong_kw = event_error(made)
     assert learned_kw < 0.7 * wrong_kw, (learned_kw, wrong_kw)
+    assert off_kw < 0.2, off_kw
+    assert wrong_off_kw < 0.2, "what a plan on wrong curves takes too much is given back"
 
 
 @pytest.mark.timeout(180)
@@ -129,7 +135,7 @@ def test_an_event_ends_at_the_floors_as_the_cards_really_are(tmp_path):
     break a floor that they can't see."""
     with lab(tmp_path, other_truth) as made:
         through_the_caps(made)
-        last = in_event(made, 28.0)
+        last = in_event(made, 30.0)
         for pool, floor in (("chat", 0.9), ("train", 0.6)):
             cap_w = held_w(made, pool)
             assert true_work(cap_w) == pytest.approx(floor, abs=0.005)
@@ -142,14 +148,14 @@ def test_an_event_ends_at_the_floors_as_the_cards_really_are(tmp_path):
         assert "floors and running work leave no more to shed" in note.text
     with lab(tmp_path, not_learning) as made:
         through_the_caps(made)
-        in_event(made, 25.0)
+        in_event(made, 30.0)
         assert true_work(held_w(made, "chat")) < 0.885
 
 
 def test_a_job_that_may_not_pause_is_slowed_below_its_knee_before_an_event_is_missed(tmp_path):
     with lab(tmp_path, other_truth) as made:
         through_the_caps(made)
-        last = in_event(made, 25.0)
+        last = in_event(made, 27.0)
         assert last.import_kw["lab"] <= min(event_limit_kw(e, last.at) for e in made.ctx.ledger.active(last.at))
         tune = next(pool for pool in made.state.report.pools if pool.id == "tune")
         assert tune.active_gpus == 12

@@ -12,6 +12,8 @@ from optimizer.reasons import Reason
 from optimizer.solve import solve_problem
 from scheduler.engine import Decision, State
 from scheduler.giveback import held_pools, most_w
+from scheduler.granting import granted
+from scheduler.service import OperatorOrder
 from tests.support.loops import START as LAB_START
 from tests.support.loops import lab, order
 from tests.support.problems import START, event, hourly, inputs, pool, problem, site
@@ -58,6 +60,36 @@ def test_only_pools_that_a_ceiling_holds_get_anything():
     assert dear.plan.pools["train"].reasons == (Reason.HIGH_PRICE,)
     assert held_pools(dear.plan, pools, START) == []
     assert held_pools(None, pools, START) == []
+
+
+def test_pools_at_their_floors_get_back_what_worse_curves_took():
+    """By the plan's reckoning the floors leave no more; a site that draws less than reckoned has room all the same."""
+    state, pools = planned(target=300.0)
+    assert {state.plan.pools[of.id].reasons[0] for of in pools} == {Reason.SERVICE_FLOOR}
+    assert held_pools(state.plan, pools, START) == pools
+
+
+def test_power_that_a_ceiling_leaves_makes_jobs_faster_and_takes_no_gpu_from_them(tmp_path):
+    """A job that can't wait, beside users of whom there are now and then fewer than the plan believes."""
+    soon = """
+jobs:
+  initial:
+    - {id: soon, pool: tune, work_gpu_h: 150, max_gpus: 32, deadline: "2022-09-07T02:00:00Z", value_per_gpu_h: 9}
+"""
+    caps, gpus = [], []
+    with lab(tmp_path, lambda text: text.split("jobs:")[0] + soon + RESTLESS.replace("0.03", "0.1")) as made:
+        made.run(timedelta(minutes=2), step_s=2)
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=40.0, by="me"))
+
+        def watch(tick):
+            caps.append(tick.cap_w["tune"])
+            gpus.append(granted(made.state, "tune"))
+
+        made.run(timedelta(minutes=3), step_s=1, watch=watch)
+        orders = made.state.plan.pools["tune"]
+    assert orders.reasons[0] is Reason.SITE_LIMIT
+    assert max(caps[60:]) >= orders.cap_w[0] + 10
+    assert len(set(gpus[60:])) == 1, "as many as in the plan, however fast they are"
 
 
 @pytest.mark.parametrize(("price", "pue", "cap"), [(60.0, 1.0, 400), (2500.0, 1.0, 300), (2500.0, 1.25, 200)])

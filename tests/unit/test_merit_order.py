@@ -19,7 +19,8 @@ from scheduler.engine import Decision, State
 from scheduler.orders import whole_order
 from scheduler.safety import floor_cap_w
 from scheduler.service import OperatorOrder
-from scheduler.trim import pool_value, shed_orders
+from scheduler.trim import shed_orders
+from scheduler.worth import pool_value
 from tests.support.loops import lab
 from tests.support.problems import START, hourly, inputs, job, pool, problem, site
 
@@ -103,6 +104,22 @@ def resumed(folder):
         row = [tick.active_gpus["tune"] for tick in ticks]
         assert max(tick.import_kw["lab"] for tick in ticks[20:]) < 46.5
         return sum(b > a for a, b in pairwise(row)), before, row
+
+
+def test_loads_that_flicker_on_a_ramp_take_no_gpus_from_jobs(tmp_path):
+    """The site may rise by 10 kW a minute, a sixth of one a second; users alone move it by more than one a second."""
+    with lab(tmp_path, lambda text: text.split("jobs:")[0] + SOFT) as made:
+        made.run(timedelta(minutes=2), step_s=2)
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=40.0, by="me"))
+        made.run(timedelta(minutes=2), step_s=1)
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=400.0, by="me"))
+        ticks = made.run(timedelta(minutes=3), step_s=1)
+        row = [tick.active_gpus["tune"] for tick in ticks]
+        assert row[0] == 0
+        assert row == sorted(row), "once a GPU is back it stays"
+        assert row[-1] == made.state.plan.pools["tune"].active_gpus[0] > 0
+        drawn = [tick.import_kw["lab"] for tick in ticks]
+        assert max(b - a for k, a in enumerate(drawn) for b in drawn[k : k + 61]) < 10 + 2 * 1.8, "and flicker"
 
 
 def test_an_operator_who_lifts_a_limit_is_told_why_jobs_wait_a_minute_more(tmp_path):
