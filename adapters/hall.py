@@ -35,10 +35,12 @@ from adapters.hall_state import (
     Signals,
     follow,
     gpu_ids,
+    mean_speed,
     new_gpus,
     order_clocks,
     pool_states,
     sample,
+    serving,
 )
 from adapters.hall_work import Grants, HallWork, Progress
 from adapters.meters.sums import LEAST_SHARE_METERED
@@ -141,18 +143,14 @@ class SimulatedHall:
 
     def _cut_at_job_end(self, cut: datetime) -> datetime:
         """End the segment where the first granted job ends, so that its GPUs idle from that moment on."""
-        speeds = {state.pool.id: self._mean_speed(state) for state in self._pools if state.pool.work is Work.BATCH}
+        speeds = {
+            state.pool.id: mean_speed(self._gpus, state) for state in self._pools if state.pool.work is Work.BATCH
+        }
         able = self._gpus.live & self.parking.able(self._now)
         capacity = {state.pool.id: int(able[state.part].sum()) for state in self._pools}
         seconds = self._work.plan(speeds, capacity)
         # One microsecond more than computed: a datetime can't hold less, and the job must have ended at the cut.
         return min(cut, self._now + timedelta(seconds=seconds, microseconds=1)) if seconds < 1e9 else cut
-
-    def _mean_speed(self, state: PoolState) -> float:
-        """Mean throughput of the pool's busy GPUs (of all when none is busy)."""
-        busy, speed = self._gpus.busy[state.part], self._gpus.speed[state.part]
-        total = float(busy.sum())
-        return float((busy * speed).sum() / total) if total > 0 else float(speed.mean())
 
     # ---------------------------------------------------------------- physics
     def _occupy(self, signals: Signals) -> None:
@@ -239,8 +237,7 @@ class SimulatedHall:
         with self._lock:
             self.advance()
             gpus, enforced = self._gpus, self._gpus.enforced_w.tolist()
-            limits, draws, live = gpus.limit_w.tolist(), gpus.draw_w.tolist(), gpus.live.tolist()
-            busy = gpus.busy.tolist()
+            limits, draws, live, busy = (row.tolist() for row in (gpus.limit_w, gpus.draw_w, gpus.live, gpus.busy))
         found: dict[GpuId, GpuInfo] = {}
         for state in self._pools:
             low, high, model = state.pool.min_cap_w, state.pool.max_cap_w, f"{state.pool.gpu_model} ({SIMULATED})"
@@ -252,6 +249,12 @@ class SimulatedHall:
                         min_clock_mhz=MIN_MHZ, max_clock_mhz=MAX_MHZ,
                     )  # fmt: skip
         return found
+
+    def serving(self, pool: str) -> tuple[int, float, float]:
+        """GPUs of a pool on the bus, the busy share of them, and their mean throughput while busy, now."""
+        with self._lock:
+            self.advance()
+            return serving(self._gpus, next(state for state in self._pools if state.pool.id == pool))
 
     def set_clocks(self, clocks_mhz: Mapping[GpuId, int]) -> ClockReceipt:
         """Let SM clocks go no higher than this; refusals and lost cards as for limits."""

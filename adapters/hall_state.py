@@ -193,6 +193,19 @@ def follow(gpus: Gpus, states: Sequence[PoolState]) -> None:
         gpus.speed[state.part] = np.minimum(np.interp(caps, state.caps_w, state.speeds), slowed)
 
 
+def mean_speed(gpus: Gpus, state: PoolState) -> float:
+    """Mean throughput of the pool's busy GPUs (of all when none is busy)."""
+    busy, speed = gpus.busy[state.part], gpus.speed[state.part]
+    total = float(busy.sum())
+    return float((busy * speed).sum() / total) if total > 0 else float(speed.mean())
+
+
+def serving(gpus: Gpus, state: PoolState) -> tuple[int, float, float]:
+    """GPUs of a pool on the bus, the busy share of them, and their mean throughput while busy."""
+    count, busy = int(gpus.live[state.part].sum()), float(gpus.busy[state.part].sum())
+    return count, busy / count if count else 0.0, mean_speed(gpus, state)
+
+
 def order_clocks(gpus: Gpus, places: Mapping[GpuId, int], clocks_mhz: Mapping[GpuId, int]) -> ClockReceipt:
     """Lock the SM clocks of GPUs that don't refuse, each inside the range."""
     bad = {gpu: gpus.faults.get(places[gpu]) if gpu in places else Reason.GPU_LOST for gpu in clocks_mhz}

@@ -7,7 +7,7 @@ and redirects are not followed: a token goes to the server that the config names
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -86,9 +86,16 @@ class JsonServer:
 
     def post(self, path: str, form: Mapping[str, str]) -> Any:
         """The JSON that the server answers a form with. Raises AdapterError, within about the time-out."""
+        return self._asked(lambda: json.loads(self._exchange("POST", path, form)))
+
+    def text(self, path: str) -> str:
+        """The text at a path. Raises AdapterError, within about the time-out."""
+        return str(self._asked(lambda: self._exchange("GET", path, {}).decode()))
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
         self._patience.check()
         try:
-            answer = self._worker.answer(lambda: self._exchange(path, form), self._seconds, self.place)
+            answer = self._worker.answer(ask, self._seconds, self.place)
         except AdapterError as error:
             raise self._patience.failed(str(error).removeprefix(f"{self.place}: ")) from error
         except (OSError, ValueError, RecursionError) as error:  # requests' errors are OSErrors
@@ -101,8 +108,9 @@ class JsonServer:
         self._worker.stop()
         self._session.close()
 
-    def _exchange(self, path: str, form: Mapping[str, str]) -> Any:
-        with self._session.post(
+    def _exchange(self, method: str, path: str, form: Mapping[str, str]) -> bytes:
+        with self._session.request(
+            method,
             self._config.url.rstrip("/") + path,
             data=form,
             auth=self._login,
@@ -117,7 +125,7 @@ class JsonServer:
                     raise AdapterError(f"{self.place}: the answer is longer than {MOST_BYTES} bytes")
         if response.status_code != requests.codes.ok:
             raise AdapterError(f"{self.place}: HTTP {response.status_code}{_why(response.status_code, bytes(body))}")
-        return json.loads(body)
+        return bytes(body)
 
     def _login(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Secrets are read anew for each request, so that a renewed one counts at once."""
@@ -147,5 +155,5 @@ def _plain(error: Exception) -> str:
     if isinstance(error, requests.Timeout):
         return "no answer in time"
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
-        return "the answer is not JSON"
+        return "the answer is not JSON" if not isinstance(error, UnicodeDecodeError) else "the answer is no text"
     return str(error) or type(error).__name__

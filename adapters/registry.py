@@ -59,6 +59,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "openadr2": "adapters.dr.openadr2:OpenAdr2Session",
     },
     "devices": {"modbus": "adapters.devices.modbus:ModbusDevice"},
+    "latency": {
+        "prometheus": "adapters.latency.prometheus:PrometheusLatency",
+        "simulated": "adapters.latency.simulated:SimulatedLatency",
+        "vllm": "adapters.latency.vllm:VllmLatency",
+    },
     "parking": {"command": "adapters.parking.command:CommandParking"},
 }
 """kind -> type -> "module:Class" of what ships with Gridpace."""

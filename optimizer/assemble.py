@@ -149,7 +149,7 @@ def _caps(pool: PoolFacts, draw_w: Floats) -> Ints:
     caps = caps_for_draws(pool.curve, draw_w + 1e-6)
     lowest = int(np.ceil(pool.pool.min_cap_w))
     if not pool.batch:
-        caps = np.where(pool.may_break_floor, caps, np.maximum(caps, pool.floor_cap_w))
+        caps = np.where(pool.may_break_floor, caps, np.maximum(caps, pool.floor_caps_w))
     return np.minimum(int(pool.pool.max_cap_w), np.maximum(lowest, caps))
 
 

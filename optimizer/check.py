@@ -187,7 +187,7 @@ def _busy(problem: Problem, plan: Plan, inputs: PoolInputs, reach: _Reach) -> li
     outside = (draw < low - tol) | (draw > high + tol)
     each_w = (draw - idle_kw) * 1000.0 / np.where(busy > 0, busy, 1.0)
     most = np.where(busy > 0, busy * np.interp(each_w, reach.corner_w, reach.corner_rate), 0.0)
-    floor = busy * min(pool.floor, reach.top)
+    floor = busy * np.minimum(np.maximum(pool.floor, inputs.floors or pool.floor), reach.top)
     slack = 1e-4 * (1 + busy)
     below = (work < floor - slack) & ~_may_break(problem, plan, inputs)
     return [
@@ -337,10 +337,11 @@ def _least_kw(
             each_w = (hull.top_w - curve.idle_w) / hull.top_throughput
             total += pool.count * curve.idle_w + fixed.get(pool.id, 0.0) * each_w
             continue
-        floor = min(pool.floor, throughput_at_cap(curve, pool.max_cap_w))
-        low_w = draw_at_cap(curve, pool.min_cap_w)
-        floor_w = draw_at_cap(curve, max(pool.min_cap_w, cap_for_throughput(curve, floor)))
+        low_w, top = draw_at_cap(curve, pool.min_cap_w), throughput_at_cap(curve, pool.max_cap_w)
+        floors = [min(top, max(pool.floor, floor)) for floor in inputs.floors or (pool.floor,)]
+        caps = {floor: max(pool.min_cap_w, cap_for_throughput(curve, floor)) for floor in set(floors)}
+        kept_w = np.array([draw_at_cap(curve, caps[floor]) for floor in floors])
         breakable = emergency | (limit and pool.work is Work.TRAINING)
         busy = np.array(inputs.load) * pool.count
-        total += (pool.count - busy) * curve.idle_w + busy * np.where(breakable, low_w, floor_w)
+        total += (pool.count - busy) * curve.idle_w + busy * np.where(breakable, low_w, kept_w)
     return total / 1000.0

@@ -68,6 +68,7 @@ def _least_kw(problem: Problem, inputs: PoolInputs, t: int) -> float:
         jobs = [job for job in problem.jobs if job.left_gpu_h > 1e-9 and pool.id in job.pools and _fits(job, pool)]
         bound = any(not job.preemptible or job.min_run_h > 0 for job in jobs)
         return float("inf") if bound else pool.count * curve.idle_w / 1000.0
-    cap = max(pool.min_cap_w, cap_for_throughput(curve, min(pool.floor, throughput_at_cap(curve, pool.max_cap_w))))
+    floor = max(pool.floor, inputs.floors[t]) if inputs.floors else pool.floor
+    cap = max(pool.min_cap_w, cap_for_throughput(curve, min(floor, throughput_at_cap(curve, pool.max_cap_w))))
     busy = inputs.load[t] * pool.count
     return ((pool.count - busy) * curve.idle_w + busy * draw_at_cap(curve, cap)) / 1000.0

@@ -53,6 +53,10 @@ def merged(problem: Problem, first: Ints) -> Problem:
         found: tuple[float, ...] = tuple(np.minimum.reduceat(np.array(values), first).tolist())
         return found
 
+    def most(values: tuple[float, ...]) -> tuple[float, ...]:
+        found: tuple[float, ...] = tuple(np.maximum.reduceat(np.array(values), first).tolist())
+        return found
+
     def total(values: tuple[float, ...]) -> tuple[float, ...]:
         found: tuple[float, ...] = tuple(np.add.reduceat(np.array(values), first).tolist())
         return found
@@ -62,7 +66,7 @@ def merged(problem: Problem, first: Ints) -> Problem:
         problem,
         grid=TimeGrid(tuple(problem.grid.edges[n] for n in edges)),
         sites=tuple(_site(site, first, mean, least, total) for site in problem.sites),
-        pools=tuple(_pool(inputs, mean) for inputs in problem.pools),
+        pools=tuple(_pool(inputs, mean, most) for inputs in problem.pools),
         scenarios=tuple(_scenario(scenario, mean, least) for scenario in problem.scenarios),
     )
 
@@ -87,8 +91,9 @@ def _site(site: SiteInputs, first: Ints, mean: Merge, least: Merge, total: Merge
     )
 
 
-def _pool(inputs: PoolInputs, mean: Merge) -> PoolInputs:
-    return replace(inputs, load=tuple(min(1.0, load) for load in mean(inputs.load)))
+def _pool(inputs: PoolInputs, mean: Merge, most: Merge) -> PoolInputs:
+    floors = most(inputs.floors) if inputs.floors else ()
+    return replace(inputs, load=tuple(min(1.0, load) for load in mean(inputs.load)), floors=floors)
 
 
 def _scenario(scenario: Scenario, mean: Merge, least: Merge) -> Scenario:

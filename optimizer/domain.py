@@ -255,9 +255,8 @@ class DemandCharge:
 class SiteInputs:
     """One site on the grid: every tuple has one entry an interval.
 
-    `pue` turns IT power into import; `other_it_kw` is IT load that is not GPUs; `limit_kw` is the hard import
-    limit (inf:
-    none). `ramp_*_kw_per_min` bound how fast the import may change (inf: free). `import_now_kw` None: unknown.
+    `pue` turns IT power into import; `other_it_kw` is IT load that is not GPUs; `limit_kw` is the hard import limit
+    (inf: none). `ramp_*_kw_per_min` bound how fast the import may change (inf: free). `import_now_kw` None: unknown.
     """
 
     id: str
@@ -278,8 +277,8 @@ class SiteInputs:
 
 @dataclass(frozen=True)
 class PoolInputs:
-    """A pool with its load on the grid (share of its GPUs that are busy, 0..1; ignored for batch) and present draw; how
-    many of its GPUs are parked now, and how many wake and work again within `wake_left_s`."""
+    """A pool with its load on the grid (share of its GPUs that are busy, 0..1; ignored for batch), present draw, GPUs
+    parked now, and GPUs that wake and work within `wake_left_s`; `floors`: higher ones than its own (empty: none)."""
 
     pool: GpuPool
     load: tuple[float, ...]
@@ -287,6 +286,7 @@ class PoolInputs:
     parked_now: int = 0
     waking_now: int = 0
     wake_left_s: float = 0.0
+    floors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

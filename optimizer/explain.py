@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from optimizer.curves import cap_for_throughput
 from optimizer.domain import BatchJob, GpuPool, Plan, PoolInputs, Problem, SiteInputs, Work
 from optimizer.envelope import mean_limit_kw
 from optimizer.reasons import Reason
@@ -26,14 +27,27 @@ def explain_pool(problem: Problem, plan: Plan, pool_id: str, index: int = 0, zon
     busy = inputs.load[index] * pool.count
     if reason is Reason.NO_WORK or busy <= 0:
         return f"{pool_id} has no work until {until}; its GPUs idle at {pool.curve.idle_w:.0f} W."
+    if (
+        reason is Reason.FULL_POWER
+        and inputs.floors
+        and inputs.floors[index] > pool.floor
+        and _all_needed(inputs, index)
+    ):
+        return f"{pool_id} runs at full power ({orders.cap_w[index]} W) until {until}: its latency objective needs it."
     if reason is Reason.FULL_POWER:
         return f"{pool_id} runs at full power ({orders.cap_w[index]} W) until {until}: nothing asks for less."
     share = orders.work_gpus[index] / busy
-    free = _change(reason, pool)
+    free = _change(reason, pool, inputs.floors[index] if inputs.floors else 0.0)
     return (
         f"{pool_id} is capped at {orders.cap_w[index]} W ({share:.0%} throughput) because "
         f"{_cause(problem, plan, inputs, index, reason, zone)} until {until}; {free}."
     )
+
+
+def _all_needed(inputs: PoolInputs, index: int) -> bool:
+    """Whether an interval's floor leaves nothing to throttle."""
+    pool = inputs.pool
+    return cap_for_throughput(pool.curve, inputs.floors[index]) >= pool.max_cap_w
 
 
 def _batch_state(pool: GpuPool, plan: Plan, index: int) -> str:
@@ -47,8 +61,10 @@ def _batch_state(pool: GpuPool, plan: Plan, index: int) -> str:
     return f"{pool.id} runs {orders.active_gpus[index]} of {pool.count} GPUs at {orders.cap_w[index]} W{asleep}"
 
 
-def _change(reason: Reason, pool: GpuPool) -> str:
+def _change(reason: Reason, pool: GpuPool, latency_floor: float) -> str:
     """What would change it."""
+    if reason is Reason.SERVICE_FLOOR and latency_floor > pool.floor:
+        return f"its latency objective allows no less than {latency_floor:.0%} at this load"
     if reason is Reason.SERVICE_FLOOR:
         return f"its service floor of {pool.floor:.0%} allows no less"
     if reason is Reason.FLOOR_BROKEN:

@@ -23,7 +23,7 @@ from optimizer.curves import (
     hull_of_caps,
     throughput_at_cap,
 )
-from optimizer.domain import GpuPool, GridEvent, PowerCurve, Problem, Work
+from optimizer.domain import GpuPool, GridEvent, PoolInputs, PowerCurve, Problem, Work
 from optimizer.envelope import event_breakpoints, mean_limit_kw, promised_kwh
 from optimizer.jobfacts import JobFacts, Jobs, JobTable, table_of
 from optimizer.parked import parked_of
@@ -339,8 +339,7 @@ def _pool(problem: Problem, number: int, sites: dict[str, int], jobs: JobTable) 
     inputs = problem.pools[number]
     pool = inputs.pool
     curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
-    top = throughput_at_cap(curve, pool.max_cap_w)
-    floor_cap = max(int(pool.min_cap_w), cap_for_throughput(curve, min(pool.floor, top)))
+    floor_caps = _floor_caps(inputs, curve, len(problem.grid))
     parked = parked_of(inputs, np.array(problem.grid.hours), _held_gpus(number, pool, jobs))
     if pool.work is Work.BATCH:
         working, hulls = _batch(problem, number, curve, jobs)
@@ -350,7 +349,16 @@ def _pool(problem: Problem, number: int, sites: dict[str, int], jobs: JobTable) 
         hulls = (hull_of_caps(curve),) * len(problem.grid)
     breakable = np.zeros(len(problem.grid), dtype=np.bool_)
     now_kw = inputs.draw_now_kw
-    return PoolFacts(pool, number, sites[pool.site], curve, working, hulls, floor_cap, breakable, now_kw, parked)
+    return PoolFacts(pool, number, sites[pool.site], curve, working, hulls, floor_caps, breakable, now_kw, parked)
+
+
+def _floor_caps(inputs: PoolInputs, curve: PowerCurve, count: int) -> NDArray[np.int64]:
+    """Lowest whole-watt cap that keeps the floor of each interval: the pool's own, or a higher one of the interval."""
+    pool = inputs.pool
+    top = throughput_at_cap(curve, pool.max_cap_w)
+    floors = [min(top, max(pool.floor, floor)) for floor in inputs.floors or (pool.floor,) * count]
+    caps = {floor: max(int(pool.min_cap_w), cap_for_throughput(curve, floor)) for floor in set(floors)}
+    return np.array([caps[floor] for floor in floors], dtype=np.int64)
 
 
 def _held_gpus(number: int, pool: GpuPool, jobs: JobTable) -> float:

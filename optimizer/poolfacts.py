@@ -21,7 +21,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """A pool on the grid. `hulls[t]` is throughput over draw of one working GPU; `working[t]` how many may work."""
+    """A pool on the grid. `hulls[t]` is throughput over draw of one working GPU; `working[t]` how many may work,
+    `floor_caps_w[t]` the lowest cap in whole W that keeps the floor."""
 
     pool: GpuPool
     index: int
@@ -29,7 +30,7 @@ class PoolFacts:
     curve: PowerCurve
     working: Floats
     hulls: tuple[Hull, ...]
-    floor_cap_w: int
+    floor_caps_w: NDArray[np.int64]
     may_break_floor: NDArray[np.bool_]
     draw_now_kw: float | None
     parked: Parked | None = None
@@ -120,16 +121,22 @@ class PoolFacts:
         """Least draw that keeps the service floor."""
         if self.batch:
             return self.base_kw
-        floor_w = draw_at_cap(self.curve, self.floor_cap_w)
-        need = self._by_hull(lambda hull: max(0.0, min(floor_w, hull.top_w) - hull.base_w))
+        floor_w = self._at_floors(draw_at_cap)
+        need = np.maximum(0.0, np.minimum(floor_w, self.top_w) - self.base_w)
         draw: Floats = self.base_kw + self.working * need / 1000.0
         return draw
 
     @cached_property
     def floor_work(self) -> Floats:
         """Work in GPU equivalents under the floor's cap (interactive and training pools)."""
-        work: Floats = self.working * throughput_at_cap(self.curve, self.floor_cap_w)
+        work: Floats = self.working * self._at_floors(throughput_at_cap)
         return work
+
+    def _at_floors(self, number: Callable[[PowerCurve, float], float]) -> Floats:
+        """What the curve says at the cap of every interval's floor; few of them differ."""
+        caps, which = np.unique(self.floor_caps_w, return_inverse=True)
+        found: Floats = np.array([number(self.curve, float(cap)) for cap in caps])[which]
+        return found
 
     def work_at(self, index: int, draw_kw: float) -> float:
         """Work in GPU equivalents that a draw of the pool does."""

@@ -172,6 +172,8 @@ def _pool(inputs: PoolInputs, sites: set[str], count: int) -> Iterator[ProblemEr
     yield from _series(f"{place}.load", inputs.load, count, 0.0, 1.0)
     yield from _range(place, pool, ("count", "value_per_gpu_h", "min_cap_w"), 0.0)
     yield from _range(place, pool, ("floor",), 0.0, 1.0)
+    if inputs.floors:
+        yield from _series(f"{place}.floors", inputs.floors, count, 0.0, 1.0)
     if not pool.min_cap_w <= pool.max_cap_w < inf:
         yield ProblemError(f"{place}.max_cap_w", f"is {pool.max_cap_w}, min_cap_w {pool.min_cap_w}")
     yield from _parking(place, inputs)
@@ -312,10 +314,11 @@ def _mended_pool(inputs: PoolInputs, notes: list[Note]) -> PoolInputs:
     changed = replace(
         inputs,
         load=tuple(load if 0 <= load <= 1 else 1.0 for load in inputs.load),
+        floors=tuple(floor if 0 <= floor <= 1 else 1.0 for floor in inputs.floors),
         draw_now_kw=now if now is not None and isfinite(now) else None,
     )
     if repr(changed) != repr(inputs):
-        text = f"{inputs.pool.id}: a load or draw that is no number was replaced by full load"
+        text = f"{inputs.pool.id}: a load, floor or draw that is no number was replaced by a cautious one"
         notes.append(Note(Reason.SIGNAL_NAN, inputs.pool.id, text, Severity.ALERT))
     return changed
 

@@ -18,6 +18,7 @@ from scheduler.dispatch import Dispatched
 from scheduler.engine import Context, State
 from scheduler.granting import grant_jobs
 from scheduler.jobmeter import meter_jobs
+from scheduler.latency_trim import latencies, needed, watch_latency
 from scheduler.observing import observe, read_meter, site_import, teach
 from scheduler.orders import PoolOrder
 from scheduler.parking import awake_orders, set_parking
@@ -37,7 +38,7 @@ OVER_SHARE, OVER_TICKS = 0.02, 10
 def run_tick(ctx: Context, state: State) -> Tick:
     """One turn of the fast loop.
 
-    1. read the meters (a lost part keeps its last estimate, and says so)
+    1. read the meters (a lost part keeps its last estimate, and says so), and how long users wait
     2. per site: ceiling, set-point, and the orders that reach it (trim)
     3. clamp to floors and card ranges
     4. look at what became of the last orders; dispatch under a lease: journal, apply, read back
@@ -53,6 +54,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     teach(ctx, state, reading, now)
     notes += unmoved(ctx, state, reading, now)
     learn_levers(ctx, state, reading, now)
+    notes += watch_latency(ctx, state, now)
     events = ctx.ledger.active(now)
     below_floor = emergency_sites(ctx.emergency_programs, events, now)
     notes += read_jobs(ctx, state, now)
@@ -172,6 +174,8 @@ def book(
         cap_w={pool: order.cap_w for pool, order in state.orders.items()},
         active_gpus={pool: order.active_gpus for pool, order in state.orders.items()},
         clock_mhz=locked_mhz(ctx),
+        latency=latencies(ctx),
+        latency_floor=needed(ctx, state),
         yielded_gpus={pool: len(gpus) for pool, gpus in ctx.dispatcher.yielded().items()},
         supply=supply_statuses(ctx, state, now),
         orders=orders,

@@ -19,6 +19,7 @@ from optimizer.reasons import Note, Reason, Severity
 from scheduler.clocked import limits_of
 from scheduler.collect import collect
 from scheduler.engine import Context, Decision, State
+from scheduler.latency_trim import keep_books
 from scheduler.peaks import book_peaks
 from scheduler.problem import build_problem, signal_window
 from scheduler.reporting import cycle_report
@@ -83,6 +84,9 @@ def adopt_curves(ctx: Context, state: State, now: datetime) -> None:
     ctx.dispatcher.read_limits()
     with state.lock:
         state.notes.extend(ctx.curves.turn(now))
+        for guard in ctx.latency.values():
+            guard.forget(now)
+    keep_books(ctx)
 
 
 def refuse(ctx: Context, state: State, problem: Problem, broken: tuple[Violation, ...], now: datetime) -> None:

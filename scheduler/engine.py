@@ -27,6 +27,7 @@ from scheduler.collect import Memory, Source
 from scheduler.curve_book import CurveBook
 from scheduler.dispatch import Dispatcher
 from scheduler.estimate import Foreign
+from scheduler.latency import Guard
 from scheduler.ledger.ledger import Ledger
 from scheduler.meterline import Overhead
 from scheduler.news import Notes
@@ -152,6 +153,8 @@ class Context:
     permit: Permit = field(default_factory=Permit)
     clocks: ClockHand | None = None
     """Where pools may be moved by their SM clocks."""
+    latency: Mapping[str, Guard] = field(default_factory=dict)
+    """Guards of the pools that have latency objectives."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,8 @@ class State:
     unmoved_ticks: dict[str, int] = field(default_factory=dict)
     away: dict[str, int] = field(default_factory=dict)
     """GPUs of each pool that did not take their last order."""
+    latency_caps: dict[str, int] = field(default_factory=dict)
+    """Lowest caps that the latency objectives of pools allow now, where that is above their floors."""
     adopted: bool = False
     orders: dict[str, PoolOrder] = field(default_factory=dict)
     held: dict[str, PoolOrder] = field(default_factory=dict)

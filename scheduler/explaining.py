@@ -10,6 +10,7 @@ from scheduler.clocked import clock_text
 from scheduler.dispatch_notes import yielded_text
 from scheduler.engine import Context, State
 from scheduler.holding import held_by
+from scheduler.latency_trim import latency_text
 from scheduler.orders import step_index
 from scheduler.reporting import zone_of
 from scheduler.service import Refused
@@ -38,7 +39,8 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
         why = held[1] if held is not None else explain_pool(problem, plan, target, step, zone_of(ctx, target))
         left = ctx.dispatcher.yielded().get(target, {})
         others = f" {yielded_text(target, tuple(left), left)}." if left else ""
-        return f"{why} Its power curve: {ctx.curves.status(target).text}.{others}{clock_text(ctx, target)}"
+        waits = latency_text(ctx, state, target)
+        return f"{why} Its power curve: {ctx.curves.status(target).text}.{others}{clock_text(ctx, target)}{waits}"
     if target in plan.jobs:
         return explain_job(problem, plan, target, zone_of(ctx, plan.jobs[target].pool))
     if target in ctx.sites:

@@ -15,11 +15,11 @@ from optimizer.domain import GpuPool, Work
 from scheduler.busy import known_busy
 from scheduler.engine import Context, State
 from scheduler.estimate import import_kw, pool_kw
+from scheduler.latency_trim import kept_cap_w
 from scheduler.ledger.ledger import ProgramTerms
 from scheduler.orders import free_order
 from scheduler.parked import asleep_kw
 from scheduler.pools import PoolModel
-from scheduler.safety import floor_cap_w
 from scheduler.status import Flexibility
 from scheduler.supply import relief_kw
 
@@ -109,7 +109,7 @@ def shed_of(ctx: Context, state: State, model: PoolModel, now: datetime, pause: 
     """What a pool can give: from its measured draw to what its busy GPUs draw at the floor's cap, and with `pause` the
     interruptible jobs of a batch pool as well. A cap above the draw gives nothing. Where nobody says how many GPUs work
     all count as busy, so that a cap above their mean draw gives nothing either."""
-    pool, cap_w = model.pool, floor_cap_w(model.pool)
+    pool, cap_w = model.pool, kept_cap_w(state, model.pool)
     busy = _busy(ctx, state, model, now)
     kw = state.reading.pool_kw.get(pool.id) if state.reading is not None else None
     if kw is None:

@@ -12,7 +12,7 @@ from optimizer.curves import throughput_at_cap
 from optimizer.domain import GpuPool, Plan
 from optimizer.reasons import Reason
 from scheduler.engine import Context, State
-from scheduler.orders import planned_order
+from scheduler.orders import PoolOrder, planned_order
 from scheduler.overrides import operator_limit_kw, paused
 
 NOTICEABLE_SHARE = 0.02
@@ -20,12 +20,15 @@ NOTICEABLE_SHARE = 0.02
 
 
 def held_by(ctx: Context, state: State, pool: GpuPool, plan: Plan, now: datetime) -> tuple[Reason, str] | None:
-    """Reason and sentence where the order in force is below the plan's; None where the plan's own reason is true."""
+    """Reason and sentence where the order in force is not the plan's; None where the plan's own reason is true."""
     order, planned, tick = state.orders.get(pool.id), planned_order(plan, pool, now), state.tick
     if paused(state):
         return Reason.OPERATOR_PAUSE, f"{pool.id} is left alone: the operator paused Gridpace."
     if order is None or tick is None or pool.site not in tick.target_kw:
         return None
+    waits = _for_latency(ctx, state, pool, order, planned, now)
+    if waits is not None:
+        return waits
     fewer = order.active_gpus < planned.active_gpus
     kept, held_until = state.taken.get(pool.id, (0, now))
     if fewer and now < held_until and order.active_gpus <= kept:
@@ -42,6 +45,23 @@ def held_by(ctx: Context, state: State, pool: GpuPool, plan: Plan, now: datetime
         f", because {what} holds {pool.site} at {most_kw / 1000:.2f} MW" if most_kw < float("inf") else f", by {what}"
     )
     return reason, f"{pool.id} is held at {gpus}{order.cap_w} W ({share:.0%} throughput) until the next plan{until}."
+
+
+def _for_latency(
+    ctx: Context, state: State, pool: GpuPool, order: PoolOrder, planned: PoolOrder, now: datetime
+) -> tuple[Reason, str] | None:
+    """Where the latency guard holds a pool above its plan, or something holds it below what its users need."""
+    guard, least_w = ctx.latency.get(pool.id), state.latency_caps.get(pool.id, 0)
+    if guard is None:
+        return None
+    if order.cap_w < least_w:
+        yielded = f"{pool.id} is held at {order.cap_w} W, below the {least_w} W that its latency objectives need"
+        _, what, _ = _bound(ctx, state, pool.site, now)
+        return Reason.LATENCY_YIELDS, f"{yielded}, because {what} comes first: {guard.sentence()}."
+    if planned.cap_w < order.cap_w <= least_w:
+        what = f"{pool.id} is held at {order.cap_w} W instead of the planned {planned.cap_w} W"
+        return Reason.LATENCY_GUARD, f"{what} for its users' sake: {guard.sentence()}."
+    return None
 
 
 def _bound(ctx: Context, state: State, site: str, now: datetime) -> tuple[Reason, str, float]:

@@ -96,6 +96,16 @@ FAMILIES = (
     Family("gridpace_device_lost", "gauge", "1 while a battery or engine does not answer", ("device",)),
     Family("gridpace_gpu_cap_drift", "counter", "Caps found changed by somebody else"),
     Family("gridpace_pool_clock_hertz", "gauge", "SM clock that a pool's GPUs are locked to; absent: free", ("pool",)),
+    Family("gridpace_pool_latency_seconds", "gauge", "Measured quantile of a latency objective (`ttft_p95`); absent: "
+           "nobody to measure", ("pool", "objective")),
+    Family("gridpace_pool_latency_objective_seconds", "gauge", "Threshold of a latency objective",
+           ("pool", "objective")),
+    Family("gridpace_pool_latency_forecast_seconds", "gauge", "Most that is expected of it in the present interval of "
+           "the plan; absent: not known", ("pool", "objective")),
+    Family("gridpace_pool_latency_floor_ratio", "gauge", "Throughput that latency objectives need now; 0: no more than "
+           "the floor", ("pool",)),
+    Family("gridpace_pool_latency_guard", "gauge", "1 for what the latency guard does (idle, kept, slipping, holding, "
+           "missed, lost)", ("pool", "state")),
     Family("gridpace_pool_yielded_gpus", "gauge", "GPUs whose limit another program insists on; left to it", ("pool",)),
     Family("gridpace_jobs", "gauge", "Jobs by state", ("state",)),
     Family("gridpace_jobs_past_hope", "gauge", "Jobs that cannot meet their deadline"),
@@ -154,6 +164,7 @@ class Metrics:
             self._show("pool_active_gpus", tick.active_gpus.items())
             self._show("pool_clock_hertz", ((pool, 1e6 * mhz) for pool, mhz in tick.clock_mhz.items()))
             self._show("pool_yielded_gpus", ((pool, tick.yielded_gpus.get(pool, 0)) for pool in tick.cap_w))
+            self._latencies(tick)
             self._count_notes(tick.notes)
 
     def render(self) -> bytes:
@@ -181,6 +192,10 @@ class Metrics:
         shed = [(site.id, f"{one.within_s:g}", one) for site in report.sites for one in site.flexibility]
         self._show("site_flexibility_watts", ((*labels, 1000 * one.kw) for *labels, one in shed))
         self._show("site_flexibility_sure_watts", ((*labels, 1000 * one.sure_kw) for *labels, one in shed))
+        waits = [
+            (pool.id, it.objective, it.forecast_s[0]) for pool in report.pools for it in pool.latency if it.forecast_s
+        ]
+        self._show("pool_latency_forecast_seconds", (row for row in waits if row[2] is not None))
         curves = [(pool.id, pool.curve) for pool in report.pools if pool.curve is not None]
         self._show("pool_curve_learned", ((pool, curve.kind == "learned") for pool, curve in curves))
         self._show("pool_curve_samples", ((pool, curve.samples) for pool, curve in curves))
@@ -188,6 +203,14 @@ class Metrics:
         self._show("jobs", Tally(job.state for job in report.jobs).items())
         self._show("dr_events", Tally(event.state for event in report.events).items())
         self._of["jobs_past_hope"].set(sum(job.reason == Reason.DEADLINE_UNREACHABLE for job in report.jobs))
+
+    def _latencies(self, tick: Tick) -> None:
+        known = [(pool, one) for pool, some in tick.latency.items() for one in some]
+        measured = ((pool, one.objective, one.measured_s) for pool, one in known if one.measured_s is not None)
+        self._show("pool_latency_seconds", measured)
+        self._show("pool_latency_objective_seconds", ((pool, one.objective, one.threshold_s) for pool, one in known))
+        self._show("pool_latency_guard", ((pool, some[0].guard, 1) for pool, some in tick.latency.items()))
+        self._show("pool_latency_floor_ratio", ((p, tick.latency_floor.get(p, 0.0)) for p in tick.latency))
 
     def _inputs(self, report: CycleReport) -> None:
         self._show("signal_age_seconds", ((it.id, it.age_s) for it in report.sources if it.age_s is not None))

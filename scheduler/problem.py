@@ -25,6 +25,7 @@ from scheduler.backoff import backed_off
 from scheduler.coincident import coincident_now
 from scheduler.collect import Snapshot
 from scheduler.engine import Context, SiteModel, State
+from scheduler.latency_plan import with_latency_floors
 from scheduler.overrides import operator_limit_kw
 from scheduler.parked import asleep_kw
 from scheduler.peaks import charges_now
@@ -73,11 +74,13 @@ def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> 
         draw = state.tick.pool_kw.get(entry.pool.id) if state.tick else None
         pools.append(with_parked(state, PoolInputs(entry.pool, load, draw), now))
         notes.extend(said)
+    floored, said = with_latency_floors(ctx, pools, sites, jobs, now)
+    notes.extend(said)
     problem = Problem(
         made_at=now,
         grid=grid,
         sites=tuple(sites),
-        pools=tuple(pools),
+        pools=floored,
         jobs=jobs,
         events=(*ctx.ledger.active(now), *(row.event for row in ctx.ledger.awaiting())),
         prices=ctx.prices,

@@ -15,9 +15,12 @@ from optimizer.reasons import Note, Reason
 from scheduler.clocked import locked_mhz
 from scheduler.flexibility import flexibility
 from scheduler.holding import held_by
+from scheduler.latency import status_of
+from scheduler.latency_plan import forecast_s
+from scheduler.latency_trim import needed
 from scheduler.orders import planned_order, step_index
 from scheduler.overrides import mode_now
-from scheduler.status import CycleReport, JobStatus, PoolStatus, SiteStatus, SourceStatus
+from scheduler.status import CycleReport, JobStatus, LatencyStatus, PoolStatus, SiteStatus, SourceStatus
 from scheduler.supply import supply_statuses
 from scheduler.targets import INF
 
@@ -111,8 +114,15 @@ def pool_status(ctx: Context, state: State, pool: GpuPool, problem: Problem, pla
         clock_mhz=locked_mhz(ctx).get(pool.id),
         yielded=len(ctx.dispatcher.yielded().get(pool.id, ())),
         parked_gpus=state.parked[pool.id].asleep if pool.id in state.parked else 0,
+        latency=_latency(ctx, pool, problem, plan, now),
+        latency_floor=needed(ctx, state).get(pool.id, 0.0),
         quote_per_mtok=plan.quotes[pool.id].per_mtok[step] if pool.id in plan.quotes else None,
     )
+
+
+def _latency(ctx: Context, pool: GpuPool, problem: Problem, plan: Plan, now: datetime) -> tuple[LatencyStatus, ...]:
+    guard = ctx.latency.get(pool.id)
+    return status_of(guard, forecast_s(guard, problem, plan, now)) if guard is not None else ()
 
 
 def zone_of(ctx: Context, pool: str) -> tzinfo:

@@ -80,6 +80,18 @@ class CurveStatus:
 
 
 @dataclass(frozen=True)
+class LatencyStatus:
+    """One latency objective of a pool (`ttft_p95`): what is measured (None: nothing to measure), what the guard does,
+    and what is to be expected at most on the plan's grid (None: nothing seen so far says it; empty: no plan yet)."""
+
+    objective: str
+    threshold_s: float
+    measured_s: float | None
+    guard: str
+    forecast_s: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
 class PoolStatus:
     """One pool now: cap of its active GPUs, planned and measured draw, relative throughput, reason code and sentence,
     and the curve that all of it is reckoned from."""
@@ -105,6 +117,9 @@ class PoolStatus:
     """GPUs that are parked, out of those that are not active."""
     clock_mhz: int | None = None
     """SM clock that its GPUs are locked to; None: free."""
+    latency: tuple[LatencyStatus, ...] = ()
+    latency_floor: float = 0.0
+    """Throughput that its latency objectives need now; 0: no more than the floor."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +203,10 @@ class Tick:
     """GPUs left to another writer of limits, by pool."""
     clock_mhz: Mapping[str, int] = field(default_factory=dict)
     """SM clocks that are locked, by pool."""
+    latency: Mapping[str, tuple[LatencyStatus, ...]] = field(default_factory=dict)
+    """Latency objectives by pool."""
+    latency_floor: Mapping[str, float] = field(default_factory=dict)
+    """Throughput that they need, by pool."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from optimizer.envelope import INF, event_breakpoints, tightest_kw
 from scheduler.engine import Context, State
 from scheduler.estimate import import_kw
 from scheduler.flexibility import pue_now, site_pools
+from scheduler.latency_trim import kept_cap_w
 from scheduler.orders import PoolOrder, planned_order, step_index
 from scheduler.predict import it_kw, meter_line, missing_kw
-from scheduler.safety import LEASE_INTERVALS, clamp, emergency_sites, floor_cap_w
+from scheduler.safety import LEASE_INTERVALS, clamp, emergency_sites
 from scheduler.trim import shed_orders
 
 Steps = list[tuple[float, Mapping[str, PoolOrder]]]
@@ -76,7 +77,7 @@ def _orders(
         return orders
     over_kw = over_it_kw(ctx, state, site, orders, max(0.0, cap_kw), planned_kw[taken], at, lagging=lagging)
     deep = site in emergency_sites(ctx.emergency_programs, mine, at)
-    floors = {pool.id: int(pool.min_cap_w) if deep else floor_cap_w(pool) for pool in pools}
+    floors = {pool.id: int(pool.min_cap_w) if deep else kept_cap_w(state, pool) for pool in pools}
     return shed_orders(state, pools, orders, floors, over_kw, at)[0]
 
 

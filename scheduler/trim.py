@@ -20,11 +20,12 @@ from scheduler.engine import Context, State
 from scheduler.flexibility import site_pools
 from scheduler.giveback import give_back
 from scheduler.granting import filled
+from scheduler.latency_trim import kept_cap_w, raised, yields
 from scheduler.observing import foreign_gpus, site_import
 from scheduler.orders import PoolOrder, whole_order
 from scheduler.overrides import operator_limit_kw
 from scheduler.predict import busy_under, held_it_kw, held_order, it_kw, meter_line, missing_kw, peak_it_kw
-from scheduler.safety import clamp, floor_cap_w, lowest_cap_w
+from scheduler.safety import clamp, lowest_cap_w
 from scheduler.supply import asked_kw, relieve, sun_kw
 from scheduler.surprise import Surprises
 from scheduler.targets import INF, Ceiling, careful, ceiling, hurried_kw, live, pace, risen_by_load, setpoint
@@ -68,7 +69,7 @@ def trim_site(
     """Set-point and orders of `site` until the next tick at `then`."""
     model = ctx.sites[site]
     pools = [entry.pool for entry in site_pools(ctx, site)]
-    planned, notes = clamp(planned_orders(ctx, state, pools, now), pools, below_floor, now)
+    planned, notes = clamp(raised(state, planned_orders(ctx, state, pools, now)), pools, below_floor, now)
     devices_kw = asked_kw(ctx, state, site, now)
     state.supply_kw[site] = sum(devices_kw.values()) - sun_kw(ctx, state, site, now)
     top = ceiling(site, limit_now(ctx, state, site, now), events, operator_limit_kw(state, site, now), now, then)
@@ -87,12 +88,16 @@ def trim_site(
     last_kw = state.setpoint_kw.get(site)
     least_kw = state.lately[site].least_kw if site in state.lately and not live(site, events, now) else -INF
     aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, up, down, risen_by_load(last_kw, held_kw, least_kw, up))
+    aim_kw = max(aim_kw, min(most_kw, line.import_of(guarded_it_kw(state, pools))))
     hurry_kw = hurried_kw(top, site, events, now, last_kw, down * seconds / 60.0)
     base, floors = _base(state, pools, wish, ramping=aim_kw > wish_kw + SLACK_KW, deep=site in below_floor)
     base_it_kw, target_kw = it_kw(state, pools, base), min(line.it_of(aim_kw), cap_it_kw)
     over_kw = line.import_of(base_it_kw) - line.import_of(target_kw)
     target_kw = line.it_of(line.import_of(target_kw) + relieve(ctx, state, site, devices_kw, max(0.0, over_kw)))
     orders, left_kw = shed_orders(state, pools, base, floors, base_it_kw - target_kw, now)
+    hard_kw = min(top.limit_kw, top.operator_kw)
+    room_kw = line.it_of(hard_kw - surprises.margin_kw(hard_kw, ctx.margin)) if hard_kw < INF else INF
+    orders, left_kw, more = give_way(state, pools, orders, left_kw, top, room_kw, now)
     take(state, pools, wish, orders, now)
     if orders != planned:
         orders = still(state, pools, orders, target_kw, MARGIN_USED * ctx.margin)
@@ -101,7 +106,7 @@ def trim_site(
     short_kw = max(0.0, ordered_kw - min(top.kw, aim_kw)) if left_kw > 0 else 0.0
     planned_kw = line.import_of(it_kw(state, pools, planned))
     shed_kw = max(0.0, wish_kw - aim_kw)
-    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw, notes)
+    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw, notes + more)
 
 
 def planned_orders(ctx: Context, state: State, pools: list[GpuPool], now: datetime) -> dict[str, PoolOrder]:
@@ -117,7 +122,7 @@ def _base(
     if ramping:
         held = {pool.id: _higher(held_order(state, pool), wish[pool.id]) for pool in pools}
         return held, {pool.id: wish[pool.id].cap_w for pool in pools}
-    return wish, {pool.id: int(pool.min_cap_w) if deep else floor_cap_w(pool) for pool in pools}
+    return wish, {pool.id: int(pool.min_cap_w) if deep else kept_cap_w(state, pool) for pool in pools}
 
 
 def still(
@@ -135,6 +140,34 @@ def still(
         return orders
     unused_kw = target_kw - it_kw(state, pools, near)
     return near if -beyond * target_kw <= unused_kw <= STILL_SHARE * target_kw else orders
+
+
+def guarded_it_kw(state: State, pools: list[GpuPool]) -> float:
+    """IT power of what is held now with what the latency guard takes back, which waits for no ramp; else nothing."""
+    held = {pool.id: held_order(state, pool) for pool in pools} if state.latency_caps else {}
+    return it_kw(state, pools, raised(state, held)) if held and raised(state, held) != held else -INF
+
+
+def give_way(
+    state: State,
+    pools: list[GpuPool],
+    orders: dict[str, PoolOrder],
+    left_kw: float,
+    top: Ceiling,
+    room_kw: float,
+    now: datetime,
+) -> tuple[dict[str, PoolOrder], float, tuple[Note, ...]]:
+    """The latency guard yields to hard limits and operators, which leave `room_kw` of IT power: where every other lever
+    is used, its pools go down to their floors, as far as those need it. An event gets no more than the rest; that it
+    falls short is known."""
+    if not state.latency_caps:
+        return orders, left_kw, ()
+    over_kw = min(left_kw, it_kw(state, pools, orders) - room_kw)
+    if over_kw > 0:
+        orders, still_kw = shed_orders(state, pools, orders, {p.id: lowest_cap_w(p) for p in pools}, over_kw, now)
+        left_kw -= over_kw - still_kw
+    operators = "the operator's order" if top.operator_kw <= top.limit_kw else "the site's limit"
+    return orders, left_kw, yields(state, pools, orders, operators if over_kw > 0 else "an emergency", now)
 
 
 def limit_now(ctx: Context, state: State, site: str, now: datetime) -> float:
@@ -163,8 +196,9 @@ def shed_orders(
     The last lever: caps below the knee, in pools without a floor whose work must go on.
     """
     orders, left_kw = _shed(state, pools, base, floors, kw, now)
-    last = {pool.id: min(floors[pool.id], lowest_cap_w(pool)) for pool in pools}
-    if left_kw > 0 and all(floors[pool.id] <= floor_cap_w(pool) for pool in pools) and last != floors:
+    low = {pool.id: max(lowest_cap_w(pool), state.latency_caps.get(pool.id, 0)) for pool in pools}
+    last = {pool.id: min(floors[pool.id], low[pool.id]) for pool in pools}
+    if left_kw > 0 and all(floors[pool.id] <= kept_cap_w(state, pool) for pool in pools) and last != floors:
         return _shed(state, pools, orders, last, left_kw, now)
     return orders, left_kw
 

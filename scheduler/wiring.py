@@ -39,6 +39,7 @@ from scheduler.engine import ChargeBuilder, Context, Planner, SiteModel, State
 from scheduler.facade import Facade
 from scheduler.feeds import Feeds
 from scheduler.hardware import Hardware, build_hardware
+from scheduler.latency_wiring import build_guards
 from scheduler.ledger.ledger import Ledger
 from scheduler.levers import Levers
 from scheduler.planner import ChildPlanner
@@ -87,6 +88,8 @@ class Parts:
         self.sessions.close()
         self.feeds.stop()
         self.ctx.planner.close()
+        for guard in self.ctx.latency.values():
+            guard.source.close()
         if isinstance(self.ctx.jobs, WorkKeeper):
             self.ctx.jobs.close()
         self.hardware.close()
@@ -143,8 +146,7 @@ def _built(
     sites = site_models(config, tariffs)
     hardware = make_hardware(config, context, pool_models(config), sites, sources)
     opened.callback(hardware.close)
-    pools = Pools(hardware.pools)
-    jobs = build_jobs(config, context, hardware, store)
+    pools, jobs = Pools(hardware.pools), build_jobs(config, context, hardware, store)
     channels = build_channels(config, store, clock) if channels is None else channels
     planner = planner or build_planner(config)
     opened.callback(planner.close)
@@ -169,6 +171,7 @@ def _built(
         store=store,
         curves=CurveBook(pools, store),
         sales=SalesBook(store),
+        latency=build_guards(config, context, hardware.hall, store, opened),
         prices=prices(config),
         currency=config.currency,
         margin=config.margin,

@@ -27,7 +27,7 @@ def _fair(asked: Asked, level: float) -> Given:
     """Caps between the highest and the floor's, the same share of the way for all; jobs slow down to a stop."""
     draw = {}
     for pool in asked.service:
-        cap_w = pool.pool.max_cap_w - level * (pool.pool.max_cap_w - pool.floor_cap_w)
+        cap_w = pool.pool.max_cap_w - level * (pool.pool.max_cap_w - float(pool.floor_caps_w[asked.t]))
         above_w = min(draw_at_cap(pool.curve, cap_w), pool.hulls[asked.t].top_w) - pool.hulls[asked.t].base_w
         drawn = float(pool.base_kw[asked.t]) + float(pool.working[asked.t]) * above_w / 1000.0
         draw[pool.index] = between(pool, asked.t, drawn, asked.wants.draw_kw[pool.index])

@@ -215,5 +215,6 @@ BUILTIN: dict[str, dict[str, type[BaseModel]]] = {
     "dr": {"webhook": WebhookConfig},
     "devices": {"simulated": SimulatedDeviceConfig},
     "parking": {"simulated": SimulatedParkingConfig},
+    "latency": {},
 }
 """kind -> type -> model of the parts above."""

@@ -39,6 +39,7 @@ def check_whole(document: Document, config: Config, curves: Mapping[str, PowerCu
     _check_hardware(document, config)
     _check_devices(document, config)
     _check_parking(document, config)
+    _check_latency(document, config)
     _check_api(document, config)
     _check_standby(document, config)
     speed = config.clock.speed if config.clock is not None else 1.0
@@ -57,6 +58,11 @@ def secrets(config: Config) -> list[tuple[Place, SecretRef]]:
     ]
     entries += [(("signals", i), signal) for i, signal in enumerate(config.signals)]
     entries += [(("meters", i), meter) for i, meter in enumerate(config.meters)]
+    entries += [
+        (("pools", i, "latency", "source"), pool.latency.source)
+        for i, pool in enumerate(config.pools)
+        if pool.latency is not None
+    ]
     entries += [(("power",), config.power), (("jobs", "system"), config.jobs.system)]
     for place, entry in entries:
         for name in type(entry).model_fields:
@@ -217,6 +223,14 @@ def _check_parking(document: Document, config: Config) -> None:
         if pool.parking is not None and (getattr(pool.parking.hook, "type", "") == SIMULATED) != simulated:
             needs = "simulated GPUs need a simulated hook" if simulated else "real GPUs need a real hook"
             document.report(("pools", index, "parking", "hook", "type"), needs)
+
+
+def _check_latency(document: Document, config: Config) -> None:
+    """Simulated users are those of a simulated hall; real servers may be told of beside one."""
+    for index, pool in enumerate(config.pools):
+        kind = getattr(pool.latency.source, "type", "") if pool.latency is not None else ""
+        if kind == SIMULATED and not is_simulated(config):
+            document.report(("pools", index, "latency", "source", "type"), "real GPUs need a source that asks servers")
 
 
 def _check_api(document: Document, config: Config) -> None:

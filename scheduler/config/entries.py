@@ -24,6 +24,7 @@ ENTRY_PLACES: dict[tuple[str, ...], str] = {
     ("sites", "*", "batteries", "*", "device"): "devices",
     ("sites", "*", "generators", "*", "device"): "devices",
     ("pools", "*", "parking", "hook"): "parking",
+    ("pools", "*", "latency", "source"): "latency",
 }
 """Where entries stand (`*`: every item of a list), and which kind of adapter each is."""
 
@@ -98,4 +99,7 @@ ChannelEntry = Annotated[BaseModel, _validator("dr"), PlainSerializer(_dump), Wi
 DeviceEntry = Annotated[BaseModel, _validator("devices"), PlainSerializer(_dump), WithJsonSchema({"$entry": "devices"})]
 ParkingEntry = Annotated[
     BaseModel, _validator("parking"), PlainSerializer(_dump), WithJsonSchema({"$entry": "parking"})
+]
+LatencyEntry = Annotated[
+    BaseModel, _validator("latency"), PlainSerializer(_dump), WithJsonSchema({"$entry": "latency"})
 ]

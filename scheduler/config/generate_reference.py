@@ -59,6 +59,11 @@ KINDS = {
         "Parking of GPUs",
         "How idle GPUs are parked and woken. Its `type` is one of these.",
     ),
+    "latency": (
+        "pools[].latency.source",
+        "Latencies",
+        "Who tells how long the users of a pool wait. Its `type` is one of these.",
+    ),
 }
 
 

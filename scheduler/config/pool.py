@@ -11,6 +11,7 @@ from adapters.fields import Id
 from optimizer.domain import Work
 from scheduler.config.base import Count, Model, NotNegative, Positive, Share
 from scheduler.config.errors import FieldError
+from scheduler.config.latency import LatencyConfig
 from scheduler.config.parking import ParkingConfig
 
 _ID: TypeAdapter[str] = TypeAdapter(Id)
@@ -151,6 +152,16 @@ class PoolConfig(Model):
         description="Batch pools: idle GPUs may be put into a deeper sleep when the plan has no work for them.",
         examples=[{"parked_w": 20, "step": 8, "hook": {"type": "simulated"}}],
     )
+    latency: LatencyConfig | None = Field(
+        default=None,
+        description="Interactive pools: how long users may wait, and who tells how long they do.",
+        examples=[
+            {
+                "source": {"type": "vllm", "url": "http://127.0.0.1:8000"},
+                "objectives": [{"metric": "ttft", "quantile": 0.95, "threshold": "0.5s"}],
+            }
+        ],
+    )
     tokens_per_gpu_h: NotNegative = Field(
         default=0.0,
         description="Tokens that one GPU makes in an hour at full throughput, for the reports.",
@@ -163,4 +174,6 @@ class PoolConfig(Model):
             raise FieldError("max_cap_w", f"{self.max_cap_w:g} W is below `min_cap_w` ({self.min_cap_w:g} W)")
         if self.parking is not None and self.work is not Work.BATCH:
             raise FieldError("parking", "is for batch pools; the load of others comes when it wants")
+        if self.latency is not None and self.work is not Work.INTERACTIVE:
+            raise FieldError("latency", "is for interactive pools; nobody waits for the tokens of others")
         return self

@@ -22,6 +22,7 @@ CALM_REASONS = {"full_power", "cheap_window", "no_work", "work_done", "deadline"
 EVENT_TONES = {"active": "warn", "ramping_in": "warn", "ramping_out": "warn", "near": "info", "scheduled": "info",
                "awaiting": "info", "done": "good", "refused": "bad"}  # fmt: skip
 SOURCE_TONES = {"ok": "good", "substituted": "warn", "stale": "warn", "lost": "bad"}
+GUARD_TONES = {"kept": "good", "idle": "info", "holding": "warn", "slipping": "bad", "missed": "bad", "lost": "bad"}
 NOTE_TONES = {Severity.INFO: "info", Severity.WARNING: "warn", Severity.ALERT: "bad"}
 
 
@@ -70,9 +71,34 @@ def pools(board: Board) -> str:
     head = ("Pool", "Work", "#GPUs active", "#Cap", "#Draw", "#Throughput", "#Per 1M tokens", "Curve", "Why")
     return (
         _table(head, [_pool_row(pool, board) for pool in chosen], "No pools at this site.")
+        + latencies(board)
         + supply(board)
         + _flexible(board)
     )
+
+
+def latencies(board: Board) -> str:
+    """How long users of the site's pools wait, where somebody asked that they shouldn't."""
+    report, tick = board.report, board.tick
+    chosen = [pool for pool in report.pools if board.site and pool.site == board.site.id] if report else []
+    rows = [
+        (
+            Markup("<b>{}</b>").format(pool.id),
+            one.objective.replace("_", " "),
+            _seconds(one.measured_s),
+            _seconds(one.threshold_s),
+            _seconds(max((s for s in wanted.forecast_s if s is not None), default=None)),
+            Markup('<span class="gp-chip tone-{}">{}</span>').format(GUARD_TONES.get(one.guard, "info"), one.guard),
+        )
+        for pool in chosen
+        for wanted, one in zip(pool.latency, (tick.latency.get(pool.id) if tick else None) or pool.latency, strict=True)
+    ]
+    head = ("Latency", "Objective", "#Now", "#At most", "#Expected at most", "Guard")
+    return _table(head, rows, "") if rows else Markup("")
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:,.0f} ms" if seconds < 1 else f"{seconds:,.2f} s"
 
 
 def supply(board: Board) -> str:

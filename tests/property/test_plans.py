@@ -14,7 +14,7 @@ from optimizer.ladder import answer
 from optimizer.solve import SolveError, SolveFault, solve_problem
 from optimizer.validate import problems_of
 from tests.support.examples import many
-from tests.support.problems import random_problem, with_options, with_parking, with_starts, with_steps
+from tests.support.problems import random_problem, with_floors, with_options, with_parking, with_starts, with_steps
 
 seeds = st.integers(0, 10**6)
 
@@ -62,6 +62,16 @@ def test_parked_gpus_are_counted_and_woken_on_every_rung(seed, other):
     made = with_starts(with_parking(random_problem(seed), other), other)
     best = answer(made, None, solve_problem)
     assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ())
+    for plan in (greedy_plan(made), safe_plan(made), shift_plan(best, made), hold_plan(made, best)):
+        assert check_plan(made, plan) == ()
+
+
+@given(seeds, seeds)
+def test_floors_that_differ_from_interval_to_interval_are_kept_on_every_rung(seed, other):
+    made = with_floors(random_problem(seed), other)
+    assert list(problems_of(made)) == []
+    best = answer(made, None, solve_problem)
+    assert check_plan(made, best) == ()
     for plan in (greedy_plan(made), safe_plan(made), shift_plan(best, made), hold_plan(made, best)):
         assert check_plan(made, plan) == ()
 

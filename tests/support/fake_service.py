@@ -19,6 +19,7 @@ from scheduler.status import (
     CycleReport,
     EventStatus,
     Flexibility,
+    LatencyStatus,
     PoolStatus,
     SiteStatus,
     SourceStatus,
@@ -42,6 +43,10 @@ EVENT = EventStatus(
     start=START + timedelta(hours=3), end=START + timedelta(hours=5), target_kw=0.75 * FULL_KW, baseline_kw=FULL_KW,
     program="Emergency reduction", name="Evening peak", source="webhook:utility", answer="in",
 )  # fmt: skip
+
+
+WAITS = (LatencyStatus("ttft_p95", 0.5, 0.43, "kept", (0.45, 0.62, None)),
+         LatencyStatus("itl_p99", 0.05, None, "kept", (None,)))  # fmt: skip
 
 
 class FakeService:
@@ -117,7 +122,8 @@ class FakeService:
         }
         return PoolStatus(name, SITE, work, gpus, gpus, cap_w, top_w, full_kw * part, full_kw * part * 0.993,
                           min(1.0, part**0.4), reason.value, whys[reason], CURVE,
-                          self.price_at(self.clock.now()) * 0.0005)  # fmt: skip
+                          self.price_at(self.clock.now()) * 0.0005,
+                          latency=WAITS if name == "chat" else (), latency_floor=0.9)  # fmt: skip
 
     def _jobs(self):
         now = self.clock.now()

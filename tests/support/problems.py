@@ -133,6 +133,16 @@ def with_parking(made, seed):
     return replace(made, pools=tuple(pools))
 
 
+def with_floors(made, seed):
+    """The same problem with service pools that need more than their floors in some intervals."""
+    rng, pools, count = random.Random(seed), [], len(made.grid)
+    for item in made.pools:
+        rows = [tuple(rng.choice((0.0, 0.0, rng.random(), 1.0)) for _ in range(count)) for _ in range(2)]
+        serves = item.pool.work is not Work.BATCH and rng.random() < 0.7
+        pools.append(replace(item, floors=rows[0]) if serves else item)
+    return replace(made, pools=tuple(pools))
+
+
 def with_starts(made, seed):
     """The same problem with engines that cost something to start, some of which run now."""
     rng, sites = random.Random(seed), []

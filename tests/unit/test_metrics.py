@@ -115,6 +115,7 @@ def test_every_family_can_be_filled(service):
     battery = SupplyStatus("bess", "west", "battery", -5.0, -5.0, 20.0, 0.5, lost=False)
     spin = SupplyStatus("spin", "west", "reserve", None, 30.0, None, None, lost=False)
     quiet, busy = replace(service.tick(), supply=(battery, spin), clock_mhz={"chat": 1200}), service.report()
+    quiet = replace(quiet, latency={pool.id: pool.latency for pool in busy.pools if pool.latency})
     metrics.observe_cycle(busy)
     for minute, price in ((0, 10.0), (1, -10.0), (2, -10.0)):
         metrics.observe_cycle(replace(busy, sites=(replace(busy.sites[0], price_per_mwh=price),)))

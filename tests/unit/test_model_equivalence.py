@@ -11,7 +11,15 @@ from optimizer.model.arrays import write_arrays
 from optimizer.model.build import JOB_FAMILIES, declare
 from optimizer.model.pyomo_model import compile_model, pyomo_model
 from optimizer.solve import SolveError, SolveFault, solve_arrays, solve_problem
-from tests.support.problems import random_problem, typical_problem, with_options, with_parking, with_starts, with_steps
+from tests.support.problems import (
+    random_problem,
+    typical_problem,
+    with_floors,
+    with_options,
+    with_parking,
+    with_starts,
+    with_steps,
+)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -34,7 +42,7 @@ def test_what_is_written_is_what_pyomo_compiles_to_the_last_bit(seed, skip):
     made = random_problem(seed)
     made = with_steps(made, seed) if seed % 2 else made
     made = with_parking(with_options(made, seed), seed) if seed % 3 == 0 else made
-    model = declare(with_starts(made, seed))
+    model = declare(with_floors(with_starts(made, seed), seed))
     written, compiled = write_arrays(model), compile_model(model, skip)
     for name in ("starts", "index", "value", "cost", "low", "high", "row_low", "row_high", "integer"):
         assert np.array_equal(getattr(written, name), getattr(compiled, name)), name

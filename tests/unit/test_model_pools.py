@@ -8,6 +8,7 @@ from optimizer.assets import Battery
 from optimizer.check import check_plan
 from optimizer.curves import draw_at_cap
 from optimizer.domain import CurvePoint, Prices, Work
+from optimizer.explain import explain_pool
 from optimizer.reasons import Reason
 from optimizer.solve import solve_problem
 from optimizer.validate import ProblemError
@@ -51,6 +52,22 @@ def test_floor_holds_at_any_price_and_names_itself_only_where_it_binds():
     assert plan.sites["dc"].over_limit_kw == (pytest.approx(100),)
     assert [(note.code, note.subject) for note in plan.notes] == [(Reason.LIMIT_UNREACHABLE, "dc")]
     assert "100.0 kW" in plan.notes[0].text
+
+
+def test_an_interval_that_needs_more_than_the_floor_gets_it_and_the_others_only_the_floor():
+    hours = replace(inputs(pool(floor=0.5), 3), floors=(0.8, 0.0, 0.9))
+    made = problem(hourly(3), [site(3, price=99_999)], [hours])
+    plan = solve_problem(made)
+    chat = plan.pools["chat"]
+    assert chat.cap_w == (300, 200, 350)
+    assert chat.work_gpus == pytest.approx((800, 500, 900))
+    lower = replace(chat, cap_w=(300, 200, 300), draw_kw=(300.0, 200.0, 300.0), work_gpus=(800.0, 500.0, 800.0))
+    broken = check_plan(made, replace(plan, pools={"chat": lower}))
+    assert "work 800.000 is below its floor 900.000" in [fault.text for fault in broken]
+    limited = replace(made, sites=(site(3, price=10, limit=300.0),))
+    assert "its latency objective allows no less than 90% at this load" in explain_pool(
+        limited, solve_problem(limited), "chat", 2
+    )
 
 
 def test_only_an_allowed_emergency_goes_below_the_floor_and_training_gives_before_the_hard_limit():

@@ -99,6 +99,19 @@ def test_names_from_outside_are_text():
     assert ODD not in tables.header(replace(board, sites=(ODD,)), ODD, demo=True)
 
 
+def test_how_long_users_wait_is_shown_now_and_ahead():
+    board = board_at(4)
+    shown = tables.latencies(board)
+    assert "ttft p95" in shown
+    assert "430 ms" in shown
+    assert "620 ms" in shown, "the most that is expected"
+    now = {"chat": tuple(replace(one, guard="slipping", measured_s=1.25) for one in board.report.pools[0].latency)}
+    slow = tables.latencies(replace(board, tick=replace(board.tick, latency=now)))
+    assert '<span class="gp-chip tone-bad">slipping' in slow
+    assert "1.25 s" in slow
+    assert shown in tables.pools(board)
+
+
 def test_power_above_its_target_is_loud():
     board = board_at(4)
     assert 'gp-tile tone-lead"><span class="gp-name">Site power now' in tables.tiles(board)

@@ -1,0 +1,116 @@
+"""Latencies from a Prometheus server that scrapes the serving processes.
+
+It is as late as the scrapes are: with the usual 15 s the guard acts up to that much later than with the servers
+themselves (`vllm`). The increase of a histogram over the window is what Prometheus makes of it, restarts included;
+samples that are too old don't count, by the server's own clock.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from math import inf, isfinite
+from typing import Any, Literal
+
+from pydantic import Field
+
+from adapters.context import AdapterContext
+from adapters.fields import Duration
+from adapters.http import JsonServer
+from adapters.latency.polled import Polled
+from adapters.latency.vllm import MetricNames
+from adapters.latency.window import METRICS, LatencyReading, from_buckets
+from adapters.ports import AdapterError
+
+IS = "gridpace_is"
+"""Label that says what a series of the answer is."""
+
+
+class PrometheusLatencyConfig(MetricNames):
+    """A Prometheus server that scrapes the serving processes."""
+
+    type: Literal["prometheus"] = Field(description="A Prometheus server.", examples=["prometheus"])
+    selector: str = Field(
+        default="",
+        description="Label matchers that choose the pool's series, in Prometheus' own words; empty: all.",
+        examples=['model_name="chat",cluster="north"'],
+    )
+    window: Duration = Field(
+        default=timedelta(seconds=60),
+        description="Quantiles are of the requests of so much time; at least two scrapes must lie in it.",
+        examples=["60s"],
+    )
+    every: Duration = Field(default=timedelta(seconds=1), description="How often it is asked.", examples=["1s"])
+    max_age: Duration = Field(
+        default=timedelta(seconds=45), description="Older samples don't count.", examples=["45s"]
+    )  # fmt: skip
+
+
+class PrometheusLatency:
+    """`LatencySource` over a Prometheus server."""
+
+    Config = PrometheusLatencyConfig
+
+    def __init__(self, config: PrometheusLatencyConfig, context: AdapterContext) -> None:
+        self._config = config
+        self._server = JsonServer(config, context, "Prometheus")
+        every_s, max_age_s = config.every.total_seconds(), config.max_age.total_seconds()
+        self._polled = Polled(self.ask, every_s, max_age_s, self._server.place)
+
+    def read(self) -> LatencyReading:
+        """The newest reading. Raises AdapterError."""
+        return self._polled.read()
+
+    def close(self) -> None:
+        """End the thread and the connection."""
+        self._polled.close()
+        self._server.close()
+
+    @property
+    def query(self) -> str:
+        """What is asked, for a person to try by hand."""
+        config = self._config
+        chosen = f"{{{config.selector}}}" if config.selector.strip() else ""
+        window = f"{max(1, round(config.window.total_seconds()))}s"
+        parts = []
+        for metric in METRICS:
+            rises = (f"sum by (le) (increase({name}_bucket{chosen}[{window}]))" for name in config.names[metric])
+            parts.append(_as(" or ".join(rises), metric))
+        parts.append(_as(f"sum({config.waiting_metric}{chosen})", "waiting"))
+        times = [f"timestamp({name}_count{chosen})" for metric in METRICS for name in config.names[metric]]
+        parts.append(_as(f"time() - max({' or '.join(times)})", "age"))
+        return " or ".join(parts)
+
+    def ask(self) -> LatencyReading:
+        """Ask now. Raises AdapterError when there is no answer, or no series in it."""
+        told = self._server.post("/api/v1/query", {"query": self.query})
+        data = told.get("data") if isinstance(told, dict) and told.get("status") == "success" else None
+        result = data.get("result") if isinstance(data, dict) and data.get("resultType") == "vector" else None
+        if not isinstance(result, list):
+            raise AdapterError(f"{self._server.place}: the answer is not one of Prometheus' query API")
+        buckets: dict[str, dict[float, float]] = {metric: {} for metric in METRICS}
+        single: dict[str, float] = {}
+        for what, bound, value in filter(None, map(_parsed, result)):
+            if what in buckets:
+                buckets[what][bound] = value
+            else:
+                single[what] = value
+        found = {metric: from_buckets(some) for metric, some in buckets.items() if some}
+        histograms = {metric: histogram for metric, histogram in found.items() if histogram is not None}
+        if "age" not in single:
+            raise AdapterError(f"{self._server.place}: no series of {self._config.ttft_metric} in its answer")
+        age_s = max(0.0, single["age"])
+        return LatencyReading(histograms, single.get("waiting"), self._config.window.total_seconds(), age_s)
+
+
+def _as(query: str, what: str) -> str:
+    return f'label_replace({query}, "{IS}", "{what}", "", "")'
+
+
+def _parsed(series: Any) -> tuple[str, float, float] | None:
+    """What a series is, its upper bound and its value; None when it is not in its form."""
+    try:
+        labels, (_, text) = series["metric"], series["value"]
+        value = float(text)
+        return (str(labels[IS]), float(labels.get("le", inf)), value) if isfinite(value) else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None

@@ -1,0 +1,221 @@
+"""The latency guard: takes throttling of a pool back in the tick in which its users begin to wait too long.
+
+Why in the fast loop: a plan is made every few minutes, and what it knows of latencies is what was seen before. Here the
+newest histograms are judged every second. A slip raises the pool's floor to full power at once; only a hard limit, an
+operator's order or an emergency that the operator allowed may hold it lower (`scheduler/latency_trim.py`). What slipped
+at which load and cap is remembered (`scheduler/latency_book.py`), so that the next plan doesn't do it again. Power is
+let go again after objectives have been kept for a while, by a tenth, one step after the other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from adapters.latency.window import LatencyReading, LatencySource
+from adapters.ports import AdapterError
+from optimizer.curves import throughput_at_cap
+from optimizer.domain import GpuPool
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.latency_book import Cell, LatencyBook, Place, place_of
+from scheduler.status import LatencyStatus
+
+BAND = 0.9
+"""Share of a threshold below which an objective counts as kept with room to spare."""
+
+LEAST_SEEN = 5.0
+"""With fewer requests in the window nothing is judged."""
+
+STEP, LEAD = 0.02, 0.05
+"""Throughput that is let go at a time, and how far below what the pool runs at: a plan must follow first."""
+
+NOT_THE_CAP = 2.0
+"""After so many windows at full power a slip was not the caps' doing."""
+
+
+class GuardState(StrEnum):
+    """What the guard does."""
+
+    IDLE = "idle"
+    KEPT = "kept"
+    SLIPPING = "slipping"
+    HOLDING = "holding"
+    MISSED = "missed"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A share `quantile` of the requests (ttft) or tokens (itl) comes within `threshold_s`."""
+
+    metric: str
+    quantile: float
+    threshold_s: float
+
+    @property
+    def name(self) -> str:
+        """For people and labels, such as `ttft_p95`."""
+        return f"{self.metric}_p{100 * self.quantile:g}"
+
+
+@dataclass
+class Guard:
+    """The guard of one pool. `floor`: throughput that it holds now beyond the configured floor (0: none);
+    `configured` is that one."""
+
+    pool: str
+    source: LatencySource
+    objectives: tuple[Objective, ...]
+    hold: timedelta
+    books: dict[str, LatencyBook]
+    configured: float = 0.0
+    state: GuardState = GuardState.IDLE
+    floor: float = 0.0
+    measured_s: dict[str, float] = field(default_factory=dict)
+    wait_s: float | None = None
+    """How long the last of those that wait now will have waited, at the present rate."""
+    changed: bool = False
+    """Whether the books have news."""
+    _speeds: deque[tuple[datetime, float]] = field(default_factory=deque)
+    _slipped: datetime | None = None
+    _calm: datetime | None = None
+    _stalled: datetime | None = None
+    _blamed: dict[tuple[str, Place], Cell | None] = field(default_factory=dict)
+
+    def step(self, load: float, speed: float, top: float, now: datetime) -> tuple[Note, ...]:
+        """Judge the newest reading under the present busy share and throughput (`top`: at full power)."""
+        self._speeds.append((now, speed))
+        try:
+            reading = self.source.read()
+        except AdapterError as error:
+            self.state, self.measured_s, self.wait_s, self._calm = GuardState.LOST, {}, None, None
+            text = f"{self.pool}: {error}; what was learned of its latencies holds"
+            return (Note(Reason.LATENCY_LOST, self.pool, text, Severity.WARNING, now),)
+        window = timedelta(seconds=reading.window_s)
+        while len(self._speeds) > 1 and self._speeds[0][0] < now - window:
+            self._speeds.popleft()
+        worst = self._judge(reading, load, now)
+        notes = self._act(worst, load, top, window, now)
+        if reading.lost:
+            text = f"{self.pool}: no latencies from {', '.join(reading.lost[:5])}"
+            notes += (Note(Reason.LATENCY_LOST, self.pool, text, Severity.WARNING, now),)
+        return notes
+
+    def least_speed(self, load: float, now: datetime) -> float:
+        """Throughput that the objectives need at a load, by what was seen."""
+        return max(book.least_speed(load, now) for book in self.books.values())
+
+    def floor_at(self, load: float, now: datetime) -> float:
+        """Throughput that the pool needs now: while power is let go step by step, what the guard still holds."""
+        return self.floor or self.least_speed(load, now)
+
+    def _slips(self, load: float, now: datetime) -> float:
+        return max(book.missed(load, now) for book in self.books.values())
+
+    def forget(self, now: datetime) -> None:
+        """Drop what is too old to count."""
+        for book in self.books.values():
+            book.forget(now)
+
+    def sentence(self) -> str:
+        """What is seen, in words."""
+        seen = [
+            f"{one.name} {1000 * self.measured_s[one.name]:.0f} ms of {1000 * one.threshold_s:.0f}"
+            for one in self.objectives
+            if one.name in self.measured_s
+        ]
+        queued = self.wait_s is not None and self.wait_s > 0.05
+        return (", ".join(seen) or "no requests") + (f", a queue of {self.wait_s:.1f} s" if queued else "")
+
+    def _judge(self, reading: LatencyReading, load: float, now: datetime) -> float | None:
+        """The worst quantile over its threshold, learned on the way; None where nobody waits and nothing came."""
+        self.measured_s, ratios = {}, []
+        for one in self.objectives:
+            histogram = reading.histograms.get(one.metric)
+            seen = histogram.quantile(one.quantile) if histogram and histogram.total >= LEAST_SEEN else None
+            if seen is not None:
+                self.measured_s[one.name] = seen
+                ratios.append(seen / one.threshold_s)
+                self._learn(one.name, load, ratios[-1], now)
+        self.wait_s = self._wait_s(reading, now)
+        firsts = [one.threshold_s for one in self.objectives if one.metric == "ttft"]
+        if firsts and self.wait_s is not None and self.wait_s > min(firsts):
+            ratios.append(self.wait_s / min(firsts))
+        return max(ratios, default=None)
+
+    def _wait_s(self, reading: LatencyReading, now: datetime) -> float | None:
+        """Little's law: those that wait over the rate at which first tokens came; while none comes, since when."""
+        firsts = reading.histograms.get("ttft")
+        if not reading.waiting:
+            self._stalled = None
+            return None if reading.waiting is None else 0.0
+        if firsts is not None and firsts.total > 0:
+            self._stalled = None
+            return reading.waiting * reading.window_s / firsts.total
+        self._stalled = self._stalled or now
+        return (now - self._stalled).total_seconds()
+
+    def _learn(self, name: str, load: float, ratio: float, now: datetime) -> None:
+        """The window holds requests under every throughput in it: what was missed is the slowest one's doing, what was
+        kept the fastest one's merit. While it is not the caps' doing nothing is held against them."""
+        if ratio > 1.0 and self.state is GuardState.MISSED:
+            return
+        speeds = [speed for _, speed in self._speeds]
+        book, place = self.books[name], place_of(load, min(speeds) if ratio > 1.0 else max(speeds))
+        if ratio > 1.0:
+            self._blamed.setdefault((name, place), book.cells.get(place))
+        book.see(place, ratio, now)
+        self.changed = True
+
+    def _act(self, worst: float | None, load: float, top: float, window: timedelta, now: datetime) -> tuple[Note, ...]:
+        if worst is not None and worst > 1.0:
+            return self._take_back(top, window, now)
+        self._slipped, self._blamed = None, {}
+        if worst is not None and worst > BAND:
+            self._calm = None
+        elif self._calm is None:
+            self._calm = now
+        least = max(self.floor - STEP, self._speeds[-1][1] - LEAD)  # no further than the pool has followed
+        if 0 < least < self.floor and self._calm is not None and now - self._calm >= self.hold:
+            self.floor = least if least > max(self.configured, self._slips(load, now)) else 0.0
+            self._calm = now - self.hold + max(window, self.hold / 6)
+        self.state = GuardState.HOLDING if self.floor > 0 else GuardState.IDLE if worst is None else GuardState.KEPT
+        return ()
+
+    def _take_back(self, top: float, window: timedelta, now: datetime) -> tuple[Note, ...]:
+        self._slipped, self._calm, self.floor = self._slipped or now, None, 1.0
+        full = all(speed >= top - 1e-6 for _, speed in self._speeds)
+        if full and now - self._slipped >= NOT_THE_CAP * window:
+            self._acquit()
+            self.state = GuardState.MISSED
+            text = f"{self.pool}: {self.sentence()} at full power; it is not the caps that slow it"
+            return (Note(Reason.LATENCY_MISSED, self.pool, text, Severity.ALERT, now),)
+        self.state = GuardState.SLIPPING
+        text = f"{self.pool} is brought to full power: {self.sentence()}"
+        return (Note(Reason.LATENCY_GUARD, self.pool, text, Severity.WARNING, now),)
+
+    def _acquit(self) -> None:
+        """Forget what the caps were blamed for when the slip began."""
+        for (name, place), before in self._blamed.items():
+            if before is None:
+                self.books[name].cells.pop(place, None)
+            else:
+                self.books[name].cells[place] = before
+        self._blamed = {}
+
+
+def status_of(guard: Guard, forecast_s: dict[str, tuple[float | None, ...]]) -> tuple[LatencyStatus, ...]:
+    """The objectives as every surface shows them; `forecast_s` by objective on the plan's grid."""
+    return tuple(
+        LatencyStatus(
+            one.name, one.threshold_s, guard.measured_s.get(one.name), guard.state.value, forecast_s.get(one.name, ())
+        )
+        for one in guard.objectives
+    )
+
+
+def speed_of(pool: GpuPool, cap_w: float) -> float:
+    """Throughput under a cap, 0 to 1."""
+    return min(1.0, throughput_at_cap(pool.curve, cap_w))

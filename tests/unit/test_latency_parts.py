@@ -1,0 +1,82 @@
+"""Latencies: quantiles of a window, what a table of them knows, and vLLM's own text."""
+
+from datetime import UTC, datetime, timedelta
+from math import inf
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+
+from adapters.latency.vllm import ITL, TTFT, WAITING, parsed
+from adapters.latency.window import Histogram as Counts
+from adapters.latency.window import from_buckets, together
+from scheduler.latency_book import LatencyBook, place_of
+
+NOW = datetime(2026, 5, 2, 12, tzinfo=UTC)
+NAMES = {"ttft": (TTFT,), "itl": ITL}
+
+
+def test_a_quantile_is_that_of_prometheus_and_of_what_came_since():
+    seen = Counts((0.1, 0.5, 1.0, inf), (50.0, 90.0, 100.0, 100.0))
+    assert [seen.quantile(share) for share in (0.25, 0.5, 0.7, 0.95)] == pytest.approx([0.05, 0.1, 0.3, 0.75])
+    assert Counts((0.1, inf), (0.0, 5.0)).quantile(0.95) == 0.1, "the highest finite bound, as Prometheus answers"
+    assert Counts((0.1, inf), (0.0, 0.0)).quantile(0.95) is None
+    later = Counts((0.1, 0.5, 1.0, inf), (50.0, 90.0, 100.0, 110.0))
+    added = later.since(seen)
+    assert added is not None
+    assert added.quantile(0.5) == 1.0, "all ten that came were slow, whatever the thousands before were"
+    assert seen.since(later) is None, "a server that began anew"
+    assert together([seen, later]).total == 210
+    assert from_buckets({0.1: 3.0, inf: 2.0}) is None
+    assert from_buckets({0.1: 3.0}) is None
+
+
+@pytest.mark.parametrize("itl", ITL)
+def test_the_text_of_a_vllm_server_is_read_by_its_present_and_its_older_names(itl):
+    registry = CollectorRegistry()
+    first = Histogram(TTFT, "first token", ["model_name", "engine"], buckets=(0.1, 0.5), registry=registry)
+    between = Histogram(itl, "between tokens", ["model_name"], buckets=(0.02, 0.05), registry=registry)
+    waiting = Gauge(WAITING, "waiting", ["model_name", "engine"], registry=registry)
+    Gauge("vllm:num_requests_running", "running", registry=registry).set(7)
+    for engine in ("0", "1"):
+        waiting.labels("chat", engine).set(3)
+        first.labels("chat", engine).observe(0.3)
+    between.labels("chat").observe(0.03)
+    counters, waits = parsed(generate_latest(registry).decode(), NAMES, WAITING)
+    assert waits == 6
+    assert counters["ttft"] == Counts((0.1, 0.5, inf), (0.0, 2.0, 2.0)), "both engines together"
+    assert counters["itl"].counts == (0.0, 1.0, 1.0)
+    assert parsed("# nothing here\nup 1\n", NAMES, WAITING) == ({}, None)
+
+
+def test_what_slipped_slips_at_higher_loads_and_lower_caps_until_it_is_forgotten():
+    book = LatencyBook(timedelta(hours=24))
+    assert book.least_speed(1.0, NOW) == 0.0
+    assert book.forecast(0.5, 0.9, NOW) == (None, None)
+    book.see(place_of(0.65, 0.873), 1.5, NOW)
+    book.see(place_of(0.65, 0.95), 0.8, NOW)
+    assert book.least_speed(0.5, NOW) == 0.0
+    assert book.missed(0.65, NOW) == book.missed(0.9, NOW) == pytest.approx(0.87)
+    assert book.least_speed(0.65, NOW) == pytest.approx(0.95), "the lowest at which it was kept"
+    assert book.least_speed(0.9, NOW) == 1.0, "with more load it was kept nowhere"
+    assert book.forecast(0.65, 0.95, NOW) == (pytest.approx(0.8), pytest.approx(0.8))
+    assert book.forecast(0.3, 1.0, NOW) == (None, pytest.approx(0.8)), "at most, with less load and more power"
+    assert book.forecast(0.9, 0.8, NOW) == (pytest.approx(1.5), None), "at least, with more load and less power"
+    later = NOW + timedelta(hours=24)
+    assert book.least_speed(0.9, later) == 0.0
+    book.forget(later)
+    assert not book.cells
+    book.see(place_of(0.7, 1.0), 1.1, NOW)
+    assert book.least_speed(0.7, NOW) == 1.0
+    again = LatencyBook.of_record(timedelta(hours=24), [*book.as_record(), ["no", "row"], None])
+    assert again.cells == book.cells
+
+
+def test_a_cell_rises_at_once_and_falls_slowly():
+    book, place = LatencyBook(timedelta(hours=24)), place_of(0.7, 0.9)
+    book.see(place, 0.5, NOW)
+    book.see(place, 1.3, NOW)
+    assert book.cells[place].ratio == 1.3
+    for second in range(40):
+        book.see(place, 0.5, NOW + timedelta(seconds=second))
+        assert second > 20 or book.missed(0.7, NOW) > 0
+    assert book.least_speed(0.7, NOW) == 0.0
