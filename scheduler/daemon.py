@@ -93,18 +93,23 @@ class Daemon:
             notify("READY=1\nSTATUS=reload refused, the config before stays in force")
             return app
         clock = app.parts.ctx.clock if config.clock == self.config.clock else None
-        store = app.parts.ctx.store if clock is not None and app.parts.ctx.store.in_memory_only else None
+        kept = app.parts.ctx.store if clock is not None and app.parts.ctx.store.in_memory_only else None
         self.app = None
-        app.stop(release=False, keep_store=store is not None)
+        app.stop(release=False, keep_store=kept is not None)
         try:
-            fresh = App.start(config, clock, store or self.books(), reloaded=True, lead=self.member)
+            store = kept or self.books()
+        except AdapterError:  # the bus hiccups: what leads next, perhaps this daemon, does so with the new config
+            self.config = config
+            raise
+        try:
+            fresh = App.start(config, clock, store, reloaded=True, lead=self.member)
             self.config = config
             configure_logs(config.log_format)
             log.info("reloaded", config=str(self.config_path))
         except Exception as error:
             log.exception("the new config can't run; the one before is used again")
             last = app.parts.ctx.clock
-            fresh = App.start(self.config, last, store or self.books(), reloaded=True, lead=self.member)
+            fresh = App.start(self.config, last, kept or self.books(), reloaded=True, lead=self.member)
             say(fresh, f"reload failed: {error}")
         self.app = fresh
         notify("READY=1")

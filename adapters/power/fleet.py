@@ -46,6 +46,9 @@ MOST_UNCONFIRMED = 2000
 MUTE_S = 0.1
 """Where only nodes are asked that did not answer the last time, they are waited for so long."""
 
+RENEWALS = 3
+"""All nodes are told of a lease again when this part of it has passed."""
+
 STALE_S = 10.0
 """A node whose last word is older counts as lost."""
 
@@ -77,6 +80,7 @@ class FleetPower:
         self._node_of: dict[GpuId, str] = {}
         self._epoch: int | None = None
         self._reasserted = 0
+        self._renewed_at = float("-inf")
         self._mute: set[str] = set()
         self._back: set[str] = set()
         self._lock = threading.Lock()
@@ -105,8 +109,18 @@ class FleetPower:
         per_node, absent = self._by_node(caps_w)
         body = asdict(lease)
         asks = {node: {"op": "apply", "caps_w": caps, "lease": body} for node, caps in per_node.items()}
-        receipt = self._ask_all(asks, renew={"lease": body})
+        receipt = self._ask_all(asks, renew={"lease": body} if self._renews(asks, lease) else None)
         return with_absent(replace(receipt, seconds=self._clock() - started), absent)
+
+    def _renews(self, asks: Mapping[str, object], lease: Lease) -> bool:
+        """Whether to tell a lease to all nodes beside these orders, which renew it too. Who was never heard of may have
+        one of ours all the same, so it is told now and then whatever is asked."""
+        now = self._clock()
+        with self._lock:
+            if self._states.keys() <= asks.keys() and now - self._renewed_at < lease.expires_in_s / RENEWALS:
+                return False
+        self._renewed_at = now
+        return True
 
     def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:
         """Give back the limits that each agent found; for a GPU that it never capped, the limit named here."""

@@ -27,13 +27,16 @@ Steps = tuple[tuple[float, dict[GpuId, int]], ...]
 """A trajectory: (seconds from now, cap in W per GPU), by rising time."""
 
 
+_encoded = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
 class BadRequest(ValueError):
     """A line that is not a request of this protocol."""
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """One line; NaN and infinity are refused, because JSON has none."""
-    return json.dumps({"v": VERSION, **message}, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return f"{_encoded({'v': VERSION, **message})}\n".encode()
 
 
 def decode(line: bytes) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def decode(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE or not line.endswith(b"\n"):
         raise BadRequest(f"a line may have at most {MAX_LINE} bytes and ends with a newline")
     try:
-        message = json.loads(line)
+        message = json.loads(str(line, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"not JSON: {error}") from error
     if not isinstance(message, dict) or message.get("v") != VERSION:

@@ -89,12 +89,13 @@ class AgentCore:
         """Cap these GPUs and renew the lease of all. What is to be restored is on disk before anything is written."""
         with self._lock:
             self._admit(lease)
+            self._succeed(lease)
             caps_w = {**self._outlasted(), **caps_w}
             self._remember(caps_w)
             self._renew(lease)
             self._ordered.update(caps_w)
             known = {gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}
-            receipt = self._write(known, lease)
+            receipt = self._in_force_again(known, lease)
             absent = {gpu: UNKNOWN_GPU for gpu in caps_w if gpu not in known}
             absent |= {gpu: Reason.CAP_YIELDED for gpu in known if gpu in self._watch.yielded_w}
             notes = receipt.notes + failure_notes(absent)
@@ -116,9 +117,9 @@ class AgentCore:
         with self._lock:
             self._admit(lease, trajectory=True)
             if lease.epoch > self._found.epoch or lease.sequence >= self._held.sequence:
-                again = self._outlasted()
+                self._succeed(lease)
                 self._renew(lease)
-                self._write(again, lease)
+                self._in_force_again(self._outlasted(), lease)
             now = self._clock()
             self._found.told = (lease.epoch, lease.sequence)
             self._found.steps = [(now + offset, dict(caps)) for offset, caps in steps]
@@ -130,7 +131,9 @@ class AgentCore:
         with self._lock:
             self._admit(lease)
             receipt = self._clocks.lock(clocks_mhz, lease, self._clock())
+            self._succeed(lease)
             self._renew(lease)
+            self._in_force_again(self._outlasted(), lease)
             return receipt
 
     def unlock(self, gpus: Collection[GpuId], epoch: int | None = None) -> ClockReceipt:
@@ -212,13 +215,25 @@ class AgentCore:
             self._files.save_found(replace(self._found, epoch=lease.epoch))
             self._found.epoch = lease.epoch
         expires_in_s = min(lease.expires_in_s, self._settings.longest_lease_s)
-        self._heard_at, self._early = self._clock(), False
+        self._heard_at = self._clock()
         self._held = Held(self._heard_at + expires_in_s, lease.sequence, self._files.boot, self._heard_at)
         self._files.save_lease(self._held)
+
+    def _succeed(self, lease: Lease) -> None:
+        """A daemon that takes over has read what is in force: its word puts nothing back that one before it ordered."""
+        if lease.epoch > self._found.epoch:
+            self._early, self._ordered = False, {}
 
     def _outlasted(self) -> dict[GpuId, int]:
         """The caps that were ordered, where the trajectory took their place though who ordered them speaks again."""
         return {gpu: cap for gpu, cap in self._ordered.items() if gpu in self._found.limits_w} if self._early else {}
+
+    def _in_force_again(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
+        """Write these, among them all that were outlasted. Cards that can't be reached now are written by the next word
+        of who ordered them: a renewal is not answered, so that nobody else would know."""
+        receipt = self._write(caps_w, lease)
+        self._early = self._early and not caps_w.keys() <= receipt.enforced_w.keys() | self._watch.yielded_w.keys()
+        return receipt
 
     def _overtaken(self, now: float) -> bool:
         """Whether the trajectory has fallen below the caps in force since anybody was heard. A lease says how long an

@@ -24,7 +24,7 @@ from scheduler.metrics import Metrics
 from scheduler.running import App, api_settings
 from scheduler.sdnotify import notify
 from scheduler.standby.api import standby_app
-from scheduler.standby.member import Member, Membership
+from scheduler.standby.member import LeadLost, Member, Membership
 
 if TYPE_CHECKING:
     from scheduler.daemon import Daemon
@@ -91,9 +91,16 @@ def stand_by(daemon: Daemon, member: Member) -> None:
 
 def lead(daemon: Daemon, member: Member) -> None:
     """Command until told to stop, or until another one may. On the way out limits are given back only where nobody is
-    there to go on; whoever lost the lead gives nothing back."""
+    there to go on; whoever lost the lead gives nothing back. A bus that hiccups while the lead is taken up, or over a
+    reload, ends the lead and not the process."""
     try:
-        daemon.app = App.start(daemon.config, store=member.open_store(), lead=member)
+        store = member.open_store()
+    except AdapterError as error:  # bus or disk: whoever can take the lead up does, perhaps this daemon in a moment
+        log.warning("standby.lead_not_taken_up", why=str(error))
+        member.follow()
+        return
+    try:
+        daemon.app = App.start(daemon.config, store=store, lead=member)
     except Exception as error:
         if member.lease.holds():
             raise
@@ -102,6 +109,8 @@ def lead(daemon: Daemon, member: Member) -> None:
         return
     try:
         daemon.turn(daemon.app)
+    except LeadLost as error:
+        log.warning("standby.lead_lost_at_reload", why=str(error))
     finally:
         if daemon.app is not None:
             daemon.app.stop(release=lambda: member.lease.holds() and not member.followed())

@@ -30,7 +30,7 @@ from scheduler.standby.books import Books, snapshot
 from scheduler.standby.cell import BucketCell
 from scheduler.standby.lease import Entry, Lease
 from scheduler.standby.replica import Told
-from scheduler.standby.stream import BooksStream, Extent, Overtaken
+from scheduler.standby.stream import BooksStream, Extent, Overtaken, Unknown
 from scheduler.store.store import Store, StoreError
 
 log = structlog.get_logger("gridpace.standby")
@@ -49,6 +49,10 @@ KEPT_MESSAGES = 2_000
 FENCES = 20
 GONE = "gone"
 TWIN = "another daemon runs with a copy of this state folder; stop this one and delete its standby.id"
+
+
+class LeadLost(AdapterError):
+    """The lead can't be taken up, or gone on with: bus or disk don't let the books be opened under it."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,16 @@ class Member:
 
     def open_store(self) -> Store:
         """Take the lead up, or go on after a reload: fence off whoever led before, have all that was ever acknowledged,
-        and open the books. AdapterError and StoreError when that can't be done."""
+        and open the books. LeadLost and StoreError when that can't be done."""
         if not self.elected and not self.lease.raise_epoch():
-            raise AdapterError("this daemon does not lead any more")
+            raise LeadLost(f"this daemon does not lead any more ({self.lease.trouble or 'another one may'})")
         self._role = "leading"
-        if not self._books.is_open:
-            self._books.open()
-        position = self._take_up()
+        try:
+            if not self._books.is_open:
+                self._books.open()
+            position = self._take_up()
+        except AdapterError as error:
+            raise LeadLost(str(error)) from error
         self._books.close()
         self._told = Told(self._stream, self.lease, position, self._end)
         return Store.open(self._of.store, replica=self._told, least_epoch=self.lease.epoch)
@@ -202,8 +209,8 @@ class Member:
                 self._books.open()
             self._behind = self._books.step(self._stream)
             self._trouble = TWIN if any(peer["folder"] == self._me.folder for peer in self._fresh()) else ""
-        except (AdapterError, StoreError, sqlite3.Error) as error:
-            self._behind, self._trouble = None, str(error)
+        except (AdapterError, StoreError, sqlite3.Error, OSError) as error:
+            self._behind, self._trouble = None, str(error) or type(error).__name__
 
     def _eligible(self) -> bool:
         """Whether these books may lead: they have all that the stream has; or the stream must begin with somebody's,
@@ -283,6 +290,8 @@ class Member:
                 return self._stream.append(data, extent.last, uuid4().hex, max(1.0, self.lease.left_s()))
             except Overtaken:  # a last word of who led before
                 extent = self._stream.extent()
+            except Unknown as error:
+                raise AdapterError(str(error)) from error
         raise AdapterError("the books' stream goes on under another daemon")
 
     def _put_snapshot(self, stream: int, position: int | None = None) -> int:

@@ -84,6 +84,43 @@ def test_a_log_that_ends_in_a_torn_write_is_no_damage(tmp_path):
     assert killed_with_a_log(tmp_path, lambda log: log[:-1000]) == (19, [], [])
 
 
+def test_a_last_change_that_a_power_cut_tore_is_told_as_what_it_is(tmp_path):
+    """Its commit is on disk, one of the pages before it isn't: the disk wrote them in another order."""
+    page = 4096 + 24
+
+    def tear(log):
+        ends = [at for at in range(32, len(log), page) if int.from_bytes(log[at + 4 : at + 8], "big")]
+        first = ends[-2] + page
+        assert ends[-1] > first, "a change of one page can't be torn"
+        log[first + 24 : first + page] = bytes(page - 24)
+        return log
+
+    kept, notes, aside = killed_with_a_log(tmp_path, tear)
+    assert kept == 19
+    assert [note.severity for note in notes] == [Severity.WARNING]
+    assert "the last change" in notes[0].text
+    assert len(aside) == 1
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_log_that_another_process_is_looking_at_is_not_called_damaged(tmp_path, monkeypatch, ends):
+    """SQLite counts -1 frames while somebody else recovers the log, as `gridpace doctor` may."""
+    held = []
+
+    class Looked(sqlite3.Connection):
+        def execute(self, query, *values):
+            if "wal_checkpoint" in query and (not ends or len(held) < 3):
+                held.append(query)
+                return super().execute("SELECT 1, -1, -1")
+            return super().execute(query, *values)
+
+    real = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: real(*a, **{"factory": Looked, **k}))
+    monkeypatch.setattr("scheduler.store.wal.PAUSE_S", 0.001)
+    assert killed_with_a_log(tmp_path, lambda log: log) == (20, [], [])
+    assert len(held) >= 3
+
+
 def test_a_truncated_file_is_moved_aside_and_what_reads_is_carried_over(tmp_path):
     path = tmp_path / "gridpace.db"
     fill(path)

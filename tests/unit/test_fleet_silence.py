@@ -68,6 +68,37 @@ def test_a_mute_node_is_waited_for_once_and_heard_again_when_it_speaks(wires):
     assert power.heard(("GPU-n1", "GPU-n2")) == set()
 
 
+def test_a_lease_is_told_to_all_beside_orders_only_where_not_all_are_asked_or_it_is_time(wires):
+    """An order renews its node's lease: the same word to everybody would double what a thousand agents have to hear."""
+    heard, now = [], [1000.0]
+
+    async def renew(message):
+        heard.append(wire.decode(message.data)["lease"]["sequence"])
+
+    async def ask(message):
+        body = {"enforced_w": wire.decode(message.data)["caps_w"], "failures": {}, "notes": [], "seconds": 0.0}
+        await message.respond(wire.encode({"ok": True, "result": body}))
+
+    for name in ("n1", "n2"):
+        wires.run(LocalClient(wires, name).subscribe(fleet_wire.ask_subject(name), cb=ask))
+    wires.run(LocalClient(wires, "n3").subscribe(fleet_wire.RENEW, cb=renew))
+    bus = LocalBus(wires, "daemon")
+    power = FleetPower(bus.settings, 0.05, bus=bus, clock=lambda: now[0])
+    power._take(state("n1"))
+    power._take(state("n2"))
+    both = {"GPU-n1": 500, "GPU-n2": 500}
+    power.apply(both, Lease(1, 1, 30.0))
+    assert heard == [1], "nobody knows who else has a lease of ours"
+    now[0] += 9.0
+    power.apply(both, Lease(1, 2, 30.0))
+    assert heard == [1]
+    power.apply({"GPU-n1": 400}, Lease(1, 3, 30.0))
+    assert heard == [1, 3], "the other node's lease ends too"
+    now[0] += 11.0
+    power.apply(both, Lease(1, 4, 30.0))
+    assert heard == [1, 3, 4]
+
+
 def test_cards_that_a_board_holds_lower_are_told_of(wires):
     bus = LocalBus(wires, "daemon")
     power = FleetPower(bus.settings, 0.05, ("n1",), bus=bus)

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import pytest
 from starlette.testclient import TestClient
 
+from adapters.ports import AdapterError
 from scheduler.api.settings import ApiSettings
+from scheduler.daemon import Daemon
 from scheduler.standby import api, life
-from scheduler.standby.member import Member, Membership
+from scheduler.standby.member import LeadLost, Member, Membership
 from scheduler.standby.proxy import Unanswered
-from scheduler.standby.stream import Extent
+from scheduler.standby.stream import Extent, Unknown
 
 
 class FakeBus:
@@ -72,6 +74,64 @@ def test_a_leader_asks_only_when_its_turns_are_over_whether_anybody_stands_by(me
     daemon = SimpleNamespace(config=None, app=None, stopping=True, turn=lambda _: None)
     life.lead(daemon, leader)
     assert released == [True]
+
+
+def lead(leader, turn=lambda _: None, **more):
+    daemon = SimpleNamespace(config=None, app=None, stopping=False, turn=turn, **more)
+    life.lead(daemon, leader)
+    return daemon
+
+
+def test_a_bus_that_hiccups_while_the_lead_is_taken_up_ends_no_process(members, monkeypatch):
+    leader, _ = members
+    monkeypatch.setattr(life.App, "start", lambda *_, **__: pytest.fail("there are no books"))
+    monkeypatch.setattr(leader._books, "open", lambda: None)
+
+    def silent(*_):
+        raise Unknown("the books' stream does not answer")
+
+    leader._role = "elected"
+    monkeypatch.setattr(leader._stream, "extent", lambda: Extent(7, 1, 1, 10, 1))
+    monkeypatch.setattr(leader._stream, "append", silent)
+    lead(leader)
+    assert leader.status()["role"] == "standby"
+    monkeypatch.setattr(leader._stream, "extent", lambda: (_ for _ in ()).throw(AdapterError("NATS: no answer")))
+    leader._role = "elected"
+    lead(leader)
+    assert leader.status()["role"] == "standby"
+
+
+def test_a_bus_that_hiccups_over_a_reload_ends_the_lead_and_not_the_process(members, monkeypatch, tmp_path):
+    leader, _ = members
+    leader._role, leader.open_store = "elected", lambda: "books"
+    stopped = []
+    ctx = SimpleNamespace(clock=None, store=SimpleNamespace(in_memory_only=False))
+    app = SimpleNamespace(stop=lambda **how: stopped.append(how), parts=SimpleNamespace(ctx=ctx))
+    starts = [app]
+    monkeypatch.setattr(life.App, "start", lambda *_, **__: starts.pop())
+    new = SimpleNamespace(clock=None)
+    monkeypatch.setattr("scheduler.daemon.load_config", lambda *_, **__: new)
+    monkeypatch.setattr("scheduler.daemon.refuse_moved", lambda *_: None)
+    daemon = SimpleNamespace(config=SimpleNamespace(clock=None), config_path=tmp_path, app=None, stopping=False)
+    daemon.books = lambda: (_ for _ in ()).throw(LeadLost("the books' stream does not answer"))
+    daemon.turn = lambda running: Daemon.reload(daemon, running)
+    life.lead(daemon, leader)
+    assert stopped == [{"release": False, "keep_store": False}], "limits stay with leases and trajectories"
+    assert daemon.config is new, "it counts when this daemon leads again"
+    assert leader.status()["role"] == "standby"
+    assert daemon.app is None
+
+
+def test_a_disk_that_says_no_to_a_follower_is_told_and_makes_it_no_leader(members, monkeypatch):
+    _, follower = members
+    monkeypatch.setattr(follower._books, "open", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    cell = []
+    follower.lease.turn = lambda eligible, *_: cell.append(eligible)
+    follower._turn()
+    said = follower.status()
+    assert "No space left" in said["trouble"]
+    assert said["behind"] is None
+    assert cell == [False], "and its lease is looked after all the same"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+"""A trajectory took the place of caps, and who had ordered them speaks again: whose word counts for which card."""
+
+import pytest
+
+from adapters.ports import AdapterError, Lease
+from optimizer.reasons import Reason
+from tests.unit.test_agent_core import Node
+
+
+@pytest.fixture
+def node(tmp_path):
+    return Node(tmp_path)
+
+
+def refuse_once(node, monkeypatch):
+    """The cards don't answer the next order."""
+    apply, refused = node.power.apply, []
+
+    def once(caps_w, lease):
+        if not refused:
+            refused.append(caps_w)
+            raise AdapterError("the driver hangs")
+        return apply(caps_w, lease)
+
+    monkeypatch.setattr(node.power, "apply", once)
+
+
+@pytest.mark.parametrize("word", ["renewal", "clocks", "trajectory", "renewal to cards that hang"])
+def test_whatever_who_ordered_says_first_brings_back_what_the_trajectory_outlasted(node, monkeypatch, word):
+    later = ((40.0, dict.fromkeys(node.gpus, 300)),)
+    node.cap(500, seconds=60)
+    node.core.hold(((10.0, dict.fromkeys(node.gpus, 300)),), 90.0, Lease(1, 2, 60))
+    assert node.live(12)[-1] == 300
+    if word == "clocks":
+        node.core.lock({node.gpus[0]: 900}, Lease(1, 3, 60.0))
+    elif word == "trajectory":
+        node.core.hold(later, 90.0, Lease(1, 3, 60.0))
+    else:
+        if "hang" in word:
+            refuse_once(node, monkeypatch)
+            with pytest.raises(AdapterError, match="hangs"):
+                node.core.apply({}, Lease(1, 3, 60.0))
+            assert node.limit() == 300
+        node.core.apply({}, Lease(1, 4, 60.0))
+    assert node.limits() == {500}
+    assert set(node.live(20)) == {500}
+
+
+def test_cards_that_were_away_when_who_ordered_spoke_again_are_written_by_the_next_word(node):
+    node.cap(500, seconds=60)
+    node.core.hold(((10.0, dict.fromkeys(node.gpus, 300)),), 90.0, Lease(1, 2, 60))
+    assert node.live(12)[-1] == 300
+    node.hall.fail(node.gpus[0], Reason.GPU_LOST)
+    node.core.apply({}, Lease(1, 3, 60.0))
+    node.hall.fail(node.gpus[0], None)
+    node.live(3)
+    assert node.limit(1) == 500
+    node.core.apply({}, Lease(1, 4, 60.0))
+    assert node.limits() == {500}
+    node.cap(450, sequence=5)
+    node.core.apply({}, Lease(1, 6, 60.0))
+    assert node.limits() == {450}, "what is in force is not written over by what was"
+
+
+def test_a_daemon_that_takes_over_puts_nothing_back_that_the_one_before_had_ordered(node):
+    node.cap(500, seconds=60)
+    node.core.hold(((10.0, dict.fromkeys(node.gpus, 300)),), 90.0, Lease(1, 2, 60))
+    assert node.live(12)[-1] == 300
+    node.core.apply({}, Lease(2, 1, 60.0))
+    node.cap(400, epoch=2, sequence=2, gpus=node.gpus[:1])
+    node.core.apply({}, Lease(2, 3, 60.0))
+    assert node.live(3)[-1] == 400
+    assert node.limit(1) == 300, "it read 300 W when it came"
