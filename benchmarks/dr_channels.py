@@ -3,11 +3,13 @@
 Every channel has a real peer: HTTP with the signed webhook, the operator's request, Mosquitto with a DSX Flex isv,
 openleadr's OpenADR 2.0b server, our OpenADR 3 server. The daemon is whole (planner, both loops, API, books on disk) on
 simulated cards. Polled channels wait for their poll, by default 1 s here; what the wire and the daemon add is told
-beside it. The flood is load targets through the broker; webhooks are sent as fast as they are answered.
+beside it. Both floods are of ten thousand: load targets through the broker within a minute, and webhooks as fast as
+they are answered.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import tempfile
@@ -15,10 +17,11 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -54,17 +57,24 @@ class Size:
     orders: int = 5
     flood: int = 10_000
     flood_s: float = 60.0
-    webhooks: int = 1000
-    senders: int = 4
+    webhooks: int = 10_000
+    senders: int = 8
 
 
 FULL = Size()
 QUICK = Size(orders=2, flood=500, flood_s=3.0, webhooks=100)
+PARTS = ("channels", "flood", "webhooks")
 
 
-def measure(quick: bool, seed: int) -> Figures:
-    """The figures, printed on the way; `seed` orders the flood."""
-    size = QUICK if quick else FULL
+def measure(quick: bool, seed: int, parts: Sequence[str] = ()) -> Figures:
+    """The figures of these parts (none named: of all), printed on the way; `seed` orders the floods."""
+    size, parts = QUICK if quick else FULL, parts or PARTS
+    figures = _channels(size) if "channels" in parts else {}
+    return figures | (_floods(size, Random(seed), parts) if {"flood", "webhooks"} & set(parts) else {})
+
+
+def _channels(size: Size) -> dict[str, Any]:
+    """Every channel that this machine has a peer for."""
     found: dict[str, tuple[float, float]] = {}
     for name in size.channels:
         try:
@@ -74,7 +84,6 @@ def measure(quick: bool, seed: int) -> Figures:
     return {
         "first_cap_ms": {name: round(cap_ms, 1) for name, (_, cap_ms) in found.items()},
         "ledger_ms": {name: round(ledger_ms, 1) for name, (ledger_ms, _) in found.items()},
-        **_floods(size, Random(seed)),
     }
 
 
@@ -178,14 +187,14 @@ def _lateness(app: App, ticks: list[float]) -> tuple[int, float]:
     return sum(gap > LATE * period_s for gap in gaps), max(gaps)
 
 
-def _floods(size: Size, random: Random) -> dict[str, Any]:
-    """Both floods, on one daemon."""
+def _floods(size: Size, random: Random, parts: Sequence[str]) -> dict[str, Any]:
+    """The floods, on one daemon."""
     with tempfile.TemporaryDirectory(prefix="gridpace-dr-flood-") as folder, ExitStack() as opened:
-        name = "dsxflex" if "dsxflex" in size.channels else "webhook"
+        name = "dsxflex" if "dsxflex" in size.channels and "flood" in parts else "webhook"
         utility = opened.enter_context(peer(name, Path(folder)))
         app = opened.enter_context(_daemon(Path(folder), utility))
         flood = _flood(app, utility, size, random) if name == "dsxflex" else {}
-        return {**flood, **_webhooks(app, size, random)}
+        return flood | (_webhooks(app, size, random) if "webhooks" in parts else {})
 
 
 def _flood(app: App, utility: Peer, size: Size, random: Random) -> dict[str, Any]:
@@ -233,7 +242,14 @@ def _webhooks(app: App, size: Size, random: Random) -> dict[str, Any]:
         f"{len(said)} webhooks by {size.senders} senders: {rate:.0f} a second, {failed} not acknowledged, {wrong} wrong"
     )
     say(f"  {len(ticks)} ticks meanwhile, late {late}, the longest time without one {longest_s:.2f} s")
-    return {"webhooks_per_s": rate, "webhooks_lost": failed, "webhooks_wrong": wrong, "webhooks_late_ticks": late}
+    return {
+        "webhooks_per_s": rate,
+        "webhooks_in_a_minute": 60.0 * rate,
+        "webhooks_lost": failed,
+        "webhooks_wrong": wrong,
+        "webhooks_late_ticks": late,
+        "webhooks_longest_gap_s": longest_s,
+    }
 
 
 def _messages(count: int, random: Random) -> list[dict[str, Any]]:
@@ -305,9 +321,12 @@ def _newest(app: App, said: list[dict[str, Any]]) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run from the command line; the daemon's own log is left out."""
+    """Run from the command line, `--part NAME` for a part of it; the daemon's own log is left out."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    run("dr_channels", __doc__.splitlines()[0], measure, argv)
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--part", action="append", default=[], choices=PARTS)
+    asked, others = options.parse_known_args(argv)
+    run("dr_channels", __doc__.splitlines()[0], partial(measure, parts=asked.part), others)
 
 
 if __name__ == "__main__":

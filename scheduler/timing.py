@@ -8,6 +8,7 @@ stepped against the monotonic one.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +21,9 @@ from apscheduler.triggers.interval import IntervalTrigger
 from adapters.ports import Clock
 from optimizer.timegrid import floor_time
 from scheduler.clock import ClockGuard, WallClock
+
+LEAST_APART_S = 1.0
+"""Least time between the beginnings of two plans of which the second was asked for while the first was made."""
 
 
 def next_boundary(now: datetime, interval: timedelta) -> datetime:
@@ -66,24 +70,35 @@ class Timer:
         )  # of two the second returns at once; it begins one that was asked for while the first was ending
         self._scheduler.add_job(tick, self._tick_trigger(), id="tick", next_run_time=datetime.now(UTC))
 
+    def _period_s(self) -> float:
+        """A control period in seconds of the wall clock."""
+        return max(0.02, self._period.total_seconds() / getattr(self._clock, "speed", 1.0))
+
     def _tick_trigger(self) -> Any:
-        speed = getattr(self._clock, "speed", 1.0)
-        return IntervalTrigger(seconds=max(0.02, self._period.total_seconds() / speed), timezone=UTC)
+        return IntervalTrigger(seconds=self._period_s(), timezone=UTC)
 
     def start(self) -> None:
         """Run both jobs from now on."""
         self._scheduler.start()
 
     def _turn(self) -> None:
-        """One cycle, and another one for who asked while it ran: APScheduler would leave that to the next interval."""
+        """One cycle, and another one for who asked while it ran: APScheduler would leave that to the next interval.
+
+        Such a one begins no sooner than a second (or a control period, where that is shorter) after the one before:
+        whoever floods us with news does not get the processor that the loops and the answers to others need. What is
+        urgent acts in the fast loop meanwhile.
+        """
         with self._lock:
             if self._turning:
                 return
             self._turning = True
         while True:
             self._woken.clear()
+            soonest = time.monotonic() + min(LEAST_APART_S, self._period_s())
             try:
                 self._cycle()
+                if self._woken.is_set():
+                    self._stopping.wait(max(0.0, soonest - time.monotonic()))
             finally:
                 with self._lock:
                     again = self._turning = self._woken.is_set() and not self._stopping.is_set()
@@ -91,8 +106,8 @@ class Timer:
                 return
 
     def wake(self) -> None:
-        """Plan at once, or as soon as the plan that is being made is done; several wake-ups before it are one. A flood
-        of them costs a flag each."""
+        """Plan at once, or soon after the plan that is being made; several wake-ups before it are one. A flood of them
+        costs a flag each, and no more than a plan a second."""
         with self._lock:
             self._woken.set()
             if self._turning:

@@ -6,8 +6,8 @@ memory, so what the loops act on is never more than what a restart would find.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,6 +22,7 @@ from scheduler.store.store import Record, Store, StoreDegraded
 KEEP_EVERY = timedelta(minutes=1)
 WATCHED = timedelta(days=1)
 """How long a row that is over stays in sight of the loops: a clock that jumped ahead may come back."""
+_ABSENT = object()
 
 
 class Books:
@@ -36,6 +37,8 @@ class Books:
         self.live: dict[str, EventRow] = {}
         self._settled: dict[str, Settled] | None = None
         self._numbers = 0
+        self._gathered: list[Record] | None = None
+        self._before: list[tuple[MutableMapping[str, Any], str, Any]] = []
         self._shown: dict[str, str] = {}
         for row in sorted(self.rows.values(), key=lambda row: row.number):
             self._index(row)
@@ -47,20 +50,56 @@ class Books:
             self._hear(identity)
         self._kept_at: dict[str, datetime] = {}
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is kept within the block goes to disk when it ends, in one transaction. An error, of the disk or of the
+        block, leaves rows and answers as they were before it, on disk and here."""
+        self._gathered, numbers = [], self._numbers
+        try:
+            yield
+            if self._gathered:
+                self._store.put_all(self._gathered)
+        except BaseException:
+            self._settled, self._numbers = None, numbers
+            for mapping, key, value in reversed(self._before):
+                if value is _ABSENT:
+                    del mapping[key]
+                else:
+                    mapping[key] = value
+            raise
+        finally:
+            self._gathered = None
+            self._before.clear()
+
+    def _put(self, records: list[Record]) -> None:
+        """On disk now, or with all else at the end of the block."""
+        if self._gathered is None:
+            self._store.put_all(records)
+        else:
+            self._gathered += records
+
+    def _set(self, mapping: MutableMapping[str, Any], key: str, value: Any) -> None:
+        """Change what is held in memory, in a way that the end of the block can take back."""
+        if self._gathered is not None:
+            self._before.append((mapping, key, mapping.get(key, _ABSENT)))
+        mapping[key] = value
+
     def _index(self, row: EventRow) -> None:
-        self.rows[row.id] = self.live[row.id] = row
+        self._set(self.rows, row.id, row)
+        self._set(self.live, row.id, row)
         self._settled = None
         self._numbers = max(self._numbers, row.number)
-        self._shown.setdefault(row.event.id, row.key)
+        if row.event.id not in self._shown:
+            self._set(self._shown, row.event.id, row.key)
         head = self.heads.get(row.key)
         if not row.refused and (head is None or row.version >= head.version):
-            self.heads[row.key] = row
+            self._set(self.heads, row.key, row)
 
     def _hear(self, identity: str) -> None:
         """Remember the newest version of an event that anybody sent, and whether it was a cancellation."""
         key, _, version = identity.rpartition("#")
         said = int(version.removesuffix("!")), version.endswith("!")
-        self._said[key] = max(said, self._said.get(key, (-1, False)))
+        self._set(self._said, key, max(said, self._said.get(key, (-1, False))))
 
     def next_version(self, message: EventMessage) -> int | None:
         """The version that a message of a sender without versions gets; None when it says what was said last."""
@@ -131,7 +170,8 @@ class Books:
     def keep(
         self, message: EventMessage, rows: Iterable[EventRow], answer: EventAnswer | None, now: datetime, by: str = ""
     ) -> None:
-        """Message, rows and answer, on disk together and then in memory. Raises StoreDegraded, nothing changed."""
+        """Message, rows and answer, on disk together and then in memory (in a block of `together`: on disk when that
+        ends). Raises StoreDegraded, nothing changed."""
         rows = tuple(rows)
         identity = _identity(message)
         said = plain_values(answer) if answer is not None else {}
@@ -141,12 +181,17 @@ class Books:
         held = {"answer": said, "content": _content(message)}
         if answer is not None:
             records.append(Record("event_answer", identity, held))
-        self._store.put_all(records)
+        self._put(records)
         if answer is not None:
-            self._answers[identity] = held
+            self._set(self._answers, identity, held)
             self._hear(identity)
         for row in rows:
             self._index(row)
+
+    def carry_on(self, former: EventRow, row: EventRow) -> None:
+        """What was measured for a version counts for the one that takes over in flight."""
+        if former.id in self.deliveries:
+            self._set(self.deliveries, row.id, self.deliveries[former.id])
 
     def keep_decision(self, row: EventRow, answer: EventAnswer, now: datetime, by: str) -> None:
         """The site's answer to a voluntary event, in place of the one that said to wait. Raises StoreDegraded, nothing
@@ -154,14 +199,14 @@ class Books:
         said = plain_values(answer)
         held = {**self._answers.get(row.id, {"content": 0}), "answer": said}
         log = {"message": plain_values(row.event), "answer": said, "by": by}
-        self._store.put_all(
+        self._put(
             [
                 Record("event_message", row.key, log, log_at=now, log_only=True),
                 Record("event", row.id, plain_values(row)),
                 Record("event_answer", row.id, held),
             ]
         )
-        self._answers[row.id] = held
+        self._set(self._answers, row.id, held)
         self._index(row)
 
     def keep_states(self, states: Mapping[str, EventState], now: datetime) -> None:

@@ -36,6 +36,7 @@ from scheduler.ledger.resolve import (
 from scheduler.ledger.rows import SILENT, answered, awaited, bare_message, key_of, row_without_event, withdrawn
 from scheduler.ledger.shown import event_status
 from scheduler.ledger.states import Delivery, EventRow, EventState, Transition, counted
+from scheduler.ledger.together import Together
 from scheduler.service import EventAnswer
 from scheduler.status import EventStatus
 from scheduler.store.store import Store, StoreDegraded
@@ -53,6 +54,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._lock = threading.RLock()
         self._books = Books(store)
+        self._together = Together(self._lock, self._books.together)
         self._now: datetime | None = None
         self._counted_at: dict[str, datetime] = {}
 
@@ -65,26 +67,21 @@ class Ledger:
 
         Raises StoreDegraded (nothing acknowledged), and EventRefused where the site's load is not known.
         """
-        if not (math.isfinite(baseline_kw) and baseline_kw >= 0 and math.isfinite(available_kw)):
-            raise EventRefused("the site's load is not known at present; send the event again", 503)
-        with self._lock:
-            self._now = now
-            known = self._books.answer(message)
-            if known is not None:
-                return self._again(message, known)
-            return self._judged(message, (baseline_kw, available_kw), defaults, now)
+        return self._together.do(lambda: self._taken(message, (baseline_kw, available_kw), defaults, now))
 
     def follow(
         self, message: EventMessage, *, baseline_kw: float, available_kw: float, defaults: ProgramTerms, now: datetime
     ) -> EventAnswer | None:
         """As `accept`, for a sender that tells its present orders again and again and counts no versions: what differs
         from its last word becomes the next version, and None means that nothing changed."""
-        with self._lock:
+
+        def step() -> EventAnswer | None:
             version = self._books.next_version(message)
             if version is None:
                 return None
-            message = replace(message, version=version)
-            return self.accept(message, baseline_kw=baseline_kw, available_kw=available_kw, defaults=defaults, now=now)
+            return self._taken(replace(message, version=version), (baseline_kw, available_kw), defaults, now)
+
+        return self._together.do(step)
 
     def differs(self, message: EventMessage) -> bool:
         """Whether `follow` would change anything."""
@@ -95,6 +92,16 @@ class Ledger:
         """Events of a program that came by a channel, are not over and were not withdrawn."""
         with self._lock:
             return self._books.followed(program, source, now)
+
+    def _taken(
+        self, message: EventMessage, load_kw: tuple[float, float], terms: ProgramTerms, now: datetime
+    ) -> EventAnswer:
+        """The answer to a message, the former one where it was seen before."""
+        if not (math.isfinite(load_kw[0]) and load_kw[0] >= 0 and math.isfinite(load_kw[1])):
+            raise EventRefused("the site's load is not known at present; send the event again", 503)
+        self._now = now
+        known = self._books.answer(message)
+        return self._again(message, known) if known is not None else self._judged(message, load_kw, terms, now)
 
     def _judged(
         self, message: EventMessage, load_kw: tuple[float, float], terms: ProgramTerms, now: datetime
@@ -177,8 +184,8 @@ class Ledger:
             return (replace(former.left(now), superseded=True),)
         carried_on = row.event.start <= now
         ended = replace(former, voided=True) if carried_on else former.left(now)
-        if carried_on and former.id in self._books.deliveries:
-            self._books.deliveries[row.id] = self._books.deliveries[former.id]
+        if carried_on:
+            self._books.carry_on(former, row)
         return (replace(ended, superseded=True),)
 
     def _cancelled(self, message: EventMessage, head: EventRow | None, now: datetime) -> EventAnswer:

@@ -85,7 +85,7 @@ SIGNED = {
     "lowest_point", "highest_point", "rebound_points", "worst_points", "bursty_worst_points", "samples_above_limit",
     "bursty_samples_above_limit", "over_delivery_points", "bursty_over_delivery_points", "reversals", "orders_per_h",
     "lost", "doubled", "late_ticks", "flood_late_ticks", "flood_longest_gap_s", "flood_wrong",
-    "webhooks_lost", "webhooks_wrong", "webhooks_late_ticks",
+    "webhooks_lost", "webhooks_wrong", "webhooks_late_ticks", "webhooks_longest_gap_s",
     "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost", "failing_cases", "excused_seconds",
     "worst_kw",
 }  # fmt: skip

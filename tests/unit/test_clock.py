@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
-from scheduler.clock import ClockGuard, ScaledClock, VirtualClock
+from scheduler.clock import ClockGuard, ScaledClock, VirtualClock, WallClock
 from scheduler.timing import AlignedTrigger, Timer, next_boundary
 
 NOON = datetime(2022, 9, 6, 12, tzinfo=UTC)
@@ -62,6 +63,25 @@ def test_timer_ticks_again_at_once_after_the_wall_clock_stepped_back(monkeypatch
         assert timer.guard() == 0.0
     finally:
         timer.stop()
+
+
+def test_a_flood_of_wake_ups_gets_a_plan_each_period_and_not_one_after_the_other() -> None:
+    plans: list[float] = []
+
+    def cycle() -> None:
+        plans.append(time.monotonic())
+        timer._woken.wait(30)  # news comes while it is made
+
+    timer = Timer(WallClock(), timedelta(hours=1), timedelta(milliseconds=500), cycle, lambda: None)
+    timer.start()
+    try:
+        while len(plans) < 3:
+            timer.wake()
+            time.sleep(0.001)
+    finally:
+        timer.wake()
+        timer.stop()
+    assert min(right - left for left, right in pairwise(plans)) > 0.1
 
 
 def test_slow_loop_fires_on_the_controlled_clocks_boundaries() -> None:
