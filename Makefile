@@ -18,7 +18,7 @@ STAGED_VENV = $(abspath $(DESTDIR)$(PREFIX))/venv
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format test-kill test-long storm bench schema install
+.PHONY: help setup demo test lint format test-kill test-long fuzz storm bench schema install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -62,6 +62,10 @@ test-kill: setup ## kill -9 at random points, GRIDPACE_KILLS times (50)
 test-long: export HYPOTHESIS_PROFILE ?= long
 test-long: setup ## the slow tests too, and many more random examples
 	$(BIN)/pytest -n 2 --dist loadgroup --timeout 1800 $(ARGS)
+
+fuzz: export GRIDPACE_FUZZED_EVENTS ?= 200000
+fuzz: setup ## nonsense over each DR channel, GRIDPACE_FUZZED_EVENTS messages (200,000); GRIDPACE_FUZZ_SEED for others
+	$(BIN)/pytest -n 2 --timeout 7200 tests/property/test_fuzzed_channels.py tests/property/test_openadr3.py -k "refused or fuzzed" $(ARGS)
 
 storm: setup ## a thousand random events with faults through the real loops, half an hour; ARGS="--seed N --case K" for one
 	$(BIN)/python -m benchmarks.storm $(ARGS)

@@ -57,6 +57,8 @@ def mean_limit_kw(event: GridEvent, start: datetime, end: datetime) -> float:
     This is the cap on the mean import of a planning interval. Where only a part of the interval is bound, the bound
     part's mean applies to the whole of it (the stricter reading).
     """
+    if end <= event.start or start >= released_at(event) + timedelta(seconds=event.rebound_s):
+        return INF
     cuts = [start, *(cut for cut in event_breakpoints(event) if start < cut < end), end]
     total = seconds = 0.0
     for left, right in pairwise(cuts):

@@ -148,10 +148,20 @@ class OpenAdr2Session:
     # ------------------------------------------------------------ events
     async def _on_event(self, event: Mapping[str, Any]) -> str:
         """What the library answers to one event; an exception here would opt out of its neighbours as well."""
-        event_id, _, _ = descriptor(event)
+        about = self._about_event(event)
+        if about is None:
+            return OUT
         opt = await asyncio.to_thread(self._taken, event)
-        self._told(event_id, opt)
+        self._told(about[0], opt)
         return opt
+
+    def _about_event(self, event: Mapping[str, Any]) -> tuple[str, int, str] | None:
+        """Id, modification and status; None, said aloud, for an event that does not even tell these."""
+        try:
+            return descriptor(event)
+        except EventRefused as error:
+            self._say(Reason.MESSAGE_REFUSED, f"an event is not followed: {error}", Severity.ALERT)
+            return None
 
     async def _resynced(self, client: OpenADRClient) -> None:
         """Take all events as the server has them now: news, changed answers, and what is there no more."""
@@ -161,9 +171,13 @@ class OpenAdr2Session:
             self._say(Reason.MESSAGE_REFUSED, text, Severity.ALERT)
         if kind not in {"oadrDistributeEvent", "oadrResponse"}:
             return
-        named = set()
+        named, whole = set(), True
         for event in said.get("events") or ():
-            event_id, modification, status = descriptor(event)
+            about = self._about_event(event)
+            if about is None:
+                whole = False
+                continue
+            event_id, modification, status = about
             named.add(event_id)
             opt = await asyncio.to_thread(self._taken, event)
             held = self._book.held.get(event_id)
@@ -171,7 +185,8 @@ class OpenAdr2Session:
                 client.responded_events[event_id] = opt  # what the library says again of its own
                 await client.created_event(said.get("request_id"), event_id, opt, modification)
                 self._told(event_id, opt)
-        for event_id in [name for name in self._book.held if name not in named]:
+        # Which event the nameless one is nobody knows: it may be any that seems to be gone.
+        for event_id in [name for name in self._book.held if name not in named] if whole else ():
             await asyncio.to_thread(self._withdrawn, event_id)
 
     def _taken(self, event: Mapping[str, Any]) -> str:
@@ -203,7 +218,8 @@ class OpenAdr2Session:
         new = next_held(held, asked, now, min(OPEN_END, self._desk.longest))
         if new != held:
             self._book.keep(asked.id, new)
-        answers = [self._desk.accept(message) for message in messages(asked, new, now, self._about())]
+        told = [(message, self._desk.accept(message)) for message in messages(asked, new, now, self._about())]
+        answers = [answer for message, answer in told if not message.cancelled]  # of what it asks no more, none is due
         refused = [answer for answer in answers if not _joins(answer) and answer.opt != "pending"]
         if refused and (held is None or held.version != new.version):
             text = f"event {asked.id} is declined: {refused[0].reason}"

@@ -57,7 +57,7 @@ def descriptor(event: Mapping[str, Any]) -> tuple[str, int, str]:
     try:
         found = event["event_descriptor"]
         return str(found["event_id"]), int(found["modification_number"]), str(found["event_status"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise EventRefused(f"event_descriptor: {error!r}", 422) from None
 
 

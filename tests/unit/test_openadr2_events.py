@@ -1,13 +1,19 @@
 """OpenADR 2.0b events as the library hands them over: steps, gaps, open ends, random starts, and what is refused."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
+from adapters.context import AdapterContext
+from adapters.dr.openadr2 import IN, OUT, OpenAdr2Session
 from adapters.dr.openadr2_book import Book, messages, next_held
 from adapters.dr.openadr2_config import OpenAdr2Config
 from adapters.dr.openadr2_event import read_event
 from adapters.ports import EventRefused
+from scheduler.clock import VirtualClock
+from scheduler.ledger.ledger import Ledger, ProgramTerms
 from scheduler.store.store import Store
 
 START = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -124,3 +130,50 @@ def test_an_order_to_draw_more_asks_nothing(kind, value):
 def test_what_is_refused_says_why(said, why):
     with pytest.raises(EventRefused, match=why):
         read_event(said, CONFIG)
+
+
+@pytest.fixture
+def session(tmp_path):
+    """A session whose server's list is `listed`, over a ledger; `said` are its notes."""
+    store = Store.in_memory()
+    found = OpenAdr2Session(CONFIG, AdapterContext(VirtualClock(START - HOUR), tmp_path, store))
+    found.ledger, found.said, found.listed, found.created = Ledger(store), [], [], {}
+
+    def accept(message):
+        load = {"baseline_kw": 60.0, "available_kw": 40.0, "now": START - HOUR}
+        return found.ledger.accept(message, defaults=ProgramTerms(id="elrp"), **load)
+
+    found._desk = SimpleNamespace(program="elrp", site="lab", longest=MOST, accept=accept, say=found.said.append)
+    found._book = Book(store, "elrp")
+    return found
+
+
+def resync(session, *listed):
+    async def request_event():
+        return "oadrDistributeEvent", {"request_id": "r", "events": listed}
+
+    async def created_event(request_id, event_id, opt, modification):
+        session.created[event_id] = opt
+
+    client = SimpleNamespace(request_event=request_event, created_event=created_event, responded_events={})
+    asyncio.run(session._resynced(client))
+    return [row.id for row in session.ledger.active(START)]
+
+
+def test_an_event_without_an_id_hides_no_other_and_withdraws_none(session):
+    one, other = event((HOUR, 3.0)), event((HOUR, 3.0), event_id="e2")
+    nameless = event((HOUR, 3.0))
+    del nameless["event_descriptor"]["event_id"]
+    assert resync(session, one) == ["e1"]
+    assert resync(session, nameless, other) == ["e1", "e2"], "the nameless one may be e1"
+    assert session.created == {"e1": IN, "e2": IN}
+    assert "event_id" in session.said[-1].text
+    assert asyncio.run(session._on_event(nameless)) == OUT
+    assert resync(session, other) == ["e2"]
+
+
+def test_an_event_that_comes_to_ask_nothing_is_not_declined(session):
+    assert resync(session, event((HOUR, 3.0))) == ["e1"]
+    assert resync(session, event((HOUR, 0.0), modification_number=1)) == []
+    assert session.created == {"e1": IN}
+    assert not session.said
