@@ -33,6 +33,7 @@ from adapters.hall_state import (
     PoolState,
     Signal,
     Signals,
+    clock_reader,
     follow,
     gpu_ids,
     mean_speed,
@@ -88,11 +89,11 @@ class SimulatedHall:
         self.beside: list[Beside] = []
         """Batteries, engines and panels at the sites' meters, in the order in which they see the site's power."""
         self._overhead = Overhead(self._physics.cooling_s)
-        self._work = HallWork()
+        self._work, self._now = HallWork(), clock.now()
         self._looked: tuple[object, dict[GpuId, float]] = (None, {})
         self._gpus = new_gpus(self._pools)
         follow(self._gpus, self._pools)
-        self._now = clock.now()
+        self.clocks = clock_reader(self._gpus, self._index)
         self.parking = HallParking(self._pools, self._now, self._lock)
         self._occupy(self._signals(self._now))
         self._gpus.draw_w = self._targets()
@@ -384,14 +385,13 @@ class SimulatedHall:
         """Totals since the start, free of sensor noise: what a backtest settles on."""
         with self._lock:
             self.advance()
-            states = self._pools
             return HallCounters(
                 at=self._now,
-                energy_kwh={state.pool.id: state.energy_kwh for state in states},
+                energy_kwh={state.pool.id: state.energy_kwh for state in self._pools},
                 import_kwh=dict(self._import_kwh),
-                work_gpu_h={state.pool.id: state.work_gpu_h for state in states},
-                asked_gpu_h={state.pool.id: state.asked_gpu_h for state in states},
-                tokens={state.pool.id: state.work_gpu_h * state.pool.tokens_per_gpu_h for state in states},
+                work_gpu_h={state.pool.id: state.work_gpu_h for state in self._pools},
+                asked_gpu_h={state.pool.id: state.asked_gpu_h for state in self._pools},
+                tokens={state.pool.id: state.work_gpu_h * state.pool.tokens_per_gpu_h for state in self._pools},
             )
 
     def describe(self) -> Note:

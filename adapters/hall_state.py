@@ -7,7 +7,7 @@ Why apart from the hall: what a hall *is* (plain data, made from the pools of th
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -204,6 +204,17 @@ def serving(gpus: Gpus, state: PoolState) -> tuple[int, float, float]:
     """GPUs of a pool on the bus, the busy share of them, and their mean throughput while busy."""
     count, busy = int(gpus.live[state.part].sum()), float(gpus.busy[state.part].sum())
     return count, busy / count if count else 0.0, mean_speed(gpus, state)
+
+
+def clock_reader(gpus: Gpus, places: Mapping[GpuId, int]) -> Callable[[Collection[GpuId]], dict[GpuId, int]]:
+    """Tells the SM clock in MHz at which each of some GPUs that is there runs: as high as it may, or low where it
+    idles."""
+
+    def clocks(wanted: Collection[GpuId]) -> dict[GpuId, int]:
+        found = {gpu: places[gpu] for gpu in wanted if gpu in places and gpus.live[places[gpu]]}
+        return {gpu: round(gpus.clock[at] * MAX_MHZ) if gpus.busy[at] > 0 else MIN_MHZ for gpu, at in found.items()}
+
+    return clocks
 
 
 def order_clocks(gpus: Gpus, places: Mapping[GpuId, int], clocks_mhz: Mapping[GpuId, int]) -> ClockReceipt:

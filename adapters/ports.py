@@ -86,9 +86,8 @@ class GpuInfo:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Until when a cap holds without renewal. `expires_in_s` counts on the enforcer's own monotonic clock; `epoch`
-    fences
-    off an older daemon, `sequence` an older order. When it expires the enforcer follows the trajectory it was given."""
+    """Until when a cap holds without renewal. `expires_in_s` counts on the enforcer's own clock; `epoch` fences off an
+    older daemon, `sequence` an older order. When it expires the enforcer follows the trajectory that it was given."""
 
     epoch: int
     sequence: int
@@ -138,8 +137,7 @@ class LimitReader(Protocol):
     """An actuator that tells enforced limits cheaply, so that every one of them can be looked at every second."""
 
     def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
-        """Enforced limit in W of those of these GPUs that answer: one call a card, all at once. Raises AdapterError
-        when none can be reached at all."""
+        """Enforced limit in W of those of these GPUs that answer. Raises AdapterError when none can be reached."""
         ...
 
 
@@ -154,12 +152,13 @@ class Presence(Protocol):
 
 @dataclass(frozen=True)
 class Contested:
-    """Caps that somebody else raised: GPUs left to that writer, with the limit in W that it holds there, and how many
-    caps were set again since the start. `lowered`: GPUs that enforce less than was ordered."""
+    """Caps that somebody else raised: GPUs left to that writer, with the limit in W that it holds there; how many were
+    set again; GPUs that enforce less than was ordered; and whose locked clocks are left to who freed them (MHz)."""
 
     yielded_w: Mapping[GpuId, float] = field(default_factory=dict)
     reasserted: int = 0
     lowered: frozenset[GpuId] = frozenset()
+    yielded_mhz: Mapping[GpuId, float] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -193,6 +192,15 @@ class ClockLocker(Protocol):
 
     def unlock(self, gpus: Collection[GpuId]) -> ClockReceipt:
         """Let these clocks go free again."""
+        ...
+
+
+@runtime_checkable
+class ClockReader(Protocol):
+    """An actuator that tells SM clocks cheaply, so that a lock which somebody took away is seen."""
+
+    def clocks(self, gpus: Collection[GpuId]) -> Mapping[GpuId, int]:
+        """SM clock in MHz, now, of those of these GPUs that answer. Raises AdapterError when none can be reached."""
         ...
 
 
@@ -243,10 +251,8 @@ class ParkingHook(Protocol):
 # ---------------------------------------------------------------- meters
 @dataclass(frozen=True)
 class Reading:
-    """Power at `at`. `pool_kw`: IT power per pool; `import_kw`: at the site meter, per site (absent: derive
-    through PUE);
-    `energy_kwh`: counters per pool where the hardware has them. `lost` names what could not be read; it is never
-    zero.
+    """Power at `at`. `pool_kw`: IT power per pool; `import_kw`: at the site meter, per site (absent: through PUE);
+    `energy_kwh`: counters per pool where the hardware has them. `lost` names what could not be read; it is never zero.
 
     `busy_gpus`: GPUs of a pool that work, where the hardware says how busy it is; `work_gpus`: their work in GPUs at
     full throughput, where something meters it (tokens an hour over the pool's `tokens_per_gpu_h`). Both teach curves.
@@ -372,8 +378,7 @@ class EventChannel(Protocol):
     """A pushed demand-response channel."""
 
     def receive(self, headers: Mapping[str, str], body: bytes, now: datetime) -> EventMessage:
-        """Verify and parse one message. Raises EventRefused (unsigned, replayed, stale, malformed), changing
-        nothing."""
+        """Verify and parse one message. Raises EventRefused (unsigned, replayed, stale, malformed); nothing changes."""
         ...
 
 

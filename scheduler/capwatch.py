@@ -49,8 +49,9 @@ class _Contest:
 class CapWatch:
     """The caps that are to be in force, and the GPUs on which somebody else sees to it that they are not."""
 
-    def __init__(self, rules: DriftRules | None = None) -> None:
-        self._rules = rules or DriftRules()
+    def __init__(self, rules: DriftRules | None = None, slack: float = DRIFT_W) -> None:
+        """`slack`: a difference that is none. Whatever counts up where it is not obeyed can be watched in its unit."""
+        self.rules, self._slack = rules or DriftRules(), slack
         self._wanted: dict[GpuId, float] = {}
         self._lowest: dict[GpuId, float] = {}
         self._contests: dict[GpuId, _Contest] = {}
@@ -74,6 +75,11 @@ class CapWatch:
         """Lowest limit that each card takes, in W: below it an order is clamped, which is no drift."""
         self._calm = None
         self._lowest.update(lowest_w)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the lowest limit of each card with a cap is known."""
+        return self._wanted.keys() <= self._lowest.keys()
 
     def order(self, caps_w: Mapping[GpuId, float]) -> None:
         """These caps are written (or, on yielded GPUs, would be)."""
@@ -99,9 +105,12 @@ class CapWatch:
         raised = {
             gpu: enforced_w[gpu]
             for gpu, cap in self._wanted.items()
-            if enforced_w.get(gpu, NEVER) > cap + DRIFT_W and enforced_w[gpu] > self._lowest.get(gpu, 0.0) + DRIFT_W
+            if enforced_w.get(gpu, NEVER) > cap + self._slack
+            and enforced_w[gpu] > self._lowest.get(gpu, 0.0) + self._slack
         }
-        self.lowered = frozenset(gpu for gpu, cap in self._wanted.items() if enforced_w.get(gpu, cap) < cap - DRIFT_W)
+        self.lowered = frozenset(
+            gpu for gpu, cap in self._wanted.items() if enforced_w.get(gpu, cap) < cap - self._slack
+        )
         self._calm = enforced_w if not raised and not self.yielded_w else None
         back = self._quiet(enforced_w, now)
         yielded_before = self.yielded_w.keys()
@@ -114,10 +123,10 @@ class CapWatch:
     def _too_often(self, gpu: GpuId, limit_w: float, now: float) -> bool:
         """Count one more time; True when the GPU is yielded by it."""
         one = self._contests.setdefault(gpu, _Contest())
-        if now - one.changed_at >= self._rules.quiet_s:
+        if now - one.changed_at >= self.rules.quiet_s:
             one.raised = 0
         one.raised, one.changed_at = one.raised + 1, now
-        if one.raised <= self._rules.reassert:
+        if one.raised <= self.rules.reassert:
             return False
         one.limit_w = limit_w
         return True
@@ -128,10 +137,10 @@ class CapWatch:
         back = set()
         for gpu, limit_w in self.yielded_w.items():
             one, seen_w = self._contests[gpu], enforced_w.get(gpu, limit_w)
-            if abs(seen_w - limit_w) > DRIFT_W:
+            if abs(seen_w - limit_w) > self._slack:
                 one.limit_w, one.changed_at = seen_w, now
-            elif now - one.changed_at >= self._rules.quiet_s:
-                one.limit_w, one.raised, one.changed_at = None, self._rules.reassert, now
+            elif now - one.changed_at >= self.rules.quiet_s:
+                one.limit_w, one.raised, one.changed_at = None, self.rules.reassert, now
                 back.add(gpu)
         return back
 

@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from adapters.ports import AdapterError, ClockLocker, GpuId, Lease
+from adapters.ports import AdapterError, CapGuard, ClockLocker, GpuId, Lease
 from optimizer.reasons import Note, Reason, Severity
+from scheduler.clockwatch import ClockWatch
 from scheduler.levers import Clocked, Levers
 from scheduler.store.database import StoreDegraded
 
 KIND = "locked_clocks"
 ASSERT_S = 30.0
-"""A lock is set again this often: a driver reload frees clocks, and no call tells that it did."""
+"""A lock is set again this often whatever the clocks say: of a card that idles they tell nothing."""
 
 
 class Records(Protocol):
@@ -44,6 +45,9 @@ class ClockHand:
     lease: Callable[[float], Lease]
     monotonic: Callable[[], float]
     locked_mhz: dict[str, int] = field(default_factory=dict)
+    watch: ClockWatch = field(default_factory=ClockWatch)
+    yielded: dict[GpuId, float] = field(default_factory=dict)
+    """GPUs whose clocks are left to another writer, with the MHz at which they ran."""
     _asserted_at: float = float("-inf")
     _tried_at: float = float("-inf")
     _owed: set[str] = field(default_factory=set)
@@ -67,10 +71,36 @@ class ClockHand:
         if not free & self.locked_mhz.keys() and self.monotonic() - self._tried_at < ASSERT_S:
             free = set()  # those that did not let go are asked again later
         try:
-            notes = self._lock(changed, lease_s, now) if changed else ()
+            notes = self._look(lease_s, now) + (self._lock(changed, lease_s, now) if changed else ())
             return notes + (self._free(free, now) if free else ())
         except (AdapterError, StoreDegraded) as error:
             return (Note(Reason.CLOCK_REFUSED, "clocks", str(error), Severity.ALERT, now),)
+
+    def _look(self, lease_s: float, now: datetime) -> tuple[Note, ...]:
+        """See to locks that another hand took away: agents do that themselves and tell; else they are set again some
+        times, then left to it. Raises AdapterError."""
+        if not self.locked_mhz:
+            self.yielded = {}
+            return ()
+        notes: tuple[Note, ...] = ()
+        if isinstance(self.actuator, CapGuard):
+            mine = {gpu for pool in self.locked_mhz for gpu in self.gpus[pool]}
+            self.yielded = {g: mhz for g, mhz in self.actuator.contested().yielded_mhz.items() if g in mine}
+        else:
+            judged = self.watch.look(self.actuator, self.monotonic())
+            self.yielded = self.watch.yielded_mhz
+            if judged.again:
+                again = {gpu: round(self.watch.wanted_mhz[gpu]) for gpu in judged.again}
+                self.actuator.lock(again, self.lease(lease_s))
+                notes = (_drifted(judged.again, again, now),)
+        return (*notes, *_left(self.yielded, now))
+
+    def take_back(self) -> None:
+        """An operator's word: clocks that were left to another writer are locked again."""
+        self.watch.take_back()
+        if self.yielded and isinstance(self.actuator, CapGuard):
+            self.actuator.take_back()
+        self.yielded, self._asserted_at = {}, float("-inf")
 
     def _lock(self, orders: Mapping[str, int], lease_s: float, now: datetime) -> tuple[Note, ...]:
         for pool, mhz in orders.items():
@@ -81,8 +111,13 @@ class ClockHand:
             self.locked_mhz[pool] = mhz
         self._asserted_at = self.monotonic()
         clocks = {gpu: mhz for pool, mhz in orders.items() for gpu in self.gpus[pool]}
-        receipt = self.actuator.lock(clocks, self.lease(lease_s))
-        return _refused(len(clocks), receipt.failures, "did not take a lower clock", now)
+        self.watch.bounds({gpu: self.levers.ranges[pool][0] for pool in orders for gpu in self.gpus[pool]})
+        self.watch.order(clocks, self.monotonic())
+        mine = {gpu: mhz for gpu, mhz in clocks.items() if gpu not in self.yielded}
+        receipt = self.actuator.lock(mine, self.lease(lease_s))
+        failures = {gpu: why for gpu, why in receipt.failures.items() if why is not Reason.CAP_YIELDED}
+        self.watch.forget(failures)
+        return _refused(len(clocks), failures, "did not take a lower clock", now)
 
     def _write(self, pool: str, mhz: int, held: Clocked) -> None:
         gpus = list(self.gpus[pool])
@@ -96,7 +131,7 @@ class ClockHand:
         """Let the clocks of these pools go; what is not confirmed is tried again with the next assertion."""
         left, self._tried_at = self._outstanding(), self.monotonic()
         gpus = [gpu for pool in pools for gpu in left.get(pool, ())]
-        receipt = self.actuator.unlock(gpus)
+        receipt = self.watch.let_go(self.actuator, gpus)
         for pool in pools:
             self.locked_mhz.pop(pool, None)
             if not any(gpu in receipt.failures for gpu in left.get(pool, ())):
@@ -111,6 +146,28 @@ class ClockHand:
             return self._free(set(left), now) if left else ()
         except (AdapterError, StoreDegraded) as error:
             return (Note(Reason.CLOCK_REFUSED, "clocks", f"clocks stay locked: {error}", Severity.ALERT, now),)
+
+
+def _drifted(runs_mhz: Mapping[GpuId, float], again_mhz: Mapping[GpuId, int], now: datetime) -> Note:
+    """Locks that were not in force any more."""
+    first = next(iter(again_mhz))
+    text = (
+        f"{len(again_mhz)} GPUs ran above their locked clock ({first} at {runs_mhz[first]:.0f} MHz, locked to "
+        f"{again_mhz[first]} MHz); locked again"
+    )
+    return Note(Reason.CAP_DRIFT, first, text, Severity.WARNING, now)
+
+
+def _left(yielded_mhz: Mapping[GpuId, float], now: datetime) -> tuple[Note, ...]:
+    """Clocks that belong to another writer."""
+    if not yielded_mhz:
+        return ()
+    first = next(iter(yielded_mhz))
+    text = (
+        f"the clocks of {len(yielded_mhz)} GPUs ({first} the first) have another writer: they ran above our lock again "
+        "and again, and are left to it. Find the program that resets or locks clocks there, then `gridpace resume`"
+    )
+    return (Note(Reason.CAP_YIELDED, first, text, Severity.ALERT, now),)
 
 
 def _refused(count: int, failures: Mapping[GpuId, Reason], what: str, now: datetime) -> tuple[Note, ...]:

@@ -29,7 +29,7 @@ from optimizer.reasons import Note, Reason, Severity
 from scheduler.capwatch import DRIFT_W, CapWatch
 from scheduler.course import Course, Courses
 from scheduler.dispatch_books import Books
-from scheduler.dispatch_notes import disagreements, raised_notes, yielded_notes
+from scheduler.dispatch_notes import disagreements, raised_notes, returned, yielded_notes
 from scheduler.orders import PoolOrder
 from scheduler.store.database import StoreDegraded
 
@@ -225,10 +225,17 @@ class Dispatcher:
             if not self._applied:
                 return ()
             try:
-                found = self._discover()
+                enforced_w = self._limits()
             except AdapterError as error:
                 return (Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),)
-            return self._judge({gpu: info.enforced_w for gpu, info in found.items()}, now)
+            return self._judge(enforced_w, now)
+
+    def _limits(self) -> Mapping[GpuId, float]:
+        """Every enforced limit, read now. Agents tell the rest of their cards every second. Raises AdapterError."""
+        reader = self.actuator
+        if isinstance(reader, CapGuard) and isinstance(reader, LimitReader) and self.watch.bounded:
+            return reader.enforced(self.watch.wanted_w)
+        return {gpu: info.enforced_w for gpu, info in self._discover().items()}
 
     def look(self, now: datetime) -> tuple[Note, ...]:
         """What `verify` does, for every tick: an agent is asked what became of the caps, cards are asked for nothing
@@ -326,7 +333,7 @@ class Dispatcher:
                 receipt = self.actuator.release(limits)
             except AdapterError as error:
                 return (Note(Reason.CAP_REFUSED, "power", f"limits not given back: {error}", Severity.ALERT, now),)
-            confirmed = [gpu for gpu, limit in limits.items() if _returned(receipt, gpu, limit)]
+            confirmed = [gpu for gpu, limit in limits.items() if returned(receipt, gpu, limit)]
             self.books.journal_result(intent, {"confirmed": len(confirmed), "of": len(limits)})
             self.books.forget_first_limits(confirmed)
             for gpu in confirmed:
@@ -389,12 +396,3 @@ def _one_limit(gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> float 
     """The limit that all these GPUs have; None when they differ, or one doesn't answer."""
     found = [limits_w.get(gpu, INF) for gpu in gpus]
     return found[0] if found and max(found) - min(found) <= DRIFT_W and max(found) < INF else None
-
-
-def _returned(receipt: Receipt, gpu: GpuId, limit_w: float) -> bool:
-    """True when the actuator gave the limit back; a board controller may still enforce a lower one, never ours. (An
-    agent restores what it found itself, which may be another limit than ours: it was there before us.)"""
-    if gpu not in receipt.enforced_w:
-        return False
-    failure = receipt.failures.get(gpu)
-    return failure is None or (failure is Reason.CAP_DRIFT and receipt.enforced_w[gpu] < limit_w)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from adapters.ports import GpuId
+from adapters.ports import GpuId, Receipt
 from optimizer.reasons import Note, Reason, Severity
 
 NAMED = 3
@@ -70,3 +70,12 @@ def _by_pool(pools: Mapping[str, Sequence[GpuId]], chosen: Collection[GpuId]) ->
 
 def _some(gpus: Sequence[GpuId]) -> str:
     return f"{', '.join(gpus[:NAMED])}{', …' if len(gpus) > NAMED else ''}"
+
+
+def returned(receipt: Receipt, gpu: GpuId, limit_w: float) -> bool:
+    """True when the actuator gave the limit back; a board controller may still enforce a lower one, never ours. (An
+    agent restores what it found itself, which may be another limit than ours: it was there before us.)"""
+    if gpu not in receipt.enforced_w:
+        return False
+    failure = receipt.failures.get(gpu)
+    return failure is None or (failure is Reason.CAP_DRIFT and receipt.enforced_w[gpu] < limit_w)

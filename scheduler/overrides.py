@@ -74,6 +74,8 @@ def _take_back(ctx: Context) -> None:
     """Cap GPUs again that were left to another writer. Raises Refused when an agent can't be told."""
     try:
         ctx.dispatcher.take_back()
+        if ctx.clocks is not None:
+            ctx.clocks.take_back()
     except AdapterError as error:
         raise Refused(f"resumed, but GPUs left to another writer are not taken back: {error}", 503) from error
 

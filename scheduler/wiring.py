@@ -29,6 +29,7 @@ from scheduler.building import caution, due_jobs, pool_models, prices, program_r
 from scheduler.capwatch import CapWatch, DriftRules
 from scheduler.clock import ScaledClock, WallClock
 from scheduler.clock_hand import KIND, ClockHand
+from scheduler.clockwatch import ClockWatch
 from scheduler.collect import Memory, Source
 from scheduler.config import Config
 from scheduler.config.builtin import QueueConfig, WebhookConfig
@@ -256,8 +257,11 @@ def build_clocks(hardware: Hardware, store: Store, dispatcher: Dispatcher, clock
     """What locks clocks: where a pool may be moved by them, or a predecessor left some locked."""
     if not isinstance(hardware.power, ClockLocker) or not (hardware.clocks or store.all(KIND)):
         return None
-    levers = Levers(hardware.clocks)
-    return ClockHand(store, hardware.power, hardware.gpus, levers, dispatcher.next_lease, clock.monotonic)
+    hand = ClockHand(
+        store, hardware.power, hardware.gpus, Levers(hardware.clocks), dispatcher.next_lease, clock.monotonic
+    )
+    hand.watch = ClockWatch(dispatcher.watch.rules)
+    return hand
 
 
 def build_planner(config: Config) -> Planner:

@@ -67,7 +67,8 @@ class AgentPower:
         """What became of the caps, as the agent tells it: it looks at them every tick of its own."""
         told = self.status()
         lowered = frozenset(str(gpu) for gpu in told.get("lowered", ()))
-        return Contested(wire.watts(told["yielded_w"], "yielded_w"), int(told["reasserted"]), lowered)
+        clocks = wire.watts(told.get("yielded_mhz", {}), "yielded_mhz")
+        return Contested(wire.watts(told["yielded_w"], "yielded_w"), int(told["reasserted"]), lowered, clocks)
 
     def take_back(self) -> None:
         """Let the agent cap the GPUs again that it left to another writer."""

@@ -94,13 +94,25 @@ class FleetPower:
         """Every GPU of every node that answers now. AdapterError when no server or no node does."""
         self.bus.wait_connected(self._deadline_s)
         found: dict[GpuId, GpuInfo] = {}
-        for data in self.bus.call(self._everybody(), LONGEST_HELLO_S):
-            found.update(self._take(data))
+        for data in self.bus.call(self._everybody(b"", len(self._expected)), LONGEST_HELLO_S):
+            found.update(self._take(data)[1])
         if not found:
             raise AdapterError(
                 f"NATS at {self.bus.settings.place}: no node answers; is `gridpace agent --fleet` running?"
             )
         return found
+
+    def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
+        """Enforced limit in W of those of these GPUs whose nodes answer: a tenth of what a node knows of its cards. Who
+        was not heard of lately is not waited for. AdapterError when no node answers."""
+        self.bus.wait_connected(self._deadline_s)
+        found: dict[GpuId, float] = {}
+        for data in self.bus.call(self._everybody(fleet_wire.LIMITS, len(self.states())), LONGEST_HELLO_S):
+            state, _ = self._take(data)
+            found.update(state.enforced_w if state is not None else {})
+        if not found:
+            raise AdapterError(f"NATS at {self.bus.settings.place}: no node tells its limits")
+        return {gpu: found[gpu] for gpu in gpus if gpu in found}
 
     def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
         """Set these limits, each node its own, and renew the lease of all caps on all nodes."""
@@ -183,7 +195,8 @@ class FleetPower:
         states = self.states().values()
         yielded = {gpu: watts for state in states if state.yielded_w for gpu, watts in state.yielded_w.items()}
         lowered = frozenset(gpu for state in states if state.lowered for gpu in state.lowered)
-        return Contested(yielded, self._reasserted, lowered)
+        clocks = {gpu: mhz for state in states if state.yielded_mhz for gpu, mhz in state.yielded_mhz.items()}
+        return Contested(yielded, self._reasserted, lowered, clocks)
 
     def heard(self, gpus: Collection[GpuId]) -> Collection[GpuId]:
         """Those of these GPUs whose node speaks again (or for the first time) and was asked nothing since."""
@@ -192,7 +205,8 @@ class FleetPower:
 
     def take_back(self) -> None:
         """Let every agent cap the GPUs again that it left to another writer."""
-        asks = {n: {"op": "take_back", "epoch": self._epoch} for n, state in self.states().items() if state.yielded_w}
+        ask, states = {"op": "take_back", "epoch": self._epoch}, self.states()
+        asks = {node: ask for node, state in states.items() if state.yielded_w or state.yielded_mhz}
         if asks:
             self.bus.call(self._gather(asks, None), self._patience_s(asks))
 
@@ -220,12 +234,12 @@ class FleetPower:
     async def _on_state(self, message: Msg) -> None:
         self._take(message.data)
 
-    def _take(self, data: bytes) -> dict[GpuId, GpuInfo]:
-        """Keep a node's state, and return its GPUs where they are told; what isn't one is left out."""
+    def _take(self, data: bytes) -> tuple[NodeState | None, dict[GpuId, GpuInfo]]:
+        """Keep a node's state, and return it with its GPUs where they are told; what isn't one is left out."""
         try:
             state, infos = fleet_wire.state_in(data)
         except wire.BadRequest:
-            return {}
+            return None, {}
         with self._lock:
             before = self._states[state.node][1].reasserted if state.node in self._states else state.reasserted
             self._reasserted += max(0, state.reasserted - before)
@@ -234,10 +248,11 @@ class FleetPower:
             self._mute.discard(state.node)
             self._states[state.node] = (self._clock(), state)
             self._node_of.update(dict.fromkeys(state.draw_w, state.node))
-        return infos
+        return state, infos
 
-    async def _everybody(self) -> list[bytes]:
-        """Answers of all nodes to one call; it ends when all expected ones have answered, or nobody does any more."""
+    async def _everybody(self, ask: bytes, expected: int) -> list[bytes]:
+        """Answers of all nodes to one call; it ends when so many as are `expected` (0: nobody knows) have answered, or
+        nobody does any more."""
         client = self.bus.client
         inbox = client.new_inbox()
         heard: asyncio.Queue[bytes] = asyncio.Queue()
@@ -246,11 +261,10 @@ class FleetPower:
             heard.put_nowait(message.data)
 
         subscription = await client.subscribe(inbox, cb=on_answer)
-        await client.publish(fleet_wire.HELLO, b"", reply=inbox)
+        await client.publish(fleet_wire.HELLO, ask, reply=inbox)
         answers: list[bytes] = []
-        wanted = len(self._expected) or None
         quiet_s = max(self._deadline_s, self.hello_s)
-        while wanted is None or len(answers) < wanted:
+        while not expected or len(answers) < expected:
             try:
                 answers.append(await asyncio.wait_for(heard.get(), quiet_s))
             except TimeoutError:

@@ -18,6 +18,9 @@ from adapters.ports import GpuId, GpuInfo, Lease
 from adapters.power import wire
 
 HELLO = "gridpace.hello"
+LIMITS = wire.encode({"tell": "limits"})
+"""What a hello says that asks for no more than the limits in force; an empty one asks for all that is known."""
+
 RENEW = "gridpace.renew"
 STATES = "gridpace.state.*"
 BUCKET = "gridpace-trajectories"
@@ -86,19 +89,29 @@ class NodeState:
     """Caps that came back raised and were set again since the agent's start."""
     lowered: tuple[GpuId, ...] = ()
     """GPUs that enforce less than was ordered: a board controller's limit."""
+    yielded_mhz: Mapping[GpuId, float] = field(default_factory=dict)
+    """GPUs whose locked clocks the agent left to who freed them, with the clock in MHz at which they ran."""
+    enforced_w: Mapping[GpuId, float] = field(default_factory=dict)
+    """Limits in force in W, where they were asked for."""
 
 
-def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, Any], *, whole: bool) -> bytes:
-    """A node's state as one message; `whole`: with all that is known of each GPU, as an answer to a hello. What is told
-    every second stays small: ten thousand nodes tell it to one daemon."""
+def state_out(
+    node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, Any], *, whole: bool, limits: bool = False
+) -> bytes:
+    """A node's state as one message; `whole`: with all that is known of each GPU, as an answer to a hello; `limits`:
+    with those in force. What is told every second stays small: ten thousand nodes tell it to one daemon."""
     kept = {name: status[name] for name in ("phase", "epoch", "sequence", "lease_left_s")}
     draws = {gpu: round(info.draw_w, 1) for gpu, info in infos.items()}
     busy = [None if info.utilisation is None else round(info.utilisation, 2) for info in infos.values()]
     more: dict[str, Any] = {"gpus": wire.infos_out(infos)} if whole else {}
     if status["reasserted"] or status["yielded_w"]:
         more |= {"reasserted": status["reasserted"], "yielded_w": status["yielded_w"]}
+    if status.get("yielded_mhz"):
+        more |= {"yielded_mhz": status["yielded_mhz"]}
     if status.get("lowered"):
         more |= {"lowered": status["lowered"]}
+    if limits:
+        more["enforced_w"] = {gpu: info.enforced_w for gpu, info in infos.items()}
     told = {"node": node, "draw_w": draws, "busy": busy, "capped": len(status["found_w"])}
     return wire.encode({**told, **kept, **more})
 
@@ -107,15 +120,22 @@ def state_in(data: bytes) -> tuple[NodeState, dict[GpuId, GpuInfo]]:
     """A node's state from its message, and its GPUs where they are told. BadRequest when it isn't one."""
     message = wire.decode(data)
     try:
-        draws = {str(gpu): float(watts) for gpu, watts in message["draw_w"].items()}
+        draws = dict(zip(message["draw_w"], map(float, message["draw_w"].values()), strict=True))
         numbers = (int(message["epoch"]), int(message["sequence"]), float(message["lease_left_s"]))
         shares = [None if share is None else float(share) for share in message.get("busy", ())]
         busy = dict(zip(draws, shares, strict=False))
-        contest = (wire.watts(message.get("yielded_w", {}), "yielded_w"), int(message.get("reasserted", 0)))
-        lowered = tuple(str(gpu) for gpu in message.get("lowered", ()))
+        yielded = wire.watts(message["yielded_w"], "yielded_w") if "yielded_w" in message else {}
+        contest = (yielded, int(message.get("reasserted", 0)))
+        lowered = tuple(map(str, message.get("lowered", ())))
         counts = (*numbers, int(message["capped"]))
-        state = NodeState(str(message["node"]), draws, str(message["phase"]), *counts, busy, *contest, lowered)
-        return state, wire.infos_in(message.get("gpus", []))
+        infos = wire.infos_in(message["gpus"]) if "gpus" in message else {}
+        limits = {gpu: info.enforced_w for gpu, info in infos.items()}
+        if "enforced_w" in message:
+            limits = wire.watts(message["enforced_w"], "enforced_w")
+        clocks = wire.watts(message["yielded_mhz"], "yielded_mhz") if "yielded_mhz" in message else {}
+        node, phase = str(message["node"]), str(message["phase"])
+        state = NodeState(node, draws, phase, *counts, busy, *contest, lowered, clocks, limits)
+        return state, infos
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise wire.BadRequest(f"not a node's state: {error!r}") from error
 

@@ -16,7 +16,7 @@ import pynvml
 
 from adapters.nvml_session import MW, Handle, NvmlSession, optional, utilisation
 from adapters.ports import ClockReceipt, GpuId, GpuInfo, Lease, Receipt
-from adapters.power.nvml_clocks import NO_RANGE, clock_range, lock_clocks, unlock_clocks
+from adapters.power.nvml_clocks import NO_RANGE, clock_range, lock_clocks, read_clocks, unlock_clocks
 from adapters.power.receipts import clamp_notes, failure_notes
 from adapters.workers import Turn
 from optimizer.reasons import Note, Reason, Severity
@@ -105,6 +105,10 @@ class NvmlPower:
     def unlock(self, gpus: Collection[GpuId]) -> ClockReceipt:
         """Reset the locked clocks of these cards."""
         return unlock_clocks(self.session, gpus)
+
+    def clocks(self, gpus: Collection[GpuId]) -> Mapping[GpuId, int]:
+        """The SM clocks that run now."""
+        return read_clocks(self.session, gpus)
 
     def describe(self) -> tuple[Note, ...]:
         """What an operator should know about this machine's cards: those without persistence mode."""

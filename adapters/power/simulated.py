@@ -48,6 +48,10 @@ class SimulatedPower:
         """Let these SM clocks go free."""
         return self.hall.set_clocks(dict.fromkeys(gpus, MAX_MHZ))
 
+    def clocks(self, gpus: Collection[GpuId]) -> Mapping[GpuId, int]:
+        """The SM clocks that run now."""
+        return self.hall.clocks(gpus)
+
     def describe(self) -> Note:
         """Says that nothing here is real."""
         return self.hall.describe()

@@ -107,7 +107,8 @@ class Ear:
         await message.respond(wire.encode(await self._do(lambda: self._answer(self._core, request, True))))
 
     async def _on_hello(self, message: Msg) -> None:
-        state = await self._state(whole=True)
+        limits = message.data == fleet_wire.LIMITS
+        state = await self._state(whole=not limits, limits=limits)
         if state is not None:
             await message.respond(state)
 
@@ -144,27 +145,27 @@ class Ear:
 
     async def tell(self, client: Client) -> None:
         """Tell the state once, where it is news."""
-        state = await self._state(whole=False)
+        state = await self._state()
         if state:
             try:
                 await client.publish(fleet_wire.state_subject(self._node), state)
             except (NatsError, OSError) as error:
                 _log.warning("the state is not told: %s", error)
 
-    async def _state(self, *, whole: bool) -> bytes | None:
+    async def _state(self, *, whole: bool = False, limits: bool = False) -> bytes | None:
         """This node's state as one message, empty where nothing is new; None while its cards can't be reached."""
         try:
-            told: bytes = await self._do(lambda: self._told(whole=whole))
+            told: bytes = await self._do(lambda: self._told(whole, limits))
         except AdapterError as error:
             _log.warning("%s", error)
             return None
         return told
 
-    def _told(self, *, whole: bool) -> bytes:
+    def _told(self, whole: bool, limits: bool) -> bytes:
         infos, status = self._core.discover(), self._core.status()
-        if not whole and not self._news.worth(infos, status):
+        if not (whole or limits) and not self._news.worth(infos, status):
             return b""
-        return fleet_wire.state_out(self._node, infos, status, whole=whole)
+        return fleet_wire.state_out(self._node, infos, status, whole=whole, limits=limits)
 
 
 class FleetEar:

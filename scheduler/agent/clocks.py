@@ -6,14 +6,18 @@ but freedom. Whatever happens, a clock that Gridpace locked does not stay locked
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from adapters.ports import AdapterError, ClockLocker, ClockReceipt, GpuId, Lease, PowerActuator
+from optimizer.reasons import Reason
 from scheduler.agent.state import AgentFiles, Found
+from scheduler.capwatch import DriftRules
+from scheduler.clockwatch import ClockWatch
 
 ASSERT_S = 10.0
-"""Locks are set again this often: a driver reload frees them, and no call tells that it did."""
+"""Locks are set again this often whatever the clocks say: of a card that idles they tell nothing."""
 
 RAMP_MHZ_PER_S = 30.0
 """Clocks are let go by so much a second, as limits are by watts."""
@@ -21,12 +25,15 @@ RAMP_MHZ_PER_S = 30.0
 FREE_MHZ = 5000
 """No SM clock is as high: one that is ramped up to here is let go at the latest."""
 
+_log = logging.getLogger("gridpace.agent")
+
 
 class AgentClocks:
     """Locked clocks of this node, in `found` and on disk. Called under the agent's lock."""
 
-    def __init__(self, power: PowerActuator, files: AgentFiles, found: Found) -> None:
+    def __init__(self, power: PowerActuator, files: AgentFiles, found: Found, rules: DriftRules | None = None) -> None:
         self._power, self._files, self._found = power, files, found
+        self.watch = ClockWatch(rules)
         self._asserted_at = float("-inf")
         self._highest: dict[GpuId, int] = {}
 
@@ -40,19 +47,47 @@ class AgentClocks:
         locker = self._locker()
         self._put({**self._found.clocks_mhz, **clocks_mhz})
         self._asserted_at = now
-        return locker.lock(clocks_mhz, lease)
+        return self._set(locker, clocks_mhz, lease, now)
+
+    def _set(self, locker: ClockLocker, clocks_mhz: Mapping[GpuId, int], lease: Lease, now: float) -> ClockReceipt:
+        """Lock, but for cards that are left to another writer, and expect the locks to stay."""
+        self._bounds(clocks_mhz)
+        yielded = self.watch.yielded_mhz
+        mine = {gpu: mhz for gpu, mhz in clocks_mhz.items() if gpu not in yielded}
+        self.watch.order(clocks_mhz, now)
+        receipt = locker.lock(mine, lease) if mine else ClockReceipt()
+        self.watch.forget(gpu for gpu in receipt.failures if gpu in mine)
+        left = {gpu: Reason.CAP_YIELDED for gpu in clocks_mhz if gpu in yielded}
+        return ClockReceipt(receipt.clock_mhz, {**receipt.failures, **left})
+
+    def _bounds(self, gpus: Collection[GpuId]) -> None:
+        """Know the range of these cards."""
+        if not set(gpus) <= self._highest.keys():
+            infos = self._power.discover()
+            self._highest |= {gpu: infos[gpu].max_clock_mhz if gpu in infos else 0 for gpu in gpus}
+            self.watch.bounds({gpu: info.min_clock_mhz for gpu, info in infos.items()})
 
     def keep(self, lease: Lease, now: float) -> None:
-        """Set the locks again now and then."""
-        if self._found.clocks_mhz and now - self._asserted_at >= ASSERT_S:
-            self._asserted_at = now
-            self._locker().lock(self._found.clocks_mhz, lease)
+        """Set the locks again now and then, and at once where a clock runs above its lock."""
+        held = self._found.clocks_mhz
+        if not held:
+            return
+        judged = self.watch.look(self._power, now)
+        if judged.yielded:
+            _log.error("locked clocks have another writer and are left to it (MHz): %s", dict(judged.yielded))
+        if judged.again:
+            _log.warning("locked clocks ran free and are locked again (MHz): %s", dict(judged.again))
+        again = {gpu: held[gpu] for gpu in judged.again if gpu in held}
+        if now - self._asserted_at >= ASSERT_S:
+            self._asserted_at, again = now, dict(held)
+        if again:
+            self._set(self._locker(), again, lease, now)
 
     def unlock(self, gpus: Collection[GpuId]) -> ClockReceipt:
         """Let go, and forget those that were read back as free."""
         if not gpus:
             return ClockReceipt()
-        receipt = self._locker().unlock(gpus)
+        receipt = self.watch.let_go(self._locker(), gpus)
         done = receipt.clock_mhz.keys() - receipt.failures.keys()
         self._put({gpu: mhz for gpu, mhz in self._found.clocks_mhz.items() if gpu not in done})
         return receipt
@@ -61,10 +96,10 @@ class AgentClocks:
         """Raise every lock by some steps; a clock that arrives at its highest goes free."""
         if not self._found.clocks_mhz:
             return
-        if not self._found.clocks_mhz.keys() <= self._highest.keys():
-            self._highest |= {gpu: info.max_clock_mhz for gpu, info in self._power.discover().items()}
+        self._bounds(self._found.clocks_mhz)
         raised = {gpu: mhz + max(1, round(RAMP_MHZ_PER_S * seconds)) for gpu, mhz in self._found.clocks_mhz.items()}
-        free = [gpu for gpu, mhz in raised.items() if mhz >= (self._highest.get(gpu) or FREE_MHZ)]
+        left = self.watch.yielded_mhz
+        free = [gpu for gpu, mhz in raised.items() if mhz >= (self._highest.get(gpu) or FREE_MHZ) or gpu in left]
         moving = {gpu: mhz for gpu, mhz in raised.items() if gpu not in free}
         if moving:
             done = self._locker().lock(moving, lease).clock_mhz.keys()

@@ -67,7 +67,7 @@ class AgentCore:
         self._found, self._held = files.load()
         self._caps: dict[GpuId, float] = {}
         self._watch = CapWatch(self._settings.drift)
-        self._clocks = AgentClocks(power, files, self._found)
+        self._clocks = AgentClocks(power, files, self._found, self._settings.drift)
         self._ticked_at = self._began = clock()
         self._heard_at = self._held.heard_at if self._held.heard_at >= 0 else self._began
         self._ordered: dict[GpuId, int] = {}
@@ -172,7 +172,8 @@ class AgentCore:
                 "sequence": self._held.sequence,
                 "lease_left_s": max(0.0, self._held.expires_at - now),
                 "yielded_w": self._watch.yielded_w,
-                "reasserted": self._watch.reasserted,
+                "yielded_mhz": self._clocks.watch.yielded_mhz,
+                "reasserted": self._watch.reasserted + self._clocks.watch.reasserted,
                 "lowered": sorted(self._watch.lowered),
             }
 
@@ -182,6 +183,7 @@ class AgentCore:
             if epoch is not None and epoch < self._found.epoch:
                 raise Fenced(f"epoch {epoch} was replaced by {self._found.epoch}; its order is not obeyed")
             self._watch.take_back()
+            self._clocks.watch.take_back()
 
     def _admit(self, lease: Lease, *, trajectory: bool = False) -> None:
         """Refuse who has been replaced or overtaken; a repeated order is obeyed again."""

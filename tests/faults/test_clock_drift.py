@@ -1,0 +1,212 @@
+"""Another program that sets locked clocks free: locked again, told of, and left to it when it insists."""
+
+import time
+
+import pytest
+
+from adapters.hall_state import MAX_MHZ
+from adapters.ports import AdapterError, Lease
+from optimizer.reasons import Reason, Severity
+from scheduler.agent.core import AgentCore, AgentSettings
+from scheduler.agent.state import AgentFiles
+from scheduler.capwatch import DriftRules
+from scheduler.clock_hand import ClockHand
+from scheduler.clockwatch import SETTLE_S, ClockWatch
+from scheduler.levers import Clocked, Levers
+from scheduler.store.store import Store
+from tests.support.loops import START
+from tests.support.power_worlds import power_world, wait_until
+from tests.unit.test_agent_core import Node
+
+RULES = DriftRules(reassert=3, quiet_s=300.0)
+LOCK = 1200
+
+
+class Clock:
+    """Seconds that the test turns on."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Daemon:
+    """The daemon's hand on the clocks of eight fake cards, in one pool."""
+
+    def __init__(self, world):
+        self.world, self.clock, self.said, self.number = world, Clock(), [], 0
+        levers = Levers({"chat": (210, MAX_MHZ)}, {"chat": Clocked(210, MAX_MHZ, 300.0)})
+        gpus = {"chat": tuple(world.gpus)}
+        self.hand = ClockHand(Store.in_memory(), world.actuator, gpus, levers, self.lease, self.clock.monotonic)
+        self.hand.watch = ClockWatch(RULES)
+        self.turn()
+
+    def lease(self, seconds):
+        self.number += 1
+        return Lease(1, self.number, seconds)
+
+    def turn(self, seconds=2.0, wanted=LOCK):
+        self.clock.now += seconds
+        notes = self.hand.apply({"chat": wanted} if wanted else {}, 3600.0, START)
+        self.said.extend(notes)
+        return {note.code for note in notes}
+
+    def locked(self):
+        return [self.world.fake.state(k)["locked_mhz"] for k in range(8)]
+
+    def free(self, card=0, mhz=0):
+        """What `nvidia-smi -rgc` does, or `-lgc` of somebody else."""
+        self.world.fake.set(card, locked_mhz=mhz)
+
+
+@pytest.fixture
+def daemon(tmp_path, monkeypatch):
+    with power_world("nvml", tmp_path, monkeypatch) as world:
+        world.actuator.discover()
+        yield Daemon(world)
+
+
+def test_a_clock_that_somebody_freed_is_locked_again_within_a_tick_and_told(daemon):
+    assert daemon.locked() == [LOCK] * 8
+    daemon.free(2)
+    assert daemon.turn(SETTLE_S / 2) == set(), "just ordered: a card may be on its way"
+    assert daemon.turn() == {Reason.CAP_DRIFT}
+    assert daemon.locked() == [LOCK] * 8
+    assert "at 1980 MHz, locked to 1200 MHz" in daemon.said[-1].text
+    daemon.free(3, LOCK - 300)
+    assert daemon.turn() == set(), "a lower clock is never fought, and can't be told from an idle card's"
+
+
+def test_who_insists_gets_the_clock_and_is_an_alert_and_has_it_still_when_we_leave(daemon):
+    for _ in range(3):
+        daemon.free(0, 1700)
+        assert daemon.turn() == {Reason.CAP_DRIFT}
+        assert daemon.locked()[0] == LOCK
+    daemon.free(0, 1700)
+    assert daemon.turn() == {Reason.CAP_YIELDED}
+    assert daemon.said[-1].severity is Severity.ALERT
+    for _ in range(40):  # through more than one time of asserting all locks anew
+        assert daemon.turn() == {Reason.CAP_YIELDED}
+    assert daemon.locked() == [1700, *[LOCK] * 7]
+    daemon.turn(wanted=1000)
+    assert daemon.locked() == [1700, *[1000] * 7]
+    assert daemon.hand.release(START) == ()
+    assert daemon.locked() == [1700, *[0] * 7], "the lock that is there is not ours"
+    assert not daemon.hand.records.all("locked_clocks")["chat"]["mhz"]
+
+
+def test_a_clock_that_was_left_alone_comes_back_after_the_quiet_time_and_by_an_operators_word_at_once(daemon):
+    for _ in range(4):
+        daemon.free(0)
+        daemon.turn()
+    assert daemon.locked()[0] == 0
+    daemon.turn(RULES.quiet_s)
+    assert daemon.locked()[0] == LOCK
+    daemon.free(0)
+    assert daemon.turn() == {Reason.CAP_YIELDED}, "on probation"
+    daemon.hand.take_back()
+    daemon.turn()
+    assert daemon.locked()[0] == LOCK
+
+
+def test_a_yielded_card_on_which_nothing_runs_above_our_lock_is_let_go_like_the_others(daemon):
+    for _ in range(4):
+        daemon.free(0, 1700)
+        daemon.turn()
+    daemon.free(0, LOCK)  # ours may still be there
+    assert daemon.hand.release(START) == ()
+    assert daemon.locked() == [0] * 8
+
+
+@pytest.mark.parametrize("through", ["agent", "fleet"])
+def test_agents_see_to_it_themselves_and_tell_the_daemon(tmp_path, monkeypatch, through):
+    with power_world(through, tmp_path, monkeypatch) as world:
+        world.actuator.discover()
+        daemon = Daemon(world)
+        assert daemon.locked() == [LOCK] * 8
+        for _ in range(AgentSettings().drift.reassert + 1):
+            _settled(world)
+            daemon.free(5)
+            wait_until(lambda: daemon.locked()[5] == LOCK or _told(world))
+        wait_until(lambda: set(world.actuator.contested().yielded_mhz) == {world.gpus[5]})
+        assert daemon.hand._lock({"chat": LOCK}, 60.0, START) == (), "an agent that yields has not refused"
+        assert daemon.turn() == {Reason.CAP_YIELDED}
+        assert daemon.turn(60.0) == {Reason.CAP_YIELDED}
+        assert daemon.locked() == [LOCK] * 5 + [0] + [LOCK] * 2
+        assert world.actuator.contested().reasserted == AgentSettings().drift.reassert
+        daemon.hand.take_back()
+        wait_until(lambda: daemon.turn() == set() and daemon.locked()[5] == LOCK)
+        assert daemon.hand.release(START) == ()
+        assert daemon.locked() == [0] * 8
+
+
+def _told(world):
+    return bool(world.actuator.contested().yielded_mhz)
+
+
+def _settled(world):
+    """Past the time in which a fresh order is not judged."""
+    time.sleep(1.2 * SETTLE_S)
+
+
+class ClockNode(Node):
+    def restart(self):
+        settings = AgentSettings(tick_s=1.0, drift=RULES)
+        self.core = AgentCore(self.power, AgentFiles(self.folder), settings, self.clock.monotonic)
+
+    def clocks(self):
+        return {round(share * MAX_MHZ) for share in self.hall._gpus.clock.tolist()}
+
+
+def test_an_agent_ramps_free_what_is_its_own_and_ends_with_what_is_not(tmp_path):
+    node = ClockNode(tmp_path)
+    node.restart()
+    node.core.lock(dict.fromkeys(node.gpus, LOCK), Lease(1, 1, 30.0))
+    for _ in range(5):
+        node.live(2)
+        node.power.unlock(node.gpus[:1])
+    node.live(2)
+    assert set(node.core.status()["yielded_mhz"]) == {node.gpus[0]}
+    node.live(60)
+    assert node.clocks() == {MAX_MHZ}
+    assert node.core.status()["phase"] == "free"
+    assert not node.core.outstanding
+
+
+def test_an_agent_that_was_killed_looks_after_the_locks_that_it_finds(tmp_path):
+    node = ClockNode(tmp_path)
+    node.restart()
+    node.core.lock(dict.fromkeys(node.gpus, LOCK), Lease(1, 1, 300.0))
+    node.restart()
+    node.live(3)
+    node.power.unlock(node.gpus[:1])
+    node.live(1)
+    assert node.clocks() == {LOCK}
+
+
+def test_a_card_that_idles_or_is_away_proves_nothing_and_a_range_is_no_drift():
+    clocks = {"idle": 345, "busy": 1215, "low": 510}
+
+    class Reader:
+        def clocks(self, gpus):
+            return {gpu: clocks[gpu] for gpu in gpus if gpu in clocks}
+
+    watch = ClockWatch(RULES)
+    watch.bounds({"low": 510})
+    watch.order({"idle": 1200, "busy": 1200, "low": 400, "away": 1200}, 0.0)
+    judged = watch.look(Reader(), 10.0)
+    assert not judged.again
+    assert not judged.yielded
+    clocks["idle"] = 1980
+    assert set(watch.look(Reader(), 11.0).again) == {"idle"}, "it works again, and its lock is gone"
+    assert watch.look(object(), 12.0).again == {}, "hardware that tells no clocks is not judged"
+
+
+def test_a_reader_that_fails_is_the_callers_to_tell(daemon, monkeypatch):
+    def gone(_):
+        raise AdapterError("the driver does not answer")
+
+    monkeypatch.setattr(daemon.world.actuator, "clocks", gone)
+    assert daemon.turn() == {Reason.CLOCK_REFUSED}

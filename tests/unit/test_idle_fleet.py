@@ -1,0 +1,115 @@
+"""What keeps a fleet cheap while nothing happens, and what it must notice all the same."""
+
+import asyncio
+import gc
+import signal
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+
+from adapters.ports import AdapterError
+from adapters.power import fleet_wire
+from adapters.power.fleet import FleetPower
+from benchmarks.support.storm_bus import LocalBus, LocalClient, Wires
+from optimizer.reasons import Reason
+from scheduler.agent.bus import Ear
+from scheduler.agent.core import AgentCore, AgentSettings
+from scheduler.agent.process import answer
+from scheduler.capwatch import DriftRules
+from scheduler.daemon import STOP, Daemon
+from scheduler.dispatch import Dispatcher
+from scheduler.fleet.twin import TwinCards, TwinFiles
+from scheduler.orders import PoolOrder
+from scheduler.store.store import Store
+
+NOW = datetime(2022, 9, 6, 21, tzinfo=UTC)
+
+
+class Fleet:
+    """Two nodes of four cards, a dispatcher over them, and what was said to all nodes in which size it was answered."""
+
+    def __init__(self):
+        self.wires = Wires(asyncio.new_event_loop())
+        self.hellos, self.sizes, self.cards = [], [], {}
+        for name in ("n1", "n2"):
+            self.cards[name] = TwinCards(name, 4)
+            core = AgentCore(self.cards[name], TwinFiles(), AgentSettings(drift=DriftRules(0)))
+            ear = Ear(core, name, answer, 1.0, self._do)
+            self.wires.run(ear.listen(LocalClient(self.wires, name)))
+        bus = LocalBus(self.wires, "daemon")
+        publish = bus.client.publish
+
+        async def told(subject, data, reply="", headers=None):
+            if subject == fleet_wire.HELLO:
+                self.hellos.append(data)
+            await publish(subject, data, reply, headers)
+
+        bus.client.publish = told
+        self.power = FleetPower(bus.settings, 0.05, bus=bus)
+        self.power.hello_s = 0.05
+        take = self.power._take
+        self.power._take = lambda data: (self.sizes.append(len(data)), take(data))[1]
+        gpus = tuple(sorted(self.power.discover()))
+        self.dispatcher = Dispatcher(Store.in_memory(), self.power, {"all": gpus}, writes=True, epoch=1)
+        assert not self.dispatcher.apply({"all": PoolOrder(500, 8)}, 60.0, NOW).notes
+
+    async def _do(self, work):
+        return work()
+
+
+@pytest.fixture
+def fleet():
+    made = Fleet()
+    yield made
+    made.wires.loop.close()
+
+
+def test_limits_of_a_fleet_are_read_back_by_a_small_question_and_a_raised_one_is_found(fleet):
+    whole = fleet.sizes[-1]
+    fleet.hellos.clear()
+    assert fleet.dispatcher.verify(NOW) == ()
+    assert fleet.hellos == [fleet_wire.LIMITS]
+    assert fleet.sizes[-1] < whole / 2
+    fleet.cards["n2"]._limit_w["GPU-n2-1"] = 700.0
+    (note,) = fleet.dispatcher.verify(NOW)
+    assert note.code is Reason.CAP_DRIFT
+    assert "GPU-n2-1 is at 700 W" in note.text
+    assert fleet.dispatcher._again == {"GPU-n2-1"}
+
+
+def test_a_successor_reads_everything_once_and_nodes_that_know_only_whole_answers_are_understood(fleet):
+    fleet.dispatcher.watch._lowest.clear()  # as after a restart: no card's range is known
+    fleet.hellos.clear()
+    fleet.dispatcher.verify(NOW)
+    fleet.dispatcher.verify(NOW)
+    assert fleet.hellos == [b"", fleet_wire.LIMITS]
+    for hear in fleet.wires.heard.values():
+        if fleet_wire.HELLO in hear:
+            hear[fleet_wire.HELLO] = _whole(hear[fleet_wire.HELLO])
+    found = fleet.power.enforced(["GPU-n1-0", "GPU-n2-3", "GPU-x"])
+    assert found == {"GPU-n1-0": 500.0, "GPU-n2-3": 500.0}
+    fleet.wires.cut.update(("n1", "n2"))
+    with pytest.raises(AdapterError, match="no node tells its limits"):
+        fleet.power.enforced(["GPU-n1-0"])
+
+
+def _whole(hear):
+    return lambda message: hear(SimpleNamespace(data=b"", respond=message.respond))
+
+
+def test_the_collector_does_not_look_through_what_stays(monkeypatch):
+    counts = []
+    daemon = SimpleNamespace(member=None, stopping=False)
+    daemon.wait = lambda: (counts.append(gc.get_freeze_count()), STOP)[1]
+    try:
+        Daemon.turn(daemon, SimpleNamespace())
+        assert counts[0] > 10_000
+        assert daemon.stopping
+        daemon.wait = iter([signal.SIGHUP, STOP]).__next__
+        seen = []
+        daemon.reload = lambda app: seen.append(app) or app
+        Daemon.turn(daemon, SimpleNamespace(guard=lambda: None))
+        assert len(seen) == 1
+    finally:
+        gc.unfreeze()
