@@ -81,6 +81,38 @@ def test_the_limit_found_first_survives_five_kills_and_is_restored_by_a_stop(ser
     assert not service.path.exists()
 
 
+def reboot(service):
+    """The power fails: the process is gone, cards come up at their default, and what it wrote is of an earlier boot."""
+    service.end(signal.SIGKILL)
+    service.fake.reload_driver()
+    for path in service.state_dir.glob("*.json"):
+        body = json.loads(path.read_text())
+        path.write_text(json.dumps({**body, "boot": f"before-{body['boot']}"}))
+
+
+def test_five_reboots_in_the_middle_of_events_leave_the_limit_to_restore_as_it_was(service):
+    for place in range(8):
+        service.fake.set(place, limit_w=600 + place)
+    first = service.fake.limits_w()
+    for boot in range(5):
+        power = service.start()
+        assert power.status()["lease_left_s"] == 0.0, "a lease of the boot before means nothing"
+        assert power.status()["found_w"] == (first if boot else {})
+        assert power.apply(dict.fromkeys(service.gpus, 300 + boot), Lease(boot, 1, 300.0)).failures == {}
+        power.hold([(0.0, dict.fromkeys(service.gpus, 250))], 3600.0, Lease(boot, 2, 300.0))
+        assert power.status()["found_w"] == first
+        assert set(service.fake.limits_w().values()) == {300 + boot}
+        power.close()
+        reboot(service)
+        assert set(service.fake.limits_w().values()) == {700.0}
+    power = service.start()
+    wait_until(lambda: power.status()["phase"] == "free")  # nobody orders any more: given back, by the ramp
+    assert service.fake.limits_w() == first
+    power.close()
+    assert service.end(signal.SIGTERM) == 0
+    assert service.fake.limits_w() == first
+
+
 def test_a_daemon_that_vanishes_leaves_no_cap_behind_and_no_jump(service):
     power = service.start()
     power.apply(dict.fromkeys(service.gpus, 300), Lease(1, 1, 0.5))
