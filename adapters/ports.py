@@ -321,6 +321,16 @@ class Drainable(Protocol):
 
 
 @runtime_checkable
+class StartTeller(Protocol):
+    """A job system outside that shows its people when a job that waits is expected to start."""
+
+    def expect(self, starts: Mapping[str, datetime]) -> None:
+        """When the plan lets each job start, of those that it lets start at all; told with each plan. Returns at
+        once."""
+        ...
+
+
+@runtime_checkable
 class Quietable(Protocol):
     """A job system outside in which nothing is stopped or started while Gridpace only looks."""
 

@@ -29,6 +29,7 @@ from scheduler.supply import read_devices
 from scheduler.timing import next_boundary
 from scheduler.trajectory import trajectory
 from scheduler.voluntary import answer_events
+from scheduler.work import tell_starts
 
 log = structlog.get_logger()
 
@@ -104,6 +105,7 @@ def publish(ctx: Context, state: State, decision: Decision) -> None:
     plan = decision.plan
     assert plan is not None
     state.decision = decision
+    tell_starts(ctx, plan)
     now = ctx.clock.now()  # the solver took its time: seconds of the trajectory count from here
     try:
         steps, until_s = trajectory(ctx, state, plan, now)

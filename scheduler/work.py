@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from adapters.ports import AdapterError, Drainable, WorkKeeper
-from optimizer.domain import BatchJob
+from adapters.ports import AdapterError, Drainable, StartTeller, WorkKeeper
+from optimizer.domain import BatchJob, Plan
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
 
@@ -37,6 +37,16 @@ def tell_emergency(ctx: Context, sites: Collection[str]) -> None:
     """Tell the job system whether an emergency order that the operator allowed is in force at one of `sites`."""
     if isinstance(ctx.jobs, Drainable):
         ctx.jobs.emergency(bool(sites) and ctx.dispatcher.writes)
+
+
+def tell_starts(ctx: Context, plan: Plan) -> None:
+    """Tell a job system that shows it when the plan lets each job start: where it first has a rate."""
+    if not isinstance(ctx.jobs, StartTeller):
+        return
+    firsts = {
+        job: next((k for k, rate in enumerate(one.work_gpus) if rate > 0), None) for job, one in plan.jobs.items()
+    }
+    ctx.jobs.expect({job: plan.grid.edges[k] for job, k in firsts.items() if k is not None})
 
 
 def let_work_go(ctx: Context) -> tuple[Note, ...]:

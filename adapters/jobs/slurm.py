@@ -1,4 +1,4 @@
-"""Jobs that wait and run in Slurm: a grant becomes release or resume, its end hold, suspend or requeue.
+"""Jobs that wait and run in Slurm: a grant becomes release or resume, its end a later start, hold, suspend or requeue.
 
 Why a hand of its own: a call takes tens of milliseconds and may hang, and the loop that asks comes every second. So it
 reads and writes in a thread; the loop sees the last picture and leaves its wish. Nothing is held without a record that
@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import structlog
 
 from adapters.context import AdapterContext
 from adapters.jobs.hand import Hand
-from adapters.jobs.held import Held
 from adapters.jobs.slurm_cli import Slurm
 from adapters.jobs.slurm_config import SlurmConfig
-from adapters.jobs.slurm_licences import LicenceBudget
-from adapters.jobs.slurm_mover import Mover
+from adapters.jobs.slurm_mover import Mover, Wish
+from adapters.jobs.slurm_nodes import Node
 from adapters.jobs.slurm_picture import Picture, Reader, batch_job
 from adapters.jobs.slurm_read import jobs_of
 from adapters.ports import AdapterError
@@ -29,8 +29,8 @@ log = structlog.get_logger("gridpace.slurm")
 
 
 class SlurmJobs:
-    """`JobSystem`, `WorkKeeper` and `Quietable` over Slurm. `keeps_state`: a suspended job loses nothing; one that is
-    requeued begins again. `extras["writes"]` of the context: False where it begins quiet."""
+    """`JobSystem`, `WorkKeeper`, `Quietable`, `StartTeller` and `Drainable` over Slurm. `keeps_state`: a suspended job
+    loses nothing; one that is requeued begins again. `extras["writes"]` of the context: False where it begins quiet."""
 
     Config = SlurmConfig
     keeps_state = True
@@ -39,17 +39,15 @@ class SlurmJobs:
         self._config, self._clock = config, context.clock
         conf = context.path(config.conf) if config.conf else None
         self._slurm = Slurm(conf, config.timeout.total_seconds(), context.permit)
-        self._lock, now = threading.RLock(), self._clock.now()
+        self._lock = threading.RLock()
         self._wish: dict[str, int] = {}
-        self._asked, self._writes = False, bool(context.extras.get("writes", True))
+        self._starts: Mapping[str, datetime] = {}
+        self._asked, self._writes, self._drain = False, bool(context.extras.get("writes", True)), False
         self._picture: Picture | None = None
+        self._nodes: Sequence[Node] = ()
         self._trouble = ""
-        self._held = Held("slurm", context.records, now)
-        self._licences: LicenceBudget | None = None
-        if config.licence is not None:
-            self._licences = LicenceBudget(self._slurm, config.licence, config.licence_lease, context.records, now)
-        self._reader = Reader(config, self._held)
-        self._mover = Mover(self._slurm, config, self._held, self._licences, self._clock)
+        self._mover = Mover(self._slurm, config, context.records, self._clock)
+        self._reader = Reader(config, self._mover.book)
         self._hand = Hand("slurm", config.refresh.total_seconds(), self._turn, self._broken)
 
     # ---------------------------------------------------------------- the loops
@@ -86,6 +84,16 @@ class SlurmJobs:
             self._writes = not on
             self._hand.wake()
 
+    def expect(self, starts: Mapping[str, datetime]) -> None:
+        """When the plan lets jobs start, for the rung `defer`."""
+        self._starts = starts
+
+    def emergency(self, on: bool) -> None:
+        """Whether an emergency that may go below floors is in force, for the rung `drain`."""
+        if on is not self._drain and "drain" in self._config.rungs:
+            self._drain = on
+            self._hand.wake()
+
     def everything(self) -> Sequence[BatchJob]:
         """The jobs that may be paced, newest first. Raises AdapterError before the first reading worked."""
         return list(reversed(self.snapshot()))
@@ -104,16 +112,10 @@ class SlurmJobs:
         """Let everything go that we hold or suspended, and end the hand; what did not work."""
         self.close()
         self._look()
-        seen = self._picture.seen if self._picture is not None and not self._trouble else {}
-        failed = self._mover.let_go(self._held.ours(), seen)
-        self._held.forget(job for job in self._held.ours() if job not in failed)
-        left = [Note(Reason.HELD, job, f"job {job} is still held: {why}") for job, why in failed.items()]
-        try:
-            if self._licences is not None:
-                self._licences.release()
-        except AdapterError as error:
-            left.append(Note(Reason.HELD, "slurm", f"licences are still reserved: {error}", Severity.ALERT))
-        return tuple(left)
+        failed = self._mover.release(self._picture if not self._trouble else None)
+        return tuple(
+            Note(Reason.HELD, job, f"{job} is still held: {why}", Severity.ALERT) for job, why in failed.items()
+        )
 
     def close(self) -> None:
         """End the hand; what is held stays held, and in the books."""
@@ -121,15 +123,16 @@ class SlurmJobs:
 
     def held(self) -> Mapping[str, str]:
         """What we did to which job, for people who ask what Gridpace holds."""
-        return {**self._held.ours(), **(self._licences.held() if self._licences is not None else {})}
+        return self._mover.held()
 
     # ---------------------------------------------------------------- the hand
     def _turn(self) -> None:
         self._look()
         with self._lock:
-            picture, wish, asked, writes = self._picture, dict(self._wish), self._asked, self._writes
+            picture, nodes, asked = self._picture, self._nodes, self._asked
+            wish = Wish(dict(self._wish), self._starts, self._writes, self._drain)
         if picture is not None and asked:  # before anybody has planned everything goes on as it is
-            self._mover.carry_out(picture, wish, writes)
+            self._mover.carry_out(picture, nodes, wish)
 
     def _broken(self, _: Exception) -> None:
         self._trouble = "failed; the log says more"
@@ -147,6 +150,6 @@ class SlurmJobs:
         nodes = self._slurm.nodes()  # not under the lock: it may hang, and the fast loop asks meanwhile
         with self._lock:
             self._wish = {job: gpus for job, gpus in self._wish.items() if job in picture.jobs}
-            self._held.settle({job.id: job.stopped for job in found}, now)
+            self._mover.book.settle({job: picture.stopped(job) for job in picture.seen}, now)
             self._reader.seat(picture, nodes, self._wish)
-            self._trouble, self._picture = "", picture
+            self._trouble, self._picture, self._nodes = "", picture, nodes

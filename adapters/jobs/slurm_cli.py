@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from adapters.jobs.slurm_nodes import COLUMNS, Node, nodes_in
 from adapters.permit import NotPermitted, Permit
 from adapters.ports import AdapterError
 
@@ -21,9 +23,6 @@ MOST_AT_ONCE = 200
 
 REST_S = 5.0
 """Seconds for which a requeued job is left alone: its node cleans up, and would take the new run's script away."""
-
-NODES = "NodeList:.64,PartitionName:.64,StateLong:.32,Gres:.512,GresUsed:.512"
-"""What is asked of each node: five columns without blanks in them."""
 
 UNREACHED = ("unable to contact", "connection refused", "timed out", "communication connection failure")
 """What the commands print when the controller does not answer."""
@@ -39,7 +38,8 @@ class Slurm:
     def __init__(self, conf: Path | None, timeout_s: float, permit: Permit | None = None) -> None:
         self._timeout_s, self._permit = timeout_s, permit or Permit()
         self._requeued: dict[str, float] = {}
-        self._env = {**os.environ, "LC_ALL": "C", **({"SLURM_CONF": str(conf)} if conf else {})}
+        # Times are given in UTC, whatever the zone of this machine.
+        self._env = {**os.environ, "LC_ALL": "C", "TZ": "UTC", **({"SLURM_CONF": str(conf)} if conf else {})}
 
     def queue(self) -> Mapping[str, Any]:
         """`squeue --json`. Raises AdapterError."""
@@ -52,12 +52,12 @@ class Slurm:
             raise AdapterError("squeue --json: not an object")
         return found
 
-    def nodes(self) -> str:
-        """A line of `NODES` for each node of each partition; empty where it can't be had."""
+    def nodes(self) -> list[Node]:
+        """Each node of each partition; empty where they can't be had."""
         try:
-            return self._run("sinfo", "-h", "-N", "-O", NODES)
+            return nodes_in(self._run("sinfo", "-h", "-N", "-O", COLUMNS))
         except AdapterError:
-            return ""
+            return []
 
     def ask(self, *words: str) -> str:
         """What `scontrol` says. Raises AdapterError, SlurmSilent where the controller does not answer."""
@@ -66,33 +66,17 @@ class Slurm:
     def each(self, verb: str, jobs: Iterable[str]) -> dict[str, str]:
         """`scontrol VERB` (hold, release, suspend, resume, requeuehold) of these jobs: what was said of each for which
         it did not work."""
-        failed: dict[str, str] = {}
         names = list(jobs)
         if verb == "requeuehold":
             now = monotonic()
             fresh = {job: at for job, at in self._requeued.items() if now - at < REST_S}
             self._requeued = fresh | dict.fromkeys(names, now)
-        for start in range(0, len(names), MOST_AT_ONCE):
-            some = names[start : start + MOST_AT_ONCE]
-            try:
-                self._run("scontrol", verb, ",".join(some))
-            except SlurmSilent as error:
-                return failed | dict.fromkeys(names[start:], str(error))
-            except AdapterError:
-                failed |= self._one_by_one(verb, some)
-        return failed
+        return self._lists(names, lambda some: ("scontrol", verb, some))
 
-    def _one_by_one(self, verb: str, jobs: Sequence[str]) -> dict[str, str]:
-        """A list of which one fails tells not which."""
-        failed: dict[str, str] = {}
-        for place, job in enumerate(jobs):
-            try:
-                self._run("scontrol", verb, job)
-            except SlurmSilent as error:
-                return failed | dict.fromkeys(jobs[place:], str(error))
-            except AdapterError as error:
-                failed[job] = str(error)
-        return failed
+    def begin(self, jobs: Iterable[str], at: datetime) -> dict[str, str]:
+        """Have these start at `at`, and not before: what was said of each for which it did not work."""
+        start = f"StartTime={at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}"
+        return self._lists(list(jobs), lambda some: ("scontrol", "update", f"JobId={some}", start))
 
     def start_now(self, jobs: Iterable[str]) -> None:
         """A requeued job would wait two minutes more. One that is gone is no matter. One that was requeued just now is
@@ -101,6 +85,30 @@ class Slurm:
         for job in [job for job in jobs if self._requeued.get(job, rested) <= rested]:
             with suppress(NotPermitted):  # it is the next leader's to start
                 self._run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+
+    def _lists(self, names: Sequence[str], command: Callable[[str], tuple[str, ...]]) -> dict[str, str]:
+        """One command for many jobs; a list of which one fails tells not which, so that each is then tried alone."""
+        failed: dict[str, str] = {}
+        for start in range(0, len(names), MOST_AT_ONCE):
+            some = names[start : start + MOST_AT_ONCE]
+            try:
+                self._run(*command(",".join(some)))
+            except SlurmSilent as error:
+                return failed | dict.fromkeys(names[start:], str(error))
+            except AdapterError:
+                failed |= self._one_by_one(some, command)
+        return failed
+
+    def _one_by_one(self, names: Sequence[str], command: Callable[[str], tuple[str, ...]]) -> dict[str, str]:
+        failed: dict[str, str] = {}
+        for place, job in enumerate(names):
+            try:
+                self._run(*command(job))
+            except SlurmSilent as error:
+                return failed | dict.fromkeys(names[place:], str(error))
+            except AdapterError as error:
+                failed[job] = str(error)
+        return failed
 
     def _run(self, *command: str, check: bool = True) -> str:
         if command[0] == "scontrol" and command[1] != "show":

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from adapters.fields import AdapterConfig, Duration, Id
 
-Rung = Literal["licences", "hold", "suspend", "requeue"]
+Rung = Literal["licences", "defer", "hold", "suspend", "requeue", "drain"]
 
 
 class SlurmConfig(AdapterConfig):
@@ -30,9 +30,17 @@ class SlurmConfig(AdapterConfig):
     rungs: tuple[Rung, ...] = Field(
         default=("hold", "suspend", "requeue"),
         min_length=1,
-        description="What may be done to jobs, from mild to hard: keep the `licences` of what is not granted, so that "
-        "Slurm starts nothing on them; hold what waits; suspend and requeue what runs, where its owner allows that.",
-        examples=[["licences", "hold", "suspend"]],
+        description="What may be done, from mild to hard: keep the `licences` of what is not granted, so that "
+        "Slurm starts nothing on them; `defer` what waits by its start time, which Slurm shows and keeps without us; "
+        "hold what waits; suspend and requeue what runs, where its owner allows that; `drain` the nodes of "
+        "`partitions` in an emergency that may go below floors, so that nobody's job starts there.",
+        examples=[["licences", "defer", "suspend"]],
+    )
+    defer_lease: Duration = Field(
+        default=timedelta(minutes=10),
+        description="A job that is put off (`defer`) starts no sooner than so long from now. That is renewed in time; "
+        "a daemon that died keeps a job no longer, or until the start that the plan foresaw.",
+        examples=["10m"],
     )
     licence: Id | None = Field(
         default=None,

@@ -10,8 +10,10 @@ import structlog
 
 from adapters.jobs.held import YIELDED, Held
 from adapters.jobs.slurm_config import SlurmConfig
+from adapters.jobs.slurm_defer import Deferral, deferral
+from adapters.jobs.slurm_nodes import Node, free_gpus
 from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob
-from adapters.jobs.slurm_seats import NO_LIMIT, first_end, free_gpus, seated
+from adapters.jobs.slurm_seats import NO_LIMIT, first_end, seated
 from adapters.jobs.slurm_terms import Terms, TermsError, terms_of
 from optimizer.domain import BatchJob, JobState
 from optimizer.reasons import Note, Reason, Severity
@@ -21,14 +23,19 @@ log = structlog.get_logger("gridpace.slurm")
 
 @dataclass
 class Picture:
-    """Jobs that may be paced with their terms, all jobs, what was odd, and when a job that waits for GPUs which others
-    keep may have some."""
+    """Jobs that may be paced with their terms, all jobs, what was odd, when a job that waits for GPUs which others keep
+    may have some, and who waits by a start time of ours (in `jobs` with its owner's)."""
 
     at: datetime
     jobs: dict[str, tuple[SlurmJob, Terms]] = field(default_factory=dict)
     seen: dict[str, SlurmJob] = field(default_factory=dict)
     odd: tuple[Note, ...] = ()
     seat_at: dict[str, datetime] = field(default_factory=dict)
+    deferred: dict[str, Deferral] = field(default_factory=dict)
+
+    def stopped(self, name: str) -> bool:
+        """Whether somebody keeps it from running."""
+        return name in self.deferred or (name in self.seen and self.seen[name].stopped)
 
 
 class Reader:
@@ -41,15 +48,20 @@ class Reader:
     def picture(self, found: Sequence[SlurmJob], strange: Sequence[str], now: datetime) -> Picture:
         """What may be paced of the jobs `found`; `strange`: what could not be read."""
         odd = [Note(Reason.HELD, "slurm", f"slurm: {text}", Severity.WARNING, now) for text in strange[:5]]
-        paced: dict[str, tuple[SlurmJob, Terms]] = {}
+        picture = Picture(now, seen={job.id: job for job in found})
         for job in found:
+            until = deferral(self._held.did(job.id))
+            if until is not None and (standing := until.standing(job, now)) is not None:
+                picture.deferred[job.id] = standing
             if job.partition in self._config.partitions and job.gpus:
                 terms = self._terms(job, odd, now)
-                if terms is not None and self._may(job):
-                    paced[job.id] = (job, terms)
-        return Picture(now, paced, {job.id: job for job in found}, tuple(odd))
+                if terms is not None and self._may(job, until, now):
+                    own = job if until is None else replace(job, begin=until.own or job.submitted)
+                    picture.jobs[job.id] = (own, terms)
+        picture.odd = tuple(odd)
+        return picture
 
-    def seat(self, picture: Picture, nodes: str, wish: Mapping[str, int]) -> None:
+    def seat(self, picture: Picture, nodes: Sequence[Node], wish: Mapping[str, int]) -> None:
         """Say in the picture when jobs that wait for GPUs which others keep may have some: when the next job of their
         partition ends by its limit. Where Slurm started nothing though GPUs seemed free, all wait while something is
         suspended there."""
@@ -79,11 +91,13 @@ class Reader:
         # An owner's leave counts for what the config lets us do.
         return replace(terms, pause="no") if terms is not None and terms.pause not in self._config.rungs else terms
 
-    def _may(self, job: SlurmJob) -> bool:
+    def _may(self, job: SlurmJob, until: Deferral | None, now: datetime) -> bool:
         """False for what is somebody else's: held or suspended by them, or let go by them after we had stopped it."""
         did = self._held.did(job.id)
         if job.state not in {PENDING, RUNNING, SUSPENDED}:
             return False
+        if until is not None:
+            return self._may_defer(job, until, now)
         if did is None:
             return not job.stopped
         if did == "held" and job.priority_held:  # Slurm started it while we held it: it goes on, and is ours to pace
@@ -93,6 +107,17 @@ class Reader:
             self._held.give_up(job.id)
             return False
         return did != YIELDED
+
+    def _may_defer(self, job: SlurmJob, until: Deferral, now: datetime) -> bool:
+        """The same for one that we put off: whoever gave it another start time, or holds it, has it."""
+        if until.standing(job, now) or (self._held.doubted(job.id) and not job.stopped and job.state == PENDING):
+            return True
+        if until.over(job, now) and not job.stopped:
+            self._held.forget([job.id])
+            return True
+        log.warning("slurm.yielded", job=job.id, did="deferred")
+        self._held.give_up(job.id)
+        return False
 
 
 def batch_job(job: SlurmJob, terms: Terms, pool: str, picture: Picture, gpus: int, now: datetime) -> BatchJob:

@@ -9,28 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 
-from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob, gpus_in
+from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob
 from adapters.jobs.slurm_terms import Terms
-
-USABLE = ("idle", "mixed", "allocated", "completing")
-"""Node states, without their marks, in which Slurm starts jobs (sinfo(1))."""
 
 NO_LIMIT = timedelta(days=7)
 """Work that a job without a time limit is taken to have left."""
-
-
-def free_gpus(text: str) -> dict[str, int]:
-    """GPUs that no job holds, by partition, from the lines of `sinfo` (columns `slurm_cli.NODES`). What can't be read
-    counts as absent."""
-    free: dict[str, int] = {}
-    for line in text.splitlines():
-        columns = line.split()
-        if len(columns) != 5:
-            continue
-        _, partition, state, gres, used = columns
-        count = gpus_in(gres) - gpus_in(used) if state.rstrip("*~#!%$@^-+") in USABLE else 0
-        free[partition] = free.get(partition, 0) + max(0, count)
-    return free
 
 
 def seated(jobs: Mapping[str, tuple[SlurmJob, Terms]], free: Mapping[str, int], granted: Collection[str]) -> set[str]:

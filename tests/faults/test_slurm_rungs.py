@@ -1,6 +1,7 @@
 """What the config lets Gridpace do to Slurm's jobs, from mild to hard, on a real Slurm."""
 
 import threading
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import ValidationError
@@ -119,3 +120,112 @@ def test_while_we_only_look_no_new_job_is_held_and_no_licence_kept(cluster, pace
 def test_a_rung_without_its_licence_is_refused(wrong):
     with pytest.raises(ValidationError, match=r"licence|rungs"):
         SlurmConfig(type="slurm", partitions={"batch": "tune"}, **wrong)
+
+
+def start_of(cluster, job):
+    """When Slurm says that it starts."""
+    text = cluster.run("squeue", "-h", "-j", job, "-o", "%S").strip()
+    return None if text in {"", "N/A"} else datetime.fromisoformat(text).astimezone(UTC)
+
+
+def near(found, expected, seconds=5):
+    return found is not None and abs((found - expected).total_seconds()) < seconds
+
+
+DEFER = {"rungs": ("defer", "suspend", "requeue"), "defer_lease": "20m"}
+
+
+def test_what_waits_is_put_off_until_the_plan_starts_it_and_slurm_shows_that(cluster, pace):
+    jobs = pace(Store.in_memory(), **DEFER)
+    jobs.snapshot()
+    jobs.apply({})
+    planned = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=3)
+    first, array = (
+        cluster.submit("--comment=gridpace deadline=8h", "--begin=now+60", *more) for more in ((), ("--array=0-2",))
+    )
+    jobs.expect({first: planned, f"{array}_1": planned + timedelta(hours=1)})
+    cluster.wait(lambda: near(start_of(cluster, first), planned))
+    cluster.wait(lambda: near(start_of(cluster, f"{array}_1"), planned + timedelta(hours=1)))
+    soonest = datetime.now(UTC) + timedelta(minutes=20)
+    cluster.wait(lambda: near(start_of(cluster, f"{array}_0"), soonest, 60))  # the plan says nothing of it
+    assert cluster.states()[first][0] == "PENDING"
+    assert jobs.held()[first].startswith(f"deferred to={planned:%Y-%m-%dT%H:%M:%SZ}")
+    assert job_of(jobs, first).release < planned - timedelta(hours=2), "its owner's start counts for the plan, not ours"
+
+    jobs.expect({first: planned + timedelta(hours=1)})
+    cluster.wait(lambda: near(start_of(cluster, first), planned + timedelta(hours=1)))
+    jobs.apply({first: 8})  # its owner's own start, since that is still to come
+    cluster.wait(lambda: start_of(cluster, first) < datetime.now(UTC) + timedelta(minutes=2))
+    assert first not in jobs.held()
+
+
+def test_a_job_that_was_put_off_begins_by_itself_and_the_next_daemon_knows_it(cluster, pace, tmp_path):
+    store = Store.open(tmp_path / "books.db")
+    dead = pace(store, **{**DEFER, "defer_lease": "1m"})
+    dead.snapshot()
+    dead.apply({})
+    name, other = (cluster.submit("--comment=gridpace deadline=8h pause=suspend", "--begin=now+2") for _ in range(2))
+    dead.expect({other: datetime.now(UTC) + timedelta(hours=2)})
+    cluster.wait(lambda: {name, other} <= set(dead.held()))
+    cluster.wait(lambda: all(cluster.states()[one] == ("PENDING", "BeginTime") for one in (name, other)))
+    dead.close()  # as a crash: nothing is released
+    cluster.run("scontrol", "update", f"JobId={name}", "StartTime=now")  # as its start does when it comes
+    cluster.wait(lambda: cluster.states()[name][0] == "RUNNING")
+    again = pace(store, **DEFER)
+    assert other in again.held()
+    cluster.wait(lambda: job_of(again, other))
+    assert again.release() == ()
+    cluster.wait(lambda: cluster.states()[other][0] == "RUNNING")
+    assert again.held() == {}
+
+
+def test_whoever_gives_a_job_another_start_has_it(cluster, pace):
+    jobs = pace(Store.in_memory(), **DEFER)
+    jobs.snapshot()
+    jobs.apply({})
+    name = cluster.submit("--comment=gridpace deadline=8h", "--begin=now+60")
+    cluster.wait(lambda: name in jobs.held() and cluster.states()[name][1] == "BeginTime")
+    theirs = datetime.now(UTC) + timedelta(hours=7)
+    cluster.run("scontrol", "update", f"JobId={name}", "StartTime=now+7hours")
+    cluster.wait(lambda: name not in jobs.held())
+    cluster.wait(lambda: job_of(jobs, name) is None)
+    assert near(start_of(cluster, name), theirs)
+
+
+def test_in_an_emergency_nobody_starts_on_drained_nodes_and_nothing_that_runs_is_stopped(cluster, pace, tmp_path):
+    store = Store.open(tmp_path / "books.db")
+    jobs = pace(store, rungs=("hold", "drain"))
+    runs = cluster.submit()
+    cluster.wait(lambda: cluster.states()[runs][0] == "RUNNING")
+    cluster.run("scontrol", "update", "NodeName=gpu2", "State=DRAIN", "Reason=fan broken")
+    jobs.snapshot()
+    jobs.apply({})
+    jobs.emergency(True)
+    try:
+        cluster.wait(lambda: nodes(cluster)["gpu0"][1] == nodes(cluster)["gpu1"][1] == "gridpace: emergency")
+        stranger = cluster.submit()
+        cluster.wait(lambda: cluster.states()[stranger][0] == "PENDING" and cluster.states()[stranger][1] != "None")
+        assert cluster.states()[runs][0] == "RUNNING"
+        assert set(jobs.held()) == {"node gpu0", "node gpu1"}
+        cluster.run("scontrol", "update", "NodeName=gpu0", "Reason=disk failed")  # somebody else has it now
+        jobs.emergency(False)
+        cluster.wait(lambda: cluster.states()[stranger][0] == "RUNNING" and jobs.held() == {})
+        assert nodes(cluster)["gpu0"][1] == "disk failed"
+        assert nodes(cluster)["gpu2"][1] == "fan broken"
+        cluster.run("scontrol", "update", "NodeName=gpu0,gpu2", "State=RESUME")
+        jobs.emergency(True)
+        cluster.wait(lambda: len(jobs.held()) == 3)
+        jobs.close()  # as a crash: nothing is released
+        again = pace(store)
+        assert len(again.held()) == 3
+        assert again.release() == ()
+        assert not any(state.startswith("drain") for state, _ in nodes(cluster).values())
+    finally:
+        for node in [name for name, (state, _) in nodes(cluster).items() if state.startswith("drain")]:
+            cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
+
+def nodes(cluster):
+    """State and reason by node."""
+    rows = (row.split("|") for row in cluster.run("sinfo", "-h", "-N", "-o", "%N|%T|%E").splitlines())
+    return {name: (state, why) for name, state, why in rows}

@@ -156,3 +156,15 @@ def test_the_loops_hold_a_job_back_until_the_one_before_it_is_done_and_keep_a_ga
         made.ctx.jobs.report("first", 1.0, finished=True)
         made.plan()
         assert made.state.plan.jobs["then"].reasons[0] is not Reason.PREDECESSOR
+
+
+def test_a_job_system_that_shows_it_hears_when_the_plan_starts_each_job(tmp_path):
+    dear, cheap = ((START + timedelta(hours=k)).isoformat() for k in (0, 4))
+    (tmp_path / "prices.csv").write_text(f"start,price\n{dear},900\n{cheap},10\n{cheap.replace('T01', 'T11')},10\n")
+    told = {}
+    csv = "type: csv, path: prices.csv, unit: USD/MWh}"
+    with lab(tmp_path, lambda text: text.replace("type: constant, unit: USD/MWh, value: 60}", csv)) as made:
+        made.ctx.jobs.expect = told.update
+        made.plan()
+    assert told["soft"] == START + timedelta(hours=4)
+    assert told["fixed"] == START

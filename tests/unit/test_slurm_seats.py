@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from adapters.context import AdapterContext
 from adapters.jobs.held import AFTERWARDS, Held
 from adapters.jobs.slurm import SlurmConfig, SlurmJobs
+from adapters.jobs.slurm_nodes import free_gpus, nodes_in
 from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob
-from adapters.jobs.slurm_seats import free_gpus, seated
+from adapters.jobs.slurm_seats import seated
 from adapters.jobs.slurm_terms import Terms
 from scheduler.clock import WallClock
 from scheduler.store.store import Store
@@ -28,8 +29,8 @@ def job(name, state=PENDING, gpus=1, pause="suspend", hours=8):
 
 
 def test_free_gpus_are_those_of_usable_nodes_that_no_job_holds():
-    assert free_gpus(SINFO) == {"batch": 10, "big": 0}
-    assert free_gpus("") == {}
+    assert free_gpus(nodes_in(SINFO)) == {"batch": 10, "big": 0}
+    assert free_gpus(nodes_in("")) == {}
 
 
 def test_what_waits_is_seated_by_deadline_after_what_has_its_grant():
@@ -70,7 +71,7 @@ def test_the_loops_go_on_while_slurm_is_slow_to_tell_of_its_nodes(tmp_path):
         def nodes(self):
             self.asked.set()
             assert self.go_on.wait(60)
-            return ""
+            return []
 
     jobs = SlurmJobs(SlurmConfig(type="slurm", partitions={"batch": "tune"}), AdapterContext(WallClock(), tmp_path))
     jobs._slurm = slow = Slow()
