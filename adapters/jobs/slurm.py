@@ -21,6 +21,7 @@ from adapters.jobs.slurm_mover import Mover, Wish
 from adapters.jobs.slurm_nodes import Node
 from adapters.jobs.slurm_picture import Picture, Reader, batch_job
 from adapters.jobs.slurm_read import jobs_of
+from adapters.jobs.slurm_rest import SlurmRest
 from adapters.ports import AdapterError
 from optimizer.domain import BatchJob
 from optimizer.reasons import Note, Reason, Severity
@@ -38,7 +39,12 @@ class SlurmJobs:
     def __init__(self, config: SlurmConfig, context: AdapterContext) -> None:
         self._config, self._clock = config, context.clock
         conf = context.path(config.conf) if config.conf else None
-        self._slurm = Slurm(conf, config.timeout.total_seconds(), context.permit)
+        timeout_s = config.timeout.total_seconds()
+        self._slurm = Slurm(conf, timeout_s, context.permit)
+        self._lacks = ""
+        if config.rest is not None:
+            self._slurm = rest = SlurmRest(config.rest, context, conf, timeout_s)
+            self._lacks = rest.lacks(config.rungs)
         self._lock = threading.RLock()
         self._wish: dict[str, int] = {}
         self._starts: Mapping[str, datetime] = {}
@@ -104,6 +110,8 @@ class SlurmJobs:
         with self._lock:
             odd = self._picture.odd if self._picture is not None else ()
             told = [Note(Reason.HELD, job, f"slurm: {job}: {why}", Severity.WARNING) for job, why in failed]
+            if self._lacks:
+                told.append(Note(Reason.HELD, "slurm", f"slurm: {self._lacks}", Severity.WARNING))
             if self._trouble:
                 told.append(Note(Reason.JOBS_LOST, "slurm", f"slurm: {self._trouble}", Severity.ALERT))
             return (*odd, *told)

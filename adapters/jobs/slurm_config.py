@@ -8,14 +8,45 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from adapters.fields import AdapterConfig, Duration, Id
+from adapters.secrets import Secret
 
 Rung = Literal["licences", "defer", "hold", "suspend", "requeue", "drain"]
 
 
-class SlurmConfig(AdapterConfig):
-    """Jobs of a Slurm cluster, through its own commands."""
+class RestConfig(AdapterConfig):
+    """A slurmrestd, and how to log in to it."""
 
-    type: Literal["slurm"] = Field(description="Slurm's own commands.", examples=["slurm"])
+    url: str = Field(
+        pattern=r"^(unix:///[^\s?#]+|https?://[^\s/?#@]+)$",
+        description="Where it listens: `unix:///path` of its socket (then without a token, as this process' user), or "
+        "`http(s)://host:port`.",
+        examples=["unix:///run/slurmrestd/slurmrestd.sock"],
+    )
+    user: str | None = Field(default=None, description="Slurm user of the token.", examples=["gridpace"])
+    token: Secret | None = Field(
+        default=None,
+        description="Where a JWT lies (`scontrol token`). It is read anew for each request.",
+        examples=["credential:slurm-jwt"],
+    )
+    ca: str | None = Field(
+        default=None,
+        description="File with the certificate authority of an https server; absent: those that Python trusts.",
+        examples=["/etc/gridpace/site-ca.pem"],
+    )
+
+    @model_validator(mode="after")
+    def _login(self) -> RestConfig:
+        if (self.token is None) != (self.user is None):
+            raise ValueError("`user` and `token` go together")
+        if not self.url.startswith("unix:") and self.token is None:
+            raise ValueError("token: slurmrestd over TCP asks for one; name it, with `user`")
+        return self
+
+
+class SlurmConfig(AdapterConfig):
+    """Jobs of a Slurm cluster, through its own commands, or slurmrestd for what that can."""
+
+    type: Literal["slurm"] = Field(description="A Slurm cluster.", examples=["slurm"])
     partitions: dict[str, Id] = Field(
         min_length=1,
         description="Batch pool of each partition whose jobs may be paced; others are not looked at.",
@@ -60,6 +91,12 @@ class SlurmConfig(AdapterConfig):
     )
     conf: str | None = Field(
         default=None, description="slurm.conf; absent: where Slurm's commands look.", examples=["/etc/slurm/slurm.conf"]
+    )
+
+    rest: RestConfig | None = Field(
+        default=None,
+        description="slurmrestd, for reading and for `defer` and `hold`. The other rungs go by `scontrol` all the "
+        "same, since no version of slurmrestd can suspend. Absent: everything by the commands.",
     )
 
     @model_validator(mode="after")

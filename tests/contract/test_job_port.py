@@ -1,8 +1,9 @@
-"""What every job system promises the loops: one suite over the embedded queue, the simulated one, a real Slurm, and
-the twin of a Kubernetes cluster, with Kueue's queues and without."""
+"""What every job system promises the loops: one suite over the embedded queue, the simulated one, a real Slurm by its
+commands and by slurmrestd, and the twin of a Kubernetes cluster, with Kueue's queues and without."""
 
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 import pytest
 
@@ -51,10 +52,15 @@ class InHall(InQueue):
 
 
 class InSlurm:
+    more = MappingProxyType({})
+
+    def fields(self):
+        return {}
+
     def __init__(self):
         self.ends = ExitStack()
-        self.cluster = self.ends.enter_context(a_cluster("port-"))
-        self.jobs = self.ends.enter_context(pacing(self.cluster))(Store.in_memory(), refresh="0.2s")
+        self.cluster = self.ends.enter_context(a_cluster("port-", **self.more))
+        self.jobs = self.ends.enter_context(pacing(self.cluster))(Store.in_memory(), refresh="0.2s", **self.fields())
 
     def add(self, preemptible=True):
         pause = "suspend" if preemptible else "no"
@@ -67,6 +73,15 @@ class InSlurm:
 
     def close(self):
         self.ends.close()
+
+
+class ByRest(InSlurm):
+    """The same by slurmrestd, as far as that goes."""
+
+    more = MappingProxyType({"rest": True})
+
+    def fields(self):
+        return {"rest": {"url": f"unix://{self.cluster.folder}/rest.sock"}}
 
 
 class InKubernetes:
@@ -99,7 +114,7 @@ class InKueue(InKubernetes):
     queue = "lq"
 
 
-@pytest.fixture(params=[InQueue, InHall, InSlurm, InKubernetes, InKueue])
+@pytest.fixture(params=[InQueue, InHall, InSlurm, ByRest, InKubernetes, InKueue])
 def system(request):
     made = request.param()
     yield made

@@ -53,13 +53,18 @@ NodeName=gpu[0-{last}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{end
   Gres=gpu:h100:8
 PartitionName=batch Nodes=gpu[0-{last}] Default=YES State=UP MaxTime=INFINITE
 """
+JWT = """AuthAltTypes=auth/jwt
+AuthAltParameters=jwt_key={folder}/jwt.key
+"""
 
 
 class Cluster:
     """`nodes` nodes of eight GPUs. Commands find it through the environment in `env`."""
 
-    def __init__(self, folder, nodes=2, licences=40):
-        system.require("slurmctld", "slurmd", "munged", "squeue", "scontrol", "sbatch")
+    def __init__(self, folder, nodes=2, licences=40, rest=False):
+        system.require(
+            "slurmctld", "slurmd", "munged", "squeue", "scontrol", "sbatch", *(["slurmrestd"] if rest else [])
+        )
         self.folder, self.nodes, self.parts = Path(folder), nodes, {}
         for name in ("state", *(f"spool/gpu{k}" for k in range(nodes))):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,10 @@ class Cluster:
         host = socket.gethostname().split(".")[0]
         values = {"host": host, "port": free_port(), "user": user, "folder": self.folder, "licences": licences,
                   "last": nodes - 1, "first": first, "end": first + nodes - 1}  # fmt: skip
-        (self.folder / "slurm.conf").write_text(CONF.format(**values))
+        (self.folder / "slurm.conf").write_text(CONF.format(**values) + (JWT.format(**values) if rest else ""))
+        (self.folder / "jwt.key").write_bytes(os.urandom(32))
+        (self.folder / "jwt.key").chmod(0o600)
+        self.rest = free_port() if rest else None
         devices = f"/dev/tty[0-{GPUS - 1}]"
         (self.folder / "gres.conf").write_text(f"NodeName=gpu[0-{nodes - 1}] Name=gpu Type=h100 File={devices}\n")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
@@ -90,7 +98,23 @@ class Cluster:
         for node in range(self.nodes):
             self._part("slurmd", "-D", "-N", f"gpu{node}", "-f", self.conf, name=f"slurmd{node}")
         self.wait(lambda: self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split().__len__() == self.nodes)
+        if self.rest:
+            self.start_rest()
         return self
+
+    def start_rest(self):
+        """slurmrestd, on a port with tokens and on a socket without, as the present user."""
+        more = {"SLURM_JWT": "daemon", "SLURMRESTD_SECURITY": "disable_user_check"}
+        for name, auth, place in (("rest-tcp", "jwt", f"127.0.0.1:{self.rest}"),
+                                  ("rest-unix", "local", f"unix:{self.folder}/rest.sock")):  # fmt: skip
+            options = ("-f", self.conf, "-a", f"rest_auth/{auth}", "-s", "openapi/v0.0.38", place)
+            env = {**self.env, **(more if auth == "jwt" else {"SLURMRESTD_SECURITY": "disable_user_check"})}
+            self._part("slurmrestd", *options, name=name, env=env)
+        self.wait(lambda: _answers(self.rest) and (self.folder / "rest.sock").exists())
+
+    def token(self):
+        """A token of the present user."""
+        return self.run("scontrol", "token", "lifespan=3600").strip().partition("=")[2]
 
     def start_controller(self):
         """slurmctld, once more after `stop_controller`."""
@@ -110,7 +134,7 @@ class Cluster:
                     self.run("scontrol", "resume", job, check=False)
                     self.run("scancel", job, check=False)
                 self.wait(lambda: not self.run("squeue", "-h", check=False), 15)
-        for name in [*(name for name in self.parts if name.startswith("slurmd")), "slurmctld", "munged"]:
+        for name in [*(name for name in self.parts if name.startswith(("slurmd", "rest"))), "slurmctld", "munged"]:
             self._end(name)
 
     # ------------------------------------------------------------ as a user
@@ -141,9 +165,9 @@ class Cluster:
         return found
 
     # ------------------------------------------------------------ processes
-    def _part(self, command, *options, name=None):
+    def _part(self, command, *options, name=None, env=None):
         with (self.folder / f"{name or command}.out").open("w") as log:
-            part = subprocess.Popen([command, *options], env=self.env, stdout=log, stderr=log)
+            part = subprocess.Popen([command, *options], env=env or self.env, stdout=log, stderr=log)
         self.parts[name or command] = part
 
     def _end(self, name):
@@ -194,6 +218,12 @@ def pacing(cluster):
 def job_of(jobs, name):
     """One job as the planner sees it; None where it is not there."""
     return next((job for job in jobs.snapshot() if job.id == name), None)
+
+
+def _answers(port):
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def _free_ports(count):

@@ -25,6 +25,8 @@ PACKAGES = {
     "scontrol": "slurm-client",
     "slurmctld": "slurm-wlm",
     "slurmd": "slurm-wlm",
+    "auth_jwt.so": "slurm-wlm-jwt-plugin",
+    "slurmrestd": "slurmrestd",
     "squeue": "slurm-client",
     "setpriv": "util-linux",
     "systemd-analyze": "systemd",
@@ -49,6 +51,8 @@ def require(*commands: str) -> None:
     missing = [command for command in commands if path_of(command) is None]
     if "gcc" in commands and "gcc" not in missing and not Path("/usr/include/stdio.h").exists():
         missing.append("gcc")
+    if "slurmrestd" in commands and not any(Path("/usr/lib").glob("*/slurm-wlm/auth_jwt.so")):
+        missing.append("auth_jwt.so")
     if not missing:
         return
     packages = " ".join(dict.fromkeys(PACKAGES.get(command, command) for command in missing))
