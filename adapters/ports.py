@@ -294,52 +294,6 @@ class JobSystem(Protocol):
         ...
 
 
-@runtime_checkable
-class WorkKeeper(Protocol):
-    """A job system outside of Gridpace, in which jobs can be held: it tells what is wrong, and lets them go."""
-
-    def notes(self) -> tuple[Note, ...]:
-        """What a person should know about it and its jobs now."""
-        ...
-
-    def release(self) -> tuple[Note, ...]:
-        """Let everything go that we hold there, before we leave; what did not work."""
-        ...
-
-    def close(self) -> None:
-        """End the threads; what is held stays held, and in the books."""
-        ...
-
-
-@runtime_checkable
-class Drainable(Protocol):
-    """A job system that can stop everything at once, leave of the owners or not, where its config allows it."""
-
-    def emergency(self, on: bool) -> None:
-        """Whether an emergency that may go below floors is in force now; told every tick, so it must return at once."""
-        ...
-
-
-@runtime_checkable
-class StartTeller(Protocol):
-    """A job system outside that shows its people when a job that waits is expected to start."""
-
-    def expect(self, starts: Mapping[str, datetime]) -> None:
-        """When the plan lets each job start, of those that it lets start at all; told with each plan. Returns at
-        once."""
-        ...
-
-
-@runtime_checkable
-class Quietable(Protocol):
-    """A job system outside in which nothing is stopped or started while Gridpace only looks."""
-
-    def quiet(self, on: bool) -> None:
-        """Whether no order may be written now (`observe`, `advise`, paused): what is held is let go, and nothing else
-        is done. Told every tick before `apply`, so it must return at once."""
-        ...
-
-
 # ---------------------------------------------------------------- demand response
 @dataclass(frozen=True)
 class EventMessage:

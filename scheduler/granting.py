@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from adapters.ports import Quietable, WorkKeeper
+from adapters.work_ports import Quietable, WorkKeeper
 from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, GpuPool, Work
 from optimizer.reasons import Note, Reason, Severity

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from adapters.ports import Clock, WorkKeeper
+from adapters.ports import Clock
+from adapters.work_ports import WorkKeeper
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.clock import ScaledClock
 from scheduler.config import Config, Scope, is_simulated

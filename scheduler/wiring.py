@@ -21,8 +21,9 @@ from adapters.dr.polled import EventFeed
 from adapters.dr.webhook import Webhook
 from adapters.hall import SimulatedHall
 from adapters.jobs.queue import JobQueue, JobRefused
-from adapters.ports import AdapterError, Clock, ClockLocker, EventChannel, JobSystem, RecordStore, WorkKeeper
+from adapters.ports import AdapterError, Clock, ClockLocker, EventChannel, JobSystem, RecordStore
 from adapters.signals.base import gate_rules
+from adapters.work_ports import WorkKeeper
 from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.building import caution, due_jobs, pool_models, prices, program_rules, site_models, timing

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from adapters.ports import AdapterError, Drainable, StartTeller, WorkKeeper
+from adapters.ports import AdapterError
+from adapters.work_ports import Drainable, StartTeller, WorkKeeper
 from optimizer.domain import BatchJob, Plan
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
