@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from adapters.jobs.kube_api import CHECKS, CONFLICT, QUEUES, KubeApi, KubeRefused
+from adapters.jobs.kube_api import CHECKS, CONFLICT, NOT_FOUND, QUEUES, KubeApi, KubeRefused
 from adapters.jobs.kube_terms import PREFIX
 from adapters.ports import AdapterError
 
@@ -31,25 +31,26 @@ class Queues:
         if not self._names:
             return
         self._answering(now)
-        for name in self._names:
-            self._change(name, self._with_check)
+        self._every(self._with_check)
 
     def detach(self) -> None:
         """Take our check off where we put it on, and let drained queues go on."""
-        for name in self._names:
-            self._change(name, lambda queue: _without_check(queue, self._check))
-            self._change(name, _going_on)
+        self._every(lambda queue: _without_check(queue, self._check), _going_on)
 
     def drain(self, on: bool) -> None:
         """Evict everything (HoldAndDrain), or let the queues go on as they were."""
-        for name in self._names:
-            self._change(name, _drained if on else _going_on)
+        self._every(_drained if on else _going_on)
 
     def held(self) -> dict[str, str]:
         """What we did to which queue."""
         found: dict[str, str] = {}
         for name in self._names:
-            notes = self._api.get(QUEUES, "", name)["metadata"].get("annotations") or {}
+            try:
+                notes = self._api.get(QUEUES, "", name)["metadata"].get("annotations") or {}
+            except KubeRefused as error:
+                if error.status != NOT_FOUND:
+                    raise
+                continue  # nothing is held on a queue that is gone
             did = [text for mark, text in ((PUT_ON, "asks us"), (STOPPED, "drained")) if mark in notes]
             if did:
                 found[f"clusterqueue {name}"] = ", ".join(did)
@@ -83,6 +84,19 @@ class Queues:
         if any(rule["name"] == self._check for rule in rules):
             return None
         return _checks(queue, [*rules, {"name": self._check}], self._check)
+
+    def _every(self, *changes: Callable[[Mapping[str, Any]], dict[str, Any] | None]) -> None:
+        """Each change on each queue. One that is missing or refuses holds up none of the others, and is told at the
+        end."""
+        wrong: list[str] = []
+        for name in self._names:
+            try:
+                for change in changes:
+                    self._change(name, change)
+            except KubeRefused as error:
+                wrong.append(str(error))
+        if wrong:
+            raise AdapterError("; ".join(wrong))
 
     def _change(self, name: str, change: Callable[[Mapping[str, Any]], dict[str, Any] | None]) -> None:
         """Patch one queue; a conflict is decided anew on what it has become."""

@@ -102,7 +102,7 @@ def job_of(item: Mapping[str, Any], gpu_resources: Sequence[str]) -> KubeJob | N
         queue=str((meta.get("labels") or {}).get(QUEUE_LABEL, "")),
         suspended=spec.get("suspend") is True,
         gpus=_gpus(spec, gpu_resources),
-        ready=int(status.get("ready") or 0),
+        ready=_ready(status),
         active=int(status.get("active") or 0) + int(status.get("terminating") or 0),
         running_since=moment(started) if started else None,
         limit=timedelta(seconds=int(limit)) if limit else None,
@@ -135,6 +135,12 @@ def workload_of(item: Mapping[str, Any]) -> Workload | None:
 def moment(text: str) -> datetime:
     """A time of Kubernetes, which is UTC."""
     return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _ready(status: Mapping[str, Any]) -> int:
+    """Pods that work. Servers before 1.24 don't tell; there every pod that is not over counts."""
+    told = status.get("ready")
+    return int(status.get("active") or 0) if told is None else int(told)
 
 
 def _true(status: Mapping[str, Any], condition: str) -> bool:

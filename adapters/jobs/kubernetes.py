@@ -20,13 +20,14 @@ import structlog
 from adapters.context import AdapterContext
 from adapters.jobs.hand import Hand
 from adapters.jobs.held import KIND
-from adapters.jobs.kube_api import JOBS, WORKLOADS, KubeApi
+from adapters.jobs.kube_api import JOBS, WORKLOADS, KubeApi, KubeLost
 from adapters.jobs.kube_config import KubernetesConfig
 from adapters.jobs.kube_mirror import Mirror
 from adapters.jobs.kube_mover import AT_ONCE, Mover
 from adapters.jobs.kube_moves import BACK, GOES, STOPS, Paced, batch_job, move_of, release_of, theirs
 from adapters.jobs.kube_queues import Queues
 from adapters.jobs.kube_read import KubeJob, Workload, job_of, workload_of
+from adapters.jobs.kube_since import Since
 from adapters.jobs.kube_terms import KubeTerms, kube_terms
 from adapters.jobs.slurm_terms import Terms, TermsError
 from adapters.ports import AdapterError, RecordStore
@@ -51,8 +52,8 @@ class _Picture:
 
 
 class KubernetesJobs:
-    """`JobSystem`, `WorkKeeper` and `Quietable` over a Kubernetes cluster. `extras["writes"]` of the context: False
-    where it begins quiet, and only what an earlier life holds is let go."""
+    """`JobSystem`, `WorkKeeper`, `Drainable` and `Quietable` over a Kubernetes cluster. `extras["writes"]` of the
+    context: False where it begins quiet, and only what an earlier life holds is let go."""
 
     Config = KubernetesConfig
     keeps_state = False
@@ -67,6 +68,7 @@ class KubernetesJobs:
         connections = 2 * len(config.namespaces) + AT_ONCE
         self._api = KubeApi(path, config.context, config.timeout.total_seconds(), connections, context.permit)
         self._queues = Queues(self._api, config.cluster_queues, config.admission_check)
+        self._since = Since()
         self._mover = Mover(self._api, self._read, config.admission_check, self._clock)
         self._lock = threading.RLock()
         self._hand = Hand("kubernetes", config.refresh.total_seconds(), self._turn, self._broken, GATHER_S)
@@ -85,7 +87,8 @@ class KubernetesJobs:
         self._picture: _Picture | None = None
         self._trouble = ""
         self._failed: dict[str, str] = {}
-        self._queue_trouble, self._queues_at = "", float("-inf")
+        self._queue_trouble = self._check_trouble = ""
+        self._queues_at = float("-inf")
 
     # ---------------------------------------------------------------- the loops
     def snapshot(self) -> Sequence[BatchJob]:
@@ -194,7 +197,8 @@ class KubernetesJobs:
         self._trouble = "kubernetes: failed; the log says more"
 
     def _read(self, item: Mapping[str, Any]) -> KubeJob | None:
-        return job_of(item, self._config.gpu_resources)
+        job = job_of(item, self._config.gpu_resources)
+        return self._since.seen(job, self._clock.now()) if job is not None else None
 
     def _look(self) -> None:
         now, trouble = self._clock.now(), ""
@@ -214,6 +218,7 @@ class KubernetesJobs:
             self._trouble = trouble or "kubernetes: no answer yet"
             return
         picture = self._paced(jobs, workloads, odd, now)
+        self._since.keep({job.uid for job in jobs})
         with self._lock:
             self._wish = {job: gpus for job, gpus in self._wish.items() if _same(job, self._picture, picture)}
             self._trouble, self._picture = trouble, picture
@@ -267,21 +272,38 @@ class KubernetesJobs:
         """Our check on the queues while we are in charge, off them where we only look; drained in an emergency."""
         if not self._kueue or not self._asked:
             return
+        self._queue_trouble = "; ".join(wrong for step in (self._drained_as_told, self._checked) if (wrong := step()))
+
+    def _drained_as_told(self) -> str:
+        """What went wrong: "" nothing. One that is missing is tried again, and holds up neither the others nor the
+        check."""
+        if self._drain == self._drained or not self._config.drain_in_emergency:
+            return ""
         try:
-            if self._drain != self._drained and self._config.drain_in_emergency:
-                self._queues.drain(self._drain)
-                self._drained = self._drain
-            if monotonic() - self._queues_at > QUEUES_EVERY_S:
-                if self._writes:
-                    self._attached = True
-                    self._queues.attach(self._clock.now())
-                else:
-                    self._queues.detach()
-                    self._attached = False
-                self._queues_at = monotonic()
-            self._queue_trouble = ""
+            self._queues.drain(self._drain)
         except AdapterError as error:
-            self._queue_trouble = str(error)
+            return str(error)
+        self._drained = self._drain
+        return ""
+
+    def _checked(self) -> str:
+        """The same for our check."""
+        if monotonic() - self._queues_at <= QUEUES_EVERY_S:
+            return self._check_trouble
+        try:
+            if self._writes:
+                self._attached = True
+                self._queues.attach(self._clock.now())
+            else:
+                self._queues.detach()
+                self._attached = False
+            self._check_trouble = ""
+        except KubeLost as error:
+            return str(error)
+        except AdapterError as error:  # asked for again in its time: a queue that is missing stays so for a while
+            self._check_trouble = str(error)
+        self._queues_at = monotonic()
+        return self._check_trouble
 
     def _move(self) -> None:
         """Bring every job to its wish: what stops goes first, so that power falls before it rises."""

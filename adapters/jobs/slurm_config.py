@@ -97,6 +97,7 @@ class SlurmConfig(AdapterConfig):
         default=None,
         description="slurmrestd, for reading and for `defer` and `hold`. The other rungs go by `scontrol` all the "
         "same, since no version of slurmrestd can suspend. Absent: everything by the commands.",
+        examples=[{"url": "unix:///run/slurmrestd/slurmrestd.sock"}],
     )
 
     @model_validator(mode="after")

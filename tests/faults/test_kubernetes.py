@@ -14,34 +14,13 @@ from optimizer.domain import JobState
 from optimizer.reasons import Reason
 from scheduler.store.store import Store, StoreDegraded
 from tests.support import kube_objects as rules
-from tests.support.kube import Cluster
+from tests.support.kube import job_of, making, paced
 
 
 @pytest.fixture
 def made():
-    """Makes clusters and job systems, and ends them: nothing may stay held."""
-    clusters, systems = [], []
-
-    def make(kueue=False, gpus=16, **more):
-        clusters.append(Cluster(gpus, kueue))
-        jobs = clusters[-1].pace(cluster_queues=("batch",) if kueue else (), **more)
-        systems.append(jobs)
-        return clusters[-1], jobs
-
-    yield make
-    for jobs in systems:
-        jobs.close()
-    for cluster in clusters:
-        cluster.end()
-
-
-def job_of(jobs, name):
-    return next((job for job in jobs.snapshot() if job.id == name), None)
-
-
-def paced(cluster, jobs, *names):
-    jobs.snapshot()
-    cluster.wait(lambda: all(job_of(jobs, name) for name in names))
+    with making() as make:
+        yield make
 
 
 def bodies(cluster):

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from adapters.context import AdapterContext
@@ -98,3 +99,32 @@ class Cluster:
 
     def end(self):
         self.twin.end()
+
+
+@contextmanager
+def making():
+    """Makes clusters and job systems, and ends them: nothing may stay held."""
+    clusters, systems = [], []
+
+    def make(kueue=False, gpus=16, **more):
+        clusters.append(Cluster(gpus, kueue))
+        fields = ({"cluster_queues": ("batch",)} if kueue else {}) | more
+        systems.append(clusters[-1].pace(**fields))
+        return clusters[-1], systems[-1]
+
+    yield make
+    for jobs in systems:
+        jobs.close()
+    for cluster in clusters:
+        cluster.end()
+
+
+def job_of(jobs, name):
+    """One job as the planner sees it; None where it is not there."""
+    return next((job for job in jobs.snapshot() if job.id == name), None)
+
+
+def paced(cluster, jobs, *names):
+    """Wait until these are seen."""
+    jobs.snapshot()
+    cluster.wait(lambda: all(job_of(jobs, name) for name in names))

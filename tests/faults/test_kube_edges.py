@@ -1,0 +1,63 @@
+"""Kubernetes at its edges: a queue that is missing, pods that wait for a node, servers that don't tell who is ready."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from adapters.jobs.kube_read import job_of as read_job
+from optimizer.domain import JobState
+from tests.support.kube import job_of, making, paced
+
+
+@pytest.fixture
+def made():
+    with making() as make:
+        yield make
+
+
+def test_a_missing_queue_is_said_and_holds_up_none_of_the_others(made):
+    cluster, jobs = made(kueue=True, cluster_queues=("gone", "batch", "lost"), drain_in_emergency=True)
+    name = cluster.submit(deadline="8h", queue="lq")
+    jobs.snapshot()
+    jobs.apply({})
+    cluster.wait(lambda: cluster.marked() == {"batch": "gridpace"})
+    cluster.wait(lambda: any("gone" in note.text and "lost" in note.text for note in jobs.notes()))
+    assert jobs.held()["clusterqueue batch"] == "asks us"
+    paced(cluster, jobs, name)
+    jobs.apply({name: 8})
+    cluster.wait(lambda: cluster.running() == {name})
+    jobs.emergency(True)
+    cluster.wait(lambda: cluster.running() == set())
+    jobs.emergency(False)
+    cluster.wait(lambda: cluster.running() == {name})
+    left = jobs.release()
+    assert cluster.marked() == {}, "the queue that is there does not ask us any more"
+    assert ["gone" in note.text for note in left] == [True]
+
+
+def test_what_pods_waited_for_a_node_is_no_work_done(made):
+    cluster, jobs = made(gpus=16)
+    first, second = (cluster.submit(deadline="8h", pause="requeue", runtime="1h", gpus=16) for _ in range(2))
+    paced(cluster, jobs, first, second)
+    jobs.apply({first: 16})
+    cluster.wait(lambda: cluster.running() == {first})
+    jobs.apply({second: 16})
+    cluster.wait(lambda: cluster.job(second)["status"].get("active"))
+    cluster.wait(lambda: (one := job_of(jobs, second)).state is JobState.WAITING and one.gpus == 16)  # let go, no node
+    let_go = datetime.fromisoformat(cluster.job(second)["status"]["startTime"])
+    cluster.wait(lambda: datetime.now(UTC) - let_go > timedelta(seconds=3))
+    before = datetime.now(UTC)
+    jobs.apply({first: 0})
+    cluster.wait(lambda: cluster.running() == {second})
+    seen = cluster.wait(lambda: (one := job_of(jobs, second)).state is JobState.RUNNING and one)
+    assert seen.running_since >= before
+    assert seen.done_gpu_h <= 16 * (datetime.now(UTC) - before) / timedelta(hours=1)
+
+
+def test_a_server_that_does_not_tell_of_ready_pods_counts_all_that_are_active():
+    meta = {"namespace": "work", "name": "j", "uid": "u", "resourceVersion": "1",
+            "creationTimestamp": "2026-11-26T18:00:00Z"}  # fmt: skip
+    spec = {"template": {"spec": {"containers": [{"resources": {"limits": {"amd.com/gpu": "2"}}}]}}}
+    for status, runs in (({"active": 2}, True), ({"active": 2, "ready": 0}, False), ({"active": 2, "ready": 1}, True)):
+        item = {"metadata": meta, "spec": spec, "status": {**status, "startTime": "2026-11-26T18:00:00Z"}}
+        assert read_job(item, ("amd.com/gpu",)).running is runs
