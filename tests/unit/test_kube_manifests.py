@@ -8,6 +8,8 @@ from ruamel.yaml import YAML
 
 from adapters.jobs.kube_config import KubernetesConfig
 from adapters.jobs.kube_queues import CONTROLLER
+from scheduler.agent.process import _parser as agent_parser
+from scheduler.config import load_config
 from tests.support import kube_objects as rules
 from tests.support.kube import Cluster
 
@@ -15,15 +17,62 @@ FOLDER = Path(__file__).parents[2] / "config" / "kubernetes"
 OBJECTS = [
     item
     for path in sorted(FOLDER.rglob("*.yaml"))
-    if path.name != "kustomization.yaml"
+    if path.name not in {"kustomization.yaml", "gridpace.yaml"}
     for item in YAML(typ="safe").load_all(path.read_text())
 ]
 
 
+def read(*place):
+    return YAML(typ="safe").load(FOLDER.joinpath(*place).read_text())
+
+
 def test_a_kustomization_names_every_file_beside_it():
-    for path in (FOLDER, FOLDER / "kueue"):
-        named = set(YAML(typ="safe").load((path / "kustomization.yaml").read_text())["resources"])
-        assert named == {one.name for one in path.glob("*.yaml")} - {"kustomization.yaml"}
+    for path in (FOLDER, *(FOLDER / name for name in ("kueue", "daemon", "agents"))):
+        made = YAML(typ="safe").load((path / "kustomization.yaml").read_text())
+        named = {*made["resources"], *(one for each in made.get("configMapGenerator", ()) for one in each["files"])}
+        assert named - {"../"} == {one.name for one in path.glob("*.yaml")} - {"kustomization.yaml"}
+
+
+def mounts(pod):
+    """Folder by volume, of the one container."""
+    return {one["name"]: one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+
+
+def test_the_daemons_config_is_one_that_it_takes_and_fits_its_deployment(monkeypatch):
+    pod = read("daemon", "deployment.yaml")["spec"]["template"]["spec"]
+    container, paths = pod["containers"][0], mounts(pod)
+    assert set(paths) == {one["name"] for one in pod["volumes"]}
+    env = {one["name"]: one["value"] for one in container["env"]}
+    monkeypatch.setenv("STATE_DIRECTORY", env["STATE_DIRECTORY"])
+    config = load_config(FOLDER / "daemon" / "gridpace.yaml")
+    assert str(config.state_path) == paths["state"]
+    assert env["CREDENTIALS_DIRECTORY"] == paths["secrets"]
+    assert {str(config.power.ca.parent), str(config.power.seed.parent)} == {paths["secrets"]}
+    assert (config.api.host, config.api.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
+    assert container["args"] == ["run", "--config", f"{paths['config']}/gridpace.yaml"]
+    assert pod["serviceAccountName"] == read("serviceaccount.yaml")["metadata"]["name"]
+    account = read("rolebinding.yaml")
+    assert set(config.jobs.system.namespaces) == {account["metadata"]["namespace"]}
+    service, deployment = read("daemon", "service.yaml"), read("daemon", "deployment.yaml")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"] == labels
+    assert f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc" in config.api.allowed_hosts
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}, "two daemons would plan for the same cards"
+
+
+def test_the_agents_arguments_are_those_that_it_takes_and_its_books_outlive_the_pod():
+    made = read("agents", "daemonset.yaml")
+    pod = made["spec"]["template"]["spec"]
+    command, *arguments = pod["containers"][0]["args"]
+    given = agent_parser().parse_args(arguments)
+    assert command == "agent"
+    paths = mounts(pod)
+    on_node = {one["name"] for one in pod["volumes"] if "hostPath" in one}
+    assert {name for name, path in paths.items() if str(given.state_dir) == path} <= on_node
+    assert str(given.state_dir) == paths["state"]
+    assert str(given.socket.parent) == paths["socket"]
+    assert str(given.seed.parent) == str(given.ca.parent) == paths["keys"]
+    assert pod["automountServiceAccountToken"] is False
 
 
 @pytest.mark.parametrize("item", OBJECTS, ids=lambda one: f"{one['kind']}-{one['metadata']['name']}")
