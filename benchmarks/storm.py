@@ -69,6 +69,8 @@ def measure(seed: int, cases: Sequence[int], size: Size = FULL) -> Figures:
         total["acknowledged_lost"] += found.lost
         total["failing_cases"] += found.bad > 0
         worst_kw = max(worst_kw, found.worst_kw)
+        say(f"case {one.case}: {one.events} events, {found.bound} s under a limit, {found.excused} s not reachable, "
+            f"{found.bad} faults")  # fmt: skip
         if found.bad:
             say(f"FAILED, again with: python -m benchmarks.storm --seed {one.seed} --case {one.case}")
             say(str(one))

@@ -7,10 +7,11 @@ from the same problem and plan that were obeyed.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, tzinfo
+from math import inf
 
 from optimizer.curves import cap_for_throughput
 from optimizer.domain import BatchJob, GpuPool, Plan, PoolInputs, Problem, SiteInputs, Work
-from optimizer.envelope import mean_limit_kw
+from optimizer.envelope import mean_limit_kw, released_at
 from optimizer.reasons import Reason
 
 
@@ -74,6 +75,13 @@ def _change(reason: Reason, pool: GpuPool, latency_floor: float) -> str:
     return f"without it {pool.max_cap_w:.0f} W"
 
 
+def _rise_kw_per_min(problem: Problem, site: SiteInputs, index: int) -> float:
+    """The slowest ramp limit that may hold a rise into an interval: the site's, or a program's."""
+    start = problem.grid.starts[index]
+    mine = [event for event in problem.events if event.site == site.id and event.start <= start < released_at(event)]
+    return min(site.ramp_up_kw_per_min, *(event.ramp_up_kw_per_min for event in mine), inf)
+
+
 def _cause(problem: Problem, plan: Plan, inputs: PoolInputs, index: int, reason: Reason, zone: tzinfo) -> str:
     """The cause as a clause with its numbers."""
     site = next(site for site in problem.sites if site.id == inputs.pool.site)
@@ -88,7 +96,7 @@ def _cause(problem: Problem, plan: Plan, inputs: PoolInputs, index: int, reason:
         Reason.PEAK_AVOID: f"a higher peak than {_peak_kw(site, plan):.0f} kW would be billed",
         Reason.COINCIDENT_PEAK: _coincident_clause(site, index, problem.currency),
         Reason.SITE_LIMIT: f"the site may draw no more than {site.limit_kw[index]:.0f} kW",
-        Reason.RAMP_LIMIT: f"the site may rise by no more than {site.ramp_up_kw_per_min:g} kW a minute",
+        Reason.RAMP_LIMIT: f"the site may rise by no more than {_rise_kw_per_min(problem, site, index):g} kW a minute",
         Reason.SERVICE_FLOOR: "a cap on the site asks for more than the floors leave",
         Reason.FLOOR_BROKEN: "an emergency goes before the floor",
         Reason.CHANGE_COST: "moving the cap for so short a time costs more than it brings",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from math import inf
 
+from optimizer.domain import GridEvent, SiteInputs
+from optimizer.envelope import released_at
 from optimizer.facts import Facts
 
 
@@ -16,11 +18,26 @@ def allowed_kw(facts: Facts, site: int, index: int, up: bool) -> float:
 
     Ramp times the minutes between the middles of both intervals; for the first one, from its start to its middle.
     """
-    inputs = facts.problem.sites[site]
     hours = facts.hours[index] / 2 + (facts.hours[index - 1] / 2 if index else 0.0)
-    per_min = inputs.ramp_up_kw_per_min if up else inputs.ramp_down_kw_per_min
+    per_min = pace_kw_per_min(facts, site, index, up)
     allowed = per_min * 60.0 * float(hours) if per_min < inf else inf
     return allowed if up else allowed + _cap_fall_kw(facts, site, index)
+
+
+def pace_kw_per_min(facts: Facts, site: int, index: int, up: bool) -> float:
+    """Ramp limit into interval `index` (inf: none): the site's own, or that of a program whose event is under way when
+    the interval begins, from its start to the end of its ramp out; the slowest of them."""
+    inputs, start = facts.problem.sites[site], facts.problem.grid.starts[index]
+    live = [event for _, event in facts.asking(site) if event.start <= start < released_at(event)]
+    sources: tuple[SiteInputs | GridEvent, ...] = (inputs, *live)
+    return min(of.ramp_up_kw_per_min if up else of.ramp_down_kw_per_min for of in sources)
+
+
+def is_paced(facts: Facts, site: int, up: bool) -> bool:
+    """Whether any ramp limit may hold on the grid."""
+    events = (event for _, event in facts.asking(site))
+    sources: tuple[SiteInputs | GridEvent, ...] = (facts.problem.sites[site], *events)
+    return any(of.ramp_up_kw_per_min < inf if up else of.ramp_down_kw_per_min < inf for of in sources)
 
 
 def _cap_fall_kw(facts: Facts, site: int, index: int) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optimizer.domain import Work
 from optimizer.facts import Facts, Floats
 from optimizer.poolfacts import PoolFacts
-from optimizer.ramps import allowed_kw
+from optimizer.ramps import allowed_kw, is_paced
 from optimizer.reasons import CODE, Reason
 from optimizer.steps import may_work, steps_of
 
@@ -46,7 +46,7 @@ def _ramp_bound(facts: Facts, s: int, imports: Floats) -> NDArray[np.bool_]:
     """Intervals whose import rises as fast as it may."""
     site = facts.problem.sites[s]
     bound = np.zeros(facts.count, dtype=np.bool_)
-    if np.isfinite(site.ramp_up_kw_per_min):
+    if is_paced(facts, s, True):
         for t in range(facts.count):
             before = float(imports[t - 1]) if t else site.import_now_kw
             allowed = allowed_kw(facts, s, t, True)

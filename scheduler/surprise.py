@@ -15,7 +15,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 USUAL_TICKS = 10
-"""What the meter shows above or below the model for so long is no surge."""
+"""What the meter shows below the model for so long is no room, and what it shows above it no surge but for STEP of it,
+by which the model may lag behind (cooling, power that came back): a meter that is off by more doesn't run away with
+the site."""
 
 STEP, MOST_MARGIN = 0.02, 0.01
 """Change of power in a tick that is a step, and the most that a load is believed to have fallen in one; the largest
@@ -88,8 +90,8 @@ class Surprises:
             return 0.0
         self._beyond.append(drawn_kw - modelled_kw)
         usual_kw = min(max(self._beyond), max(min(self._beyond), 0.0))
-        self._behind_kw = max(self._beyond[-1] - usual_kw, -STEP * drawn_kw)
-        moved_kw = self._behind_kw
+        moved_kw = max(self._beyond[-1] - usual_kw, -STEP * drawn_kw)
+        self._behind_kw = moved_kw + min(max(usual_kw, 0.0), STEP * drawn_kw)
         if self._expected_kw is not None:
             moved_kw = drawn_kw - self._expected_kw
             self.rising = moved_kw > RISING * drawn_kw

@@ -5,13 +5,13 @@ cap of every acknowledged event and of the site, although the hall could have dr
 orders at the lowest cap that its pool's floor leaves (or the card's own lowest), preemptible jobs stopped, and every
 other card as it is. Ramps in are left out. So are the seconds in which something broke and the one after, which no
 controller that looks once a second can know of before; and where power comes back (a machine, a card) while no daemon
-runs, the seconds until the last lease has ended: till then the other nodes hold what was ordered without it, and nobody
-is there who could know. What the nodes' trajectories do from then on is judged.
+runs, as much as those cards draw, until a lease's length after the daemon's death: till then the other nodes hold what
+was ordered without them, and nobody is there who could know. What the nodes' trajectories do from then on is judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 GRACE = timedelta(seconds=2)
 """From a break until the next order can have been obeyed."""
+LEASE = timedelta(seconds=30)
+"""Of the caps, as the world's config has it; nobody renews it once the daemon is dead."""
 ROUND_W = 1.5
 """Limits are whole watts."""
 HALF, SECOND = timedelta(seconds=0.5), timedelta(seconds=1)
@@ -89,7 +91,8 @@ class Judge:
         self._broken_at = world.clock.now() - GRACE
         self._releasing: dict[str, float] = {}
         self._promised: tuple[GridEvent, ...] = ()
-        self._returned, self._leased_at = False, self._broken_at
+        self._returned: set[GpuId] = set()
+        self._leases_end_at = self._broken_at
         self.foreign: set[GpuId] = set()
         """Cards on which somebody else has written."""
         self.found_w = {gpu: info.limit_w for gpu, info in world.view.infos().items()}
@@ -98,16 +101,16 @@ class Judge:
         """Something broke, came back or was said just now."""
         self._broken_at = self.world.clock.now()
 
-    def returned(self) -> None:
+    def returned(self, gpus: Iterable[GpuId]) -> None:
         """Power came back that was not there when the last orders were given."""
-        self._returned = self.world.parts is None
+        if self.world.parts is None:
+            self._returned.update(gpus)
 
     def second(self) -> None:
         """Judge the second that has just passed."""
         world, now = self.world, self.world.clock.now()
-        self._returned &= world.parts is None
-        if any(node.core is not None and node.core.status()["phase"] == "leased" for node in world.nodes):
-            self._leased_at = now
+        if world.parts is not None:
+            self._returned.clear()
         after, before = world.hall.counters(), self._before
         self._before = after
         import_kw = (after.import_kwh["lab"] - before.import_kwh["lab"]) * 3600.0
@@ -175,8 +178,10 @@ class Judge:
         least_kw = self.reachable_kw(infos, other_kw, pue, deep)
         if self.world.script.cooling_s:  # the heat of a minute ago is still being cooled
             least_kw += max(0.0, import_kw - (it_kw + other_kw) * pue)
-        unknown = self._returned and now - self._leased_at < GRACE
-        if now - self._broken_at < GRACE or unknown or limit_kw < least_kw:
+        unknown_kw = 0.0
+        if now < self._leases_end_at + GRACE:
+            unknown_kw = sum(infos[gpu].draw_w for gpu in self._returned if gpu in infos) / 1000.0 * pue
+        if now - self._broken_at < GRACE or limit_kw < least_kw or import_kw <= limit_kw + unknown_kw:
             self.found.excused += 1
             return
         self.found.above_limit += 1
@@ -248,6 +253,7 @@ class Judge:
     def remember(self) -> None:
         """The daemon is about to be killed: this is what it has promised."""
         self._promised = self.world.events()
+        self._leases_end_at = self.world.clock.now() + LEASE
 
     def remembered(self) -> None:
         """It is back: it must know all that still holds."""

@@ -107,7 +107,7 @@ class Player:
         node = self.world.nodes[self.node(deed)]
         node.boot()
         self.judge.rebooted(node)
-        self.judge.returned()
+        self.judge.returned(node.cards.gpus)
 
     def gpu(self, deed: Deed) -> str:
         gpus = [gpu for node in self.world.nodes for gpu in node.cards.gpus]
@@ -125,7 +125,7 @@ class Player:
         if self.world.node_of(self.gpu(deed)).core is not None:  # a machine that is down brings its own cards back
             self.world.hall.fail(self.gpu(deed), None)
             self.world.view.touched()
-            self.judge.returned()
+            self.judge.returned([self.gpu(deed)])
 
     def do_lose_pool_meter(self, deed: Deed) -> None:
         self.world.lost.add(self.pool(deed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, isfinite
+from math import inf
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from optimizer.facts import Facts, Floats, with_taken
 from optimizer.model.participation import add_taken, untaken_kw
 from optimizer.model.parts import Columns, Ints, Model, Rows
 from optimizer.model.supply import import_low
-from optimizer.ramps import allowed_kw
+from optimizer.ramps import allowed_kw, is_paced
 
 
 def add_import(model: Model) -> None:
@@ -120,8 +120,8 @@ def _ramp_keys(facts: Facts) -> tuple[tuple[Ints, Ints, Ints], list[float]]:
     keys: list[tuple[int, int, int]] = []
     high: list[float] = []
     for s, site in enumerate(facts.problem.sites):
-        for way, limit in enumerate((site.ramp_up_kw_per_min, site.ramp_down_kw_per_min)):
-            if not isfinite(limit):
+        for way in (0, 1):
+            if not is_paced(facts, s, way == 0):
                 continue
             for t in range(0 if site.import_now_kw is not None else 1, facts.count):
                 allowed = allowed_kw(facts, s, t, way == 0)

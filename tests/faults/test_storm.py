@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.storm import Size, hush, storm
-from benchmarks.support.storm_judge import Judge, lowest_cap_w
+from benchmarks.support.storm_judge import GRACE, Judge, lowest_cap_w
 from benchmarks.support.storm_script import FULL_KW, script
 from benchmarks.support.storm_world import World
 from scheduler import control
@@ -69,3 +69,38 @@ def test_the_judge_sees_broken_floors_caps_without_a_lease_and_limits_that_are_k
     assert judge.found.past_lease == 1
     judge.restored()
     assert judge.found.not_restored == 1
+
+
+@pytest.mark.timeout(300)
+def test_power_that_comes_back_to_a_dead_daemon_excuses_no_more_than_itself_and_no_longer_than_a_lease(world):
+    """A machine boots while nobody is there; the others hold what was ordered, and one of them then goes beyond it."""
+    judge = Judge(world)
+
+    def live(seconds):
+        before = judge.found.above_limit
+        for _ in range(seconds):
+            world.second()
+            judge.second()
+        return judge.found.above_limit - before
+
+    world.operator_limit(14.5)
+    live(60)
+    node = world.nodes[3]
+    node.crash()
+    judge.broke()
+    live(10)
+    judge.remember()
+    world.kill()
+    node.boot()
+    judge.returned(node.cards.gpus)
+    judge.broke()
+    world.view.touched()
+    assert live(10) == 0, "the cards that came back draw more than the site has left, and nobody could know"
+    assert judge.found.excused > 5
+    lasting, judge._leases_end_at = judge._leases_end_at, world.clock.now() - GRACE
+    assert live(2) > 0, "once the leases are over the others should have made room"
+    judge._leases_end_at = lasting
+    raised = [gpu for pool in ("chat", "train") for gpu in world.hall.gpus_of[pool] if gpu not in node.cards.gpus]
+    world.hall.set_limits(dict.fromkeys(raised, 400.0))
+    world.view.touched()
+    assert live(5) > 0, "that is more than they draw"

@@ -169,6 +169,16 @@ def with_options(made, seed):
     return replace(made, events=tuple(events))
 
 
+def with_paces(made, seed):
+    """The same problem with ramp limits of the programs whose events it has, and two events more."""
+    rng, events = random.Random(seed), []
+    site_of = [inputs.id for inputs in made.sites]
+    for of in (*made.events, *(_random_event(rng, f"p{number}", rng.choice(site_of)) for number in range(2))):
+        up, down = (rng.choice((float("inf"), 0.5, 20.0)) for _ in range(2))
+        events.append(replace(of, ramp_up_kw_per_min=up, ramp_down_kw_per_min=down))
+    return replace(made, events=tuple(events))
+
+
 def _random_pool(rng, number, name, curve, count):
     work = rng.choice(list(Work))
     size = rng.choice((1, 2, 8, 100, 3000))

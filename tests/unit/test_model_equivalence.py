@@ -16,6 +16,7 @@ from tests.support.problems import (
     typical_problem,
     with_floors,
     with_options,
+    with_paces,
     with_parking,
     with_starts,
     with_steps,
@@ -46,6 +47,18 @@ def test_what_is_written_is_what_pyomo_compiles_to_the_last_bit(seed, skip):
     written, compiled = write_arrays(model), compile_model(model, skip)
     for name in ("starts", "index", "value", "cost", "low", "high", "row_low", "row_high", "integer"):
         assert np.array_equal(getattr(written, name), getattr(compiled, name)), name
+
+
+@pytest.mark.parametrize("seed", range(200, 210))
+def test_ramps_of_programs_are_written_as_compiled_and_priced_as_solved(seed):
+    made = with_paces(with_starts(random_problem(seed, exact=True), seed), seed)
+    model = declare(made)
+    written, compiled = write_arrays(model), compile_model(model, frozenset())
+    for name in ("starts", "index", "value", "cost", "low", "high", "row_low", "row_high", "integer"):
+        assert np.array_equal(getattr(written, name), getattr(compiled, name)), name
+    answer, plan = solve_arrays(written, 20.0), solve_problem(made)
+    assert plan.objective == pytest.approx(-answer.objective, rel=1e-8 if _linear(model) else 1e-5, abs=1e-5)
+    assert evaluate(made, plan).total == plan.objective
 
 
 @pytest.mark.parametrize("seed", range(100, 130))

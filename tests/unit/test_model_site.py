@@ -104,6 +104,19 @@ def test_a_site_rises_and_falls_no_faster_than_its_ramp_and_starts_from_now():
     assert steps == pytest.approx((360, 240, 300, 360))  # 30 min up, then 120 kW down and 60 kW up an hour
 
 
+def test_while_a_program_s_event_lasts_its_ramp_holds_if_it_is_the_slower_one():
+    """An event of the first four hours that asks for nothing but its pace: 60 kW up and 120 kW down an hour, and 600
+    both ways after it. Half an hour lies between now and the middle of the first; 200 kW is the floor."""
+    price = [50.0, 9000.0, 50.0, 9000.0, 50.0]
+    where = site(5, price=price, ramp_up_kw_per_min=10.0, ramp_down_kw_per_min=10.0, import_now_kw=400.0)
+    paced = event("e", (0, 4), 1000.0, ramp_up_kw_per_min=1.0, ramp_down_kw_per_min=2.0)
+    prices = Prices(change_per_kw=0.0, ramp_per_kw=1000.0)
+    steps = planned(5, where, [paced], prices=prices).sites["dc"].import_kw
+    assert steps == pytest.approx((340, 220, 280, 200, 400))
+    alone = planned(5, site(5, price=price, import_now_kw=400.0), [paced], prices=prices)
+    assert alone.sites["dc"].import_kw == pytest.approx((340, 220, 280, 200, 400)), "without a ramp of the site's own"
+
+
 def test_an_event_sets_its_own_pace_downwards():
     slow = site(2, ramp_down_kw_per_min=0.1, ramp_up_kw_per_min=0.1, import_now_kw=400.0)
     plan = planned(2, slow, [event("e", (1, 2), 250.0)], prices=Prices(ramp_per_kw=100.0))

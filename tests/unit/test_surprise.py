@@ -43,6 +43,16 @@ def test_a_fall_is_room_at_once_and_a_meter_that_is_broken_is_not():
     assert loads.ebb_kw == 0.0, "what stays is a meter that is off, and no room"
 
 
+def test_what_the_model_lags_behind_is_allowed_for_and_a_meter_that_is_off_by_more_is_not():
+    """Cooling that follows a rise shows for as long as it does; a meter of twice the power is no load."""
+    lags, off = Surprises(), Surprises()
+    for _ in range(12):
+        lags.surge_kw(100.4, 100.0)
+        off.surge_kw(200.0, 100.0)
+    assert lags.surge_kw(100.4, 100.0) == pytest.approx(0.4)
+    assert off.surge_kw(200.0, 100.0) == pytest.approx(0.02 * 200.0)
+
+
 def test_a_load_that_rises_needs_less_margin_than_one_that_may_turn():
     turned = lived(99.0, 99.0, 98.7, 99.5)
     assert turned.rising
