@@ -188,12 +188,23 @@ def _run(
     server.start()
     typer.echo(f"OpenADR 3.1 server at {server.url}, programs: {', '.join(programs)}. Ctrl-C ends it.")
     typer.echo(f'channel: {{type: openadr3, url: "{server.url}", client_id: {VEN}, client_secret: …}}')
+    if server.url == DEFAULT_URL and "dr" in programs:
+        typer.echo(f"a simulated hall that takes part: {rehearsal_hall()}")
     try:
         Event().wait()
     except KeyboardInterrupt:
         typer.echo("ended")
     finally:
         server.stop()
+
+
+def rehearsal_hall() -> str:
+    """The command that runs the shipped hall, from whatever folder."""
+    from scheduler.shipped import shipped
+
+    path = shipped("rehearsal.yaml")
+    here = Path.cwd()
+    return f"gridpace run --config {path.relative_to(here) if path.is_relative_to(here) else path}"
 
 
 def _tell_warts() -> None:

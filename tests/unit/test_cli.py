@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from scheduler.api import ApiServer, ApiSettings, Token, create_app
 from scheduler.cli.app import app
 from scheduler.cli.events import parse_target
+from scheduler.cli.vtn import DEFAULT_URL, rehearsal_hall
 from scheduler.clock import VirtualClock
+from scheduler.config import load_config
 from tests.support.fake_service import EVENT, START, FakeService
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -269,3 +271,11 @@ def test_check_has_a_line_with_its_place_for_each_part(gridpace, simple, tmp_pat
     assert any(line.startswith("gridpace.yaml:4: ok: plan: optimum in ") for line in lines)
     assert result.exit_code == 0
     assert not (tmp_path / "state").exists(), "a check writes nothing"
+
+
+def test_the_hall_that_the_test_server_names_is_there_and_calls_that_server(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    *command, path = rehearsal_hall().split()
+    assert command == ["gridpace", "run", "--config"]
+    (program,) = load_config(Path(path), need_secrets=True).programs
+    assert program.channel.url == DEFAULT_URL
