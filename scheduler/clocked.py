@@ -59,6 +59,16 @@ def locked_mhz(ctx: Context) -> dict[str, int]:
     return dict(ctx.clocks.locked_mhz) if ctx.clocks is not None else {}
 
 
+def yielded_gpus(ctx: Context) -> dict[str, int]:
+    """GPUs of each pool that are left to another writer, of their limit or of their clock."""
+    found = {pool: len(gpus) for pool, gpus in ctx.dispatcher.yielded().items()}
+    if ctx.clocks is not None and ctx.clocks.yielded:
+        for pool, gpus in ctx.clocks.gpus.items():
+            if left := sum(gpu in ctx.clocks.yielded for gpu in gpus):
+                found[pool] = found.get(pool, 0) + left
+    return found
+
+
 def clock_text(ctx: Context, pool: str) -> str:
     """Why clocks move a pool, for `explain`; empty where its limits do."""
     held = ctx.pools.clocked(pool)
@@ -66,7 +76,9 @@ def clock_text(ctx: Context, pool: str) -> str:
         return ""
     mhz = locked_mhz(ctx).get(pool)
     now = f"locked to {mhz:,} MHz" if mhz else "free now"
+    left = sum(gpu in ctx.clocks.yielded for gpu in ctx.clocks.gpus[pool]) if ctx.clocks is not None else 0
+    others = f" The clocks of {left} of its GPUs are left to another writer." if left else ""
     return (
         f" Its limits don't move it (a busy GPU draws {held.full_w:.0f} W at free clocks), its SM clocks do: they are "
-        f"{now}, of at most {held.max_mhz:,} MHz."
+        f"{now}, of at most {held.max_mhz:,} MHz.{others}"
     )

@@ -16,7 +16,7 @@ from scheduler.capwatch import CapWatch, DriftRules, Judgement
 STEP_MHZ = 30.0
 """A clock that is higher than its lock by less may be rounding: clocks go by steps of 15 MHz."""
 
-SETTLE_S = 1.0
+SETTLE_S = 0.4
 """So long after an order clocks are not judged: the card is on its way."""
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from optimizer.domain import GridEvent
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.clocked import learn_levers, limits_of, locked_mhz, move_clocks
+from scheduler.clocked import learn_levers, limits_of, locked_mhz, move_clocks, yielded_gpus
 from scheduler.dispatch import Dispatched
 from scheduler.engine import Context, State
 from scheduler.granting import grant_jobs
@@ -176,7 +176,7 @@ def book(
         clock_mhz=locked_mhz(ctx),
         latency=latencies(ctx),
         latency_floor=needed(ctx, state),
-        yielded_gpus={pool: len(gpus) for pool, gpus in ctx.dispatcher.yielded().items()},
+        yielded_gpus=yielded_gpus(ctx),
         supply=supply_statuses(ctx, state, now),
         orders=orders,
         seconds=seconds,

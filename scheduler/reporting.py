@@ -12,7 +12,7 @@ from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, GpuPool, JobState, Plan, Problem, Work
 from optimizer.explain import explain_job, explain_pool
 from optimizer.reasons import Note, Reason
-from scheduler.clocked import locked_mhz
+from scheduler.clocked import locked_mhz, yielded_gpus
 from scheduler.flexibility import flexibility
 from scheduler.holding import held_by
 from scheduler.latency import status_of
@@ -112,7 +112,7 @@ def pool_status(ctx: Context, state: State, pool: GpuPool, problem: Problem, pla
         why=held[1] if held else explain_pool(problem, plan, pool.id, step, zone_of(ctx, pool.id)),
         curve=ctx.curves.status(pool.id),
         clock_mhz=locked_mhz(ctx).get(pool.id),
-        yielded=len(ctx.dispatcher.yielded().get(pool.id, ())),
+        yielded=yielded_gpus(ctx).get(pool.id, 0),
         parked_gpus=state.parked[pool.id].asleep if pool.id in state.parked else 0,
         latency=_latency(ctx, pool, problem, plan, now),
         latency_floor=needed(ctx, state).get(pool.id, 0.0),

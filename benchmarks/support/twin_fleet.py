@@ -20,6 +20,7 @@ from statistics import median
 
 from adapters.bus_settings import BusSettings
 from adapters.power.fleet import FleetPower
+from scheduler.daemon import settle
 from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
 from scheduler.store.store import Store
@@ -83,6 +84,7 @@ def twin_fleet(folder: Path, nodes: int, gpus: int = 8, deadline_s: float = 60.0
         stack.callback(store.close)
         cards = _all_cards(power, nodes * gpus)
         dispatcher = Dispatcher(store, power, {"all": cards}, writes=True, epoch=1)
+        settle()  # as the daemon does once it is built
         yield TwinFleet(power, dispatcher, len(cards), processes)
 
 

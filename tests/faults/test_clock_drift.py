@@ -1,6 +1,7 @@
 """Another program that sets locked clocks free: locked again, told of, and left to it when it insists."""
 
 import time
+from datetime import timedelta
 
 import pytest
 
@@ -13,7 +14,9 @@ from scheduler.capwatch import DriftRules
 from scheduler.clock_hand import ClockHand
 from scheduler.clockwatch import SETTLE_S, ClockWatch
 from scheduler.levers import Clocked, Levers
+from scheduler.service import OperatorOrder
 from scheduler.store.store import Store
+from tests.faults.test_clocks import clocks, light_lab, limit
 from tests.support.loops import START
 from tests.support.power_worlds import power_world, wait_until
 from tests.unit.test_agent_core import Node
@@ -158,6 +161,27 @@ class ClockNode(Node):
 
     def clocks(self):
         return {round(share * MAX_MHZ) for share in self.hall._gpus.clock.tolist()}
+
+
+def test_a_site_keeps_its_limit_and_says_whose_clocks_are_not_its_own(tmp_path):
+    with light_lab(tmp_path) as made:
+        made.run(timedelta(minutes=2), step_s=2)
+        limit(made, 24.0)
+        made.run(timedelta(minutes=1))
+        theirs = made.hall.gpus_of["chat"][:4]
+        kw = []
+        for _ in range(60):
+            made.hall.set_clocks(dict.fromkeys(theirs, MAX_MHZ))
+            tick = made.run(timedelta(seconds=1))[-1]
+            kw.append(tick.import_kw["lab"])
+        assert max(kw[30:]) <= 24.0 * 1.005, "the others make up for it"
+        assert tick.yielded_gpus == {"chat": 4}
+        assert any(note.code is Reason.CAP_YIELDED and "clocks of 4 GPUs" in note.text for note in tick.notes)
+        assert "clocks of 4 of its GPUs are left to another writer" in made.facade.explain("chat")
+        made.facade.order(OperatorOrder("resume", by="me"))
+        made.run(timedelta(seconds=3))
+        assert made.state.tick.yielded_gpus == {}
+        assert clocks(made) == {round(made.state.tick.clock_mhz["chat"] / MAX_MHZ, 4)}
 
 
 def test_an_agent_ramps_free_what_is_its_own_and_ends_with_what_is_not(tmp_path):
