@@ -25,6 +25,7 @@ from scheduler.api.auth import read_name
 from scheduler.api.encode import Json
 from scheduler.api.settings import ApiSettings
 from scheduler.service import Service
+from scheduler.web import hand
 from scheduler.web.view import Gallery, View
 
 KEY = "gridpace.page"
@@ -50,6 +51,7 @@ class PageContext:
 
     gallery: Gallery
     title: str
+    may_write: bool
 
 
 def attach(
@@ -57,7 +59,7 @@ def attach(
 ) -> tuple[ASGIApp, Callable[[FastAPI], AbstractAsyncContextManager[None]]]:
     """The ASGI application that answers what no API route does, and the lifespan that the page needs."""
     shell = _shell()
-    context = PageContext(Gallery(service, settings.title, settings.demo), settings.title)
+    context = PageContext(Gallery(service, settings.title, settings.demo), settings.title, bool(settings.write_tokens))
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := _refusal(scope, settings)) is not None:
@@ -116,7 +118,8 @@ async def _content(request: Request, site: str = "") -> None:
     context: PageContext = request.scope[KEY]
     ui.page_title(context.title)
     ui.add_css(STYLE)
-    elements = _Elements(await context.gallery.view(site))
+    ui.add_head_html(f"<script>{hand.SCRIPT}</script>")
+    elements = _Elements(await context.gallery.view(site), context.may_write)
 
     async def refresh() -> None:
         elements.show(await context.gallery.view(site))
@@ -127,7 +130,8 @@ async def _content(request: Request, site: str = "") -> None:
 class _Elements:
     """The parts of one visitor's page; each is sent again only when it changed."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, may_write: bool) -> None:
+        self._may_write = may_write
         self._html: dict[str, ui.html] = {}
         self._charts: dict[str, ui.echart] = {}
         self._drawn = view.charts
@@ -147,6 +151,9 @@ class _Elements:
                 )
             else:
                 self._html[name] = ui.html(view.html[name], sanitize=False).classes(f"gp-scroll gp-{name}")
+            if name == "events":  # never sent again: what somebody types in it stays
+                site = view.board.site.id if view.board.site is not None else ""
+                ui.html(hand.form(site, self._may_write), sanitize=False).classes("gp-hand-box")
 
     def show(self, view: View) -> None:
         """Bring the page to `view`."""

@@ -152,3 +152,36 @@ def test_page_asks_for_a_token_where_others_can_reach_it(service):
         assert answers[-1] == 503  # so many pages and no more
         assert httpx.get(f"{server.url}/healthz").status_code == 200
         assert httpx.get(f"{server.url}/nonsense").json() == {"error": "Not Found", "field": None}
+
+
+def test_an_event_is_added_changed_and_withdrawn_by_hand_with_a_token(browser, server, service):
+    browser.get(server.url)
+    wait_for(browser, lambda page: "Site power now" in text_of(page, ".gp-tiles"))
+    browser.find_element(By.CSS_SELECTOR, ".gp-hand-box summary").click()
+    told = []
+    service.add_event = lambda fields, by: told.append((fields, by)) or FakeService.add_event(service, fields, by)
+
+    def fill(**fields):
+        for name, value in fields.items():
+            field = browser.find_element(By.CSS_SELECTOR, f".gp-hand [name={name}]")
+            if field.tag_name == "select":
+                field.find_element(By.CSS_SELECTOR, f"[value={value}]").click()
+            else:
+                field.clear()
+                field.send_keys(value)
+        browser.find_element(By.CSS_SELECTOR, ".gp-hand button").click()
+
+    fill(id="phoned", kind="reduce_kw", minutes="45", token="wrong")
+    assert text_of(browser, ".gp-hand output") == "", "an order without its amount is not sent"
+    fill(amount="300")
+    wait_for(browser, lambda page: "token is not known" in text_of(page, ".gp-hand output"))
+    assert told == []
+    fill(token="secret")
+    wait_for(browser, lambda page: "phoned: " in text_of(page, ".gp-hand output"))
+    wait_for(browser, lambda page: "phoned" in text_of(page, ".gp-events"))
+    wanted = {"id": "phoned", "version": 1, "site": "west", "start": "now", "duration": "PT45M", "reduce_kw": 300}
+    assert told == [(wanted | {"emergency": False}, "amy")]
+    fill(act="cancel")
+    wait_for(browser, lambda page: "cancelled" in text_of(page, ".gp-hand output"))
+    assert service.book["phoned"].state == "cancelled"
+    assert browser.find_element(By.CSS_SELECTOR, ".gp-hand [name=id]").get_attribute("value") == "phoned"

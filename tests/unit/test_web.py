@@ -12,7 +12,7 @@ pytest.importorskip("nicegui")
 
 from optimizer.reasons import Note, Reason
 from scheduler.clock import VirtualClock
-from scheduler.web import charts, tables
+from scheduler.web import charts, hand, tables
 from scheduler.web.board import gather
 from scheduler.web.view import Gallery
 from tests.support.fake_service import EVENT, LIMIT_KW, SITE, START, FakeService
@@ -179,3 +179,9 @@ def test_of_overlapping_events_the_strictest_target_is_drawn():
 def test_a_stepped_past_keeps_its_corners():
     flat = [[float(at), kw] for at, kw in enumerate((5.0, 5.0, 5.0, 4.0, 4.0, 4.0, 5.0))]
     assert charts._turns(flat) == [[0.0, 5.0], [2.0, 5.0], [3.0, 4.0], [5.0, 4.0], [6.0, 5.0]]
+
+
+def test_the_form_of_the_operators_hand_is_there_where_somebody_may_write():
+    assert 'value="a&quot;&lt;b"' in hand.form('a"<b', may_write=True)
+    assert "<form" not in hand.form("west", may_write=False)
+    assert "api.tokens" in hand.form("west", may_write=False)
