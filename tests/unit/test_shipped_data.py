@@ -35,6 +35,7 @@ def bill(prices: dict[datetime, float], zone: ZoneInfo, first: date, last: date)
     ("name", "column", "count", "lowest", "highest", "peak"),
     [
         (CAISO, "price_per_mwh", 336, 61.48, 1262.8491, "2022-09-08T01:00Z"),
+        ("prices_caiso_np15_day_ahead_2022_december.csv", "price_per_mwh", 504, 38.4664, 444.8475, "2022-12-12T01:00Z"),
         (ERCOT, "price_per_mwh", 288, 0.5, 8995.26, "2021-02-17T06:00Z"),
         (AUTUMN, "price_per_mwh", 1177, 11.284, 379.0787, "2022-12-02T06:00Z"),
         (PJM, "price_per_mwh", 360, 35.550407, 4392.119704, "2022-12-24T09:00Z"),
