@@ -83,13 +83,13 @@ install: setup ## install the service below PREFIX (/opt/gridpace); run again to
 	rm -f $(STAGED_VENV)/.lock
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(UNITDIR) && install -d -m 750 $(DESTDIR)$(CONFDIR)
 	ln -sf $(PREFIX)/venv/bin/gridpace $(DESTDIR)$(BINDIR)/gridpace
-	for unit in gridpace gridpace-agent gridpace-gateway; do \
+	for unit in gridpace gridpace-agent gridpace-gateway gridpace-coordinator; do \
 	  sed -e 's#/opt/gridpace/#$(PREFIX)/#g' -e 's#/etc/gridpace/#$(CONFDIR)/#g' systemd/$$unit.service \
 	    > $(DESTDIR)$(UNITDIR)/$$unit.service || exit 1; done
 	install -D -m 644 systemd/gridpace.sysusers $(DESTDIR)$(SYSUSERSDIR)/gridpace.conf
 	install -d $(DESTDIR)$(TMPFILESDIR) \
 	  && sed 's#/etc/gridpace#$(CONFDIR)#' systemd/gridpace.tmpfiles > $(DESTDIR)$(TMPFILESDIR)/gridpace.conf
-	for file in gridpace gateway; do test -e $(DESTDIR)$(CONFDIR)/$$file.yaml \
+	for file in gridpace gateway coordinator; do test -e $(DESTDIR)$(CONFDIR)/$$file.yaml \
 	  || install -m 640 config/$$file.yaml $(DESTDIR)$(CONFDIR)/$$file.yaml || exit 1; done
 ifeq ($(DESTDIR),)
 	systemd-sysusers $(SYSUSERSDIR)/gridpace.conf && systemd-tmpfiles --create $(TMPFILESDIR)/gridpace.conf

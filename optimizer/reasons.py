@@ -109,6 +109,9 @@ class Reason(StrEnum):
     STORE_DEGRADED = "store_degraded"
     LEAD_TAKEN = "lead_taken"
     STANDBY_LOST = "standby_lost"
+    # what other sites do
+    ELSEWHERE = "elsewhere"
+    COORDINATOR_LOST = "coordinator_lost"
     # what is known of the cards
     CURVE_BORROWED = "curve_borrowed"
     CURVE_DEPARTS = "curve_departs"

@@ -24,6 +24,7 @@ from optimizer.timegrid import TimeGrid
 from scheduler.backoff import BaseLoadErrors
 from scheduler.clock_hand import ClockHand
 from scheduler.collect import Memory, Source
+from scheduler.coordination.shares import Shares
 from scheduler.curve_book import CurveBook
 from scheduler.dispatch import Dispatcher
 from scheduler.estimate import Foreign
@@ -155,6 +156,8 @@ class Context:
     """Where pools may be moved by their SM clocks."""
     latency: Mapping[str, Guard] = field(default_factory=dict)
     """Guards of the pools that have latency objectives."""
+    shares: Shares | None = None
+    """The coordinator's word, where one plans for several daemons."""
 
 
 @dataclass(frozen=True)

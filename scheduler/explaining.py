@@ -12,7 +12,7 @@ from scheduler.engine import Context, State
 from scheduler.holding import held_by
 from scheduler.latency_trim import latency_text
 from scheduler.orders import step_index
-from scheduler.reporting import zone_of
+from scheduler.reporting import coordinated, elsewhere, zone_of
 from scheduler.service import Refused
 from scheduler.status import can_shed
 
@@ -41,8 +41,11 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
         others = f" {yielded_text(target, tuple(left), left)}." if left else ""
         waits = latency_text(ctx, state, target)
         return f"{why} Its power curve: {ctx.curves.status(target).text}.{others}{clock_text(ctx, target)}{waits}"
+    if elsewhere(ctx, target):
+        return coordinated(ctx, target)
     if target in plan.jobs:
-        return explain_job(problem, plan, target, zone_of(ctx, plan.jobs[target].pool))
+        text = explain_job(problem, plan, target, zone_of(ctx, plan.jobs[target].pool))
+        return f"{text} {coordinated(ctx, target)}".rstrip()
     if target in ctx.sites:
         return _site_sentence(state, target)
     with suppress(AdapterError):

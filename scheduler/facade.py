@@ -14,9 +14,10 @@ from typing import Any
 
 from adapters.dr.polled import EventFeed
 from adapters.dr.webhook import parse_event
-from adapters.jobs.queue_rules import JobDesk, JobRefused
+from adapters.jobs.queue_rules import JobDesk, JobRefused, Movable
 from adapters.ports import AdapterError, EventChannel, EventMessage, EventRefused
 from optimizer.domain import BatchJob, Plan
+from scheduler.coordination.desk import CoordinationDesk
 from scheduler.engine import Context, State
 from scheduler.explaining import explain_target
 from scheduler.flexibility import available_kw, baseline_kw
@@ -45,7 +46,11 @@ class Facade:
     feeds: Mapping[str, EventFeed] = field(default_factory=dict)
     cued: Callable[[str], None] = lambda _: None
     _quoted: tuple[Plan, int, Quotes] | None = None
+    coordination: CoordinationDesk = field(init=False)
     standby: Callable[[], Mapping[str, Any] | None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.coordination = CoordinationDesk(self.ctx, self.state)
 
     def report(self) -> CycleReport | None:
         """See Service."""
@@ -247,11 +252,14 @@ class Facade:
         """See Service."""
         return self._job(lambda queue: queue.cancel(job_id, by).id)
 
-    def report_progress(self, job_id: str, done_gpu_h: float, finished: bool, sold: Sold | None = None) -> JobStatus:
+    def report_progress(
+        self, job_id: str, done_gpu_h: float, finished: bool, sold: Sold | None = None, site: str = ""
+    ) -> JobStatus:
         """See Service."""
         if sold is not None:
             self.ctx.sales.sold(job_id, sold, self.ctx.clock.now())
-        found = self._job(lambda queue: queue.report(job_id, done_gpu_h, finished).id, replan=finished)
+        moved = isinstance(self.ctx.jobs, Movable) and self.ctx.jobs.elsewhere().get(job_id, "") != site
+        found = self._job(lambda queue: queue.report(job_id, done_gpu_h, finished, site).id, replan=finished or moved)
         if sold is not None:
             self._keep_sales()
         return found
@@ -323,6 +331,7 @@ class Facade:
             "now": now,
             "store": self.ctx.store.state(),
             "standby": self.standby(),
+            "coordination": self.coordination.status(),
         }
 
     def _site(self, site: str) -> None:

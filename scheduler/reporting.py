@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
+from adapters.jobs.queue_rules import Movable
 from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, GpuPool, JobState, Plan, Problem, Work
 from optimizer.explain import explain_job, explain_pool
@@ -52,7 +53,13 @@ def cycle_report(
         supply=supply_statuses(ctx, state, now),
         sources=tuple(source_status(name, one, now, ctx.sources[name].kind) for name, one in seen.signals.items()),
         notes=merge_notes(
-            seen.notes, problem.notes, plan.notes, ctx.ledger.notes(now), ctx.store.notes(), tuple(state.notes)
+            seen.notes,
+            problem.notes,
+            plan.notes,
+            ctx.ledger.notes(now),
+            ctx.store.notes(),
+            ctx.shares.notes(now) if ctx.shares is not None else (),
+            tuple(state.notes),
         ),
     )
 
@@ -136,11 +143,15 @@ def job_status(job: BatchJob, ctx: Context, state: State) -> JobStatus:
     planned = plan.jobs.get(job.id) if plan is not None else None
     progress = min(1.0, job.done_gpu_h / job.work_gpu_h) if job.work_gpu_h > 0 else 1.0
     reason, why = Reason.NO_WORK.value, "not planned yet"
+    site = elsewhere(ctx, job.id)
     if job.state in (JobState.DONE, JobState.CANCELLED):
         reason, why = Reason.WORK_DONE.value, f"{job.id} is {job.state.value}"
+    elif site:
+        reason, why = Reason.ELSEWHERE.value, coordinated(ctx, job.id)
     elif plan is not None and problem is not None and planned is not None:
         step = step_index(plan, problem.made_at)
         reason, why = planned.reasons[step].value, explain_job(problem, plan, job.id, zone_of(ctx, planned.pool))
+        why = f"{why} {coordinated(ctx, job.id)}".rstrip()
     sale = ctx.sales.of(job.id)
     return JobStatus(
         id=job.id,
@@ -155,4 +166,21 @@ def job_status(job: BatchJob, ctx: Context, state: State) -> JobStatus:
         tokens=sale.tokens if sale is not None else 0,
         energy_kwh=sale.energy_kwh if sale is not None else 0.0,
         margin=sale.margin if sale is not None and sale.tokens else None,
+        site=site,
     )
+
+
+def elsewhere(ctx: Context, job: str) -> str:
+    """The other site that works on a job, or ""."""
+    return ctx.jobs.elsewhere().get(job, "") if isinstance(ctx.jobs, Movable) else ""
+
+
+def coordinated(ctx: Context, job: str) -> str:
+    """What the coordinator said of a job last, and where it is; "" where there is nothing to say."""
+    site, word = elsewhere(ctx, job), ctx.shares.last(job) if ctx.shares is not None else None
+    if word is None:
+        return f"{job} is worked on at {site}." if site else ""
+    assert ctx.shares is not None
+    where = f"{job} is worked on at {site}" if site else f"{job} is here"
+    should = "" if word.site == (site or ctx.shares.name) else f" and goes to {word.site}"
+    return f"{where}{should}: {word.why}."

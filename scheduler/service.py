@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from adapters.dr.desk import EventAnswer
 from optimizer.domain import Plan
+from scheduler.coordination.messages import Home, Share, SiteReport
 from scheduler.sales import Sale, Sold
 from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
 from scheduler.tokens import Quotes
@@ -50,6 +51,7 @@ class JobRequest:
     restart_gpu_h: float = 0.0
     after: tuple[str, ...] = ()
     data_gb: float = 0.0
+    sites: tuple[str, ...] = ()
     metadata: Mapping[str, str] | None = None
 
 
@@ -72,6 +74,22 @@ class Grant:
 
     pool: str
     gpus: int
+
+
+class Coordination(Protocol):
+    """The daemon as a coordinator and those who hand jobs over see it."""
+
+    def report(self) -> SiteReport:
+        """Its problem and its jobs that may move. Raises Refused."""
+        ...
+
+    def share(self, share: Share) -> None:
+        """Where its movable jobs should run; kept on disk when it returns. Raises Refused."""
+        ...
+
+    def homes(self) -> Mapping[str, Home]:
+        """Where movable jobs should run now."""
+        ...
 
 
 class Service(Protocol):
@@ -155,8 +173,11 @@ class Service(Protocol):
         """Cancel a job. Raises Refused when unknown or finished."""
         ...
 
-    def report_progress(self, job_id: str, done_gpu_h: float, finished: bool, sold: Sold | None = None) -> JobStatus:
-        """A worker's report of work done so far (GPU-hours at full throughput), and what it sold. Raises Refused."""
+    def report_progress(
+        self, job_id: str, done_gpu_h: float, finished: bool, sold: Sold | None = None, site: str = ""
+    ) -> JobStatus:
+        """A worker's report of work done so far (GPU-hours at full throughput), what it sold, and at which other site
+        it goes on ("": here). Raises Refused."""
         ...
 
     def report_sold(self, job_id: str, sold: Sold) -> None:
@@ -173,6 +194,11 @@ class Service(Protocol):
 
     def explain(self, target: str) -> str:
         """One sentence about a pool, a job, an event or a site. Raises Refused when unknown."""
+        ...
+
+    @property
+    def coordination(self) -> Coordination:
+        """What a coordinator of several daemons asks."""
         ...
 
     def health(self) -> Mapping[str, Any]:

@@ -140,6 +140,8 @@ class JobStatus:
     energy_kwh: float = 0.0
     margin: float | None = None
     """What was paid for them beyond the cost of the energy; None: nothing was sold."""
+    site: str = ""
+    """Other site that works on it."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from scheduler.clockwatch import ClockWatch
 from scheduler.collect import Memory, Source
 from scheduler.config import Config
 from scheduler.config.builtin import QueueConfig, WebhookConfig
+from scheduler.coordination.shares import Shares
 from scheduler.curve_book import CurveBook, borrowed
 from scheduler.desk import Sessions, desks
 from scheduler.dispatch import Dispatcher
@@ -127,6 +128,7 @@ def build(
     `make_hardware`: what brings the GPUs, where it is not the config that says so."""
     with ExitStack() as opened:
         clock, store = clock or build_clock(config), store or build_store(config)
+        opened.callback(store.close)
         parts = _built(config, clock, store, planner, channels, opened, make_hardware)
         opened.pop_all()
     return parts
@@ -142,10 +144,9 @@ def _built(
     make_hardware: MakeHardware,
 ) -> Parts:
     """What `build` says; everything that must be closed should the rest fail is pushed on `opened`."""
-    opened.callback(store.close)
     context = AdapterContext(clock, config.base_dir, records(store), config.currency)
     sources, tariffs = build_sources(config, context)
-    sites = site_models(config, tariffs)
+    sites, member = site_models(config, tariffs), config.coordination
     hardware = make_hardware(config, context, pool_models(config), sites, sources)
     opened.callback(hardware.close)
     pools, jobs = Pools(hardware.pools), build_jobs(config, context, hardware, store)
@@ -179,6 +180,7 @@ def _built(
         margin=config.margin,
         caution=caution(config),
         emergency_programs=frozenset(p.id for p in config.programs if p.emergency_below_floor),
+        shares=Shares(member.name, store) if member is not None else None,
         bring_jobs=JobBringer(config, jobs, store).bring if isinstance(jobs, JobQueue) else None,
     )
     return assemble(config, ctx, hardware, channels)

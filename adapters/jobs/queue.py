@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from adapters.jobs.queue_rules import JobFields, JobRefused, new_job, read, written
+from adapters.jobs.queue_rules import JobFields, JobRefused, new_job, read, sites_of, written
 from adapters.ports import Clock, RecordStore
 from optimizer.domain import BatchJob, JobState
 from optimizer.reasons import Note, Reason
@@ -50,6 +50,9 @@ class JobQueue:
         held = records.all("job")
         self._jobs = {key: read(body["job"]) for key, body in held.items()}
         self._metadata = {key: dict(body["metadata"]) for key, body in held.items()}
+        moves = {key: body.get("moves", {}) for key, body in held.items()}
+        self._sites = {key: tuple(one.get("sites", ())) for key, one in moves.items() if one.get("sites")}
+        self._away = {key: str(one["away"]) for key, one in moves.items() if one.get("away")}
         self._notes: dict[str, tuple[Note, ...]] = {}
         self._grants = _read_grants(records.get("job_grants", "now"), self._jobs)
 
@@ -68,8 +71,11 @@ class JobQueue:
             unknown = [name for name in job.after if name not in self._jobs]
             if unknown:
                 raise JobRefused(f"after: no job {unknown[0]!r} is known; submit it first")
-            metadata = dict(request.metadata or {})
-            self._records.put("job", job_id, {"job": written(job), "metadata": metadata})
+            metadata, sites = dict(request.metadata or {}), sites_of(request)
+            body = {"job": written(job), "metadata": metadata, "moves": {"sites": list(sites)}}
+            self._records.put("job", job_id, body)
+            if sites:
+                self._sites[job_id] = sites
             self._jobs[job_id], self._metadata[job_id], self._notes[job_id] = job, metadata, notes
             return job
 
@@ -92,6 +98,7 @@ class JobQueue:
         )
         same = all(getattr(held, name) == getattr(request, name) for name in names)
         same = same and tuple(dict.fromkeys(request.after)) == held.after
+        same = same and self._sites.get(held.id, ()) == sites_of(request)
         same = same and (request.release is None or request.release == held.release)
         same = same and (request.pool is None or (request.pool,) == held.pools)
         if not same or held.max_gpus != min(request.max_gpus, max(self._pools.get(name, 0) for name in held.pools)):
@@ -114,8 +121,9 @@ class JobQueue:
                 self._end(replace(job, state=JobState.CANCELLED), cancelled_by=by)
             return self._jobs[job_id]
 
-    def report(self, job_id: str, done_gpu_h: float, finished: bool) -> BatchJob:
-        """A worker's word: work done so far in GPU-hours, and whether that was all. Late reports never lower it.
+    def report(self, job_id: str, done_gpu_h: float, finished: bool, site: str = "") -> BatchJob:
+        """A worker's word: work done so far in GPU-hours, whether that was all, and at which other `site` it goes on
+        ("": here). Late reports never lower what is done. A job that is elsewhere has no GPUs here.
 
         Raises JobRefused: 404 unknown, 409 cancelled, 422 naming the field.
         """
@@ -127,11 +135,15 @@ class JobQueue:
                 raise JobRefused(f"{job_id} was cancelled", 409)
             if job.state is JobState.DONE:
                 return job
+            if site and site not in self._sites.get(job_id, ()):
+                raise JobRefused(f"site: {job_id} may not run at {site!r}")
             job = replace(job, done_gpu_h=min(job.work_gpu_h, max(job.done_gpu_h, done_gpu_h)))
             if finished:
                 self._end(replace(job, state=JobState.DONE))
             else:
-                self._keep(job)
+                self._keep(job, away=site)
+                if site:
+                    self._keep_grants({key: grant for key, grant in self._grants.items() if key != job_id})
             return self._now(self._jobs[job_id])
 
     def everything(self) -> Sequence[BatchJob]:
@@ -144,6 +156,16 @@ class JobQueue:
         with self._lock:
             return tuple(note for key, notes in self._notes.items() if key in self._jobs for note in notes)
 
+    def movable(self) -> Mapping[str, tuple[str, ...]]:
+        """See Movable."""
+        with self._lock:
+            return {key: sites for key, sites in self._sites.items() if self._jobs[key].state not in OVER}
+
+    def elsewhere(self) -> Mapping[str, str]:
+        """See Movable."""
+        with self._lock:
+            return dict(self._away)
+
     def metadata(self, job_id: str) -> Mapping[str, str]:
         """What the client attached. Raises JobRefused (404)."""
         with self._lock:
@@ -151,9 +173,9 @@ class JobQueue:
 
     # ------------------------------------------------------------ the loops
     def snapshot(self) -> Sequence[BatchJob]:
-        """Every job that is neither done nor cancelled, oldest first, with its grant."""
+        """Every job that is neither done nor cancelled nor at another site, oldest first, with its grant."""
         with self._lock:
-            return [self._now(job) for job in self._jobs.values() if job.state not in OVER]
+            return [self._now(job) for job in self._jobs.values() if job.state not in OVER and job.id not in self._away]
 
     def apply(self, gpus: Mapping[str, int]) -> Mapping[str, Reason]:
         """Grant GPUs from now on; jobs that are not named keep what they have. On disk when it returns; what the disk
@@ -170,8 +192,8 @@ class JobQueue:
             # Who gives GPUs back goes first, so that they can be granted again in the same round.
             for job_id in sorted(gpus, key=lambda key: gpus[key] - self._held(key)):
                 job = self._jobs.get(job_id)
-                if job is None or job.state in OVER:
-                    refused[job_id] = Reason.WORK_DONE
+                if job is None or job.state in OVER or job_id in self._away:
+                    refused[job_id] = Reason.ELSEWHERE if job_id in self._away else Reason.WORK_DONE
                     continue
                 held = grants.get(job_id)
                 used[job.pools] -= held.gpus if held else 0
@@ -228,10 +250,14 @@ class JobQueue:
         return replace(job, gpus=grant.gpus, started_at=grant.started_at, state=state,
                        running_since=grant.running_since if grant.gpus else None)  # fmt: skip
 
-    def _keep(self, job: BatchJob, **more: Any) -> None:
-        body = {"job": written(job), "metadata": self._metadata[job.id], **more}
+    def _keep(self, job: BatchJob, away: str = "", **more: Any) -> None:
+        moves = {"sites": list(self._sites.get(job.id, ())), "away": away}
+        body = {"job": written(job), "metadata": self._metadata[job.id], "moves": moves, **more}
         self._records.put("job", job.id, body)
         self._jobs[job.id] = job
+        self._away.pop(job.id, None)
+        if away:
+            self._away[job.id] = away
 
     def _end(self, job: BatchJob, **more: Any) -> None:
         """Done or cancelled: kept for a while, without GPUs."""
@@ -242,6 +268,7 @@ class JobQueue:
         finished = [key for key, other in self._jobs.items() if other.state in OVER]
         for key in finished[: max(0, len(finished) - MOST_FINISHED)]:
             del self._jobs[key], self._metadata[key]
+            self._sites.pop(key, None)
 
     def _keep_grants(self, grants: Mapping[str, _Grant]) -> None:
         if grants == self._grants:

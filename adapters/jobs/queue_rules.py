@@ -120,6 +120,11 @@ class JobFields(Protocol):
         ...
 
     @property
+    def sites(self) -> tuple[str, ...]:
+        """Other daemons' sites that may run it; its worker must know how to hand it over."""
+        ...
+
+    @property
     def after(self) -> tuple[str, ...]:
         """Jobs that must be done before it begins."""
         ...
@@ -127,6 +132,19 @@ class JobFields(Protocol):
     @property
     def metadata(self) -> Mapping[str, str] | None:
         """The client's own notes."""
+        ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A job system whose workers can hand jobs over to other sites."""
+
+    def movable(self) -> Mapping[str, tuple[str, ...]]:
+        """The other sites that may run each job that is not over."""
+        ...
+
+    def elsewhere(self) -> Mapping[str, str]:
+        """Jobs that another site works on, and which."""
         ...
 
 
@@ -142,8 +160,8 @@ class JobDesk(Protocol):
         """Withdraw a job."""
         ...
 
-    def report(self, job_id: str, done_gpu_h: float, finished: bool) -> BatchJob:
-        """A worker's word: work done so far in GPU-hours, and whether that was all."""
+    def report(self, job_id: str, done_gpu_h: float, finished: bool, site: str = "") -> BatchJob:
+        """A worker's word: work done so far in GPU-hours, whether that was all, and which other site does it."""
         ...
 
 
@@ -207,6 +225,13 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
             raise JobRefused(
                 f"metadata.{key[:40]}: key and text together are longer than {LONGEST_METADATA} characters"
             )
+
+
+def sites_of(request: JobFields) -> tuple[str, ...]:
+    """The other sites that may run it. Raises JobRefused for a job that can't be divided between two."""
+    if request.sites and (not request.preemptible or request.after):
+        raise JobRefused("sites: only a preemptible job that comes after no other may move")
+    return tuple(dict.fromkeys(request.sites))
 
 
 def _moment(moment: datetime, name: str) -> datetime:

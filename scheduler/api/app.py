@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from scheduler.api import channels, events, jobs, sales, views
+from scheduler.api import channels, coordination, events, jobs, sales, views
 from scheduler.api.encode import Json, clean
 from scheduler.api.gate import Gate
 from scheduler.api.settings import ApiSettings
@@ -51,7 +51,7 @@ def create_app(service: Service, settings: ApiSettings, metrics: Callable[[], by
         responses={"4XX": {"description": "Refused", "content": {"application/json": {"schema": ERROR_BODY}}}},
     )
     app.state.settings = settings
-    for part in (channels, events, jobs, sales):
+    for part in (channels, coordination, events, jobs, sales):
         app.include_router(part.routes(service))
     app.include_router(views.routes(service, metrics))
     if page is None:

@@ -24,9 +24,9 @@ def routes(service: Service) -> APIRouter:
     def listing(_: Reader) -> Json:
         return Json({"jobs": service.jobs()})
 
-    @router.get("/grants", summary="GPUs of every job that has some now: what workers ask for every second")
+    @router.get("/grants", summary="GPUs of every job that has some now, and where jobs should run that may move")
     def grants(_: Reader) -> Json:
-        return Json({"grants": service.grants()})
+        return Json({"grants": service.grants(), "homes": service.coordination.homes()})
 
     @router.get("/{job_id}", summary="One job")
     def one(job_id: str, _: Reader) -> Json:
@@ -47,7 +47,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/{job_id}/progress", summary="A worker's report of the work done so far")
     def progress(job_id: str, body: ProgressBody, _: Writer) -> Json:
         sold = body.sold.told() if body.sold is not None else None
-        return Json(service.report_progress(job_id, body.done_gpu_h, body.finished, sold))
+        return Json(service.report_progress(job_id, body.done_gpu_h, body.finished, sold, body.site or ""))
 
     @router.put("/{job_id}/sold", summary="What was sold of a job that is over")
     def sold(job_id: Name, body: SoldBody, _: Writer) -> Json:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from scheduler.coordination.messages import Home, Share
 from scheduler.sales import Sold
 from scheduler.service import JobRequest, OperatorOrder
 
@@ -75,6 +76,9 @@ class JobBody(Body):
         (), description="Jobs that must be done before it begins", examples=[["prepare-7"]]
     )
     data_gb: Annotated[float, Field(ge=0, le=1e9)] = Field(0.0, description="Gigabytes that go with it to another site")
+    sites: Annotated[tuple[Name, ...], Field(max_length=100)] = Field(
+        (), description="Other daemons' sites that may run it; its worker hands it over", examples=[["california"]]
+    )
     metadata: Annotated[dict[Name, Annotated[str, Field(max_length=1000)]], Field(max_length=50)] | None = None
 
     @model_validator(mode="after")
@@ -106,7 +110,27 @@ class ProgressBody(Body):
 
     done_gpu_h: Annotated[float, Field(ge=0, le=1e9)] = Field(description="GPU-hours at full throughput done so far")
     finished: bool = False
+    site: Name | None = Field(None, description="Other site that works on it; none: this one")
     sold: SoldBody | None = Field(None, description="What was sold of it so far")
+
+
+class HomeBody(Body):
+    """Where a job should run."""
+
+    site: Name
+    why: Annotated[str, Field(max_length=1000), AfterValidator(_printable)] = ""
+
+
+class ShareBody(Body):
+    """A coordinator's word to one daemon."""
+
+    made_at: Moment = Field(description="When it was planned; an older one is refused")
+    lease_s: Annotated[float, Field(gt=0, le=86_400)] = Field(description="How long it holds from its arrival")
+    homes: Annotated[dict[Name, HomeBody], Field(max_length=200_000)] = Field(description="Movable jobs by id")
+
+    def told(self) -> Share:
+        """As the service takes it."""
+        return Share(self.made_at, self.lease_s, {job: Home(one.site, one.why) for job, one in self.homes.items()})
 
 
 class OperatorBody(Body):

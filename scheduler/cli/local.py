@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN_STEPS = 48
 GATEWAY_CONFIG = Path("/etc/gridpace/gateway.yaml")
+COORDINATOR_CONFIG = Path("/etc/gridpace/coordinator.yaml")
 
 RivalNames = Annotated[
     str, typer.Option(help="Rules to run beside no control and perfect foresight, by comma; all, none, or bounds.")
@@ -27,7 +28,7 @@ RivalNames = Annotated[
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
-    first: tuple[Callable[..., None], ...] = (check, plan, run, doctor, gateway)
+    first: tuple[Callable[..., None], ...] = (check, plan, run, doctor, gateway, coordinate)
     last: tuple[Callable[..., None], ...] = (backtest, schema)
     for command in first:
         app.command()(command)
@@ -101,6 +102,33 @@ def gateway(
     from scheduler.gateway.process import run as run_gateway
 
     raise typer.Exit(run_gateway(config))
+
+
+def coordinate(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The coordinator's own file.")] = COORDINATOR_CONFIG,
+    once: Annotated[
+        bool, typer.Option("--once", help="One turn: give each site its share, and say what it is.")
+    ] = False,
+) -> None:
+    """Plan for several daemons: movable jobs go where power is cheap or clean.
+
+    Sites that do not answer, and all of them where this process ends, go on by themselves.
+
+    \b
+    Examples:
+      gridpace coordinate --config coordinator.yaml --once
+      gridpace coordinate
+    """
+    from scheduler.coordination.coordinator import Turn
+    from scheduler.coordination.process import run as run_coordinator
+
+    def show(turn: Turn) -> None:
+        for owner, homes in turn.homes.items():
+            for job, home in homes.items():
+                typer.echo(f"{owner}/{job} -> {home.site}: {home.why}")
+        typer.echo(turn.sentence())
+
+    raise typer.Exit(run_coordinator(config, show if once else None))
 
 
 def agent(ctx: typer.Context) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scheduler.config.generate_reference import gateway_reference, reference_text
-from scheduler.config.generate_sample import gateway_text, sample_text
+from scheduler.config.generate_reference import coordinator_reference, gateway_reference, reference_text
+from scheduler.config.generate_sample import coordinator_text, gateway_text, sample_text
 from scheduler.config.generate_schema import schema_text
 
 
@@ -21,6 +21,8 @@ def artefacts() -> dict[str, str]:
         "docs/config-reference.md": reference_text(),
         "config/gateway.yaml": gateway_text(),
         "docs/gateway-reference.md": gateway_reference(),
+        "config/coordinator.yaml": coordinator_text(),
+        "docs/coordinator-reference.md": coordinator_reference(),
     }
 
 

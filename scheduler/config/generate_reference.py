@@ -14,6 +14,7 @@ from scheduler.config.describe import default_of, is_list, model_of, plain, yaml
 from scheduler.config.entries import ENTRY_PLACES, shipped_models
 from scheduler.config.load import shipped_curves
 from scheduler.config.models import Config
+from scheduler.coordination.config import CoordinatorConfig
 from scheduler.gateway.config import GatewayConfig
 
 HEAD = """\
@@ -37,6 +38,14 @@ GATEWAY_HEAD = """\
 One YAML file describes a batch gateway (`gridpace gateway --config FILE`); [batches.md](batches.md) says how it is
 used. This page is generated (`gridpace schema --write`), `config/gateway.yaml` is the same as a commented sample.
 Lengths of time, paths and secrets are written as in [the daemon's file](config-reference.md).
+"""
+
+COORDINATOR_HEAD = """\
+# Reference of the coordinator's file
+
+One YAML file describes a coordinator of several daemons (`gridpace coordinate --config FILE`); [sites.md](sites.md)
+says what it does. This page is generated (`gridpace schema --write`), `config/coordinator.yaml` is the same as a
+commented sample. Lengths of time, paths and secrets are written as in [the daemon's file](config-reference.md).
 """
 
 KINDS = {
@@ -85,6 +94,11 @@ def reference_text() -> str:
 def gateway_reference() -> str:
     """The gateway's page as it is committed."""
     return "\n".join([GATEWAY_HEAD, *(_section(path, model) for path, model in _sections(GatewayConfig, ""))])
+
+
+def coordinator_reference() -> str:
+    """The coordinator's page as it is committed."""
+    return "\n".join([COORDINATOR_HEAD, *(_section(path, model) for path, model in _sections(CoordinatorConfig, ""))])
 
 
 def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:

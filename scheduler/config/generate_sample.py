@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 from scheduler.config.describe import default_of, is_list, is_required, model_of, plain, yaml_value
 from scheduler.config.entries import ENTRY_PLACES, entry_model
 from scheduler.config.models import Config
+from scheduler.coordination.config import CoordinatorConfig
 from scheduler.gateway.config import GatewayConfig
 
 WIDTH = 110
@@ -100,6 +101,19 @@ GATEWAY: dict[str, Any] = {
 }
 
 
+COORDINATOR_HEAD = """\
+# The coordinator of several daemons: every key, at its default or with an example. This file is generated
+# (`gridpace schema --write`). Start it with `gridpace coordinate --config FILE`; docs/sites.md says what it does.
+"""
+
+COORDINATOR: dict[str, Any] = {
+    "sites": [
+        {"name": "texas", "url": "http://texas.example.net:8642", "token": "credential:texas-token"},
+        {"name": "california", "url": "http://california.example.net:8642", "token": "credential:california-token"},
+    ],
+}
+
+
 def sample_text() -> str:
     """The daemon's sample as it is committed."""
     return _sample(Config, CHOSEN, HEAD)
@@ -108,6 +122,11 @@ def sample_text() -> str:
 def gateway_text() -> str:
     """The gateway's sample as it is committed."""
     return _sample(GatewayConfig, GATEWAY, GATEWAY_HEAD)
+
+
+def coordinator_text() -> str:
+    """The coordinator's sample as it is committed."""
+    return _sample(CoordinatorConfig, COORDINATOR, COORDINATOR_HEAD)
 
 
 def _sample(model: type[BaseModel], values: dict[str, Any], head: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field, PrivateAttr, model_validator
 
 from scheduler.config.base import ConfigPath, Currency, Model, PositiveDuration
+from scheduler.config.coordination import CoordinationConfig
 from scheduler.config.document import Document, path_text
 from scheduler.config.entries import MeterEntry, PowerEntry, SignalEntry, default_entry
 from scheduler.config.errors import FieldError, Problem
@@ -138,6 +139,11 @@ class Config(Model):
         default=None,
         description="Daemons that stand by for each other, on several machines. Absent: this one is alone.",
         examples=[{"lease": "6s"}],
+    )
+    coordination: CoordinationConfig | None = Field(
+        default=None,
+        description="Several daemons for which one coordinator plans. Absent: jobs stay at this daemon's sites.",
+        examples=[{"name": "texas"}],
     )
     backtest: BacktestConfig = Field(
         default_factory=BacktestConfig, description="What a backtest compares with.", examples=[{"no_control": "even"}]

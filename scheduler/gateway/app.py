@@ -23,6 +23,7 @@ from scheduler.gateway.guests import Guests, body_of
 from scheduler.gateway.market_routes import market_routes
 from scheduler.gateway.metrics import metrics_text
 from scheduler.gateway.model import ApiError
+from scheduler.gateway.move_routes import move_routes
 from scheduler.gateway.shelf import page
 
 log = structlog.get_logger("gridpace.gateway")
@@ -39,6 +40,7 @@ def create_app(gateway: Gateway) -> Starlette:
             *_Batches(gateway, guests).routes(),
             *_others(gateway, guests),
             *market_routes(gateway, guests),
+            *move_routes(gateway, guests),
         ],
         exception_handlers={ApiError: _refused, HTTPException: _http_error, Exception: _unforeseen},
     )

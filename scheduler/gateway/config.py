@@ -47,6 +47,17 @@ class UpstreamConfig(Model):
     )
 
 
+class PeerConfig(Model):
+    """Another site's gateway, which may take batches over from this one."""
+
+    name: Id = Field(description="Its site's name, as the coordinator knows it.", examples=["california"])
+    url: ServerUrl = Field(description="Its address, without /v1.", examples=["https://gateway.ca.example.net"])
+    key: Secret = Field(
+        description="Where the key lies by which this gateway is a tenant there.",
+        examples=["credential:california-key"],
+    )
+
+
 class FirmConfig(Model):
     """What is sold in advance: an amount of tokens until a deadline, at a price that holds."""
 
@@ -85,6 +96,12 @@ class TenantConfig(Model):
     requests_per_s: Positive = Field(
         default=200.0, description="Calls a second; twice as many may come at once.", examples=[200]
     )
+    sites: tuple[Id, ...] = Field(
+        default=(),
+        description="Other sites where its data may go and its batches run, among `peers`; a batch may name fewer. "
+        "Absent: its data stays here.",
+        examples=[["california"]],
+    )
     max_bytes: Count = Field(
         default=20_000_000_000, description="Bytes of files that are kept.", examples=[20_000_000_000]
     )
@@ -114,6 +131,19 @@ class GatewayConfig(Model):
     tenants: tuple[TenantConfig, ...] = Field(min_length=1, description="Who may use it.", examples=[[]])
     firm: FirmConfig = Field(
         default_factory=FirmConfig, description="Tokens sold in advance (`/v1/quotes`).", examples=[{"share": 0.5}]
+    )
+    site: Id | None = Field(
+        default=None,
+        description="This site's name among those that a coordinator plans for; needed with `peers`.",
+        examples=["texas"],
+    )
+    peers: tuple[PeerConfig, ...] = Field(
+        default=(), description="Gateways of other sites that may take batches over.", examples=[[]]
+    )
+    grace: PositiveDuration = Field(
+        default=timedelta(days=1),
+        description="How long after its window's end a batch is waited for at a site that can't be reached.",
+        examples=["1d"],
     )
     log_format: LogFormat = Field(
         default=LogFormat.AUTO,
@@ -150,7 +180,20 @@ class GatewayConfig(Model):
             raise FieldError("upstreams", "two servers have the same id")
         if len({tenant.name for tenant in self.tenants}) < len(self.tenants):
             raise FieldError("tenants", "two tenants have the same name")
+        _sites_known(self)
         return self
+
+
+def _sites_known(config: GatewayConfig) -> None:
+    peers = [peer.name for peer in config.peers]
+    if len(set(peers)) < len(peers) or config.site in peers:
+        raise FieldError("peers", "two of the sites, this one among them, have the same name")
+    if peers and config.site is None:
+        raise FieldError("site", "must be named where there are `peers`")
+    for number, tenant in enumerate(config.tenants):
+        for name in tenant.sites:
+            if name not in peers:
+                raise FieldError(f"tenants[{number}].sites", f"{name!r} is not one of `peers`")
 
 
 def load_gateway(path: Path) -> GatewayConfig:
@@ -172,6 +215,7 @@ def _check_secrets(document: Document, config: GatewayConfig) -> None:
     places: list[tuple[tuple[str | int, ...], SecretRef | None]] = [(("token",), config.token)]
     places += [(("upstreams", i, "key"), upstream.key) for i, upstream in enumerate(config.upstreams)]
     places += [(("tenants", i, "key"), tenant.key) for i, tenant in enumerate(config.tenants)]
+    places += [(("peers", i, "key"), peer.key) for i, peer in enumerate(config.peers)]
     keys: dict[str, str] = {}
     for place, secret in places:
         if secret is None:

@@ -35,17 +35,23 @@ class Daemon:
         """Queue a job; again is the same. Raises DaemonError."""
         await self._ask("POST", "/api/v1/jobs", job)
 
-    async def grants(self) -> dict[str, int]:
-        """GPUs of every job that has some now. Raises DaemonError."""
+    async def grants(self) -> tuple[dict[str, int], dict[str, str]]:
+        """GPUs of every job that has some now, and the site where a coordinator wants jobs that may move. Raises
+        DaemonError."""
         found = await self._ask("GET", "/api/v1/jobs/grants")
         try:
-            return {str(job): int(grant["gpus"]) for job, grant in found["grants"].items()}
+            homes = {str(job): str(home["site"]) for job, home in found.get("homes", {}).items()}
+            return {str(job): int(grant["gpus"]) for job, grant in found["grants"].items()}, homes
         except (KeyError, TypeError, ValueError, AttributeError):
             raise DaemonError(f"{self.url}: what answers there is not Gridpace") from None
 
-    async def progress(self, job: str, done_gpu_h: float, finished: bool, sold: Mapping[str, Any]) -> None:
-        """Report work done, and what was sold. Raises DaemonError."""
-        body = {"done_gpu_h": done_gpu_h, "finished": finished, "sold": sold}
+    async def progress(
+        self, job: str, done_gpu_h: float, finished: bool, sold: Mapping[str, Any], site: str = ""
+    ) -> None:
+        """Report work done, what was sold, and at which other site it is worked on ("": here). Raises DaemonError."""
+        body: dict[str, Any] = {"done_gpu_h": done_gpu_h, "finished": finished, "sold": sold}
+        if site:
+            body["site"] = site
         await self._ask("POST", f"/api/v1/jobs/{job}/progress", body)
 
     async def sold(self, job: str, sold: Mapping[str, Any]) -> None:

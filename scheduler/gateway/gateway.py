@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -22,12 +22,15 @@ from adapters.ports import AdapterError, Clock
 from scheduler.gateway.answers import Answers
 from scheduler.gateway.config import GatewayConfig, TenantConfig, UpstreamConfig
 from scheduler.gateway.daemon import Daemon
+from scheduler.gateway.host import Host
 from scheduler.gateway.lines import ENDPOINTS
 from scheduler.gateway.model import ApiError, Batch, InputError, Status, StoredFile
+from scheduler.gateway.mover import Mover
+from scheduler.gateway.peer import HttpPeer
 from scheduler.gateway.runner import Runner, Running, expire
 from scheduler.gateway.shelf import Shelf
 from scheduler.gateway.talk import Talk
-from scheduler.gateway.terms import checked_metadata, terms
+from scheduler.gateway.terms import checked_metadata, sites_of, terms
 from scheduler.gateway.trade import Trade
 from scheduler.gateway.upstream import Upstream
 from scheduler.gateway.validate import Checked, check
@@ -61,6 +64,8 @@ class Gateway:
         self.talk = Talk(
             daemon, self.trade, shelf, clock, self._of_model, refuse=self._refused, withdraw=self._cancelling
         )
+        self.mover = _mover(config, shelf, clock, self.talk.tell)
+        self.host = Host(shelf, clock.now, self._begin, self._cancelling, self._seen, self._room)
         self._checks: asyncio.Queue[str] = asyncio.Queue()
         self._news = asyncio.Event()
 
@@ -75,8 +80,11 @@ class Gateway:
     # ---------------------------------------------------------------- clients
     def keep(self, tenant: TenantConfig, filename: str, content: BinaryIO) -> StoredFile:
         """Store an upload (blocking). Raises ApiError (413)."""
+        return self.shelf.keep(tenant.name, filename, content, self._room(tenant))
+
+    def _room(self, tenant: TenantConfig) -> int:
         room = tenant.max_bytes - self.shelf.bytes_of(tenant.name)
-        return self.shelf.keep(tenant.name, filename, content, min(self.config.max_file_bytes, max(0, room)))
+        return min(self.config.max_file_bytes, max(0, room))
 
     def create(self, tenant: TenantConfig, body: Mapping[str, Any]) -> Batch:
         """Take a batch on; its file is checked next. Raises ApiError naming the parameter."""
@@ -98,9 +106,12 @@ class Gateway:
             id=f"batch_{secrets.token_hex(12)}", tenant=tenant.name, endpoint=str(endpoint), input_file=file.id,
             window=window, created_at=now, expires_at=asked.expires_at, deadline=asked.deadline,
             priority=asked.priority, max_price=asked.max_price, metadata=metadata,
-            quote=quote.id if quote is not None else None,
+            quote=quote.id if quote is not None else None, sites=sites_of(metadata, tenant.sites),
         )  # fmt: skip
-        self.shelf.put(batch)
+        return self._begin(self.shelf.put(batch))
+
+    def _begin(self, batch: Batch) -> Batch:
+        """Have a new batch checked."""
         self._checks.put_nowait(batch.id)
         return batch
 
@@ -119,16 +130,19 @@ class Gateway:
 
     def look(self, tenant: str, name: str) -> Batch:
         """A tenant's batch with what is answered now. Raises ApiError (404)."""
-        batch = self.shelf.batch(tenant, name)
+        return self._seen(self.shelf.batch(tenant, name))
+
+    def _seen(self, batch: Batch) -> Batch:
         for runner in self.runners.values():
-            if name in runner.running:
-                self._count(runner.running[name])
-                return runner.running[name].batch
+            if batch.id in runner.running:
+                self._count(runner.running[batch.id])
+                return runner.running[batch.id].batch
         return batch
 
     def trouble(self) -> list[str]:
         """What a person should look at now."""
         found = [f"daemon: {self.talk.trouble}"] if self.talk.trouble else []
+        found += [f"site {name}: {text}" for name, text in self.mover.trouble.items()]
         return found + [f"{name}: {one.trouble}" for name, one in self.runners.items() if one.trouble]
 
     def sentence(self) -> str:
@@ -170,6 +184,7 @@ class Gateway:
 
     async def close(self, drain_s: float) -> None:
         """Wait for what is under way, and close everything."""
+        await self.mover.close()
         await asyncio.gather(*(runner.drain(drain_s) for runner in self.runners.values()))
         for _, running in self._running():
             running.answers.close()
@@ -184,6 +199,7 @@ class Gateway:
         await self.talk.introduce(self._running())
         await self.talk.trying(self.trade.tell_sales())
         await self.talk.hear(self.runners.values())
+        self.mover.turn([running for _, running in self._running()], self.talk.homes)
         for _, running in self._running():
             self._count(running)
         if turn is not None:
@@ -211,7 +227,7 @@ class Gateway:
                 self._checks.put_nowait(batch.id)  # cancelled before it was checked
             elif batch.status in UNDER_WAY:
                 self._start(batch)
-                if batch.status is Status.CANCELLING:
+                if batch.status is Status.CANCELLING or batch.leg is not None:
                     self.runners[self._of_model[batch.model].id].stop(batch.id)
             elif batch.model and not batch.told:
                 self.talk.over(batch.id)
@@ -253,15 +269,18 @@ class Gateway:
 
     # ---------------------------------------------------------------- ending
     def _count(self, running: Running) -> None:
-        found, batch = running.answers, running.batch
+        found, batch, (far_good, far_bad) = running.answers, running.batch, running.elsewhere
         running.batch = replace(
-            batch, completed=found.completed, failed=found.failed,
+            batch, completed=min(found.completed + far_good, batch.total),
+            failed=min(found.failed + far_bad, batch.total),
             input_tokens=found.usage.input_tokens, output_tokens=found.usage.output_tokens,
         )  # fmt: skip
         self.shelf.show(running.batch)
 
     async def _end(self, runner: Runner, running: Running) -> None:
         now, batch = self._clock.now(), running.batch
+        if batch.leg is not None:
+            return  # another site's, until it has come back
         if batch.status is Status.IN_PROGRESS and now >= batch.expires_at and running.answers.left:
             runner.stop(batch.id)
             if not running.in_flight:
@@ -303,6 +322,11 @@ class Gateway:
 
     def _found(self, name: str) -> Batch | None:
         return self.shelf.known(name)
+
+
+def _mover(config: GatewayConfig, shelf: Shelf, clock: Clock, told: Callable[[str], None]) -> Mover:
+    peers = {one.name: HttpPeer(one.url, one.key.reveal(config.base_dir)) for one in config.peers}
+    return Mover(config.site or "", peers, shelf, clock.now, config.grace, told)
 
 
 def _upstream(config: UpstreamConfig, base_dir: Path) -> Upstream:

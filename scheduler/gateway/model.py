@@ -28,6 +28,14 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Leg(StrEnum):
+    """How far the hand-over of a batch is, from the moment on at which nothing more of it is sent here."""
+
+    RELEASED = "released"
+    TAKEN = "taken"
+    RECALLED = "recalled"
+
+
 OVER = frozenset({Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED})
 
 
@@ -89,7 +97,11 @@ class Batch:
     """A batch. `deadline` is when its owner wants it, at most `expires_at`, after which nothing is sent any more.
     `max_price` is what its owner pays at most for a million tokens (None: it must be done); `work_gpu_h` is what it was
     estimated to need. `quote`: the firm quote whose tokens it uses. `paid` is owed for its first `paid_tokens`. `told`:
-    the daemon has heard that it is over."""
+    the daemon has heard that it is over.
+
+    `sites`: other sites that may run it. From `leg` RELEASED on it is the site's that is called `away`, by its `token`,
+    until it has come back; `moves` counts its tokens, `shunned` are sites that did not do it. `origin`: whose it is,
+    where it was taken over from another site."""
 
     id: str
     tenant: str
@@ -118,6 +130,13 @@ class Batch:
     quote: str | None = None
     paid: float = 0.0
     paid_tokens: int = 0
+    sites: tuple[str, ...] = ()
+    leg: Leg | None = None
+    away: str = ""
+    token: str = ""
+    moves: int = 0
+    shunned: tuple[str, ...] = ()
+    origin: str = ""
 
     @property
     def tokens(self) -> int:
@@ -165,7 +184,7 @@ class Batch:
                 "total_tokens": self.input_tokens + self.output_tokens,
             },
             "metadata": dict(self.metadata) or None,
-            "gridpace": {"paid": self.paid, "quote": self.quote},
+            "gridpace": {"paid": self.paid, "quote": self.quote, "site": self.away or None},
         }
 
 
@@ -200,6 +219,9 @@ def read_batch(plain: Mapping[str, Any]) -> Batch:
     values["status"] = Status(values["status"])
     values["times"] = {name: datetime.fromisoformat(at) for name, at in values["times"].items()}
     values["errors"] = tuple(InputError(**error) for error in values["errors"])
+    for name in ("sites", "shunned"):
+        values[name] = tuple(values.get(name, ()))
+    values["leg"] = Leg(values["leg"]) if values.get("leg") else None
     return Batch(**values)
 
 

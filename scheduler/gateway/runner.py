@@ -36,7 +36,8 @@ Send = Callable[[str, Mapping[str, Any]], Awaitable[Outcome]]
 class Running:
     """A batch under way. `gpus` is its grant; `again` are lines to be sent once more before new ones are read; `done`
     is called when nothing of it is under way and nothing is left, or nothing more may be sent; `told`: answers that
-    the daemon has heard of."""
+    the daemon has heard of; `leaving`: it waits for what is under way, to go to another site; `elsewhere`: answers and
+    errors that lie there."""
 
     batch: Batch
     answers: Answers
@@ -46,6 +47,8 @@ class Running:
     in_flight: int = 0
     done: Callable[[], None] = lambda: None
     told: int = 0
+    leaving: bool = False
+    elsewhere: tuple[int, int] = (0, 0)
     again: deque[Line] = field(default_factory=deque)
     attempts: dict[int, int] = field(default_factory=dict)
     _lines: Iterator[tuple[int, bytes]] | None = None
@@ -56,6 +59,12 @@ class Running:
         """Whether a request of it may be sent now."""
         unsent = self.answers.left > self.in_flight and (self.again or not self._all_read)
         return self.gpus > 0 and not self.stopped and bool(unsent)
+
+    def restart(self) -> None:
+        """Read the lines from the first on again: others have answered some of them. Nothing may be under way."""
+        self.again.clear()
+        self.attempts.clear()
+        self._lines, self._all_read = None, False
 
     def next(self) -> Line | None:
         """The next line that is not answered; None when all are sent."""

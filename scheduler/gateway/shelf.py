@@ -34,12 +34,13 @@ class Shelf:
             left.unlink()
 
     # ---------------------------------------------------------------- files
-    def keep(self, tenant: str, filename: str, content: BinaryIO, most: int) -> StoredFile:
-        """Store a content (blocking). Raises ApiError (413) when it is larger than `most` bytes, and keeps nothing."""
-        name = f"file-{secrets.token_hex(12)}"
+    def keep(self, tenant: str, filename: str, content: BinaryIO, most: int, name: str | None = None) -> StoredFile:
+        """Store a content (blocking), as `name` where one is given. Raises ApiError (413) when it is larger than `most`
+        bytes, and keeps nothing."""
+        name = name or f"file-{secrets.token_hex(12)}"
         place = f"files/{name}"
         path = self.folder / place
-        part = path.with_suffix(".part")
+        part = self.folder / f"files/{secrets.token_hex(12)}.part"  # the same may come twice at once
         try:
             with part.open("xb") as file:
                 while piece := content.read(PIECE):
@@ -76,6 +77,10 @@ class Shelf:
         if found is None or found.tenant != tenant:
             raise ApiError(404, f"No such File object: {name}", "not_found", "id")
         return found
+
+    def held(self, name: str) -> StoredFile | None:
+        """A file of whichever tenant."""
+        return self._files.get(name)
 
     def files(self, tenant: str) -> list[StoredFile]:
         """A tenant's files, oldest first."""

@@ -59,6 +59,7 @@ class Talk:
         self._known: set[str] = set()
         self._due: dict[str, bool] = {}
         self._ended: dict[str, None] = {}
+        self.homes: dict[str, str] = {}
 
     # ---------------------------------------------------------------- beginning
     async def introduce(self, running: Sequence[tuple[Runner, Running]]) -> None:
@@ -71,7 +72,9 @@ class Talk:
     async def _submit(self, one: tuple[Runner, Running]) -> None:
         runner, running = one
         batch, upstream = running.batch, self._of_model[running.batch.model]
-        job = job_of(batch, upstream.pool, upstream.tokens_per_gpu_h, upstream.requests_per_gpu, self._clock.now())
+        size = self._shelf.file(batch.tenant, batch.input_file).bytes
+        per_h, per_gpu = upstream.tokens_per_gpu_h, upstream.requests_per_gpu
+        job = job_of(batch, upstream.pool, per_h, per_gpu, self._clock.now(), size)
         try:
             await self._daemon.submit(job)
         except DaemonError as error:
@@ -87,8 +90,9 @@ class Talk:
     async def hear(self, runners: Iterable[Runner]) -> None:
         """Pass on what the daemon grants."""
         try:
-            gpus = await self._daemon.grants()
+            gpus, self.homes = await self._daemon.grants()
         except DaemonError as error:
+            self.homes = {}  # no new move on an old word
             self._troubled(error)
             return
         if self.trouble:
@@ -107,6 +111,10 @@ class Talk:
             if at % REPORT_EVERY == 0:
                 self._due[name] = at % LOOK_EVERY == 0 or self._due.get(name, False)
         await self._each(_popped(self._due), lambda one: self._progress(by_name.get(one[0]), one[1]))
+
+    def tell(self, name: str) -> None:
+        """The daemon is to hear of a batch with the next turn: it has gone to another site, or come back."""
+        self._due[name] = True
 
     async def _progress(self, running: Running | None, anyway: bool) -> None:
         """Tell the daemon, where there is something to tell or `anyway`: its answer says whether the job still is."""
@@ -135,7 +143,8 @@ class Talk:
         """True once the daemon has heard it, or need not."""
         share = (batch.completed + batch.failed) / batch.total if batch.total else 1.0
         try:
-            await self._daemon.progress(batch.id, share * batch.work_gpu_h, finished, sold_of(batch))
+            done, sold = share * batch.work_gpu_h, sold_of(batch)
+            await self._daemon.progress(batch.id, done, finished, sold, "" if finished else batch.away)
         except DaemonError as error:
             if error.status == HELD and batch.status is Status.IN_PROGRESS:
                 log.warning("gateway.job_cancelled", batch=batch.id, why=str(error))

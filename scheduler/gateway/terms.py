@@ -2,21 +2,24 @@
 
 Why in `metadata`: it is the one place that every client already passes on unchanged. The keys: `deadline` (an aware
 time, or a duration from now), `priority` (a whole number), `max_price_per_million_tokens` (a bid: such a batch runs
-only where power is cheap enough for it, and may stay undone), `quote` (a firm quote that was accepted).
+only where power is cheap enough for it, and may stay undone), `quote` (a firm quote that was accepted), `sites` (which
+of the tenant's other sites its data may go to).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from scheduler.coordination.messages import MOVED_FROM
 from scheduler.gateway.model import ApiError, Batch
 
 DEADLINE, PRIORITY, MAX_PRICE, QUOTE = "deadline", "priority", "max_price_per_million_tokens", "quote"
+SITES = "sites"
 LONGEST_WINDOW = timedelta(days=30)
 MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
@@ -41,6 +44,19 @@ def terms(window: str, metadata: Mapping[str, str], now: datetime) -> Terms:
         raise _bad(f"metadata.{DEADLINE}", f"{deadline.isoformat()} is not between now and the end of {window}")
     bid = price_of(f"metadata.{MAX_PRICE}", metadata[MAX_PRICE]) if MAX_PRICE in metadata else None
     return Terms(expires_at, deadline, _priority(metadata.get(PRIORITY, "0")), bid)
+
+
+def sites_of(metadata: Mapping[str, str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """Other sites that may run a batch: those that its tenant allows, and of these only what the batch itself names (by
+    comma; "none" for none). Raises ApiError (400)."""
+    text = metadata.get(SITES)
+    if text is None:
+        return tuple(allowed)
+    names = [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in allowed:
+            raise _bad(f"metadata.{SITES}", f"{name!r} is not one of {', '.join(allowed) or 'none'}")
+    return tuple(dict.fromkeys(names))
 
 
 def checked_metadata(found: Any) -> dict[str, str]:
@@ -98,7 +114,9 @@ def _bad(param: str, text: str) -> ApiError:
     return ApiError(400, f"{param}: {text}", "invalid_value", param)
 
 
-def job_of(batch: Batch, pool: str, tokens_per_gpu_h: float, per_gpu: int, now: datetime) -> dict[str, Any]:
+def job_of(
+    batch: Batch, pool: str, tokens_per_gpu_h: float, per_gpu: int, now: datetime, size_bytes: int = 0
+) -> dict[str, Any]:
     """The batch as a job of the daemon (the body of `POST /api/v1/jobs`). A bid is worth what it pays for the tokens
     that a GPU makes in an hour, and costs nothing when it stays undone. One that is late already is due at the end of
     its window."""
@@ -111,6 +129,10 @@ def job_of(batch: Batch, pool: str, tokens_per_gpu_h: float, per_gpu: int, now: 
         "priority": batch.priority,
         "metadata": {"tenant": batch.tenant, "model": batch.model},
     }
+    if batch.sites:
+        job |= {"sites": list(batch.sites), "data_gb": size_bytes / 1e9}
+    if batch.origin:
+        job["metadata"][MOVED_FROM] = batch.origin
     if batch.max_price is not None:
         paid = batch.max_price * tokens_per_gpu_h / 1e6
         job |= {"value_per_gpu_h": paid, "undone_penalty": 0.0, "late_penalty": 0.0}

@@ -209,7 +209,7 @@ def _job_row(job: JobStatus, board: Board) -> Sequence[object]:
     finish = _moment(board, job.finish) if job.finish else "-"
     return (
         Markup("<b>{}</b>").format(job.id),
-        _chip(job.state, tone),
+        _chip(f"at {job.site}" if job.site else job.state, tone),
         _metered(f"{job.progress:.0%}", job.progress, "of its work"),
         f"{job.gpus:,}" if job.gpus else "-",
         _sold(job, board),

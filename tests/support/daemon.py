@@ -57,7 +57,7 @@ pools:
      gpus: {{uuids: [{chat}]}}}}
   - {{id: tune, site: lab, gpu_model: H100, count: 3, work: batch, curve: h100, gpus: {{uuids: [{tune}]}}}}
 signals:
-  - {{id: energy, type: constant, unit: USD/MWh, value: 60}}
+  - {{id: energy, type: constant, unit: USD/MWh, value: {price}}}
 power: {power}
 meters:
   - {{type: nvml}}
@@ -69,7 +69,7 @@ api:
   page: {page}
   tokens:
     - {{name: ops, scope: write, secret: "file:token"}}
-"""
+{more}"""
 
 
 def free_port():
@@ -97,7 +97,8 @@ class Machine:
         ids = [gpu.uuid for gpu in gpus]
         self.fields = {
             "mode": "control", "period": "0.25s", "state": "state", "limit": 100, "port": free_port(),
-            "page": "false", "power": "{type: nvml}", "chat": ", ".join(ids[:CHAT]), "tune": ", ".join(ids[CHAT:]),
+            "page": "false", "price": 60, "more": "",
+            "power": "{type: nvml}", "chat": ", ".join(ids[:CHAT]), "tune": ", ".join(ids[CHAT:]),
         }  # fmt: skip
         self.lives = []
         self.configure(**fields)

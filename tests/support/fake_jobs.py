@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from scheduler.service import Refused
 from scheduler.status import JobStatus
 
 
@@ -22,3 +23,12 @@ def first_jobs(start):
         row("lora-batch", "suspended", 0.6, 0, hours[20], "dr_event", "Suspended for evening-peak until 19:00.",
              hours[18]),
     ]  # fmt: skip
+
+
+class Alone:
+    """No coordinator is in the config."""
+
+    def report(self, *_):
+        raise Refused("coordination: is not in this daemon's config", 409)
+
+    share, homes = report, dict

@@ -26,7 +26,7 @@ from scheduler.status import (
     Tick,
 )
 from scheduler.tokens import INDICATION, PoolQuotes, QuotedInterval, Quotes, SiteValue
-from tests.support.fake_jobs import first_jobs, row
+from tests.support.fake_jobs import Alone, first_jobs, row
 
 START = datetime(2022, 9, 6, 21, tzinfo=UTC)  # 14:00 in California
 SITE, ZONE, LIMIT_KW, PUE = "west", "America/Los_Angeles", 4500.0, 1.12
@@ -61,6 +61,8 @@ class FakeService:
         self.orders = []
         self.extra_notes = ()
         self.started, self.broken = True, False
+
+        self.coordination = Alone()
 
     # ------------------------------------------------------------ the site as formulas
     def price_at(self, moment):
@@ -337,7 +339,7 @@ class FakeService:
     def report_sold(self, job_id, sold):
         self._known(job_id)
 
-    def report_progress(self, job_id, done_gpu_h, finished, sold=None):
+    def report_progress(self, job_id, done_gpu_h, finished, sold=None, site=""):
         with self.lock:
             job = self._known(job_id)
             job = self.queue[job_id] = replace(job, state="done" if finished else job.state)

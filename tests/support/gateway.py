@@ -26,11 +26,11 @@ upstreams:
   - {{id: llama, url: "{upstream}", pool: tune, models: [tiny, small], tokens_per_gpu_h: {speed},
      requests_per_gpu: {per_gpu}}}
 tenants:
-  - {{name: research, key: "file:research", max_requests: {most}}}
+  - {{name: research, key: "file:research", max_requests: {most}{mine}}}
   - {{name: product, key: "file:product", weight: 3, requests_per_s: {often}}}
 max_batch_requests: {largest}
 max_file_bytes: {bytes}
-"""
+{others}"""
 
 
 class Desk:
@@ -44,7 +44,8 @@ class Desk:
             (folder / name).chmod(0o600)
         self.port = free_port()
         values = {"port": self.port, "daemon": daemon, "upstream": upstream, "speed": 12_000, "per_gpu": 4,
-                  "most": 1_000_000, "often": 200, "largest": 1_000_000, "bytes": 10**9} | fields  # fmt: skip
+                  "most": 1_000_000, "often": 200, "largest": 1_000_000, "bytes": 10**9,
+                  "mine": "", "others": ""} | fields  # fmt: skip
         (folder / "gateway.yaml").write_text(CONFIG.format(**values))
 
     @property

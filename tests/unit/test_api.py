@@ -279,7 +279,7 @@ def test_what_reaches_a_log_stays_on_its_line():
 
 def test_the_description_is_whole_and_nothing_asks_another_host(client):
     paths = client.get("/openapi.json").json()["paths"]
-    assert len(paths) == 20
+    assert len(paths) == 22
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
     assert "default-src 'self'" in client.get("/healthz").headers["content-security-policy"]
 

@@ -54,7 +54,7 @@ def test_no_model_takes_unknown_keys_or_changes():
 
 
 def test_writing_reports_only_what_changed(tmp_path):
-    assert len(write_artefacts(tmp_path)) == 5
+    assert len(write_artefacts(tmp_path)) == 7
     (tmp_path / "config/schema.json").write_text("{}")
     assert write_artefacts(tmp_path) == [tmp_path / "config/schema.json"]
 

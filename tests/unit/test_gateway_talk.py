@@ -46,9 +46,9 @@ class Slow:
 
     async def grants(self):
         await self._answer("grants")
-        return {}
+        return {}, {}
 
-    async def progress(self, job, done_gpu_h, finished, sold):
+    async def progress(self, job, done_gpu_h, finished, sold, site=""):
         self.reports[job] += 1
         await self._answer("progress")
 

@@ -190,3 +190,32 @@ def test_a_gang_gets_its_least_gpus_or_none_and_its_run_counts_from_its_last_sta
     assert (held.started_at, held.running_since, held.min_gpus) == (NOON, NOON + HOUR, 8)
     with pytest.raises(JobRefused, match="min_gpus: 17 is more than it can ever have"):
         queue.submit(job("huge", max_gpus=17, min_gpus=17), NOON)
+
+
+def test_a_job_at_another_site_has_no_gpus_here_and_comes_back_with_its_work(queue, store, clock):
+    queue.submit(job(sites=("california",)), NOON)
+    queue.submit(job("bound"), NOON)
+    assert queue.movable() == {"nightly": ("california",)}
+    assert queue.apply({"nightly": 5, "bound": 2}) == {}
+    for name, site in (("nightly", "oregon"), ("bound", "california")):
+        with pytest.raises(JobRefused, match="may not run at"):
+            queue.report(name, 1.0, finished=False, site=site)
+    queue.report("nightly", 10.0, finished=False, site="california")
+    for one in (queue, JobQueue(store, POOLS, clock)):
+        assert one.elsewhere() == {"nightly": "california"}
+        assert [held.id for held in one.snapshot()] == ["bound"], "neither planned nor granted here"
+        assert one.apply({"nightly": 5}) == {"nightly": Reason.ELSEWHERE}
+        assert {held.id: held.gpus for held in one.everything()} == {"nightly": 0, "bound": 2}
+    queue.report("nightly", 30.0, finished=False)
+    assert {held.id: held.left_gpu_h for held in queue.snapshot()} == {"nightly": 10.0, "bound": 40.0}
+    assert queue.elsewhere() == {}
+    assert queue.apply({"nightly": 5}) == {}
+    queue.report("nightly", 40.0, finished=True)
+    assert (queue.elsewhere(), queue.movable()) == ({}, {})
+
+
+@pytest.mark.parametrize("fields", [{"preemptible": False}, {"after": ("first",)}])
+def test_what_cannot_be_handed_over_may_name_no_other_site(queue, fields):
+    queue.submit(job("first"), NOON)
+    with pytest.raises(JobRefused, match=r"^sites: "):
+        queue.submit(job(sites=("california",), **fields), NOON)

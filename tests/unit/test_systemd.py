@@ -11,7 +11,8 @@ import pytest
 from tests.support.system import require
 
 ROOT = Path(__file__).resolve().parents[2]
-UNITS = {"gridpace.service": 1.5, "gridpace-agent.service": 2.0, "gridpace-gateway.service": 1.5}
+UNITS = {"gridpace.service": 1.5, "gridpace-agent.service": 2.0, "gridpace-gateway.service": 1.5,
+         "gridpace-coordinator.service": 1.5}  # fmt: skip
 COMMAND = "/opt/gridpace/venv/bin/gridpace"
 
 
@@ -82,6 +83,8 @@ def test_install_stages_a_whole_service(tmp_path):
     gateway = (stage / "etc/systemd/system/gridpace-gateway.service").read_text()
     assert "\nExecStart=/srv/pace/venv/bin/gridpace gateway --config /etc/site/gateway.yaml\n" in gateway
     assert (stage / "etc/site/gateway.yaml").read_text() == (ROOT / "config/gateway.yaml").read_text()
+    coordinator = (stage / "etc/systemd/system/gridpace-coordinator.service").read_text()
+    assert "\nExecStart=/srv/pace/venv/bin/gridpace coordinate --config /etc/site/coordinator.yaml\n" in coordinator
     assert "d /etc/site " in (stage / "etc/tmpfiles.d/gridpace.conf").read_text()
     assert "u gridpace " in (stage / "etc/sysusers.d/gridpace.conf").read_text()
     assert not [path for path in (stage / "srv").rglob("*") if path.stat(follow_symlinks=False).st_mode & 0o022

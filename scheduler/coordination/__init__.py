@@ -1,0 +1,1 @@
+"""Several daemons, each running its own site, and one coordinator that says where movable jobs should run."""
