@@ -132,6 +132,30 @@ def test_a_leader_that_is_cut_off_stops_before_the_other_begins(stack, tmp_path)
     wait_until(lambda: pair.lives[lead].event(id="cut", reduce_percent=40)[0] == 200, BOUND_S)
 
 
+def test_the_only_server_is_killed_in_the_middle_of_an_event_and_ends_the_lead_but_not_the_event(stack, tmp_path):
+    pair = Pair(stack, tmp_path, caps_s=8)
+    pair.start("a")
+    pair.leader(BOUND_S)
+    life = pair.lives["a"]
+    assert life.event(id="heat", reduce_percent=40, duration="PT20M")[0] == 200
+    wait_until(lambda: pair.held() >= LOWERED and pair.owed() == CARDS, BOUND_S)
+    with watched(pair) as seen:
+        pair.servers.stop()
+        wait_until(lambda: pair.said_at("a", leading=False), BOUND_S)
+        status, _ = life.event(id="unheard", reduce_percent=45, duration="PT20M") or (503, {})
+        assert status == 503, "nobody can say that it is kept"
+        wait_until(lambda: pair.phase() == "holding", BOUND_S)  # its lease is over, its trajectory is not
+        assert pair.held() >= LOWERED
+        pair.servers.start()
+        assert pair.leader(BOUND_S) == ("a", None)
+        deeper = {"id": "deeper", "reduce_percent": 45, "duration": "PT20M"}
+        wait_until(lambda: (life.event(**deeper) or (0,))[0] in {200, 409}, BOUND_S)
+    assert set(seen) == {CARDS}, "limits were given back in the middle of the event"
+    assert life.process.poll() is None
+    assert sorted(event["id"] for event in life.get("/api/v1/events")["events"]) == ["deeper", "heat"]
+    assert told(pair, "a", "heat") == told(pair, "a", "deeper") == 1
+
+
 def test_a_pair_goes_on_when_a_cluster_of_three_loses_a_server(stack, tmp_path):
     pair = Pair(stack, tmp_path, count=3, replicas=3, lease_s=6)
     pair.start("a", "b")

@@ -4,9 +4,10 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 
+from adapters.power.agent import AgentPower
 from tests.support.daemon import ROOT, Machine
 from tests.support.nats import nats_servers
 from tests.support.relay import Relay
@@ -17,8 +18,9 @@ LEASE_S = 3
 class Pair:
     """Machines `a` and `b` with the same config but for name, port and folder; the cards hang on the bus's node n1."""
 
-    def __init__(self, stack, folder, count=1, lease_s=LEASE_S, replicas=1, relayed=False):
-        """`relayed`: each daemon reaches the (one) server through a relay of its own, in `relays`."""
+    def __init__(self, stack, folder, count=1, lease_s=LEASE_S, replicas=1, relayed=False, caps_s=20):
+        """`relayed`: each daemon reaches the (one) server through a relay of its own, in `relays`. `caps_s`: how long
+        caps hold that nobody renews."""
         self.servers = stack.enter_context(nats_servers(folder / "bus", "n1", count=count))
         self.machines = {}
         known = self.servers.settings("daemon")
@@ -32,7 +34,7 @@ class Pair:
                 urls = (f"tls://127.0.0.1:{self.relays[name].port}",)
             power = (
                 f"{{type: fleet, servers: [{', '.join(urls)}], seed: {known.seed_file}, ca: {known.ca_file}, "
-                f"nodes: [n1], replicas: {replicas}, lease: 20s}}\nstandby: {{name: {name}, lease: {lease_s}s}}"
+                f"nodes: [n1], replicas: {replicas}, lease: {caps_s}s}}\nstandby: {{name: {name}, lease: {lease_s}s}}"
             )
             machine = self.machines[name] = Machine(folder / name, power=power)
             stack.callback(machine.close)
@@ -85,6 +87,11 @@ class Pair:
         """How many cards have a lower limit than before Gridpace came."""
         limits = self.cards.limits_w()
         return sum(limits[gpu] < watts for gpu, watts in self.machines["a"].first.items())
+
+    def phase(self):
+        """What the agent does now, by its own socket."""
+        with closing(AgentPower(self.found.parent.with_name("n1.sock"))) as agent:
+            return agent.status()["phase"]
 
     def owed(self):
         """How many cards their agent has to give back; a cap may be as high as a first limit, so `held` may be less."""
