@@ -302,7 +302,7 @@ def build_channels(config: Config, store: Store, clock: Clock) -> dict[str, Chan
         secret = entry.secret.reveal(config.base_dir).encode()
         window_s = {program.id: entry.replay_window.total_seconds()}
         try:
-            channels[program.id] = Webhook({program.id: secret}, records(store), lambda: datetime.now(UTC), window_s)
+            channels[program.id] = Webhook({program.id: secret}, store, lambda: datetime.now(UTC), window_s)
         except ValueError as error:
             raise AdapterError(f"{config.place('programs', index, 'channel')}: {error}") from error
     return channels

@@ -14,9 +14,10 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Any, Protocol
 
 from adapters.dr.body import parse_event
-from adapters.ports import EventMessage, EventRefused, RecordStore
+from adapters.ports import EventMessage, EventRefused
 
 __all__ = ["Webhook", "parse_event", "sign"]
 
@@ -30,6 +31,14 @@ _SIGNATURE = re.compile(r"[0-9a-f]{64}")
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 
 
+class NonceStore(Protocol):
+    """Where nonces are kept."""
+
+    def put_once(self, kind: str, key: str, value: Mapping[str, Any]) -> bool:
+        """Keep a record unless one of that key is there, durable when it returns; False where one is."""
+        ...
+
+
 class Webhook:
     """`EventChannel` for the programs whose secrets it is given (program id -> secret).
 
@@ -40,7 +49,7 @@ class Webhook:
     def __init__(
         self,
         secrets: Mapping[str, bytes],
-        records: RecordStore,
+        records: NonceStore,
         wall: Callable[[], datetime],
         windows_s: Mapping[str, float] | None = None,
     ) -> None:
@@ -72,9 +81,8 @@ class Webhook:
                 raise _not_authenticated()
             self._coming.add(nonce)
         try:
-            if self._records.get("nonce", nonce) is not None:
+            if not self._records.put_once("nonce", nonce, {"forget_after_s": NONCE_KEPT_S}):
                 raise _not_authenticated()
-            self._records.put("nonce", nonce, {"forget_after_s": NONCE_KEPT_S})
         finally:
             with self._lock:
                 self._coming.discard(nonce)

@@ -18,17 +18,24 @@ from scheduler.store.codec import Damaged, checksum, json_text, read_body, text_
 from scheduler.store.copy import MIRRORED, Mirrored, SmallCopy
 from scheduler.store.database import Database, StoreDegraded
 
+UPDATE = "UPDATE SET body = excluded.body, crc = excluded.crc, forget_at = excluded.forget_at"
+
 
 @dataclass(frozen=True)
 class Record:
     """One document to keep. `log_at` also appends it to the append-only log, as of that time, in the same transaction;
-    `log_only` appends it without touching the record of that key."""
+    `log_only` appends it without touching the record of that key. `once`: only where there is none of that key yet."""
 
     kind: str
     key: str
     value: Mapping[str, Any]
     log_at: datetime | None = None
     log_only: bool = False
+    once: bool = False
+
+
+class KeptBefore(Exception):
+    """A record that is kept once was there already."""
 
 
 @dataclass
@@ -37,6 +44,7 @@ class _Waiting:
 
     rows: list[tuple[Record, str]]
     done: bool = False
+    kept_before: bool = False
     error: Exception | None = None
 
 
@@ -54,7 +62,8 @@ class Records:
 
     def put_all(self, records: Iterable[Record]) -> None:
         """Keep several records in one transaction: all of them or, with StoreDegraded, none. Who waits for the disk
-        meanwhile is written by whoever gets to it next, in one go: most of the time of a write is the disk's."""
+        meanwhile is written by whoever gets to it next, in one go: most of the time of a write is the disk's. Raises
+        KeptBefore where one that is kept `once` was there."""
         mine = _Waiting([(record, json_text(record.value)) for record in records])
         self._waiting.append(mine)
         with self._database.lock:
@@ -62,6 +71,8 @@ class Records:
                 self._write_waiting()
         if mine.error is not None:
             raise mine.error
+        if mine.kept_before:
+            raise KeptBefore
 
     def _write_waiting(self) -> None:
         """Commit all that waits; where that fails, each by itself, so that nobody fails for another's fault."""
@@ -90,8 +101,8 @@ class Records:
         mirrored = any(record.kind in MIRRORED for one in batch for record, _ in one.rows)
         with self._database.write() as db:
             for one in batch:
-                for record, body in one.rows:
-                    self._write(db, record, body)
+                written = [self._write(db, record, body) for record, body in one.rows]
+                one.kept_before = not all(written)
             if mirrored:
                 _set_meta(db, "generation", self._meta("generation") + 1)
         if mirrored:
@@ -128,7 +139,8 @@ class Records:
                 self._save_copy()
         return gone
 
-    def _write(self, db: sqlite3.Connection, record: Record, body: str) -> None:
+    def _write(self, db: sqlite3.Connection, record: Record, body: str) -> bool:
+        """Write one record; False where it is kept once and was there."""
         crc = checksum(record.kind, record.key, body)
         if record.log_at is not None:
             db.execute(
@@ -136,17 +148,18 @@ class Records:
                 (record.kind, record.key, time_text(record.log_at), body, crc),
             )
         if record.log_only:
-            return
+            return True
         now, age = self._database.wall(), record.value.get("forget_after_s")
         forget_at = None if age is None else time_text(now + timedelta(seconds=float(age)))
         if forget_at is not None:
             db.execute("DELETE FROM records WHERE forget_at < ?", (time_text(now),))
-        db.execute(
-            """INSERT INTO records (kind, key, body, crc, forget_at) VALUES (?, ?, ?, ?, ?)
-               ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body, crc = excluded.crc,
-               forget_at = excluded.forget_at""",
+        conflict = "NOTHING" if record.once else UPDATE
+        done = db.execute(
+            "INSERT INTO records (kind, key, body, crc, forget_at) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - our own text
+            f" ON CONFLICT (kind, key) DO {conflict}",
             (record.kind, record.key, body, crc, forget_at),
         )
+        return done.rowcount == 1
 
     def _body(self, kind: str, key: str, body: str, crc: int) -> dict[str, Any] | None:
         try:

@@ -27,7 +27,7 @@ from scheduler.store.database import Database, Replica, StoreDegraded
 from scheduler.store.history import History
 from scheduler.store.journal import FirstLimit, FirstLimits, Intent, Journal
 from scheduler.store.opening import NewerStore, Opened, StoreError, open_file
-from scheduler.store.records import Record, Records
+from scheduler.store.records import KeptBefore, Record, Records
 from scheduler.store.schema import migrate
 
 __all__ = ["FirstLimit", "Intent", "NewerStore", "Record", "Store", "StoreDegraded", "StoreError"]
@@ -116,6 +116,14 @@ class Store:
         A number under `forget_after_s` lets the record be forgotten that many real seconds from now.
         """
         self._records.put_all([Record(kind, key, value)])
+
+    def put_once(self, kind: str, key: str, value: Mapping[str, Any]) -> bool:
+        """As `put`, where there is no record of that key; False, and nothing changed, where there is one."""
+        try:
+            self._records.put_all([Record(kind, key, value, once=True)])
+        except KeptBefore:
+            return False
+        return True
 
     def put_all(self, records: Iterable[Record]) -> None:
         """Keep several records in one transaction: all of them or, with StoreDegraded, none."""

@@ -50,6 +50,14 @@ def test_records_come_back_oldest_first_and_whole(store, path):
     store.close()
 
 
+def test_what_is_kept_once_stays_as_it_was_first_said(store):
+    assert store.put_once("nonce", "a", {"n": 1})
+    assert not store.put_once("nonce", "a", {"n": 2})
+    store.put("nonce", "b", {"n": 3})
+    assert not store.put_once("nonce", "b", {"n": 4})
+    assert store.all("nonce") == {"a": {"n": 1}, "b": {"n": 3}}
+
+
 def test_several_records_are_kept_together_or_not_at_all(store):
     with pytest.raises(TypeError):
         store.put_all([Record("job", "a", {"x": 1}), Record("job", "b", {"x": object()})])
