@@ -311,7 +311,7 @@ def _event(
         Violation(event.id, t, "import over the event's cap is not declared")
         for t in _where(bought > cap + declared + tol)
     ]
-    if event.firm or event.emergency:
+    if (event.firm or event.emergency) and np.any(bought > cap + tol):
         deep = _in_force(problem, event) & event.emergency
         least = np.array(site.pue) * (_least_kw(pools, fixed, deep, limit=False) + other) - output
         if site.batteries:
