@@ -83,6 +83,17 @@ class Highs:
         must(self._solver.changeObjectiveOffset(arrays.offset), "offset")
         self.arrays = arrays
 
+    def add_columns(self, more: Arrays, arrays: Arrays) -> None:
+        """Add these columns behind those it has, each at its lower bound; `arrays` is the whole then."""
+        must_be_numbers(more)
+        must(
+            self._solver.addCols(
+                len(more.cost), more.cost, more.low, more.high, len(more.value), more.starts, more.index, more.value
+            ),
+            "columns",
+        )
+        self.arrays = arrays
+
     def bound(self, columns: Ints, low: Floats, high: Floats) -> None:
         """Change the bounds of some columns."""
         self._bounded = True
@@ -115,6 +126,11 @@ class Highs:
 
     def run(self, time_limit_s: float) -> Answer:
         """Solve. Raises SolveError when there is no usable point within the time."""
+        return self.answer(self.solve(time_limit_s))
+
+    def solve(self, time_limit_s: float) -> float:
+        """Solve, and leave the answer unread; the seconds. Raises SolveError when there is no usable point within the
+        time."""
         before = float(self._solver.getRunTime())
         self.option("time_limit", before + max(1e-3, float(time_limit_s)))
         self._solver.run()
@@ -122,14 +138,22 @@ class Highs:
         incumbent = self.mixed and info.primal_solution_status == 2 and status == TIME_LIMIT
         if status != OPTIMAL and not incumbent:
             raise self._failure(status, time_limit_s)
-        solution = self._solver.getSolution()
+        return float(self._solver.getRunTime()) - before
+
+    def row_duals(self) -> Floats:
+        """Duals of the rows alone, of the last solve."""
+        return np.array(self._solver.getSolution().row_dual)
+
+    def answer(self, seconds: float) -> Answer:
+        """What the last solve found; it took these seconds."""
+        solution, info = self._solver.getSolution(), self._solver.getInfo()
         return Answer(
             np.array(solution.col_value),
             np.array(solution.row_dual),
             np.array(solution.col_dual),
             float(info.objective_function_value),
-            status == OPTIMAL,
-            float(self._solver.getRunTime()) - before,
+            self._solver.getModelStatus() == OPTIMAL,
+            seconds,
             int(info.simplex_iteration_count),
         )
 

@@ -30,6 +30,7 @@ from optimizer.oneway import one_way
 from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import awake_in_time, draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
+from optimizer.sifting import MOST_SHARE, Sifted, worth_sifting
 from optimizer.tanks import Grouped, tanks_of
 from optimizer.validate import validate
 from optimizer.voluntary import answers_of
@@ -72,6 +73,7 @@ class Session:
     _facts: Facts | None = None
     _compiled: bool = False
     _solver: Highs | None = None
+    _sifted: Sifted | None = None
     _last: Remembered | None = None
     _classes: Grouped = field(init=False)
     _plans: int = 0
@@ -216,6 +218,11 @@ class Session:
 
     def _solve(self, facts: Facts, arrays: Arrays, time_limit_s: float, remember: bool = True) -> Answer:
         """Solve as a linear program, warm where something is remembered."""
+        last = self._last
+        if remember and last is not None and worth_sifting(last.arrays, arrays):
+            sifted = self._sift(facts, last, arrays, time_limit_s)
+            if sifted is not None:
+                return sifted
         if self._solver is not None and same_matrix(self._solver.arrays, arrays):
             self._solver.write(arrays)
         else:
@@ -231,6 +238,22 @@ class Session:
         if remember:
             columns, rows = self._solver.basis(answer.point)
             self._last = Remembered(arrays, self._classes, columns, rows)
+        np.clip(answer.point, arrays.low, arrays.high, out=answer.point)
+        return answer
+
+    def _sift(self, facts: Facts, last: Remembered, arrays: Arrays, time_limit_s: float) -> Answer | None:
+        """Solve the last program with other numbers, by a part of its columns at a time (None: it can't be had so)."""
+        sifted, self._solver, self._sifted = self._sifted, None, None
+        if sifted is None or sifted.arrays is not last.arrays or sifted.share > MOST_SHARE:
+            sifted = Sifted(last, facts.hours)
+        try:
+            answer = sifted.run(arrays, time_limit_s)
+        except SolveError as error:
+            if error.kind is SolveFault.TIMEOUT:
+                raise
+            return None
+        self._sifted, basis = sifted, sifted.basis(answer)
+        self._last = Remembered(arrays, self._classes, *basis)
         np.clip(answer.point, arrays.low, arrays.high, out=answer.point)
         return answer
 
