@@ -92,7 +92,7 @@ class AgentClocks:
         self._put({gpu: mhz for gpu, mhz in self._found.clocks_mhz.items() if gpu not in done})
         return receipt
 
-    def ramp(self, seconds: float, lease: Lease) -> None:
+    def ramp(self, seconds: float, lease: Lease, now: float) -> None:
         """Raise every lock by some steps; a clock that arrives at its highest goes free."""
         if not self._found.clocks_mhz:
             return
@@ -102,7 +102,7 @@ class AgentClocks:
         free = [gpu for gpu, mhz in raised.items() if mhz >= (self._highest.get(gpu) or FREE_MHZ) or gpu in left]
         moving = {gpu: mhz for gpu, mhz in raised.items() if gpu not in free}
         if moving:
-            done = self._locker().lock(moving, lease).clock_mhz.keys()
+            done = self._set(self._locker(), moving, lease, now).clock_mhz.keys()
             self._found.clocks_mhz.update({gpu: mhz for gpu, mhz in moving.items() if gpu in done})
         self.unlock(free)
 

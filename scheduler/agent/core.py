@@ -267,7 +267,7 @@ class AgentCore:
             elif phase == "releasing":
                 # After a machine was suspended or a card hung, the time lost is not made up for in one step.
                 seconds = min(seconds, 4 * self._settings.tick_s)
-                self._clocks.ramp(seconds, self._own_lease())
+                self._clocks.ramp(seconds, self._own_lease(), now)
                 self._ramp(self._settings.release_w_per_s * seconds)
             return self._line(self._phase(now), now)
 

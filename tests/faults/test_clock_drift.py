@@ -199,6 +199,19 @@ def test_an_agent_ramps_free_what_is_its_own_and_ends_with_what_is_not(tmp_path)
     assert not node.core.outstanding
 
 
+def test_who_speaks_again_in_the_middle_of_a_ramp_finds_no_other_writer(tmp_path):
+    node = ClockNode(tmp_path)
+    node.restart()
+    node.core.lock(dict.fromkeys(node.gpus, LOCK), Lease(1, 1, 3.0))
+    node.live(8)
+    (risen,) = node.clocks()
+    assert LOCK + 60 < risen < MAX_MHZ
+    node.core.apply({}, Lease(1, 2, 30.0))
+    node.live(5)
+    assert node.clocks() == {risen}
+    assert node.core.status()["reasserted"] == 0
+
+
 def test_an_agent_that_was_killed_looks_after_the_locks_that_it_finds(tmp_path):
     node = ClockNode(tmp_path)
     node.restart()
