@@ -119,7 +119,8 @@ class AgentCore:
             if lease.epoch > self._found.epoch or lease.sequence >= self._held.sequence:
                 self._succeed(lease)
                 self._renew(lease)
-                self._in_force_again(self._outlasted(), lease)
+                if lease.expires_in_s > self._settings.tick_s:  # else it waited in the bucket: nobody speaks now
+                    self._in_force_again(self._outlasted(), lease)
             now = self._clock()
             self._found.told = (lease.epoch, lease.sequence)
             self._found.steps = [(now + offset, dict(caps)) for offset, caps in steps]

@@ -46,6 +46,19 @@ def test_whatever_who_ordered_says_first_brings_back_what_the_trajectory_outlast
     assert set(node.live(20)) == {500}
 
 
+def test_a_trajectory_that_waited_in_the_bucket_is_nobodys_word(node):
+    """The server comes back, its daemon does not: what the node finds there says nothing about orders."""
+    steps = ((10.0, dict.fromkeys(node.gpus, 300)),)
+    node.cap(500, seconds=60)
+    node.core.hold(steps, 90.0, Lease(1, 2, 60))
+    assert node.live(12)[-1] == 300
+    node.core.hold(((0.0, dict.fromkeys(node.gpus, 300)),), 80.0, Lease(1, 2, 0.001))
+    assert node.limits() == {300}, "not even until the next tick"
+    assert set(node.live(5)) == {300}
+    node.core.apply({}, Lease(1, 3, 60.0))
+    assert node.limits() == {500}
+
+
 def test_cards_that_were_away_when_who_ordered_spoke_again_are_written_by_the_next_word(node):
     node.cap(500, seconds=60)
     node.core.hold(((10.0, dict.fromkeys(node.gpus, 300)),), 90.0, Lease(1, 2, 60))
