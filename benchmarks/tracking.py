@@ -8,6 +8,7 @@ and down without anybody's asking are counted.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ from scheduler.planner import InlinePlanner
 from scheduler.store.store import Store
 from scheduler.wiring import Parts, build
 
-SECOND = timedelta(seconds=1)
+SECOND, SETTLED, WARM = timedelta(seconds=1), timedelta(minutes=1), timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,24 @@ def split_only(argv: list[str]) -> tuple[tuple[str, ...], list[str]]:
     return (part,), argv[:place] + argv[place + (1 if joined else 2) :]
 
 
-def measure(quick: bool, seed: int, data: Path | None = None, parts: tuple[str, ...] = PARTS) -> Figures:
+def split_hours(argv: list[str]) -> tuple[tuple[float, float] | None, list[str]]:
+    """The hours of the day under a standing limit that `--hours A-B` names (None: all), and the rest of the command
+    line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--hours", type=lambda text: tuple(float(edge) for edge in text.split("-", 1)))
+    known, rest = parser.parse_known_args(argv)
+    if known.hours is not None and (len(known.hours) != 2 or not 0 <= known.hours[0] < known.hours[1] <= 24):
+        raise ValueError("--hours: must be two hours of the day, as 0-6")
+    return known.hours, rest
+
+
+def measure(
+    quick: bool,
+    seed: int,
+    data: Path | None = None,
+    parts: tuple[str, ...] = PARTS,
+    hours: tuple[float, float] | None = None,
+) -> Figures:
     """The figures of the parts, printed on the way."""
     size, mix, signal = (QUICK if quick else FULL), mix_from(data), read_signal(data)
     stairs = pieces(3600.0 * size.hours, seed, signal)
@@ -111,16 +129,20 @@ def measure(quick: bool, seed: int, data: Path | None = None, parts: tuple[str, 
         found[kind, name] = told(f"{kind} {name}", judged(seen))
     figures = _figures(found)
     if "day" in parts:
-        turned, writes = day(mix, seed, size, data)
-        say(f"{size.day_h:g} h under a standing limit: caps turned {turned} times, {writes:.0f} orders an hour")
+        first, last = hours or (0.0, size.day_h)
+        turned, writes = day(mix, seed, size, data, (first, last))
+        told_of = f"hours {first:g} to {last:g} under a standing limit"
+        say(f"{told_of}: caps turned {turned} times, {writes:.0f} orders an hour")
         figures |= {"reversals": turned, "orders_per_h": writes}
     return figures
 
 
 @contextmanager
-def hall(mix: Mix, seed: int, made: World, control: bool = True) -> Iterator[tuple[Parts, VirtualClock]]:
+def hall(
+    mix: Mix, seed: int, made: World, control: bool = True, begin: datetime = START
+) -> Iterator[tuple[Parts, VirtualClock]]:
     """The daemon's parts on that hall; without `control` it only watches, and somebody else may write."""
-    clock = VirtualClock(START)
+    clock = VirtualClock(begin)
     with TemporaryDirectory(prefix="gridpace-tracking-") as folder:
         path, text = Path(folder) / "gridpace.yaml", config_text(mix, seed, made)
         path.write_text(text if control else text.replace("mode: control", "mode: observe"), encoding="utf-8")
@@ -171,21 +193,25 @@ def judged(seen: Seen) -> Score:
     )
 
 
-def day(mix: Mix, seed: int, size: Size, data: Path | None) -> tuple[int, float]:
-    """Turns of all caps, and orders an hour, in `day_h` hours under a standing limit while the price moves by a per
-    cent about the mark."""
+def day(mix: Mix, seed: int, size: Size, data: Path | None, hours: tuple[float, float]) -> tuple[int, float]:
+    """Turns of all caps, and orders an hour, in these hours under a standing limit while the price moves by a per cent
+    about the mark. Later hours than the first are begun anew, WARM before them."""
     small, mark = replace(mix, jobs=mix.jobs[: size.day_pools]), mark_per_mwh(mix)
-    price = (0.99 * mark, 1.01 * mark)
+    price, (first, end) = (0.99 * mark, 1.01 * mark), (START + timedelta(hours=hour) for hour in hours)
+    begin = max(START, first - WARM)
     with hall(small, seed, world("steady", size.day_h, data, price=price)) as (parts, _clock):
         limit_kw = 0.8 * full_kw(parts)
     caps: dict[str, list[int]] = {}
     orders = 0
-    with hall(small, seed, world("steady", size.day_h, data, limit_kw, price)) as (parts, clock):
-        for tick in turns(parts, clock, START + timedelta(hours=size.day_h)):
+    made = world("steady", size.day_h, data, limit_kw, price, begin)
+    with hall(small, seed, made, begin=begin) as (parts, clock):
+        for tick in turns(parts, clock, end):
+            if tick.at < max(first, begin + SETTLED):
+                continue
             orders += tick.orders
             for pool, cap_w in tick.cap_w.items():
                 caps.setdefault(pool, []).append(cap_w)
-    return sum(reversals(row[60:]) for row in caps.values()), orders / size.day_h
+    return sum(reversals(row) for row in caps.values()), orders / (hours[1] - hours[0])
 
 
 def told(name: str, score: Score) -> Score:
@@ -216,10 +242,11 @@ def _figures(found: dict[tuple[str, str], Score]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run from the command line; `--data DIR` brings other curves, jobs, prices and another signal, `--only PART` runs
-    one part."""
+    one part, `--hours A-B` some hours of the day."""
     data, rest = split_data(argv)
     parts, rest = split_only(rest)
-    run("tracking", __doc__.splitlines()[0], lambda quick, seed: measure(quick, seed, data, parts), rest)
+    hours, rest = split_hours(rest)
+    run("tracking", __doc__.splitlines()[0], lambda quick, seed: measure(quick, seed, data, parts, hours), rest)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from optimizer.curves import draw_at_cap
-from optimizer.domain import GpuPool, PowerCurve
+from optimizer.curves import draw_at_cap, throughput_at_cap
+from optimizer.domain import CurvePoint, GpuPool, PowerCurve
 from scheduler.levers import Clocked
 
 
@@ -36,6 +36,7 @@ class Pools(Mapping[str, PoolModel]):
         self.configured: Mapping[str, PoolModel] = dict(models)
         self._now = dict(models)
         self._yielded: dict[str, tuple[float, ...]] = {}
+        self._away: dict[str, tuple[float, ...]] = {}
         self._clocked: dict[str, Clocked] = {}
         self._mixed: dict[str, PoolModel] = {}
 
@@ -55,10 +56,14 @@ class Pools(Mapping[str, PoolModel]):
             self._now = self._now | {pool: replace(model, pool=replace(model.pool, curve=curve))}
             self._mix()
 
-    def put_yielded(self, limits_w: Mapping[str, tuple[float, ...]]) -> None:
-        """By pool: limits in W that another writer holds on GPUs which no order of ours moves now."""
-        if limits_w != self._yielded:
-            self._yielded = dict(limits_w)
+    def put_yielded(
+        self, limits_w: Mapping[str, tuple[float, ...]], away_w: Mapping[str, tuple[float, ...]] | None = None
+    ) -> None:
+        """By pool: limits in W that another writer holds on GPUs which no order of ours moves now; and of GPUs that are
+        `away`, which no order lowers, but which a higher one raises when they come back."""
+        away = dict(away_w or {})
+        if (limits_w, away) != (self._yielded, self._away):
+            self._yielded, self._away = dict(limits_w), away
             self._mix()
 
     def put_clocked(self, clocked: Mapping[str, Clocked]) -> None:
@@ -76,19 +81,30 @@ class Pools(Mapping[str, PoolModel]):
         return self._now[pool]
 
     def _mix(self) -> None:
-        mixed = {p: with_others(self._now[p].pool, limits) for p, limits in self._yielded.items() if limits}
+        held, away = self._yielded, self._away
+        others = {pool: (held.get(pool, ()), away.get(pool, ())) for pool in (*held, *away)}
+        mixed = {pool: with_others(self._now[pool].pool, *limits) for pool, limits in others.items() if any(limits)}
         mixed |= {pool: held.pool(self._now[pool].pool) for pool, held in self._clocked.items()}
         self._mixed = {pool: replace(self._now[pool], pool=shown) for pool, shown in mixed.items()}
 
 
-def with_others(pool: GpuPool, limits_w: tuple[float, ...]) -> GpuPool:
+def with_others(pool: GpuPool, limits_w: tuple[float, ...], away_w: tuple[float, ...] = ()) -> GpuPool:
     """The pool as it answers an order while some of its GPUs keep limits of another writer: those draw what their
-    limits let them, whatever the cap. Throughput stays that of a GPU which follows, so that a floor's cap is the same.
-    A pool with nothing left to order about stays where it is."""
-    others_w = fmean(draw_at_cap(pool.curve, limit) for limit in limits_w)
-    if len(limits_w) >= pool.count:
-        fixed_w = min(pool.max_cap_w, max(pool.min_cap_w, float(round(fmean(limits_w)))))
+    limits let them, whatever the cap. GPUs that are away count with their limits, and with the cap where that is
+    higher: else a cap that rises would look cheap, and be dear in the next second, when they count with it. Throughput
+    stays that of a GPU which follows, so that a floor's cap is the same. A pool with nothing left to order about stays
+    where it is."""
+    others = len(limits_w) + len(away_w)
+    if others >= pool.count:
+        fixed_w = min(pool.max_cap_w, max(pool.min_cap_w, float(round(fmean(limits_w + away_w)))))
         return replace(pool, min_cap_w=fixed_w, max_cap_w=fixed_w)
-    share = len(limits_w) / pool.count
-    points = tuple(replace(p, draw_w=(1 - share) * p.draw_w + share * others_w) for p in pool.curve.points)
-    return replace(pool, curve=replace(pool.curve, points=points))
+    curve, share = pool.curve, 1 - others / pool.count
+    fixed_w = sum(draw_at_cap(curve, limit) for limit in limits_w)
+    first, last = curve.points[0].cap_w, curve.points[-1].cap_w
+    caps = sorted({point.cap_w for point in curve.points} | {limit for limit in away_w if first < limit < last})
+    points = []
+    for cap in caps:
+        others_w = fixed_w + sum(draw_at_cap(curve, max(limit, cap)) for limit in away_w)
+        draw_w = share * draw_at_cap(curve, cap) + others_w / pool.count
+        points.append(CurvePoint(cap, draw_w, throughput_at_cap(curve, cap)))
+    return replace(pool, curve=replace(curve, points=tuple(points)))

@@ -28,7 +28,8 @@ def see_unreached(ctx: Context, state: State, reading: Reading | None, now: date
     """Before loads are read from power: let the pools' models draw as their cards do, those of another writer and those
     that did not take their last order with the limits that they have."""
     away = {pool: gpus for pool, gpus in ctx.dispatcher.unreached().items() if pool in ctx.pools}
-    ctx.pools.put_yielded(_limits_w(ctx, state, away, reading, now))
+    held, apart = held_apart(ctx), _limits_w(ctx, state, away, reading, now)
+    ctx.pools.put_yielded({pool: held.get(pool, ()) + apart.get(pool, ()) for pool in (*held, *apart)})
 
 
 def count_unreached(ctx: Context, state: State, reading: Reading | None, now: datetime) -> bool:
@@ -36,7 +37,7 @@ def count_unreached(ctx: Context, state: State, reading: Reading | None, now: da
     others count with no less than the cap in force, because they may come back at any moment. True where somebody is
     away who was not before."""
     away = {pool: gpus for pool, gpus in ctx.dispatcher.unreached(now=True).items() if pool in ctx.pools}
-    ctx.pools.put_yielded(_limits_w(ctx, state, away, reading, now, state.held))
+    ctx.pools.put_yielded(held_apart(ctx), _limits_w(ctx, state, away, reading, now, state.held))
     counts = {pool: len(gpus) for pool, gpus in away.items()}
     more = any(count > state.away.get(pool, 0) for pool, count in counts.items())
     if counts != state.away:
@@ -53,14 +54,19 @@ def _limits_w(
     now: datetime,
     least: Mapping[str, PoolOrder] | None = None,
 ) -> dict[str, tuple[float, ...]]:
-    """Limits in W, by pool, on the GPUs which no order moves; those of missing ones no lower than the caps `least`."""
-    limits = {pool: tuple(held.values()) for pool, held in ctx.dispatcher.yielded().items()}
+    """Limits in W, by pool, on the GPUs that are away; no lower than the caps `least`."""
+    limits: dict[str, tuple[float, ...]] = {}
     for site in {ctx.pools[pool].pool.site for pool in away}:
         for pool, limit_w in _assumed_w(ctx, state, site, away, reading, now).items():
             held, hand = (least or {}).get(pool), ctx.dispatcher
             least_w = max(held.cap_w, hand.courses.coming_w(pool, hand.monotonic())) if held else 0
-            limits[pool] = limits.get(pool, ()) + (max(limit_w, least_w),) * len(away[pool])
+            limits[pool] = (max(limit_w, least_w),) * len(away[pool])
     return limits
+
+
+def held_apart(ctx: Context) -> dict[str, tuple[float, ...]]:
+    """Limits in W, by pool, that other writers hold."""
+    return {pool: tuple(held.values()) for pool, held in ctx.dispatcher.yielded().items()}
 
 
 def _assumed_w(

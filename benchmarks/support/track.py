@@ -25,12 +25,18 @@ Rule = Callable[[Parts, GridEvent | None, datetime, float], None]
 
 
 def world(
-    kind: str, hours: float, data: Path | None, limit_kw: float | None = None, price: Sequence[float] = (60.0,)
+    kind: str,
+    hours: float,
+    data: Path | None,
+    limit_kw: float | None = None,
+    price: Sequence[float] = (60.0,),
+    begin: datetime = START,
 ) -> World:
-    """The site around the mix for `hours`: weather and a lag in the PUE, a batch queue that can't wait long, and loads
-    that are steady or come in bursts. `price.csv` of `data` brings other prices than `price` (by hour)."""
+    """The site around the mix for `hours` from START, of which those before `begin` are over: weather and a lag in the
+    PUE, a batch queue that can't wait long, and loads that are steady or come in bursts. `price.csv` of `data` brings
+    other prices than `price` (by hour)."""
     deadline = START + timedelta(hours=hours) + LATER
-    work_gpu_h = BUSY * (deadline - START) / timedelta(hours=1) * QUEUE / JOBS
+    work_gpu_h = BUSY * (deadline - begin) / timedelta(hours=1) * QUEUE / JOBS
     limit = f", limit_kw: {limit_kw:.3f}" if limit_kw is not None else ""
     pue = f"pue: {{base: {PUE}, per_degree: {PUE_PER_DEGREE}, maximum: 1.5}}"
     day = [price[hour % len(price)] for hour in range(24)]

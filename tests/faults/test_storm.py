@@ -104,3 +104,26 @@ def test_power_that_comes_back_to_a_dead_daemon_excuses_no_more_than_itself_and_
     world.hall.set_limits(dict.fromkeys(raised, 400.0))
     world.view.touched()
     assert live(5) > 0, "that is more than they draw"
+
+
+@pytest.mark.timeout(300)
+def test_a_node_that_is_away_costs_the_site_no_power_beyond_its_own(tmp_path):
+    """Its cards count with the pool's cap where that rises, in the same second and not in the next: else the cap goes
+    up and down, and the site stays three points below its limit."""
+    world = World(tmp_path, replace(script(SEED, 0, FULL_KW, 0, 0), odd_limits=False, load_noise=0.003))
+    try:
+        for _ in range(10):
+            world.second()
+        world.operator_limit(15.5)
+        for _ in range(60):
+            world.second()
+        world.wires.cut.add("n3")
+        for _ in range(60):
+            world.second()
+        before = world.hall.counters().import_kwh["lab"]
+        for _ in range(200):
+            world.second()
+        mean_kw = (world.hall.counters().import_kwh["lab"] - before) * 3600.0 / 200.0
+        assert 0.98 * 15.5 < mean_kw < 15.5
+    finally:
+        world.close()

@@ -7,12 +7,16 @@ from datetime import timedelta
 
 import pytest
 
+from optimizer.curves import draw_at_cap, throughput_at_cap
+from optimizer.domain import CurvePoint, PowerCurve, Work
 from optimizer.envelope import event_limit_kw
 from optimizer.reasons import Reason
 from scheduler.hardware import fill_pools
 from scheduler.inventory import keep, remembered
+from scheduler.pools import with_others
 from scheduler.store.store import Store
 from tests.support.loops import START, lab, order
+from tests.support.problems import pool
 
 MINUTE = timedelta(minutes=1)
 
@@ -137,3 +141,13 @@ def test_others_make_up_for_a_floor_that_the_plan_of_a_past_emergency_broke(tmp_
             ticks.append(made.tick())
             made.clock.sleep(1)
         assert max(tick.import_kw["lab"] - tick.target_kw["lab"] for tick in ticks) <= 0.0
+
+
+def test_cards_that_are_away_rise_with_a_cap_and_do_not_fall_with_it():
+    """Of four cards two are away with 200 W and one is another writer's with 300: by hand, curve 100/100, 400/400 W."""
+    curve = PowerCurve("line", 50.0, (CurvePoint(100.0, 100.0, 0.5), CurvePoint(400.0, 400.0, 1.0)))
+    of = pool("train", Work.TRAINING, count=4, curve=curve)
+    mixed = with_others(of, (300.0,), (200.0, 200.0))
+    drawn = {cap: draw_at_cap(mixed.curve, cap) for cap in (100.0, 150.0, 200.0, 300.0, 400.0)}
+    assert drawn == pytest.approx({100.0: 200.0, 150.0: 212.5, 200.0: 225.0, 300.0: 300.0, 400.0: 375.0})
+    assert throughput_at_cap(mixed.curve, 200.0) == pytest.approx(throughput_at_cap(curve, 200.0))
