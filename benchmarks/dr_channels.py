@@ -233,17 +233,20 @@ def _wrong(app: App, said: dict[datetime, float | None]) -> int:
 
 def _webhooks(app: App, size: Size, random: Random) -> dict[str, Any]:
     """Signed events one after the other, as fast as they are answered: each is on disk before its answer."""
-    ticks, said = _watched(app), _messages(size.webhooks, random)
+    ticks, said, cpu_s = _watched(app), _messages(size.webhooks, random), time.process_time()
     failed, seconds = _sent(app, said, size)
+    cpu_ms = 1000 * (time.process_time() - cpu_s) / len(said)
     wrong = _newest(app, said)
     late, longest_s = _lateness(app, ticks)
     rate = (len(said) - failed) / seconds
     say(
         f"{len(said)} webhooks by {size.senders} senders: {rate:.0f} a second, {failed} not acknowledged, {wrong} wrong"
     )
+    say(f"  {cpu_ms:.1f} ms of the daemon's processor time each, both loops included, the planner's child not")
     say(f"  {len(ticks)} ticks meanwhile, late {late}, the longest time without one {longest_s:.2f} s")
     return {
         "webhooks_per_s": rate,
+        "webhooks_cpu_ms": cpu_ms,
         "webhooks_in_a_minute": 60.0 * rate,
         "webhooks_lost": failed,
         "webhooks_wrong": wrong,

@@ -16,11 +16,7 @@ from tests.support.loops import order as message
 from tests.support.power_worlds import wait_until
 
 HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # openleadr's server leaves sockets to the collector
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.xdist_group("openadr2"),
-]
+pytestmark = pytest.mark.xdist_group("openadr2")
 VALUES = {"limit": 40.0, "reduce": 6.0, "percent": 25.0}
 
 

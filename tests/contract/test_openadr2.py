@@ -15,12 +15,7 @@ from tests.support.loops import lab
 from tests.support.power_worlds import wait_until
 from tests.support.vtn2 import vtn2
 
-# The library's server leaves connections to the garbage collector when it stops.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.xdist_group("openadr2"),
-]
+pytestmark = pytest.mark.xdist_group("openadr2")
 CHANNEL = '{type: webhook, secret: "file:secret"}'
 SETTING = """{{type: openadr2, url: "{scheme}://127.0.0.1:{port}/OpenADR2/Simple/2.0b", ven_name: lab, resync: 1s,
   lost_after: 4s, report_every: 1s, dispatch_unit: kW, delta: positive_reduces,
