@@ -121,9 +121,10 @@ class Coordinator:
     def _call(self, method: str, site: MemberConfig, path: str, **more: Any) -> requests.Response:
         headers = {"Authorization": f"Bearer {self._tokens[site.name]}"}
         wait_s = self._config.timeout.total_seconds()
-        answer = requests.request(
-            method, site.url.rstrip("/") + path, headers=headers, timeout=wait_s, allow_redirects=False, **more
-        )
+        url = site.url.rstrip("/") + path
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy and no netrc: the token goes to the daemon that the file names
+            answer = session.request(method, url, headers=headers, timeout=wait_s, allow_redirects=False, **more)
         answer.raise_for_status()
         return answer
 

@@ -33,8 +33,8 @@ class Shares:
             self._share, self._heard_at = _read(held)
 
     def accept(self, share: Share, now: datetime) -> None:
-        """Keep a word. Raises Stale."""
-        if self._share is not None and share.made_at < self._share.made_at:
+        """Keep a word. Raises Stale where a newer one is in force."""
+        if self._share is not None and share.made_at < self._share.made_at and self.holds(now):
             raise Stale(f"made_at: {share.made_at.isoformat()} is before {self._share.made_at.isoformat()}")
         homes = {job: [home.site, home.why] for job, home in share.homes.items()}
         self._records.put(

@@ -65,7 +65,7 @@ class Gateway:
             daemon, self.trade, shelf, clock, self._of_model, refuse=self._refused, withdraw=self._cancelling
         )
         self.mover = _mover(config, shelf, clock, self.talk.tell)
-        self.host = Host(shelf, clock.now, self._begin, self._cancelling, self._seen, self._room)
+        self.host = Host(shelf, clock.now, self._begin, self._cancelling, self._seen, self._room, self._quota)
         self._checks: asyncio.Queue[str] = asyncio.Queue()
         self._news = asyncio.Event()
 
@@ -307,6 +307,8 @@ class Gateway:
         output = self.shelf.publish(batch, running.answers.good, "output")
         errors = self.shelf.publish(batch, running.answers.bad, "error")
         self.shelf.put(batch.at(status, now, output_file=output, error_file=errors, errors=why))
+        if batch.origin:
+            self.shelf.drop(self.shelf.file(batch.tenant, batch.input_file))  # its owner has it
         del runner.running[batch.id]
         self.trade.recount(batch.quote)
         self.talk.over(batch.id)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from scheduler.gateway.config import TenantConfig
 from scheduler.gateway.lines import ENDPOINTS
-from scheduler.gateway.model import ApiError, Batch, Status, StoredFile
+from scheduler.gateway.model import ApiError, Batch, Status
 from scheduler.gateway.peer import Far
 from scheduler.gateway.shelf import Shelf
 
@@ -31,17 +31,17 @@ class Host:
         cancel: Callable[[Batch], Batch],
         look: Callable[[Batch], Batch],
         most_bytes: Callable[[TenantConfig], int],
+        quota: Callable[[TenantConfig], None],
     ) -> None:
         self._shelf, self._now, self._begin, self._cancel = shelf, now, begin, cancel
-        self._look, self._most_bytes = look, most_bytes
+        self._look, self._most_bytes, self._quota = look, most_bytes, quota
 
-    def keep(self, tenant: TenantConfig, token: str, content: BinaryIO) -> StoredFile:
-        """Store the input of a hand-over (blocking). Raises ApiError (413)."""
-        name = "file-" + _key(tenant.name, token)
-        held = self._shelf.held(name)
-        if held is not None:
-            return held
-        return self._shelf.keep(tenant.name, "moved.jsonl", content, self._most_bytes(tenant), name)
+    def keep(self, tenant: TenantConfig, token: str, content: BinaryIO) -> None:
+        """Store the input of a hand-over (blocking); what came before, or is over, is not kept again. Raises ApiError
+        (413)."""
+        key = _key(tenant.name, token)
+        if self._shelf.known(f"batch_{key}") is None and self._shelf.held(f"file-{key}") is None:
+            self._shelf.keep(tenant.name, "moved.jsonl", content, self._most_bytes(tenant), f"file-{key}")
 
     def take(self, tenant: TenantConfig, token: str, body: Mapping[str, Any]) -> Far:
         """Take a batch over. Raises ApiError: 400 naming the field, 409 before its input is here, 410 when too late."""
@@ -54,6 +54,10 @@ class Host:
             raise ApiError(410, "expires_at: is past", "expired", "expires_at")
         if self._shelf.held(batch.input_file) is None:
             raise ApiError(409, "its input has not come yet", "input_missing")
+        try:
+            self._quota(tenant)
+        except ApiError as error:  # no "come again": it goes on where it is
+            raise ApiError(422, f"not taken: {error}", "quota_exceeded") from None
         self._begin(self._shelf.put(batch))
         return self.far(batch)
 
@@ -99,8 +103,9 @@ def _batch(name: str, tenant: str, file: str, body: Mapping[str, Any], now: date
         raise ApiError(400, "max_price: is a price from 0 on", "invalid_value", "max_price")
     if not isinstance(priority, int) or abs(priority) > 999:
         raise ApiError(400, "priority: is a whole number from -999 to 999", "invalid_value", "priority")
-    if not isinstance(origin, str) or not 0 < len(origin) <= 200:
-        raise ApiError(400, "origin: is missing", "missing_required_parameter", "origin")
+    if not isinstance(origin, str) or not origin.startswith(f"{tenant}/") or len(origin) > 200:
+        text = f"origin: {origin!r} is not of {tenant!r}; a gateway is a tenant by its site's name"
+        raise ApiError(400, text, "invalid_value", "origin")
     expires, deadline = _moment(body, "expires_at"), _moment(body, "deadline")
     return Batch(
         id=name, tenant=tenant, endpoint=str(body["endpoint"]), input_file=file, window="moved", created_at=now,

@@ -28,8 +28,8 @@ def move_routes(gateway: Gateway, guests: Guests) -> list[Route]:
                     raise ApiError(413, f"file: only {most} bytes may be stored", "file_too_large", "file")
                 await run_in_threadpool(content.write, piece)
             content.seek(0)
-            kept = await run_in_threadpool(host.keep, tenant, request.path_params["token"], content)
-        return JSONResponse(kept.json())
+            await run_in_threadpool(host.keep, tenant, request.path_params["token"], content)
+        return JSONResponse({"bytes": size})
 
     async def take(request: Request) -> Response:
         tenant = guests.tenant(request)

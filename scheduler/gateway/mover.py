@@ -31,6 +31,8 @@ log = structlog.get_logger("gridpace.gateway")
 
 LOOK_S = 2.0
 """How often work at another site is looked after."""
+HEARD_S, PROBE = 10.0, "probe"
+"""For so long a site that answered counts as reachable; the token of which it is asked, that of no batch."""
 NOT_THERE = frozenset({"batch_expired"})
 """Errors that say that a line was not answered there; it is still ours to answer."""
 
@@ -51,6 +53,7 @@ class Mover:
         self.trouble: dict[str, str] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._next: dict[str, float] = {}
+        self._heard: dict[str, float] = {}
 
     # ---------------------------------------------------------------- turns
     def turn(self, running: Sequence[Running], homes: Mapping[str, str]) -> None:
@@ -97,7 +100,7 @@ class Mover:
     def _leave(self, one: Running, home: str | None) -> None:
         """Stop sending what should run elsewhere; release it when all of it has come back. May be called again."""
         batch = one.batch
-        wanted = home is not None and home != self.here and self._may(batch, home)
+        wanted = home is not None and home != self.here and self._may(batch, home) and self._answers(str(home))
         if not wanted or not one.answers.left:
             if one.leaving:
                 one.leaving, one.stopped = False, batch.status is Status.CANCELLING
@@ -116,6 +119,24 @@ class Mover:
             and batch.quote is None
             and self._now() < batch.expires_at
         )
+
+    def _answers(self, site: str) -> bool:
+        """Whether a site answered a moment ago; asks it where it did not. What would only wait there stays here."""
+        clock, probe = asyncio.get_running_loop().time(), f"site {site}"
+        if probe not in self._tasks and clock >= self._next.get(probe, 0.0):
+            self._tasks[probe] = asyncio.create_task(self._probed(site, probe))
+            self._tasks[probe].add_done_callback(partial(self._forget, probe))
+        return clock - self._heard.get(site, -HEARD_S) < HEARD_S
+
+    async def _probed(self, site: str, probe: str) -> None:
+        try:
+            await self._peers[site].look(PROBE)
+        except (PeerError, PeerRefused) as error:
+            self.trouble[site] = str(error)
+        else:
+            self._heard[site] = asyncio.get_running_loop().time()
+            self.trouble.pop(site, None)
+        self._next[probe] = asyncio.get_running_loop().time() + LOOK_S
 
     def release(self, one: Running, site: str) -> None:
         """Write down that nothing of it is sent here any more. Nothing of it may be under way."""

@@ -98,7 +98,7 @@ class HttpPeer:
         """See Peer."""
         part = into.with_suffix(".part")
         try:
-            async with self._session.get(f"{self.url}/v1/files/{file}/content") as answer:
+            async with self._session.get(f"{self.url}/v1/files/{file}/content", allow_redirects=False) as answer:
                 if answer.status != 200:
                     raise PeerError(f"{self.url}: HTTP {answer.status} for the answers")
                 with part.open("wb") as stream:
@@ -116,12 +116,14 @@ class HttpPeer:
         if "data" not in how:
             how["timeout"] = aiohttp.ClientTimeout(total=CALL_S)
         try:
-            async with self._session.request(method, self.url + path, **how) as answer:
+            async with self._session.request(method, self.url + path, allow_redirects=False, **how) as answer:
                 if answer.status == 404 and missing:
                     return None
-                if answer.status >= 400:
+                if answer.status >= 300:
                     text = f"{self.url}: {await _said(answer)}"
-                    raise (PeerError if answer.status >= 500 or answer.status in AGAIN else PeerRefused)(text)
+                    raise (PeerRefused if 400 <= answer.status < 500 and answer.status not in AGAIN else PeerError)(
+                        text
+                    )
                 return await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise PeerError(f"{self.url}: {str(error) or type(error).__name__}") from None

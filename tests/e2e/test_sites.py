@@ -15,9 +15,7 @@ LINES = 300
 def sites(tmp_path_factory):
     system.require("gcc")
     with ExitStack() as stack:
-        made = Sites(stack, tmp_path_factory.mktemp("sites"))
-        made.coordinate()
-        yield made
+        yield Sites(stack, tmp_path_factory.mktemp("sites"))
 
 
 def words(kind, count=LINES):

@@ -138,3 +138,31 @@ def test_every_line_is_answered_once_whatever_happens_on_the_way(tmp_path_factor
         await world.end()
 
     asyncio.run(live())
+
+
+@pytest.mark.parametrize("why", ["residency", "cut", "no room"])
+def test_a_batch_stays_where_it_may_not_or_cannot_go_whatever_the_coordinator_says(tmp_path, why):
+    async def live():
+        world = await World(tmp_path / "w", 1).begin({"sites": "none"} if why == "residency" else None)
+        world.here.daemon.homes = {world.batch: "there"}
+        world.there.cut = why == "cut"
+        if why == "no room":
+            crowded = world.there.config.tenants[1].model_copy(update={"max_batches": 0})
+            world.there.config = world.there.config.model_copy(
+                update={"tenants": (world.there.config.tenants[0], crowded)}
+            )
+        for _ in range(200):
+            for place in (world.here, world.there):
+                await place.turn(1)
+                await asyncio.sleep(0)
+            world.check()
+            if world.look().over:
+                break
+        assert world.look().status is Status.COMPLETED
+        assert world.answers() == list(range(LINES))
+        assert not world.there.sent
+        assert world.look().shunned == (("there",) if why == "no room" else ())
+        assert world.look().moves == (why == "no room")
+        await world.end()
+
+    asyncio.run(live())

@@ -27,7 +27,7 @@ upstreams:
      requests_per_gpu: {per_gpu}}}
 tenants:
   - {{name: research, key: "file:research", max_requests: {most}{mine}}}
-  - {{name: product, key: "file:product", weight: 3, requests_per_s: {often}}}
+  - {{name: {second}, key: "file:product", weight: 3, requests_per_s: {often}}}
 max_batch_requests: {largest}
 max_file_bytes: {bytes}
 {others}"""
@@ -45,7 +45,7 @@ class Desk:
         self.port = free_port()
         values = {"port": self.port, "daemon": daemon, "upstream": upstream, "speed": 12_000, "per_gpu": 4,
                   "most": 1_000_000, "often": 200, "largest": 1_000_000, "bytes": 10**9,
-                  "mine": "", "others": ""} | fields  # fmt: skip
+                  "mine": "", "others": "", "second": "product"} | fields  # fmt: skip
         (folder / "gateway.yaml").write_text(CONFIG.format(**values))
 
     @property

@@ -63,7 +63,7 @@ class Place:
     def __init__(self, folder, site, other, dice, **fields):
         self.dice = dice
         desk = Desk(folder, "http://127.0.0.1:9", "http://127.0.0.1:9", "token",
-                    others=PEERS.format(site=site, other=other), **fields)  # fmt: skip
+                    others=PEERS.format(site=site, other=other), second=other, **fields)  # fmt: skip
         self.site, self.config = site, load_gateway(desk.folder / "gateway.yaml")
         self.config.state_dir.mkdir(exist_ok=True)
         self.store, self.daemon, self.sent, self.peers = Store.in_memory(), Said(), Counter(), {}

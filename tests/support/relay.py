@@ -25,7 +25,11 @@ class Relay:
             for one in select.select([self.listener, *pairs], [], [], 0.05)[0]:
                 if one is self.listener:
                     near, _ = self.listener.accept()
-                    far = socket.create_connection(("127.0.0.1", self.target), 5)
+                    try:
+                        far = socket.create_connection(("127.0.0.1", self.target), 5)
+                    except OSError:  # nobody listens there (yet, or any more)
+                        near.close()
+                        continue
                     pairs[near], pairs[far] = far, near
                     self._open += [near, far]
                 elif one in pairs:

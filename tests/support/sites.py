@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.support.daemon import ROOT, TOKEN, Machine, free_port
 from tests.support.gateway import Desk
@@ -36,9 +37,6 @@ class Sites:
             self.machines[name] = machine
             self.servers[name] = OpenAiServer()
             stack.callback(self.servers[name].close)
-            machine.start()
-        for machine in self.machines.values():
-            machine.lives[-1].serving()
         self.cables = []
         self.desks["california"] = self._desk(stack, "california", "texas", free_port(), "")
         far = self._cable(stack, self.desks["california"].port)
@@ -48,13 +46,27 @@ class Sites:
         self.file = folder / "coordinator.yaml"
         self.file.write_text(COORDINATOR.format(**ports))
         stack.callback(self.close)
+        for machine in self.machines.values():
+            machine.start()
+        with ThreadPoolExecutor() as pool:  # all at once: most of it is waiting for imports
+            list(pool.map(Desk.start, self.desks.values()))
+        for machine in self.machines.values():
+            machine.lives[-1].serving()
+        self.coordinate()
 
     def _desk(self, stack, site, other, port, mine):
         daemon = f"http://127.0.0.1:{self.machines[site].fields['port']}"
         others = PEER.format(site=site, other=other, port=port)
-        desk = Desk(self.folder / f"{site}-gateway", self.servers[site].url, daemon, TOKEN, mine=mine, others=others)
+        desk = Desk(
+            self.folder / f"{site}-gateway",
+            self.servers[site].url,
+            daemon,
+            TOKEN,
+            mine=mine,
+            others=others,
+            second=other,
+        )
         stack.callback(desk.close)
-        desk.start()
         return desk
 
     def _cable(self, stack, target):

@@ -147,6 +147,10 @@ def test_a_word_holds_for_its_lease_also_over_a_restart_and_an_older_one_changes
         with pytest.raises(Stale):
             one.accept(share(NOW - timedelta(seconds=1), j="texas"), NOW)
         assert one.homes(NOW)["j"].site == "california"
+    book.accept(
+        share(NOW - HOUR, j="texas"), NOW + HOUR
+    )  # a coordinator whose clock was ahead is not the last for long
+    assert book.homes(NOW + HOUR)["j"].site == "texas"
     store.close()
 
 
