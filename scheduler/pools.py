@@ -7,6 +7,7 @@ state's lock, and everybody who asks sees the new one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -99,12 +100,13 @@ def with_others(pool: GpuPool, limits_w: tuple[float, ...], away_w: tuple[float,
         fixed_w = min(pool.max_cap_w, max(pool.min_cap_w, float(round(fmean(limits_w + away_w)))))
         return replace(pool, min_cap_w=fixed_w, max_cap_w=fixed_w)
     curve, share = pool.curve, 1 - others / pool.count
-    fixed_w = sum(draw_at_cap(curve, limit) for limit in limits_w)
+    away = Counter(away_w)  # thousands of cards, of few limits
+    fixed_w = sum(count * draw_at_cap(curve, limit) for limit, count in Counter(limits_w).items())
     first, last = curve.points[0].cap_w, curve.points[-1].cap_w
-    caps = sorted({point.cap_w for point in curve.points} | {limit for limit in away_w if first < limit < last})
+    caps = sorted({point.cap_w for point in curve.points} | {limit for limit in away if first < limit < last})
     points = []
     for cap in caps:
-        others_w = fixed_w + sum(draw_at_cap(curve, max(limit, cap)) for limit in away_w)
+        others_w = fixed_w + sum(count * draw_at_cap(curve, max(limit, cap)) for limit, count in away.items())
         draw_w = share * draw_at_cap(curve, cap) + others_w / pool.count
         points.append(CurvePoint(cap, draw_w, throughput_at_cap(curve, cap)))
     return replace(pool, curve=replace(curve, points=tuple(points)))
