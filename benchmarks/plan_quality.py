@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.support.ceiling import best_share
 from benchmarks.support.controllers import Gridpace, knowing_means, regret, rivals
 from benchmarks.support.market import Market, market, walk
 from benchmarks.support.report import Figures, run, say
@@ -24,7 +25,7 @@ from optimizer.facts import Floats
 from scheduler.shipped import shipped
 
 Days = list[tuple[int, int]]
-Asked = tuple[str, bool, "Size", Path | None]
+Asked = tuple[str, bool, "Size", Path | None, int]
 EXAMPLES = 25
 """Every so many days are lived by the planner itself, on both grids, to tell regret by cause."""
 BLOCKS_H = (1, 2, 4)
@@ -33,13 +34,15 @@ BLOCKS_H = (1, 2, 4)
 
 @dataclass(frozen=True)
 class Found:
-    """One market in one case: shares by window, those of rivals, regret by cause, shares of who knows blocks' means."""
+    """One market in one case: shares by window, those of rivals, regret by cause, shares of who knows blocks' means,
+    and what the best policy would get if errors came as the forecast has learned them (None: nothing is forecast)."""
 
     key: str
     share: dict[str, float]
     rivals: dict[str, dict[str, float]]
     regret: dict[str, float]
     blocks: dict[str, float]
+    best: float | None
 
 
 @dataclass(frozen=True)
@@ -84,18 +87,21 @@ def measure(size: Size, folder: Path | None, seed: int) -> Figures:
     names = SHIPPED if folder is None else SHARED
     if folder is None:
         say("without --data: the few weeks of prices that Gridpace ships (config/data), not whole years")
-    work = [(name, lagged, size, folder) for name in size.markets or names for lagged in (False, True)]
+    work = [(name, lagged, size, folder, seed) for name in size.markets or names for lagged in (False, True)]
     shares: dict[str, float] = {}
     beside: dict[str, dict[str, float]] = {}
     causes: dict[str, dict[str, float]] = {}
     blocks: dict[str, dict[str, float]] = {}
+    best: dict[str, float] = {}
     for found in _all(work, size.processes or os.cpu_count() or 1):
         shares.update(found.share)
         beside.update(found.rivals)
         causes[found.key], blocks[found.key] = found.regret, found.blocks
+        if found.best is not None:
+            best[found.key] = found.best
         _tell(found)
     return {"share_of_perfect": _short(shares), "rivals": _short(beside), "regret": _short(causes),
-            "knowing_block_means": _short(blocks), "scenario_ratio_20": ratio}  # fmt: skip
+            "knowing_block_means": _short(blocks), "best_policy": _short(best), "scenario_ratio_20": ratio}  # fmt: skip
 
 
 def _all(work: list[Asked], processes: int) -> Iterator[Found]:
@@ -109,14 +115,15 @@ def _all(work: list[Asked], processes: int) -> Iterator[Found]:
 
 def _case(asked: Asked) -> Found:
     """One market in one case: shares of the year and of the scenarios inside it, rivals, regret by cause."""
-    name, lagged, size, folder = asked
+    name, lagged, size, folder, seed = asked
     made = load(name, folder)
     days = chosen(made, size)
     windows = {label: part for label, (of, first, last) in WINDOWS.items() if of == name
                and (part := within(made, first, last))}  # fmt: skip
     days = sorted({*days, *(day for part in windows.values() for day in part)}) if folder else days
     tail = "_lagged" if lagged else ""
-    runs: dict[str, Floats] = {"gridpace": walk(made, Gridpace(made, lagged).choose, days)}
+    planner = Gridpace(made, lagged)
+    runs: dict[str, Floats] = {"gridpace": walk(made, planner.choose, days)}
     runs |= {rival: walk(made, choose, days) for rival, choose in rivals(made, lagged).items()}
     shares: dict[str, float] = {}
     beside: dict[str, dict[str, float]] = {}
@@ -126,7 +133,8 @@ def _case(asked: Asked) -> Found:
             shares[label + tail] = realised.pop("gridpace")
             beside[label + tail] = realised
     blocks = {f"{hours}h": made.share(walk(made, knowing_means(made, hours), days), days) for hours in BLOCKS_H}
-    return Found(name + tail, shares, beside, regret(made, lagged, days[:: size.examples]), blocks)
+    best = None if made.published else best_share(planner.chains(days), lagged, seed)
+    return Found(name + tail, shares, beside, regret(planner, days[:: size.examples]), blocks, best)
 
 
 def load(name: str, folder: Path | None) -> Market:
@@ -158,6 +166,8 @@ def _tell(found: Found) -> None:
     say(f"{'':20} missed on some days, planned on the daemon's grid: {missed}")
     known = ", ".join(f"{hours} {share:.2%}" for hours, share in found.blocks.items())
     say(f"{'':20} who knew the mean of every block of hours: {known}")
+    if found.best is not None:
+        say(f"{'':20} the best policy, if errors came as the forecast has learned them: {found.best:.2%}")
 
 
 def _short(value: Any) -> Any:

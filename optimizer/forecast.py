@@ -6,8 +6,9 @@ the caller could know at the time: sources tell nothing that was not yet publish
 
 Order of belief for each hour that is not known: what is learned from the errors of the last weeks, where there are
 two of them or more (`forecast_learned`); a second signal (day-ahead prices for real-time ones) corrected by how far off
-it was last; the same local hour of the last days, corrected likewise; the last value for a while; the declared worst
-case; the mean of all that is known. Nothing is ever assumed to be 0, and a forecast that reads 0 is not believed.
+it was last; the last day again, where it was like none before; the same local hour of the last days, corrected
+likewise; the last value for a while; the declared worst case; the mean of all that is known. Nothing is ever assumed to
+be 0, and a forecast that reads 0 is not believed.
 """
 
 from __future__ import annotations
@@ -225,6 +226,8 @@ def _guesser(
     def guess(left: datetime, right: datetime) -> Guess | None:
         if by_reference and (value := by_reference(left, right)) is not None:
             return value, f"by {reference.name if reference else ''}"
+        if (value := profile.again(left)) is not None:
+            return value, f"by its last day again, which is like none of the last {outlook.days}"
         if (value := by_profile(left, right)) is not None:
             return value, f"by the same hour of the last {outlook.days} days"
         if last is not None and left - last.end < outlook.hold:
@@ -259,13 +262,13 @@ def _corrected(mean: Mean, last: Span | None, outlook: Outlook) -> Mean:
 
 class _Profile:
     """Mean by local hour of the last days: of the same kind of day (weekend or not) where there are two such, else of
-    all days."""
+    all days. After a day like none of them, that day: what was never seen before is not to be trusted to end soon."""
 
     def __init__(self, history: Series, end: datetime, outlook: Outlook) -> None:
         self._zone = outlook.zone
         alike: dict[tuple[bool, int], list[float]] = {}
         hours: dict[int, list[float]] = {}
-        everything: list[float] = []
+        everything: list[tuple[int, float]] = []
         at = floor_time(end, HOUR) - timedelta(days=outlook.days)
         while at < end:
             value = history.mean(at, min(at + HOUR, end))
@@ -273,16 +276,33 @@ class _Profile:
                 local = at.astimezone(self._zone)
                 alike.setdefault((local.weekday() >= 5, _minute(local)), []).append(value)
                 hours.setdefault(_minute(local), []).append(value)
-                everything.append(value)
+                everything.append((_minute(local), value))
             at += HOUR
         self._alike = {key: _level(values, outlook.share) for key, values in alike.items() if len(values) >= 2}
         self._hours: Mapping[int, float] = {key: _level(values, outlook.share) for key, values in hours.items()}
-        self.overall = _mean(everything) if everything else None
+        self.overall = _mean([value for _, value in everything]) if everything else None
+        self._again = dict(everything[-24:]) if _like_none_before([value for _, value in everything]) else {}
 
     def mean(self, left: datetime, right: datetime) -> float | None:
         """Profile of the hour that holds `left` (guesses never span two)."""
         local = floor_time(left, HOUR).astimezone(self._zone)
         return self._alike.get((local.weekday() >= 5, _minute(local)), self._hours.get(_minute(local)))
+
+    def again(self, left: datetime) -> float | None:
+        """The same hour of a last day that was like none before it; None after a usual day."""
+        return self._again.get(_minute(floor_time(left, HOUR).astimezone(self._zone)))
+
+
+def _like_none_before(hours: list[float]) -> bool:
+    """Whether the last day of hourly values is another world: half of it further from the usual value than that is from
+    0, and beyond three quarters of all hours before. Medians, so that a spike of an hour or a night is no such day; at
+    least two days must be known before it."""
+    before, day = np.array(hours[:-24]), hours[-24:]
+    if len(before) < 48:
+        return False
+    usual, level = float(np.median(before)), float(np.median(day))
+    low, high = np.quantile(before, (0.25, 0.75)).tolist()
+    return abs(level - usual) > abs(usual) and not low <= level <= high
 
 
 def _minute(local: datetime) -> int:

@@ -19,16 +19,20 @@ from optimizer.timegrid import floor_time
 
 HOUR = timedelta(hours=1)
 TAIL_DAYS = 3
+ERROR_HALF_LIFE_H = 6.0
+"""How fast the last error fades beside a second signal, in the second opinion (docs/decisions/0034)."""
 
 
 @dataclass(frozen=True)
 class Fan:
-    """Values [path, interval] of consecutive steps from `start` on."""
+    """Values [path, interval] of consecutive steps from `start` on. `second`: another opinion of what to reckon with,
+    NaN where there is none."""
 
     start: datetime
     step: timedelta
     paths: Floats
     scale: float = 1.0
+    second: Floats | None = None
 
     @property
     def mean(self) -> Floats:
@@ -47,10 +51,11 @@ class Fan:
 
         The mean holds all of the rare high paths, but who may still wait or hurry when one begins doesn't pay for all
         of them: E[min] <= min E. The less is known of an hour, the more the two differ, so that the mean alone makes
-        hours look dearer for being far away.
+        hours look dearer for being far away. Where there is a second opinion, halfway between the two.
         """
         middle = self.middle
-        return middle + tail * (self.mean - middle)
+        first = middle + tail * (self.mean - middle)
+        return first if self.second is None else np.where(np.isfinite(self.second), (first + self.second) / 2.0, first)
 
     def about(self, tail: float) -> Floats:
         """The paths, moved so that their mean is what is reckoned with: scenarios of the plan that it is made for."""
@@ -75,13 +80,15 @@ class Fan:
 @dataclass(frozen=True)
 class Learned:
     """A signal learned up to a local midnight. `base` is what is expected of each step from `start` on, on the asinh
-    scale, through the history and as far ahead as was asked; `midnight` is the number of the day's first step."""
+    scale, through the history and as far ahead as was asked; `told` is what a second signal says of them (NaN: nothing;
+    None: there is none); `midnight` is the number of the day's first step."""
 
     start: datetime
     step: timedelta
     midnight: int
     base: Floats
     model: ErrorModel
+    told: Floats | None = None
 
     def fan(self, recent: Floats, known: int, until: int, lead: int = 1) -> Fan | None:
         """Paths of steps `known` + `lead` - 1 up to `until`, where `known` steps are known and `recent` are the last of
@@ -93,7 +100,22 @@ class Learned:
         if now is None or until <= first:
             return None
         paths = model.ahead(now, self.base[first:until], lead)
-        return Fan(self.start + first * self.step, self.step, paths, model.scale)
+        second = self._second(recent, known, first, until)
+        return Fan(self.start + first * self.step, self.step, paths, model.scale, second)
+
+    def _second(self, recent: Floats, known: int, first: int, until: int) -> Floats | None:
+        """What the second signal says of steps [first, until), and its last error in money, which fades: no further
+        than what was seen lately or is told, since the error of a spike that didn't come is no error of quiet hours.
+
+        Far from usual prices the same error is much less on the asinh scale; neither view is always right.
+        """
+        if self.told is None or not np.isfinite(self.told[known - 1]):
+            return None
+        told, error = self.told[first:until], float(recent[-1]) - float(self.told[known - 1])
+        age_h = np.arange(first - known + 1, until - known + 1) * (self.step / HOUR)
+        low, high = np.minimum(told, np.nanmin(recent)), np.maximum(told, np.nanmax(recent))
+        second: Floats = np.clip(told + error * np.power(0.5, age_h / ERROR_HALF_LIFE_H), low, high)
+        return second
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +131,15 @@ class Recall:
 @dataclass(frozen=True)
 class Past:
     """A signal up to a local midnight, and what is expected of it without its errors: `values` [step] from `start` on
-    (NaN: a gap), `base` on the scale of asinh(value / scale), through them and as far ahead as was asked."""
+    (NaN: a gap), `base` on the scale of asinh(value / scale), through them and as far ahead as was asked, and so far
+    what a second signal tells (`told`, on its own scale; None: there is none)."""
 
     start: datetime
     step: timedelta
     values: Floats
     base: Floats
     scale: float
+    told: Floats | None = None
 
 
 def past_of(
@@ -130,13 +154,14 @@ def past_of(
         return None
     scale = scale_of(values)
     base = profile(size_of(values, scale), *slots(start, step, total, recall.zone), recall.other_kind)
+    drawn = None
     if reference is not None:
         per_hour = round(HOUR / step)
         expected = samples(reference, floor_time(start, HOUR), step, total + per_hour)
         shift = (start - floor_time(start, HOUR)) // step
         drawn = smooth_known(expected, per_hour)[shift : shift + total]
         base = mixed(size_of(values, scale), base, size_of(drawn, scale))
-    return Past(start, step, values, base, scale)
+    return Past(start, step, values, base, scale, drawn)
 
 
 def learn_signal(
@@ -151,7 +176,7 @@ def learned_of(past: Past) -> Learned | None:
     """What a past teaches; None where that is too little."""
     known = len(past.values)
     model = learn(past.values, past.base[:known], past.scale, past.step / HOUR)
-    return None if model is None else Learned(past.start, past.step, known, past.base, model)
+    return None if model is None else Learned(past.start, past.step, known, past.base, model, past.told)
 
 
 def mixed(sizes: Floats, usual: Floats, told: Floats) -> Floats:

@@ -6,17 +6,18 @@ of the whole local day are public before the day begins; of later days nothing i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import numpy as np
 
+from benchmarks.support.ceiling import Chain, chain_of
 from benchmarks.support.market import DUTY, FIRM_KW, MOST_KW, Chooser, Market, walk
 from optimizer.domain import BatchJob, CurvePoint, GpuPool, PoolInputs, PowerCurve, Prices, Problem, SiteInputs, Work
 from optimizer.facts import Floats
 from optimizer.forecast import PRICE, Outlook, forecast_on_grid, on_grid
-from optimizer.forecast_learned import TAIL_DAYS, Learned, Recall, learn_signal
+from optimizer.forecast_learned import TAIL_DAYS, Fan, Learned, Recall, learn_signal
 from optimizer.rivals.rule import corrected, share_now
 from optimizer.session import Session
 from optimizer.timegrid import TimeGrid, planning_grid
@@ -35,8 +36,7 @@ class Gridpace:
     plan_every: int = 25
     session: Session = field(default_factory=Session)
     _asked: int = 0
-    _day: int = -1
-    _learned: Learned | None = None
+    _learned: dict[int, Learned | None] = field(default_factory=dict)
 
     def choose(self, index: int, last: int, owed: float) -> float:
         """The first step of the plan for the rest of the day.
@@ -59,26 +59,41 @@ class Gridpace:
         made, known = self.market, index if self.lagged else index + 1
         if made.published or known == last:
             return made.price[index:last]
-        learned, fan = self._model(index, last), None
-        if learned is not None:
-            offset, tail = learned.midnight - self._day, TAIL_DAYS * round(24 / made.hours)
-            fan = learned.fan(made.price[max(0, known - tail) : known], known + offset, last + offset)
+        fan = self._fan(index, last, known)
         ahead = self._plain(known, last) if fan is None else fan.reckoned(PRICE.tail)
         return np.concatenate((made.price[index:known], ahead))
 
+    def chains(self, days: list[tuple[int, int]]) -> Iterator[Chain]:
+        """Those days as their forecasts at midnight believe that they may come, where errors had been learned."""
+        for first, last in days:
+            fan, learned = self._fan(first, last, first), self._model(first, last)
+            if fan is not None and learned is not None:
+                yield chain_of(learned, np.arcsinh(fan.middle / fan.scale))
+
+    def _fan(self, index: int, last: int, known: int) -> Fan | None:
+        """What may come in [known, last); None while there is too little to learn from."""
+        made, learned = self.market, self._model(index, last)
+        if learned is None:
+            return None
+        offset, tail = learned.midnight - self._first(index), TAIL_DAYS * round(24 / made.hours)
+        return learned.fan(made.price[max(0, known - tail) : known], known + offset, last + offset)
+
+    def _first(self, index: int) -> int:
+        """Where the day of an interval begins."""
+        return next(begin for begin, end in self._days if begin <= index < end)
+
     def _model(self, index: int, last: int) -> Learned | None:
         """What was learned until the midnight that began this day."""
-        first = next(begin for begin, end in self._days if begin <= index < end)
-        if first != self._day:
+        first = self._first(index)
+        if first not in self._learned:
             made, span = self.market, HISTORY_DAYS * round(24 / self.market.hours)
             begin = max(0, first - span)
             ahead = made.series(made.day_ahead, begin, last, "day_ahead") if made.day_ahead is not None else None
-            self._day = first
-            self._learned = (first > 0 and learn_signal(
+            self._learned[first] = (first > 0 and learn_signal(
                 made.series(made.price, begin, first), ahead, made.starts[first], made.starts[last - 1] + made.step,
                 Recall(made.zone, HISTORY_DAYS),
             )) or None  # fmt: skip
-        return self._learned
+        return self._learned[first]
 
     def __post_init__(self) -> None:
         self._days = self.market.days()
@@ -127,7 +142,7 @@ def by_plan(made: Market, prices: Callable[[int, int], Floats], daemon_grid: boo
     return choose
 
 
-def regret(made: Market, lagged: bool, days: list[tuple[int, int]]) -> dict[str, float]:
+def regret(lived: Gridpace, days: list[tuple[int, int]]) -> dict[str, float]:
     """What the planner misses of perfect foresight's saving on some days, by cause; the causes add up to the whole.
 
     The same days are lived three times: with the product's forecast on the daemon's grid, with perfect prices on that
@@ -135,15 +150,17 @@ def regret(made: Market, lagged: bool, days: list[tuple[int, int]]) -> dict[str,
     is the solver's gap).
     """
 
+    made = lived.market
+
     def share(prices: Callable[[int, int], Floats], daemon_grid: bool) -> float:
         return made.share(walk(made, by_plan(made, prices, daemon_grid), days), days)
 
     def perfect(index: int, last: int) -> Floats:
         return made.price[index:last]
 
-    lived = share(Gridpace(made, lagged).prices, True)
+    real = share(lived.prices, True)
     coarse, fine = share(perfect, True), share(perfect, False)
-    return {"forecast": coarse - lived, "grid": fine - coarse, "gap": 1.0 - fine, "whole": 1.0 - lived}
+    return {"forecast": coarse - real, "grid": fine - coarse, "gap": 1.0 - fine, "whole": 1.0 - real}
 
 
 def knowing_means(made: Market, hours: int) -> Chooser:

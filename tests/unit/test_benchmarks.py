@@ -71,7 +71,7 @@ KEYS = {
     "backtest_speed": {"times_real_time", "highs_share", "charged_times_real_time", "scenarios_hourly_ratio"},
     "batch": {"overhead_ratio", "peak_mb", "plan_to_concurrency_s", "lost", "doubled"},
     "field_trial": {"weighted_performance", "over_delivery_points", "lowest_point"},
-    "plan_quality": {"share_of_perfect", "rivals", "regret", "knowing_block_means", "scenario_ratio_20"},
+    "plan_quality": {"share_of_perfect", "rivals", "regret", "knowing_block_means", "best_policy", "scenario_ratio_20"},
     "forecasts": {"mean_error", "median_error", "inside_band_90"},
     "footprint": {"agent_mb", "agent_core_share", "daemon_mb", "daemon_core_share_5_nodes"},
     "two_sites": {"movable_share", "pairs"},

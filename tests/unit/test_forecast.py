@@ -119,6 +119,29 @@ def test_no_knowledge_at_all_is_said_and_nothing_is_invented():
         forecast_on_grid(empty, planning_grid(NOON, DAY), PLAIN)
 
 
+def test_a_day_like_none_before_it_is_taken_to_come_again():
+    """Winter storm Uri: each day dearer than the last, by ten and then by three."""
+    usual, storm = [20.0, 30.0] * 12, [900.0, 1500.0] * 12
+    known = series([*usual * 3, *storm], NOON - 4 * DAY)
+    got, notes = extend(known, NOON, NOON + 3 * DAY, Outlook())
+    assert [got.at(NOON + n * HOUR) for n in (0, 1, 24, 71)] == [900.0, 1500.0, 900.0, 1500.0]
+    assert "by its last day again, which is like none of the last 14" in notes[0].text
+
+
+@pytest.mark.parametrize(
+    ("days", "last"),
+    [
+        (3, [20.0, 30.0] * 7 + [4000.0] * 10),  # an evening of spikes
+        (3, [40.0, 45.0] * 12),  # dear, and not out of this world
+        (1, [900.0, 1500.0] * 12),  # too little to compare with
+    ],
+)
+def test_a_spike_or_a_dear_day_is_not_taken_to_come_again(days, last):
+    known = series([*[20.0, 30.0] * 12 * days, *last], NOON - (days + 1) * DAY)
+    _, notes = extend(known, NOON, NOON + DAY, Outlook())
+    assert "by the same hour of the last 14 days" in notes[0].text
+
+
 def test_a_few_hours_of_history_still_give_a_horizon():
     got, _ = extend(series([40.0, 60.0], NOON - 2 * HOUR), NOON, NOON + DAY, PLAIN)
     assert got.until(NOON) == NOON + DAY

@@ -13,8 +13,8 @@ from benchmarks.support.controllers import Gridpace
 from benchmarks.support.market import DUTY, Market, walk
 from optimizer.forecast import PRICE, Outlook, expect, extend, without_zeros
 from optimizer.forecast_base import profile, samples, slots, smooth
-from optimizer.forecast_errors import learn, present
-from optimizer.forecast_learned import Recall, look_ahead, mixed
+from optimizer.forecast_errors import ErrorModel, learn, present
+from optimizer.forecast_learned import Learned, Recall, look_ahead, mixed
 from optimizer.reasons import Reason, Severity
 from optimizer.rivals.rule import corrected, share_now
 from optimizer.timegrid import planning_grid
@@ -209,3 +209,26 @@ def test_day_ahead_prices_and_the_usual_day_count_by_how_right_they_were():
     gone = np.where(np.arange(240) % 7 == 0, np.nan, told)
     assert np.allclose(mixed(told[:200], usual, gone), np.where(np.isfinite(gone), told, usual))
     assert np.allclose(mixed(told[:200], np.full(240, np.nan), told), told)
+
+
+def told_model(told):
+    """A day-ahead price that has always been right, and nothing else that was learned."""
+    base = np.arcsinh(np.array(told) / 20.0)
+    quiet = ErrorModel(20.0, 1.0, np.zeros((26, 4)), np.zeros((1, 26)), 9.0, 9.0)
+    return Learned(START, HOUR, 0, base, quiet, np.array(told))
+
+
+def test_beside_day_ahead_prices_half_counts_that_the_last_error_fades_in_money():
+    """70 instead of 40: six hours later half of the 30 is left; and the other half of the forecast expects no error."""
+    fan = told_model([40.0] * 20).fan(np.array([40.0, 40.0, 70.0]), 3, 20)
+    assert fan.reckoned(0.5)[5] == pytest.approx((40.0 + 40.0 + 15.0) / 2)
+    assert fan.about(0.5).mean(axis=0) == pytest.approx(fan.reckoned(0.5))
+    lagged = told_model([40.0] * 20).fan(np.array([40.0, 40.0, 70.0]), 3, 20, lead=2)
+    assert lagged.reckoned(0.5) == pytest.approx(fan.reckoned(0.5)[1:])
+
+
+def test_a_day_ahead_spike_that_did_not_come_makes_no_quiet_hour_cheaper_than_any_was():
+    fan = told_model([40.0, 30.0, 5000.0, 40.0, np.nan, 4000.0]).fan(np.array([42.0, 31.0, 35.0]), 3, 6)
+    assert fan.second[0] == 31.0
+    assert np.isnan(fan.second[1])
+    assert fan.second[2] == pytest.approx(4000.0 + (35.0 - 5000.0) * 0.5 ** (3 / 6))
