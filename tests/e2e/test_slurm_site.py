@@ -8,7 +8,10 @@ import pytest
 from tests.support.batch_site import BatchSite, draw_kw
 from tests.support.slurm import a_cluster
 
-SYSTEM = "{{type: slurm, partitions: {{batch: tune}}, refresh: 0.5s, conf: {conf}}}"
+SYSTEM = "{{type: slurm, partitions: {{batch: tune}}, refresh: 0.5s, timeout: 3s, conf: {conf}}}"
+
+# GPUs that the fast loop took stay taken for a minute, which other tests watch; here it would only be waited for.
+SHORT = "import datetime, scheduler.dwell; scheduler.dwell.DWELL = datetime.timedelta(seconds=5)"
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def test_two_hundred_jobs_an_event_a_lost_controller_and_nothing_left_held(site)
     cluster, lab = site
     # Cheap now and dear later: with nothing to gain by running now, a plan may as well wait.
     lab.prices(datetime.now(UTC), 10, 90, timedelta(hours=2))
-    daemon = lab.start()
+    daemon = lab.start(before=SHORT)
     daemon.serving()
     for _ in range(4):
         cluster.submit("--comment=gridpace deadline=4h pause=suspend", "--array=0-49", "--gres=gpu:h100:1",

@@ -45,11 +45,11 @@ class BatchSite:
         """The environment of its processes."""
         return self._env
 
-    def start(self, limit=100.0):
-        """One more life."""
+    def start(self, limit=100.0, before=""):
+        """One more life; `before`: what is run in its process first."""
         values = {"limit": limit, "port": self.fields["port"], "system": self.system, "signal": self.signal}
         self.path.write_text(CONFIG.format(**values))
-        self.lives.append(Life(self, len(self.lives)))
+        self.lives.append(Life(self, len(self.lives), before))
         return self.lives[-1]
 
     def prices(self, now, first, then, turns_after):
