@@ -24,7 +24,7 @@ from scheduler.metrics import Metrics
 from scheduler.running import App, api_settings
 from scheduler.sdnotify import notify
 from scheduler.standby.api import standby_app
-from scheduler.standby.member import LeadLost, Member, Membership
+from scheduler.standby.member import Member, Membership
 
 if TYPE_CHECKING:
     from scheduler.daemon import Daemon
@@ -102,21 +102,28 @@ def lead(daemon: Daemon, member: Member) -> None:
     try:
         daemon.app = App.start(daemon.config, store=store, lead=member)
     except Exception as error:
-        if member.lease.holds():
+        if member.lease.holds() and member.bus.connected:
             raise
         log.warning("standby.lead_lost_at_once", why=str(error))
         member.follow()
         return
     try:
         daemon.turn(daemon.app)
-    except LeadLost as error:
-        log.warning("standby.lead_lost_at_reload", why=str(error))
+    except AdapterError as error:
+        over_a_reload(daemon, error)
     finally:
         if daemon.app is not None:
             daemon.app.stop(release=lambda: member.lease.holds() and not member.followed())
             daemon.app = None
         log.info("standby.lead_left", stopping=daemon.stopping)
         member.follow()
+
+
+def over_a_reload(daemon: Daemon, error: AdapterError) -> None:
+    """Say why nothing runs after a reload: that ends the lead alone. Raises an error of parts that do run."""
+    if daemon.app is not None:
+        raise error
+    log.warning("standby.lead_lost_at_reload", why=str(error))
 
 
 def reread(daemon: Daemon) -> None:

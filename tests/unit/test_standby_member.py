@@ -101,25 +101,52 @@ def test_a_bus_that_hiccups_while_the_lead_is_taken_up_ends_no_process(members, 
     assert leader.status()["role"] == "standby"
 
 
-def test_a_bus_that_hiccups_over_a_reload_ends_the_lead_and_not_the_process(members, monkeypatch, tmp_path):
+@pytest.mark.parametrize("books", [True, False])
+def test_a_bus_that_hiccups_over_a_reload_ends_the_lead_and_not_the_process(members, monkeypatch, tmp_path, books):
+    """It keeps the books from being opened under the lead, or, a moment later, the nodes from being asked."""
     leader, _ = members
     leader._role, leader.open_store = "elected", lambda: "books"
     stopped = []
     ctx = SimpleNamespace(clock=None, store=SimpleNamespace(in_memory_only=False))
     app = SimpleNamespace(stop=lambda **how: stopped.append(how), parts=SimpleNamespace(ctx=ctx))
     starts = [app]
-    monkeypatch.setattr(life.App, "start", lambda *_, **__: starts.pop())
-    new = SimpleNamespace(clock=None)
+
+    def start(*_, **__):
+        if not starts:
+            raise AdapterError("NATS: no node answers")
+        return starts.pop()
+
+    monkeypatch.setattr(life.App, "start", start)
+    new, old = SimpleNamespace(clock=None, log_format="json"), SimpleNamespace(clock=None)
     monkeypatch.setattr("scheduler.daemon.load_config", lambda *_, **__: new)
     monkeypatch.setattr("scheduler.daemon.refuse_moved", lambda *_: None)
-    daemon = SimpleNamespace(config=SimpleNamespace(clock=None), config_path=tmp_path, app=None, stopping=False)
-    daemon.books = lambda: (_ for _ in ()).throw(LeadLost("the books' stream does not answer"))
+    daemon = SimpleNamespace(config=old, config_path=tmp_path, app=None, stopping=False, member=leader)
+
+    def opened():
+        if books:
+            raise LeadLost("the books' stream does not answer")
+        return "books"
+
+    daemon.books = opened
     daemon.turn = lambda running: Daemon.reload(daemon, running)
     life.lead(daemon, leader)
     assert stopped == [{"release": False, "keep_store": False}], "limits stay with leases and trajectories"
-    assert daemon.config is new, "it counts when this daemon leads again"
+    assert (daemon.config is new) is books, "it counts when this daemon leads again, unless it could not run"
     assert leader.status()["role"] == "standby"
     assert daemon.app is None
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_what_can_not_start_ends_the_process_unless_the_bus_is_away(members, monkeypatch, connected):
+    leader, _ = members
+    leader._role, leader.open_store, leader.bus.connected = "elected", lambda: "books", connected
+    monkeypatch.setattr(life.App, "start", lambda *_, **__: (_ for _ in ()).throw(AdapterError("port 8080 is taken")))
+    if connected:
+        with pytest.raises(AdapterError, match="8080"):
+            lead(leader)
+    else:
+        lead(leader)
+        assert leader.status()["role"] == "standby"
 
 
 def test_a_disk_that_says_no_to_a_follower_is_told_and_makes_it_no_leader(members, monkeypatch):
