@@ -193,6 +193,7 @@ class BatchJob:
     after: tuple[str, ...] = ()
     data_gb: float = 0.0
     data_site: str = ""
+    tier: int | None = None
 
     @property
     def left_gpu_h(self) -> float:
@@ -319,7 +320,6 @@ class Problem:
     weighing: Weighing = field(default_factory=Weighing)
 
 
-# ---------------------------------------------------------------- the plan
 class Rung(StrEnum):
     """Which step of the ladder answered, best first; `RULE` where a rule was chosen in the optimiser's place."""
 

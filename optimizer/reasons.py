@@ -44,6 +44,7 @@ class Reason(StrEnum):
     DEADLINE_UNREACHABLE = "deadline_unreachable"
     FLOOR_BROKEN = "floor_broken"
     LATENCY_YIELDS = "latency_yields"
+    TIER_BROKEN = "tier_broken"
     LATENCY_MISSED = "latency_missed"
     RAMP_BROKEN = "ramp_broken"
     EVENT_CONFLICT = "event_conflict"

@@ -250,6 +250,7 @@ def _terms(job: JobTerms) -> dict[str, Any]:
         "checkpoint_gpu_h",
         "restart_gpu_h",
         "data_gb",
+        "tier",
     )
     return {name: getattr(job, name) for name in names}
 

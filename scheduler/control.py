@@ -16,6 +16,7 @@ from optimizer.reasons import Note, Reason, Severity
 from scheduler.clocked import learn_levers, limits_of, locked_mhz, move_clocks, yielded_gpus
 from scheduler.dispatch import Dispatched
 from scheduler.engine import Context, State
+from scheduler.flex import watch_tiers
 from scheduler.granting import grant_jobs
 from scheduler.jobmeter import meter_jobs
 from scheduler.latency_trim import latencies, needed, watch_latency
@@ -57,7 +58,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     notes += watch_latency(ctx, state, now)
     events = ctx.ledger.active(now)
     below_floor = emergency_sites(ctx.emergency_programs, events, now)
-    notes += read_jobs(ctx, state, now)
+    notes += read_jobs(ctx, state, now) + watch_tiers(ctx, state, now)
     notes += drift(ctx, state, now)
     count_unreached(ctx, state, reading, now)
     trims, orders, done = order_sites(ctx, state, events, below_floor, now)

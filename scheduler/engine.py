@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from adapters.permit import Permit
@@ -28,6 +28,7 @@ from scheduler.coordination.shares import Shares
 from scheduler.curve_book import CurveBook
 from scheduler.dispatch import Dispatcher
 from scheduler.estimate import Foreign
+from scheduler.flex_book import FlexBook
 from scheduler.latency import Guard
 from scheduler.ledger.ledger import Ledger
 from scheduler.meterline import Overhead
@@ -141,6 +142,7 @@ class Context:
     dispatcher: Dispatcher
     store: Store
     curves: CurveBook
+    flex: FlexBook
     prices: Prices
     currency: str
     margin: float = 0.003
@@ -203,6 +205,10 @@ class State:
     """GPUs of each pool that did not take their last order."""
     latency_caps: dict[str, int] = field(default_factory=dict)
     """Lowest caps that the latency objectives of pools allow now, where that is above their floors."""
+    tier_caps: dict[str, int] = field(default_factory=dict)
+    """Caps of pools with jobs that may be slowed down no longer."""
+    tiers: dict[str, Any] = field(default_factory=dict)
+    """Jobs of Flex tiers that have begun (scheduler/flex.py)."""
     adopted: bool = False
     orders: dict[str, PoolOrder] = field(default_factory=dict)
     held: dict[str, PoolOrder] = field(default_factory=dict)

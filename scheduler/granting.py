@@ -14,6 +14,7 @@ from optimizer.curves import throughput_at_cap
 from optimizer.domain import BatchJob, GpuPool, Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
+from scheduler.flex import admitted
 from scheduler.orders import PoolOrder, free_order, grant_gpus, last_chance, planned_order, planned_rates
 from scheduler.store.store import StoreDegraded
 
@@ -37,7 +38,7 @@ def filled(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now: dat
     """Orders with no more active GPUs in batch pools than the plan has work for: the others would draw nothing, and
     somebody else would be throttled for them."""
     batch = {pool: order for pool, order in orders.items() if ctx.pools[pool].pool.work is Work.BATCH}
-    released = able(state, now)
+    released = admitted(ctx, state, able(state, now), now)
     if not batch or state.plan is None:
         return dict(orders)
     rates = planned_rates(state.plan, released, now)
@@ -57,7 +58,7 @@ def grant_jobs(ctx: Context, state: State, orders: Mapping[str, PoolOrder], now:
     """Grant and book; a job system that refuses becomes a note."""
     if isinstance(ctx.jobs, Quietable):
         ctx.jobs.quiet(not ctx.dispatcher.writes)
-    released = able(state, now)
+    released = admitted(ctx, state, able(state, now), now) if ctx.dispatcher.writes else able(state, now)
     batch = {m.pool.id: m.pool for m in ctx.pools.values() if m.pool.work is Work.BATCH}
     if ctx.dispatcher.writes:
         in_force = {pool: orders[pool] for pool in batch}

@@ -44,14 +44,19 @@ def watch_latency(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]
     return tuple(notes)
 
 
+def held_caps(state: State) -> dict[str, int]:
+    """Lowest caps that users' latencies and jobs' tiers allow, where there are such."""
+    return {**state.latency_caps, **state.tier_caps}
+
+
 def kept_cap_w(state: State, pool: GpuPool) -> int:
-    """Lowest cap at which the floor and the latency objectives are kept."""
-    return max(floor_cap_w(pool), state.latency_caps.get(pool.id, 0))
+    """Lowest cap at which the floor, latency objectives and tiers of jobs are kept."""
+    return max(floor_cap_w(pool), held_caps(state).get(pool.id, 0))
 
 
 def raised(state: State, orders: Mapping[str, PoolOrder]) -> dict[str, PoolOrder]:
-    """The orders with no cap below what latencies allow."""
-    least = state.latency_caps
+    """The orders with no cap below what latencies and tiers allow."""
+    least = held_caps(state)
     return {
         pool: replace(order, cap_w=least[pool]) if least.get(pool, 0) > order.cap_w else order
         for pool, order in orders.items()

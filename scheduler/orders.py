@@ -59,8 +59,9 @@ def planned_rates(plan: Plan | None, jobs: tuple[BatchJob, ...], now: datetime) 
             rates[job.id] = (planned.pool or job.pools[0], planned.work_gpus[step_index(plan, now)])
         else:
             rates[job.id] = (job.pools[0], float(job.gpus) if held else 0.0)
-        if held and rates[job.id][1] < job.gpus:
-            rates[job.id] = (rates[job.id][0], float(job.gpus))
+        least = job.max_gpus if job.tier is not None else job.gpus
+        if held and rates[job.id][1] < least:
+            rates[job.id] = (rates[job.id][0], float(least))
     return rates
 
 
@@ -112,9 +113,9 @@ def grant_gpus(
 
     fixed = [job for job in jobs if job.started_at is not None and not job.preemptible and job.gpus > 0]
     for job in fixed:
-        grant(job, job.gpus)
+        grant(job, max(job.gpus, _all_of_it(job, left.get(needs[job.id][0], 0))))
 
-    others = sorted((job for job in jobs if job not in fixed), key=lambda job: (-job.priority, job.deadline, job.id))
+    others = sorted((job for job in jobs if job not in fixed), key=_turn)
     gangs = [job for job in others if job.preemptible and job.min_gpus > 1]
     for job in gangs:
         grant(job, _gang(job, *needs[job.id], left))
@@ -133,6 +134,16 @@ def grant_gpus(
         if needs[job.id][1] > grants[job.id] + LEAST_BIT:
             grant(job, min(1, job.max_gpus - grants[job.id]))
     return grants
+
+
+def _all_of_it(job: BatchJob, left: int) -> int:
+    """GPUs that a job of a tier gets once it must not be held up any more."""
+    return min(job.max_gpus, left) if job.tier is not None else 0
+
+
+def _turn(job: BatchJob) -> tuple[bool, int, datetime, str]:
+    """Who goes first: jobs that have begun and may not be interrupted any more, then by priority and deadline."""
+    return job.preemptible or job.started_at is None, -job.priority, job.deadline, job.id
 
 
 def _gang(job: BatchJob, pool: str, need: float, left: Mapping[str, int]) -> int:

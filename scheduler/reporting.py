@@ -14,6 +14,7 @@ from optimizer.domain import BatchJob, GpuPool, JobState, Plan, Problem, Work
 from optimizer.explain import explain_job, explain_pool
 from optimizer.reasons import Note, Reason
 from scheduler.clocked import locked_mhz, yielded_gpus
+from scheduler.flex import flex_now, flex_text
 from scheduler.flexibility import flexibility
 from scheduler.holding import held_by
 from scheduler.latency import status_of
@@ -162,11 +163,12 @@ def job_status(job: BatchJob, ctx: Context, state: State) -> JobStatus:
         deadline=job.deadline,
         finish=planned.finish if planned is not None else None,
         reason=reason,
-        why=why,
+        why=why + flex_text(ctx, state, job),
         tokens=sale.tokens if sale is not None else 0,
         energy_kwh=sale.energy_kwh if sale is not None else 0.0,
         margin=sale.margin if sale is not None and sale.tokens else None,
         site=site,
+        **flex_now(ctx, state, job),
     )
 
 

@@ -52,6 +52,7 @@ class JobRequest:
     after: tuple[str, ...] = ()
     data_gb: float = 0.0
     sites: tuple[str, ...] = ()
+    tier: int | None = None
     metadata: Mapping[str, str] | None = None
 
 

@@ -142,6 +142,10 @@ class JobStatus:
     """What was paid for them beyond the cost of the energy; None: nothing was sold."""
     site: str = ""
     """Other site that works on it."""
+    tier: int | None = None
+    """Its Flex tier; None: its deadline alone counts."""
+    reduction: float | None = None
+    """Share by which it was slower than at full allocation, on average since its start; None: it has not begun."""
 
 
 @dataclass(frozen=True)

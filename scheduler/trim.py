@@ -20,7 +20,7 @@ from scheduler.engine import Context, State
 from scheduler.flexibility import site_pools
 from scheduler.giveback import give_back
 from scheduler.granting import filled
-from scheduler.latency_trim import kept_cap_w, raised, yields
+from scheduler.latency_trim import held_caps, kept_cap_w, raised, yields
 from scheduler.observing import foreign_gpus, site_import
 from scheduler.orders import PoolOrder, whole_order
 from scheduler.overrides import operator_limit_kw
@@ -144,7 +144,7 @@ def still(
 
 def guarded_it_kw(state: State, pools: list[GpuPool]) -> float:
     """IT power of what is held now with what the latency guard takes back, which waits for no ramp; else nothing."""
-    held = {pool.id: held_order(state, pool) for pool in pools} if state.latency_caps else {}
+    held = {pool.id: held_order(state, pool) for pool in pools} if held_caps(state) else {}
     return it_kw(state, pools, raised(state, held)) if held and raised(state, held) != held else -INF
 
 
@@ -160,7 +160,7 @@ def give_way(
     """The latency guard yields to hard limits and operators, which leave `room_kw` of IT power: where every other lever
     is used, its pools go down to their floors, as far as those need it. An event gets no more than the rest; that it
     falls short is known."""
-    if not state.latency_caps:
+    if not held_caps(state):
         return orders, left_kw, ()
     over_kw = min(left_kw, it_kw(state, pools, orders) - room_kw)
     if over_kw > 0:
@@ -196,7 +196,7 @@ def shed_orders(
     The last lever: caps below the knee, in pools without a floor whose work must go on.
     """
     orders, left_kw = _shed(state, pools, base, floors, kw, now)
-    low = {pool.id: max(lowest_cap_w(pool), state.latency_caps.get(pool.id, 0)) for pool in pools}
+    low = {pool.id: max(lowest_cap_w(pool), held_caps(state).get(pool.id, 0)) for pool in pools}
     last = {pool.id: min(floors[pool.id], low[pool.id]) for pool in pools}
     if left_kw > 0 and all(floors[pool.id] <= kept_cap_w(state, pool) for pool in pools) and last != floors:
         return _shed(state, pools, orders, last, left_kw, now)

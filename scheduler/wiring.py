@@ -41,6 +41,7 @@ from scheduler.dispatch import Dispatcher
 from scheduler.engine import ChargeBuilder, Context, Planner, SiteModel, State
 from scheduler.facade import Facade
 from scheduler.feeds import Feeds
+from scheduler.flex_book import FlexBook
 from scheduler.hardware import Hardware, build_hardware
 from scheduler.latency_wiring import build_guards
 from scheduler.ledger.ledger import Ledger
@@ -151,9 +152,8 @@ def _built(
     opened.callback(hardware.close)
     pools, jobs = Pools(hardware.pools), build_jobs(config, context, hardware, store)
     channels = build_channels(config, store, clock) if channels is None else channels
-    planner = planner or build_planner(config)
+    planner, dispatcher = planner or build_planner(config), build_dispatcher(config, hardware, store, clock)
     opened.callback(planner.close)
-    dispatcher = build_dispatcher(config, hardware, store, clock)
     ctx = Context(
         mode=config.mode.value,
         clock=clock,
@@ -173,6 +173,7 @@ def _built(
         permit=context.permit,
         store=store,
         curves=CurveBook(pools, store),
+        flex=FlexBook(store),
         sales=SalesBook(store),
         latency=build_guards(config, context, hardware.hall, store, opened),
         prices=prices(config),

@@ -14,12 +14,13 @@ from adapters.work_ports import Drainable, StartTeller, WorkKeeper
 from optimizer.domain import BatchJob, Plan
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
+from scheduler.flex import bound_jobs
 
 
 def read_jobs(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
     """Take the jobs as they are into the state; what a person should know about the job system."""
     try:
-        state.jobs = tuple(ctx.jobs.snapshot())
+        state.jobs = bound_jobs(ctx, state, ctx.jobs.snapshot(), now)
     except AdapterError as error:
         return (_lost(error, now),)
     return ctx.jobs.notes() if isinstance(ctx.jobs, WorkKeeper) else ()
@@ -28,7 +29,7 @@ def read_jobs(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
 def jobs_now(ctx: Context, state: State, now: datetime) -> tuple[BatchJob, ...]:
     """The jobs for a plan: as they are, else as last seen."""
     try:
-        return tuple(ctx.jobs.snapshot())
+        return bound_jobs(ctx, state, ctx.jobs.snapshot(), now)
     except AdapterError as error:
         state.notes.append(_lost(error, now))
         return state.jobs

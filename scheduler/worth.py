@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from optimizer.domain import GpuPool, Work
+from optimizer.domain import BatchJob, GpuPool, Work
 from scheduler.engine import State
 from scheduler.orders import step_index
 
@@ -29,9 +29,14 @@ def pool_value(state: State, pool: GpuPool, now: datetime) -> float:
 
 
 def kept_gpus(state: State, pool: GpuPool) -> int:
-    """GPUs of a batch pool that run work which must not be interrupted."""
+    """GPUs of a batch pool that run work which must not be interrupted, or that a job of a tier must have back."""
     return sum(
-        job.gpus
+        job.gpus if job.tier is None else job.max_gpus
         for job in state.jobs
-        if not job.preemptible and job.started_at is not None and state.grants.get(job.id, ("", 0))[0] == pool.id
+        if not job.preemptible and job.started_at is not None and _home(state, job) == pool.id
     )
+
+
+def _home(state: State, job: BatchJob) -> str:
+    """The pool that a job runs in; one of a tier that was paused, the pool in which it will."""
+    return state.grants.get(job.id, (job.pools[0] if job.tier is not None else "", 0))[0]

@@ -95,6 +95,7 @@ class JobQueue:
             "checkpoint_gpu_h",
             "restart_gpu_h",
             "data_gb",
+            "tier",
         )
         same = all(getattr(held, name) == getattr(request, name) for name in names)
         same = same and tuple(dict.fromkeys(request.after)) == held.after

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from adapters.ports import AdapterError
 from optimizer.domain import BatchJob, JobState
+from optimizer.flex import TOLERATED
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.timegrid import require_utc
 
@@ -125,6 +126,11 @@ class JobFields(Protocol):
         ...
 
     @property
+    def tier(self) -> int | None:
+        """Flex tier, 0 to 3; None: its deadline alone counts."""
+        ...
+
+    @property
     def after(self) -> tuple[str, ...]:
         """Jobs that must be done before it begins."""
         ...
@@ -194,7 +200,7 @@ def new_job(
         priority=request.priority, min_gpus=request.min_gpus, min_run_h=float(request.min_run_h),
         pause_cost=float(request.pause_cost), checkpoint_gpu_h=float(request.checkpoint_gpu_h),
         restart_gpu_h=float(request.restart_gpu_h), after=tuple(dict.fromkeys(request.after)),
-        data_gb=float(request.data_gb),
+        data_gb=float(request.data_gb), tier=request.tier,
     )  # fmt: skip
     if gpus == request.max_gpus:
         return job, ()
@@ -213,6 +219,8 @@ def _check_numbers(request: JobFields) -> None:
         raise JobRefused(f"work_gpu_h: {request.work_gpu_h} is not above 0")
     if request.min_gpus < 0:
         raise JobRefused(f"min_gpus: {request.min_gpus} is below 0")
+    if request.tier is not None and request.tier not in range(len(TOLERATED)):
+        raise JobRefused(f"tier: {request.tier} is not 0, 1, 2 or 3")
     if request.max_gpus < 1:
         raise JobRefused(f"max_gpus: {request.max_gpus} is below 1")
 

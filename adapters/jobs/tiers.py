@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-TOLERATED = (0.0, 0.10, 0.25, 0.50)
-"""Share of its throughput that a job of each tier may lose, averaged over its life."""
+from optimizer.flex import TOLERATED
 
 
 def tier_of(text: str) -> int:

@@ -79,6 +79,9 @@ class JobBody(Body):
     sites: Annotated[tuple[Name, ...], Field(max_length=100)] = Field(
         (), description="Other daemons' sites that may run it; its worker hands it over", examples=[["california"]]
     )
+    tier: Annotated[int, Field(ge=0, le=3)] | None = Field(
+        None, description="Flex tier: 0, 10, 25 or 50 % slower at most, averaged from its start to its end"
+    )
     metadata: Annotated[dict[Name, Annotated[str, Field(max_length=1000)]], Field(max_length=50)] | None = None
 
     @model_validator(mode="after")

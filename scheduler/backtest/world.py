@@ -91,6 +91,7 @@ def as_batch_job(request: JobRequest, start: datetime) -> BatchJob:
         restart_gpu_h=request.restart_gpu_h,
         after=request.after,
         data_gb=request.data_gb,
+        tier=request.tier,
     )
 
 

@@ -74,6 +74,12 @@ class JobTerms(Model):
         description="Gigabytes that must be moved to run it at another site, at `economics.move_per_gb`.",
         examples=[800],
     )
+    tier: Annotated[int, Field(ge=0, le=3)] | None = Field(
+        default=None,
+        description="Flex tier: once begun, at most 0, 10, 25 or 50 % slower than on all its GPUs at full power, "
+        "averaged until it is done. Only hard limits and emergencies go first. Absent: its deadline alone counts.",
+        examples=[2],
+    )
 
 
 class JobConfig(JobTerms):

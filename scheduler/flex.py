@@ -1,0 +1,178 @@
+"""Flex tiers in the loops: who may be held up no longer, and what became of the promise.
+
+Why a job whose allowance is used up counts as one that can't be interrupted: plan, merit order, checker and grants all
+know what to do with such a job, also under an event, and none of them can trade it away. Its pool then runs at full
+power, since a cap is a reduction too. Only a hard limit, an operator's limit and an emergency that the operator allowed
+go first, and the books say so. A job of a tier begins only where all its GPUs could be given back to it at any moment.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from optimizer.domain import BatchJob, JobState
+from optimizer.flex import TOLERATED, allowance, latest_end, reduction
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.engine import Context, State
+from scheduler.flex_book import FlexRecord
+from scheduler.latency import speed_of
+from scheduler.orders import planned_rates
+from scheduler.safety import emergency_sites
+
+REACTION = timedelta(minutes=1)
+"""Beside an interval: workers report their progress so late, and a job that was paused needs time to go on."""
+
+TOLERANCE = 0.01
+"""A point of reduction that is not held against anybody: starts and ends are known to the second."""
+
+
+def bound_jobs(ctx: Context, state: State, jobs: Iterable[BatchJob], now: datetime) -> tuple[BatchJob, ...]:
+    """The jobs, those of a tier with its deadline, and not to be interrupted once their allowance is used up."""
+    known = tuple(jobs)
+    if all(job.tier is None for job in known):
+        return known
+    deep = emergency_sites(ctx.emergency_programs, ctx.ledger.active(now), now)
+    return tuple(_bound(ctx, state, job, deep, now) if job.tier is not None else job for job in known)
+
+
+def _bound(ctx: Context, state: State, job: BatchJob, deep: frozenset[str], now: datetime) -> BatchJob:
+    speed, home = full_speed(ctx, state, job), _home(state, job)
+    if home in ctx.pools and ctx.pools[home].pool.site in deep:
+        return job
+    left, end = allowance(job, now, speed), latest_end(job, speed)
+    if left is None or end is None:
+        return replace(job, preemptible=job.preemptible and job.tier != 0)
+    spare = ctx.timing.interval + REACTION + timedelta(hours=job.restart_gpu_h / job.max_gpus)
+    deadline = max(now + timedelta(seconds=1), min(job.deadline, end - spare))
+    return replace(job, deadline=deadline, preemptible=job.preemptible and left > spare)
+
+
+def full_speed(ctx: Context, state: State, job: BatchJob) -> float:
+    """Throughput of a GPU of the job's pool at full power."""
+    home = _home(state, job)
+    return speed_of(ctx.pools[home].pool, ctx.pools[home].pool.max_cap_w) if home in ctx.pools else 1.0
+
+
+def _home(state: State, job: BatchJob) -> str:
+    return state.grants.get(job.id, (job.pools[0], 0))[0]
+
+
+def _is_bound(job: BatchJob) -> bool:
+    return job.tier is not None and job.started_at is not None and not job.preemptible
+
+
+def admitted(ctx: Context, state: State, jobs: tuple[BatchJob, ...], now: datetime) -> tuple[BatchJob, ...]:
+    """The jobs without those that may not begin yet: where tiers were promised, all GPUs of every job that has begun
+    must be there whenever its allowance ends."""
+    if all(job.tier is None for job in jobs):
+        return jobs
+    rates = planned_rates(state.plan, jobs, now)
+    reserved: Counter[str] = Counter()
+    for job in jobs:
+        if job.started_at is not None and (job.tier is not None or not job.preemptible):
+            reserved[rates[job.id][0]] += job.max_gpus
+    held_back = set()
+    for job in sorted(jobs, key=lambda job: (-job.priority, job.deadline, job.id)):
+        pool, rate = rates[job.id]
+        if job.started_at is not None or rate <= 0 or (job.tier is None and job.preemptible):
+            continue
+        if pool in ctx.pools and reserved[pool] + job.max_gpus > ctx.pools[pool].pool.count:
+            held_back.add(job.id)
+        else:
+            reserved[pool] += job.max_gpus
+    return tuple(job for job in jobs if job.id not in held_back)
+
+
+def watch_tiers(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
+    """Follow every job of a tier from its start to its end, book what became of it, and say what is broken."""
+    deep = emergency_sites(ctx.emergency_programs, ctx.ledger.active(now), now)
+    said = state.tick.notes if state.tick is not None else ()
+    notes: list[Note] = []
+    seen: dict[str, Followed] = {}
+    for job in state.jobs:
+        if job.tier is None or job.started_at is None:
+            continue
+        before, home = state.tiers.get(job.id), _home(state, job)
+        forced = set(before.forced) if before is not None else set()
+        if home in ctx.pools and ctx.pools[home].pool.site in deep:
+            forced.add("an emergency")
+        if any(note.code in SHORT and note.subject in {job.id, _site(ctx, home)} for note in said):
+            forced.add("a limit or a loss of GPUs")
+        seen[job.id] = Followed(job, frozenset(forced), full_speed(ctx, state, job))
+        left = allowance(job, now, seen[job.id].speed)
+        if left is not None and left < -REACTION - TOLERANCE * (now - job.started_at):
+            why = " and ".join(sorted(forced)) or "nothing that may"
+            text = (
+                f"{job.id} can't keep Flex {job.tier} any more by {-left.total_seconds() / 60:.0f} min: {why} forced it"
+            )
+            notes.append(Note(Reason.TIER_BROKEN, job.id, text, Severity.ALERT, now))
+    for name in state.tiers.keys() - seen.keys():
+        notes += _ended(ctx, state.tiers[name], now)
+    state.tiers = seen
+    held = {_home(state, job) for job in state.jobs if _is_bound(job)}  # a cap would slow them down
+    state.tier_caps = {pool: int(ctx.pools[pool].pool.max_cap_w) for pool in held if pool in ctx.pools}
+    return tuple(notes)
+
+
+SHORT = {Reason.LIMIT_UNREACHABLE, Reason.GPU_LOST, Reason.NODE_LOST, Reason.POOL_FULL}
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A job of a tier as last seen, what forced it, and the throughput of its GPUs at full power."""
+
+    job: BatchJob
+    forced: frozenset[str]
+    speed: float
+
+
+def _site(ctx: Context, pool: str) -> str:
+    return ctx.pools[pool].pool.site if pool in ctx.pools else ""
+
+
+def _ended(ctx: Context, known: Followed, now: datetime) -> tuple[Note, ...]:
+    everything = getattr(ctx.jobs, "everything", tuple)
+    last = next((job for job in everything() if job.id == known.job.id), None)
+    if last is None or last.state is not JobState.DONE:
+        return ()  # withdrawn: what it was promised is over with it
+    job = replace(known.job, done_gpu_h=known.job.work_gpu_h)
+    assert job.tier is not None
+    assert job.started_at is not None
+    lost = reduction(job, now, known.speed)
+    assert lost is not None
+    kept = lost <= TOLERATED[job.tier] + TOLERANCE
+    record = FlexRecord(
+        job.id, job.tier, job.started_at, now, lost, TOLERATED[job.tier], kept, tuple(sorted(known.forced))
+    )
+    notes = ctx.flex.close(record)
+    if kept:
+        return notes
+    why = " and ".join(record.forced) or "nothing that may"
+    text = f"{job.id} was {lost:.1%} slower in all, Flex {job.tier} allows {record.tolerated:.0%}: {why} forced it"
+    return (*notes, Note(Reason.TIER_BROKEN, job.id, text, Severity.ALERT, now))
+
+
+def flex_now(ctx: Context, state: State, job: BatchJob) -> Mapping[str, Any]:
+    """A job's tier as every surface shows it: tier, share by which it was slower so far or in all, share tolerated."""
+    record = ctx.flex.of(job.id)
+    if record is not None:
+        return {"tier": record.tier, "reduction": record.reduction}
+    if job.tier is None:
+        return {}
+    speed, now = full_speed(ctx, state, job), ctx.clock.now()
+    return {"tier": job.tier, "reduction": reduction(job, now, speed)}
+
+
+def flex_text(ctx: Context, state: State, job: BatchJob) -> str:
+    """The same as a sentence; empty without a tier."""
+    known = flex_now(ctx, state, job)
+    if not known:
+        return ""
+    tolerated = TOLERATED[known["tier"]]
+    if known["reduction"] is None:
+        return f" Flex {known['tier']}: once begun, at most {tolerated:.0%} slower over its life."
+    return f" Flex {known['tier']}: {max(0.0, known['reduction']):.1%} slower so far of {tolerated:.0%} over its life."
