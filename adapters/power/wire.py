@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from itertools import pairwise
 from math import isfinite
 from typing import Any, TypeGuard
@@ -27,6 +27,7 @@ Steps = tuple[tuple[float, dict[GpuId, int]], ...]
 """A trajectory: (seconds from now, cap in W per GPU), by rising time."""
 
 
+_INFO = tuple(field.name for field in fields(GpuInfo))
 _encoded = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -136,7 +137,7 @@ def clock_receipt_in(value: Mapping[str, Any]) -> ClockReceipt:
 
 def infos_out(infos: Mapping[GpuId, GpuInfo]) -> list[dict[str, Any]]:
     """GPUs as JSON."""
-    return [asdict(info) for info in infos.values()]
+    return [{name: getattr(info, name) for name in _INFO} for info in infos.values()]
 
 
 def infos_in(value: list[dict[str, Any]]) -> dict[GpuId, GpuInfo]:
