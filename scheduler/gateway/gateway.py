@@ -28,6 +28,7 @@ from scheduler.gateway.model import ApiError, Batch, InputError, Status, StoredF
 from scheduler.gateway.mover import Mover
 from scheduler.gateway.peer import HttpPeer
 from scheduler.gateway.runner import Runner, Running, expire
+from scheduler.gateway.sales import Quote, State
 from scheduler.gateway.shelf import Shelf
 from scheduler.gateway.talk import Talk
 from scheduler.gateway.terms import checked_metadata, sites_of, terms
@@ -50,17 +51,19 @@ class Gateway:
     """Everything behind the routes. Lives in one event loop; only `keep` and the checks use threads."""
 
     def __init__(self, config: GatewayConfig, shelf: Shelf, clock: Clock, daemon: Daemon) -> None:
-        """Raises AdapterError where a batch under way has a model that no server serves."""
+        """Raises AdapterError where a batch under way, or what was sold, has a model that no server serves."""
         self.config, self.shelf, self._clock, self._daemon = config, shelf, clock, daemon
         self._of_model = {model: one for one in config.upstreams for model in one.models}
         self._check_models()
+        self.trade = Trade(config, self._of_model, shelf, clock, daemon)
+        self._check_sales()
         self._upstreams = {one.id: _upstream(one, config.base_dir) for one in config.upstreams}
         weights = {tenant.name: tenant.weight for tenant in config.tenants}
         self.runners = {
             one.id: Runner(one.id, self._upstreams[one.id].send, one.requests_per_gpu, weights)
             for one in config.upstreams
         }
-        self.trade = Trade(config, self._of_model, shelf, clock, daemon)
+        self.trade.sales.failing = self._failing
         self.talk = Talk(
             daemon, self.trade, shelf, clock, self._of_model, refuse=self._refused, withdraw=self._cancelling
         )
@@ -76,6 +79,19 @@ class Gateway:
                     f"{batch.id} is under way and no server has its model {batch.model!r}; serve it until that is over"
                 )
                 raise AdapterError(f"upstreams: {text}")
+
+    def _check_sales(self) -> None:
+        self.trade.sales.expire(self._clock.now())
+        for quote in self.trade.sales.accepted.values():
+            if quote.state is State.ACCEPTED and quote.model not in self._of_model:
+                text = f"{quote.id} is sold until {quote.deadline.isoformat()} and no server has its model"
+                raise AdapterError(f"upstreams: {text} {quote.model!r}; serve it until then")
+
+    def _failing(self, quote: Quote) -> bool:
+        """Whether a batch that names a sale is under way while its server takes no requests."""
+        upstream = self._of_model.get(quote.model)
+        waits = any(one.quote == quote.id and not one.over for one in self.shelf.batches(quote.tenant))
+        return waits and upstream is not None and bool(self.runners[upstream.id].trouble)
 
     # ---------------------------------------------------------------- clients
     def keep(self, tenant: TenantConfig, filename: str, content: BinaryIO) -> StoredFile:

@@ -54,7 +54,8 @@ class Market:
         self._upstreams, self._firm = upstreams, firm
         self.made_at, self.currency, self.note = datetime.min.replace(tzinfo=UTC), "", "no plan is known yet"
         self._slots: dict[str, tuple[Slot, ...]] = {}
-        self._last: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+        """Last price of a million tokens that was known, by upstream."""
         self._shown: tuple[object, bytes] = (None, b"")
         self._cheapest: dict[str, tuple[Slot, ...]] = {}
 
@@ -75,8 +76,8 @@ class Market:
         """Price of a million tokens now: the last one known, where the plan in force has none; None: never any."""
         slot = next((one for one in self._slots.get(upstream.pool, ()) if one.start <= now < one.end), None)
         if slot is not None and slot.per_gpu_h is not None:
-            self._last[upstream.id] = per_million(slot.per_gpu_h, upstream)
-        return self._last.get(upstream.id)
+            self.last[upstream.id] = per_million(slot.per_gpu_h, upstream)
+        return self.last.get(upstream.id)
 
     def cheap_in_s(self, upstream: UpstreamConfig, now: datetime) -> float | None:
         """Seconds until power is about as cheap as it gets in the coming day (0: it is now); None: nobody knows."""

@@ -26,6 +26,7 @@ NEVER, HELD, UNKNOWN = 422, 409, 404
 """What the daemon's status says of a job: it can't be taken; it is another's, or cancelled; it is not known."""
 TALK_S = 1.0
 """So long one kind of call of the daemon may begin in one turn."""
+PRICES = "gateway_prices"
 LOOK_EVERY = 40
 """Turns between reports of a batch or sale of which nothing was answered."""
 
@@ -39,6 +40,7 @@ class Trade:
         """`upstreams` by the models that they serve."""
         self._of_model, self._shelf, self._clock, self._daemon = upstreams, shelf, clock, daemon
         self.market = Market(config.upstreams, config.firm)
+        self.market.last = {str(one): float(price) for one, price in (shelf.store.get(PRICES, "last") or {}).items()}
         self.sales = Sales(upstreams, config.firm, self.market, shelf.store, clock.now)
 
     def cheap_in_s(self, now: datetime) -> float:
@@ -75,12 +77,15 @@ class Trade:
         return ()
 
     def charged(self, batch: Batch) -> Batch:
-        """With the tokens since the last time charged: at the price of now, never above a bid; nothing beyond what was
-        paid for a firm quote."""
+        """With the tokens since the last time charged: at the price of now, else at the last one known, never above a
+        bid; nothing beyond what was paid for a firm quote. Before there was any price, nothing yet."""
         tokens = batch.tokens - batch.paid_tokens
         if tokens <= 0 or batch.quote is not None:
             return batch
-        price = max(0.0, self.market.indication(self._of_model[batch.model], self._clock.now()) or 0.0)
+        price = self.market.indication(self._of_model[batch.model], self._clock.now())
+        if price is None and not batch.over:
+            return batch  # no plan has had a price yet: charged with what comes next
+        price = max(0.0, price or 0.0)
         price = min(price, batch.max_price) if batch.max_price is not None else price
         return replace(batch, paid=batch.paid + tokens * price / 1e6, paid_tokens=batch.tokens)
 
@@ -93,9 +98,11 @@ class Trade:
                 self.sales.use(quote.id, used)
 
     async def report(self, batch: Batch) -> bool:
-        """Tell the daemon how far the sale is that a batch uses; False: its operator has withdrawn it. Raises
-        DaemonError."""
+        """Tell the daemon how far the sale is that a batch uses; False: it was withdrawn, by an operator or because the
+        planner can't take it, and the batch would wait for ever. Raises DaemonError."""
         quote = self.sales.accepted[batch.quote or ""]
+        if quote.state is State.CANCELLED:
+            return False
         return await self._tell(quote, quote.used + batch.tokens)
 
     async def look(self, turn: int) -> None:
@@ -132,6 +139,11 @@ class Trade:
                 raise
         except (ValueError, KeyError, TypeError) as error:
             raise DaemonError(f"quotes: {error!r}") from None
+        before = dict(self.market.last)
+        for upstream in set(self._of_model.values()):
+            self.market.indication(upstream, self._clock.now())
+        if self.market.last != before:  # over a restart in an interval without a price
+            self._shelf.store.put(PRICES, "last", dict(self.market.last))
 
     async def tell_sales(self) -> None:
         """Make jobs of what was sold in advance, and end those that are delivered or given up. Raises
