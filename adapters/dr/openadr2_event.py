@@ -56,7 +56,9 @@ def descriptor(event: Mapping[str, Any]) -> tuple[str, int, str]:
     """Id, modification number and status of an event whose rest may be unreadable. Raises EventRefused."""
     try:
         found = event["event_descriptor"]
-        return str(found["event_id"]), int(found["modification_number"]), str(found["event_status"])
+        event_id = str(found["event_id"])
+        event_id.encode()  # what is no text can be no key in the books either
+        return event_id, int(found["modification_number"]), str(found["event_status"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise EventRefused(f"event_descriptor: {error!r}", 422) from None
 

@@ -169,6 +169,8 @@ def test_an_event_without_an_id_hides_no_other_and_withdraws_none(session):
     assert session.created == {"e1": IN, "e2": IN}
     assert "event_id" in session.said[-1].text
     assert asyncio.run(session._on_event(nameless)) == OUT
+    assert asyncio.run(session._on_event(event((HOUR, 3.0), event_id="\ud800"))) == OUT
+    assert "surrogates" in session.said[-1].text
     assert resync(session, other) == ["e2"]
 
 
