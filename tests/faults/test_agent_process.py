@@ -97,7 +97,7 @@ def test_five_reboots_in_the_middle_of_events_leave_the_limit_to_restore_as_it_w
     for boot in range(5):
         power = service.start()
         assert power.status()["lease_left_s"] == 0.0, "a lease of the boot before means nothing"
-        assert power.status()["found_w"] == (first if boot else {})
+        assert power.status()["found_w"].items() <= first.items(), "on its way back, or back, until somebody orders"
         assert power.apply(dict.fromkeys(service.gpus, 300 + boot), Lease(boot, 1, 300.0)).failures == {}
         power.hold([(0.0, dict.fromkeys(service.gpus, 250))], 3600.0, Lease(boot, 2, 300.0))
         assert power.status()["found_w"] == first
