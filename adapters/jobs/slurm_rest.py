@@ -1,8 +1,9 @@
 """Slurm through slurmrestd: reading, and those orders that it takes. The rest goes by the commands.
 
-No version of it can suspend, and few can requeue or make a reservation: those rungs need `scontrol` on this machine,
-and `lacks` says where that is missing. It answers some errors with 200 and ignores fields that it doesn't know with a
-warning, so the body is always read. Its forms are chosen from what it offers (`/openapi/v3`), the latest of them.
+No version of it can suspend or move one task of an array, and few can requeue or make a reservation: those need
+`scontrol` on this machine, and `lacks` says where that is missing. It answers some errors with 200 and ignores fields
+that it doesn't know with a warning, so the body is always read. Its forms are chosen from what it offers
+(`/openapi/v3`), the latest of them.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ class SlurmRest(Slurm):
 
     def lacks(self, rungs: Iterable[str]) -> str:
         """What of these rungs can't be done here, in words; "" nothing."""
-        needed = [rung for rung in rungs if rung in BY_COMMANDS]
-        if not needed or shutil.which("scontrol", path=self._env.get("PATH")):
+        if shutil.which("scontrol", path=self._env.get("PATH")):
             return ""
-        return f"slurmrestd can't do {', '.join(needed)}, and scontrol is not on this machine: they are not done"
+        needed = [*(rung for rung in rungs if rung in BY_COMMANDS), "orders to tasks of arrays"]
+        return f"slurmrestd can't do {', '.join(needed)}, and scontrol is not on this machine: not done"
 
     def queue(self) -> Mapping[str, Any]:
         """Every job, in the form of `squeue --json`. Raises AdapterError."""
@@ -72,16 +73,20 @@ class SlurmRest(Slurm):
         """Hold and release, one job after another; other verbs by `scontrol`."""
         if verb not in _HOLD:
             return super().each(verb, jobs)
-        return self._update(list(jobs), {"hold": _HOLD[verb]})
+        whole, tasks = _split(jobs)
+        return super().each(verb, tasks) | self._update(whole, {"hold": _HOLD[verb]})
 
     def begin(self, jobs: Iterable[str], at: datetime) -> dict[str, str]:
         """Have these start at `at`, and not before: what was said of each for which it did not work."""
-        return self._update(list(jobs), {"begin_time": self._time(at)})
+        whole, tasks = _split(jobs)
+        return super().begin(tasks, at) | (self._update(whole, {"begin_time": self._time(at)}) if whole else {})
 
     def start_now(self, jobs: Iterable[str]) -> None:
         """As by the commands."""
         rested = monotonic() - REST_S
-        due = [job for job in jobs if self._requeued.get(job, rested) <= rested]
+        whole, tasks = _split(jobs)
+        super().start_now(tasks)
+        due = [job for job in whole if self._requeued.get(job, rested) <= rested]
         if due:
             self._update(due, {"begin_time": self._time(datetime.now(UTC))})
 
@@ -124,8 +129,7 @@ class SlurmRest(Slurm):
     def _ask(self, method: str, what: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         answer = self._call(method, f"/slurm/v0.0.{self._latest()}/{what}", body)
         ignored = [_said(one) for one in answer.get("warnings") or () if "gnoring unknown" in _said(one)]
-        # What 22.05 says of one task of an array has neither number nor error, and was done.
-        errors = [_said(one) for one in answer.get("errors") or () if one.get("error_number") or one.get("error")]
+        errors = [_said(one) for one in answer.get("errors") or ()]
         if errors or ignored:
             text = f"slurmrestd: {what}: {(errors + ignored)[0][:300]}"
             raise SlurmSilent(text) if any(sign in text.lower() for sign in UNREACHED) else AdapterError(text)
@@ -155,6 +159,13 @@ class SlurmRest(Slurm):
         if not isinstance(found, dict) or (answer.status_code >= 400 and not found.get("errors")):
             raise AdapterError(f"slurmrestd {self._rest.url}: HTTP {answer.status_code}: {answer.text[:200]}")
         return found
+
+
+def _split(jobs: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Whole jobs, and tasks of arrays: 24.11 and later refuse an order to one of those, and 22.05 does it with an
+    error, so they go by the commands."""
+    names = list(jobs)
+    return [job for job in names if "_" not in job], [job for job in names if "_" in job]
 
 
 def _said(one: Any) -> str:
