@@ -26,7 +26,7 @@ from scheduler.overrides import apply_order
 from scheduler.programs import ProgramRules
 from scheduler.reporting import job_status
 from scheduler.sales import Sale, Sold
-from scheduler.service import EventAnswer, Grant, JobRequest, OperatorOrder, Refused
+from scheduler.service import EventAnswer, Grant, JobRequest, OperatorOrder, Place, Refused
 from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
 from scheduler.store.store import StoreDegraded
 from scheduler.tokens import Quotes, quotes_of
@@ -253,13 +253,20 @@ class Facade:
         return self._job(lambda queue: queue.cancel(job_id, by).id)
 
     def report_progress(
-        self, job_id: str, done_gpu_h: float, finished: bool, sold: Sold | None = None, site: str = ""
+        self, job_id: str, done_gpu_h: float, finished: bool, sold: Sold | None = None, place: Place | None = None
     ) -> JobStatus:
         """See Service."""
         if sold is not None:
             self.ctx.sales.sold(job_id, sold, self.ctx.clock.now())
-        moved = isinstance(self.ctx.jobs, Movable) and self.ctx.jobs.elsewhere().get(job_id, "") != site
-        found = self._job(lambda queue: queue.report(job_id, done_gpu_h, finished, site).id, replan=finished or moved)
+        place = place or Place()
+        moved = isinstance(self.ctx.jobs, Movable) and self.ctx.jobs.elsewhere().get(job_id, "") != place.site
+
+        def report(queue: JobDesk) -> str:
+            if place.sites is not None:
+                queue.confine(job_id, place.sites)
+            return queue.report(job_id, done_gpu_h, finished, place.site).id
+
+        found = self._job(report, replan=finished or moved)
         if sold is not None:
             self._keep_sales()
         return found

@@ -77,6 +77,15 @@ class Grant:
     gpus: int
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job goes on: the other `site` that works on it ("": this one), and those that still may (None: as
+    before)."""
+
+    site: str = ""
+    sites: tuple[str, ...] | None = None
+
+
 class Coordination(Protocol):
     """The daemon as a coordinator and those who hand jobs over see it."""
 
@@ -175,10 +184,10 @@ class Service(Protocol):
         ...
 
     def report_progress(
-        self, job_id: str, done_gpu_h: float, finished: bool, sold: Sold | None = None, site: str = ""
+        self, job_id: str, done_gpu_h: float, finished: bool, sold: Sold | None = None, place: Place | None = None
     ) -> JobStatus:
-        """A worker's report of work done so far (GPU-hours at full throughput), what it sold, and at which other site
-        it goes on ("": here). Raises Refused."""
+        """A worker's report of work done so far (GPU-hours at full throughput), what it sold, and where it goes on
+        (None: here). Raises Refused."""
         ...
 
     def report_sold(self, job_id: str, sold: Sold) -> None:

@@ -136,7 +136,7 @@ class JobQueue:
                 raise JobRefused(f"{job_id} was cancelled", 409)
             if job.state is JobState.DONE:
                 return job
-            if site and site not in self._sites.get(job_id, ()):
+            if site and site not in (*self._sites.get(job_id, ()), self._away.get(job_id)):
                 raise JobRefused(f"site: {job_id} may not run at {site!r}")
             job = replace(job, done_gpu_h=min(job.work_gpu_h, max(job.done_gpu_h, done_gpu_h)))
             if finished:
@@ -146,6 +146,15 @@ class JobQueue:
                 if site:
                     self._keep_grants({key: grant for key, grant in self._grants.items() if key != job_id})
             return self._now(self._jobs[job_id])
+
+    def confine(self, job_id: str, sites: Sequence[str]) -> None:
+        """Of the other sites that may run a job, keep these only; none is added. Raises JobRefused (404)."""
+        with self._lock:
+            job, held = self._known(job_id), self._sites.get(job_id, ())
+            kept = tuple(site for site in held if site in sites)
+            if kept != held:
+                self._sites[job_id] = kept
+                self._keep(job, away=self._away.get(job_id, ""))
 
     def everything(self) -> Sequence[BatchJob]:
         """Every job that is not forgotten, newest first; finished ones are kept for 30 days."""
@@ -160,7 +169,7 @@ class JobQueue:
     def movable(self) -> Mapping[str, tuple[str, ...]]:
         """See Movable."""
         with self._lock:
-            return {key: sites for key, sites in self._sites.items() if self._jobs[key].state not in OVER}
+            return {key: sites for key, sites in self._sites.items() if sites and self._jobs[key].state not in OVER}
 
     def elsewhere(self) -> Mapping[str, str]:
         """See Movable."""

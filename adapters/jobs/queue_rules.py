@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -168,6 +168,10 @@ class JobDesk(Protocol):
 
     def report(self, job_id: str, done_gpu_h: float, finished: bool, site: str = "") -> BatchJob:
         """A worker's word: work done so far in GPU-hours, whether that was all, and which other site does it."""
+        ...
+
+    def confine(self, job_id: str, sites: Sequence[str]) -> None:
+        """Of the other sites that may run a job, keep these only: the others did not do it."""
         ...
 
 

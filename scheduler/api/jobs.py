@@ -47,7 +47,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/{job_id}/progress", summary="A worker's report of the work done so far")
     def progress(job_id: str, body: ProgressBody, _: Writer) -> Json:
         sold = body.sold.told() if body.sold is not None else None
-        return Json(service.report_progress(job_id, body.done_gpu_h, body.finished, sold, body.site or ""))
+        return Json(service.report_progress(job_id, body.done_gpu_h, body.finished, sold, body.place()))
 
     @router.put("/{job_id}/sold", summary="What was sold of a job that is over")
     def sold(job_id: Name, body: SoldBody, _: Writer) -> Json:

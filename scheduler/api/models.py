@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from scheduler.coordination.messages import Home, Share
 from scheduler.sales import Sold
-from scheduler.service import JobRequest, OperatorOrder
+from scheduler.service import JobRequest, OperatorOrder, Place
 
 EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
@@ -114,7 +114,14 @@ class ProgressBody(Body):
     done_gpu_h: Annotated[float, Field(ge=0, le=1e9)] = Field(description="GPU-hours at full throughput done so far")
     finished: bool = False
     site: Name | None = Field(None, description="Other site that works on it; none: this one")
+    sites: Annotated[tuple[Name, ...], Field(max_length=100)] | None = Field(
+        None, description="Of its `sites`, those that still may run it: others did not; none: as before"
+    )
     sold: SoldBody | None = Field(None, description="What was sold of it so far")
+
+    def place(self) -> Place:
+        """As the service takes it."""
+        return Place(self.site or "", self.sites)
 
 
 class HomeBody(Body):

@@ -46,12 +46,16 @@ class Daemon:
             raise DaemonError(f"{self.url}: what answers there is not Gridpace") from None
 
     async def progress(
-        self, job: str, done_gpu_h: float, finished: bool, sold: Mapping[str, Any], site: str = ""
+        self,
+        job: str,
+        done_gpu_h: float,
+        finished: bool,
+        sold: Mapping[str, Any],
+        place: Mapping[str, Any] | None = None,
     ) -> None:
-        """Report work done, what was sold, and at which other site it is worked on ("": here). Raises DaemonError."""
-        body: dict[str, Any] = {"done_gpu_h": done_gpu_h, "finished": finished, "sold": sold}
-        if site:
-            body["site"] = site
+        """Report work done, what was sold, and the `place` of a job that may move: at which other `site` it is worked
+        on, and which `sites` still may. Raises DaemonError."""
+        body = {"done_gpu_h": done_gpu_h, "finished": finished, "sold": sold, **(place or {})}
         await self._ask("POST", f"/api/v1/jobs/{job}/progress", body)
 
     async def sold(self, job: str, sold: Mapping[str, Any]) -> None:

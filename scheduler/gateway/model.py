@@ -149,6 +149,11 @@ class Batch:
         return self.quote or self.id
 
     @property
+    def open_sites(self) -> tuple[str, ...]:
+        """Other sites that may run it and have not failed to."""
+        return tuple(site for site in self.sites if site not in self.shunned)
+
+    @property
     def over(self) -> bool:
         """True once nothing about it changes any more."""
         return self.status in OVER

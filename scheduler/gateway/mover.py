@@ -113,9 +113,8 @@ class Mover:
         """Residency first: nothing ever leaves for a site that its owner did not name."""
         return (
             batch.status is Status.IN_PROGRESS
-            and site in batch.sites
+            and site in batch.open_sites
             and site in self._peers
-            and site not in batch.shunned
             and batch.quote is None
             and self._now() < batch.expires_at
         )

@@ -144,7 +144,7 @@ class Talk:
         share = (batch.completed + batch.failed) / batch.total if batch.total else 1.0
         try:
             done, sold = share * batch.work_gpu_h, sold_of(batch)
-            await self._daemon.progress(batch.id, done, finished, sold, "" if finished else batch.away)
+            await self._daemon.progress(batch.id, done, finished, sold, None if finished else place_of(batch))
         except DaemonError as error:
             if error.status == HELD and batch.status is Status.IN_PROGRESS:
                 log.warning("gateway.job_cancelled", batch=batch.id, why=str(error))
@@ -220,6 +220,13 @@ def _popped(waiting: dict[str, T]) -> Iterator[tuple[str, T]]:
     while waiting:
         name = next(iter(waiting))
         yield name, waiting.pop(name)
+
+
+def place_of(batch: Batch) -> dict[str, Any]:
+    """Where a batch goes on that may move; nothing of one that may not."""
+    if not batch.sites:
+        return {}
+    return {"sites": list(batch.open_sites)} | ({"site": batch.away} if batch.away else {})
 
 
 def sold_of(batch: Batch) -> dict[str, Any]:

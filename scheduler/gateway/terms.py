@@ -130,7 +130,7 @@ def job_of(
         "metadata": {"tenant": batch.tenant, "model": batch.model},
     }
     if batch.sites:
-        job |= {"sites": list(batch.sites), "data_gb": size_bytes / 1e9}
+        job |= {"sites": list(batch.open_sites), "data_gb": size_bytes / 1e9}
     if batch.origin:
         job["metadata"][MOVED_FROM] = batch.origin
     if batch.max_price is not None:

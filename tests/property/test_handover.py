@@ -163,6 +163,8 @@ def test_a_batch_stays_where_it_may_not_or_cannot_go_whatever_the_coordinator_sa
         assert not world.there.sent
         assert world.look().shunned == (("there",) if why == "no room" else ())
         assert world.look().moves == (why == "no room")
+        told = world.here.daemon.sites.get(world.batch)
+        assert why != "no room" or told in (None, {"sites": []}), "the daemon hears that it goes there no more"
         await world.end()
 
     asyncio.run(live())

@@ -339,7 +339,7 @@ class FakeService:
     def report_sold(self, job_id, sold):
         self._known(job_id)
 
-    def report_progress(self, job_id, done_gpu_h, finished, sold=None, site=""):
+    def report_progress(self, job_id, done_gpu_h, finished, sold=None, place=None):
         with self.lock:
             job = self._known(job_id)
             job = self.queue[job_id] = replace(job, state="done" if finished else job.state)

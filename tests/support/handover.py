@@ -34,8 +34,8 @@ class Said:
     async def grants(self):
         return AllGpus(), self.homes
 
-    async def progress(self, job, done_gpu_h, finished, sold, site=""):
-        self.sites[job] = site
+    async def progress(self, job, done_gpu_h, finished, sold, place=None):
+        self.sites[job] = place
 
     async def sold(self, job, sold):
         pass

@@ -48,7 +48,7 @@ class Slow:
         await self._answer("grants")
         return {}, {}
 
-    async def progress(self, job, done_gpu_h, finished, sold, site=""):
+    async def progress(self, job, done_gpu_h, finished, sold, place=None):
         self.reports[job] += 1
         await self._answer("progress")
 

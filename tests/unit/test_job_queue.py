@@ -206,6 +206,13 @@ def test_a_job_at_another_site_has_no_gpus_here_and_comes_back_with_its_work(que
         assert [held.id for held in one.snapshot()] == ["bound"], "neither planned nor granted here"
         assert one.apply({"nightly": 5}) == {"nightly": Reason.ELSEWHERE}
         assert {held.id: held.gpus for held in one.everything()} == {"nightly": 0, "bound": 2}
+    queue.confine("nightly", ("california", "oregon"))
+    assert queue.movable() == {"nightly": ("california",)}, "none is added"
+    queue.confine("nightly", ())
+    for one in (queue, JobQueue(store, POOLS, clock)):
+        assert one.elsewhere() == {"nightly": "california"}, "it is where it is"
+        assert one.movable() == {}, "and goes to no other site any more"
+    queue.report("nightly", 25.0, finished=False, site="california")
     queue.report("nightly", 30.0, finished=False)
     assert {held.id: held.left_gpu_h for held in queue.snapshot()} == {"nightly": 10.0, "bound": 40.0}
     assert queue.elsewhere() == {}
