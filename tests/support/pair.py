@@ -7,6 +7,7 @@ import time
 from contextlib import closing, suppress
 from datetime import datetime
 
+from adapters.ports import AdapterError
 from adapters.power.agent import AgentPower
 from tests.support.daemon import ROOT, Machine
 from tests.support.nats import nats_servers
@@ -89,9 +90,10 @@ class Pair:
         return sum(limits[gpu] < watts for gpu, watts in self.machines["a"].first.items())
 
     def phase(self):
-        """What the agent does now, by its own socket."""
-        with closing(AgentPower(self.found.parent.with_name("n1.sock"))) as agent:
+        """What the agent does now, by its own socket; None where it does not answer in time."""
+        with closing(AgentPower(self.found.parent.with_name("n1.sock"))) as agent, suppress(AdapterError):
             return agent.status()["phase"]
+        return None
 
     def owed(self):
         """How many cards their agent has to give back; a cap may be as high as a first limit, so `held` may be less."""
