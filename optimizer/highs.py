@@ -130,10 +130,13 @@ class Highs:
 
     def solve(self, time_limit_s: float) -> float:
         """Solve, and leave the answer unread; the seconds. Raises SolveError when there is no usable point within the
-        time."""
+        time. From some bases the simplex loses its way and says "Unknown": then once more from nothing."""
         before = float(self._solver.getRunTime())
         self.option("time_limit", before + max(1e-3, float(time_limit_s)))
         self._solver.run()
+        if not self.mixed and self._solver.getModelStatus() not in (OPTIMAL, TIME_LIMIT, *BAD):
+            self.forget()
+            self._solver.run()
         status, info = self._solver.getModelStatus(), self._solver.getInfo()
         incumbent = self.mixed and info.primal_solution_status == 2 and status == TIME_LIMIT
         if status != OPTIMAL and not incumbent:

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.support.ceiling import Chain, chain_of
 from benchmarks.support.market import DUTY, FIRM_KW, MOST_KW, Chooser, Market, walk
 from optimizer.domain import BatchJob, CurvePoint, GpuPool, PoolInputs, PowerCurve, Prices, Problem, SiteInputs, Work
-from optimizer.facts import Floats
+from optimizer.facts import WAITING_PER_GPU_H_H, Floats
 from optimizer.forecast import PRICE, Outlook, forecast_on_grid, on_grid
 from optimizer.forecast_learned import TAIL_DAYS, Fan, Learned, Recall, learn_signal
 from optimizer.rivals.rule import corrected, share_now
@@ -23,6 +23,8 @@ from optimizer.session import Session
 from optimizer.timegrid import TimeGrid, planning_grid
 
 HISTORY_DAYS = 60
+PER_MWH_H = 1000.0 * WAITING_PER_GPU_H_H
+"""What a plan counts for work that waits, per MWh and hour: a GPU of the benchmark site draws a kilowatt."""
 CURVE = PowerCurve("linear", 0.0, (CurvePoint(1000.0, 1000.0, 1.0),))
 POOL = GpuPool("batch", "site", "any", int(MOST_KW), Work.BATCH, CURVE, 0.0, 0.0, 1000.0, 1000.0)
 
@@ -41,15 +43,17 @@ class Gridpace:
     def choose(self, index: int, last: int, owed: float) -> float:
         """The first step of the plan for the rest of the day.
 
-        The optimum of one job without other limits is known by sorting. In every `plan_every`-th interval the planner
-        itself is asked, and must say the same: RuntimeError where it doesn't.
+        The optimum of one job without other limits is known by sorting prices, with the little that a plan counts for
+        work that waits. In every `plan_every`-th interval the planner itself is asked, and must say the same:
+        RuntimeError where it doesn't.
         """
-        prices = self.prices(index, last)
+        forecast = self.prices(index, last)
+        prices = forecast + PER_MWH_H * self.market.hours * (np.arange(len(forecast)) + 0.5)
         sorted_out = share_now(prices, owed)
         self._asked += 1
         if self._asked % self.plan_every or np.any(np.abs(prices[1:] - prices[0]) < 1e-6):
             return sorted_out
-        planned = first_step(self.session, problem(self.market, index, last, owed, prices))
+        planned = first_step(self.session, problem(self.market, index, last, owed, forecast))
         if abs(planned - sorted_out) > 1e-5:
             raise RuntimeError(f"{self.market.starts[index]}: the plan runs at {planned:.6f}, the optimum {sorted_out}")
         return planned

@@ -115,3 +115,18 @@ def test_a_wrong_warm_answer_is_caught_by_a_solve_from_nothing(monkeypatch: pyte
     cold = solve_arrays(write_arrays(declare(problem)), 60.0).objective
     assert -plan.objective == pytest.approx(cold, rel=1e-6, abs=1e-6)
     assert np.isfinite(plan.objective)
+
+
+def test_a_simplex_that_loses_its_way_from_a_basis_begins_once_more_from_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen on a year of prices: a basis carried over from the last interval, and HiGHS says "Unknown"."""
+    solver = Highs(arrays(10, 2.0))
+    objective = solver.run(10.0).objective
+    real, lost = solver._solver.getModelStatus, [highspy.HighsModelStatus.kUnknown]
+    monkeypatch.setattr(solver._solver, "getModelStatus", lambda: lost.pop() if lost else real())
+    assert solver.run(10.0).objective == pytest.approx(objective, rel=1e-9)
+    lost += [highspy.HighsModelStatus.kUnknown] * 2
+    with pytest.raises(SolveError, match="Unknown") as caught:
+        solver.run(10.0)
+    assert caught.value.kind is SolveFault.FAILED
