@@ -83,6 +83,7 @@ class FleetPower:
         self._renewed_at = float("-inf")
         self._mute: set[str] = set()
         self._back: set[str] = set()
+        self._gone: set[str] = set()  # did not answer, or the server says that nobody is there
         self._lock = threading.Lock()
         self._bucket: KeyValue | None = None
         self.permit: Callable[[], None] = lambda: None
@@ -243,9 +244,10 @@ class FleetPower:
         with self._lock:
             before = self._states[state.node][1].reasserted if state.node in self._states else state.reasserted
             self._reasserted += max(0, state.reasserted - before)
-            if state.node in self._mute or state.node not in self._states:
+            if state.node in self._gone or state.node not in self._states:
                 self._back.add(state.node)
             self._mute.discard(state.node)
+            self._gone.discard(state.node)
             self._states[state.node] = (self._clock(), state)
             self._node_of.update(dict.fromkeys(state.draw_w, state.node))
         return state, infos
@@ -318,7 +320,9 @@ class FleetPower:
         with self._lock:
             self._back.difference_update(asks)
             self._mute |= {node for node, answer in zip(asks, answers, strict=True) if isinstance(answer, str)}
-        return [answer_of(message) for message in answers]
+            found = [answer_of(message) for message in answers]
+            self._gone |= {node for node, answer in zip(asks, found, strict=True) if isinstance(answer, str)}
+        return found
 
     async def _exchange(self, messages: Sequence[Message], mute: Collection[int] = ()) -> list[Msg | str]:
         """Send all these at once; each one's answer, or why there is none. One subscription hears all answers, by

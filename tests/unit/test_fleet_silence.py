@@ -68,6 +68,19 @@ def test_a_mute_node_is_waited_for_once_and_heard_again_when_it_speaks(wires):
     assert power.heard(("GPU-n1", "GPU-n2")) == set()
 
 
+def test_a_node_whose_agent_was_dead_is_heard_of_again_though_the_server_answered_for_it(wires):
+    """The server says at once that nobody listens; nobody is waited for, and the return is news all the same."""
+    bus = LocalBus(wires, "daemon")
+    power = FleetPower(bus.settings, 0.05, ("n1",), bus=bus)
+    wires.run(power.listen(bus.client))
+    told = LocalClient(wires, "n1")
+    wires.run(told.publish(fleet_wire.state_subject("n1"), state("n1")))
+    assert dict(power.apply({"GPU-n1": 500}, Lease(1, 1, 30.0)).failures) == {"GPU-n1": Reason.NODE_LOST}
+    assert power.heard(("GPU-n1",)) == set()
+    wires.run(told.publish(fleet_wire.state_subject("n1"), state("n1")))
+    assert power.heard(("GPU-n1",)) == {"GPU-n1"}
+
+
 def test_a_lease_is_told_to_all_beside_orders_only_where_not_all_are_asked_or_it_is_time(wires):
     """An order renews its node's lease: the same word to everybody would double what a thousand agents have to hear."""
     heard, now = [], [1000.0]
