@@ -98,6 +98,9 @@ class Sifted:
     def _begun(self, arrays: Arrays, time_limit_s: float) -> float:
         """Take over the numbers of arrays; seconds that were spent on repairing their bounds at the old costs."""
         must_be_numbers(arrays)
+        held_up = np.flatnonzero(self._out & ((arrays.low > 0.0) | (arrays.high < 0.0)))
+        if len(held_up):  # they can't be zero; taken with the old numbers, as those that HiGHS has
+            self._take(held_up)
         seconds, old = 0.0, self.arrays
         self.arrays = arrays
         part = self._part(self._held, self._solver.arrays)
@@ -114,10 +117,14 @@ class Sifted:
         if len(wanted) > MOST_ADDED:
             worth = reduced[wanted] / self._hours[wanted]
             wanted = wanted[np.argpartition(worth, MOST_ADDED)[:MOST_ADDED]]
-        self._out[wanted] = False
-        self._held = np.append(self._held, wanted)
-        self._solver.add_columns(self._part(wanted), self._part(self._held))
+        self._take(wanted)
         self._solver.option("simplex_strategy", PRIMAL)
+
+    def _take(self, columns: Ints) -> None:
+        """Let HiGHS hold these columns too."""
+        self._out[columns] = False
+        self._held = np.append(self._held, columns)
+        self._solver.add_columns(self._part(columns), self._part(self._held))
 
     def _part(self, columns: Ints, like: Arrays | None = None) -> Arrays:
         """The program with these columns alone; `like`: arrays that have their matrix already."""

@@ -155,7 +155,8 @@ class Dispatcher:
             self.books.journal_result(intent, {"error": str(error)})
             raise
         failures = dict.fromkeys(caps.keys() - known.keys(), Reason.GPU_LOST) | dict(receipt.failures)
-        failures = {gpu: why for gpu, why in failures.items() if why is not Reason.CAP_YIELDED}
+        # An agent may put back more than was asked for now, and tells of it too (`AgentCore.apply`).
+        failures = {gpu: why for gpu, why in failures.items() if gpu in caps and why is not Reason.CAP_YIELDED}
         notes = receipt.notes + disagreements(len(caps), failures, now)
         self.books.journal_result(intent, {"failed": len(failures), "seconds": round(receipt.seconds, 4)})
         self._applied.update(orders)

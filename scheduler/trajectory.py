@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from optimizer.domain import Plan
+from optimizer.domain import GridEvent, Plan
 from optimizer.envelope import INF, event_breakpoints, tightest_kw
 from scheduler.engine import Context, State
 from scheduler.estimate import import_kw
@@ -44,6 +44,7 @@ def trajectory(ctx: Context, state: State, plan: Plan, now: datetime) -> tuple[S
         if event.start <= until:
             until = max(until, event.end + timedelta(seconds=event.ramp_out_s))
     edges = {*plan.grid.starts, *(cut for event in events for cut in event_breakpoints(event))}
+    fallen = {cut for event in events for cut in fallen_at(event)}
     moments = [now, *sorted(edge for edge in edges if now < edge < until), until]
     steps: Steps = []
     for at, end in pairwise(moments):
@@ -54,9 +55,16 @@ def trajectory(ctx: Context, state: State, plan: Plan, now: datetime) -> tuple[S
             for pool, order in _orders(ctx, state, plan, site, (at, end), lagging=at < now + LAG).items()
         }
         orders, _ = clamp(wished, (model.pool for model in ctx.pools.values()), below_floor, at)
-        if not steps or orders != steps[-1][1]:
+        if not steps or at in fallen or orders != steps[-1][1]:
             steps.append(((at - now).total_seconds(), orders))
     return steps, (until - now).total_seconds()
+
+
+def fallen_at(event: GridEvent) -> tuple[datetime, ...]:
+    """Moments from which on an event's cap is as low as its ramp in, or a stricter target, has brought it. A step there
+    says so even where the caps stay: who commands may hold others until then, and die (`AgentCore._overtaken`)."""
+    stricter = [after.start for before, after in pairwise(event.targets) if after.value < before.value]
+    return (event.start + timedelta(seconds=event.ramp_in_s), *stricter)
 
 
 def _orders(

@@ -4,6 +4,9 @@ import pytest
 
 from adapters.ports import AdapterError, Lease
 from optimizer.reasons import Reason
+from scheduler.dispatch import Dispatcher
+from scheduler.orders import PoolOrder
+from scheduler.store.store import Store
 from tests.unit.test_agent_core import Node
 
 
@@ -84,3 +87,21 @@ def test_a_daemon_that_takes_over_puts_nothing_back_that_the_one_before_had_orde
     node.core.apply({}, Lease(2, 3, 60.0))
     assert node.live(3)[-1] == 400
     assert node.limit(1) == 300, "it read 300 W when it came"
+
+
+def test_cards_that_fail_beside_those_asked_for_keep_no_order_from_being_written(node, tmp_path):
+    """What the trajectory outlasted comes back with the next order for other cards; the agent tells how that went."""
+    first, second = node.gpus[:2]
+    store = Store.open(tmp_path / "books.db", node.clock.now)
+    hand = Dispatcher(
+        store, node.core, {"one": (first,), "two": (second,)}, True, 1, 60.0, monotonic=node.clock.monotonic
+    )
+    now = node.clock.now()
+    hand.apply({"one": PoolOrder(500, 1), "two": PoolOrder(500, 1)}, 60.0, now)
+    hand.hold([(10.0, {"one": PoolOrder(300, 1), "two": PoolOrder(300, 1)})], 90.0, now)
+    assert node.live(14)[-1] == 300
+    node.hall.fail(first, Reason.GPU_LOST)
+    done = hand.apply({"one": PoolOrder(500, 1), "two": PoolOrder(450, 1)}, 60.0, node.clock.now())
+    store.close()
+    assert done.pools == ("two",)
+    assert node.limit(1) == 450

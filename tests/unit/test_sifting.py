@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import optimizer.sifting
@@ -66,6 +67,21 @@ def test_a_part_of_the_columns_finds_the_optimum_of_all(change) -> None:
         assert found.reduced[at_high & ~at_low].max() < 1e-6
         columns, rows = sifted.basis(found)
         assert (columns == 1).sum() + (rows == 1).sum() == len(after.row_low)
+
+
+def test_rates_that_are_held_up_are_in_the_part_whatever_they_cost() -> None:
+    """A step that was decided while risk was weighed binds jobs that the optimum would let wait."""
+    first = day(1)
+    before = write_arrays(declare(first))
+    sifted = Sifted(remembered(first, before), facts_of(first).hours)
+    left_out = np.flatnonzero(sifted._out & (before.high > 0))[:3]
+    low, high = before.low.copy(), before.high.copy()
+    low[left_out] = high[left_out] = 0.5 * before.high[left_out]
+    for after in (replace(before, low=low, high=high), before):
+        found, cold = sifted.run(after, 10.0), solve_arrays(after, 10.0)
+        assert found.objective == pytest.approx(cold.objective, rel=1e-9)
+        assert (found.point >= after.low - 1e-7).all()
+        assert (found.point <= after.high + 1e-7).all()
 
 
 def test_a_session_goes_from_interval_to_interval_by_parts_and_says_what_a_cold_one_says() -> None:

@@ -71,3 +71,18 @@ def test_the_cap_is_kept_to_the_watt_while_cooling_still_follows_the_heat_of_bef
         held = [kw - event_limit_kw(event, at) for at, kw in found if at > begin + MINUTE]
         assert max(held) <= 0.0
         assert min(held) > -0.06 * event.baseline_kw, "and no deeper than cooling that lags and the margin explain"
+
+
+def test_the_end_of_a_ramp_is_a_step_of_its_own_although_the_caps_stay(tmp_path):
+    """Who commands goes down a ramp by the second. Where he dies on it, nodes learn by that step that it is over."""
+    begin = START + 12 * MINUTE
+    with lab(tmp_path, lambda text: text.split("jobs:")[0]) as made:
+        made.run(5 * MINUTE, step_s=10)
+        made.facade.accept(order(begin, begin + 21 * MINUTE, ramp_in_s=60.0, ramp_out_s=120.0))
+        made.run(6 * MINUTE, step_s=5)
+        made.plan()
+        now = made.clock.now()
+        steps, _ = trajectory(made.ctx, made.state, made.state.plan, now)
+        after = dict(steps)[(begin + MINUTE - now).total_seconds()]
+        before = [orders for offset_s, orders in steps if offset_s < (begin + MINUTE - now).total_seconds()][-1]
+        assert {pool: one.cap_w for pool, one in after.items()} == {pool: one.cap_w for pool, one in before.items()}
