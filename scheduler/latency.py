@@ -63,7 +63,7 @@ class Objective:
 @dataclass
 class Guard:
     """The guard of one pool. `floor`: throughput that it holds now beyond the configured floor (0: none);
-    `configured` is that one."""
+    `configured` is that one. What slipped counts for `remember`."""
 
     pool: str
     source: LatencySource
@@ -71,6 +71,7 @@ class Guard:
     hold: timedelta
     books: dict[str, LatencyBook]
     configured: float = 0.0
+    remember: timedelta = timedelta(days=1)
     state: GuardState = GuardState.IDLE
     floor: float = 0.0
     measured_s: dict[str, float] = field(default_factory=dict)
@@ -80,6 +81,7 @@ class Guard:
     """Whether the books have news."""
     _speeds: deque[tuple[datetime, float]] = field(default_factory=deque)
     _slipped: datetime | None = None
+    _slipped_last: datetime | None = None
     _calm: datetime | None = None
     _stalled: datetime | None = None
     _blamed: dict[tuple[str, Place], Cell | None] = field(default_factory=dict)
@@ -87,6 +89,7 @@ class Guard:
     def step(self, load: float, speed: float, top: float, now: datetime) -> tuple[Note, ...]:
         """Judge the newest reading under the present busy share and throughput (`top`: at full power)."""
         self._speeds.append((now, speed))
+        self._outlive(now)
         try:
             reading = self.source.read()
         except AdapterError as error:
@@ -102,6 +105,11 @@ class Guard:
             text = f"{self.pool}: no latencies from {', '.join(reading.lost[:5])}"
             notes += (Note(Reason.LATENCY_LOST, self.pool, text, Severity.WARNING, now),)
         return notes
+
+    def _outlive(self, now: datetime) -> None:
+        """No floor outlives what is remembered of the slip that raised it, also where nobody tells of its end."""
+        if self._slipped_last is not None and now - self._slipped_last >= self.remember:
+            self.floor, self._slipped_last = 0.0, None
 
     def least_speed(self, load: float, now: datetime) -> float:
         """Throughput that the objectives need at a load, by what was seen."""
@@ -185,7 +193,7 @@ class Guard:
         return ()
 
     def _take_back(self, top: float, window: timedelta, now: datetime) -> tuple[Note, ...]:
-        self._slipped, self._calm, self.floor = self._slipped or now, None, 1.0
+        self._slipped, self._slipped_last, self._calm, self.floor = self._slipped or now, now, None, 1.0
         full = all(speed >= top - 1e-6 for _, speed in self._speeds)
         if full and now - self._slipped >= NOT_THE_CAP * window:
             self._acquit()

@@ -144,7 +144,7 @@ class JobQueue:
             else:
                 self._keep(job, away=site)
                 if site:
-                    self._keep_grants({key: grant for key, grant in self._grants.items() if key != job_id})
+                    self._keep_grants(self._grants_without(job))
             return self._now(self._jobs[job_id])
 
     def confine(self, job_id: str, sites: Sequence[str]) -> None:
@@ -241,6 +241,13 @@ class JobQueue:
     def _waits(self, job: BatchJob) -> bool:
         """Whether a job that it comes after is neither over nor forgotten; a cancelled one holds nothing back."""
         return any(name in self._jobs and self._jobs[name].state not in OVER for name in job.after)
+
+    def _grants_without(self, job: BatchJob) -> dict[str, _Grant]:
+        """The grants when a job has left for another site: of one with a tier the start stays, and its allowance with
+        it."""
+        grants = dict(self._grants)
+        held = grants.pop(job.id, None)
+        return grants if held is None or job.tier is None else grants | {job.id: replace(held, gpus=0)}
 
     # ------------------------------------------------------------ the books
     def _known(self, job_id: str) -> BatchJob:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -74,12 +74,12 @@ class SlurmRest(Slurm):
         if verb not in _HOLD:
             return super().each(verb, jobs)
         whole, tasks = _split(jobs)
-        return super().each(verb, tasks) | self._update(whole, {"hold": _HOLD[verb]})
+        return super().each(verb, tasks) | self._update(whole, lambda: {"hold": _HOLD[verb]})
 
     def begin(self, jobs: Iterable[str], at: datetime) -> dict[str, str]:
         """Have these start at `at`, and not before: what was said of each for which it did not work."""
         whole, tasks = _split(jobs)
-        return super().begin(tasks, at) | (self._update(whole, {"begin_time": self._time(at)}) if whole else {})
+        return super().begin(tasks, at) | self._update(whole, lambda: {"begin_time": self._time(at)})
 
     def start_now(self, jobs: Iterable[str]) -> None:
         """As by the commands."""
@@ -87,15 +87,15 @@ class SlurmRest(Slurm):
         whole, tasks = _split(jobs)
         super().start_now(tasks)
         due = [job for job in whole if self._requeued.get(job, rested) <= rested]
-        if due:
-            self._update(due, {"begin_time": self._time(datetime.now(UTC))})
+        self._update(due, lambda: {"begin_time": self._time(datetime.now(UTC))})
 
-    def _update(self, jobs: list[str], change: Mapping[str, Any]) -> dict[str, str]:
+    def _update(self, jobs: list[str], change: Callable[[], Mapping[str, Any]]) -> dict[str, str]:
+        """`change` may raise AdapterError too: its form is the server's, which may not answer."""
         failed: dict[str, str] = {}
         for place, job in enumerate(jobs):
             try:
                 self._permit()
-                self._ask("POST", f"job/{job}", change)
+                self._ask("POST", f"job/{job}", change())
             except SlurmSilent as error:
                 return failed | dict.fromkeys(jobs[place:], str(error))
             except AdapterError as error:

@@ -7,8 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
 
+import structlog
+
 from adapters.latency.window import LatencyReading
 from adapters.ports import AdapterError
+
+log = structlog.get_logger("gridpace.latency")
 
 
 class Polled:
@@ -44,4 +48,7 @@ class Polled:
                 self._error = "its last answer is too old"
             except AdapterError as error:
                 self._error = str(error).removeprefix(f"{self._place}: ")
+            except Exception as error:  # the thread must outlive whatever a server says
+                log.exception("latency.failed", place=self._place)
+                self._error = repr(error)
             self._stopped.wait(max(0.05, self._every_s - (monotonic() - begun)))

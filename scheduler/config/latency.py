@@ -28,7 +28,7 @@ class ObjectiveConfig(Model):
 
 
 class LatencyConfig(Model):
-    """Throttling of the pool is taken back within a second when one of its objectives slips, and no plan throttles it
+    """Throttling of the pool is taken back in the tick that sees one of its objectives slip, and no plan throttles it
     below what its latencies have allowed lately at the same load."""
 
     source: LatencyEntry = Field(
@@ -47,7 +47,7 @@ class LatencyConfig(Model):
     )
     remember: PositiveDuration = Field(
         default=timedelta(days=1),
-        description="What was seen of latencies by load and cap counts for so long.",
+        description="What was seen of latencies by load and cap counts for so long; a slip holds up power no longer.",
         examples=["24h"],
     )
 

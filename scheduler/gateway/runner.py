@@ -135,7 +135,8 @@ class Runner:
 
     # ---------------------------------------------------------------- choosing
     def _fill(self) -> None:
-        while self.in_flight < self.slots and monotonic() >= self._hold_until:
+        slots = self.slots  # nothing that is granted or stopped changes meanwhile
+        while self.in_flight < slots and monotonic() >= self._hold_until:
             chosen = self._choose()
             if chosen is None:
                 return

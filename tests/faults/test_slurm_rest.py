@@ -1,12 +1,16 @@
 """Slurm by a real slurmrestd: what it can is done by it, the rest by the commands, and what is missing is said."""
 
+from datetime import UTC, datetime
+
 import pytest
 from pydantic import ValidationError
 
+from adapters.context import AdapterContext
 from adapters.jobs.slurm_cli import Slurm
 from adapters.jobs.slurm_config import RestConfig
 from adapters.jobs.slurm_rest import SlurmRest
 from optimizer.domain import JobState
+from scheduler.clock import WallClock
 from scheduler.store.store import Store
 from tests.support.slurm import a_cluster, job_of, pacing
 
@@ -101,6 +105,15 @@ def test_what_rest_cannot_do_is_said_where_the_commands_are_missing(cluster, pac
     jobs = pace(Store.in_memory(), **RUNGS)
     assert jobs.snapshot() == []
     assert "can't do suspend" in jobs.notes()[0].text
+
+
+def test_start_times_that_a_silent_server_does_not_take_are_told_by_job_and_stop_nothing_else(tmp_path):
+    config = RestConfig(url=f"unix://{tmp_path}/gone.sock")
+    rest = SlurmRest(config, AdapterContext(WallClock(), tmp_path), None, 2.0)
+    failed = rest.begin(["1", "2"], datetime(2026, 11, 27, tzinfo=UTC))
+    assert set(failed) == {"1", "2"}
+    assert rest.begin([], datetime(2026, 11, 27, tzinfo=UTC)) == {}
+    rest.start_now(["1"])
 
 
 @pytest.mark.parametrize("wrong", [

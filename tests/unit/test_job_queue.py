@@ -221,6 +221,21 @@ def test_a_job_at_another_site_has_no_gpus_here_and_comes_back_with_its_work(que
     assert (queue.elsewhere(), queue.movable()) == ({}, {})
 
 
+def test_a_tiers_allowance_goes_on_while_its_job_is_at_another_site(queue, store, clock):
+    queue.submit(job(sites=("california",), tier=2), NOON)
+    queue.apply({"nightly": 8})
+    queue.report("nightly", 8.0, finished=False, site="california")
+    clock.sleep(7200)
+    queue = JobQueue(store, POOLS, clock)
+    queue.submit(job("bound", max_gpus=16, preemptible=False), NOON)
+    assert queue.apply({"bound": 16}) == {}, "its GPUs are free meanwhile"
+    queue.report("bound", 40.0, finished=True)
+    queue.report("nightly", 16.0, finished=False)
+    for one in (queue, JobQueue(store, POOLS, clock)):
+        one.apply({"nightly": 8})
+        assert [(held.id, held.gpus, held.started_at) for held in one.snapshot()] == [("nightly", 8, NOON)]
+
+
 @pytest.mark.parametrize("fields", [{"preemptible": False}, {"after": ("first",)}])
 def test_what_cannot_be_handed_over_may_name_no_other_site(queue, fields):
     queue.submit(job("first"), NOON)

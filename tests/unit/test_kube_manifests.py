@@ -30,7 +30,16 @@ def test_a_kustomization_names_every_file_beside_it():
     for path in (FOLDER, *(FOLDER / name for name in ("kueue", "daemon", "agents"))):
         made = YAML(typ="safe").load((path / "kustomization.yaml").read_text())
         named = {*made["resources"], *(one for each in made.get("configMapGenerator", ()) for one in each["files"])}
-        assert named - {"../"} == {one.name for one in path.glob("*.yaml")} - {"kustomization.yaml"}
+        assert named == {one.name for one in path.glob("*.yaml")} - {"kustomization.yaml"}
+
+
+def test_kustomize_can_build_each_folder_and_moves_nothing_to_another_namespace():
+    for path in FOLDER.rglob("kustomization.yaml"):
+        made = YAML(typ="safe").load(path.read_text())
+        assert not [one for one in made["resources"] if ".." in one], "a base above is a cycle to kustomize"
+        assert "namespace" not in made, "it would move the RoleBindings of paced namespaces too"
+        for each in made.get("configMapGenerator", ()):
+            assert each["namespace"] == read("namespace.yaml")["metadata"]["name"]
 
 
 def mounts(pod):

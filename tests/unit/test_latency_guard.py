@@ -155,6 +155,19 @@ def test_a_slip_at_full_power_is_not_blamed_on_the_caps(tmp_path):
         assert guard.least_speed(1.0, site.clock.now()) == 0.0, "what was held against the cap is withdrawn"
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_slip_holds_up_power_for_as_long_as_it_is_remembered_and_no_longer(tmp_path, lost):
+    with served(tmp_path) as (site, guard):
+        guard.source, told = (source := Told(p95_s=5.0)), site.clock.now()
+        guard.step(0.7, 0.6, 1.0, told)
+        source.p95_s, source.fails = 0.2, lost
+        for hours in range(1, 24):
+            guard.step(0.7, 1.0, 1.0, told + timedelta(hours=hours))
+            assert guard.floor >= 0.95, "nobody has shown that less would do"
+        guard.step(0.7, 1.0, 1.0, told + guard.remember)
+        assert (guard.floor, guard.floor_at(0.7, told + guard.remember)) == (0.0, 0.0)
+
+
 def test_a_queue_that_grows_is_a_slip_before_any_first_token_says_so(tmp_path):
     with served(tmp_path) as (site, guard):
         guard.source = told = Told()

@@ -2,13 +2,15 @@
 
 from datetime import UTC, datetime, timedelta
 from math import inf
+from time import monotonic, sleep
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
+from adapters.latency.polled import Polled
 from adapters.latency.vllm import ITL, TTFT, WAITING, parsed
 from adapters.latency.window import Histogram as Counts
-from adapters.latency.window import from_buckets, together
+from adapters.latency.window import LatencyReading, from_buckets, together
 from scheduler.latency_book import LatencyBook, place_of
 
 NOW = datetime(2026, 5, 2, 12, tzinfo=UTC)
@@ -28,6 +30,25 @@ def test_a_quantile_is_that_of_prometheus_and_of_what_came_since():
     assert together([seen, later]).total == 210
     assert from_buckets({0.1: 3.0, inf: 2.0}) is None
     assert from_buckets({0.1: 3.0}) is None
+
+
+def test_who_asks_again_and_again_outlives_an_answer_that_nobody_foresaw():
+    answers = iter([RuntimeError("no thread"), LatencyReading({}, 0.0, 10.0)])
+
+    def ask():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    polled = Polled(ask, 0.01, 60.0, "there")
+    try:
+        ends = monotonic() + 10.0
+        while polled._newest is None and monotonic() < ends:
+            sleep(0.02)
+        assert polled.read().waiting == 0.0
+    finally:
+        polled.close()
 
 
 @pytest.mark.parametrize("itl", ITL)
