@@ -134,13 +134,14 @@ class Feeds:
             return None
 
     def _withdraw_missing(self, program: str, news: FeedNews, now: datetime) -> list[EventAnswer]:
-        """Withdraw what the server does not say any more; events that it says but can't be read stay."""
+        """Withdraw what the server does not say any more; events, and limits, that it says but can't be read stay."""
         said = {message.id for message in news.messages}
         answers = []
         for source in {message.source for message in news.messages} | {"openadr3"}:
             for row in self.facade.ctx.ledger.followed(program, source, now):
                 name = row.key.split("/", 1)[1]
-                if name in said or name.partition("~")[0] in news.unread:
+                event_id = name.partition("~")[0]
+                if name in said or event_id in news.unread or (row.hard and event_id in news.unread_limits):
                     continue
                 gone = EventMessage(
                     name, row.version, row.event.site, row.event.start, row.event.end, (), cancelled=True,

@@ -171,6 +171,9 @@ class OpenAdr2Session:
             self._say(Reason.MESSAGE_REFUSED, text, Severity.ALERT)
         if kind not in {"oadrDistributeEvent", "oadrResponse"}:
             return
+        if fault := _refused(said):  # such an answer names no events, which withdraws none
+            self._say(Reason.CHANNEL_LOST, f"{self._config.url} does not tell its events: {fault}", Severity.ALERT)
+            return
         named, whole = set(), True
         for event in said.get("events") or ():
             about = self._about_event(event)
@@ -275,6 +278,16 @@ class OpenAdr2Session:
 def _joins(answer: EventAnswer) -> bool:
     """Whether the site takes part."""
     return answer.opt == "in" and answer.state not in {"cancelled", "refused"}
+
+
+def _refused(said: Mapping[str, Any]) -> str:
+    """What went wrong by the response in an answer; empty where nothing did, or none is given."""
+    response = said.get("response") or {}
+    code = str(response.get("response_code") or "")
+    if not code or code.startswith("2"):
+        return ""
+    text = str(response.get("response_description") or "")
+    return f"{code} {text if text.isprintable() else ''}".strip()[:200]
 
 
 def _readable(name: str | None) -> None:

@@ -18,12 +18,13 @@ from optimizer.reasons import Note
 @dataclass(frozen=True)
 class FeedNews:
     """What a polled channel says at present: every order that is not over, each as a message whose version the ledger
-    counts. `complete`: what is missing here was withdrawn, except what belongs to an id of `unread`. `notes` are for
-    people."""
+    counts. `complete`: what is missing here was withdrawn, except what belongs to an id of `unread`, and hard caps of
+    an id of `unread_limits`. `notes` are for people."""
 
     messages: tuple[EventMessage, ...] = ()
     complete: bool = False
     unread: frozenset[str] = frozenset()
+    unread_limits: frozenset[str] = frozenset()
     notes: tuple[Note, ...] = ()
 
 

@@ -141,6 +141,26 @@ def test_case_16_an_event_that_the_server_no_longer_names_is_withdrawn(site, ser
     known(site, "dropped", lambda event: event.state == "cancelled")
 
 
+@pytest.mark.parametrize("kind", ["oadrResponse", "oadrDistributeEvent"])
+def test_an_answer_that_is_an_error_withdraws_nothing_and_is_told(site, server, monkeypatch, kind):
+    server.order("SIMPLE", "level", (now() + HOUR, HOUR, 1.0), event_id="holds")
+    known(site, "holds", lambda event: event.state == "scheduled")
+    service = server.server.services["event_service"]
+
+    async def failing(asked, said):
+        events = {"events": []} if kind == "oadrDistributeEvent" else {}
+        fault = {"response_code": 452, "response_description": "who are you", "request_id": said.get("request_id")}
+        return kind, {"response": fault, "request_id": "r", **events}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "handle_message", failing)
+        told = lambda: any("not tell its events: 452 who" in note.text for note in site.state.notes)  # noqa: E731
+        wait_until(lambda: told() or row(site, "holds").state != "scheduled")
+        assert row(site, "holds").state == "scheduled"
+    server.drop("holds")
+    known(site, "holds", lambda event: event.state == "cancelled")
+
+
 def test_duration_0_is_open_ended(site, server):
     server.order("LOAD_DISPATCH", "setpoint", (now() - MINUTE, ZERO, 41.0), event_id="open")
     event = known(site, "open")

@@ -14,7 +14,7 @@ from scheduler.api import ApiServer, ApiSettings, create_app
 from scheduler.service import Refused
 from tests.support.loops import START, lab
 from tests.support.mosquitto import mosquitto
-from tests.support.openadr3 import HOUR, MINUTE, capacity, server, simple
+from tests.support.openadr3 import HOUR, MINUTE, capacity, payload, server, simple
 
 LONG = timedelta(seconds=10)
 BODY = b'{"objectType": "EVENT", "operation": "CREATE", "object": {}}'
@@ -81,6 +81,26 @@ def test_case_15_a_running_event_that_is_extended_is_never_left_in_between(tmp_p
         assert highest <= 40
         assert cap(made) == 35
         assert made.facade.event("e1").end == START + 3 * HOUR
+
+
+def test_case_18_a_running_limit_that_can_no_longer_be_read_holds_beside_a_level_that_can(tmp_path):
+    with server() as running, lab(tmp_path, channel(running.url)) as made:
+        made.run(2 * MINUTE, 60.0)
+        event = capacity(20, start=START, each="PT2H")
+        event["intervals"][0]["payloads"].append(payload("SIMPLE", 1))
+        put(running, event)
+        made.parts.feeds.turn("elrp")
+        made.run(10 * MINUTE, 30.0)
+        put(running, event | {"payloadDescriptors": []})  # no unit any more
+        made.parts.feeds.turn("elrp")
+        alarm = next(note for note in made.state.notes if note.code is Reason.EVENT_UNREAD)
+        assert (alarm.severity, "no unit is declared" in alarm.text) == (Severity.ALERT, True)
+        made.run(10 * MINUTE, 30.0)
+        assert (cap(made), made.facade.event("e1").state) == (20, "active")
+        running.vtn.drop_event("e1")
+        made.parts.feeds.turn("elrp")
+        made.run(10 * MINUTE, 30.0)
+        assert made.facade.event("e1").state == "cancelled"
 
 
 def test_a_setpoint_of_nothing_goes_to_the_floors_and_says_what_is_missing(tmp_path):

@@ -118,6 +118,23 @@ def test_level_zero_is_normal_and_asks_nothing():
     assert caps(orders(simple(0, 2, 0))) == {"e1": [(2, 3, 25)]}
 
 
+def test_case_18_a_limit_that_can_not_be_read_leaves_the_one_before_it_in_force():
+    found = orders(capacity(4000, "much", 3000, each="PT1H"))
+    assert caps(found) == {"e1": [(1, 2, 4000), (2, 3, 4000), (3, 4, 3000)]}
+    assert (found.unread_limits, found.faults[0].alert) == ({"e1"}, True)
+    assert caps(orders(simple(1, "much", 2))) == {"e1": [(1, 2, 10)], "e1~20260701T150000Z": [(3, 4, 25)]}
+
+
+def test_each_text_of_a_dispatch_instruction_is_followed_or_refused_by_its_name():
+    texts = payload("DISPATCH_INSTRUCTION", "hello", "SHED-A", "B")
+    event = {"id": "e1", "intervals": [{"id": 0, "payloads": [texts]}]}
+    found = orders(event | period(NOON + HOUR, "PT1H"), **FULL | {"instructions": {"SHED-A": "-20%", "B": "-5%"}})
+    assert caps(found) == {"e1": [(1, 2, 20)], "e1~1": [(1, 2, 5)]}
+    assert [fault.text for fault in found.faults] == [
+        'DISPATCH_INSTRUCTION: the config has no response to "hello" in `instructions`'
+    ]
+
+
 def test_a_limit_and_a_level_of_one_event_are_two_orders():
     event = capacity(4000, each="PT1H")
     event["intervals"][0]["payloads"].append(payload("SIMPLE", 2))

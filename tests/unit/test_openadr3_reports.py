@@ -1,6 +1,7 @@
 """Reports to an OpenADR 3 server: when they are due, what they hold, and that none is sent twice or made up."""
 
 from datetime import UTC, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -71,11 +72,22 @@ def test_guide_8_7_an_implied_grid_gives_48_hours_every_hour():
     assert [(at, ids[0], len(ids)) for at, ids in found] == [(0, 0, 48), (1, 1, 48), (2, 2, 48), (3, 3, 48)]
 
 
+def test_an_implied_grid_without_a_zone_begins_by_the_zone_of_the_config():
+    event = read_event(asking(0, start="2026-07-01T12:00:00", startInterval=0, numIntervals=1, frequency=1, repeat=-1))
+    asked, line = event.report_descriptors[0], timeline(event, NOON, "", UTC, False)
+    pacific = ZoneInfo("America/Los_Angeles")
+    assert next_due_at(event, line, asked, NOON, NOON, pacific) == NOON + 8 * HOUR
+    (first,) = due_reports(event, line, asked, NOON, NOON + 8 * HOUR, None, pacific)
+    assert first.slots[0].start == NOON + 7 * HOUR
+
+
 def test_do_it_now_and_late_events_are_not_back_filled():
     event = read_event(asking(6, startInterval=0, numIntervals=1, frequency=1, repeat=-1))
     asked, line = event.report_descriptors[0], timeline(event, NOON, "", UTC, False)
-    (only,) = due_reports(event, line, asked, NOON, NOON + 4 * HOUR, None)
+    (only,) = due_reports(event, line, asked, NOON + 4 * HOUR, NOON + 4 * HOUR, None)
     assert (only.number, only.slots[0].id) == (3, 13)
+    first = due_reports(event, line, asked, NOON + 90 * MINUTE, NOON + 4 * HOUR, None)
+    assert [due.number for due in first] == [1, 2, 3], "nor is what came due before the first was sent left out"
     later = due_reports(event, line, asked, NOON, NOON + 4 * HOUR, 1)
     assert [due.number for due in later] == [2, 3], "what was missed while the server was lost is sent"
     assert next_due_at(event, line, asked, NOON, NOON + 4 * HOUR) == NOON + 5 * HOUR
@@ -86,7 +98,8 @@ def test_an_endless_grid_of_seconds_costs_nothing_to_follow():
     event = read_event(asking(0, each="PT2S", startInterval=0, numIntervals=1, frequency=1, repeat=-1))
     asked, line = event.report_descriptors[0], timeline(event, NOON, "", UTC, False)
     now = NOON + timedelta(days=1)
-    assert due_reports(event, line, asked, NOON, now, None)[0].at == now
+    assert [due.at for due in due_reports(event, line, asked, now, now, None)] == [now]
+    assert len(due_reports(event, line, asked, NOON, now, None)) <= 21
     assert next_due_at(event, line, asked, NOON, now) == now + timedelta(seconds=2)
 
 

@@ -83,6 +83,7 @@ class OpenAdr3:
                 messages=tuple(orders.messages),
                 complete=self._read,
                 unread=frozenset(unread),
+                unread_limits=frozenset(orders.unread_limits),
                 notes=self._notes([*malformed, *orders.faults, *self._reports.faults], now),
             )
 

@@ -31,6 +31,7 @@ from adapters.dr.openadr3.payloads import (
     asks_of,
     is_order,
     kind_of,
+    singly,
 )
 from adapters.dr.openadr3.times import FOREVER
 from adapters.ports import EventMessage, EventTarget
@@ -79,11 +80,13 @@ class _Order:
 
 @dataclass
 class Orders:
-    """Messages for the ledger, what is not followed, and the events that can't be read (what is held of them stays)."""
+    """Messages for the ledger, what is not followed, and the events that can't be read (what is held of them stays), or
+    whose capacity limits can't (those stay)."""
 
     messages: list[EventMessage] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)
+    unread_limits: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,10 @@ class Reader3:
         for kind in sorted(kinds, key=_rank):
             line = lines[kind in CAPACITY]
             slots, rolling = _in_sight(line, now)
+            before = len(refused)
             asks = self._asks(event, kind, slots, refused)
+            if kind in CAPACITY and len(refused) > before:
+                found.unread_limits.add(event.id)
             if asks:
                 orders.append(_Order(known, kind, asks, rolling))
         found.faults += [Fault(event.id, text, _alarming(text)) for text in refused]
@@ -135,7 +141,7 @@ class Reader3:
     def _asks(self, event: Event, kind: str, slots: Iterable[Slot], refused: dict[str, None]) -> list[Ask]:
         asks = list[Ask]()
         for slot in slots:
-            for payload in slot.payloads:
+            for payload in (one for several in slot.payloads for one in singly(several)):
                 if kind_of(payload.type) != kind:
                     continue
                 descriptor = described(payload.type, event.payload_descriptors, self.descriptors)
@@ -144,6 +150,8 @@ class Reader3:
                 except Refused3 as error:
                     told = f" ({str(payload.values[0])[:128]})" if kind.startswith("ALERT_") and payload.values else ""
                     refused[f"{payload.type[:64]}{told}: {error}"] = None
+                    if kind in {LIMIT, SUBSCRIPTION} and asks:  # what can't be read lifts no limit
+                        asks.append(replace(asks[-1], target=replace(asks[-1].target, start=slot.start, end=slot.end)))
         return asks
 
     def _messages(self, order: _Order, now: datetime) -> list[EventMessage]:

@@ -81,6 +81,14 @@ def is_order(payload_type: str) -> bool:
     return kind in OBEYED or kind.startswith("ALERT_")
 
 
+def singly(payload: ValuesMap) -> list[ValuesMap]:
+    """A payload whose values are instructions of their own as one for each, so that each is followed or refused by its
+    name; any other as it is."""
+    if kind_of(payload.type) != "DISPATCH_INSTRUCTION" or len(payload.values) < 2:
+        return [payload]
+    return [payload.model_copy(update={"values": [value]}) for value in payload.values]
+
+
 def asks_of(slot: Slot, payload: ValuesMap, descriptor: Descriptor, config: OpenAdr3Config) -> tuple[Ask, ...]:
     """What a payload asks, N values dividing the interval equally; nothing for "normal". Raises Refused3."""
     kind = kind_of(payload.type)

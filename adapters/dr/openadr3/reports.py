@@ -49,7 +49,7 @@ class Reports:
             for index, asked in enumerate(one.event.report_descriptors):
                 try:
                     line = timeline(one.event, one.seen_at, f"{self._config.ven_name}/", zone, randomized=False)
-                    when = self._one(one, index, asked, line, figures, now)
+                    when = self._one(one, index, asked, line, figures, now, zone)
                 except ValueError as error:
                     self.faults.append(Fault(one.event.id, f"reportDescriptors[{index}]: {error}"))
                     continue
@@ -57,17 +57,24 @@ class Reports:
         return min(following, default=None)
 
     def _one(
-        self, known: Known, index: int, asked: ReportDescriptor, line: Timeline, figures: SiteFigures, now: datetime
+        self,
+        known: Known,
+        index: int,
+        asked: ReportDescriptor,
+        line: Timeline,
+        figures: SiteFigures,
+        now: datetime,
+        zone: tzinfo,
     ) -> datetime | None:
         read = _reader(asked)
         key = f"{self._program}/{known.event.id}/{index}"
         if asked.frequency == 0:
             return self._ad_hoc(known, key, asked, read, figures, now)
         last = self._sent.get(key, {}).get("number")
-        for due in due_reports(known.event, line, asked, known.seen_at, now, last):
+        for due in due_reports(known.event, line, asked, known.seen_at, now, last, zone):
             name = f"{known.event.id[:80]}-{asked.payload_type[:24]}-{index}-{due.number}"
             self._post(key, due.number, name, self._body(known, name, asked, read, due, figures))
-        return next_due_at(known.event, line, asked, known.seen_at, now)
+        return next_due_at(known.event, line, asked, known.seen_at, now, zone)
 
     def _ad_hoc(
         self, known: Known, key: str, asked: ReportDescriptor, read: Reader, figures: SiteFigures, now: datetime

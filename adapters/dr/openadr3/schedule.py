@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from adapters.dr.openadr3.intervals import Slot, Timeline
 from adapters.dr.openadr3.objects import Event, ReportDescriptor
@@ -31,29 +31,38 @@ class Due:
 
 
 def due_reports(
-    event: Event, line: Timeline, asked: ReportDescriptor, seen_at: datetime, now: datetime, last: int | None
+    event: Event,
+    line: Timeline,
+    asked: ReportDescriptor,
+    seen_at: datetime,
+    now: datetime,
+    last: int | None,
+    zone: tzinfo = UTC,
 ) -> list[Due]:
-    """Reports that are due at `now` and come after number `last`, at most the last few of a server that was lost for
-    long; of an event that is new to us (None) only the latest, since the past is not made up for. Raises ValueError
-    where the grid can't be told."""
+    """Reports that are due at `now` and come after number `last` (None: none was sent yet), at most the last few of a
+    server that was lost for long. Of those that were due when the event was first seen only the latest, and none where
+    others follow, since the past is not made up for. `zone` is that of times without one. Raises ValueError where the
+    grid can't be told."""
     found = []
-    for due in _all_due(event, line, asked, seen_at, now):
+    for due in _all_due(_Grid(event, line, asked, seen_at, zone), asked, now):
         if due.at > now:
             break
         found.append(due)
-    return found[-1:] if last is None else [due for due in found if due.number > last]
+    if last is None:
+        return [due for due in found if due.at > seen_at] or found[-1:]
+    return [due for due in found if due.number > last]
 
 
 def next_due_at(
-    event: Event, line: Timeline, asked: ReportDescriptor, seen_at: datetime, now: datetime
+    event: Event, line: Timeline, asked: ReportDescriptor, seen_at: datetime, now: datetime, zone: tzinfo = UTC
 ) -> datetime | None:
     """When the next report is due after `now`; None when there is none."""
-    return next((due.at for due in _all_due(event, line, asked, seen_at, now) if due.at > now), None)
+    grid = _Grid(event, line, asked, seen_at, zone)
+    return next((due.at for due in _all_due(grid, asked, now) if due.at > now), None)
 
 
-def _all_due(event: Event, line: Timeline, asked: ReportDescriptor, seen_at: datetime, now: datetime) -> Iterator[Due]:
+def _all_due(grid: _Grid, asked: ReportDescriptor, now: datetime) -> Iterator[Due]:
     """Reports in the order of their times, those long before `now` left out."""
-    grid = _Grid(event, line, asked, seen_at)
     count, every = grid.count, grid.every
     first, repeat = 0, asked.repeat if asked.repeat >= 0 else MOST_REPORTS
     if grid.looping and asked.start_interval < 0:
@@ -88,9 +97,9 @@ def _due(grid: _Grid, asked: ReportDescriptor, number: int, shift: int, count: i
 class _Grid:
     """The intervals of an event by their number, repetitions counted on; implied ones where the event has none."""
 
-    def __init__(self, event: Event, line: Timeline, asked: ReportDescriptor, seen_at: datetime) -> None:
+    def __init__(self, event: Event, line: Timeline, asked: ReportDescriptor, seen_at: datetime, zone: tzinfo) -> None:
         self._line = line
-        self._implied = None if line.slots else _implied(event, seen_at)
+        self._implied = None if line.slots else _implied(event, seen_at, zone)
         if self._implied is None:
             self.loop, self.looping = len(line.slots), line.every is not None
         else:
@@ -127,7 +136,7 @@ class _Grid:
         return moved if moved.start < self._line.ends else None
 
 
-def _implied(event: Event, seen_at: datetime) -> tuple[datetime, timedelta]:
+def _implied(event: Event, seen_at: datetime, zone: tzinfo) -> tuple[datetime, timedelta]:
     """The grid that a default period implies: its start, and its duration again and again."""
     period = event.interval_period
     if period is None or not period.duration:
@@ -135,7 +144,7 @@ def _implied(event: Event, seen_at: datetime) -> tuple[datetime, timedelta]:
     step = timedelta(seconds=read_duration(period.duration).bound_s())
     if step <= timedelta(0) or step > timedelta(days=366):
         raise ValueError(f'intervalPeriod.duration: "{period.duration}" implies no intervals')
-    return (read_moment(period.start) if period.start else None) or seen_at, step
+    return (read_moment(period.start, zone) if period.start else None) or seen_at, step
 
 
 def sub_slots(slots: Sequence[Slot], length: timedelta) -> tuple[Slot, ...]:
