@@ -252,7 +252,7 @@ class Gateway:
         while True:
             batch = self._found(await self._checks.get())
             if batch is not None and batch.status is Status.CANCELLING and not batch.model:
-                self.shelf.put(batch.at(Status.CANCELLED, self._clock.now()))
+                self._unbegun(batch.at(Status.CANCELLED, self._clock.now()))
             if batch is None or batch.status is not Status.VALIDATING:
                 continue
             file = self.shelf.file(batch.tenant, batch.input_file)
@@ -267,14 +267,20 @@ class Gateway:
         if batch is None:
             return
         if batch.status is Status.CANCELLING:
-            self.shelf.put(batch.at(Status.CANCELLED, now))
+            self._unbegun(batch.at(Status.CANCELLED, now))
         elif errors := found.errors or self.trade.beyond(batch, found):
-            self.shelf.put(batch.at(Status.FAILED, now, errors=errors))
+            self._unbegun(batch.at(Status.FAILED, now, errors=errors))
         else:
             work = found.tokens / self._of_model[found.model].tokens_per_gpu_h
             batch = batch.at(Status.IN_PROGRESS, now, model=found.model, total=found.total, work_gpu_h=work)
             self._start(self.shelf.put(batch))
         self._news.set()
+
+    def _unbegun(self, batch: Batch) -> None:
+        """Over before anything of it was sent."""
+        self.shelf.put(batch)
+        if batch.origin:
+            self.shelf.drop(self.shelf.file(batch.tenant, batch.input_file))  # its owner has it
 
     def _start(self, batch: Batch) -> None:
         file = self.shelf.file(batch.tenant, batch.input_file)

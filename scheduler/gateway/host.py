@@ -70,11 +70,15 @@ class Host:
 
     def give_back(self, tenant: TenantConfig, token: str) -> Far:
         """Stop it; what never came is refused from now on."""
-        name, now = "batch_" + _key(tenant.name, token), self._now()
+        key, now = _key(tenant.name, token), self._now()
+        name = f"batch_{key}"
         held = self._shelf.known(name)
         if held is None:
             dead = Batch(name, tenant.name, ENDPOINTS[0], "", "0s", now, now, now, told=True)
-            return self.far(self._shelf.put(dead.at(Status.CANCELLED, now)))
+            dead = self._shelf.put(dead.at(Status.CANCELLED, now))
+            if (input_file := self._shelf.held(f"file-{key}")) is not None:
+                self._shelf.drop(input_file)
+            return self.far(dead)
         if held.over or held.status in {Status.CANCELLING, Status.FINALIZING}:
             return self.far(held)
         return self.far(self._cancel(held))

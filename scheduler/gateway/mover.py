@@ -103,7 +103,8 @@ class Mover:
         wanted = home is not None and home != self.here and self._may(batch, home) and self._answers(str(home))
         if not wanted or not one.answers.left:
             if one.leaving:
-                one.leaving, one.stopped = False, batch.status is Status.CANCELLING
+                one.leaving = False  # what is cancelled, or out of its window, sends nothing all the same
+                one.stopped = batch.status is Status.CANCELLING or self._now() >= batch.expires_at
             return
         one.stopped = one.leaving = True
         if not one.in_flight:

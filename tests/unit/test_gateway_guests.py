@@ -1,0 +1,60 @@
+"""What a batch of another site leaves behind, and what one sends whose window ends while it is about to leave."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from io import BytesIO
+
+import pytest
+
+from scheduler.clock import WallClock
+from scheduler.gateway.model import Status
+from scheduler.gateway.mover import Mover
+from scheduler.gateway.runner import Running
+from tests.support.gateway import asked
+from tests.unit.test_gateway_talk import begun, opened, run
+
+
+def terms(gateway):
+    tomorrow = (gateway._clock.now() + timedelta(days=1)).isoformat()
+    return {
+        "endpoint": "/v1/chat/completions", "expires_at": tomorrow, "deadline": tomorrow, "priority": 0,
+        "max_price": None, "origin": f"{gateway.config.tenants[0].name}/batch_1",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("ends", ["refused", "given back before it was checked", "given back before it was taken"])
+@run
+async def test_a_guest_that_never_began_leaves_no_input_and_its_token_stays_dead(tmp_path, ends):
+    async with opened(tmp_path) as (gateway, _):
+        host, tenant = gateway.host, gateway.config.tenants[0]
+        content = b"{}\n" if ends == "refused" else asked(["a"]).encode()
+        host.keep(tenant, "t", BytesIO(content))
+        if "taken" not in ends:
+            host.take(tenant, "t", terms(gateway))
+        if ends != "refused":
+            host.give_back(tenant, "t")
+        checking = asyncio.create_task(gateway._check_new())
+        while not host.look(tenant, "t").over:
+            await asyncio.sleep(0.001)
+        checking.cancel()
+        assert gateway.shelf.files(tenant.name) == []
+        host.keep(tenant, "t", BytesIO(content))
+        assert gateway.shelf.files(tenant.name) == [], "what comes late is not kept"
+        assert host.take(tenant, "t", terms(gateway)).over
+
+
+@run
+async def test_a_batch_whose_window_ends_while_it_is_about_to_leave_sends_nothing_more(tmp_path):
+    async with opened(tmp_path) as (gateway, _):
+        begun(gateway, 1)
+        ((_, one),) = gateway._running()
+        assert isinstance(one, Running)
+        mover = Mover("here", {}, gateway.shelf, WallClock().now, timedelta(days=1), lambda _: None)
+        one.leaving = one.stopped = True
+        mover._leave(one, None)
+        assert (one.leaving, one.stopped) == (False, False), "it goes on here"
+        one.leaving = one.stopped = True
+        one.batch = replace(one.batch, expires_at=one.batch.created_at)
+        mover._leave(one, None)
+        assert (one.leaving, one.stopped, one.batch.status) == (False, True, Status.IN_PROGRESS)
