@@ -50,8 +50,8 @@ def not_owed(
     if message.emergency or (calls is None and notice_s is None):
         return ""
     held = [row for row in rows if row.event.program == message.program and counts(row)]
-    mine = _call(f"{message.program}/{message.id}")
-    if any(_call(row.key) == mine for row in held):
+    calls_of = _calls(held)
+    if _call(f"{message.program}/{message.id}", message.source, calls_of) in calls_of.values():
         return ""
     return next(_reasons(message, held, calls, notice_s, now), "")
 
@@ -74,7 +74,8 @@ def _reasons(
     if season is None:
         yield f"start: {day} is outside the program's season"
         return
-    days = {_call(row.key): calls.day(row.event.start) for row in held}
+    calls_of = _calls(held)
+    days = {calls_of[row.key]: calls.day(row.event.start) for row in held}
     if calls.per_day is not None and sum(1 for one in days.values() if one == day) >= calls.per_day:
         following = day + timedelta(days=1)
         yield f"start: the program's {calls.per_day} a day are taken on {day}; from {following} on it can be had"
@@ -85,6 +86,15 @@ def _reasons(
             yield f"start: the program's {calls.per_season} of the season are taken; from {following} on it can be had"
 
 
-def _call(key: str) -> str:
-    """Parts of one event are one call."""
-    return key.partition("~")[0]
+def _calls(rows: Iterable[EventRow]) -> dict[str, str]:
+    """The call that each row is a part of, by its key."""
+    sources = {row.key: row.event.source for row in rows}
+    return {key: _call(key, source, sources) for key, source in sources.items()}
+
+
+def _call(key: str, source: str, known: Iterable[str]) -> str:
+    """Parts of one event are one call: `E~...` of OpenADR 3, `E.1` beside the `E` of the channels that number them."""
+    name = key.partition("~")[0]
+    base, dot, part = name.rpartition(".")
+    numbered = dot and part.isdecimal() and source.startswith(("openadr2 ", "dsxflex "))
+    return base if numbered and base in known else name

@@ -12,6 +12,7 @@ from openapi_core import OpenAPI
 from openapi_core.contrib.requests import RequestsOpenAPIRequest, RequestsOpenAPIResponse
 from ruamel.yaml import YAML
 
+from adapters.dr.openadr3.http import ServerError
 from adapters.dr.polled import EventFigures
 from tests.support.openadr3 import HOUR, NOON, capacity, feed, payload, period, server, simple, units
 from tests.unit.test_openadr3_reports import Meter
@@ -110,6 +111,36 @@ def test_all_that_a_life_with_a_server_sends_fits_the_alliances_document(judged)
     assert ways >= {("GET", f"/{name}") for name in ("auth/server", "programs", "events", "vens", "resources")}
     assert ways >= {("POST", f"/{name}") for name in ("auth/token", "vens", "resources", "subscriptions", "reports")}
     assert {status for *_, status in judged} >= {200, 201, 401}
+
+
+def test_what_is_rarely_sent_fits_too(judged):
+    """Targets by name, topics of the MQTT notifier, a report looked for after a lost answer, a program that is gone."""
+    with server(broker="mqtt://127.0.0.1:1883") as running, feed(running.url, targets=["a", "b"]) as vtn:
+        event = simple(2, start=NOON, reportDescriptors=[asked("USAGE")], targets=["a"])
+        running.vtn.put_event("p1", "e1", **{k: v for k, v in event.items() if k not in {"id", "programID"}})
+        vtn.poll(NOON)
+        running.vtn.objects["vens"][vtn.party.ven_id]["targets"] = ["a", "b"]
+        vtn.poll(NOON)
+        assert len(vtn._listener._topics()) == 4
+        vtn.client.get("/notifiers")
+        post = vtn.client.post
+
+        def lost(path, body):
+            post(path, body)
+            raise ServerError("no answer in time")
+
+        vtn.client.post = lost
+        vtn.report(Meter(), NOON + HOUR)
+        vtn.client.post = post
+        vtn.poll(NOON + HOUR)
+        vtn.report(Meter(), NOON + HOUR)
+        assert len(running.vtn.objects["reports"]) == 1
+        running.vtn.objects["programs"].clear()
+        vtn.poll(NOON + HOUR)
+        assert "gone from the server" in vtn.party.missing
+    ways = {(method, path) for method, path, _ in judged}
+    assert ways >= {("GET", "/notifiers"), ("GET", "/reports"), ("GET", "/programs/p1")}
+    assert any(path.startswith("/notifiers/mqtt/topics/vens/") for _, path in ways)
 
 
 def test_what_the_utilitys_hand_does_and_is_refused_fits_too(judged):

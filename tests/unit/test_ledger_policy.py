@@ -52,6 +52,18 @@ def test_a_change_of_a_call_that_was_taken_is_no_new_one_and_a_withdrawn_one_is_
     assert call(ledger, "c", JULY + 3 * HOUR).opt == "in"
 
 
+def test_the_numbered_parts_of_an_event_with_a_gap_are_one_call(ledger):
+    later = JULY + 3 * HOUR
+    assert call(ledger, "e", JULY + HOUR, source="openadr2 https://vtn").opt == "in"
+    assert call(ledger, "e.1", later, source="openadr2 https://vtn").opt == "in"
+    assert call(ledger, "f.1", later, source="openadr2 https://vtn").opt == "out", "no part of any event that is held"
+    assert call(ledger, "e.2", later, source="webhook").opt == "out", (
+        "where ids are the utility's own, a dot says nothing"
+    )
+    assert call(ledger, "g", JULY + DAY).opt == "in"
+    assert call(ledger, "h", JULY + 2 * DAY).opt == "in"
+
+
 def test_an_emergency_is_always_taken(ledger):
     call(ledger, "a", JULY + HOUR)
     assert call(ledger, "b", JULY + HOUR, emergency=True).opt == "in"
