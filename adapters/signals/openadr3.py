@@ -7,6 +7,7 @@ those of orders, and this client only reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 
@@ -24,9 +25,11 @@ from adapters.ports import SourceError
 from adapters.secrets import Secret
 from adapters.signals.base import SignalKind, unit_of
 from adapters.signals.live import Ask, Live, LiveConfig, Told
-from optimizer.domain import Series
+from optimizer.domain import Series, Span
 from optimizer.reasons import Note, Reason
 
+MOST_FAULTS = 20
+"""Events that are named as unusable at most."""
 SERVER = ("url", "client_id", "client_secret", "client_auth", "token_url", "scope", "ca", "allow_http", "timezone")
 """Keys that mean the same as in a channel of type openadr3."""
 
@@ -128,16 +131,20 @@ class OpenAdr3Source:
             raise SourceError(str(error)) from None
         ours = [item for item in items if not isinstance(item, dict) or item.get("programID") in {None, program.id}]
         notes = self._learn(ours, ask.now)
-        series = told_series(
-            self._config.id,
-            self._known.values(),
-            self._payload,
-            (ask.start, ask.end),
-            currency=self._currency,
-            descriptors=program.payload_descriptors,
-            zone=parse_zone(self._config.timezone),
-        )
-        return Told(series.spans, notes)
+
+        def told(known: Iterable[Known]) -> tuple[Span, ...]:
+            return told_series(
+                self._config.id,
+                known,
+                self._payload,
+                (ask.start, ask.end),
+                currency=self._currency,
+                descriptors=program.payload_descriptors,
+                zone=parse_zone(self._config.timezone),
+            ).spans
+
+        sound, faults = _sifted(self._known.values(), told)
+        return Told(told(sound), (*notes, *(Note(Reason.EVENT_UNREAD, self._config.id, text) for text in faults)))
 
     def _learn(self, items: list[Any], now: datetime) -> tuple[Note, ...]:
         """Keep the events as they are said now; one that can't be read is said, and hides no other."""
@@ -154,3 +161,19 @@ class OpenAdr3Source:
             known[event.id] = Known(event, raw, former.seen_at if former is not None else now)
         self._known = known
         return tuple(notes)
+
+
+def _sifted(
+    known: Iterable[Known], told: Callable[[Iterable[Known]], tuple[Span, ...]]
+) -> tuple[list[Known], list[str]]:
+    """Events that tell something, and what is wrong with others, so that one that can't be used hides no other. Raises
+    SourceError where only such are left."""
+    sound, faults = [], []
+    for one in known:
+        try:
+            sound += [one] if told([one]) else []
+        except SourceError as error:
+            faults.append(str(error))
+    if faults and not sound:
+        raise SourceError("; ".join(faults)[:500])
+    return sound, faults[:MOST_FAULTS]

@@ -90,6 +90,18 @@ def test_a_malformed_event_hides_no_other_and_a_withdrawn_price_is_gone(vtn, tmp
     assert (spans, got.notes) == ([(0, 100)], ())
 
 
+def test_an_event_whose_values_are_no_prices_hides_no_other_and_is_named(vtn, tmp_path):
+    put(vtn, "spot", [payload("PRICE", 0.1)], units("PRICE", "KWH"), **period(NOON, "PT1H"))
+    put(vtn, "odd", [payload("PRICE", "n/a")], units("PRICE", "KWH"), **period(NOON + HOUR, "PT1H"))
+    put(vtn, "euro", [payload("PRICE", 1)], units("PRICE", "KWH", currency="EUR"), **period(NOON + HOUR, "PT1H"))
+    spans, got = told(make(vtn, tmp_path)[0])
+    assert spans == [(0, 100)]
+    assert [note.code for note in got.notes] == [Reason.EVENT_UNREAD] * 2
+    said = " ".join(note.text for note in got.notes)
+    assert "event odd: PRICE: 'n/a' is not a number" in said
+    assert "event euro: PRICE: it is in EUR" in said
+
+
 def test_a_server_that_is_lost_leaves_its_prices_with_their_age(vtn, tmp_path):
     put(vtn, "spot", [payload("PRICE", 0.1)], units("PRICE", "KWH"), **period(NOON, "PT1H"))
     source, clock = make(vtn, tmp_path)
