@@ -97,12 +97,13 @@ def watch_tiers(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
         if job.tier is None or job.started_at is None:
             continue
         before, home = state.tiers.get(job.id), _home(state, job)
-        forced = set(before.forced) if before is not None else set()
+        forced = set(before.forced if before is not None else ctx.flex.forced(job.id))
         if home in ctx.pools and ctx.pools[home].pool.site in deep:
             forced.add("an emergency")
         if any(note.code in SHORT and note.subject in {job.id, _site(ctx, home)} for note in said):
             forced.add("a limit or a loss of GPUs")
         seen[job.id] = Followed(job, frozenset(forced), full_speed(ctx, state, job))
+        notes += ctx.flex.force(job.id, frozenset(forced), now)
         left = allowance(job, now, seen[job.id].speed)
         if left is not None and left < -REACTION - TOLERANCE * (now - job.started_at):
             why = " and ".join(sorted(forced)) or "nothing that may"

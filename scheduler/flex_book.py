@@ -10,7 +10,7 @@ from typing import Any
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.store.store import Store, StoreDegraded
 
-KIND = "flex"
+KIND, FORCED = "flex", "flex_forced"
 FORGET_AFTER_S = 30 * 86_400.0
 
 
@@ -36,8 +36,9 @@ class FlexBook:
         self._store, self._lock = store, threading.Lock()
         try:
             self._held = {job: _read(body) for job, body in store.all(KIND).items()}
+            self._forced = {job: frozenset(body.get("forced", ())) for job, body in store.all(FORCED).items()}
         except StoreDegraded:
-            self._held = {}
+            self._held, self._forced = {}, {}
         self._waiting: dict[str, FlexRecord] = {}
 
     def of(self, job: str) -> FlexRecord | None:
@@ -50,6 +51,23 @@ class FlexBook:
         with self._lock:
             return tuple(sorted(self._held.values(), key=lambda record: record.ended_at))
 
+    def forced(self, job: str) -> frozenset[str]:
+        """What forced a job that is not done lower, also before a restart."""
+        with self._lock:
+            return self._forced.get(job, frozenset())
+
+    def force(self, job: str, why: frozenset[str], now: datetime) -> tuple[Note, ...]:
+        """Keep what forced a job so far; written where that is news. What the disk doesn't take is tried again."""
+        with self._lock:
+            if why == self._forced.get(job, frozenset()):
+                return ()
+            try:
+                self._store.put(FORCED, job, {"forced": sorted(why), "forget_after_s": FORGET_AFTER_S})
+            except StoreDegraded as error:
+                return (Note(Reason.STORE_DEGRADED, "flex", str(error), Severity.ALERT, now),)
+            self._forced[job] = why
+        return ()
+
     def close(self, record: FlexRecord) -> tuple[Note, ...]:
         """Keep a record. What the disk doesn't take now is written with the next one."""
         with self._lock:
@@ -58,6 +76,8 @@ class FlexBook:
                 for job, waiting in list(self._waiting.items()):
                     self._store.put(KIND, job, {**asdict(waiting), "forget_after_s": FORGET_AFTER_S})
                     del self._waiting[job]
+                if self._forced.pop(record.job, None):
+                    self._store.put(FORCED, record.job, {"forget_after_s": 0.0})
             except StoreDegraded as error:
                 return (Note(Reason.STORE_DEGRADED, "flex", str(error), Severity.ALERT, record.ended_at),)
         return ()

@@ -15,6 +15,7 @@ from optimizer.flex import TOLERATED, allowance, latest_end, reduction
 from optimizer.reasons import Reason
 from scheduler.flex import TOLERANCE
 from scheduler.flex_book import FlexBook
+from scheduler.safety import emergency_sites
 from scheduler.service import JobRequest, Refused
 from scheduler.store.store import Store
 from tests.support.loops import START, lab, order
@@ -99,7 +100,13 @@ def test_an_emergency_may_break_a_tier_and_the_books_say_so(tmp_path):
         seen = site.run(timedelta(minutes=20), 10)
         assert held(site, "a") < 8
         assert any("can't keep Flex 0 any more" in text and "an emergency" in text for text in broken(seen[-1]))
+        while emergency_sites(site.ctx.emergency_programs, site.ctx.ledger.active(site.clock.now()), site.clock.now()):
+            site.run(timedelta(minutes=1), 10)
+        assert "a" in {job.id for job in site.state.jobs}, "the job is not"
+        assert FlexBook(site.ctx.store).forced("a") == {"an emergency"}
+        site.state.tiers = {}  # as a daemon that begins anew
         site.run(1.2 * H, 30)
+        assert FlexBook(site.ctx.store).forced("a") == set()
         records = {record.job: record for record in site.ctx.flex.records()}
         assert (records["a"].kept, records["a"].forced) == (False, ("an emergency",))
         assert records["a"].reduction > 0.2
