@@ -113,13 +113,17 @@ class AgentCore:
 
     def hold(self, steps: Steps, until_s: float, lease: Lease) -> None:
         """Follow these caps from the lease's end until `until_s` from now, and renew the lease. What waited while this
-        node was away may be older than the last renewal; it counts unless a younger trajectory is followed."""
+        node was away may be older than the last renewal; it counts unless a younger trajectory, or this very one, is
+        followed."""
         with self._lock:
             self._admit(lease, trajectory=True)
+            waited = lease.expires_in_s <= self._settings.tick_s  # in the bucket: nobody speaks now
+            if waited and self._found.steps and self._found.told == (lease.epoch, lease.sequence):
+                return
             if lease.epoch > self._found.epoch or lease.sequence >= self._held.sequence:
                 self._succeed(lease)
                 self._renew(lease)
-                if lease.expires_in_s > self._settings.tick_s:  # else it waited in the bucket: nobody speaks now
+                if not waited:
                     self._in_force_again(self._outlasted(), lease)
             now = self._clock()
             self._found.told = (lease.epoch, lease.sequence)

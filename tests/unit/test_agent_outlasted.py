@@ -62,6 +62,18 @@ def test_a_trajectory_that_waited_in_the_bucket_is_nobodys_word(node):
     assert node.limits() == {500}
 
 
+def test_a_trajectory_that_is_found_again_ends_no_lease(node):
+    """The connection was lost for a moment; what lies in the bucket was the last word heard, and its lease runs."""
+    steps = ((0.0, dict.fromkeys(node.gpus, 300)),)
+    node.cap(500, seconds=60)
+    node.core.hold(steps, 90.0, Lease(1, 2, 60))
+    node.live(5)
+    node.core.hold(steps, 85.0, Lease(1, 2, 0.001))
+    assert set(node.live(5)) == {500}
+    node.core.hold(steps, 80.0, Lease(1, 3, 0.001))
+    assert node.live(1) == [300], "what was not heard counts at once"
+
+
 def test_cards_that_were_away_when_who_ordered_spoke_again_are_written_by_the_next_word(node):
     node.cap(500, seconds=60)
     node.core.hold(((10.0, dict.fromkeys(node.gpus, 300)),), 90.0, Lease(1, 2, 60))
