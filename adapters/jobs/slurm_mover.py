@@ -71,10 +71,11 @@ class Mover:
 
     def orders(self, picture: Picture, wish: Wish) -> Orders:
         """What brings every job to its wish. What waits without a grant is put off or held, unless we only look; what
-        runs without a word about it goes on."""
+        runs without a word about it goes on, and so does what we stopped and is not ours to pace any more."""
         stop: dict[str, list[str]] = {verb: [] for verb in DID}
         defer: dict[str, Deferral] = {}
-        go: dict[str, str] = {}
+        left = (name for name in self._held.ours() if name not in picture.jobs and picture.stopped(name))
+        go = {name: self._held.ours()[name] for name in left}  # its owner took his word back, or the config did
         for name, (job, terms) in picture.jobs.items():
             gpus = wish.gpus.get(name, 0 if job.state == PENDING and wish.writes else job.gpus)
             did, stopped = self._held.did(name), picture.stopped(name)
