@@ -145,7 +145,7 @@ async def _client(client: _Caller, number: int, files: Sequence[str], ends: floa
                 await client.call("cancel", "DELETE", f"/v1/quotes/{quote['id']}")
         elif dice.random() < 0.15:
             await _bid(client, dice, files[number % TENANTS])
-        await asyncio.sleep(dice.expovariate(1.0 / size.think_s))
+        await asyncio.sleep(max(0.0, min(dice.expovariate(1.0 / size.think_s), ends - time.perf_counter())))
 
 
 async def _bid(client: _Caller, dice: random.Random, file: str) -> None:
