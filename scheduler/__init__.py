@@ -2,7 +2,3 @@
 
 The only package that reads the configuration and the clock, and the only one that may order a change of power.
 """
-
-from scheduler.lean import import_structlog
-
-import_structlog()

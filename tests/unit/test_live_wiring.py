@@ -70,7 +70,7 @@ def test_a_backtest_refuses_what_only_knows_today(written):
 
 
 NEVER = ("pandas", "scipy", "pyomo", "highspy", "requests", "stamina", "jmespath", "gridstatus", "entsoe", "pyarrow",
-         "nats", "redfish", "pymodbus", "matplotlib", "rich")  # fmt: skip
+         "nats", "redfish", "pymodbus", "matplotlib")  # fmt: skip
 SCRIPT = f"""
 import sys
 from pathlib import Path
