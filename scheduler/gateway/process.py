@@ -31,6 +31,9 @@ log = structlog.get_logger("gridpace.gateway")
 
 DRAIN_S = 30.0
 BEAT_S = 5.0
+KEEP_ALIVE_S = 75
+"""Longer than clients keep a connection that is idle (5 s in OpenAI's, 15 s in aiohttp's): where a server hangs up in
+the moment in which a client sends, the client can't know whether its request was taken."""
 
 
 class _Server(uvicorn.Server):
@@ -60,7 +63,7 @@ async def _serve(config: GatewayConfig, store: Store) -> int:
     gateway = Gateway(config, Shelf(config.state_dir, store, clock.now), clock, daemon)
     server = _Server(
         uvicorn.Config(create_app(gateway), log_config=None, access_log=False, server_header=False,
-                       timeout_graceful_shutdown=5)
+                       timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=5)
     )  # fmt: skip
     listening = bind(config.host, config.port, "gateway")
     stop = asyncio.Event()
