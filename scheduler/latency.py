@@ -1,15 +1,17 @@
 """The latency guard: takes throttling of a pool back in the tick in which its users begin to wait too long.
 
 Why in the fast loop: a plan is made every few minutes, and what it knows of latencies is what was seen before. Here the
-newest histograms are judged every second. A slip raises the pool's floor to full power at once; only a hard limit, an
-operator's order or an emergency that the operator allowed may hold it lower (`scheduler/latency_trim.py`). What slipped
-at which load and cap is remembered (`scheduler/latency_book.py`), so that the next plan doesn't do it again. Power is
-let go again after objectives have been kept for a while, by a tenth, one step after the other.
+newest histograms are judged every second, and a reading that shows a slip asks for a tick at once. A slip raises the
+pool's floor to full power; only a hard limit, an operator's order or an emergency that the operator allowed may hold it
+lower (`scheduler/latency_trim.py`). What slipped at which load and cap is remembered (`scheduler/latency_book.py`), so
+that the next plan doesn't do it again. Power is let go again after objectives have been kept for a while, by a tenth,
+one step after the other.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -63,7 +65,8 @@ class Objective:
 @dataclass
 class Guard:
     """The guard of one pool. `floor`: throughput that it holds now beyond the configured floor (0: none);
-    `configured` is that one. What slipped counts for `remember`."""
+    `configured` is that one. What slipped counts for `remember`. `alarm` is called, in whatever thread a reading comes,
+    where it shows a slip that is not acted on yet."""
 
     pool: str
     source: LatencySource
@@ -79,6 +82,7 @@ class Guard:
     """How long the last of those that wait now will have waited, at the present rate."""
     changed: bool = False
     """Whether the books have news."""
+    alarm: Callable[[], None] = lambda: None
     _speeds: deque[tuple[datetime, float]] = field(default_factory=deque)
     _slipped: datetime | None = None
     _slipped_last: datetime | None = None
@@ -105,6 +109,11 @@ class Guard:
             text = f"{self.pool}: no latencies from {', '.join(reading.lost[:5])}"
             notes += (Note(Reason.LATENCY_LOST, self.pool, text, Severity.WARNING, now),)
         return notes
+
+    def hear(self, reading: LatencyReading) -> None:
+        """A new reading: a slip in it waits for no tick. Changes nothing; the tick judges it again."""
+        if self.floor < 1.0 and self._worst(self._ratios(reading), self._queue_s(reading)) > 1.0:
+            self.alarm()
 
     def _outlive(self, now: datetime) -> None:
         """No floor outlives what is remembered of the slip that raised it, also where nobody tells of its end."""
@@ -139,29 +148,45 @@ class Guard:
 
     def _judge(self, reading: LatencyReading, load: float, now: datetime) -> float | None:
         """The worst quantile over its threshold, learned on the way; None where nobody waits and nothing came."""
-        self.measured_s, ratios = {}, []
+        ratios = self._ratios(reading)
+        self.measured_s = {
+            one.name: ratios[one.name] * one.threshold_s for one in self.objectives if one.name in ratios
+        }
+        for name, ratio in ratios.items():
+            self._learn(name, load, ratio, now)
+        self.wait_s = self._wait_s(reading, now)
+        worst = self._worst(ratios, self.wait_s)
+        return worst if worst > 0 or ratios else None
+
+    def _ratios(self, reading: LatencyReading) -> dict[str, float]:
+        """Quantiles over their thresholds, by objective; those of too few requests are left out."""
+        found = {}
         for one in self.objectives:
             histogram = reading.histograms.get(one.metric)
             seen = histogram.quantile(one.quantile) if histogram and histogram.total >= LEAST_SEEN else None
             if seen is not None:
-                self.measured_s[one.name] = seen
-                ratios.append(seen / one.threshold_s)
-                self._learn(one.name, load, ratios[-1], now)
-        self.wait_s = self._wait_s(reading, now)
+                found[one.name] = seen / one.threshold_s
+        return found
+
+    def _worst(self, ratios: dict[str, float], wait_s: float | None) -> float:
+        """The worst of the quantiles, and of the queue where it is longer than the shortest threshold; 0: none."""
         firsts = [one.threshold_s for one in self.objectives if one.metric == "ttft"]
-        if firsts and self.wait_s is not None and self.wait_s > min(firsts):
-            ratios.append(self.wait_s / min(firsts))
-        return max(ratios, default=None)
+        queue = [wait_s / min(firsts)] if firsts and wait_s is not None and wait_s > min(firsts) else []
+        return max([*ratios.values(), *queue], default=0.0)
+
+    @staticmethod
+    def _queue_s(reading: LatencyReading) -> float | None:
+        """Little's law: those that wait over the rate at which first tokens came; None: nobody tells, or none came."""
+        if not reading.waiting:
+            return None if reading.waiting is None else 0.0
+        return reading.waiting / reading.rate if reading.rate > 0 else None
 
     def _wait_s(self, reading: LatencyReading, now: datetime) -> float | None:
-        """Little's law: those that wait over the rate at which first tokens came; while none comes, since when."""
-        firsts = reading.histograms.get("ttft")
-        if not reading.waiting:
+        """How long the last of those that wait will have waited; while no first token comes, since when."""
+        known = self._queue_s(reading)
+        if known is not None or reading.waiting is None:
             self._stalled = None
-            return None if reading.waiting is None else 0.0
-        if firsts is not None and firsts.total > 0:
-            self._stalled = None
-            return reading.waiting * reading.window_s / firsts.total
+            return known
         self._stalled = self._stalled or now
         return (now - self._stalled).total_seconds()
 

@@ -32,7 +32,9 @@ def build_guards(
         objectives = tuple(Objective(o.metric, o.quantile, o.threshold.total_seconds()) for o in asked.objectives)
         held = _held(store, pool.id)
         books = {one.name: LatencyBook.of_record(asked.remember, held.get(one.name)) for one in objectives}
-        guards[pool.id] = Guard(pool.id, source, objectives, asked.hold, books, pool.floor, asked.remember)
+        guard = Guard(pool.id, source, objectives, asked.hold, books, pool.floor, asked.remember)
+        source.listen(guard.hear)
+        guards[pool.id] = guard
     return guards
 
 

@@ -50,6 +50,8 @@ class App:
         self.desk = lead_desk(lead, self.server) if lead is not None else None
         self._ready = False
         parts.wake.listeners.append(self.timer.wake)
+        for guard in parts.ctx.latency.values():
+            guard.alarm = self.timer.hurry
 
     @classmethod
     def start(

@@ -59,6 +59,7 @@ class Timer:
         self._cycle = cycle
         self._woken, self._stopping = threading.Event(), threading.Event()
         self._lock, self._turning = threading.Lock(), False
+        self._tick, self._ticking, self._hurried = tick, threading.Lock(), threading.Event()
         self._guard = ClockGuard(WallClock())
         self._scheduler: Any = BackgroundScheduler(
             timezone=UTC,
@@ -68,7 +69,9 @@ class Timer:
         self._scheduler.add_job(
             self._turn, AlignedTrigger(clock, interval), id="cycle", next_run_time=datetime.now(UTC), max_instances=2
         )  # of two the second returns at once; it begins one that was asked for while the first was ending
-        self._scheduler.add_job(tick, self._tick_trigger(), id="tick", next_run_time=datetime.now(UTC))
+        self._scheduler.add_job(
+            self._beat, self._tick_trigger(), id="tick", next_run_time=datetime.now(UTC), max_instances=2
+        )  # likewise
 
     def _period_s(self) -> float:
         """A control period in seconds of the wall clock."""
@@ -114,6 +117,23 @@ class Timer:
                 return
         if self._scheduler.running:
             self._scheduler.modify_job("cycle", next_run_time=datetime.now(UTC))
+
+    def _beat(self) -> None:
+        """One tick, and another one for who hurried while it ran. Never two at once: a second one returns."""
+        while self._ticking.acquire(blocking=False):
+            try:
+                self._hurried.clear()
+                self._tick()
+            finally:
+                self._ticking.release()
+            if not self._hurried.is_set() or self._stopping.is_set():
+                return
+
+    def hurry(self) -> None:
+        """Tick at once; those after it come a period apart from there."""
+        self._hurried.set()
+        if self._scheduler.running and not self._stopping.is_set():
+            self._scheduler.modify_job("tick", next_run_time=datetime.now(UTC))
 
     def guard(self) -> float:
         """Re-arm both jobs after a step of the wall clock; returns the step in seconds (0.0: none)."""

@@ -7,6 +7,7 @@ samples that are too old don't count, by the server's own clock.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from math import inf, isfinite
 from typing import Any, Literal
@@ -59,6 +60,10 @@ class PrometheusLatency:
     def read(self) -> LatencyReading:
         """The newest reading. Raises AdapterError."""
         return self._polled.read()
+
+    def listen(self, heard: Callable[[LatencyReading], None]) -> None:
+        """Call `heard` with each new reading."""
+        self._polled.heard = heard
 
     def close(self) -> None:
         """End the thread and the connection."""

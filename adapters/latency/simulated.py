@@ -8,6 +8,7 @@ share (batches are larger), give or take a fifth. Assumed, not measured.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from math import exp, inf
 from typing import Literal
@@ -71,6 +72,9 @@ class SimulatedLatency:
             "itl": Histogram(ITL_S, tuple(number * _up_to(bound, 0.8 * itl_s, 1.2 * itl_s) for bound in ITL_S)),
         }
         return LatencyReading(histograms, gpus * used**2 / (1.0 - used) if load < speed else number, 1.0)
+
+    def listen(self, heard: Callable[[LatencyReading], None]) -> None:
+        """It is computed when it is asked for: there is nothing to tell in between."""
 
     def close(self) -> None:
         """Nothing is open."""

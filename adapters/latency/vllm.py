@@ -8,7 +8,7 @@ Counters are differenced here; a server that began anew is counted from its next
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from math import inf
@@ -78,15 +78,24 @@ class VllmConfig(MetricNames):
 
 @dataclass
 class _Seen:
-    """Counters of one server, by the moment at which they were read."""
+    """Counters of one server, by the moment at which they were read. What came while it was not heard of for `silent_s`
+    is of no window: it is counted anew from then on."""
 
+    silent_s: float
     readings: deque[tuple[float, Mapping[str, Histogram], float | None]] = field(default_factory=deque)
 
     def add(self, at: float, counters: Mapping[str, Histogram], waiting: float | None, window_s: float) -> None:
         """Take in a reading; forget all but one of those that are older than the window."""
+        if self.readings and self.readings[-1][0] < at - self.silent_s:
+            self.readings.clear()
         self.readings.append((at, counters, waiting))
         while len(self.readings) > 2 and self.readings[1][0] <= at - window_s:
             self.readings.popleft()
+
+    @property
+    def span_s(self) -> float:
+        """Seconds between the first reading and the last."""
+        return self.readings[-1][0] - self.readings[0][0]
 
     def within(self, metric: str) -> Histogram | None:
         """What came between the first reading and the last; from the last start of the server on."""
@@ -114,7 +123,8 @@ class VllmLatency:
             url: JsonServer(config.model_copy(update={"url": url}), context, "metrics of")
             for url in dict.fromkeys(urls)
         }
-        self._seen = {url: _Seen() for url in self._servers}
+        silent_s = max(self._window_s, 2 * config.every.total_seconds())
+        self._seen = {url: _Seen(silent_s) for url in self._servers}
         self._crew: Crew[str] = Crew("latency")
         place = f"metrics of {config.url}"
         self._polled = Polled(self.ask, config.every.total_seconds(), config.max_age.total_seconds(), place)
@@ -122,6 +132,10 @@ class VllmLatency:
     def read(self) -> LatencyReading:
         """The newest reading of all servers that answered. Raises AdapterError."""
         return self._polled.read()
+
+    def listen(self, heard: Callable[[LatencyReading], None]) -> None:
+        """Call `heard` with each new reading."""
+        self._polled.heard = heard
 
     def close(self) -> None:
         """End the thread and the connections."""
@@ -147,14 +161,21 @@ class VllmLatency:
         return LatencyReading(
             {metric: found for metric, found in histograms.items() if found is not None},
             sum(known) if known else None,
-            self._window_s,
+            max(self._window_s, *(seen.span_s for seen in alive)),
             lost=tuple(errors),
+            firsts_per_s=_rate(alive),
         )
 
     def _scrape(self, url: str) -> None:
         text = self._servers[url].text("/metrics")
         counters, waiting = parsed(text, self._config.names, self._config.waiting_metric)
         self._seen[url].add(monotonic(), counters, waiting, self._window_s)
+
+
+def _rate(alive: list[_Seen]) -> float:
+    """First tokens a second of all servers, each over the time for which it was seen."""
+    firsts = [(seen.within("ttft"), seen.span_s) for seen in alive]
+    return sum(found.total / span_s for found, span_s in firsts if found is not None and span_s > 0)
 
 
 def parsed(text: str, names: Mapping[str, tuple[str, ...]], waiting: str) -> tuple[dict[str, Histogram], float | None]:

@@ -7,7 +7,7 @@ only once its first token has come, so that a queue which grows is told of late 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
@@ -75,14 +75,25 @@ def from_buckets(buckets: Mapping[float, float]) -> Histogram | None:
 
 @dataclass(frozen=True)
 class LatencyReading:
-    """What was seen in the last `window_s` seconds, `age_s` seconds ago: a histogram by metric (absent: nobody tells),
-    and requests that wait for their turn (None: nobody tells). `lost`: servers that did not answer."""
+    """What was seen in the last `window_s` seconds at most, `age_s` seconds ago: a histogram by metric (absent: nobody
+    tells), and requests that wait for their turn (None: nobody tells). `lost`: servers that did not answer.
+    `firsts_per_s`: rate of first tokens, where not all servers were seen for the whole window (None: the histogram's).
+    """
 
     histograms: Mapping[str, Histogram]
     waiting: float | None
     window_s: float
     age_s: float = 0.0
     lost: tuple[str, ...] = field(default=())
+    firsts_per_s: float | None = None
+
+    @property
+    def rate(self) -> float:
+        """First tokens a second."""
+        if self.firsts_per_s is not None:
+            return self.firsts_per_s
+        firsts = self.histograms.get("ttft")
+        return firsts.total / self.window_s if firsts is not None and self.window_s > 0 else 0.0
 
 
 class LatencySource(Protocol):
@@ -91,6 +102,11 @@ class LatencySource(Protocol):
     def read(self) -> LatencyReading:
         """The newest reading, at once: it is asked every second. Raises AdapterError when there is none that is young
         enough."""
+        ...
+
+    def listen(self, heard: Callable[[LatencyReading], None]) -> None:
+        """Call `heard` with each new reading once it is there, from any thread, so that a slip need not wait for the
+        next tick. Sources that compute theirs when they are asked never call it."""
         ...
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -82,6 +83,38 @@ def test_a_flood_of_wake_ups_gets_a_plan_each_period_and_not_one_after_the_other
         timer.wake()
         timer.stop()
     assert min(right - left for left, right in pairwise(plans)) > 0.1
+
+
+def test_who_hurries_gets_a_tick_at_once_also_while_one_is_running() -> None:
+    """APScheduler alone drops a run that comes due while the last one is still going on."""
+    ticking, go_on, begun = threading.Event(), threading.Event(), []
+
+    def tick() -> None:
+        begun.append(at_once.acquire(blocking=False))
+        ticking.set()
+        go_on.wait(10)
+        at_once.release()
+
+    at_once = threading.Lock()
+    timer = Timer(WallClock(), timedelta(hours=1), timedelta(hours=1), lambda: None, tick)
+    timer.start()
+    try:
+        for number in (1, 2):
+            assert ticking.wait(10), f"tick {number}"
+            ticking.clear()
+            timer.hurry()
+            time.sleep(0.2)  # time for the scheduler to try, and to drop it
+            go_on.set()
+        assert ticking.wait(10), "the tick after the one that was hurried"
+        while timer._ticking.locked():
+            time.sleep(0.01)
+        ticking.clear()
+        timer.hurry()
+        assert ticking.wait(10), "and with none under way"
+    finally:
+        timer.stop()
+    assert begun == [True] * len(begun), "never two at once"
+    assert 3 <= len(begun) <= 5
 
 
 def test_slow_loop_fires_on_the_controlled_clocks_boundaries() -> None:

@@ -1,5 +1,6 @@
 """Latencies: quantiles of a window, what a table of them knows, and vLLM's own text."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import inf
 from time import monotonic, sleep
@@ -8,9 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
 from adapters.latency.polled import Polled
-from adapters.latency.vllm import ITL, TTFT, WAITING, parsed
+from adapters.latency.vllm import ITL, TTFT, WAITING, _rate, _Seen, parsed
 from adapters.latency.window import Histogram as Counts
 from adapters.latency.window import LatencyReading, from_buckets, together
+from scheduler.latency import Guard
 from scheduler.latency_book import LatencyBook, place_of
 
 NOW = datetime(2026, 5, 2, 12, tzinfo=UTC)
@@ -49,6 +51,29 @@ def test_who_asks_again_and_again_outlives_an_answer_that_nobody_foresaw():
         assert polled.read().waiting == 0.0
     finally:
         polled.close()
+
+
+def test_after_a_silence_nothing_that_came_in_it_counts_as_of_now():
+    seen, bounds = _Seen(silent_s=10.0), (0.1, inf)
+    for at, slow in ((0.0, 0.0), (4.0, 20.0), (9.0, 20.0), (15.0, 20.0)):
+        seen.add(at, {"ttft": Counts(bounds, (0.0, slow))}, 0.0, 10.0)
+    assert (seen.span_s, seen.within("ttft").total) == (11.0, 0.0), "those before the window are forgotten"
+    seen.add(26.0, {"ttft": Counts(bounds, (0.0, 500.0))}, 0.0, 10.0)
+    assert (seen.span_s, seen.within("ttft").total) == (0.0, 0.0), "480 slow ones of nobody knows when"
+    seen.add(26.5, {"ttft": Counts(bounds, (9.0, 509.0))}, 0.0, 10.0)
+    assert seen.within("ttft").counts == (9.0, 9.0)
+
+
+def test_a_queue_is_measured_by_the_time_for_which_its_server_was_seen():
+    """Five first tokens in half a second are ten a second, also while the window is ten seconds long."""
+    just_begun, long_idle = _Seen(10.0), _Seen(10.0)
+    told = ((just_begun, 9.5, 0.0), (just_begun, 10.0, 5.0), (long_idle, 0.0, 7.0), (long_idle, 10.0, 7.0))
+    for seen, at, count in told:
+        seen.add(at, {"ttft": Counts((0.1, inf), (count, count))}, 1.0, 10.0)
+    assert _rate([just_begun, long_idle]) == pytest.approx(10.0)
+    reading = LatencyReading({"ttft": Counts((0.1, inf), (5.0, 5.0))}, 2.0, 10.0, firsts_per_s=10.0)
+    assert Guard._queue_s(reading) == pytest.approx(0.2)
+    assert Guard._queue_s(replace(reading, firsts_per_s=None)) == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("itl", ITL)

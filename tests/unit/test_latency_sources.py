@@ -2,6 +2,7 @@
 
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_late
 from adapters.context import AdapterContext
 from adapters.latency.prometheus import PrometheusLatency, PrometheusLatencyConfig
 from adapters.latency.vllm import ITL, TTFT, WAITING, VllmConfig, VllmLatency
+from adapters.meters.prometheus import PrometheusConfig, PrometheusMeter
 from adapters.ports import AdapterError
 from scheduler.clock import WallClock
+from scheduler.latency_book import place_of
 from tests.support.loops import lab
 from tests.support.power_worlds import wait_until
-from tests.support.prometheus import Exporter, shared, wait_for_scrapes
+from tests.support.prometheus import Exporter, dcgm, shared, wait_for_scrapes
 from tests.unit.test_latency_guard import TOP_W, users
 
 TOKEN_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.5)
@@ -126,6 +129,41 @@ def test_a_real_prometheus_tells_the_same_and_how_old_it_is():
         exporter.text = lambda: "up_and_running 1"
         wait_until(lambda: told(source) is None, 60)
         assert "no series of" in said(source) or "too old" in said(source)
+    server.exporter.stop()
+
+
+@pytest.mark.timeout(120)
+def test_a_floor_comes_from_vllm_and_dcgm_through_one_prometheus(tmp_path):
+    """Both through a real Prometheus: how long users wait, and by the cards' power how many of them work."""
+    url, exporter = shared()
+    server = Served()
+    told_by = f'{{type: prometheus, url: "{url}", window: 5s, every: 0.2s, timeout: 5s}}'
+    with lab(tmp_path, lambda text: users(text).replace("{type: simulated}", told_by), clock=WallClock()) as site:
+        pools = [model.pool for model in site.ctx.pools.values()]
+        pool_of = {f"GPU-{pool.id}-{k}": pool.id for pool in pools for k in range(pool.count)}
+        chat = [uuid for uuid, pool in pool_of.items() if pool == "chat"]
+        watts = {uuid: site.ctx.pools[pool].pool.curve.idle_w for uuid, pool in pool_of.items()}
+        watts |= dict.fromkeys(chat[: len(chat) // 4], 300.0)
+        cards = dcgm([{"uuid": uuid, "watts": drawn} for uuid, drawn in watts.items()])
+        exporter.text = lambda: f"{cards}\n{server.exporter.text()}"
+        wait_for_scrapes(url, exporter)
+        context = AdapterContext(WallClock(), Path(), extras={"pool_of": pool_of})
+        config = PrometheusConfig.model_validate({"type": "prometheus", "url": url, "timeout": "5s"})
+        site.ctx = replace(site.ctx, meter=PrometheusMeter(config, context))
+
+        def turn():
+            server.serve(2.0)
+            time.sleep(0.1)
+            return site.tick()
+
+        guard, book = site.ctx.latency["chat"], site.ctx.latency["chat"].books["ttft_p95"]
+        wait_until(lambda: turn().cap_w["chat"] == TOP_W and guard.state.value in {"slipping", "missed"}, 60)
+        busy = site.state.busy["chat"]
+        assert busy < 0.5 * len(chat), "a quarter of the cards draws power"
+        newest = max(book.cells, key=lambda place: book.cells[place].at)
+        assert newest[0] == place_of(busy / len(chat), 1.0)[0]
+        site.ctx.meter.close()
+    exporter.text = lambda: "up_and_running 1"
     server.exporter.stop()
 
 
