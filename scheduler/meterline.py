@@ -28,24 +28,32 @@ class Overhead:
         self.it_kw = self.kw = 0.0
         self.fresh = self.known = False
         self._last: tuple[float, float] | None = None
+        self._guessed: frozenset[str] = frozenset()
         self._noise = 0.0
         self._weight = self._sum = 0.0
 
-    def see(self, it_kw: float, kw: float, settled_kw: float, pue: float, bound_kw: float) -> None:
+    def see(
+        self,
+        it_kw: float,
+        kw: float,
+        settled_kw: float,
+        pue: float,
+        bound_kw: float,
+        guessed: frozenset[str] = frozenset(),
+    ) -> None:
         """Take in one reading: IT power, what lies between it and the meter, and what PUE says would; no further from
-        that than `bound_kw`, so that a broken meter can't run away with the site."""
-        if self._last is not None:
+        that than `bound_kw`, so that a broken meter can't run away with the site. `guessed`: pools that nobody
+        measured. What they should draw is in `it_kw`, and what that is off by in `kw`: nothing is learned from it, and
+        no part of it stays when they are measured again."""
+        same = guessed == self._guessed
+        if self._last is not None and same and not guessed:
             self._learn(it_kw, (pue - 1.0) * (it_kw - self._last[0]), kw - self._last[1])
-        self._last = (it_kw, kw)
+        self._last, self._guessed = (it_kw, kw), guessed
         kw = settled_kw + max(-bound_kw, min(bound_kw, kw - settled_kw))
-        taken = SMOOTHING if self.fresh else 1.0
+        taken = SMOOTHING if self.fresh and same else 1.0
         self.it_kw += taken * (it_kw - self.it_kw)
         self.kw += taken * (kw - self.kw)
         self.fresh = self.known = True
-
-    def forget_step(self) -> None:
-        """The next reading is no step from the last one: a part of it is not measured."""
-        self._last = None
 
     def lose(self) -> None:
         """There is no reading; what was seen last stands, and counts as if cooling had not followed since."""

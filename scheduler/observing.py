@@ -67,16 +67,17 @@ def _observe_site(ctx: Context, state: State, site: str, now: datetime) -> None:
     if reading is None or site not in reading.import_kw:
         beside.lose()
         return
-    if mine is None:  # what a pool should draw stands in for what nobody measured; nothing is learned from that
-        beside.forget_step()
+    guessed: frozenset[str] = frozenset()
+    if mine is None:  # what a pool should draw stands in for what nobody measured
         mine = {model.pool.id: seen_or_due_kw(state, model.pool) for model in site_pools(ctx, site)}
+        guessed = frozenset(mine.keys() - reading.pool_kw.keys())
     it_kw, other_kw, pue = sum(mine.values()), ctx.sites[site].other_it_kw, pue_now(ctx, state, site, now)
     drawn_kw = import_kw(it_kw, other_kw, pue)
     measured = reading.import_kw[site] - measured_kw(ctx, state, site, now)
     size_kw = drawn_kw + sun_kw(ctx, state, site, now) / BIAS_SHARE  # a cloud may take all of the sun
     carry(state, site, measured - drawn_kw, size_kw)
     settled_kw = (pue - 1.0) * (it_kw + other_kw)
-    beside.see(it_kw, measured - it_kw - other_kw, settled_kw, pue, BIAS_SHARE * size_kw)
+    beside.see(it_kw, measured - it_kw - other_kw, settled_kw, pue, BIAS_SHARE * size_kw, guessed)
 
 
 def in_time(ctx: Context, state: State, now: datetime) -> bool:

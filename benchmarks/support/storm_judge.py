@@ -7,6 +7,9 @@ other card as it is. Ramps in are left out. So are the seconds in which somethin
 controller that looks once a second can know of before; and where power comes back (a machine, a card) while no daemon
 runs, as much as those cards draw, until a lease's length after the daemon's death: till then the other nodes hold what
 was ordered without them, and nobody is there who could know. What the nodes' trajectories do from then on is judged.
+
+A card is below its floor by permission while an emergency allows it; on a node that is cut off, one that its node had
+heard of, for as long as it was to last by then: that it was withdrawn since nobody can have told.
 """
 
 from __future__ import annotations
@@ -93,6 +96,8 @@ class Judge:
         self._promised: tuple[GridEvent, ...] = ()
         self._returned: set[GpuId] = set()
         self._leases_end_at = self._broken_at
+        self._knows: dict[str, tuple[GridEvent, ...]] = {}
+        self._away: set[str] = set()
         self.foreign: set[GpuId] = set()
         """Cards on which somebody else has written."""
         self.found_w = {gpu: info.limit_w for gpu, info in world.view.infos().items()}
@@ -122,8 +127,10 @@ class Judge:
             self.found.bound += 1
             if import_kw > limit_kw + 1e-6:
                 self._above(import_kw, it_kw, limit_kw, whose, deep, infos, now)
-        self._floors(infos, any(_allows_deep(event, middle, SECOND) for event in world.events()))
+        self._floors(infos, middle)
         self._leases(infos)
+        self._away = {node.name for node in world.nodes if not node.heard}
+        self._knows.update({node.name: world.events() for node in world.nodes if node.heard})
 
     def _limit(self, middle: datetime) -> tuple[float, str, bool]:
         """The strictest cap, whose it is, and whether an emergency allows to go below the floors. Ramps in and what is
@@ -191,10 +198,20 @@ class Judge:
             f"{self.world.at_s:>5} s  {import_kw:.3f} kW, limit {limit_kw:.3f} ({whose}), least {least_kw:.3f}{alive}"
         )
 
-    def _floors(self, infos: Mapping[GpuId, GpuInfo], deep: bool) -> None:
+    def _may_go_deep(self, middle: datetime) -> set[GpuId]:
+        """Cards that an emergency allows to be below their floor: as the books have it, and on nodes that are away, or
+        were a second ago, as the books were when these heard last."""
+        now, allowed = self.world.events(), set()
+        for node in self.world.nodes:
+            away = not node.heard or node.name in self._away
+            events = (*now, *self._knows.get(node.name, ())) if away else now
+            if any(_allows_deep(event, middle, SECOND) for event in events):
+                allowed.update(node.cards.gpus)
+        return allowed
+
+    def _floors(self, infos: Mapping[GpuId, GpuInfo], middle: datetime) -> None:
         """No card of a pool with a floor may have a limit below it from us."""
-        if deep:
-            return
+        allowed = self.foreign | self._may_go_deep(middle)
         for pool_id, gpus in self.world.hall.gpus_of.items():
             pool = self._pools[pool_id]
             if pool.work is Work.BATCH or pool.floor <= 0:
@@ -204,7 +221,7 @@ class Judge:
                 info = infos.get(gpu)
                 if (
                     info is not None
-                    and gpu not in self.foreign
+                    and gpu not in allowed
                     and info.limit_w < min(lowest_w, self.found_w[gpu]) - ROUND_W
                 ):
                     self.found.floors += 1

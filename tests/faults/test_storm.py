@@ -6,9 +6,11 @@ The long one is `make storm`; what a failing case printed there is replayed by i
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
+from adapters.ports import EventMessage, EventTarget
 from benchmarks.storm import Size, hush, storm
 from benchmarks.support.storm_judge import GRACE, Judge, lowest_cap_w
 from benchmarks.support.storm_script import FULL_KW, script
@@ -69,6 +71,48 @@ def test_the_judge_sees_broken_floors_caps_without_a_lease_and_limits_that_are_k
     assert judge.found.past_lease == 1
     judge.restored()
     assert judge.found.not_restored == 1
+
+
+@pytest.mark.timeout(300)
+def test_the_judge_lets_a_node_go_below_its_floor_that_did_not_hear_of_the_end_of_an_emergency(world):
+    """And no other node, and that one no longer than the emergency was to last when it heard of it last."""
+    judge = Judge(world)
+
+    def live(seconds):
+        before = judge.found.floors
+        for _ in range(seconds):
+            world.second()
+            judge.second()
+        return judge.found.floors - before
+
+    def lower(node):
+        world.hall.set_limits({world.nodes[node].cards.gpus[0]: lowest_cap_w(train, floored=True) - 20})
+        world.view.touched()
+
+    train = world.models["train"].pool
+    begin, end, later = (world.clock.now() + timedelta(seconds=seconds) for seconds in (0, 30, 60))
+    first = EventMessage("e1", 1, "lab", begin, later, (EventTarget(begin, later, limit_kw=11.0),), emergency=True,
+                         program="emergency", source="test", ramp_in_s=0.0, ramp_out_s=0.0, rebound_s=0.0)  # fmt: skip
+    shorter = replace(first, version=2, end=end, targets=(replace(first.targets[0], end=end),))
+    assert world.tell(first) == "in"
+    live(5)
+    assert world.tell(shorter) == "in"
+    live(5)
+    deep = {gpu for gpu, info in world.view.infos().items() if info.limit_w < lowest_cap_w(train, floored=True) - 2}
+    assert deep >= {*world.nodes[3].cards.gpus, *world.nodes[4].cards.gpus}, "the emergency goes below floors"
+    world.wires.cut.add("n3")
+    live(2)
+    world.tell(replace(shorter, cancelled=True, targets=()))
+    assert live(10) == 0, "n3 can't know"
+    assert world.view.infos()[world.nodes[3].cards.gpus[0]].limit_w < lowest_cap_w(train, floored=True) - 2
+    lower(4)
+    judge.second()
+    assert judge.found.floors == 1, "n4 does"
+    live(15)
+    before = judge.found.floors
+    lower(3)
+    judge.second()
+    assert judge.found.floors == before + 1, "it would be over by now, by all that n3 has heard"
 
 
 @pytest.mark.timeout(300)

@@ -97,6 +97,25 @@ def test_a_broken_meter_moves_the_line_by_its_bound_and_no_further():
     assert not beside.fresh
 
 
+def test_what_a_pool_that_nobody_measured_was_taken_for_is_gone_when_it_is_measured_again():
+    """A machine that is down was counted as if it drew 20 of 100 kW, so that too little seemed to lie beside IT. When it
+    is back, what was really measured counts at once, and the step from one to the other teaches nothing."""
+    beside = Overhead()
+    for _ in range(20):
+        beside.see(100.0, 18.0, 20.0, 1.2, 30.0, frozenset({"chat"}))
+    beside.see(80.0, 20.0, 16.0, 1.2, 30.0)
+    assert (beside.it_kw, beside.kw) == (80.0, 20.0)
+    beside.see(79.0, 19.0, 16.0, 1.2, 30.0)
+    assert beside.kw == pytest.approx(19.7), "noise is smoothed as ever"
+    beside.see(100.0, 21.0, 20.0, 1.2, 30.0, frozenset({"chat"}))
+    beside.see(90.0, 20.0, 18.0, 1.2, 30.0, frozenset({"train"}))
+    assert (beside.it_kw, beside.kw) == (90.0, 20.0), "another guess is another line"
+    beside.see(70.0, 18.0, 14.0, 1.2, 30.0)
+    beside.see(90.0, 20.0, 18.0, 1.2, 30.0, frozenset({"chat"}))
+    beside.see(70.0, 18.0, 14.0, 1.2, 30.0, frozenset({"chat"}))
+    assert beside.shares == (0.0, 1.0), "no guess teaches anything"
+
+
 def test_the_line_goes_both_ways_through_the_present():
     line = MeterLine(100.0, 122.0, falling=1.0, rising=1.2)
     assert [line.import_of(kw) for kw in (90.0, 100.0, 110.0)] == [112.0, 122.0, 134.0]
