@@ -4,9 +4,10 @@ A second is above a *reachable* limit when the energy at the site's connection i
 cap of every acknowledged event and of the site, although the hall could have drawn less: with every card that hears
 orders at the lowest cap that its pool's floor leaves (or the card's own lowest), preemptible jobs stopped, and every
 other card as it is. Ramps in are left out. So are the seconds in which something broke and the one after, which no
-controller that looks once a second can know of before; and where power comes back (a machine, a card) while no daemon
-runs, as much as those cards draw, until a lease's length after the daemon's death: till then the other nodes hold what
-was ordered without them, and nobody is there who could know. What the nodes' trajectories do from then on is judged.
+controller that looks once a second can know of before; and where power comes back (a machine, a card, what a board's
+own limit held down) while no daemon runs, as much as those cards draw more, until a lease's length after the daemon's
+death: till then the other nodes hold what was ordered without it, and nobody is there who could know. What the nodes'
+trajectories do from then on is judged.
 
 A card is below its floor by permission while an emergency allows it; on a node that is cut off, one that its node had
 heard of, for as long as it was to last by then: that it was withdrawn since nobody can have told.
@@ -94,7 +95,7 @@ class Judge:
         self._broken_at = world.clock.now() - GRACE
         self._releasing: dict[str, float] = {}
         self._promised: tuple[GridEvent, ...] = ()
-        self._returned: set[GpuId] = set()
+        self._returned: dict[GpuId, float] = {}
         self._leases_end_at = self._broken_at
         self._knows: dict[str, tuple[GridEvent, ...]] = {}
         self._away: set[str] = set()
@@ -106,10 +107,11 @@ class Judge:
         """Something broke, came back or was said just now."""
         self._broken_at = self.world.clock.now()
 
-    def returned(self, gpus: Iterable[GpuId]) -> None:
-        """Power came back that was not there when the last orders were given."""
+    def returned(self, gpus: Iterable[GpuId], drawn_w: Mapping[GpuId, float] | None = None) -> None:
+        """Power came back that was not there when the last orders were given; `drawn_w`: what was there of it."""
         if self.world.parts is None:
-            self._returned.update(gpus)
+            before = {gpu: drawn_w.get(gpu, 0.0) if drawn_w is not None else 0.0 for gpu in gpus}
+            self._returned |= {gpu: min(watts, self._returned.get(gpu, watts)) for gpu, watts in before.items()}
 
     def second(self) -> None:
         """Judge the second that has just passed."""
@@ -187,7 +189,8 @@ class Judge:
             least_kw += max(0.0, import_kw - (it_kw + other_kw) * pue)
         unknown_kw = 0.0
         if now < self._leases_end_at + GRACE:
-            unknown_kw = sum(infos[gpu].draw_w for gpu in self._returned if gpu in infos) / 1000.0 * pue
+            back = {gpu: was_w for gpu, was_w in self._returned.items() if gpu in infos}
+            unknown_kw = sum(max(0.0, infos[gpu].draw_w - was_w) for gpu, was_w in back.items()) / 1000.0 * pue
         if now - self._broken_at < GRACE or limit_kw < least_kw or import_kw <= limit_kw + unknown_kw:
             self.found.excused += 1
             return

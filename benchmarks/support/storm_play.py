@@ -183,7 +183,10 @@ class Player:
         self.world.view.touched()
 
     def mend_lower(self, deed: Deed) -> None:
-        for gpu in self.world.nodes[self.node(deed)].cards.gpus[:3]:
+        gpus = self.world.nodes[self.node(deed)].cards.gpus[:3]
+        infos = self.world.view.infos()
+        self.judge.returned(gpus, {gpu: infos[gpu].draw_w for gpu in gpus if gpu in infos})
+        for gpu in gpus:
             self.world.hall.limit_out_of_band(gpu, None)
         self.world.view.touched()
 

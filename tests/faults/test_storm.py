@@ -13,7 +13,8 @@ import pytest
 from adapters.ports import EventMessage, EventTarget
 from benchmarks.storm import Size, hush, storm
 from benchmarks.support.storm_judge import GRACE, Judge, lowest_cap_w
-from benchmarks.support.storm_script import FULL_KW, script
+from benchmarks.support.storm_play import Player
+from benchmarks.support.storm_script import FULL_KW, Deed, script
 from benchmarks.support.storm_world import World
 from scheduler import control
 
@@ -148,6 +149,31 @@ def test_power_that_comes_back_to_a_dead_daemon_excuses_no_more_than_itself_and_
     world.hall.set_limits(dict.fromkeys(raised, 400.0))
     world.view.touched()
     assert live(5) > 0, "that is more than they draw"
+
+
+@pytest.mark.timeout(300)
+def test_a_board_that_lifts_its_limit_over_a_dead_daemon_excuses_what_its_cards_draw_more_and_nothing_else(world):
+    played = Player(world, Judge(world))
+    judge, lower = played.judge, Deed(0, "lower", 0, 60)
+
+    def live(seconds):
+        before = judge.found.above_limit
+        for _ in range(seconds):
+            world.second()
+            judge.second()
+        return judge.found.above_limit - before
+
+    played.do(lower)
+    world.operator_limit(14.5)
+    live(60)
+    played.do_kill_daemon(lower)
+    live(1)
+    played.mend(lower)
+    assert live(8) == 0, "three cards draw more than when the last orders were given, and nobody could know"
+    assert judge.found.excused > 5
+    world.hall.set_limits(dict.fromkeys(world.hall.gpus_of["train"][:3], 400.0))
+    world.view.touched()
+    assert live(1) == 1, "that is more than they draw more"
 
 
 @pytest.mark.timeout(300)
