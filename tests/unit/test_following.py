@@ -98,8 +98,8 @@ def test_a_broken_meter_moves_the_line_by_its_bound_and_no_further():
 
 
 def test_what_a_pool_that_nobody_measured_was_taken_for_is_gone_when_it_is_measured_again():
-    """A machine that is down was counted as if it drew 20 of 100 kW, so that too little seemed to lie beside IT. When it
-    is back, what was really measured counts at once, and the step from one to the other teaches nothing."""
+    """A machine that is down was counted as if it drew 20 of 100 kW, so that too little seemed to lie beside IT. When
+    it is back, what was really measured counts at once, and the step from one to the other teaches nothing."""
     beside = Overhead()
     for _ in range(20):
         beside.see(100.0, 18.0, 20.0, 1.2, 30.0, frozenset({"chat"}))
