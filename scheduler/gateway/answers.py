@@ -88,11 +88,15 @@ class Answers:
         """On disk when it returns: survives a power cut too."""
         if self._written:
             self._written = False
-            for file in list(self._files.values()):
-                os.fsync(file.fileno())
+            try:
+                for file in list(self._files.values()):
+                    os.fsync(file.fileno())
+            except OSError:
+                self._written = True
+                raise
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files. Raises OSError, and leaves them open."""
         self.sync()
         for file in self._files.values():
             file.close()

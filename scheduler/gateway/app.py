@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from scheduler.gateway.disk import AGAIN_S, DISK_ERRORS
 from scheduler.gateway.gateway import Gateway
 from scheduler.gateway.guests import Guests, body_of
 from scheduler.gateway.market_routes import market_routes
@@ -42,7 +43,12 @@ def create_app(gateway: Gateway) -> Starlette:
             *market_routes(gateway, guests),
             *move_routes(gateway, guests),
         ],
-        exception_handlers={ApiError: _refused, HTTPException: _http_error, Exception: _unforeseen},
+        exception_handlers={
+            ApiError: _refused,
+            HTTPException: _http_error,
+            **dict.fromkeys(DISK_ERRORS, _not_kept),
+            Exception: _unforeseen,
+        },
     )
     app.router.redirect_slashes = False
     return app
@@ -160,6 +166,12 @@ def _answer(error: ApiError) -> JSONResponse:
 def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
     return _answer(error)
+
+
+def _not_kept(request: Request, error: Exception) -> JSONResponse:
+    """The disk takes nothing: what was asked is not done, and may be asked again."""
+    log.error("gateway.not_kept", path=request.url.path, why=str(error))
+    return _answer(ApiError(503, "it can't be kept now, and was not done", "storage_unavailable", None, AGAIN_S))
 
 
 def _http_error(_: Request, error: Exception) -> JSONResponse:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -18,17 +18,19 @@ from typing import Any, BinaryIO
 
 import structlog
 
-from adapters.ports import AdapterError, Clock
+from adapters.ports import Clock
 from scheduler.gateway.answers import Answers
 from scheduler.gateway.config import GatewayConfig, TenantConfig, UpstreamConfig
 from scheduler.gateway.daemon import Daemon
+from scheduler.gateway.disk import AGAIN_S, Disk
 from scheduler.gateway.host import Host
 from scheduler.gateway.lines import ENDPOINTS
 from scheduler.gateway.model import ApiError, Batch, InputError, Status, StoredFile
 from scheduler.gateway.mover import Mover
 from scheduler.gateway.peer import HttpPeer
 from scheduler.gateway.runner import Runner, Running, expire
-from scheduler.gateway.sales import Quote, State
+from scheduler.gateway.served import check_served
+from scheduler.gateway.settling import Settling
 from scheduler.gateway.shelf import Shelf
 from scheduler.gateway.talk import Talk
 from scheduler.gateway.terms import checked_metadata, sites_of, terms
@@ -44,7 +46,6 @@ LEAST_WAIT_S = 60.0
 PRICES_EVERY = 4
 """Turns between looks at the daemon's quotes."""
 TIDY_EVERY = 7200
-UNDER_WAY = (Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING)
 
 
 class Gateway:
@@ -54,44 +55,24 @@ class Gateway:
         """Raises AdapterError where a batch under way, or what was sold, has a model that no server serves."""
         self.config, self.shelf, self._clock, self._daemon = config, shelf, clock, daemon
         self._of_model = {model: one for one in config.upstreams for model in one.models}
-        self._check_models()
-        self.trade = Trade(config, self._of_model, shelf, clock, daemon)
-        self._check_sales()
+        self.disk = Disk()
+        self.trade = Trade(config, self._of_model, shelf, clock, daemon, self.disk)
+        check_served(self._of_model, shelf.batches(), self.trade.sales.accepted.values(), clock.now())
         self._upstreams = {one.id: _upstream(one, config.base_dir) for one in config.upstreams}
         weights = {tenant.name: tenant.weight for tenant in config.tenants}
         self.runners = {
             one.id: Runner(one.id, self._upstreams[one.id].send, one.requests_per_gpu, weights)
             for one in config.upstreams
         }
-        self.trade.sales.failing = self._failing
+        self.settling = Settling(shelf.store, shelf.batches, clock.now())
+        self.trade.sales.unkept = self.settling.unkept
         self.talk = Talk(
-            daemon, self.trade, shelf, clock, self._of_model, refuse=self._refused, withdraw=self._cancelling
+            daemon, self.trade, shelf, clock, self._of_model, self.disk, refuse=self._refused, withdraw=self._cancelling
         )
-        self.mover = _mover(config, shelf, clock, self.talk.tell)
+        self.mover = _mover(config, shelf, clock, self.talk.tell, self.disk)
         self.host = Host(shelf, clock.now, self._begin, self._cancelling, self._seen, self._room, self._quota)
         self._checks: asyncio.Queue[str] = asyncio.Queue()
         self._news = asyncio.Event()
-
-    def _check_models(self) -> None:
-        for batch in self.shelf.batches():
-            if batch.model not in {"", *self._of_model} and batch.status in UNDER_WAY:
-                text = (
-                    f"{batch.id} is under way and no server has its model {batch.model!r}; serve it until that is over"
-                )
-                raise AdapterError(f"upstreams: {text}")
-
-    def _check_sales(self) -> None:
-        self.trade.sales.expire(self._clock.now())
-        for quote in self.trade.sales.accepted.values():
-            if quote.state is State.ACCEPTED and quote.model not in self._of_model:
-                text = f"{quote.id} is sold until {quote.deadline.isoformat()} and no server has its model"
-                raise AdapterError(f"upstreams: {text} {quote.model!r}; serve it until then")
-
-    def _failing(self, quote: Quote) -> bool:
-        """Whether a batch that names a sale is under way while its server takes no requests."""
-        upstream = self._of_model.get(quote.model)
-        waits = any(one.quote == quote.id and not one.over for one in self.shelf.batches(quote.tenant))
-        return waits and upstream is not None and bool(self.runners[upstream.id].trouble)
 
     # ---------------------------------------------------------------- clients
     def keep(self, tenant: TenantConfig, filename: str, content: BinaryIO) -> StoredFile:
@@ -157,7 +138,8 @@ class Gateway:
 
     def trouble(self) -> list[str]:
         """What a person should look at now."""
-        found = [f"daemon: {self.talk.trouble}"] if self.talk.trouble else []
+        found = [f"disk: {self.disk.trouble}"] if self.disk.trouble else []
+        found += [f"daemon: {self.talk.trouble}"] if self.talk.trouble else []
         found += [f"site {name}: {text}" for name, text in self.mover.trouble.items()]
         return found + [f"{name}: {one.trouble}" for name, one in self.runners.items() if one.trouble]
 
@@ -203,30 +185,56 @@ class Gateway:
         await self.mover.close()
         await asyncio.gather(*(runner.drain(drain_s) for runner in self.runners.values()))
         for _, running in self._running():
-            running.answers.close()
+            with suppress(OSError):  # the next life reads what is there
+                running.answers.close()
         for upstream in self._upstreams.values():
             await upstream.close()
         await self._daemon.close()
 
     async def _turn(self, turn: int | None) -> None:
-        """One turn; None for one between two, which news asked for."""
+        """One turn; None for one between two, which news asked for. What the disk does not let be done is left for the
+        next one."""
+        for step in self._steps(turn):
+            with self.disk.tries():
+                await step
+        self.disk.turned()
+
+    def _steps(self, turn: int | None) -> Iterator[Awaitable[None]]:
+        yield self._hear_prices(turn)
+        yield self.talk.introduce(self._running())
+        yield self.talk.trying(self.trade.tell_sales())
+        yield self.talk.hear(self.runners.values())
+        yield self._look(turn)
+        if turn is not None:
+            yield self.talk.trying(self.trade.look(turn))
+            yield self.talk.report([running for _, running in self._running()], turn)
+        yield self._end_all()
+        yield self.talk.tell_ends()
+        if turn is not None and turn % TIDY_EVERY == 0:
+            yield self._tidy()
+
+    async def _hear_prices(self, turn: int | None) -> None:
         if turn is not None and turn % PRICES_EVERY == 0:
             await self.talk.trying(self.trade.hear_prices())
-        await self.talk.introduce(self._running())
-        await self.talk.trying(self.trade.tell_sales())
-        await self.talk.hear(self.runners.values())
+
+    async def _look(self, turn: int | None) -> None:
+        """Count what is answered, begin what is due to move, and let every server see what may be sent."""
         self.mover.turn([running for _, running in self._running()], self.talk.homes)
         for _, running in self._running():
             self._count(running)
+        for runner in self.runners.values():
+            runner.order()
         if turn is not None:
-            await self.talk.trying(self.trade.look(turn))
-            await self.talk.report([running for _, running in self._running()], turn)
+            self.settling.beat(self._clock.now())
+
+    async def _end_all(self) -> None:
         for runner, running in self._running():
-            await self._end(runner, running)
-        await self.talk.tell_ends()
-        if turn is not None and turn % TIDY_EVERY == 0:
-            self.shelf.tidy(self.config.keep)
-            self.trade.sales.forget(self._clock.now() - self.config.keep)
+            with self.disk.tries():
+                await self._end(runner, running)
+
+    async def _tidy(self) -> None:
+        self.shelf.tidy(self.config.keep)
+        self.trade.sales.forget(self._clock.now() - self.config.keep)
 
     def _running(self) -> list[tuple[Runner, Running]]:
         return [(runner, one) for runner in self.runners.values() for one in list(runner.running.values())]
@@ -235,26 +243,45 @@ class Gateway:
     def _resume(self) -> None:
         """Go on where a stop or a crash left off."""
         for quote in list(self.trade.sales.accepted):
-            self.trade.recount(quote)
+            with self.disk.tries():
+                self.trade.recount(quote)
         for batch in self.shelf.batches():
-            if batch.status is Status.VALIDATING:
-                self._checks.put_nowait(batch.id)
-            elif batch.status in UNDER_WAY and not batch.model:
-                self._checks.put_nowait(batch.id)  # cancelled before it was checked
-            elif batch.status in UNDER_WAY:
-                self._start(batch)
-                if batch.status is Status.CANCELLING or batch.leg is not None:
-                    self.runners[self._of_model[batch.model].id].stop(batch.id)
-            elif batch.model and not batch.told:
-                self.talk.over(batch.id)
+            if batch.over:
+                if batch.model and not batch.told:
+                    self.talk.over(batch.id)
+                continue
+            done = False
+            with self.disk.tries():
+                done = self._went_on(batch)
+            if not done:
+                self._begin(batch)
+
+    def _went_on(self, batch: Batch) -> bool:
+        """Take up again what was checked before; False for what was not. Raises OSError."""
+        if not batch.model:
+            return False
+        running = self._start(batch)
+        self._count(running)
+        if batch.status is Status.CANCELLING or batch.leg is not None:
+            self.runners[self._of_model[batch.model].id].stop(batch.id)
+        return True
 
     async def _check_new(self) -> None:
         while True:
-            batch = self._found(await self._checks.get())
-            if batch is not None and batch.status is Status.CANCELLING and not batch.model:
-                self._unbegun(batch.at(Status.CANCELLED, self._clock.now()))
-            if batch is None or batch.status is not Status.VALIDATING:
-                continue
+            name, done = await self._checks.get(), False
+            with self.disk.tries():
+                await self._check(name)
+                done = True
+            if not done:
+                asyncio.get_running_loop().call_later(AGAIN_S, self._checks.put_nowait, name)
+
+    async def _check(self, name: str) -> None:
+        batch = self._found(name)
+        if batch is None or batch.over or self._went_on(batch):
+            return
+        if batch.status is Status.CANCELLING:  # before it was checked
+            self._unbegun(batch.at(Status.CANCELLED, self._clock.now()))
+        elif batch.status is Status.VALIDATING:
             file = self.shelf.file(batch.tenant, batch.input_file)
             usual = max(one.answer_tokens for one in self.config.upstreams)
             most = self.config.max_batch_requests
@@ -273,7 +300,7 @@ class Gateway:
         else:
             work = found.tokens / self._of_model[found.model].tokens_per_gpu_h
             batch = batch.at(Status.IN_PROGRESS, now, model=found.model, total=found.total, work_gpu_h=work)
-            self._start(self.shelf.put(batch))
+            self._start(batch, new=True)
         self._news.set()
 
     def _unbegun(self, batch: Batch) -> None:
@@ -282,22 +309,25 @@ class Gateway:
         if batch.origin:
             self.shelf.drop(self.shelf.file(batch.tenant, batch.input_file))  # its owner has it
 
-    def _start(self, batch: Batch) -> None:
+    def _start(self, batch: Batch, *, new: bool = False) -> Running:
+        """Have it worked. Raises OSError and StoreDegraded, with nothing changed."""
         file = self.shelf.file(batch.tenant, batch.input_file)
         answers = Answers(self.shelf.answers_of(batch.id), batch.total)
-        self.runners[self._of_model[batch.model].id].add(
-            Running(batch, answers, self.shelf.path(file), done=self._news.set)
-        )
+        running = Running(batch, answers, self.shelf.path(file), done=self._news.set)
+        if new:
+            self.shelf.put(batch)
+        self.runners[self._of_model[batch.model].id].add(running)
+        return running
 
     # ---------------------------------------------------------------- ending
     def _count(self, running: Running) -> None:
         found, batch, (far_good, far_bad) = running.answers, running.batch, running.elsewhere
-        running.batch = replace(
-            batch, completed=min(found.completed + far_good, batch.total),
-            failed=min(found.failed + far_bad, batch.total),
-            input_tokens=found.usage.input_tokens, output_tokens=found.usage.output_tokens,
-        )  # fmt: skip
-        self.shelf.show(running.batch)
+        good, bad = min(found.completed + far_good, batch.total), min(found.failed + far_bad, batch.total)
+        tokens = (found.usage.input_tokens, found.usage.output_tokens)
+        counted = replace(batch, completed=good, failed=bad, input_tokens=tokens[0], output_tokens=tokens[1])
+        if counted != batch or self.shelf.known(batch.id) is not batch:
+            running.batch = counted
+            self.shelf.show(counted)
 
     async def _end(self, runner: Runner, running: Running) -> None:
         now, batch = self._clock.now(), running.batch
@@ -329,11 +359,13 @@ class Gateway:
         output = self.shelf.publish(batch, running.answers.good, "output")
         errors = self.shelf.publish(batch, running.answers.bad, "error")
         self.shelf.put(batch.at(status, now, output_file=output, error_file=errors, errors=why))
-        if batch.origin:
-            self.shelf.drop(self.shelf.file(batch.tenant, batch.input_file))  # its owner has it
-        del runner.running[batch.id]
-        self.trade.recount(batch.quote)
+        runner.remove(batch.id)
         self.talk.over(batch.id)
+        with self.disk.tries():
+            self.trade.recount(batch.quote)
+        with self.disk.tries():
+            if batch.origin:
+                self.shelf.drop(self.shelf.file(batch.tenant, batch.input_file))  # its owner has it
         log.info("gateway.over", batch=batch.id, status=status.value, completed=batch.completed, failed=batch.failed)
 
     def _cancelling(self, batch: Batch) -> Batch:
@@ -348,9 +380,9 @@ class Gateway:
         return self.shelf.known(name)
 
 
-def _mover(config: GatewayConfig, shelf: Shelf, clock: Clock, told: Callable[[str], None]) -> Mover:
+def _mover(config: GatewayConfig, shelf: Shelf, clock: Clock, told: Callable[[str], None], disk: Disk) -> Mover:
     peers = {one.name: HttpPeer(one.url, one.key.reveal(config.base_dir)) for one in config.peers}
-    return Mover(config.site or "", peers, shelf, clock.now, config.grace, told)
+    return Mover(config.site or "", peers, shelf, clock.now, config.grace, told, disk)
 
 
 def _upstream(config: UpstreamConfig, base_dir: Path) -> Upstream:

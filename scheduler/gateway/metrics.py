@@ -44,7 +44,12 @@ class _Collector:
             "1 while the daemon answers.",
             value=0.0 if self._gateway.talk.trouble else 1.0,
         )
-        yield from (under_way, slots, up, daemon)
+        disk = GaugeMetricFamily(
+            "gridpace_gateway_disk_up",
+            "1 while the disk takes what must be kept.",
+            value=0.0 if self._gateway.disk.trouble else 1.0,
+        )
+        yield from (under_way, slots, up, daemon, disk)
 
     def _work(self) -> Iterable[Metric]:
         batches = GaugeMetricFamily("gridpace_gateway_batches", "Batches that are kept.", labels=["status"])

@@ -21,6 +21,7 @@ from typing import Any
 
 import structlog
 
+from scheduler.gateway.disk import DISK_ERRORS, Disk
 from scheduler.gateway.lines import LONGEST_ID, Line, answered, read_lines, unanswered
 from scheduler.gateway.model import Batch, Leg, Status
 from scheduler.gateway.peer import Far, Peer, PeerError, PeerRefused
@@ -48,21 +49,35 @@ class Mover:
         now: Callable[[], datetime],
         grace: timedelta,
         told: Callable[[str], None],
+        disk: Disk,
     ) -> None:
         self.here, self._peers, self._shelf, self._now, self._grace, self._told = here, peers, shelf, now, grace, told
-        self.trouble: dict[str, str] = {}
+        self._disk = disk
+        self._silent: dict[str, str] = {}
+        """Why sites that are asked whether they answer do not, until they do."""
+        self._failed: dict[str, tuple[str, str]] = {}
+        """Site and text of batches whose last step failed, until one goes through or they are over."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._next: dict[str, float] = {}
         self._heard: dict[str, float] = {}
 
+    @property
+    def trouble(self) -> dict[str, str]:
+        """What a person should look at, by site."""
+        return {**dict(self._failed.values()), **self._silent}
+
     # ---------------------------------------------------------------- turns
     def turn(self, running: Sequence[Running], homes: Mapping[str, str]) -> None:
         """Begin what is due: `homes` says where batches should run, and nothing of those that it doesn't name."""
-        clock = asyncio.get_running_loop().time()
+        clock, names = asyncio.get_running_loop().time(), {one.batch.id for one in running}
+        self._failed = {name: text for name, text in self._failed.items() if name in names}
+        for site in list(self._silent):
+            self._answers(site)  # until it does, also where nothing is to go there any more
         for one in running:
             name = one.batch.id
             if one.batch.leg is None:
-                self._leave(one, homes.get(name))
+                with self._disk.tries():
+                    self._leave(one, homes.get(name))
             elif name not in self._tasks and clock >= self._next.get(name, 0.0):
                 task = asyncio.create_task(self._stepped(one, homes.get(name)))
                 self._tasks[name] = task
@@ -88,12 +103,12 @@ class Mover:
         except PeerError as error:
             if site not in self.trouble:
                 log.warning("gateway.site_silent", site=site, batch=name, why=str(error))
-            self.trouble[site] = str(error)
-        except (OSError, ValueError, KeyError, TypeError) as error:  # our disk, or answers that are none
-            self.trouble[site] = f"{name}: {type(error).__name__}: {error}"
+            self._failed[name] = (site, str(error))
+        except (*DISK_ERRORS, ValueError, KeyError, TypeError) as error:  # our disk, or answers that are none
+            self._failed[name] = (site, f"{name}: {type(error).__name__}: {error}")
             log.error("gateway.move_failed", site=site, batch=name, why=repr(error))
         else:
-            self.trouble.pop(site, None)
+            self._failed.pop(name, None)
         self._next[name] = asyncio.get_running_loop().time() + LOOK_S
 
     # ---------------------------------------------------------------- leaving
@@ -132,10 +147,10 @@ class Mover:
         try:
             await self._peers[site].look(PROBE)
         except (PeerError, PeerRefused) as error:
-            self.trouble[site] = str(error)
+            self._silent[site] = str(error)
         else:
             self._heard[site] = asyncio.get_running_loop().time()
-            self.trouble.pop(site, None)
+            self._silent.pop(site, None)
         self._next[probe] = asyncio.get_running_loop().time() + LOOK_S
 
     def release(self, one: Running, site: str) -> None:

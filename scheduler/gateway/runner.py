@@ -3,14 +3,20 @@
 Slots are what the daemon granted: GPUs of all batches of this server times requests a GPU. When grants fall, nothing
 new is sent until enough has come back; what is under way is never broken off. Tenants share the slots by weight
 (start-time fair queueing), a tenant's own batches go by priority, then deadline.
+
+Why queues: thousands of batches wait, and a choice is made for each request. So those that may send stand in a queue of
+their tenant's, which `order` makes anew with each turn; in between who may no longer send is found when his turn comes,
+and who may again is put back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,6 +24,7 @@ from typing import Any
 import structlog
 
 from scheduler.gateway.answers import Answers
+from scheduler.gateway.disk import AGAIN_S
 from scheduler.gateway.lines import Line, answered, parse, read_lines, unanswered
 from scheduler.gateway.model import Batch
 from scheduler.gateway.upstream import Answer, Away, Broken, Outcome
@@ -37,7 +44,7 @@ class Running:
     """A batch under way. `gpus` is its grant; `again` are lines to be sent once more before new ones are read; `done`
     is called when nothing of it is under way and nothing is left, or nothing more may be sent; `told`: answers that
     the daemon has heard of; `leaving`: it waits for what is under way, to go to another site; `elsewhere`: answers and
-    errors that lie there."""
+    errors that lie there; `unread_until`: its input could not be read, and is not tried again before (monotonic)."""
 
     batch: Batch
     answers: Answers
@@ -51,6 +58,8 @@ class Running:
     elsewhere: tuple[int, int] = (0, 0)
     again: deque[Line] = field(default_factory=deque)
     attempts: dict[int, int] = field(default_factory=dict)
+    unread_until: float = 0.0
+    _read: int = 0
     _lines: Iterator[tuple[int, bytes]] | None = None
     _all_read: bool = False
 
@@ -58,21 +67,29 @@ class Running:
     def eligible(self) -> bool:
         """Whether a request of it may be sent now."""
         unsent = self.answers.left > self.in_flight and (self.again or not self._all_read)
-        return self.gpus > 0 and not self.stopped and bool(unsent)
+        return self.gpus > 0 and not self.stopped and bool(unsent) and monotonic() >= self.unread_until
 
     def restart(self) -> None:
         """Read the lines from the first on again: others have answered some of them. Nothing may be under way."""
         self.again.clear()
         self.attempts.clear()
-        self._lines, self._all_read = None, False
+        self._lines, self._all_read, self._read = None, False, 0
 
     def next(self) -> Line | None:
-        """The next line that is not answered; None when all are sent."""
+        """The next line that is not answered; None when all are sent. Raises OSError; again goes on where it was."""
         if self.again:
             return self.again.popleft()
+        try:
+            return self._next_read()
+        except OSError:
+            self._lines, self.unread_until = None, monotonic() + AGAIN_S
+            raise
+
+    def _next_read(self) -> Line | None:
         if self._lines is None:
-            self._lines = read_lines(self.source)
+            self._lines = read_lines(self.source, self._read)
         for number, text in self._lines:
+            self._read = number + 1
             if not self.answers.has(number):
                 return parse(number, text, self.batch.endpoint)
         self._all_read = True
@@ -86,7 +103,9 @@ class Runner:
         self.name, self._send, self._per_gpu, self._weights = name, send, per_gpu, weights
         self.running: dict[str, Running] = {}
         self.in_flight = 0
-        self.trouble = ""
+        self._trouble, self._slots = "", 0
+        self._ready: dict[str, list[tuple[int, datetime, str, Running]]] = {}
+        self._queued: set[str] = set()
         self._served: dict[str, float] = {}
         self._waiting: set[str] = set()
         self._level = 0.0
@@ -97,7 +116,13 @@ class Runner:
     @property
     def slots(self) -> int:
         """Requests that may be under way."""
-        return sum(one.gpus for one in self.running.values() if not one.stopped) * self._per_gpu
+        return self._slots
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be sent, or answers can't be kept; "" where that was not so lately: after a wait it is known
+        again once something was sent."""
+        return self._trouble if self.in_flight or monotonic() < self._hold_until else ""
 
     def add(self, running: Running) -> None:
         """Take a batch on; it waits for its grant."""
@@ -107,12 +132,26 @@ class Runner:
         """What the daemon grants from now on; batches that are not named get nothing."""
         for one in self.running.values():
             one.gpus = gpus.get(one.batch.job, 0)
+        self.order()
+
+    def order(self) -> None:
+        """Look at every batch: which may send, and how many slots there are. To be called when something has changed
+        that others decide."""
+        self._slots = sum(one.gpus for one in self.running.values() if not one.stopped) * self._per_gpu
+        self._ready, self._queued = {}, set()
+        for one in self.running.values():
+            self._queue(one)
         self._wake.set()
+
+    def remove(self, batch: str) -> None:
+        """It is over."""
+        self.running.pop(batch, None)
+        self.order()
 
     def stop(self, batch: str) -> None:
         """Send nothing more of a batch; what is under way comes back."""
         self.running[batch].stopped = True
-        self._wake.set()
+        self.order()
 
     async def run(self) -> None:
         """Send, until cancelled; then wait for what is under way."""
@@ -135,29 +174,48 @@ class Runner:
 
     # ---------------------------------------------------------------- choosing
     def _fill(self) -> None:
-        slots = self.slots  # nothing that is granted or stopped changes meanwhile
-        while self.in_flight < slots and monotonic() >= self._hold_until:
+        while self.in_flight < self._slots and monotonic() >= self._hold_until:
             chosen = self._choose()
             if chosen is None:
                 return
-            line = chosen.next()
+            try:
+                line = chosen.next()
+            except OSError as error:  # the others go on
+                log.error("gateway.unreadable", batch=chosen.batch.id, why=str(error))
+                continue
             if line is not None:
                 self._begin(chosen, line)
 
+    def _queue(self, one: Running) -> None:
+        """Put a batch that may send into its tenant's queue, where it does not stand there."""
+        if one.eligible and one.batch.id not in self._queued and one.batch.id in self.running:
+            self._queued.add(one.batch.id)
+            rank = (-one.batch.priority, one.batch.deadline, one.batch.id, one)
+            heapq.heappush(self._ready.setdefault(one.batch.tenant, []), rank)
+
+    def _heads(self) -> dict[str, Running]:
+        """The first batch of each tenant that has one; who may not send any more leaves his queue."""
+        heads = {}
+        for tenant, queue in self._ready.items():
+            while queue and not queue[0][-1].eligible:
+                self._queued.discard(heapq.heappop(queue)[-1].batch.id)
+            if queue:
+                heads[tenant] = queue[0][-1]
+        return heads
+
     def _choose(self) -> Running | None:
-        eligible = [one for one in self.running.values() if one.eligible]
-        if not eligible:
+        heads = self._heads()
+        if not heads:
             return None
-        tenants = {one.batch.tenant for one in eligible}
+        tenants = heads.keys()
         for name in tenants - self._waiting:
             # Who comes (back) starts level with the others: there is no claim on what was not asked for.
             self._served[name] = max(self._served.get(name, 0.0), self._level)
-        self._waiting = tenants
+        self._waiting = set(tenants)
         turn = min(sorted(tenants), key=self._served.__getitem__)
         self._level = self._served[turn]
         self._served[turn] += 1.0 / self._weights.get(turn, 1.0)
-        own = [one for one in eligible if one.batch.tenant == turn]
-        return min(own, key=lambda one: (-one.batch.priority, one.batch.deadline, one.batch.id))
+        return heads[turn]
 
     def _begin(self, running: Running, line: Line) -> None:
         running.in_flight += 1
@@ -178,6 +236,7 @@ class Runner:
         finally:
             running.in_flight -= 1
             self.in_flight -= 1
+            self._queue(running)
             self._wake.set()
             if not running.in_flight and (running.stopped or not running.answers.left):
                 running.done()
@@ -188,7 +247,7 @@ class Runner:
             running.again.append(line)
             self._hold(outcome.text, outcome.wait_s)
             return
-        self._wait_s, self.trouble = FIRST_WAIT_S, ""
+        self._wait_s, self._trouble = FIRST_WAIT_S, ""
         if isinstance(outcome, Broken):
             tried = running.attempts.pop(line.number, 0) + 1
             if tried < ATTEMPTS:
@@ -210,9 +269,9 @@ class Runner:
         wait_s = self._wait_s if asked_s is None else asked_s
         if now >= self._hold_until:
             self._wait_s = min(MOST_WAIT_S, 2 * self._wait_s)
-            if why != self.trouble:
+            if why != self._trouble:
                 log.warning("gateway.held", upstream=self.name, why=why, seconds=wait_s)
-        self.trouble = why
+        self._trouble = why
         self._hold_until = max(self._hold_until, now + wait_s)
 
 

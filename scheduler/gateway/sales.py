@@ -2,9 +2,9 @@
 
 Life: `open` (its GPU-hours are set aside; in memory, gone with the process), then `expired` or `cancelled`, or
 `accepted`: sold, on disk, owed in full, and a job of the daemon that the plan must do (`cancelled` where the planner
-refuses it, an operator withdraws it, or the servers are down at its deadline while a batch waits for it). Batches that
-name it run on that job's GPUs, one after the other. It ends `delivered` once its tokens are used, or `closed` at its
-deadline or earlier by its owner's word.
+refuses it, an operator withdraws it, or the site did not do it in time: see `settling.py`). Batches that name it run on
+that job's GPUs, one after the other. It ends `delivered` once its tokens are used, or `closed` at its deadline or
+earlier by its owner's word.
 Why the job begins before there is a batch: what was bought is power at a time, and that must be held.
 """
 
@@ -100,8 +100,8 @@ class Sales:
         self._open: dict[str, Quote] = {}
         self.heard: dict[str, datetime] = {}
         """When the daemon was known to have the job of a sale; not on disk: after a restart it is told again."""
-        self.failing: Callable[[Quote], bool] = lambda _quote: False
-        """Whether a batch of a sale is under way and no server could take its requests."""
+        self.unkept: Callable[[Quote], bool] = lambda _quote: False
+        """Whether the site did not do in time what was sold."""
 
     # ---------------------------------------------------------------- clients
     def ask(self, tenant: TenantConfig, body: Mapping[str, Any]) -> Quote:
@@ -162,12 +162,15 @@ class Sales:
         return quote
 
     def expire(self, now: datetime) -> None:
-        """Let go of open quotes whose time is over, and close bought ones at their deadline; where it was our servers
-        that were down then, only what was used of one is owed."""
+        """Let go of open quotes whose time is over."""
         if any(one.expires_at <= now for one in self._open.values()):
             self._open = {key: one for key, one in self._open.items() if one.expires_at > now}
+
+    def close_due(self, now: datetime) -> None:
+        """Close bought ones at their deadline; where the site did not keep one, only what was used of it is owed.
+        Raises StoreDegraded."""
         for one in [one for one in self.accepted.values() if one.state is State.ACCEPTED and one.deadline <= now]:
-            self.put(replace(one, state=State.CANCELLED if self.failing(one) else State.CLOSED))
+            self.put(replace(one, state=State.CANCELLED if self.unkept(one) else State.CLOSED))
 
     def forget(self, before: datetime) -> None:
         """Forget bought quotes that were over before then."""
@@ -185,8 +188,8 @@ class Sales:
     def taken(self, pool: str) -> float:
         """GPU-hours of a pool that are set aside or sold, and that the plan in force does not know of yet."""
         unknown = [one for one in self.accepted.values() if one.state is State.ACCEPTED and self._newer(one)]
-        mine = (one for one in (*self._open.values(), *unknown) if self._of_model[one.model].pool == pool)
-        return sum(one.work_gpu_h for one in mine)
+        models = {model for model, one in self._of_model.items() if one.pool == pool}
+        return sum(one.work_gpu_h for one in (*self._open.values(), *unknown) if one.model in models)
 
     def all_taken(self) -> dict[str, float]:
         """The same by pool."""

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from adapters.ports import RecordStore
 from scheduler.gateway.model import ApiError, Batch, StoredFile, read_batch, read_file, written
+from scheduler.store.database import StoreDegraded
 
 FILE, BATCH = "gateway_file", "gateway_batch"
 PIECE = 1024 * 1024
@@ -36,7 +37,7 @@ class Shelf:
     # ---------------------------------------------------------------- files
     def keep(self, tenant: str, filename: str, content: BinaryIO, most: int, name: str | None = None) -> StoredFile:
         """Store a content (blocking), as `name` where one is given. Raises ApiError (413) when it is larger than `most`
-        bytes, and keeps nothing."""
+        bytes, OSError and StoreDegraded; then it keeps nothing."""
         name = name or f"file-{secrets.token_hex(12)}"
         place = f"files/{name}"
         path = self.folder / place
@@ -53,6 +54,10 @@ class Shelf:
             part.rename(path)
             _sync(path.parent)
             return self._add(StoredFile(name, tenant, filename, size, "batch", self._now(), place))
+        except StoreDegraded:
+            if name not in self._files:
+                path.unlink(missing_ok=True)  # nobody was told its name
+            raise
         finally:
             part.unlink(missing_ok=True)
 
@@ -99,7 +104,7 @@ class Shelf:
 
     # ---------------------------------------------------------------- batches
     def put(self, batch: Batch) -> Batch:
-        """Keep a batch as it is now."""
+        """Keep a batch as it is now. Raises StoreDegraded, with nothing changed."""
         self.store.put(BATCH, batch.id, written(batch))
         self._batches[batch.id] = batch
         return batch

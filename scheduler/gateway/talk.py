@@ -20,6 +20,7 @@ import structlog
 from adapters.ports import Clock
 from scheduler.gateway.config import UpstreamConfig
 from scheduler.gateway.daemon import Daemon, DaemonError
+from scheduler.gateway.disk import Disk
 from scheduler.gateway.model import Batch, InputError, Status
 from scheduler.gateway.runner import Runner, Running
 from scheduler.gateway.shelf import Shelf
@@ -48,13 +49,14 @@ class Talk:
         shelf: Shelf,
         clock: Clock,
         upstreams: Mapping[str, UpstreamConfig],
+        disk: Disk,
         *,
         refuse: Callable[[Runner, Running, InputError], None],
         withdraw: Callable[[Batch], object],
     ) -> None:
         """`upstreams` by the models that they serve."""
         self._daemon, self._trade, self._shelf, self._clock, self._of_model = daemon, trade, shelf, clock, upstreams
-        self._refuse, self._withdraw = refuse, withdraw
+        self._disk, self._refuse, self._withdraw = disk, refuse, withdraw
         self.trouble, self._reached = "", True
         self._known: set[str] = set()
         self._due: dict[str, bool] = {}
@@ -167,8 +169,11 @@ class Talk:
 
         async def tell(one: tuple[str, None]) -> None:
             batch = self._shelf.known(one[0])
-            if batch is not None and not await self._end(batch):
-                failed.append(batch.id)
+            done = batch is None
+            with self._disk.tries():
+                done = batch is None or await self._end(batch)
+            if not done:
+                failed.append(one[0])
 
         await self._each(_popped(self._ended), tell)
         self._ended.update(dict.fromkeys(failed))  # behind the others
@@ -208,7 +213,8 @@ class Talk:
 
         async def some() -> None:
             while self._reached and monotonic() < ends and (one := next(todo, None)) is not None:
-                await do(one)
+                with self._disk.tries():
+                    await do(one)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):

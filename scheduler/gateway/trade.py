@@ -13,6 +13,7 @@ import structlog
 from adapters.ports import Clock
 from scheduler.gateway.config import GatewayConfig, TenantConfig, UpstreamConfig
 from scheduler.gateway.daemon import Daemon, DaemonError
+from scheduler.gateway.disk import Disk
 from scheduler.gateway.market import Market
 from scheduler.gateway.model import ApiError, Batch, InputError
 from scheduler.gateway.sales import Quote, Sales, State
@@ -35,12 +36,20 @@ class Trade:
     """Prices, quotes and charges. Lives in the gateway's event loop."""
 
     def __init__(
-        self, config: GatewayConfig, upstreams: Mapping[str, UpstreamConfig], shelf: Shelf, clock: Clock, daemon: Daemon
+        self,
+        config: GatewayConfig,
+        upstreams: Mapping[str, UpstreamConfig],
+        shelf: Shelf,
+        clock: Clock,
+        daemon: Daemon,
+        disk: Disk,
     ) -> None:
         """`upstreams` by the models that they serve."""
         self._of_model, self._shelf, self._clock, self._daemon = upstreams, shelf, clock, daemon
+        self._disk = disk
         self.market = Market(config.upstreams, config.firm)
-        self.market.last = {str(one): float(price) for one, price in (shelf.store.get(PRICES, "last") or {}).items()}
+        self._kept = {str(one): float(price) for one, price in (shelf.store.get(PRICES, "last") or {}).items()}
+        self.market.last = dict(self._kept)
         self.sales = Sales(upstreams, config.firm, self.market, shelf.store, clock.now)
 
     def cheap_in_s(self, now: datetime) -> float:
@@ -139,34 +148,41 @@ class Trade:
                 raise
         except (ValueError, KeyError, TypeError) as error:
             raise DaemonError(f"quotes: {error!r}") from None
-        before = dict(self.market.last)
         for upstream in set(self._of_model.values()):
             self.market.indication(upstream, self._clock.now())
-        if self.market.last != before:  # over a restart in an interval without a price
+        if self.market.last != self._kept:  # over a restart in an interval without a price
             self._shelf.store.put(PRICES, "last", dict(self.market.last))
+            self._kept = dict(self.market.last)
 
     async def tell_sales(self) -> None:
         """Make jobs of what was sold in advance, and end those that are delivered or given up. Raises
         DaemonError."""
-        self.sales.expire(self._clock.now())
+        now = self._clock.now()
+        self.sales.expire(now)
+        with self._disk.tries():
+            self.sales.close_due(now)
         ends = monotonic() + TALK_S
         for quote in [one for one in self.sales.accepted.values() if not one.told]:
             if monotonic() >= ends:
                 return  # the next turn goes on
-            try:
-                if quote.state is State.ACCEPTED and quote.id not in self.sales.heard:
-                    await self._daemon.submit(self.sales.job(quote))
-                    self.sales.heard[quote.id] = self._clock.now()
-                elif quote.state is not State.ACCEPTED:
-                    await self._end_sale(quote)
-            except DaemonError as error:
-                if error.status == HELD:
-                    self.sales.heard[quote.id] = self._clock.now()
-                elif error.status == NEVER:
-                    log.error("gateway.sale_refused", quote=quote.id, why=str(error))
-                    self.sales.put(replace(quote, state=State.CANCELLED))
-                else:
-                    raise
+            with self._disk.tries():
+                await self._tell_sale(quote)
+
+    async def _tell_sale(self, quote: Quote) -> None:
+        try:
+            if quote.state is State.ACCEPTED and quote.id not in self.sales.heard:
+                await self._daemon.submit(self.sales.job(quote))
+                self.sales.heard[quote.id] = self._clock.now()
+            elif quote.state is not State.ACCEPTED:
+                await self._end_sale(quote)
+        except DaemonError as error:
+            if error.status == HELD:
+                self.sales.heard[quote.id] = self._clock.now()
+            elif error.status == NEVER:
+                log.error("gateway.sale_refused", quote=quote.id, why=str(error))
+                self.sales.put(replace(quote, state=State.CANCELLED))
+            else:
+                raise
 
     async def _end_sale(self, quote: Quote) -> None:
         if any(one.quote == quote.id and not one.over for one in self._shelf.batches(quote.tenant)):

@@ -1,6 +1,7 @@
 """The gateway as its clients, its servers and its operator meet it: a real process, real sockets."""
 
 import json
+import resource
 import signal
 import time
 from contextlib import ExitStack
@@ -167,6 +168,30 @@ def test_a_server_that_is_gone_fails_no_request(desk, server, daemon):
     assert found["request_counts"]["completed"] + found["request_counts"]["failed"] == 100
     assert found["request_counts"]["failed"] == 0
     assert desk.up()["ok"]
+
+
+def test_a_full_disk_refuses_what_it_would_have_to_keep_and_loses_nothing(desk, server, daemon):
+    server.delay_s, daemon.gpus = 0.02, 2
+    name, late = desk.batch([f"w{k}" for k in range(300)]), desk.upload(asked(["late"]))
+    desk.wait(lambda: desk.look(name)["request_counts"]["completed"] > 10)
+    pid, before = desk.lives[-1].pid, len(desk.lives)
+    unlimited = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    try:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, unlimited[1]))
+        refused = desk.create(late)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_unavailable")
+        assert int(refused.headers["Retry-After"]) > 0
+        upload = desk.call("POST", "/v1/files", files={"file": ("in", asked(["x"]))}, data={"purpose": "batch"})
+        assert upload.status_code == desk.call("POST", f"/v1/batches/{name}/cancel").status_code == 503
+        desk.wait(lambda: "answers can't be kept" in str(desk.up()["trouble"]))
+        assert desk.look(name)["status"] == "in_progress"
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)
+    found = desk.ended(name)
+    answered = sorted(one["custom_id"] for one in desk.lines(found["output_file_id"]))
+    assert answered == sorted(f"c-{k}" for k in range(300))
+    assert desk.ended(desk.create(late).json()["id"])["status"] == "completed"
+    assert (len(desk.lives), desk.lives[-1].poll()) == (before, None), "it stayed up"
 
 
 def test_a_cancelled_batch_ends_with_what_it_has(desk, server, daemon):

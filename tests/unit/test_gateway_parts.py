@@ -16,7 +16,7 @@ from scheduler.gateway.config import load_gateway
 from scheduler.gateway.lines import LONGEST_LINE, Line, answered, parse, read_lines, unanswered
 from scheduler.gateway.model import Batch, InputError, Status, read_batch, written
 from scheduler.gateway.runner import Runner, Running
-from scheduler.gateway.upstream import Answer, _retry_after
+from scheduler.gateway.upstream import Answer, Away, _retry_after
 from tests.support.gateway import asked, line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,6 +172,117 @@ def test_a_tenant_that_comes_later_has_no_claim_on_what_it_did_not_ask_for(tmp_p
     for count in (20, 60, 100):
         assert abs(order[:count].count("a100") - count / 2) <= 1, "level from the moment it came"
     assert order.index("b40") > [k for k, word in enumerate(order) if word == "b41"][-1], "the nearer deadline first"
+
+
+def waiting(tmp_path, runner, number, tenants=("a",)):
+    """A batch that may send, once it has its grant."""
+    path = tmp_path / "in.jsonl"
+    if not path.exists():
+        path.write_text("".join(json.dumps(line(k, "w")) + "\n" for k in range(3)))
+    tenant, name = tenants[number % len(tenants)], f"batch_{number:05}"
+    made = Running(batch(name, tenant, priority=number % 3), Answers(tmp_path / name, 3), path)
+    runner.add(made)
+    return made
+
+
+def test_a_choice_looks_at_no_batch_that_only_waits(tmp_path, monkeypatch):
+    looked = [0]
+    eligible = Running.eligible.fget
+
+    def counted(self):
+        looked[0] += 1
+        return eligible(self)
+
+    async def turns():
+        runner = Runner("r", None, 1, {})
+        made = [waiting(tmp_path, runner, number, ("a", "b", "c")) for number in range(300)]
+        runner.grant({one.batch.id: 1 for one in made})
+        monkeypatch.setattr(Running, "eligible", property(counted))
+        order = []
+        for _ in range(900):
+            one = runner._choose()
+            one.in_flight += 1
+            one.next()
+            order.append(one.batch)
+        assert runner._choose() is None
+        return order
+
+    order = asyncio.run(turns())
+    assert looked[0] < 6 * 900, "the first of each of three tenants, and who leaves the queue"
+    for tenant in "abc":
+        own = [one for one in order if one.tenant == tenant]
+        assert own == sorted(own, key=lambda one: (-one.priority, one.id)), "by priority"
+        assert len(own) == 300
+    assert all({one.tenant for one in order[k : k + 3]} == set("abc") for k in range(0, 900, 3)), "in turns"
+
+
+def test_who_may_send_again_stands_in_the_queue_again(tmp_path):
+    async def turns():
+        runner = Runner("r", None, 1, {})
+        one = waiting(tmp_path, runner, 0)
+        runner.grant({one.batch.id: 1})
+        lines = [one.next() for _ in range(3)]
+        one.in_flight = 3
+        assert runner._choose() is None
+        runner._tasks, one.in_flight, runner.in_flight = set(), 3, 3
+
+        async def away(_endpoint, _body):
+            return Away("busy", 0.0)
+
+        runner._send = away
+        await runner._one(one, lines[0])
+        assert runner._choose() is one, "what was turned away is sent again"
+        one.stopped = True
+        assert runner._choose() is None
+        one.stopped = False
+        assert runner._choose() is None, "others' decisions count from the next look on"
+        runner.order()
+        assert runner._choose() is one
+        assert runner.slots == 1
+        runner.remove(one.batch.id)
+        assert (runner.slots, runner._choose()) == (0, None)
+
+    asyncio.run(turns())
+
+
+def test_an_input_that_can_not_be_read_holds_up_its_batch_alone_and_is_read_on_where_it_was(tmp_path, monkeypatch):
+    async def turns():
+        runner = Runner("r", None, 1, {})
+        broken, fine = waiting(tmp_path, runner, 2), waiting(tmp_path, runner, 0)
+        runner.grant({broken.batch.id: 1, fine.batch.id: 1})
+        assert broken.next().number == 0
+        broken._lines.close()
+        source, broken.source, broken._lines = broken.source, tmp_path / "gone", None
+        begun = []
+
+        def begin(running, _line):
+            begun.append(running)
+            runner.in_flight = runner.slots
+
+        monkeypatch.setattr(runner, "_begin", begin)
+        runner._fill()
+        assert begun == [fine]
+        broken.source, broken.unread_until = source, 0.0
+        runner.order()
+        assert [broken.next().number for _ in range(2)] == [1, 2]
+        for one in (broken, fine):
+            if one._lines is not None:
+                one._lines.close()
+
+    asyncio.run(turns())
+
+
+def test_a_trouble_that_nobody_has_seen_lately_is_none(tmp_path):
+    async def turns():
+        runner = Runner("r", None, 1, {})
+        runner._hold("gone", 60.0)
+        assert runner.trouble == "gone"
+        runner._hold_until = 0.0
+        assert runner.trouble == "", "nothing was sent since"
+        runner.in_flight = 1
+        assert runner.trouble == "gone", "until what was sent has come back"
+
+    asyncio.run(turns())
 
 
 async def until(true):

@@ -77,18 +77,61 @@ async def test_a_sale_that_the_planner_refuses_withdraws_the_batch_that_waits_fo
         assert not await gateway.trade.report(batch), "the batch is withdrawn, and does not wait for ever"
 
 
-@pytest.mark.parametrize(("trouble", "owed"), [("", 1000), ("no server answers", 0)])
+def settled(gateway, sold):
+    """The sale after its deadline; what is owed of it in tokens."""
+    gateway.trade.sales.put(replace(sold, state=State.ACCEPTED))
+    gateway.trade.sales.close_due(sold.deadline + timedelta(seconds=1))
+    ended = gateway.trade.sales.find("research", sold.id)
+    return ended.state, round(ended.paid / sold.per_million * 1e6)
+
+
 @run
-async def test_a_sale_whose_servers_are_down_at_its_deadline_is_owed_as_far_as_it_was_used(tmp_path, trouble, owed):
+async def test_a_sale_that_was_not_done_though_its_batch_came_early_enough_is_owed_as_far_as_it_was_used(tmp_path):
+    """Whatever kept the site from it: servers, power, a full disk, or the gateway's own absence."""
     async with opened(tmp_path) as (gateway, daemon):
         sold, batch = await sold_with_a_batch(gateway, daemon)
-        for runner in gateway.runners.values():
-            runner.trouble = trouble
-        gateway.trade.sales.expire(sold.deadline + timedelta(seconds=1))
+        needed = 2 * timedelta(hours=batch.work_gpu_h) / sold.max_gpus + timedelta(minutes=1)
+        early = replace(batch, created_at=sold.deadline - needed)
+        used = replace(sold, used=300)
+        gateway.shelf.put(early)
+        assert settled(gateway, used) == (State.CANCELLED, 300)
+        gateway.shelf.put(replace(early, created_at=early.created_at + timedelta(seconds=1)))
+        assert settled(gateway, used) == (State.CLOSED, 1000), "handed in too late to be done"
+        gateway.shelf.put(replace(early, completed=1))
+        assert settled(gateway, used) == (State.CLOSED, 1000), "all of it is answered"
+        gateway.shelf.put(early.at(Status.CANCELLED, sold.deadline))
+        assert settled(gateway, used) == (State.CLOSED, 1000), "its owner no longer wants it"
+
+
+@pytest.mark.parametrize(("away_for", "owed"), [(timedelta(minutes=9), 1000), (timedelta(minutes=13), 0)])
+@run
+async def test_a_gateway_that_was_away_while_a_sale_could_be_used_is_owed_what_was_used(tmp_path, away_for, owed):
+    """Twice the six minutes that its one GPU needs for it: whoever could hand nothing in from then on had no chance."""
+    async with opened(tmp_path) as (gateway, daemon):
+        daemon.plan = quoted(free=1.0)
+        await gateway.trade.hear_prices()
+        sold = bought(gateway, 1100)
+        now = gateway._clock.now()
+        gateway.trade.sales.put(replace(sold, deadline=now - timedelta(seconds=1), tokens=1000, work_gpu_h=0.1))
+        gateway.settling.beat(now - timedelta(seconds=1) - away_for)
+    async with opened(tmp_path) as (gateway, _):
+        gateway.trade.sales.close_due(gateway._clock.now())
         ended = gateway.trade.sales.find("research", sold.id)
-        assert ended.paid == pytest.approx(owed * sold.per_million / 1e6)
-        assert ended.state is (State.CLOSED if owed else State.CANCELLED)
-        gateway.shelf.put(batch.at(Status.CANCELLED, sold.deadline))
-        again = gateway.trade.sales.put(replace(sold, state=State.ACCEPTED))
-        gateway.trade.sales.expire(again.deadline + timedelta(seconds=1))
-        assert gateway.trade.sales.find("research", sold.id).paid > 0, "nobody waited: it is owed"
+        assert round(ended.paid / sold.per_million * 1e6) == owed
+
+
+@run
+async def test_a_sale_of_a_model_that_is_gone_is_settled_once_its_deadline_is_past(tmp_path):
+    async with opened(tmp_path) as (gateway, daemon):
+        daemon.plan = quoted(free=4.0)
+        await gateway.trade.hear_prices()
+        sold = bought(gateway, 1000)
+        past = gateway._clock.now() - timedelta(seconds=1)
+        gateway.trade.sales.put(replace(sold, model="gone", deadline=past))
+    async with opened(tmp_path) as (gateway, daemon):
+        daemon.plan = quoted(free=4.0)
+        await gateway._turn(0)
+        assert gateway.trade.prices()
+        assert bought(gateway, 1000).state is State.ACCEPTED
+        assert gateway.trade.sales.find("research", sold.id).state is State.CLOSED
+        assert daemon.calls["cancel"] == 1
