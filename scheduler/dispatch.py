@@ -26,7 +26,7 @@ from adapters.ports import (
     TrajectoryHolder,
 )
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.capwatch import DRIFT_W, CapWatch
+from scheduler.capwatch import CapWatch, common_w
 from scheduler.course import Course, Courses
 from scheduler.dispatch_books import Books
 from scheduler.dispatch_notes import disagreements, raised_notes, returned, yielded_notes
@@ -160,7 +160,7 @@ class Dispatcher:
         notes = receipt.notes + disagreements(len(caps), failures, now)
         self.books.journal_result(intent, {"failed": len(failures), "seconds": round(receipt.seconds, 4)})
         self._applied.update(orders)
-        self._enforced.update({pool: _one_limit(self.gpus[pool], receipt.enforced_w) for pool in orders})
+        self._enforced.update({pool: common_w(self.gpus[pool], receipt.enforced_w) for pool in orders})
         self._note_failed(caps | known, failures, receipt)
         return Dispatched(tuple(orders), notes, receipt.seconds)
 
@@ -254,14 +254,17 @@ class Dispatcher:
             return ()
 
     def _judge(self, enforced_w: Mapping[GpuId, float], now: datetime) -> tuple[Note, ...]:
-        """Caps that came back raised are written again with the next orders, or yielded."""
+        """Caps that came back raised are written again with the next orders, or yielded; so are lower ones that agents
+        hold, which were away: they followed a trajectory, or missed an order. What they find lowered stays."""
         judged = self.watch.judge(enforced_w, self.monotonic())
-        raised = dict(judged.again)
+        off = dict(judged.again)
         if isinstance(self.actuator, CapGuard):  # the agents yield, nobody else
-            raised |= judged.yielded
+            missed = self.watch.lowered - self.actuator.contested().lowered if self.watch.lowered else ()
+            off |= judged.yielded
+            off |= {gpu: enforced_w[gpu] for gpu in missed}
         else:
             self._yield(self.watch.yielded_w)
-        again = {gpu: watts for gpu, watts in raised.items() if gpu not in self._yielded}
+        again = {gpu: watts for gpu, watts in off.items() if gpu not in self._yielded}
         self._again |= again.keys()
         for pool in self._pools_of(again.keys()):
             self._enforced.pop(pool, None)
@@ -380,7 +383,7 @@ class Dispatcher:
             found = {}
         limits = {gpu: info.enforced_w for gpu, info in found.items()}
         with self._lock:
-            self._enforced |= {pool: _one_limit(self.gpus[pool], limits) for pool in pools}
+            self._enforced |= {pool: common_w(self.gpus[pool], limits) for pool in pools}
 
     def in_force(self) -> dict[str, int]:
         """Cap in W that each pool's GPUs have now, read from the hardware: the highest of them, since the others are
@@ -391,9 +394,3 @@ class Dispatcher:
             return {}
         caps = {pool: [found[gpu].enforced_w for gpu in gpus if gpu in found] for pool, gpus in self.gpus.items()}
         return {pool: round(max(enforced)) for pool, enforced in caps.items() if enforced}
-
-
-def _one_limit(gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> float | None:
-    """The limit that all these GPUs have; None when they differ, or one doesn't answer."""
-    found = [limits_w.get(gpu, INF) for gpu in gpus]
-    return found[0] if found and max(found) - min(found) <= DRIFT_W and max(found) < INF else None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapters.ports import AdapterError, Lease
+from adapters.ports import AdapterError, Contested, Lease, Receipt
 from optimizer.reasons import Reason
 from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
@@ -117,3 +117,53 @@ def test_cards_that_fail_beside_those_asked_for_keep_no_order_from_being_written
     store.close()
     assert done.pools == ("two",)
     assert node.limit(1) == 450
+
+
+class Link:
+    """An agent as the daemon has it: what only renews a lease is not answered, and gets lost while the link is down."""
+
+    def __init__(self, core):
+        self.core, self.down = core, False
+        self.discover, self.release, self.hold = core.discover, core.release, core.hold
+
+    def apply(self, caps_w, lease):
+        return Receipt({}) if self.down and not caps_w else self.core.apply(caps_w, lease)
+
+    def contested(self):
+        return Contested(lowered=frozenset(self.core.status()["lowered"]))
+
+    def take_back(self):
+        raise NotImplementedError
+
+
+def test_caps_that_an_agent_holds_too_low_are_written_again_and_what_others_lowered_is_left(node, tmp_path):
+    """Its link was down for longer than a lease, and no order went out meanwhile: it followed the trajectory."""
+    missed, board, other = node.gpus[:3]
+    store, link = Store.open(tmp_path / "books.db", node.clock.now), Link(node.core)
+    hand = Dispatcher(store, link, {"one": tuple(node.gpus)}, True, 1, 30.0, monotonic=node.clock.monotonic)
+    held = {"one": PoolOrder(500, len(node.gpus))}
+
+    def live(seconds):
+        for _ in range(seconds):
+            hand.apply(held, 30.0, node.clock.now())
+            node.live(1)
+
+    hand.apply(held, 30.0, node.clock.now())
+    hand.hold([(0.0, {"one": PoolOrder(300, len(node.gpus))})], 900.0, node.clock.now())
+    live(5)
+    link.down = True
+    live(40)
+    link.down = False
+    live(12)
+    assert node.limits() == {300}, "a renewal says nothing of caps, and nothing failed"
+    node.hall.limit_out_of_band(board, 250.0)
+    node.hall.set_limits({other: 280.0})
+    live(2)
+    (note,) = hand.verify(node.clock.now())
+    live(2)
+    found = node.hall.infos()
+    store.close()
+    assert note.code is Reason.CAP_DRIFT
+    assert found[missed].limit_w == 500
+    assert {found[gpu].limit_w for gpu in node.gpus[3:]} <= {500}
+    assert (found[board].enforced_w, found[other].limit_w) == (250, 280)
