@@ -68,24 +68,27 @@ def _corrected(orders: Orders, current: Orders, in_force: Orders) -> dict[str, P
 
 @dataclass
 class Courses:
-    """What nodes may be following: the course handed over last, or for one that did not hear it, any that is not over:
-    who is cut off shows only when an order fails."""
+    """What nodes may be following: the course handed over last, and for one that did not hear it, what was handed over
+    before: who is cut off shows only when an order fails."""
 
-    _handed: list[Course] = field(default_factory=list)
-
-    @property
-    def last(self) -> Course | None:
-        """The one handed over last; None when nothing is to be followed."""
-        return self._handed[-1] if self._handed else None
+    last: Course | None = None
+    """The one handed over last; None when nothing is to be followed."""
+    _coming: dict[float, dict[str, int]] = field(default_factory=dict)
 
     def begin(self, steps: Sequence[tuple[float, Orders]], until_s: float, now: float) -> Course:
-        """A new one; what is over nobody follows any more."""
-        course = Course.begun(steps, until_s, now)
-        self._handed = [*(one for one in self._handed if one.until > now), course]
-        return course
+        """A new one."""
+        self.last = Course.begun(steps, until_s, now)
+        return self.last
+
+    def told(self, steps: Sequence[tuple[float, Orders]], now: float) -> None:
+        """Nodes that hear it follow these from now on: each step counts with the highest caps it was told with."""
+        self._coming = {at: caps for at, caps in self._coming.items() if at >= now - SEEN_S}
+        for offset_s, orders in steps:
+            if offset_s > 0:
+                caps = self._coming.setdefault(round(now + offset_s, 3), {})
+                caps.update({pool: max(order.cap_w, caps.get(pool, 0)) for pool, order in orders.items()})
 
     def coming_w(self, pool: str, now: float) -> int:
         """The highest cap in W to which a node may step about now by itself; 0 where none does."""
-        steps = [step for course in self._handed for step in course.steps[1:]]
-        due = [orders for at, orders in steps if now - SEEN_S <= at <= now + AHEAD_S]
-        return max((orders[pool].cap_w for orders in due if pool in orders), default=0)
+        due = [caps for at, caps in self._coming.items() if now - SEEN_S <= at <= now + AHEAD_S]
+        return max((caps[pool] for caps in due if pool in caps), default=0)

@@ -209,10 +209,12 @@ class Dispatcher:
         """Give the rest of the course to the actuator, and a lease with it."""
         assert isinstance(self.actuator, TrajectoryHolder)
         now = self.monotonic()
+        ahead = course.ahead(now, in_force)
         steps = [
             (offset_s, {gpu: self._cap(gpu, order.cap_w) for pool, order in orders.items() for gpu in self.gpus[pool]})
-            for offset_s, orders in course.ahead(now, in_force)
+            for offset_s, orders in ahead
         ]
+        self.courses.told(ahead, now)
         self._handed = ()
         self.actuator.hold(steps, max(0.0, course.until - now), self._lease(self.lease_s or 0.0))
         self._handed_at, self._handed = now, course.rest(now, in_force)

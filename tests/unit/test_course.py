@@ -61,4 +61,17 @@ def test_room_is_made_for_the_rise_of_nodes_that_follow_what_they_heard_last(boo
     assert set(coming.values()) == {0, 600}
     clock.now += 900.0
     hand.hold([(0.0, {"a": PoolOrder(450, 3)})], 900.0, NOW)
-    assert len(hand.courses._handed) == 1, "the others are over"
+    assert hand.courses._coming == {}, "the others are over"
+
+
+def test_no_room_is_made_for_a_step_that_nodes_were_told_with_the_cap_in_force(books, clock):
+    """The fast loop holds less than the plan and hands that over: the plan's cap is nothing that a node may step to."""
+    cards = Held(books)
+    hand = Dispatcher(books, cards, {"a": GPUS}, writes=True, epoch=3, lease_s=30.0, monotonic=clock)
+    hand.apply({"a": PoolOrder(550, 3)}, 30.0, NOW)
+    hand.hold([(0.0, {"a": PoolOrder(600, 3)}), (40.0, {"a": PoolOrder(600, 3)})], 900.0, NOW)
+    clock.now += 25.0
+    hand.apply({"a": PoolOrder(500, 3)}, 30.0, NOW)
+    assert cards.held[0][-1] == (15.0, {"GPU-a": 500, "GPU-b": 500, "GPU-c": 500})
+    clock.now += 14.0
+    assert hand.courses.coming_w("a", clock.now) == 550, "who was cut off in between heard of no less"
