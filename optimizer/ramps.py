@@ -6,6 +6,8 @@ exception: where a cap falls, its own ramp sets the pace and the site may follow
 
 from __future__ import annotations
 
+from datetime import datetime
+from itertools import pairwise
 from math import inf
 
 from optimizer.domain import GridEvent, SiteInputs
@@ -26,11 +28,18 @@ def allowed_kw(facts: Facts, site: int, index: int, up: bool) -> float:
 
 def pace_kw_per_min(facts: Facts, site: int, index: int, up: bool) -> float:
     """Ramp limit into interval `index` (inf: none): the site's own, or that of a program whose event is under way when
-    the interval begins, from its start to the end of its ramp out; the slowest of them."""
-    inputs, start = facts.problem.sites[site], facts.problem.grid.starts[index]
-    live = [event for _, event in facts.asking(site) if event.start <= start < released_at(event)]
-    sources: tuple[SiteInputs | GridEvent, ...] = (inputs, *live)
-    return min(of.ramp_up_kw_per_min if up else of.ramp_down_kw_per_min for of in sources)
+    the interval begins, from its start to the end of its ramp out; the slowest of them. Where events begin inside the
+    interval, each part counts with its own limit and its length: until then the site moves as it may."""
+    inputs, (start, end) = facts.problem.sites[site], facts.problem.grid.edges[index : index + 2]
+    events = [event for _, event in facts.asking(site) if event.start < end and start < released_at(event)]
+
+    def slowest(at: datetime) -> float:
+        live = [event for event in events if event.start <= at < released_at(event)]
+        sources: tuple[SiteInputs | GridEvent, ...] = (inputs, *live)
+        return min(of.ramp_up_kw_per_min if up else of.ramp_down_kw_per_min for of in sources)
+
+    moments = sorted({start, *(event.start for event in events if event.start > start), end})
+    return sum((after - at) / (end - start) * slowest(at) for at, after in pairwise(moments))
 
 
 def is_paced(facts: Facts, site: int, up: bool) -> bool:

@@ -117,6 +117,18 @@ def test_while_a_program_s_event_lasts_its_ramp_holds_if_it_is_the_slower_one():
     assert alone.sites["dc"].import_kw == pytest.approx((340, 220, 280, 200, 400)), "without a ramp of the site's own"
 
 
+def test_an_event_that_begins_inside_an_interval_slows_the_rest_of_it():
+    """It asks for nothing but its pace, from a quarter before the third hour on: an hour's rise of 60 kW becomes one of
+    45 and 3, and then one of 12."""
+    where = site(3, price=[9000.0, 50.0, 50.0], ramp_up_kw_per_min=1.0, ramp_down_kw_per_min=10.0, import_now_kw=300.0)
+    paced = event("e", (1.75, 3), 1000.0, ramp_up_kw_per_min=0.2, ramp_down_kw_per_min=0.2)
+    prices = Prices(change_per_kw=0.0, ramp_per_kw=1000.0)
+    assert planned(3, where, prices=prices).sites["dc"].import_kw == pytest.approx((200, 260, 320))
+    assert planned(3, where, [paced], prices=prices).sites["dc"].import_kw == pytest.approx((200, 248, 260))
+    two = [paced, replace(paced, id="f", ramp_up_kw_per_min=float("inf")), event("g", (1.5, 1.6), 1000.0)]
+    assert planned(3, where, two, prices=prices).sites["dc"].import_kw == pytest.approx((200, 248, 260))
+
+
 def test_an_event_sets_its_own_pace_downwards():
     slow = site(2, ramp_down_kw_per_min=0.1, ramp_up_kw_per_min=0.1, import_now_kw=400.0)
     plan = planned(2, slow, [event("e", (1, 2), 250.0)], prices=Prices(ramp_per_kw=100.0))
