@@ -21,6 +21,8 @@ KIND = "locked_clocks"
 ASSERT_S = 30.0
 """A lock is set again this often whatever the clocks say: of a card that idles they tell nothing."""
 
+REFUSED = "did not take a lower clock"
+
 
 class Records(Protocol):
     """What is written down (a part of scheduler.store.store.Store)."""
@@ -91,8 +93,11 @@ class ClockHand:
             self.yielded = self.watch.yielded_mhz
             if judged.again:
                 again = {gpu: round(self.watch.wanted_mhz[gpu]) for gpu in judged.again}
-                self.actuator.lock(again, self.lease(lease_s))
-                notes = (_drifted(judged.again, again, now),)
+                failures = self.actuator.lock(again, self.lease(lease_s)).failures
+                self.watch.forget(failures)  # as in `_lock`: the next assertion tries them again
+                done = {gpu: mhz for gpu, mhz in again.items() if gpu not in failures}
+                notes = (_drifted(judged.again, done, now),) if done else ()
+                notes += _refused(len(again), failures, REFUSED, now)
         return (*notes, *_left(self.yielded, now))
 
     def take_back(self) -> None:
@@ -117,7 +122,7 @@ class ClockHand:
         receipt = self.actuator.lock(mine, self.lease(lease_s))
         failures = {gpu: why for gpu, why in receipt.failures.items() if why is not Reason.CAP_YIELDED}
         self.watch.forget(failures)
-        return _refused(len(clocks), failures, "did not take a lower clock", now)
+        return _refused(len(clocks), failures, REFUSED, now)
 
     def _write(self, pool: str, mhz: int, held: Clocked) -> None:
         gpus = list(self.gpus[pool])

@@ -25,7 +25,7 @@ from scheduler.lock import DaemonLock
 from scheduler.logs import configure_logs
 from scheduler.running import App
 from scheduler.sdnotify import notify
-from scheduler.store.store import Store
+from scheduler.store.store import Store, StoreError
 
 if TYPE_CHECKING:
     from scheduler.standby.member import Member
@@ -100,7 +100,7 @@ class Daemon:
         app.stop(release=False, keep_store=kept is not None)
         try:
             store = kept or self.books()
-        except AdapterError:  # the bus hiccups: what leads next, perhaps this daemon, does so with the new config
+        except (AdapterError, StoreError):  # bus or disk: what leads next, perhaps this daemon, has the new config
             self.config = config
             raise
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import signal
+import sqlite3
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from scheduler.running import App, api_settings
 from scheduler.sdnotify import notify
 from scheduler.standby.api import standby_app
 from scheduler.standby.member import Member, Membership
+from scheduler.store.store import StoreError
 
 if TYPE_CHECKING:
     from scheduler.daemon import Daemon
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger("gridpace.standby")
 WAKE = 0
 """What is heard when the lead was won or lost: nothing but a reason to look."""
+
+TROUBLE = (AdapterError, StoreError, sqlite3.Error, OSError)
+"""What bus, books or disk do to a leader: it stands by again, and says why."""
 
 
 def membership(config: Config) -> Membership:
@@ -92,11 +97,11 @@ def stand_by(daemon: Daemon, member: Member) -> None:
 def lead(daemon: Daemon, member: Member) -> None:
     """Command until told to stop, or until another one may. On the way out limits are given back only where nobody is
     there to go on; whoever lost the lead gives nothing back. A bus that hiccups while the lead is taken up, or over a
-    reload, ends the lead and not the process."""
+    reload, and books that can't be opened end the lead and not the process."""
     try:
         store = member.open_store()
-    except AdapterError as error:  # bus or disk: whoever can take the lead up does, perhaps this daemon in a moment
-        log.warning("standby.lead_not_taken_up", why=str(error))
+    except TROUBLE as error:  # whoever can take the lead up does, perhaps this daemon in a moment
+        log.error("standby.lead_not_taken_up", why=str(error) or type(error).__name__)
         member.follow()
         return
     try:
@@ -109,7 +114,7 @@ def lead(daemon: Daemon, member: Member) -> None:
         return
     try:
         daemon.turn(daemon.app)
-    except AdapterError as error:
+    except TROUBLE as error:
         over_a_reload(daemon, error)
     finally:
         if daemon.app is not None:
@@ -119,11 +124,11 @@ def lead(daemon: Daemon, member: Member) -> None:
         member.follow()
 
 
-def over_a_reload(daemon: Daemon, error: AdapterError) -> None:
+def over_a_reload(daemon: Daemon, error: Exception) -> None:
     """Say why nothing runs after a reload: that ends the lead alone. Raises an error of parts that do run."""
     if daemon.app is not None:
         raise error
-    log.warning("standby.lead_lost_at_reload", why=str(error))
+    log.error("standby.lead_lost_at_reload", why=str(error) or type(error).__name__)
 
 
 def reread(daemon: Daemon) -> None:

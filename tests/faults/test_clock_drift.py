@@ -11,7 +11,7 @@ from optimizer.reasons import Reason, Severity
 from scheduler.agent.core import AgentCore, AgentSettings
 from scheduler.agent.state import AgentFiles
 from scheduler.capwatch import DriftRules
-from scheduler.clock_hand import ClockHand
+from scheduler.clock_hand import ASSERT_S, ClockHand
 from scheduler.clockwatch import SETTLE_S, ClockWatch
 from scheduler.levers import Clocked, Levers
 from scheduler.service import OperatorOrder
@@ -80,6 +80,22 @@ def test_a_clock_that_somebody_freed_is_locked_again_within_a_tick_and_told(daem
     assert "at 1980 MHz, locked to 1200 MHz" in daemon.said[-1].text
     daemon.free(3, LOCK - 300)
     assert daemon.turn() == set(), "a lower clock is never fought, and can't be told from an idle card's"
+
+
+def test_a_card_that_does_not_take_its_lock_again_is_an_alert_and_is_tried_with_the_next_assertion(daemon):
+    daemon.free(2)
+    daemon.free(4)
+    daemon.world.fake.set(2, no_permission=1)
+    assert daemon.turn() == {Reason.CAP_DRIFT, Reason.CLOCK_REFUSED}
+    drifted, refused = daemon.said
+    assert drifted.text.startswith("1 GPUs ran above"), "the other one"
+    assert refused.severity is Severity.ALERT
+    assert refused.text.startswith("1 of 2 GPUs did not take")
+    assert daemon.world.gpus[2] in refused.text
+    assert daemon.locked() == [LOCK, LOCK, 0, *[LOCK] * 5]
+    daemon.world.fake.set(2, no_permission=0)
+    assert daemon.turn(ASSERT_S) == set()
+    assert daemon.locked() == [LOCK] * 8
 
 
 def test_who_insists_gets_the_clock_and_is_an_alert_and_has_it_still_when_we_leave(daemon):

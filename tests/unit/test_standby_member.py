@@ -6,6 +6,7 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
+import structlog
 from starlette.testclient import TestClient
 
 from adapters.ports import AdapterError
@@ -15,6 +16,7 @@ from scheduler.standby import api, life
 from scheduler.standby.member import LeadLost, Member, Membership
 from scheduler.standby.proxy import Unanswered
 from scheduler.standby.stream import Extent, Unknown
+from scheduler.store.store import StoreError
 
 
 class FakeBus:
@@ -101,9 +103,22 @@ def test_a_bus_that_hiccups_while_the_lead_is_taken_up_ends_no_process(members, 
     assert leader.status()["role"] == "standby"
 
 
-@pytest.mark.parametrize("books", [True, False])
+@pytest.mark.parametrize("error", [StoreError("books.db is in use by another process"), OSError(28, "no space")])
+def test_books_that_can_not_be_opened_end_the_lead_visibly_and_not_the_process(members, monkeypatch, error):
+    leader, _ = members
+    monkeypatch.setattr(life.App, "start", lambda *_, **__: pytest.fail("there are no books"))
+    leader._role, leader.open_store = "elected", lambda: (_ for _ in ()).throw(error)
+    with structlog.testing.capture_logs() as said:
+        lead(leader)
+    assert [(line["event"], line["log_level"]) for line in said] == [("standby.lead_not_taken_up", "error")]
+    assert said[0]["why"] == str(error)
+    assert leader.status()["role"] == "standby"
+
+
+@pytest.mark.parametrize("books", [LeadLost("the books' stream does not answer"), StoreError("in use"), None])
 def test_a_bus_that_hiccups_over_a_reload_ends_the_lead_and_not_the_process(members, monkeypatch, tmp_path, books):
-    """It keeps the books from being opened under the lead, or, a moment later, the nodes from being asked."""
+    """It keeps the books from being opened under the lead, or, a moment later, the nodes from being asked; so does a
+    disk."""
     leader, _ = members
     leader._role, leader.open_store = "elected", lambda: "books"
     stopped = []
@@ -123,15 +138,17 @@ def test_a_bus_that_hiccups_over_a_reload_ends_the_lead_and_not_the_process(memb
     daemon = SimpleNamespace(config=old, config_path=tmp_path, app=None, stopping=False, member=leader)
 
     def opened():
-        if books:
-            raise LeadLost("the books' stream does not answer")
+        if books is not None:
+            raise books
         return "books"
 
     daemon.books = opened
     daemon.turn = lambda running: Daemon.reload(daemon, running)
     life.lead(daemon, leader)
     assert stopped == [{"release": False, "keep_store": False}], "limits stay with leases and trajectories"
-    assert (daemon.config is new) is books, "it counts when this daemon leads again, unless it could not run"
+    assert (daemon.config is new) is (books is not None), (
+        "it counts when this daemon leads again, unless it could not run"
+    )
     assert leader.status()["role"] == "standby"
     assert daemon.app is None
 
