@@ -228,10 +228,9 @@ class Dispatcher:
             if not self._applied:
                 return ()
             try:
-                enforced_w = self._limits()
+                return self._judge(self._limits(), now)
             except AdapterError as error:
                 return (Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),)
-            return self._judge(enforced_w, now)
 
     def _limits(self) -> Mapping[GpuId, float]:
         """Every enforced limit, read now. Agents tell the rest of their cards every second. Raises AdapterError."""
@@ -257,13 +256,14 @@ class Dispatcher:
 
     def _judge(self, enforced_w: Mapping[GpuId, float], now: datetime) -> tuple[Note, ...]:
         """Caps that came back raised are written again with the next orders, or yielded; so are lower ones that agents
-        hold, which were away: they followed a trajectory, or missed an order. What they find lowered stays."""
+        hold, which were away: they followed a trajectory, or missed an order. What they find lowered stays. Raises
+        AdapterError."""
+        theirs = self.actuator.contested().lowered if isinstance(self.actuator, CapGuard) else frozenset()
         judged = self.watch.judge(enforced_w, self.monotonic())
         off = dict(judged.again)
         if isinstance(self.actuator, CapGuard):  # the agents yield, nobody else
-            missed = self.watch.lowered - self.actuator.contested().lowered if self.watch.lowered else ()
             off |= judged.yielded
-            off |= {gpu: enforced_w[gpu] for gpu in missed}
+            off |= {gpu: enforced_w[gpu] for gpu in self.watch.lowered - theirs}
         else:
             self._yield(self.watch.yielded_w)
         again = {gpu: watts for gpu, watts in off.items() if gpu not in self._yielded}

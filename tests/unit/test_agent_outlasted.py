@@ -130,6 +130,8 @@ class Link:
         return Receipt({}) if self.down and not caps_w else self.core.apply(caps_w, lease)
 
     def contested(self):
+        if self.down:
+            raise AdapterError("the agent does not answer")
         return Contested(lowered=frozenset(self.core.status()["lowered"]))
 
     def take_back(self):
@@ -153,6 +155,8 @@ def test_caps_that_an_agent_holds_too_low_are_written_again_and_what_others_lowe
     live(5)
     link.down = True
     live(40)
+    (note,) = hand.verify(node.clock.now())
+    assert note.code is Reason.CAP_REFUSED, "nobody says whose it is"
     link.down = False
     live(12)
     assert node.limits() == {300}, "a renewal says nothing of caps, and nothing failed"
