@@ -140,6 +140,24 @@ def _ended(ctx: Context, known: Followed, now: datetime) -> tuple[Note, ...]:
     last = next((job for job in everything() if job.id == known.job.id), None)
     if last is None or last.state is not JobState.DONE:
         return ()  # withdrawn: what it was promised is over with it
+    return _booked(ctx, known, now)
+
+
+def catch_up(ctx: Context, state: State) -> tuple[Note, ...]:
+    """Book the jobs of a tier whose end no turn has seen: the daemon died after their workers had told it. For a job
+    system that keeps their lives."""
+    notes: list[Note] = []
+    lives: Mapping[str, tuple[datetime, datetime]] = getattr(ctx.jobs, "lives", dict)()
+    everything = getattr(ctx.jobs, "everything", tuple)
+    for job in everything() if lives else ():
+        if job.id in lives and ctx.flex.of(job.id) is None:
+            started_at, ended_at = lives[job.id]
+            begun = replace(job, started_at=started_at)
+            notes += _booked(ctx, Followed(begun, ctx.flex.forced(job.id), full_speed(ctx, state, job)), ended_at)
+    return tuple(notes)
+
+
+def _booked(ctx: Context, known: Followed, now: datetime) -> tuple[Note, ...]:
     job = replace(known.job, done_gpu_h=known.job.work_gpu_h)
     assert job.tier is not None
     assert job.started_at is not None

@@ -12,6 +12,7 @@ import structlog
 from optimizer.domain import Work
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, Decision, State
+from scheduler.flex import catch_up
 from scheduler.granting import granted
 from scheduler.orders import PoolOrder
 from scheduler.overrides import restore_orders
@@ -30,6 +31,7 @@ def reconcile(parts: Parts, reloaded: bool = False) -> None:
     restore_orders(ctx, state, now)
     state.decision = Decision(ctx.store.load_plan())
     inherit_grants(ctx, state)
+    state.notes.extend(catch_up(ctx, state))
     adopt_parking(ctx, state)
     if ctx.clocks is not None:
         inherit_clocks(ctx, state)

@@ -53,6 +53,7 @@ class JobQueue:
         moves = {key: body.get("moves", {}) for key, body in held.items()}
         self._sites = {key: tuple(one.get("sites", ())) for key, one in moves.items() if one.get("sites")}
         self._away = {key: str(one["away"]) for key, one in moves.items() if one.get("away")}
+        self._lives = {key: _read_life(body["life"]) for key, body in held.items() if body.get("life")}
         self._notes: dict[str, tuple[Note, ...]] = {}
         self._grants = _read_grants(records.get("job_grants", "now"), self._jobs)
 
@@ -160,6 +161,11 @@ class JobQueue:
         """Every job that is not forgotten, newest first; finished ones are kept for 30 days."""
         with self._lock:
             return [self._now(job) for job in reversed(self._jobs.values())]
+
+    def lives(self) -> Mapping[str, tuple[datetime, datetime]]:
+        """Start and end of the jobs of a tier that are done, for whoever did not see their end."""
+        with self._lock:
+            return dict(self._lives)
 
     def notes(self) -> tuple[Note, ...]:
         """What was changed about jobs that still wait or run."""
@@ -278,7 +284,13 @@ class JobQueue:
 
     def _end(self, job: BatchJob, **more: Any) -> None:
         """Done or cancelled: kept for a while, without GPUs."""
+        life, grant = None, self._grants.get(job.id)
+        if grant is not None and job.tier is not None and job.state is JobState.DONE:
+            life = (grant.started_at, self._clock.now())
+            more["life"] = [at.isoformat() for at in life]
         self._keep(job, forget_after_s=FORGET_AFTER_S, **more)
+        if life is not None:
+            self._lives[job.id] = life
         self._notes.pop(job.id, None)
         # What is left of its grant in the record is ignored when it is read again; the next round writes without it.
         self._grants.pop(job.id, None)
@@ -286,6 +298,7 @@ class JobQueue:
         for key in finished[: max(0, len(finished) - MOST_FINISHED)]:
             del self._jobs[key], self._metadata[key]
             self._sites.pop(key, None)
+            self._lives.pop(key, None)
 
     def _keep_grants(self, grants: Mapping[str, _Grant]) -> None:
         if grants == self._grants:
@@ -296,6 +309,11 @@ class JobQueue:
         }
         self._grants = dict(grants)
         self._records.put("job_grants", "now", {"grants": plain})
+
+
+def _read_life(held: Sequence[str]) -> tuple[datetime, datetime]:
+    start, end = held
+    return datetime.fromisoformat(start), datetime.fromisoformat(end)
 
 
 def _read_grants(held: Mapping[str, Any] | None, jobs: Mapping[str, BatchJob]) -> dict[str, _Grant]:

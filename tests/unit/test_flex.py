@@ -120,6 +120,25 @@ def test_a_job_of_a_tier_begins_only_where_all_its_gpus_can_be_given_back(tmp_pa
         assert {record.job: record.kept for record in site.ctx.flex.records()} == {"a": True, "b": True}
 
 
+def test_a_job_that_was_done_as_the_daemon_died_stands_in_the_books_of_the_next_one(tmp_path):
+    """Its worker has said that it is done, and no turn of the fast loop has seen it."""
+    store = Store.in_memory()
+    with queue(tmp_path, {"a": (1, 0.5, 8)}, store, within=2 * H) as site:
+        site.run(timedelta(minutes=10), 10)
+        begun = next(job.started_at for job in site.state.jobs)
+        site.clock.sleep((0.5 * H).total_seconds())
+        site.ctx.jobs.report("a", 4.0, True)
+        ended = site.clock.now()
+        assert site.ctx.flex.records() == ()
+        store.close = lambda: None
+    for _ in range(2):  # and once, however often it begins anew
+        with queue(tmp_path, {}, store) as site:
+            (record,) = site.ctx.flex.records()
+            assert (record.started_at, record.ended_at, record.tolerated) == (begun, ended, 0.1)
+            assert record.reduction == pytest.approx(1 - 0.5 * H / (ended - begun), abs=0.03)
+            assert record.kept is (record.reduction <= 0.11)
+
+
 @pytest.mark.parametrize("tier", [-1, 4])
 def test_a_tier_that_there_is_not_is_refused_by_name(tmp_path, tier):
     with queue(tmp_path, {}) as site, pytest.raises((Refused, JobRefused), match="tier"):
