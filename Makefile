@@ -18,7 +18,7 @@ STAGED_VENV = $(abspath $(DESTDIR)$(PREFIX))/venv
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format test-kill test-long fuzz storm bench schema install
+.PHONY: help setup demo test lint format test-kill test-long test-slices fuzz storm bench schema install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -62,6 +62,9 @@ test-kill: setup ## kill -9 at random points, GRIDPACE_KILLS times (50)
 test-long: export HYPOTHESIS_PROFILE ?= long
 test-long: setup ## the slow tests too, and many more random examples
 	$(BIN)/pytest -n 2 --dist loadgroup --timeout 1800 $(ARGS)
+
+test-slices: setup ## the random problems of test-long from a seed on, some at a time; ARGS="--first 0 --minutes 4"
+	$(BIN)/python -m tests.slices $(ARGS)
 
 fuzz: export GRIDPACE_FUZZED_EVENTS ?= 200000
 fuzz: setup ## nonsense over each DR channel, GRIDPACE_FUZZED_EVENTS messages (200,000); GRIDPACE_FUZZ_SEED for others

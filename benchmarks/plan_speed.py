@@ -7,22 +7,21 @@ alternating order, and each ratio is the median over the instances. Times are CP
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import active_children
+from math import inf
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.support.memory import STATUS, peak_mb
-from benchmarks.support.plans import PATIENCE_S, Hasty, Planned, arrays_of, highs_alone
+from benchmarks.support.longrun import roll, told
+from benchmarks.support.memory import peak_mb
+from benchmarks.support.plans import Hasty, Planned, arrays_of, highs_alone
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import Figures, run, say, spread
 from benchmarks.support.rolling import closed_loop_loss, refreshed, stepped
-from benchmarks.support.twin_fleet import cpu_s
-from optimizer.domain import Rung
-from scheduler.planner import ChildPlanner
+from optimizer.domain import Problem, Rung
 
 CHANGE_PER_KW = 0.002
 """The daemon's own price of moving a kW, for change_cost_ratio."""
@@ -53,8 +52,10 @@ QUICK = Size(jobs=100, pools=6, horizon_h=8.0, instances=3, many_jobs=0, most_jo
 Ratios = dict[str, float]
 
 
-def measure(quick: bool, seed: int, parts: Sequence[str] = ()) -> Figures:
-    """The figures of these parts (none named: of all), printed on the way."""
+def measure(
+    quick: bool, seed: int, parts: Sequence[str] = (), state: Path | None = None, minutes: float = inf
+) -> Figures:
+    """The figures of these parts (none named: of all), printed on the way. `state`, `minutes`: see `_rolling`."""
     size = QUICK if quick else FULL
     say(f"{size.instances} days of {size.pools} pools and {size.jobs} jobs over {size.horizon_h:g} h")
     say("HiGHS alone = pass the arrays that the plan solved, solve from nothing, read the point")
@@ -62,7 +63,7 @@ def measure(quick: bool, seed: int, parts: Sequence[str] = ()) -> Figures:
     figures: dict[str, Any] = {}
     for name, part in PARTS.items():
         if not parts or name in parts:
-            figures |= part(size, seed)
+            figures |= _rolling(size, seed, state, minutes) if name == "rolling" else part(size, seed)
     return figures
 
 
@@ -184,44 +185,24 @@ def _days(size: Size, seed: int) -> Figures:
     return {name: _said(name, found, ".4f") for name, found in losses.items() if found}
 
 
-def _rolling(size: Size, seed: int) -> Figures:
-    """Consecutive steps through the daemon's planner in its child process: wall seconds, and CPU seconds of both, which
-    leave the neighbours of a shared machine out; how many had no optimum."""
+def _rolling(size: Size, seed: int, path: Path | None = None, minutes: float = inf) -> Figures:
+    """Consecutive steps through the daemon's planner in its child process (`benchmarks/support/longrun.py`): wall
+    seconds, and CPU seconds of both, which leave the neighbours of a shared machine out; none of them without a plan,
+    how many had no optimum."""
     if not size.rolling_steps:
         return {}
-    took, spent, without = [], [], 0
-    planner, last = ChildPlanner(PATIENCE_S, PATIENCE_S), None
-    try:
-        planner.plan(reference_problem(seed, coarse_grid(size.horizon_h), 20, 4))  # the child pays its imports once
-        for step in range(size.rolling_steps):
-            day, turn = divmod(step, DAY_STEPS)
-            problem = stepped(seed + day, turn, size.jobs, size.pools, size.horizon_h)
-            started, before = time.perf_counter(), _cpu_of_both_s()
-            last = planner.plan(problem, last)
-            took.append(time.perf_counter() - started)
-            spent.append(_cpu_of_both_s() - before)
-            without += last.rung is not Rung.OPTIMUM
-    finally:
-        planner.close()
-    p99 = _p99(took)
-    say(f"  rolling_p99_s      {p99:.2f} s of wall time over {len(took)} steps, median {median(took):.2f} s; "
-        f"CPU time {_p99(spent):.2f} s, median {median(spent):.2f} s; {without} without an optimum")  # fmt: skip
-    return {"rolling_p99_s": p99, "rolling_median_s": median(took), "rolling_steps": len(took),
-            "rolling_share_optimal": 1.0 - without / len(took),
-            "rolling_p99_cpu_s": _p99(spent) if STATUS.exists() else None,
-            "rolling_median_cpu_s": median(spent) if STATUS.exists() else None}  # fmt: skip
 
+    def step(number: int) -> Problem:
+        day, turn = divmod(number, DAY_STEPS)
+        return stepped(seed + day, turn, size.jobs, size.pools, size.horizon_h)
 
-def _p99(values: list[float]) -> float:
-    """What 99 of 100 stay at or below."""
-    return sorted(values)[max(0, -(-99 * len(values) // 100) - 1)]
-
-
-def _cpu_of_both_s() -> float:
-    """CPU seconds so far of this process and of the planner's child, where the system tells them."""
-    if not STATUS.exists():
-        return 0.0
-    return time.process_time() + sum(cpu_s(child.pid) for child in active_children() if child.pid is not None)
+    what = {"seed": seed, "jobs": size.jobs, "pools": size.pools, "horizon_h": size.horizon_h}
+    record = roll(step, size.rolling_steps, what, path, minutes)
+    told(record, size.rolling_steps)
+    if len(record.wall_s) < size.rolling_steps:
+        say(f"  {size.rolling_steps - len(record.wall_s)} steps are left: the same command goes on with them")
+        return {}
+    return record.figures()
 
 
 PARTS: dict[str, Callable[[Size, int], Figures]] = {
@@ -236,11 +217,15 @@ PARTS: dict[str, Callable[[Size, int], Figures]] = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run from the command line; `--part NAME`, as often as one likes, for a part of it."""
+    """Run from the command line; `--part NAME`, as often as one likes, for a part of it; `--state FILE --minutes M` for
+    the rolling steps in several sittings."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--part", action="append", default=[], choices=list(PARTS))
+    options.add_argument("--state", type=Path)
+    options.add_argument("--minutes", type=float, default=inf)
     asked, others = options.parse_known_args(argv)
-    run("plan_speed", __doc__.splitlines()[0], partial(measure, parts=asked.part), others)
+    measured = partial(measure, parts=asked.part, state=asked.state, minutes=asked.minutes)
+    run("plan_speed", __doc__.splitlines()[0], measured, others)
 
 
 if __name__ == "__main__":

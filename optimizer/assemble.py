@@ -206,7 +206,8 @@ def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> JobPlans:
     open_ = {job.id: n for n, job in enumerate(table.jobs)}
     at = np.array([open_.get(job.id, -1) for job in everyone], dtype=np.int64)
     here = at >= 0
-    rates, codes = np.zeros((len(everyone), facts.count)), np.full((len(everyone), facts.count), CODE[Reason.WORK_DONE])
+    rates = np.zeros((len(everyone), facts.count))
+    codes = np.full(rates.shape, CODE[Reason.WORK_DONE], dtype=np.int16)
     both = np.zeros((2, len(everyone)))
     rates[here], both[:, here] = draft.rates[at[here]], np.array((late, undone))[:, at[here]]
     codes[here] = job_reasons(facts, draft.rates, draft.job_pool, bindings)[at[here]]
@@ -216,7 +217,7 @@ def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> JobPlans:
         tuple(job.id for job in everyone),
         tuple(homes[n] if n >= 0 else next(iter(job.pools), "") for n, job in zip(at.tolist(), everyone, strict=True)),
         rates,
-        codes.astype(np.int16),
+        codes,
         both[0],
         both[1],
         tuple(ends[n] if n >= 0 else None for n in at.tolist()),

@@ -31,6 +31,7 @@ from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import awake_in_time, draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.sifting import MOST_SHARE, Sifted, worth_sifting
+from optimizer.tankhours import in_hours
 from optimizer.tanks import Grouped, tanks_of
 from optimizer.validate import validate
 from optimizer.voluntary import answers_of
@@ -116,7 +117,7 @@ class Session:
         tanks = tanks_of(whole)
         if len(tanks.facts.table) == len(whole.table):
             raise late
-        return self._hastily(tanks, Rung.EMERGENCY, late, time_limit_s)
+        return self._hastily(in_hours(tanks), Rung.EMERGENCY, late, time_limit_s)
 
     def _hastily(self, rows: Grouped, rung: Rung, late: SolveError, time_limit_s: float) -> Plan:
         """A plan of far fewer rows than there are jobs, by a session of its own."""

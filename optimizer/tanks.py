@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optimizer.assemble import NO_DUALS, Draft
 from optimizer.classes import PRICES, Classes, plain
@@ -28,6 +29,12 @@ from optimizer.reasons import Note, Reason, Severity
 SPARE_STEPS = (1.5, 2.0, 3.0, 5.0)
 """Hours until the deadline over hours of work, at which one tank ends and the next begins."""
 
+
+LEAST_H = 1e-9
+"""Less time than that until a deadline is none."""
+
+TICKS_PER_H, MOST_TICKS = 600.0, 32_000
+"""Time to spare is told apart by six seconds, up to two days: whoever has more is in no hurry."""
 
 PACE = 0.5
 """Part of a job's highest rate at which a tank must have its work done: what one job has in hand is no other's."""
@@ -152,36 +159,38 @@ def _handed_out(facts: Facts, tanked: Flags, of: Ints, draft: Draft) -> Floats:
     be in time at all, even where more of it was planned for later; then each tank's own work; then what its members
     could not use, for all of its pool. In each of these those with the least time to spare go first."""
     table, mine = facts.table, np.flatnonzero(tanked)
-    pool, tank = table.first_pool[mine], of[mine]
+    pools, pool, tank = len(facts.pools), _small(table.first_pool[mine]), _small(of[mine])
     left, rate = table.left[mine].copy(), table.rate[mine]
-    timely, late = (np.ascontiguousarray(hours[mine].T) * rate for hours in (table.on_time_h, table.late_h))
-    ahead = np.cumsum(timely[::-1], axis=0)[::-1] + rate * table.beyond_h[mine]
+    ahead_h = (table.on_time_h.sum(axis=1) + table.beyond_h)[mine]
     home = np.zeros(len(draft.rates), dtype=np.int64)
     home[tank] = pool
     planned = np.where(np.isin(np.arange(len(home)), tank)[:, None], draft.rates * facts.hours, 0.0)
-    spare = _spare(facts, draft)
-    done = np.zeros((facts.count, len(mine)))
-    for t in range(facts.count):
-        open_ = np.flatnonzero(((timely[t] > 0) | (late[t] > 0)) & (left > 1e-12))
-        spare_h = np.where(ahead[t, open_] > 0, (ahead[t, open_] - left[open_]) / rate[open_], np.inf)
-        open_ = open_[np.argsort(spare_h, kind="stable")]
-        g, of_tank = pool[open_], tank[open_]
-        most = np.minimum(left[open_], np.where(timely[t, open_] > 0, timely[t, open_], late[t, open_]))
-        must = np.clip(left[open_] - (ahead[t, open_] - timely[t, open_]), 0.0, np.where(ahead[t, open_] > 0, most, 0))
-        rest: Floats = np.bincount(home, planned[:, t], minlength=len(facts.pools)).astype(np.float64)
-        rest += spare.taken(np.bincount(g, must, minlength=len(facts.pools)) - rest, t)
-        given = _poured(g, must, rest)
-        rest -= np.bincount(g, given, minlength=len(facts.pools))
-        own = np.maximum(planned[:, t] - np.bincount(of_tank, given, minlength=len(home)), 0.0)
-        asked = np.bincount(home, own, minlength=len(facts.pools))
+    spare, done = _spare(facts, draft), np.zeros((len(mine), facts.count))
+    for t, end_h in enumerate(np.cumsum(facts.hours).tolist()):
+        open_ = np.flatnonzero((table.release_h[mine] < end_h) & (left > 1e-12))
+        in_time = ahead_h[open_] > LEAST_H
+        spare_h = np.where(in_time, ahead_h[open_] - left[open_] / rate[open_], np.inf)
+        order = np.argsort(np.clip(spare_h * TICKS_PER_H, -MOST_TICKS, MOST_TICKS).astype(np.int16), kind="stable")
+        open_, in_time = open_[order], in_time[order]
+        now_h, late_h = table.on_time_h[mine[open_], t], table.late_h[mine[open_], t]
+        ahead_h[open_] -= now_h
+        by_pool, by_tank = _Grouped(pool[open_], pools), _Grouped(tank[open_], len(home))
+        most = np.minimum(left[open_], rate[open_] * np.where(now_h > 0, now_h, late_h))
+        must = np.clip(left[open_] - rate[open_] * ahead_h[open_], 0.0, np.where(in_time, most, 0.0))
+        rest: Floats = np.bincount(home, planned[:, t], minlength=pools).astype(np.float64)
+        rest += spare.taken(by_pool.total(must) - rest, t)
+        given = by_pool.poured(must, rest)
+        rest -= by_pool.total(given)
+        own = np.maximum(planned[:, t] - by_tank.total(given), 0.0)
+        asked = np.bincount(home, own, minlength=pools)
         own *= np.minimum(1.0, np.maximum(rest, 0.0) / np.maximum(asked, 1e-12))[home]
-        more = _poured(of_tank, most - given, own)
-        rest -= np.bincount(g, more, minlength=len(facts.pools))
+        more = by_tank.poured(most - given, own)
+        rest -= by_pool.total(more)
         given += more
-        given += _poured(g, most - given, np.maximum(rest, 0.0))
-        done[t, open_] = given
+        given += by_pool.poured(most - given, np.maximum(rest, 0.0))
+        done[open_, t] = given
         left[open_] -= given
-    return done.T
+    return done
 
 
 @dataclass(frozen=True)
@@ -218,12 +227,30 @@ def _spare(facts: Facts, draft: Draft) -> _Spare:
     return _Spare((most - work) * facts.hours, (caps - imports) / facts.pue, kw, site, facts.hours)
 
 
-def _poured(group: Ints, most: Floats, budget: Floats) -> Floats:
-    """What each gets of its group's budget, in the order given, no more than `most` [member]."""
-    order = np.argsort(group, kind="stable")
-    asked = most[order]
-    before = np.cumsum(asked) - asked
-    begins = np.searchsorted(group[order], group[order])
-    got = np.zeros(len(most))
-    got[order] = np.clip(budget[group[order]] - (before - before[begins]), 0.0, asked)
-    return got
+def _small(numbers: Ints) -> Ints | NDArray[np.int16]:
+    """The same numbers in two bytes where they fit: those numpy sorts by counting, in a tenth of the time."""
+    return numbers.astype(np.int16) if numbers.max(initial=0) < np.iinfo(np.int16).max else numbers
+
+
+class _Grouped:
+    """Jobs in an order by what they belong to, that order kept in each of `count` groups."""
+
+    def __init__(self, group: Ints | NDArray[np.int16], count: int) -> None:
+        self._count = count
+        self._order = np.argsort(group, kind="stable")
+        self._group = group[self._order]
+        self._begins = np.searchsorted(self._group, np.arange(count + 1))
+
+    def total(self, values: Floats) -> Floats:
+        """Sum of each group."""
+        running = np.append(0.0, np.cumsum(values[self._order]))
+        return np.diff(running[self._begins])
+
+    def poured(self, most: Floats, budget: Floats) -> Floats:
+        """What each gets of its group's budget, in order, no more than `most` [job]."""
+        asked = most[self._order]
+        before = np.append(0.0, np.cumsum(asked))
+        room = (budget + before[self._begins[:-1]])[self._group]
+        got = np.empty(len(most))
+        got[self._order] = np.clip(room - before[:-1], 0.0, asked)
+        return got

@@ -17,6 +17,10 @@ from optimizer.reasons import CODE, Reason
 from optimizer.steps import may_work, steps_of
 
 Codes = NDArray[np.int64]
+Ints = NDArray[np.int64]
+SMALL = {reason: np.int16(code) for reason, code in CODE.items()}
+"""Codes in two bytes: those of fifty thousand jobs in a day are four million."""
+
 NONE = -1
 TOUCH = 2e-4
 """An import this close to a cap (relative) touches it."""
@@ -141,7 +145,7 @@ def _batch_reasons(facts: Facts, pool: PoolFacts, work: Floats, binding: Codes) 
     )
 
 
-def job_reasons(facts: Facts, rates: Floats, job_pool: tuple[int, ...], bindings: Codes) -> Codes:
+def job_reasons(facts: Facts, rates: Floats, job_pool: tuple[int, ...], bindings: Codes) -> NDArray[np.int16]:
     """Primary reason of every job and interval, as codes [job, interval]."""
     table = facts.table
     pools = np.array(job_pool, dtype=np.int64)
@@ -149,17 +153,21 @@ def job_reasons(facts: Facts, rates: Floats, job_pool: tuple[int, ...], bindings
     done = rates * facts.hours
     before = np.cumsum(done, axis=1) - done
     hours = table.on_time_h + table.late_h
-    cost = facts.cost_per_kwh[site]
-    cheap = cost <= _mean_in_window(cost, hours)
+    cost = facts.cost_per_kwh
+    mean = _mean_in_window(cost, hours, site)
+    cheap = cost[site] <= mean
     full = np.array([_pool_full(facts, rates, pools, g) for g in range(len(facts.pools))])[pools]
     runs = rates > 1e-9
-    bound = bindings[site]
+    bound = bindings.astype(np.int16)[site]
     pressed = (table.late_h > 0) | (table.pace > 0.9)[:, None]
-    working = np.where(pressed | ~cheap, CODE[Reason.DEADLINE], CODE[Reason.CHEAP_WINDOW])
-    working[~table.preemptible] = CODE[Reason.NOT_PREEMPTIBLE]
-    coincident = ~cheap & (cost - facts.coincident_per_kwh[site] <= _mean_in_window(cost, hours))
-    dear = np.where(coincident, CODE[Reason.COINCIDENT_PEAK], CODE[Reason.HIGH_PRICE])
-    codes: Codes = np.where(bound >= 0, bound, np.where(full, CODE[Reason.POOL_FULL], dear))
+    working = np.where(pressed | ~cheap, SMALL[Reason.DEADLINE], SMALL[Reason.CHEAP_WINDOW])
+    working[~table.preemptible] = SMALL[Reason.NOT_PREEMPTIBLE]
+    dear: NDArray[np.int16] = np.full((1, 1), SMALL[Reason.HIGH_PRICE])
+    if facts.coincident_per_kwh.any():
+        lasting = cost - facts.coincident_per_kwh
+        coincident = ~cheap & (lasting[site] <= mean)
+        dear = np.where(coincident, SMALL[Reason.COINCIDENT_PEAK], dear)
+    codes: NDArray[np.int16] = np.where(bound >= 0, bound, np.where(full, SMALL[Reason.POOL_FULL], dear))
     codes = np.where(runs, working, codes)
     codes[~runs & _waits(facts, rates)] = CODE[Reason.PREDECESSOR]
     codes[hours <= 1e-9] = CODE[Reason.NOT_RELEASED]
@@ -177,11 +185,11 @@ def _waits(facts: Facts, rates: Floats) -> NDArray[np.bool_]:
     return waits
 
 
-def _mean_in_window(cost: Floats, hours: Floats) -> Floats:
-    """Mean cost of energy over each job's own hours [job, 1]."""
-    total = hours.sum(axis=1, keepdims=True)
-    mean: Floats = (cost * hours).sum(axis=1, keepdims=True) / np.where(total > 0, total, 1.0)
-    return mean
+def _mean_in_window(cost: Floats, hours: Floats, site: Ints) -> Floats:
+    """Mean cost of energy [site, interval] over each job's own hours [job, interval], at its site [job, 1]."""
+    total = hours.sum(axis=1)
+    mean: Floats = (hours @ cost.T)[np.arange(len(site)), site] / np.where(total > 0, total, 1.0)
+    return mean[:, None]
 
 
 def _pool_full(facts: Facts, rates: Floats, pools: Codes, g: int) -> NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from optimizer.faults import SolveError, SolveFault
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import declare
 from optimizer.session import Session
+from optimizer.tankhours import in_hours
 from optimizer.tanks import tanks_of
 from scheduler.planner import InlinePlanner
 
@@ -82,7 +83,7 @@ class Hasty:
     def plan(self, problem: Problem) -> Plan:
         """The plan of that rung, checked. RuntimeError where it breaks a promise."""
         facts = facts_of(problem)
-        rows = tanks_of(facts) if self.rung is Rung.EMERGENCY else classes_of(facts, 0, LEVELS[-1:])
+        rows = in_hours(tanks_of(facts)) if self.rung is Rung.EMERGENCY else classes_of(facts, 0, LEVELS[-1:])
         if len(rows.facts.table) == len(facts.table):
             return Session(_compiled=True).plan(problem, PATIENCE_S)  # nothing to put together
         late = SolveError(SolveFault.TIMEOUT, "there was no time")

@@ -20,6 +20,7 @@ from optimizer.jobplans import job_rows
 from optimizer.ladder import answer
 from optimizer.reasons import Reason
 from optimizer.session import Session
+from optimizer.tankhours import in_hours
 from optimizer.tanks import tanks_of
 from tests.property.test_classes import repeated
 from tests.support.problems import hourly, inputs, job, pool, problem, random_problem, site, with_parking, with_steps
@@ -30,7 +31,7 @@ seeds = st.integers(0, 10**6)
 def emergency(made):
     """The emergency plan of a problem."""
     return Session(_compiled=True)._hastily(
-        tanks_of(facts_of(made)), Rung.EMERGENCY, SolveError(SolveFault.TIMEOUT, "no time"), 20.0
+        in_hours(tanks_of(facts_of(made))), Rung.EMERGENCY, SolveError(SolveFault.TIMEOUT, "no time"), 20.0
     )
 
 
