@@ -1,0 +1,76 @@
+"""Long runs in sittings: nothing is timed twice, nothing is lost, and two problems never make one figure."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.support import longrun
+from optimizer.domain import Rung
+from optimizer.fallback import greedy_plan
+from tests import slices
+from tests.property import test_plans
+from tests.support.problems import random_problem
+
+WHAT = {"seed": 1}
+
+
+class Quick:
+    """A planner that keeps rules and remembers what it was asked."""
+
+    asked: list
+
+    def __init__(self, *_):
+        pass
+
+    def plan(self, problem, last=None):
+        Quick.asked.append((problem.made_at, last is not None))
+        return replace(greedy_plan(problem), rung=Rung.OPTIMUM)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    monkeypatch.setattr(longrun, "ChildPlanner", Quick)
+    Quick.asked = []
+    asked = []
+
+    def step(number):
+        asked.append(number)
+        return random_problem(number, 2)
+
+    return step, asked
+
+
+def test_a_run_goes_on_where_it_was_left_and_warms_up_with_the_last_step(steps, tmp_path):
+    step, asked = steps
+    path = tmp_path / "kept.json"
+    first = longrun.roll(step, 3, WHAT, path, 0.0)  # a sitting without time still makes one step
+    assert (len(first.wall_s), first.sittings, asked) == (1, 1, [0, 0])
+    whole = longrun.roll(step, 3, WHAT, path, 5.0)
+    assert (len(whole.wall_s), whole.sittings, asked) == (3, 2, [0, 0, 0, 1, 2])
+    assert [last for _, last in Quick.asked] == [False, True, False, True, True], (
+        "the first of a sitting is not counted"
+    )
+    figures = whole.figures()
+    assert (figures["rolling_steps"], figures["rolling_sittings"], figures["rolling_share_optimal"]) == (3, 2, 1.0)
+    assert figures["rolling_longest_s"] == figures["rolling_p99_s"] == max(whole.wall_s)
+    assert whole.wall_s[0] == first.wall_s[0]
+    assert longrun.roll(step, 3, WHAT, path, 5.0) == whole, "nothing is left to do"
+
+
+def test_steps_of_another_problem_are_refused(steps, tmp_path):
+    step, _ = steps
+    path = tmp_path / "kept.json"
+    longrun.roll(step, 1, WHAT, path, 0.0)
+    with pytest.raises(ValueError, match=r"is of \{'seed': 1\}, not of \{'seed': 2\}"):
+        longrun.roll(step, 1, {"seed": 2}, path, 0.0)
+
+
+def test_a_slice_says_which_seed_failed_and_with_what(monkeypatch):
+    assert slices.held(3) == []
+    monkeypatch.setattr(test_plans, "check_plan", lambda *_: ("broken",))
+    found = slices.held(3)
+    assert [text.splitlines()[0].split(", ")[0] for text in found] == ["seed 3"] * len(found)
+    assert any("test_the_ladder_answers" in text and "broken" in text for text in found)
