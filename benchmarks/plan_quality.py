@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import date
-from multiprocessing import get_context
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.ceiling import best_share
-from benchmarks.support.controllers import Gridpace, knowing_means, regret, rivals
-from benchmarks.support.market import Market, market, walk
+import numpy as np
+
+from benchmarks.support.ceiling import Ceiling, best_share
+from benchmarks.support.controllers import regret
+from benchmarks.support.market import Days, Market
+from benchmarks.support.pieces import CASES, Arrays, Piece, Source, lived
 from benchmarks.support.report import Figures, run, say
 from benchmarks.support.weighing import scenario_ratio
-from optimizer.facts import Floats
 from scheduler.shipped import shipped
 
-Days = list[tuple[int, int]]
-Asked = tuple[str, bool, "Size", Path | None, int]
+PIECE_DAYS = 14
 EXAMPLES = 25
 """Every so many days are lived by the planner itself, on both grids, to tell regret by cause."""
 BLOCKS_H = (1, 2, 4)
@@ -81,71 +81,100 @@ WINDOWS = {
 }
 
 
-def measure(size: Size, folder: Path | None, seed: int) -> Figures:
+def measure(size: Size, folder: Path | None, seed: int, keep: Path | None = None) -> Figures:
     """All markets, both cases, and the causes of what is missed; and what it costs to weigh scenarios."""
-    ratio = scenario_ratio(size.weighed_jobs, 20, size.weighed_repeats, seed)
     names = SHIPPED if folder is None else SHARED
     if folder is None:
         say("without --data: the few weeks of prices that Gridpace ships (config/data), not whole years")
-    work = [(name, lagged, size, folder, seed) for name in size.markets or names for lagged in (False, True)]
+    asked = {name: _asked(name, size, folder, seed) for name in size.markets or names}
+    parts = lived([piece for pieces in asked.values() for piece in pieces], size.processes or os.cpu_count() or 1, keep)
     shares: dict[str, float] = {}
     beside: dict[str, dict[str, float]] = {}
     causes: dict[str, dict[str, float]] = {}
     blocks: dict[str, dict[str, float]] = {}
     best: dict[str, float] = {}
-    for found in _all(work, size.processes or os.cpu_count() or 1):
-        shares.update(found.share)
-        beside.update(found.rivals)
-        causes[found.key], blocks[found.key] = found.regret, found.blocks
-        if found.best is not None:
-            best[found.key] = found.best
-        _tell(found)
+    for pieces in asked.values():
+        year = _together(pieces, [next(parts) for _ in pieces])
+        for tail in CASES:
+            found = _found(year, tail)
+            shares.update(found.share)
+            beside.update(found.rivals)
+            causes[found.key], blocks[found.key] = found.regret, found.blocks
+            if found.best is not None:
+                best[found.key] = found.best
+            _tell(found)
+    ratio = scenario_ratio(size.weighed_jobs, 20, size.weighed_repeats, seed)
     return {"share_of_perfect": _short(shares), "rivals": _short(beside), "regret": _short(causes),
             "knowing_block_means": _short(blocks), "best_policy": _short(best), "scenario_ratio_20": ratio}  # fmt: skip
 
 
-def _all(work: list[Asked], processes: int) -> Iterator[Found]:
-    """Every case, side by side where there are cores."""
-    if processes == 1:
-        yield from map(_case, work)
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_case, work)
+@dataclass(frozen=True)
+class Year:
+    """A market's pieces put together: `runs` are shares of full power in every interval, 0 where none was lived."""
+
+    made: Market
+    days: Days
+    examples: Days
+    windows: dict[str, Days]
+    runs: Arrays
+    best: Arrays
 
 
-def _case(asked: Asked) -> Found:
-    """One market in one case: shares of the year and of the scenarios inside it, rivals, regret by cause."""
-    name, lagged, size, folder, seed = asked
-    made = load(name, folder)
+def _asked(name: str, size: Size, folder: Path | None, seed: int) -> list[Piece]:
+    """The pieces of a market: days that are chosen, and with `--data` those of the scenarios inside it."""
+    source = _source(name, folder)
+    made = source.load()
     days = chosen(made, size)
-    windows = {label: part for label, (of, first, last) in WINDOWS.items() if of == name
-               and (part := within(made, first, last))}  # fmt: skip
-    days = sorted({*days, *(day for part in windows.values() for day in part)}) if folder else days
-    tail = "_lagged" if lagged else ""
-    planner = Gridpace(made, lagged)
-    runs: dict[str, Floats] = {"gridpace": walk(made, planner.choose, days)}
-    runs |= {rival: walk(made, choose, days) for rival, choose in rivals(made, lagged).items()}
-    shares: dict[str, float] = {}
-    beside: dict[str, dict[str, float]] = {}
-    for label, part in {name: days, **windows}.items():
-        if set(part) <= set(days):
-            realised = {who: made.share(what, part) for who, what in runs.items()}
-            shares[label + tail] = realised.pop("gridpace")
-            beside[label + tail] = realised
-    blocks = {f"{hours}h": made.share(walk(made, knowing_means(made, hours), days), days) for hours in BLOCKS_H}
-    best = None if made.published else best_share(planner.chains(days), lagged, seed)
-    return Found(name + tail, shares, beside, regret(planner, days[:: size.examples]), blocks, best)
+    examples = set(days[:: size.examples])
+    if folder:
+        days = sorted({*days, *(day for part in _windows(made).values() for day in part)})
+    parts = [days[at : at + PIECE_DAYS] for at in range(0, len(days), PIECE_DAYS)]
+    return [Piece(source, tuple(part), tuple(d for d in part if d in examples), BLOCKS_H, seed) for part in parts]
 
 
-def load(name: str, folder: Path | None) -> Market:
-    """A market from `--data`, or the slice of it that is shipped."""
+def _together(pieces: list[Piece], found: list[Arrays]) -> Year:
+    made = pieces[0].source.load()
+    days, examples = ([day for piece in pieces for day in getattr(piece, of)] for of in ("days", "examples"))
+    runs: Arrays = {}
+    for name in found[0]:
+        parts = np.concatenate([piece[name] for piece in found])
+        if not name.startswith("best"):
+            of = examples if name.startswith(("planned", "coarse", "fine")) else days
+            runs[name] = np.zeros(len(made.price))
+            runs[name][np.concatenate([np.arange(0), *(np.arange(first, last) for first, last in of)])] = parts
+    best = {name: np.concatenate([piece[name] for piece in found]) for name in found[0] if name.startswith("best")}
+    windows = {label: part for label, part in _windows(made).items() if part and set(part) <= set(days)}
+    return Year(made, days, examples, windows, runs, best)
+
+
+def _found(year: Year, tail: str) -> Found:
+    """One case: shares of the year and of the scenarios inside it, rivals, regret by cause."""
+    made, runs = year.made, year.runs
+    own = {name.removesuffix(tail).removeprefix("rival "): run for name, run in runs.items()
+           if name.startswith("rival") and name.endswith("_lagged") == bool(tail)}  # fmt: skip
+    shares, beside = {}, {}
+    for label, part in {made.name: year.days, **year.windows}.items():
+        shares[label + tail] = made.share(runs[f"gridpace{tail}"], part)
+        beside[label + tail] = {rival: made.share(run, part) for rival, run in own.items()}
+    lived_by = {name: made.share(runs[name], year.examples) for name in (f"planned{tail}", "coarse", "fine")}
+    blocks = {f"{hours}h": made.share(runs[f"{hours}h"], year.days) for hours in BLOCKS_H}
+    best = year.best.get(f"best{tail}")
+    ceiling = None if best is None else best_share(starmap(Ceiling, best.reshape(-1, 2).tolist()))
+    return Found(made.name + tail, shares, beside, regret(*lived_by.values()), blocks, ceiling)
+
+
+def _source(name: str, folder: Path | None) -> Source:
+    """A market of `--data`, or the slice of it that is shipped."""
     zone, prices, ahead, published = (SHIPPED if folder is None else SHARED)[name]
-    if folder is None:
-        return market(name, zone, [Path(str(shipped(f"data/{part}"))) for part in prices.split()], None, published)
-    return market(name, zone, [folder / prices], folder / ahead if ahead else None, published)
+    paths = tuple(Path(str(shipped(f"data/{part}"))) if folder is None else folder / part for part in prices.split())
+    return Source(name, zone, paths, folder / ahead if folder and ahead else None, published)
 
 
-def chosen(made: Market, size: Size) -> Days:
+def _windows(made: Market) -> dict[str, Days]:
+    return {label: within(made, first, last) for label, (of, first, last) in WINDOWS.items() if of == made.name}
+
+
+def chosen(made: Market, size: Size) -> list[tuple[int, int]]:
     """Days that are planned. Weeks are counted from the last one back, so that a few of them are not the first ones, of
     which nothing was known before."""
     back = enumerate(reversed(made.days()))
@@ -180,9 +209,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--data", type=Path, default=None)
+    parser.add_argument("--keep", type=Path, default=None)
+    parser.add_argument("--market", action="append", default=[], choices=[*SHARED])
+    parser.add_argument("--processes", type=int, default=None)
     known, rest = parser.parse_known_args(argv)
-    about = "Share of the saving of perfect foresight that plans realise; --data DIR: whole years (docs/benchmarks.md)."
-    run("plan_quality", about, lambda quick, seed: measure(QUICK if quick else FULL, known.data, seed), rest)
+    if known.data is None and (unshipped := set(known.market) - SHIPPED.keys()):
+        parser.error(f"prices of {', '.join(unshipped)} are not shipped: --data DIR says where they are")
+    about = (
+        "Share of the saving of perfect foresight that plans realise (docs/benchmarks.md). --data DIR: whole years; "
+        "--keep DIR: every two weeks that are done are kept there, and a run that was cut off goes on from them; "
+        "--market NAME: only that one (may be given again); --processes N: side by side (default: one a core)."
+    )
+
+    def asked(quick: bool, seed: int) -> Figures:
+        size = QUICK if quick else FULL
+        size = replace(size, markets=tuple(known.market) or size.markets, processes=known.processes or size.processes)
+        return measure(size, known.data, seed, known.keep)
+
+    run("plan_quality", about, asked, rest)
 
 
 if __name__ == "__main__":

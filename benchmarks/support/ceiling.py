@@ -115,8 +115,8 @@ def ceiling_of(chain: Chain, lagged: bool, seed: int) -> Ceiling:
     return Ceiling(even - least_cost(chain, owed, lagged), float(perfect.mean()))
 
 
-def best_share(chains: Iterable[Chain], lagged: bool, seed: int) -> float:
+def best_share(days: Iterable[Ceiling]) -> float:
     """Share of perfect foresight's saving that the best policy gets over many days; NaN without days."""
-    days = [ceiling_of(chain, lagged, seed + number) for number, chain in enumerate(chains)]
-    perfect = sum(day.perfect for day in days)
-    return sum(day.best for day in days) / perfect if perfect > 0 else float("nan")
+    found = list(days)
+    perfect = sum(day.perfect for day in found)
+    return sum(day.best for day in found) / perfect if perfect > 0 else float("nan")

@@ -6,23 +6,21 @@ of the whole local day are public before the day begins; of later days nothing i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import numpy as np
 
-from benchmarks.support.ceiling import Chain, chain_of
-from benchmarks.support.market import DUTY, FIRM_KW, MOST_KW, Chooser, Market, walk
+from benchmarks.support.expecting import Expecting
+from benchmarks.support.market import DUTY, FIRM_KW, MOST_KW, Chooser, Days, Market, walk
 from optimizer.domain import BatchJob, CurvePoint, GpuPool, PoolInputs, PowerCurve, Prices, Problem, SiteInputs, Work
 from optimizer.facts import WAITING_PER_GPU_H_H, Floats
-from optimizer.forecast import PRICE, Outlook, forecast_on_grid, on_grid
-from optimizer.forecast_learned import TAIL_DAYS, Fan, Learned, Recall, learn_signal
+from optimizer.forecast import on_grid
 from optimizer.rivals.rule import corrected, share_now
 from optimizer.session import Session
 from optimizer.timegrid import TimeGrid, planning_grid
 
-HISTORY_DAYS = 60
 PER_MWH_H = 1000.0 * WAITING_PER_GPU_H_H
 """What a plan counts for work that waits, per MWh and hour: a GPU of the benchmark site draws a kilowatt."""
 CURVE = PowerCurve("linear", 0.0, (CurvePoint(1000.0, 1000.0, 1.0),))
@@ -31,14 +29,14 @@ POOL = GpuPool("batch", "site", "any", int(MOST_KW), Work.BATCH, CURVE, 0.0, 0.0
 
 @dataclass
 class Gridpace:
-    """The product's own forecast and its own linear program, warm from step to step, for one day after the other."""
+    """The product's own forecast and its own linear program, warm from step to step, for one day after the other.
+    `expecting` may be that of the other case: what is learned of a day is the same."""
 
     market: Market
     lagged: bool
     plan_every: int = 25
     session: Session = field(default_factory=Session)
-    _asked: int = 0
-    _learned: dict[int, Learned | None] = field(default_factory=dict)
+    expecting: Expecting | None = None
 
     def choose(self, index: int, last: int, owed: float) -> float:
         """The first step of the plan for the rest of the day.
@@ -50,8 +48,7 @@ class Gridpace:
         forecast = self.prices(index, last)
         prices = forecast + PER_MWH_H * self.market.hours * (np.arange(len(forecast)) + 0.5)
         sorted_out = share_now(prices, owed)
-        self._asked += 1
-        if self._asked % self.plan_every or np.any(np.abs(prices[1:] - prices[0]) < 1e-6):
+        if index % self.plan_every or np.any(np.abs(prices[1:] - prices[0]) < 1e-6):
             return sorted_out
         planned = first_step(self.session, problem(self.market, index, last, owed, forecast))
         if abs(planned - sorted_out) > 1e-5:
@@ -63,54 +60,9 @@ class Gridpace:
         made, known = self.market, index if self.lagged else index + 1
         if made.published or known == last:
             return made.price[index:last]
-        fan = self._fan(index, last, known)
-        ahead = self._plain(known, last) if fan is None else fan.reckoned(PRICE.tail)
-        return np.concatenate((made.price[index:known], ahead))
-
-    def chains(self, days: list[tuple[int, int]]) -> Iterator[Chain]:
-        """Those days as their forecasts at midnight believe that they may come, where errors had been learned."""
-        for first, last in days:
-            fan, learned = self._fan(first, last, first), self._model(first, last)
-            if fan is not None and learned is not None:
-                yield chain_of(learned, np.arcsinh(fan.middle / fan.scale))
-
-    def _fan(self, index: int, last: int, known: int) -> Fan | None:
-        """What may come in [known, last); None while there is too little to learn from."""
-        made, learned = self.market, self._model(index, last)
-        if learned is None:
-            return None
-        offset, tail = learned.midnight - self._first(index), TAIL_DAYS * round(24 / made.hours)
-        return learned.fan(made.price[max(0, known - tail) : known], known + offset, last + offset)
-
-    def _first(self, index: int) -> int:
-        """Where the day of an interval begins."""
-        return next(begin for begin, end in self._days if begin <= index < end)
-
-    def _model(self, index: int, last: int) -> Learned | None:
-        """What was learned until the midnight that began this day."""
-        first = self._first(index)
-        if first not in self._learned:
-            made, span = self.market, HISTORY_DAYS * round(24 / self.market.hours)
-            begin = max(0, first - span)
-            ahead = made.series(made.day_ahead, begin, last, "day_ahead") if made.day_ahead is not None else None
-            self._learned[first] = (first > 0 and learn_signal(
-                made.series(made.price, begin, first), ahead, made.starts[first], made.starts[last - 1] + made.step,
-                Recall(made.zone, HISTORY_DAYS),
-            )) or None  # fmt: skip
-        return self._learned[first]
-
-    def __post_init__(self) -> None:
-        self._days = self.market.days()
-
-    def _plain(self, known: int, last: int) -> Floats:
-        """The forecast of the first days, while there is too little to learn from."""
-        made, begin = self.market, max(0, known - 14 * round(24 / self.market.hours))
-        if known == 0:
-            return made.day_ahead[:last] if made.day_ahead is not None else np.zeros(last)
-        ahead = made.series(made.day_ahead, begin, last, "day_ahead") if made.day_ahead is not None else None
-        grid = TimeGrid((*made.starts[known:last], made.starts[last - 1] + made.step))
-        values, _ = forecast_on_grid(made.series(made.price, begin, known), grid, Outlook(made.zone), reference=ahead)
-        return np.array(values)
+        if self.expecting is None:
+            self.expecting = Expecting(made)
+        return np.concatenate((made.price[index:known], self.expecting.after(known, last)))
 
 
 def problem(made: Market, index: int, last: int, owed: float, prices: Floats, grid: TimeGrid | None = None) -> Problem:
@@ -146,24 +98,20 @@ def by_plan(made: Market, prices: Callable[[int, int], Floats], daemon_grid: boo
     return choose
 
 
-def regret(lived: Gridpace, days: list[tuple[int, int]]) -> dict[str, float]:
-    """What the planner misses of perfect foresight's saving on some days, by cause; the causes add up to the whole.
+def planned(lived: Gridpace, days: Days) -> Floats:
+    """Those days by the planner itself, with the product's forecast on the daemon's multi-resolution grid."""
+    return walk(lived.market, by_plan(lived.market, lived.prices, True), days)
 
-    The same days are lived three times: with the product's forecast on the daemon's grid, with perfect prices on that
-    grid (what the forecast cost), with perfect prices on the market's uniform intervals (what the grid cost; the rest
-    is the solver's gap).
-    """
 
-    made = lived.market
+def foreseen(made: Market, days: Days, daemon_grid: bool) -> Floats:
+    """Those days by the planner itself with perfect prices."""
+    return walk(made, by_plan(made, lambda index, last: made.price[index:last], daemon_grid), days)
 
-    def share(prices: Callable[[int, int], Floats], daemon_grid: bool) -> float:
-        return made.share(walk(made, by_plan(made, prices, daemon_grid), days), days)
 
-    def perfect(index: int, last: int) -> Floats:
-        return made.price[index:last]
-
-    real = share(lived.prices, True)
-    coarse, fine = share(perfect, True), share(perfect, False)
+def regret(real: float, coarse: float, fine: float) -> dict[str, float]:
+    """What the planner misses of perfect foresight's saving, by cause; the causes add up to the whole. Shares of the
+    same days lived three times: `planned`, `foreseen` on the daemon's grid (the difference is what the forecast cost)
+    and on the market's uniform intervals (what the grid cost; the rest is the solver's gap)."""
     return {"forecast": coarse - real, "grid": fine - coarse, "gap": 1.0 - fine, "whole": 1.0 - real}
 
 

@@ -20,6 +20,8 @@ import numpy as np
 from optimizer.domain import Series, Span
 from optimizer.facts import Floats
 
+Days = Sequence[tuple[int, int]]
+"""[first, last) interval of each."""
 FIRM_KW, MEAN_KW, MOST_KW = 7000.0, 3000.0, 6000.0
 DUTY = MEAN_KW / MOST_KW
 
@@ -69,7 +71,7 @@ class Market:
             run[order] = np.clip(need - np.arange(last - first), 0.0, 1.0)
         return run
 
-    def saving(self, run: Floats, days: list[tuple[int, int]]) -> float:
+    def saving(self, run: Floats, days: Days) -> float:
         """Money saved against the same energy spread evenly. ValueError where a day got another amount of it."""
         total = 0.0
         for first, last in days:
@@ -78,7 +80,7 @@ class Market:
             total += float((self.price[first:last] * (DUTY - run[first:last])).sum())
         return total * MOST_KW / 1000.0 * self.hours
 
-    def share(self, run: Floats, days: list[tuple[int, int]] | None = None) -> float:
+    def share(self, run: Floats, days: Days | None = None) -> float:
         """Saving over the even spread as a share of perfect foresight's, of all days or of some."""
         days = self.days() if days is None else days
         return self.saving(run, days) / self.saving(self.perfect(), days)
@@ -111,7 +113,7 @@ Chooser = Callable[[int, int, float], float]
 """From interval, end of its day and intervals of full power still owed to the share of full power now."""
 
 
-def walk(made: Market, choose: Chooser, days: list[tuple[int, int]] | None = None) -> Floats:
+def walk(made: Market, choose: Chooser, days: Days | None = None) -> Floats:
     """Live through the days (all of them): what is chosen is kept inside what the day still allows and owes."""
     run = np.zeros(len(made.price))
     for first, last in made.days() if days is None else days:

@@ -78,11 +78,23 @@ def test_two_weeks_are_needed_to_learn_from():
     assert learn(values[: 20 * 24], np.full(20 * 24, 4.0), 1.0, 1.0) is not None
 
 
-def test_the_day_before_prices_are_drawn_through_the_middles_and_keep_each_hours_mean():
+def test_the_day_before_prices_slope_through_their_hours_and_keep_each_hours_mean():
     drawn = smooth(np.repeat([10.0, 20.0, 60.0], 4), 4)
     assert drawn.reshape(3, 4).mean(axis=1) == pytest.approx([10.0, 20.0, 60.0])
-    assert drawn[4] < drawn[7] < drawn[8]
-    assert len(set(drawn.tolist())) > 3
+    assert drawn[4:8].tolist() == pytest.approx([16.25, 18.75, 21.25, 23.75])
+    assert set(drawn[:4]) == {10.0}
+    assert set(drawn[8:]) == {60.0}
+
+
+@given(st.lists(st.floats(-500.0, 5000.0), min_size=2, max_size=30))
+def test_a_slope_stays_between_the_neighbouring_hours(hours):
+    """Where a peak ends, the first quarters after it were once drawn below 0, which made scarce evenings look cheap."""
+    drawn = smooth(np.repeat(hours, 4), 4).reshape(-1, 4)
+    assert drawn.mean(axis=1) == pytest.approx(hours, abs=1e-9)
+    edged = np.pad(hours, 1, mode="edge")
+    around = np.stack([edged[:-2], edged[1:-1], edged[2:]])
+    assert (drawn >= around.min(axis=0)[:, None] - 1e-9).all()
+    assert (drawn <= around.max(axis=0)[:, None] + 1e-9).all()
 
 
 def test_a_days_profile_uses_only_the_days_before_it_and_counts_its_own_kind_most():

@@ -1,0 +1,78 @@
+"""Market years that are lived in pieces: as one piece would, kept when done, and never taken for another question."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import plan_quality
+from benchmarks.support import pieces
+from benchmarks.support.pieces import Piece, Source, lived
+
+DAYS = 19
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    """Hourly prices of some days, with day-ahead prices beside them, that are no surprise on the whole."""
+    rng, start = np.random.default_rng(4), datetime(2024, 3, 1, tzinfo=UTC)
+    usual = np.tile(30.0 + 15.0 * np.sin(np.arange(24) / 4.0), DAYS)
+    for name, values in {"real": usual + rng.normal(0.0, 6.0, len(usual)), "ahead": usual}.items():
+        rows = [f"{start + n * timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ},{value:.4f}" for n, value in enumerate(values)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["interval_start_utc,price", *rows, ""]), encoding="utf-8")
+    return Source("m", "UTC", (tmp_path / "real.csv",), tmp_path / "ahead.csv", False)
+
+
+def asked(source: Source, first: int, last: int, *examples: int) -> Piece:
+    days = tuple(source.load().days())
+    return Piece(source, days[first:last], tuple(days[number] for number in examples), (2,), 1)
+
+
+def test_a_year_in_pieces_is_the_year(source):
+    together = plan_quality._together
+    whole = [asked(source, 14, DAYS, 16)]
+    parts = [asked(source, 14, 16), asked(source, 16, DAYS, 16)]
+    one, two = (together(some, list(lived(some, 1, None))) for some in (whole, parts))
+    assert one.runs.keys() == two.runs.keys()
+    assert {"gridpace", "gridpace_lagged", "planned", "planned_lagged", "coarse", "fine", "2h"} < one.runs.keys()
+    for name, run in one.runs.items():
+        assert np.array_equal(run, two.runs[name]), name
+    for name, ceilings in one.best.items():
+        assert np.array_equal(ceilings, two.best[name])
+    share = one.made.share(one.runs["gridpace"], one.days)
+    assert one.made.share(one.runs["gridpace_lagged"], one.days) < share < 1.0
+    assert one.made.share(one.runs["fine"], one.examples) == pytest.approx(1.0, abs=1e-3)
+    assert one.made.share(one.runs["2h"], one.days) < 1.0
+    assert 0.0 < np.array(one.best["best_lagged"]).reshape(-1, 2)[:, 0].sum() < one.best["best"].sum()
+
+
+def test_a_piece_that_is_kept_is_not_lived_again_unless_anything_changed(source, tmp_path, monkeypatch):
+    question, keep = asked(source, 14, 15), tmp_path / "kept"
+    (found,) = lived([question], 1, keep)
+    times = []
+    live = pieces.live
+    monkeypatch.setattr(pieces, "live", lambda piece: times.append(piece) or live(piece))
+    (again,) = lived([question], 1, keep)
+    assert not times
+    assert found.keys() == again.keys()
+    assert all(np.array_equal(found[name], again[name]) for name in found)
+    for other in (asked(source, 15, 16), replace(question, seed=2)):
+        list(lived([other], 1, keep))
+        assert times.pop() == other
+    monkeypatch.setattr(pieces, "_code", lambda: "changed")
+    list(lived([question], 1, keep))
+    assert times.pop() == question
+    prices = source.prices[0]
+    prices.write_text(prices.read_text(encoding="utf-8").replace(",", ",-"), encoding="utf-8")
+    (other,) = lived([question], 1, keep)
+    assert times.pop() == question
+    assert not np.array_equal(other["gridpace"], found["gridpace"])
+    assert not list(keep.glob("*.part.npz"))
+
+
+def test_a_market_whose_prices_are_not_shipped_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        plan_quality.main(["--market", "ercot_2024"])
+    assert "prices of ercot_2024 are not shipped: --data DIR" in capsys.readouterr().err
