@@ -33,6 +33,8 @@ log = structlog.get_logger("gridpace.gateway")
 
 ATTEMPTS = 2
 """A request that broke is tried once more."""
+BROKEN_IN_A_ROW = 5
+"""After so many broken answers and no other it is the server that is broken: it gets one request at a time."""
 FIRST_WAIT_S, MOST_WAIT_S = 0.5, 30.0
 DISK_WAIT_S = 5.0
 
@@ -112,6 +114,7 @@ class Runner:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._hold_until, self._wait_s = 0.0, FIRST_WAIT_S
+        self._broken = 0
 
     @property
     def slots(self) -> int:
@@ -174,7 +177,8 @@ class Runner:
 
     # ---------------------------------------------------------------- choosing
     def _fill(self) -> None:
-        while self.in_flight < self._slots and monotonic() >= self._hold_until:
+        most = self._slots if self._broken < BROKEN_IN_A_ROW else min(1, self._slots)
+        while self.in_flight < most and monotonic() >= self._hold_until:
             chosen = self._choose()
             if chosen is None:
                 return
@@ -247,8 +251,10 @@ class Runner:
             running.again.append(line)
             self._hold(outcome.text, outcome.wait_s)
             return
-        self._wait_s, self._trouble = FIRST_WAIT_S, ""
         if isinstance(outcome, Broken):
+            self._broken += 1
+            if self._broken >= BROKEN_IN_A_ROW:  # or thousands of requests would break on it in a minute
+                self._hold(outcome.text, None)
             tried = running.attempts.pop(line.number, 0) + 1
             if tried < ATTEMPTS:
                 running.attempts[line.number] = tried
@@ -260,6 +266,7 @@ class Runner:
             else:
                 running.answers.put(line.number, _text(batch, line, answer))
             return
+        self._wait_s, self._trouble, self._broken = FIRST_WAIT_S, "", 0
         running.attempts.pop(line.number, None)
         running.answers.put(line.number, _text(batch, line, outcome), outcome.body if outcome.good else None)
 

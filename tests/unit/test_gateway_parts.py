@@ -16,7 +16,7 @@ from scheduler.gateway.config import load_gateway
 from scheduler.gateway.lines import LONGEST_LINE, Line, answered, parse, read_lines, unanswered
 from scheduler.gateway.model import Batch, InputError, Status, read_batch, written
 from scheduler.gateway.runner import Runner, Running
-from scheduler.gateway.upstream import Answer, Away, _retry_after
+from scheduler.gateway.upstream import Answer, Away, Broken, _retry_after
 from tests.support.gateway import asked, line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -270,6 +270,42 @@ def test_an_input_that_can_not_be_read_holds_up_its_batch_alone_and_is_read_on_w
                 one._lines.close()
 
     asyncio.run(turns())
+
+
+def test_a_server_that_breaks_every_request_breaks_few_and_gets_them_one_at_a_time(tmp_path, monkeypatch):
+    """A proxy before a server that is being restarted answers 500 or 502 to whatever it is asked."""
+    monkeypatch.setattr("scheduler.gateway.runner.FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("scheduler.gateway.runner.MOST_WAIT_S", 0.004)
+
+    async def turns():
+        sent = []
+
+        async def send(_endpoint, _body):
+            sent.append(runner.in_flight)
+            await asyncio.sleep(0.002)
+            return Broken("upstream_error", "answers 502") if len(sent) <= 20 + 10 else Answer(200, "", {})
+
+        runner = Runner("r", send, 20, {})
+        path = tmp_path / "many.jsonl"
+        path.write_text("".join(json.dumps(line(k, "w")) + "\n" for k in range(200)))
+        answers = Answers(tmp_path / "many", 200)
+        runner.add(Running(batch("batch_many"), answers, path))
+        runner.grant({"batch_many": 1})
+        task = asyncio.create_task(runner.run())
+        await until(lambda: len(sent) > 22)
+        assert "502" in runner.trouble
+        await until(lambda: not answers.left)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        answers.close()
+        return sent, answers
+
+    sent, answers = asyncio.run(turns())
+    assert max(sent[20:30]) == 1
+    assert (answers.completed, answers.failed) == (190, 10), "the ten that were tried while it was broken"
+    assert len(sent) == 200 + 20
+    assert max(sent[40:]) > 10, "and all slots again"
 
 
 def test_a_trouble_that_nobody_has_seen_lately_is_none(tmp_path):
