@@ -24,30 +24,32 @@ import pytest
 
 from benchmarks.support.node import Node, node
 from benchmarks.support.report import Figures, run, say, spread
+from benchmarks.support.slips import slips
 from benchmarks.support.twin_fleet import twin_fleet
 from scheduler.clock import VirtualClock, WallClock
 from tests.support.fake_nvml import STATE, FakeGpu, FakeNvml
 
 CALL_MS = 30
 CARDS = 8
-PARTS = ("cards", "measured", "nodes1000", "nodes10000")
+PARTS = ("cards", "measured", "users", "nodes1000", "nodes10000")
 SHARE = 0.7
 """What is left of the power before: the event asks for 30 % less."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Events on the node of eight cards; simulated cards, and events at different moments between two ticks; orders to
-    fleets by their number of nodes."""
+    """Events on the node of eight cards; simulated cards, and events at different moments between two ticks; moments
+    at which users begin to wait; orders to fleets by their number of nodes."""
 
     events: int = 21
     simulated: int = 512
     phases: int = 10
+    slips: int = 21
     fleets: tuple[tuple[int, int], ...] = ((1000, 100), (10000, 20))
 
 
 FULL = Size()
-QUICK = Size(events=5, simulated=64, phases=3, fleets=((1000, 5),))
+QUICK = Size(events=5, simulated=64, phases=3, slips=5, fleets=((1000, 5),))
 
 
 def measure(quick: bool, seed: int, parts: Sequence[str] = ()) -> Figures:
@@ -59,6 +61,8 @@ def measure(quick: bool, seed: int, parts: Sequence[str] = ()) -> Figures:
             figures |= _eight_cards(size, Path(name))
         if not parts or "measured" in parts:
             figures |= _measured(size, Path(name))
+        if not parts or "users" in parts:
+            figures |= _users(size, Path(name))
         for nodes, orders in size.fleets:
             if not parts or f"nodes{nodes}" in parts:
                 figures |= _fleet(nodes, orders, Path(name) / f"fleet-{nodes}")
@@ -134,6 +138,14 @@ def _reached(site: Node, clock: VirtualClock, aim_kw: float) -> bool:
             return True
         clock.sleep(0.01)
     return False
+
+
+def _users(size: Size, folder: Path) -> dict[str, Any]:
+    """Seconds from the moment at which a server's metrics show that its users wait too long to full power."""
+    times = slips(folder / "users", size.slips)
+    say(f"{size.slips} slips at different moments, readings every 0.5 s, ticks every second; seconds")
+    say(f"  from a server's metrics to full power             {spread(times)}")
+    return {"users_s": median(times), "users_worst_s": max(times)}
 
 
 def _fleet(nodes: int, orders: int, folder: Path) -> dict[str, Any]:
