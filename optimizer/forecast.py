@@ -295,14 +295,15 @@ class _Profile:
 
 def _like_none_before(hours: list[float]) -> bool:
     """Whether the last day of hourly values is another world: half of it further from the usual value than that is from
-    0, and beyond three quarters of all hours before. Medians, so that a spike of an hour or a night is no such day; at
-    least two days must be known before it."""
+    0 and than the middle half of all hours before is wide (where prices are about 0, twice nothing is nothing), and
+    beyond three quarters of them. Medians, so that a spike of an hour or a night is no such day; at least two days must
+    be known before it."""
     before, day = np.array(hours[:-24]), hours[-24:]
     if len(before) < 48:
         return False
     usual, level = float(np.median(before)), float(np.median(day))
     low, high = np.quantile(before, (0.25, 0.75)).tolist()
-    return abs(level - usual) > abs(usual) and not low <= level <= high
+    return abs(level - usual) > max(abs(usual), high - low) and not low <= level <= high
 
 
 def _minute(local: datetime) -> int:

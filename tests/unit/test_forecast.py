@@ -142,6 +142,16 @@ def test_a_spike_or_a_dear_day_is_not_taken_to_come_again(days, last):
     assert "by the same hour of the last 14 days" in notes[0].text
 
 
+@pytest.mark.parametrize(("level", "again"), [(8.0, False), (-9.0, False), (900.0, True), (-200.0, True)])
+def test_where_prices_are_about_nothing_a_day_must_leave_their_usual_width(level, again):
+    """Noons below zero, evenings above: the median is 0.5, the middle half of all hours from -4 to 5.75. A day at 8 is
+    sixteen times as dear as usual, and no other world."""
+    known = series([*[-10.0, -2.0, 3.0, 14.0, 0.0, 1.0, -10.0, 14.0] * 9, *[level] * 24], NOON - 4 * DAY)
+    got, notes = extend(known, NOON, NOON + DAY, Outlook())
+    assert ("by its last day again" in notes[0].text) == again
+    assert (got.at(NOON) == level) == again
+
+
 def test_a_few_hours_of_history_still_give_a_horizon():
     got, _ = extend(series([40.0, 60.0], NOON - 2 * HOUR), NOON, NOON + DAY, PLAIN)
     assert got.until(NOON) == NOON + DAY
