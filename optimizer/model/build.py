@@ -16,7 +16,7 @@ from optimizer.model.order import add_order
 from optimizer.model.parking import add_parking
 from optimizer.model.participation import add_participation
 from optimizer.model.parts import Flags, Model
-from optimizer.model.pauses import add_pauses
+from optimizer.model.pauses import add_giving_way, add_pauses
 from optimizer.model.pools import add_batch_work, add_breakable_floors, add_draw
 from optimizer.model.reserve import add_reserve
 from optimizer.model.site import add_demand_charges, add_events, add_import, add_limits, add_ramps
@@ -55,6 +55,7 @@ def declare(problem: Problem, facts: Facts | None = None, late: Flags | None = N
         add_limits,
         add_participation,
         add_events,
+        add_giving_way,
         add_demand_charges,
         add_ramps,
         add_changes,

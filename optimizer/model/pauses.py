@@ -140,6 +140,52 @@ def _add_least_runs(model: Model, steps: Steps, open_: Flags) -> None:
     _on(model, goes_on, goes_on.all, j, t, 1.0)
 
 
+def add_giving_way(model: Model) -> None:
+    """over[s,t] <= most over[s,t] * (1 - on[j,t]) in kW, for the hard limit and every firm event of the site of j's
+    pools, in the present interval and in those that a least run from now on lasts: no job that is whole goes on, or
+    begins, while a firm cap is exceeded.
+
+    Why not by price: such a job stops as a whole or not at all, and a kilowatt too much for an hour is always cheaper
+    than all the work of a gang.
+    """
+    facts, steps = model.facts, steps_of(model.facts)
+    who = np.flatnonzero(steps.stepped)
+    begins = np.cumsum(facts.hours) - facts.hours
+    lasts = (begins < steps.least_h[who, None] - 1e-9) & steps.lasting[who, None] | (np.arange(facts.count) == 0)
+    home = np.array([_only_site(facts, j) for j in who.tolist()], dtype=np.int64)
+    limit, event = model.get("over_limit"), model.get("over_event")
+    firm = np.array([item.firm or item.emergency for item in facts.problem.events], dtype=np.bool_)
+    sites = np.array([facts.site_index[item.site] for item in facts.problem.events], dtype=np.int64)
+    for name, over, caps, at, asks in (
+        ("gives_way_limit", limit, facts.limit_kw, limit.keys[0], np.ones(len(limit), dtype=np.bool_)),
+        ("gives_way_event", event, facts.event_kw, sites[event.keys[0]], firm[event.keys[0]]),
+    ):
+        row, n = np.nonzero((home[:, None] == at) & asks & lasts[:, over.keys[1]])
+        most = np.maximum(0.0, facts.most_import_kw[at, over.keys[1]] - np.maximum(0.0, caps[over.keys]))
+        _add_way(model, name, over, (who[row], n), most)
+
+
+def _only_site(facts: Facts, job: int) -> int:
+    """The one site at which a job can run (-1: none, or several)."""
+    sites = {facts.pools[g].site for g in facts.jobs[job].pools}
+    return sites.pop() if len(sites) == 1 else -1
+
+
+def _add_way(model: Model, name: str, over: Columns, pairs: tuple[Ints, Ints], most: Floats) -> None:
+    """over[n] + most[n] * on[j,t] <= most[n] for pairs of a job and a column of `over`; none where j has no `on`."""
+    shape = (len(model.facts.jobs), model.facts.count)
+    found = {family: model.get(family).find(shape) for family in ("on_now", "on")}
+    j, n = pairs
+    some = np.any([at[j, over.keys[1][n]] >= 0 for at in found.values()], axis=0)
+    j, n = j[some], n[some]
+    rows = model.rows(name, "j" + over.axes[0] + "t", (j, over.keys[0][n], over.keys[1][n]), high=most[n])
+    rows.add(rows.all, over, n, 1.0)
+    for family, at in found.items():
+        member = at[j, over.keys[1][n]]
+        here = member >= 0
+        rows.add(rows.all[here], model.get(family), member[here], most[n][here])
+
+
 def held(facts: Facts, steps: Steps) -> Flags:
     """Intervals [job, interval] in which a run in progress has not lasted as long as it must: the present one, and
     those that lie inside the time that remains."""

@@ -85,6 +85,38 @@ def test_a_run_in_progress_lasts_as_long_as_it_must_and_gives_way_to_a_firm_even
     assert solve_problem(made([of], price, [called])).jobs["j"].work_gpus[:2] == pytest.approx((0.0, 0.0))
 
 
+def gang(**more):
+    """One that needs 200 GPUs at 0.1 kW each, 100 GPU equivalents, and must run for three hours."""
+    return replace(job("j", (-1, 6), 900.0, 400, min_gpus=200, min_run_h=3.0, value_per_gpu_h=1.0), **more)
+
+
+@pytest.mark.parametrize(("free_kw", "rate"), [(19.9, 0.0), (15.0, 0.0), (20.0, 100.0), (25.0, 125.0)])
+@pytest.mark.parametrize("runs", [True, False], ids=["goes on", "waits"])
+def test_a_gang_stops_before_a_firm_event_is_missed_by_however_little(free_kw, rate, runs):
+    """Idle cards take 100 kW. Where 20 kW are left, the gang runs with its least; where a tenth of a kW is missing, the
+    hour of all its GPUs would be worth far more than the tenth costs, and it stops all the same."""
+    began = {"state": JobState.RUNNING, "gpus": 400, "started_at": START - HOUR, "running_since": START - HOUR / 4}
+    of = gang(**(began if runs else {}))
+    for here in (made([of], events=[event("e", (0, 2), 100.0 + free_kw, 400.0)]), made([of], limit=100.0 + free_kw)):
+        plan = solve_problem(here)
+        assert plan.jobs["j"].work_gpus[0] == pytest.approx(rate)
+        assert max(plan.sites["dc"].import_kw[:2]) <= 100.0 + free_kw + 1e-6
+        assert check_plan(here, plan) == ()
+    if runs:  # what may be missed does not stop it
+        plan = solve_problem(made([of], events=[event("e", (0, 2), 100.0 + free_kw, 400.0, firm=False)]))
+        assert plan.jobs["j"].work_gpus[0] >= 100.0 - 1e-6
+
+
+def test_a_gang_does_not_begin_a_run_that_a_firm_event_would_cut_short():
+    """An event in the second hour leaves a tenth of a kW too little for its least: begun now, it could not last."""
+    here = made([gang()], events=[event("e", (1, 2), 119.9, 400.0)])
+    plan = solve_problem(here)
+    assert plan.jobs["j"].work_gpus[0] == 0.0
+    assert plan.sites["dc"].import_kw[1] <= 119.9 + 1e-6
+    assert check_plan(here, plan) == ()
+    assert solve_problem(made([gang()], events=[event("e", (1, 2), 120.0, 400.0)])).jobs["j"].work_gpus[0] > 100.0
+
+
 def test_a_run_that_must_last_is_kept_up_on_every_rung_and_the_checker_misses_it_where_it_is_not():
     """Begun 15 min ago for two hours at least: it must not rest now, in the second hour, or in what a rule plans."""
     of = replace(running(min_run_h=2.0), running_since=START - HOUR / 4)
