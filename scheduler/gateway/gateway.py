@@ -28,6 +28,7 @@ from scheduler.gateway.lines import ENDPOINTS
 from scheduler.gateway.model import ApiError, Batch, InputError, Status, StoredFile
 from scheduler.gateway.mover import Mover
 from scheduler.gateway.peer import HttpPeer
+from scheduler.gateway.quota import beyond, refuse_beyond
 from scheduler.gateway.runner import Runner, Running, expire
 from scheduler.gateway.served import check_served
 from scheduler.gateway.settling import Settling
@@ -151,13 +152,14 @@ class Gateway:
         return f"{doing}; {left} requests wait or run{f'; {trouble[0]}' if trouble else ''}"
 
     def _quota(self, tenant: TenantConfig) -> None:
-        open_ones = [one for one in self.shelf.batches(tenant.name) if not one.over]
-        requests = sum(one.total - one.completed - one.failed for one in open_ones)
-        if len(open_ones) >= tenant.max_batches or requests >= tenant.max_requests:
-            text = f"{len(open_ones)} batches with {requests} requests are not over yet"
-            now = self._clock.now()
-            wait_s = max(LEAST_WAIT_S, self.trade.cheap_in_s(now))
-            raise ApiError(429, text, "quota_exceeded", None, retry_after_s=wait_s)
+        wait_s = max(LEAST_WAIT_S, self.trade.cheap_in_s(self._clock.now()))
+        refuse_beyond(tenant, self.shelf.batches(tenant.name), wait_s)
+
+    def _beyond(self, batch: Batch, found: Checked) -> tuple[InputError, ...]:
+        """Why a batch that was checked can't begin."""
+        tenant = next((one for one in self.config.tenants if one.name == batch.tenant), None)
+        mine = self.shelf.batches(batch.tenant)
+        return found.errors or self.trade.beyond(batch, found) or beyond(tenant, batch, mine)
 
     # ---------------------------------------------------------------- the work
     async def run(self) -> None:
@@ -295,7 +297,7 @@ class Gateway:
             return
         if batch.status is Status.CANCELLING:
             self._unbegun(batch.at(Status.CANCELLED, now))
-        elif errors := found.errors or self.trade.beyond(batch, found):
+        elif errors := self._beyond(batch, found):
             self._unbegun(batch.at(Status.FAILED, now, errors=errors))
         else:
             work = found.tokens / self._of_model[found.model].tokens_per_gpu_h

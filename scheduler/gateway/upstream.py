@@ -19,6 +19,7 @@ import aiohttp
 
 LONGEST_ANSWER = 64 * 1024 * 1024
 LONGEST_WAIT_S = 300.0
+CONNECT_S = 10.0
 _OVERLOADED = frozenset({429, 503, 529})
 _AGAIN = frozenset({408, 409, 425})
 
@@ -66,7 +67,7 @@ class Upstream:
         self._session = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(10.0, timeout_s)),
+            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(CONNECT_S, timeout_s)),
             raise_for_status=False,
         )
 
@@ -77,7 +78,7 @@ class Upstream:
                 if (response.content_length or 0) > LONGEST_ANSWER:
                     return Broken("upstream_error", f"{self.url} answers with more than {LONGEST_ANSWER} bytes")
                 return _outcome(response, await response.read())
-        except aiohttp.ClientConnectorError as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return Away(f"{self.url} can't be reached: {error}")
         except asyncio.TimeoutError:  # noqa: UP041 - aiohttp's own timeouts inherit from this name
             return Broken("upstream_timeout", f"{self.url} gave no answer in time")

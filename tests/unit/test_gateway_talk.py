@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import socket
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -20,6 +21,7 @@ from scheduler.gateway.gateway import Gateway
 from scheduler.gateway.model import ApiError, Status
 from scheduler.gateway.sales import State
 from scheduler.gateway.shelf import Shelf
+from scheduler.gateway.upstream import Away, Upstream
 from scheduler.store.store import Store
 from tests.support.gateway import Desk, asked
 
@@ -209,6 +211,37 @@ async def test_a_model_that_is_no_longer_served_is_named_with_the_batch_that_nee
     with pytest.raises(AdapterError, match=f"upstreams: {batch.id} is under way .* 'gone'"):
         async with opened(tmp_path):
             pass
+
+
+@run
+async def test_requests_of_batches_that_were_created_before_others_were_checked_count_too(tmp_path):
+    async with opened(tmp_path) as (gateway, _):
+        gateway.config = gateway.config.model_copy(update={"tenants": tuple(
+            one.model_copy(update={"max_requests": 1}) for one in gateway.config.tenants)})  # fmt: skip
+        first, second = created(gateway, 2)  # neither has any request that is known yet
+        await gateway._check(first.id)
+        await gateway._check(second.id)
+        assert gateway.look("research", first.id).status is Status.IN_PROGRESS
+        refused = gateway.look("research", second.id)
+        assert (refused.status, [error.code for error in refused.errors]) == (Status.FAILED, ["quota_exceeded"])
+
+
+@run
+async def test_a_server_that_lets_nobody_in_is_away_and_costs_no_attempt(tmp_path, monkeypatch):
+    """A host that is gone answers nothing, not even that it does not listen."""
+    monkeypatch.setattr("scheduler.gateway.upstream.CONNECT_S", 0.2)
+    with socket.socket() as deaf, ExitStack() as others:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):  # those who fill its queue
+            one = others.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(deaf.getsockname())
+        upstream = Upstream(f"http://127.0.0.1:{deaf.getsockname()[1]}", None, 30.0)
+        found = await upstream.send("/v1/chat/completions", {})
+        await upstream.close()
+    assert isinstance(found, Away), found
+    assert "can't be reached" in found.text
 
 
 # ---------------------------------------------------------------- sales

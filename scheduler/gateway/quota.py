@@ -1,0 +1,36 @@
+"""How much a tenant may have at once.
+
+Why looked at twice: how many requests a batch holds is known once it is checked, and many may have been created before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from scheduler.gateway.config import TenantConfig
+from scheduler.gateway.model import ApiError, Batch, InputError
+
+
+def waiting(batches: Iterable[Batch]) -> tuple[int, int]:
+    """Batches that are not over, and requests of them that are not answered."""
+    open_ones = [one for one in batches if not one.over]
+    return len(open_ones), sum(one.total - one.completed - one.failed for one in open_ones)
+
+
+def refuse_beyond(tenant: TenantConfig, batches: Iterable[Batch], wait_s: float) -> None:
+    """Raises ApiError (429) where a tenant with these batches may have no other; it may come again after `wait_s`."""
+    count, requests = waiting(batches)
+    if count >= tenant.max_batches or requests >= tenant.max_requests:
+        text = f"{count} batches with {requests} requests are not over yet"
+        raise ApiError(429, text, "quota_exceeded", None, retry_after_s=wait_s)
+
+
+def beyond(tenant: TenantConfig | None, batch: Batch, batches: Iterable[Batch]) -> tuple[InputError, ...]:
+    """Why a batch that was checked can't begin beside the tenant's others. One that another site handed over was
+    judged when it came."""
+    if tenant is None or batch.origin:
+        return ()
+    _, requests = waiting(one for one in batches if one.id != batch.id)
+    if requests < tenant.max_requests:
+        return ()
+    return (InputError("quota_exceeded", f"{requests} requests of other batches are not over yet"),)
