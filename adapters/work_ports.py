@@ -56,3 +56,14 @@ class Quietable(Protocol):
         """Whether no order may be written now (`observe`, `advise`, paused): what is held is let go, and nothing else
         is done. Told every tick before `apply`, so it must return at once."""
         ...
+
+
+@runtime_checkable
+class EndTeller(Protocol):
+    """A job system outside that tells how a job ended which is in no snapshot any more. Nobody tells it the progress
+    of jobs: that is how long they ran."""
+
+    def ended(self, job: str) -> tuple[bool, datetime] | None:
+        """Whether it was done (else it failed or was cancelled), and when it ended; None: nobody knows. Returns at
+        once."""
+        ...

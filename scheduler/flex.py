@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from adapters.jobs.tiers import OVERTIME
+from adapters.work_ports import EndTeller
 from optimizer.domain import BatchJob, JobState
 from optimizer.flex import TOLERATED, allowance, latest_end, reduction
 from optimizer.reasons import Note, Reason, Severity
@@ -31,10 +33,13 @@ TOLERANCE = 0.01
 
 
 def bound_jobs(ctx: Context, state: State, jobs: Iterable[BatchJob], now: datetime) -> tuple[BatchJob, ...]:
-    """The jobs, those of a tier with its deadline, and not to be interrupted once their allowance is used up."""
+    """The jobs, those of a tier with its deadline, and not to be interrupted once their allowance is used up. Where
+    nobody tells their progress, what throttling took from them counts as not done."""
     known = tuple(jobs)
     if all(job.tier is None for job in known):
         return known
+    if isinstance(ctx.jobs, EndTeller):
+        known = tuple(_slowed(ctx, job) if job.tier is not None else job for job in known)
     deep = emergency_sites(ctx.emergency_programs, ctx.ledger.active(now), now)
     return tuple(_bound(ctx, state, job, deep, now) if job.tier is not None else job for job in known)
 
@@ -51,9 +56,34 @@ def _bound(ctx: Context, state: State, job: BatchJob, deep: frozenset[str], now:
     return replace(job, deadline=deadline, preemptible=job.preemptible and left > spare)
 
 
+def _slowed(ctx: Context, job: BatchJob) -> BatchJob:
+    """A job whose work is told by how long it ran, less what it lost to caps. One that is done by that and still runs
+    has some left."""
+    done = max(0.0, job.done_gpu_h - job.max_gpus * ctx.flex.slowed.lost_h(job.id))
+    over = done + job.max_gpus * (OVERTIME / timedelta(hours=1)) if done >= job.work_gpu_h else job.work_gpu_h
+    return replace(job, done_gpu_h=done, work_gpu_h=over)
+
+
+def _losses(ctx: Context, state: State) -> dict[str, float]:
+    """Share of its throughput that each job of a tier loses to the orders in force, 0 while it does not run."""
+    found = {}
+    for job in state.jobs:
+        if job.tier is None or job.started_at is None:
+            continue
+        home = _home(state, job)
+        runs = job.state is JobState.RUNNING and home in ctx.pools and home in state.held
+        found[job.id] = 0.0
+        if runs:
+            pool = ctx.pools[home].pool
+            found[job.id] = max(0.0, 1.0 - speed_of(pool, state.held[home].cap_w) / speed_of(pool, pool.max_cap_w))
+    return found
+
+
 def full_speed(ctx: Context, state: State, job: BatchJob) -> float:
-    """Throughput of a GPU of the job's pool at full power."""
+    """Throughput of a GPU of the job's pool at full power; 1 where work is told by how long a job runs at that."""
     home = _home(state, job)
+    if isinstance(ctx.jobs, EndTeller):
+        return 1.0
     return speed_of(ctx.pools[home].pool, ctx.pools[home].pool.max_cap_w) if home in ctx.pools else 1.0
 
 
@@ -92,6 +122,7 @@ def watch_tiers(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
     deep = emergency_sites(ctx.emergency_programs, ctx.ledger.active(now), now)
     said = state.tick.notes if state.tick is not None else ()
     notes: list[Note] = []
+    losses = _losses(ctx, state)
     seen: dict[str, Followed] = {}
     for job in state.jobs:
         if job.tier is None or job.started_at is None:
@@ -102,7 +133,7 @@ def watch_tiers(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
             forced.add("an emergency")
         if any(note.code in SHORT and note.subject in {job.id, _site(ctx, home)} for note in said):
             forced.add("a limit or a loss of GPUs")
-        seen[job.id] = Followed(job, frozenset(forced), full_speed(ctx, state, job))
+        seen[job.id] = Followed(job, frozenset(forced), full_speed(ctx, state, job), now, losses[job.id])
         notes += ctx.flex.force(job.id, frozenset(forced), now)
         left = allowance(job, now, seen[job.id].speed)
         if left is not None and left < -REACTION - TOLERANCE * (now - job.started_at):
@@ -111,8 +142,14 @@ def watch_tiers(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
                 f"{job.id} can't keep Flex {job.tier} any more by {-left.total_seconds() / 60:.0f} min: {why} forced it"
             )
             notes.append(Note(Reason.TIER_BROKEN, job.id, text, Severity.ALERT, now))
+    if isinstance(ctx.jobs, EndTeller):
+        ctx.flex.slowed.see(losses, now)
     for name in state.tiers.keys() - seen.keys():
-        notes += _ended(ctx, state.tiers[name], now)
+        end = _how_it_ended(ctx, state.tiers[name], now)
+        if end is None:
+            seen[name] = state.tiers[name]  # it will be known
+        else:
+            notes += _ended(ctx, state.tiers[name], *end)
     state.tiers = seen
     held = {_home(state, job) for job in state.jobs if _is_bound(job)}  # a cap would slow them down
     state.tier_caps = {pool: int(ctx.pools[pool].pool.max_cap_w) for pool in held if pool in ctx.pools}
@@ -124,23 +161,45 @@ SHORT = {Reason.LIMIT_UNREACHABLE, Reason.GPU_LOST, Reason.NODE_LOST, Reason.POO
 
 @dataclass(frozen=True)
 class Followed:
-    """A job of a tier as last seen, what forced it, and the throughput of its GPUs at full power."""
+    """A job of a tier as last seen, what forced it, the throughput of its GPUs at full power, when that was, and the
+    share of it that it lost then."""
 
     job: BatchJob
     forced: frozenset[str]
     speed: float
+    at: datetime
+    loss: float
 
 
 def _site(ctx: Context, pool: str) -> str:
     return ctx.pools[pool].pool.site if pool in ctx.pools else ""
 
 
-def _ended(ctx: Context, known: Followed, now: datetime) -> tuple[Note, ...]:
-    everything = getattr(ctx.jobs, "everything", tuple)
-    last = next((job for job in everything() if job.id == known.job.id), None)
-    if last is None or last.state is not JobState.DONE:
+def _how_it_ended(ctx: Context, known: Followed, now: datetime) -> tuple[bool, float, datetime] | None:
+    """Whether a job that is gone was done, its work in GPU-hours at full throughput, and its end; None: it will be
+    known. Work that is told by time alone is what it ran, less what it lost."""
+    job = known.job
+    if not isinstance(ctx.jobs, EndTeller):
+        everything = getattr(ctx.jobs, "everything", tuple)
+        last = next((one for one in everything() if one.id == job.id), None)
+        return last is not None and last.state is JobState.DONE, job.work_gpu_h, now
+    told = ctx.jobs.ended(job.id)
+    if told is None:
+        return None if now - known.at < UNKNOWN else (False, 0.0, now)
+    done, at = told
+    since_h = (at - known.at) / timedelta(hours=1) if job.state is JobState.RUNNING else 0.0
+    work = job.done_gpu_h + job.max_gpus * since_h * (1.0 - known.loss)
+    return done and job.started_at is not None and at > job.started_at, work, at
+
+
+UNKNOWN = timedelta(minutes=2)
+"""How long a batch system may take to tell how a job ended."""
+
+
+def _ended(ctx: Context, known: Followed, done: bool, work_gpu_h: float, at: datetime) -> tuple[Note, ...]:
+    if not done:
         return ()  # withdrawn: what it was promised is over with it
-    return _booked(ctx, known, now)
+    return _booked(ctx, known, work_gpu_h, at)
 
 
 def catch_up(ctx: Context, state: State) -> tuple[Note, ...]:
@@ -152,27 +211,29 @@ def catch_up(ctx: Context, state: State) -> tuple[Note, ...]:
     for job in everything() if lives else ():
         if job.id in lives and ctx.flex.of(job.id) is None:
             started_at, ended_at = lives[job.id]
-            begun = replace(job, started_at=started_at)
-            notes += _booked(ctx, Followed(begun, ctx.flex.forced(job.id), full_speed(ctx, state, job)), ended_at)
+            begun, forced = replace(job, started_at=started_at), ctx.flex.forced(job.id)
+            known = Followed(begun, forced, full_speed(ctx, state, job), ended_at, 0.0)
+            notes += _booked(ctx, known, job.work_gpu_h, ended_at)
     return tuple(notes)
 
 
-def _booked(ctx: Context, known: Followed, now: datetime) -> tuple[Note, ...]:
-    job = replace(known.job, done_gpu_h=known.job.work_gpu_h)
+def _booked(ctx: Context, known: Followed, work_gpu_h: float, at: datetime) -> tuple[Note, ...]:
+    job = replace(known.job, done_gpu_h=work_gpu_h)
     assert job.tier is not None
     assert job.started_at is not None
-    lost = reduction(job, now, known.speed)
+    lost = reduction(job, at, known.speed)
     assert lost is not None
     kept = lost <= TOLERATED[job.tier] + TOLERANCE
-    record = FlexRecord(
-        job.id, job.tier, job.started_at, now, lost, TOLERATED[job.tier], kept, tuple(sorted(known.forced))
-    )
+    forced = set(known.forced)
+    if not kept and work_gpu_h < (1.0 - TOLERANCE) * job.work_gpu_h:
+        forced.add("less work than its owner had said")
+    record = FlexRecord(job.id, job.tier, job.started_at, at, lost, TOLERATED[job.tier], kept, tuple(sorted(forced)))
     notes = ctx.flex.close(record)
     if kept:
         return notes
     why = " and ".join(record.forced) or "nothing that may"
     text = f"{job.id} was {lost:.1%} slower in all, Flex {job.tier} allows {record.tolerated:.0%}: {why} forced it"
-    return (*notes, Note(Reason.TIER_BROKEN, job.id, text, Severity.ALERT, now))
+    return (*notes, Note(Reason.TIER_BROKEN, job.id, text, Severity.ALERT, at))
 
 
 def flex_now(ctx: Context, state: State, job: BatchJob) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from optimizer.reasons import Note, Reason, Severity
+from scheduler.flex_slow import Slowed
 from scheduler.store.store import Store, StoreDegraded
 
 KIND, FORCED = "flex", "flex_forced"
@@ -30,10 +31,11 @@ class FlexRecord:
 
 
 class FlexBook:
-    """Records by job; kept for thirty days. `of` may be asked from any thread."""
+    """Records by job; kept for thirty days. `of` may be asked from any thread. `slowed`: what throttling took from jobs
+    whose progress nobody tells."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._lock = store, threading.Lock()
+        self._store, self._lock, self.slowed = store, threading.Lock(), Slowed(store)
         try:
             self._held = {job: _read(body) for job, body in store.all(KIND).items()}
             self._forced = {job: frozenset(body.get("forced", ())) for job, body in store.all(FORCED).items()}

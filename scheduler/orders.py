@@ -96,10 +96,11 @@ def grant_gpus(
 ) -> dict[str, int]:
     """Whole GPUs for each job: its planned rate at the pool's present speed, inside the pool's active GPUs.
 
-    In rounds: jobs that may not be interrupted and run keep what they have; gangs get theirs rounded up, at least their
-    least, or none; `last`, those on their last chance, get theirs rounded up; the last bits of jobs, which need less
-    than a GPU, get as many as they add up to (rounded down they would wait until they are late); then whole GPUs by
-    priority and deadline; then what is left, one GPU each, to the earliest deadline that was rounded down.
+    In rounds: jobs that may not be interrupted and run keep what they have, and those that are paused (of a tier that
+    is used up) get theirs back; gangs get theirs rounded up, at least their least, or none; `last`, those on their last
+    chance, get theirs rounded up; the last bits of jobs, which need less than a GPU, get as many as they add up to
+    (rounded down they would wait until they are late); then whole GPUs by priority and deadline; then what is left, one
+    GPU each, to the earliest deadline that was rounded down.
     """
     needs = {job.id: _need(job, rates, speeds) for job in jobs}
     left = {pool: order.active_gpus for pool, order in orders.items()}
@@ -111,9 +112,9 @@ def grant_gpus(
         grants[job.id] += given
         left[pool] = left.get(pool, 0) - given
 
-    fixed = [job for job in jobs if job.started_at is not None and not job.preemptible and job.gpus > 0]
-    for job in fixed:
-        grant(job, max(job.gpus, _all_of_it(job, left.get(needs[job.id][0], 0))))
+    fixed = [job for job in jobs if job.started_at is not None and not job.preemptible]
+    for job in sorted(fixed, key=_has_gpus_first):
+        grant(job, _kept(job, needs[job.id][1], left.get(needs[job.id][0], 0)))
 
     others = sorted((job for job in jobs if job not in fixed), key=_turn)
     gangs = [job for job in others if job.preemptible and job.min_gpus > 1]
@@ -136,14 +137,22 @@ def grant_gpus(
     return grants
 
 
-def _all_of_it(job: BatchJob, left: int) -> int:
-    """GPUs that a job of a tier gets once it must not be held up any more."""
-    return min(job.max_gpus, left) if job.tier is not None else 0
+def _has_gpus_first(job: BatchJob) -> tuple[bool, int, datetime, str]:
+    """Order of those that may not be interrupted: who has GPUs, then who is to have them back."""
+    return job.gpus == 0, -job.priority, job.deadline, job.id
 
 
-def _turn(job: BatchJob) -> tuple[bool, int, datetime, str]:
-    """Who goes first: jobs that have begun and may not be interrupted any more, then by priority and deadline."""
-    return job.preemptible or job.started_at is None, -job.priority, job.deadline, job.id
+def _kept(job: BatchJob, need: float, left: int) -> int:
+    """GPUs of a job that may not be interrupted any more: what it has; of a tier all of them, also where it is
+    paused."""
+    if not job.gpus:
+        return _whole(job, need, left)
+    return max(job.gpus, min(job.max_gpus, left) if job.tier is not None else 0)
+
+
+def _turn(job: BatchJob) -> tuple[int, datetime, str]:
+    """Who goes first: by priority and deadline."""
+    return -job.priority, job.deadline, job.id
 
 
 def _gang(job: BatchJob, pool: str, need: float, left: Mapping[str, int]) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from adapters.jobs.kube_api import JOBS, WORKLOADS, Kind
 from adapters.jobs.kube_read import KubeJob, Past, Workload
 from adapters.jobs.kube_terms import HELD, RAN, STARTED, KubeTerms
-from adapters.jobs.tiers import latest_end, standstill_left
+from adapters.jobs.tiers import latest_end, standstill_left, work_h
 from optimizer.domain import BatchJob, JobState
 
 WAITING, SUSPENDED, DEACTIVATED, YIELDED = "waiting", "suspended", "deactivated", "yielded"
@@ -148,7 +148,7 @@ def batch_job(paced: Paced, pool: str, wish: int, now: datetime) -> BatchJob:
     checkpoint. `wish`: GPUs that it was given."""
     job, terms = paced.job, paced.terms
     ran, started = paced.ran(now), paced.started()
-    runtime = terms.runtime or ran + NO_LIMIT
+    work, done = work_h(terms.runtime or ran + NO_LIMIT, ran, terms.tier)
     # One that was let go and whose pods wait for a node has its grant, so that the grant can be withdrawn.
     let_go = wish > 0 and not paced.stopped
     waits = JobState.WAITING if started is None else JobState.SUSPENDED
@@ -157,17 +157,18 @@ def batch_job(paced: Paced, pool: str, wish: int, now: datetime) -> BatchJob:
         pools=(pool,),
         release=job.created,
         deadline=paced.deadline(),
-        work_gpu_h=job.gpus * runtime / timedelta(hours=1),
+        work_gpu_h=job.gpus * work,
         max_gpus=job.gpus,
         min_gpus=job.gpus,
         preemptible=paced.may_pause(now),
         value_per_gpu_h=terms.terms.value_per_gpu_h,
         checkpoint_gpu_h=job.gpus * terms.checkpoint / 2 / timedelta(hours=1),
-        done_gpu_h=job.gpus * min(ran, runtime) / timedelta(hours=1),
+        done_gpu_h=job.gpus * done,
         state=JobState.RUNNING if job.running else waits,
         started_at=started,
         gpus=job.gpus if job.running or let_go else 0,
         running_since=job.running_since if job.running else None,
+        tier=terms.tier,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import structlog
 
 from adapters.context import AdapterContext
+from adapters.jobs.ends import Ends
 from adapters.jobs.hand import Hand
 from adapters.jobs.held import KIND
 from adapters.jobs.kube_api import JOBS, WORKLOADS, KubeApi, KubeLost
@@ -52,8 +53,8 @@ class _Picture:
 
 
 class KubernetesJobs:
-    """`JobSystem`, `WorkKeeper`, `Drainable` and `Quietable` over a Kubernetes cluster. `extras["writes"]` of the
-    context: False where it begins quiet, and only what an earlier life holds is let go."""
+    """`JobSystem`, `WorkKeeper`, `Drainable`, `EndTeller` and `Quietable` over a Kubernetes cluster. `extras["writes"]`
+    of the context: False where it begins quiet, and only what an earlier life holds is let go."""
 
     Config = KubernetesConfig
     keeps_state = False
@@ -68,7 +69,7 @@ class KubernetesJobs:
         connections = 2 * len(config.namespaces) + AT_ONCE
         self._api = KubeApi(path, config.context, config.timeout.total_seconds(), connections, context.permit)
         self._queues = Queues(self._api, config.cluster_queues, config.admission_check)
-        self._since = Since()
+        self._since, self._ends = Since(), Ends()
         self._mover = Mover(self._api, self._read, config.admission_check, self._clock)
         self._lock = threading.RLock()
         self._hand = Hand("kubernetes", config.refresh.total_seconds(), self._turn, self._broken, GATHER_S)
@@ -102,6 +103,10 @@ class KubernetesJobs:
         now = self._clock.now()
         pools = self._config.namespaces
         return [batch_job(one, pools[one.job.namespace], wish.get(name, 0), now) for name, one in picture.jobs.items()]
+
+    def ended(self, job: str) -> tuple[bool, datetime] | None:
+        """See EndTeller."""
+        return self._ends.of(job)
 
     def everything(self) -> Sequence[BatchJob]:
         """The jobs that may be paced, newest first. Raises AdapterError before the first reading worked."""
@@ -197,8 +202,12 @@ class KubernetesJobs:
         self._trouble = "kubernetes: failed; the log says more"
 
     def _read(self, item: Mapping[str, Any]) -> KubeJob | None:
-        job = job_of(item, self._config.gpu_resources)
-        return self._since.seen(job, self._clock.now()) if job is not None else None
+        job, now = job_of(item, self._config.gpu_resources), self._clock.now()
+        if job is None:
+            meta = item["metadata"]
+            self._ends.see_kubernetes(f"{meta['namespace']}.{meta['name']}", item.get("status") or {}, now)
+            return None
+        return self._since.seen(job, now)
 
     def _look(self) -> None:
         now, trouble = self._clock.now(), ""

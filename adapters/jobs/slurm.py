@@ -14,6 +14,7 @@ from datetime import datetime
 import structlog
 
 from adapters.context import AdapterContext
+from adapters.jobs.ends import Ends
 from adapters.jobs.hand import Hand
 from adapters.jobs.slurm_cli import Slurm
 from adapters.jobs.slurm_config import SlurmConfig
@@ -30,8 +31,9 @@ log = structlog.get_logger("gridpace.slurm")
 
 
 class SlurmJobs:
-    """`JobSystem`, `WorkKeeper`, `Quietable`, `StartTeller` and `Drainable` over Slurm. `keeps_state`: a suspended job
-    loses nothing; one that is requeued begins again. `extras["writes"]` of the context: False where it begins quiet."""
+    """`JobSystem`, `WorkKeeper`, `Quietable`, `StartTeller`, `EndTeller` and `Drainable` over Slurm. `keeps_state`: a
+    suspended job loses nothing; one that is requeued begins again. `extras["writes"]` of the context: False where it
+    begins quiet."""
 
     Config = SlurmConfig
     keeps_state = True
@@ -53,7 +55,7 @@ class SlurmJobs:
         self._nodes: Sequence[Node] = ()
         self._trouble = ""
         self._mover = Mover(self._slurm, config, context.records, self._clock)
-        self._reader = Reader(config, self._mover.book)
+        self._reader, self._ends = Reader(config, self._mover.book), Ends()
         self._hand = Hand("slurm", config.refresh.total_seconds(), self._turn, self._broken)
 
     # ---------------------------------------------------------------- the loops
@@ -99,6 +101,10 @@ class SlurmJobs:
         if on is not self._drain and "drain" in self._config.rungs:
             self._drain = on
             self._hand.wake()
+
+    def ended(self, job: str) -> tuple[bool, datetime] | None:
+        """See EndTeller; known of jobs of a tier."""
+        return self._ends.of(job)
 
     def everything(self) -> Sequence[BatchJob]:
         """The jobs that may be paced, newest first. Raises AdapterError before the first reading worked."""
@@ -156,6 +162,8 @@ class SlurmJobs:
             return
         picture = self._reader.picture(found, strange, now)
         nodes = self._slurm.nodes()  # not under the lock: it may hang, and the fast loop asks meanwhile
+        tiered = [name for name, (_, terms) in picture.jobs.items() if terms.tier is not None]
+        self._ends.ask_slurm(tiered, picture.seen, self._slurm)
         with self._lock:
             self._wish = {job: gpus for job, gpus in self._wish.items() if job in picture.jobs}
             self._mover.book.settle({job: picture.stopped(job) for job in picture.seen}, now)

@@ -15,6 +15,7 @@ from adapters.jobs.slurm_nodes import Node, free_gpus
 from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob
 from adapters.jobs.slurm_seats import NO_LIMIT, first_end, seated
 from adapters.jobs.slurm_terms import Terms, TermsError, terms_of
+from adapters.jobs.tiers import work_h
 from optimizer.domain import BatchJob, JobState
 from optimizer.reasons import Note, Reason, Severity
 
@@ -82,7 +83,8 @@ class Reader:
     def _terms(self, job: SlurmJob, odd: list[Note], now: datetime) -> Terms | None:
         wait = self._config.default_deadline
         try:
-            terms = terms_of(job.comment, job.submitted, Terms(job.submitted + wait) if wait is not None else None)
+            default = Terms(job.submitted + wait) if wait is not None else None
+            terms = terms_of(job.comment, job.submitted, default, job.limit)
         except TermsError as error:
             odd.append(
                 Note(Reason.HELD, job.id, f"job {job.id} of {job.user} is left alone: {error}", Severity.WARNING, now)
@@ -121,11 +123,11 @@ class Reader:
 
 
 def batch_job(job: SlurmJob, terms: Terms, pool: str, picture: Picture, gpus: int, now: datetime) -> BatchJob:
-    """As the planner sees it. Its time limit is its work: all its GPUs, or none. What is suspended keeps its GPUs and
-    draws little. `gpus`: those that it was granted."""
+    """As the planner sees it. Its time limit, or the runtime that its owner says, is its work: all its GPUs, or none.
+    What is suspended keeps its GPUs and draws little. `gpus`: those that it was granted."""
     running = job.state == RUNNING
     ran = job.ran + (now - picture.at if running else timedelta())
-    limit = job.limit or ran + NO_LIMIT
+    work, done = work_h(terms.runtime or job.limit or ran + NO_LIMIT, ran, terms.tier)
     # A grant that is not carried out yet is one, so that it can be withdrawn.
     granted = running or gpus > 0
     release = max(job.submitted, job.begin) if job.state == PENDING and not job.held else job.submitted
@@ -135,14 +137,15 @@ def batch_job(job: SlurmJob, terms: Terms, pool: str, picture: Picture, gpus: in
         pools=(pool,),
         release=release,
         deadline=terms.deadline,
-        work_gpu_h=job.gpus * limit / timedelta(hours=1),
+        work_gpu_h=job.gpus * work,
         max_gpus=job.gpus,
         min_gpus=job.gpus,
         preemptible=terms.pause != "no",
         value_per_gpu_h=terms.value_per_gpu_h,
-        done_gpu_h=job.gpus * min(ran, limit) / timedelta(hours=1),
+        done_gpu_h=job.gpus * done,
         state={PENDING: JobState.WAITING, RUNNING: JobState.RUNNING}.get(job.state, JobState.SUSPENDED),
         started_at=job.started,
         gpus=job.gpus if granted else 0,
         running_since=job.started if running else None,
+        tier=terms.tier,
     )

@@ -11,6 +11,9 @@ from datetime import datetime, timedelta
 
 from optimizer.flex import TOLERATED
 
+OVERTIME = timedelta(minutes=15)
+"""Work that a job is taken to have left when it has run for all that its owner said: it is not done, as one sees."""
+
 
 def tier_of(text: str) -> int:
     """0 to 3. ValueError otherwise."""
@@ -28,3 +31,13 @@ def standstill_left(tier: int, runtime: timedelta, elapsed: timedelta, ran: time
     """How long a job that began `elapsed` ago and has `ran` of its `runtime` behind it may still stand still; below
     zero where its tier is broken already."""
     return runtime / (1 - TOLERATED[tier]) - elapsed - max(timedelta(), runtime - ran)
+
+
+def work_h(said: timedelta, ran: timedelta, tier: int | None) -> tuple[float, float]:
+    """Hours that a job works in all, and that are done, which has `ran` and is not done, where its owner `said` so
+    long. One that outlives that has some left: with all of it done it would be given nothing more, and stand still for
+    ever. With a tier hours are told as they are: who knows how much it was slowed down sees to that."""
+    hour = timedelta(hours=1)
+    if tier is None and ran >= said:
+        return (ran + OVERTIME) / hour, ran / hour
+    return said / hour, ran / hour

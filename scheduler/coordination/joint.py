@@ -1,8 +1,9 @@
 """From the problems of several daemons to one, and from its plan to the site at which each movable job should run.
 
-Why less than all is put together: batteries, engines, reserve and peaks of a system are each site's own affair, and
-stay in its own plan, which is the one that acts. What decides where a job belongs is here: prices and carbon, limits,
-loads, demand charges, events, deadlines, and what its data costs to move. Pools of the same name do the same work.
+All that decides where a job belongs is here: prices and carbon, limits, loads, batteries, generators, reserve, billed
+and system peaks, events, deadlines, and what its data costs to move. Nobody obeys what the joint plan says of batteries
+and reserve: each site's own plan acts. That one knows its scenarios as well, which are no part of this one, since those
+of one site say nothing of another's. Pools of the same name do the same work.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 
@@ -131,12 +133,39 @@ def _site_inputs(report: SiteReport, grid: TimeGrid) -> Iterable[SiteInputs]:
             ramp_up_kw_per_min=site.ramp_up_kw_per_min,
             ramp_down_kw_per_min=site.ramp_down_kw_per_min,
             import_now_kw=site.import_now_kw,
+            **_supply(report.name, site, own, grid),
         )
+
+
+def _supply(name: str, site: SiteInputs, own: TimeGrid, grid: TimeGrid) -> dict[str, Any]:
+    """A site's batteries, generators, offers of reserve and charges on the system's peak. A peak's probability lies in
+    its intervals by the hour."""
+
+    def means(values: Sequence[float]) -> tuple[float, ...]:
+        return _tuple(_means(np.array(values), own, grid))
+
+    overlap = _overlap_h(own, grid)
+    shares = overlap / np.array(own.hours)
+    return {
+        "batteries": tuple(replace(one, id=f"{name}/{one.id}") for one in site.batteries),
+        "generators": tuple(
+            replace(one, id=f"{name}/{one.id}", low_kw=means(one.low_kw), high_kw=means(one.high_kw))
+            for one in site.generators
+        ),
+        "reserves": tuple(
+            replace(one, id=f"{name}/{one.id}", price_per_kw_h=means(one.price_per_kw_h)) for one in site.reserves
+        ),
+        "coincident": tuple(
+            replace(one, id=f"{name}/{one.id}", probability=_tuple(shares @ np.array(one.probability)))
+            for one in site.coincident
+        ),
+    }
 
 
 def _pool(name: str, inputs: PoolInputs, own: TimeGrid, grid: TimeGrid) -> PoolInputs:
     pool = replace(inputs.pool, id=f"{name}/{inputs.pool.id}", site=f"{name}/{inputs.pool.site}")
-    return replace(inputs, pool=pool, load=_tuple(_means(np.array(inputs.load), own, grid)))
+    floors = _tuple(-_least(-np.array(inputs.floors), own, grid)) if inputs.floors else ()
+    return replace(inputs, pool=pool, load=_tuple(_means(np.array(inputs.load), own, grid)), floors=floors)
 
 
 def _events(report: SiteReport) -> Iterable[GridEvent]:

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -102,6 +102,7 @@ def test_a_tier_is_never_broken_by_a_pause(made, monkeypatch):
     cluster.wait(lambda: job_of(jobs, name).state is JobState.RUNNING and job_of(jobs, none).state is JobState.RUNNING)
     assert (job_of(jobs, name).preemptible, job_of(jobs, none).preemptible) == (True, False)
     job = job_of(jobs, name)
+    assert (job.tier, job_of(jobs, none).tier) == (2, 0), "the loops count what slows it down as well"
     assert 18 <= (job.deadline - job.started_at).total_seconds() <= 20, "counted from its creation at the latest"
     jobs.apply({name: 0, none: 0})
     cluster.wait(lambda: cluster.marked() == {"j1": "suspended"})
@@ -110,6 +111,16 @@ def test_a_tier_is_never_broken_by_a_pause(made, monkeypatch):
     cluster.wait(lambda: job_of(jobs, name).state is JobState.RUNNING)
     assert none in cluster.running()
     assert not job_of(jobs, name).preemptible
+    # How they end is known to the books of their tiers.
+    assert jobs.ended(name) is None
+    over = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-11-27T04:00:01Z"}
+    with cluster.twin.lock:
+        for job, status in ((name, {"conditions": [over], "completionTime": "2026-11-27T04:00:00Z"}),
+                            (none, {"conditions": [over | {"type": "Failed"}]})):  # fmt: skip
+            assert cluster.twin.patch("jobs", *job.split("."), {"status": status}, status=True)[0] == 200
+    at = datetime(2026, 11, 27, 4, tzinfo=UTC)
+    cluster.wait(lambda: job_of(jobs, name) is None and job_of(jobs, none) is None)
+    assert (jobs.ended(name), jobs.ended(none)) == ((True, at), (False, at + timedelta(seconds=1)))
 
 
 def test_the_next_daemon_and_release_know_what_a_killed_one_held(made):

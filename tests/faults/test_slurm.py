@@ -64,6 +64,23 @@ def test_a_requeued_job_waits_held_and_starts_at_once_when_it_may(cluster, pace)
     cluster.wait(lambda: cluster.states()[name][0] == "RUNNING", 20)
 
 
+def test_a_job_of_a_tier_says_so_and_its_end_is_known(cluster, pace):
+    jobs = pace()
+    name = cluster.submit("--comment=gridpace tier=2 runtime=6h pause=suspend", seconds=4, minutes=600)
+    fails = cluster.submit("--comment=gridpace tier=1", "--begin=now+1000", minutes=90)
+    seen = cluster.wait(lambda: (one := job_of(jobs, name)) and one.state is JobState.RUNNING and one)
+    assert (seen.tier, seen.work_gpu_h, seen.preemptible) == (2, 48.0, True)
+    assert abs((seen.deadline - seen.release).total_seconds() - 8 * 3600) < 10
+    waits = cluster.wait(lambda: job_of(jobs, fails))
+    assert (waits.tier, waits.work_gpu_h, waits.preemptible) == (1, 12.0, False)
+    assert jobs.ended(name) is None
+    cluster.run("scancel", fails)
+    done, at = cluster.wait(lambda: job_of(jobs, name) is None and jobs.ended(name))
+    assert done
+    assert 3 <= (at - seen.started_at).total_seconds() <= 20, "by Slurm's own clock, in UTC"
+    assert cluster.wait(lambda: jobs.ended(fails))[0] is False
+
+
 def test_a_job_without_leave_is_never_stopped(cluster, pace):
     jobs = pace(default_deadline="24h")
     strangers = {cluster.submit(), cluster.submit("--comment=gridpace deadline=3h")}

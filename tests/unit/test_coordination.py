@@ -6,6 +6,8 @@ from datetime import timedelta
 import pytest
 import requests
 
+from optimizer.assets import Battery, CoincidentCharge, Generator, ReserveOffer
+from optimizer.check import check_plan
 from optimizer.domain import Rung, Work
 from optimizer.reasons import Reason
 from optimizer.solve import solve_problem
@@ -84,6 +86,49 @@ def test_a_full_site_an_event_and_a_limit_send_the_rest_elsewhere():
     assert [home.why for home in found.values() if home.site == "texas"] == [
         "stays at texas: the plan gives it no work yet"
     ], "two fill the other site, and the event leaves this one nothing but idle cards"
+
+
+def test_what_a_site_has_beside_its_grid_counts():
+    """At equal prices: the sun, a battery, reserve that pays for idle readiness, a peak of the system."""
+
+    def where(there=None, here=None):
+        jobs = [job("j", hours=(0, 2), work=100.0, gpus=100)]
+        texas = report("texas", 50.0, jobs, movable={"j": ("california",)}, count=4, **(here or {}))
+        found, made, plan = decided([texas, report("california", 50.1, count=4, **(there or {}))])
+        assert not check_plan(made, plan)
+        return homes(found, "texas")["j"]
+
+    sun = Generator("sun", (0.0,) * 4, (25.0,) * 4, must_take=True)
+    full = Battery("b", 80.0, 0.0, 80.0, 20.0, 40.0, end_value_per_kwh=0.01)
+    ready = ReserveOffer("r", (0.5, 0.5, 0.0, 0.0), 20.0, 60.0, 600.0)
+    peak = CoincidentCharge("4cp", 100.0, (0.3, 0.3, 0.0, 0.0))
+    assert where() == "texas"
+    assert where(there={"generators": (sun,)}) == "california"
+    assert where(there={"batteries": (full,)}) == "california"
+    assert where(there={"reserves": (ready,)}) == "california", "what runs there can be shed, and is paid for it"
+    assert where(here={"coincident": (peak,)}) == "california"
+
+
+def test_what_a_site_has_is_put_on_the_common_grid():
+    quarter = TimeGrid(tuple(START + HOUR / 4 * k for k in range(13)))
+    fine = problem(quarter, [site(12)], [inputs(BATCH, 12)])
+    units = {
+        "generators": (Generator("sun", (0.0,) * 3, (4.0, 8.0, 12.0), must_take=True),),
+        "batteries": (Battery("b", 8.0, 0.0, 8.0, 2.0, 4.0),),
+        "reserves": (ReserveOffer("r", (1.0, 2.0, 3.0), 9.0, 60.0, 600.0),),
+        "coincident": (CoincidentCharge("4cp", 10.0, (0.4, 0.0, 0.2)),),
+    }
+    rough = report("b", count=3, **units)
+    users = replace(inputs(pool("chat", count=10), 3), floors=(0.5, 0.9, 0.6))
+    rough = replace(rough, problem=replace(rough.problem, pools=(*rough.problem.pools, users)))
+    made, _ = joint_problem([SiteReport("a", "USD", fine, {}, {}, {}), rough], Terms(), NOW)
+    found = made.sites[1]
+    assert (found.generators[0].id, found.generators[0].high_kw) == ("b/sun", (4.0,) * 4 + (8.0,) * 4 + (12.0,) * 4)
+    assert (found.batteries[0].id, found.batteries[0].stored_now_kwh) == ("b/b", 8.0)
+    assert found.reserves[0].price_per_kw_h == (1.0,) * 4 + (2.0,) * 4 + (3.0,) * 4
+    assert found.coincident[0].probability == pytest.approx((0.1,) * 4 + (0.0,) * 4 + (0.05,) * 4), "one peak is one"
+    assert made.pools[-1].floors == (0.5,) * 4 + (0.9,) * 4 + (0.6,) * 4
+    assert not check_plan(made, solve_problem(made))
 
 
 def test_a_guest_is_its_owners_and_goes_home_or_stays_by_his_word():

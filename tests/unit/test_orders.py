@@ -43,6 +43,15 @@ def test_work_that_must_not_be_interrupted_starts_whole_or_not_at_all() -> None:
     assert grants((whole,), {"whole": 20.0}, 64) == {"whole": 64}
 
 
+def test_a_paused_job_whose_tier_is_used_up_gets_its_gpus_before_a_gang_that_can_wait() -> None:
+    paused = job(
+        "paused", preemptible=False, started_at=NOW, state=JobState.SUSPENDED, max_gpus=16, min_gpus=16, tier=1
+    )
+    gang = job("gang", max_gpus=8, min_gpus=8, priority=9)
+    assert grants((gang, paused), {"gang": 6.5, "paused": 16.0}, 22) == {"paused": 16, "gang": 0}
+    assert grants((gang, paused), {"gang": 6.5, "paused": 16.0}, 24) == {"paused": 16, "gang": 8}
+
+
 def test_priority_then_deadline_decide_who_gives() -> None:
     late, early = job("late", deadline=NOW + timedelta(hours=9)), job("early")
     first = job("first", priority=1, deadline=NOW + timedelta(days=2))
