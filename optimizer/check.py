@@ -21,6 +21,7 @@ from optimizer.check_reserve import reserve_faults
 from optimizer.check_runs import run_faults
 from optimizer.check_steps import step_faults
 from optimizer.check_supply import charged_for_kw, most_output_kw, net_kw, shape_faults, supply_faults
+from optimizer.check_tiers import promised_jobs, tier_faults
 from optimizer.curves import (
     cap_for_throughput,
     clipped,
@@ -45,7 +46,7 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     Checked: completeness, numbers, import through PUE, draws and work on the curves, orders inside the cards' range,
     service floors, hard limits and firm events kept as far as is possible and the rest declared, jobs inside window,
     rate and pool, work conserved, jobs that may not be interrupted unbroken, gangs whole, least runs kept while there
-    is room, jobs after those before them.
+    is room, jobs after those before them, promised deadlines met while there is room.
     """
     shape = _shape(problem, plan)
     if shape:
@@ -54,14 +55,17 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     work = _work_of_jobs(problem, jobs)
     whole = [job.id for job in problem.jobs if not job.preemptible]
     fixed = _work_of_jobs(problem, jobs.chosen(whole)) if whole else {}
+    due = promised_jobs(problem, plan, jobs)
+    promised = _work_of_jobs(problem, jobs.chosen([*whole, *due])) if due else fixed
     found: list[Violation] = []
     for inputs in problem.pools:
         found.extend(_pool(problem, plan, inputs, work[inputs.pool.id]))
     found.extend(check_jobs(problem, jobs))
     found.extend(Violation(*fault) for fault in step_faults(problem, jobs))
     found.extend(Violation(*fault) for fault in run_faults(problem, plan, jobs))
+    found.extend(Violation(*fault) for fault in tier_faults(problem, plan, jobs))
     for number, site in enumerate(problem.sites):
-        found.extend(_site(problem, plan, number, fixed))
+        found.extend(_site(problem, plan, number, (fixed, promised)))
         found.extend(Violation(*fault) for fault in supply_faults(problem, plan, site))
         found.extend(Violation(*fault) for fault in reserve_faults(problem, plan, site))
     return tuple(found)
@@ -263,9 +267,11 @@ def _may_break(problem: Problem, plan: Plan, inputs: PoolInputs) -> NDArray[np.b
 
 
 # ---------------------------------------------------------------- sites
-def _site(problem: Problem, plan: Plan, number: int, fixed: Mapping[str, Floats]) -> list[Violation]:
+def _site(problem: Problem, plan: Plan, number: int, kept: tuple[Mapping[str, Floats], ...]) -> list[Violation]:
     """Import through PUE, hard limit and firm events: kept, or exceeded by no more than what nothing allowed could
-    shed; all declared. `fixed`: work of jobs that may not be interrupted, by pool [interval]."""
+    shed; all declared. `kept`: work of jobs that may not be interrupted, and with that of jobs whose promised deadline
+    leaves them no other time, which a firm event does not stop either; by pool [interval]."""
+    fixed, promised = kept
     site, orders = problem.sites[number], plan.sites[problem.sites[number].id]
     pools = [inputs for inputs in problem.pools if inputs.pool.site == site.id]
     other, pue, limit = np.array(site.other_it_kw), np.array(site.pue), np.array(site.limit_kw)
@@ -285,7 +291,7 @@ def _site(problem: Problem, plan: Plan, number: int, fixed: Mapping[str, Floats]
         *(Violation(site.id, t, "import over the hard limit is not declared")
           for t in _where(bought > limit + over + tol)),
         *(broken for event in problem.events if event.site == site.id and holds(plan, event)
-          for broken in _event(problem, plan, event, (pools, fixed, other, output))),
+          for broken in _event(problem, plan, event, (pools, fixed if event.emergency else promised, other, output))),
     ]  # fmt: skip
 
 

@@ -5,7 +5,8 @@ an array, the chunks of a batch).
 
 Exactly alike are jobs of one pool and one window that need the same share of their highest rate until their deadline,
 at the same prices: nothing is lost by planning them as one. A job that is a gang, may not be interrupted, has a least
-run or a cost of pausing, waits for others or is waited for, or may run in several pools, stays alone.
+run or a cost of pausing, waits for others or is waited for, or may run in several pools, stays alone, and so does one
+whose deadline is a promise.
 
 Above `MOST_SINGLE` jobs, those that are nearly alike are planned as one too, on the safe side: a class has the hours
 that all its members have, and the pace of the one that must run fastest, so that each member can take its part by the
@@ -108,10 +109,10 @@ def classes_of(facts: Facts, most: int = MOST_SINGLE, levels: tuple[Level, ...] 
 
 
 def plain(facts: Facts) -> Flags:
-    """Jobs [job] that can take any rate at any time in one pool."""
+    """Jobs [job] that can take any rate at any time in one pool, and have promised nothing."""
     table, steps = facts.table, steps_of(facts)
     single = np.bincount(table.pair_job, minlength=len(table)) == 1
-    plain: Flags = table.preemptible & single & (table.rate > 0) & ~steps.stepped
+    plain: Flags = table.preemptible & single & (table.rate > 0) & ~steps.stepped & ~table.firm
     plain[steps.order.ravel()] = False
     return plain
 
@@ -216,7 +217,7 @@ def _merged(table: JobTable, group: _Groups) -> JobTable:
     place = np.full(len(table), -1, dtype=np.int64)
     place[first] = np.arange(len(first))
     kept = place[table.pair_job] >= 0
-    rows = {name: getattr(table, name)[first] for name in ("reachable", "fixed", "preemptible", "priority")}
+    rows = {name: getattr(table, name)[first] for name in ("reachable", "fixed", "preemptible", "firm", "priority")}
     means = {name: group.total(getattr(table, name) * table.left) / left for name in PRICES}
     pairs = {name: getattr(table, name)[kept] for name in ("pair_pool", "pair_place", "pair_share")}
     return replace(

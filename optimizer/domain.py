@@ -162,11 +162,10 @@ class BatchJob:
     `late_penalty` is money per GPU-hour of work and hour after the deadline, `undone_penalty` per GPU-hour never done,
     `value_per_gpu_h` per GPU-hour done. A job that is not preemptible runs at `max_gpus` without a break once started
     (`started_at`). `pools` are the pools that may run it, in order of preference.
-
     `min_gpus`: at least so many GPUs or none (a gang). `min_run_h`: a run, once started (`running_since`), lasts so
     long or until the work is done. A suspend and restart cost `pause_cost` money and `checkpoint_gpu_h` +
     `restart_gpu_h` GPU-hours. `after`: ids of jobs that must be done before it begins; ids that the problem
-    doesn't hold are done. `data_gb` lie at `data_site` and are moved where the job runs at another site.
+    doesn't hold are done. `data_gb` lie at `data_site` and go where it runs. The deadline of a `firm` one is promised.
     """
 
     id: str
@@ -194,6 +193,7 @@ class BatchJob:
     data_gb: float = 0.0
     data_site: str = ""
     tier: int | None = None
+    firm: bool = False
 
     @property
     def left_gpu_h(self) -> float:

@@ -19,6 +19,7 @@ from optimizer.facts import Facts, Floats, facts_of, late_tail, unbroken_run, wi
 from optimizer.jobfacts import JobFacts
 from optimizer.leastruns import Space, keep_runs
 from optimizer.poolfacts import PoolFacts
+from optimizer.promises import keep_promises
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.room import fit, fixed_draw, headroom_kw, kw_per_work, wanted_draw
 from optimizer.steps import depths, least_now, may_work, steps_of
@@ -248,7 +249,9 @@ class _Book:
     def plan(self, rung: Rung, reason: Reason, text: str, events: Mapping[str, EventPlan] | None = None) -> Plan:
         """The plan of what was booked; `events`: answers to voluntary events (None: no to all)."""
         facts, draw = self.facts, self.draw_kw
-        keep_runs(facts, self.steps, self.rates, self.homes, Space(self.free, self.room_kw, self.kw_per_work))
+        space = Space(self.free, self.room_kw, self.kw_per_work)
+        keep_promises(facts, self.steps, self.rates, self.homes, space)
+        keep_runs(facts, self.steps, self.rates, self.homes, space)
         for pool in facts.pools:
             if pool.batch:
                 mine = [number for number, home in enumerate(self.homes) if home == pool.index]

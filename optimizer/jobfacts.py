@@ -80,6 +80,8 @@ class JobTable:
     fixed: NDArray[np.bool_]
     """Jobs that run and may not be interrupted."""
     preemptible: NDArray[np.bool_]
+    firm: NDArray[np.bool_]
+    """Jobs whose deadline is a promise."""
     value_per_gpu_h: Floats
     late_penalty: Floats
     undone_penalty: Floats
@@ -152,7 +154,7 @@ class Jobs(Sequence[JobFacts]):
 
 
 NUMBERS = attrgetter(
-    "max_gpus", "value_per_gpu_h", "late_penalty", "undone_penalty", "left_gpu_h", "preemptible", "priority"
+    "max_gpus", "value_per_gpu_h", "late_penalty", "undone_penalty", "left_gpu_h", "preemptible", "priority", "firm"
 )  # fmt: skip
 
 
@@ -162,8 +164,8 @@ def table_of(problem: Problem, hours: Floats) -> JobTable:
     over = (JobState.DONE, JobState.CANCELLED)
     found = (job for job in problem.jobs if job.state not in over and job.left_gpu_h > 1e-9)
     jobs = tuple(sorted(found, key=attrgetter("id")))
-    max_gpus, value, late_penalty, undone_penalty, left, free, priority = (
-        np.array([NUMBERS(job) for job in jobs], dtype=np.float64).reshape(len(jobs), 7).T
+    max_gpus, value, late_penalty, undone_penalty, left, free, priority, firm = (
+        np.array([NUMBERS(job) for job in jobs], dtype=np.float64).reshape(len(jobs), 8).T
     )
     preemptible = free > 0
     started = np.array([job.started_at is not None for job in jobs], dtype=np.bool_)
@@ -188,6 +190,7 @@ def table_of(problem: Problem, hours: Floats) -> JobTable:
         reachable=served & (left <= available * (1 + 1e-9) + 1e-9),
         fixed=~preemptible & started,
         preemptible=preemptible,
+        firm=firm > 0,
         value_per_gpu_h=value,
         late_penalty=late_penalty,
         undone_penalty=undone_penalty,

@@ -149,7 +149,7 @@ def _merged(table: JobTable, hours: Floats, tank: Flags, first: Ints, total: Sum
     )
 
 
-SAME = ("fixed", "preemptible", "priority", "release_h", "deadline_h", "pace")
+SAME = ("fixed", "preemptible", "firm", "priority", "release_h", "deadline_h", "pace")
 ROWS = ("left", "rate", "max_gpus", "beyond_h", "reachable", "on_time_h", "late_h", "hours_late", *PRICES)
 
 

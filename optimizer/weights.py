@@ -1,14 +1,15 @@
 """Prices of what has to give, so that it gives in the right order whatever the numbers in the config.
 
-Order, first to give: economics, ramps and best-effort events; deadlines; firm events; the service floors that may give
-at all (training under a hard limit, any pool under an allowed emergency); the hard limit, which gives only when it is
-physically out of reach. Each price is the configured one or, where that is too low to keep the order, a margin above
-what it must outweigh. Work whose `undone_penalty` is 0 is optional: it is done when it pays and has no such price.
+Order, first to give: economics, ramps and best-effort events; deadlines; firm events; deadlines that are promises (Flex
+tiers); the service floors that may give at all (training under a hard limit, any pool under an allowed emergency); the
+hard limit, which gives only when it is physically out of reach. Each price is the configured one or, where that is too
+low to keep the order, a margin above what it must outweigh. Work whose `undone_penalty` is 0 is optional: it is done
+when it pays and has no such price, unless its deadline is a promise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -28,12 +29,13 @@ LEAST_SLOPE = 0.05
 @dataclass(frozen=True)
 class Weights:
     """Planning prices of one site: per kWh of import over a limit or an event (by event id and interval), per GPU-hour
-    below a floor, per kW of ramp beyond the allowed."""
+    below a floor, per kW of ramp beyond the allowed, and per kWh that a promised deadline is worth."""
 
     limit_per_kwh: float
     event_per_kwh: Mapping[str, Floats]
     floor_per_gpu_h: float
     ramp_per_kw: float
+    promise_per_kwh: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,8 @@ def weights_of(facts: Facts, site: int) -> Weights:
     worth = MARGIN * (_dearest(facts, site) * steepest + _pressure(facts, site))
     plain = {event.id: event.penalty_per_kwh + event.credit_per_kwh for _, event in facts.events_of(site)}
     firm = {e.id: max(plain[e.id], worth) for _, e in facts.events_of(site) if e.firm or e.emergency}
-    floor_price = max(prices.below_floor_per_gpu_h, MARGIN * max(worth, *firm.values(), 0.0) / gentlest)
+    promise = MARGIN * max(worth, *firm.values(), 0.0)
+    floor_price = max(prices.below_floor_per_gpu_h, promise / gentlest, MARGIN * _most_promised(facts, site, promise))
     emergency = {
         event.id: max(plain[event.id], MARGIN * floor_price * steepest)
         for _, event in facts.events_of(site)
@@ -65,7 +68,7 @@ def weights_of(facts: Facts, site: int) -> Weights:
         event.id: np.where(in_force(facts, event), emergency.get(event.id, usual[event.id]), usual[event.id])
         for _, event in facts.events_of(site)
     }
-    return Weights(limit, events, floor_price, prices.ramp_per_kw)
+    return Weights(limit, events, floor_price, prices.ramp_per_kw, promise)
 
 
 def in_force(facts: Facts, event: GridEvent) -> NDArray[np.bool_]:
@@ -78,23 +81,50 @@ def in_force(facts: Facts, event: GridEvent) -> NDArray[np.bool_]:
 def _dearest(facts: Facts, site: int) -> float:
     """Most that a GPU-hour never done costs among the jobs that may run at a site."""
     at = np.array([pool.site == site for pool in facts.pools], dtype=np.bool_)[facts.table.pair_pool]
-    losses = job_weights(facts).undone_per_gpu_h[facts.table.pair_job[at]]
+    losses = _usual(facts).undone_per_gpu_h[facts.table.pair_job[at]]
     return float(losses.max()) if len(losses) else 0.0
+
+
+def _most_promised(facts: Facts, site: int, promise: float) -> float:
+    """Most that a GPU-hour of a promised deadline is worth at a site; 0 where nobody promised one."""
+    mine = [pool.index for pool in facts.pools if pool.batch and pool.site == site]
+    firm = facts.table.firm.any()
+    return promise * max((_kwh_per_gpu_h(facts, g) for g in mine), default=0.0) if firm else 0.0
 
 
 @once
 def job_weights(facts: Facts) -> JobWeights:
-    """Planning prices of every job: a deadline that can be met is not missed to save money."""
+    """Planning prices of every job: a deadline that can be met is not missed to save money, and a promised one not for
+    an event either."""
+    if not facts.table.firm.any():
+        return _usual(facts)
+    promised = [weights_of(facts, site).promise_per_kwh for site in range(len(facts.problem.sites))]
+    return _priced(facts, promised)
+
+
+@once
+def _usual(facts: Facts) -> JobWeights:
+    """The same with no deadline promised: what events are weighed against."""
+    return _priced(facts, None)
+
+
+def _priced(facts: Facts, promised: list[float] | None) -> JobWeights:
+    """Planning prices of every job; `promised`: worth of a kWh for promised deadlines [site]."""
     table = facts.table
-    premiums = np.array([
-        MARGIN * _pressure(facts, pool.site) * _kwh_per_gpu_h(facts, pool.index) if pool.batch else 0.0
-        for pool in facts.pools
-    ])  # fmt: skip
-    premium = np.full(len(table), -np.inf)
-    np.maximum.at(premium, table.pair_job, premiums[table.pair_pool])
+
+    def premium_of(per_kwh: Callable[[int], float]) -> Floats:
+        """The highest of a job's pools, of a price per kWh of their sites."""
+        each = [per_kwh(pool.site) * _kwh_per_gpu_h(facts, pool.index) if pool.batch else 0.0 for pool in facts.pools]
+        found = np.full(len(table), -np.inf)
+        np.maximum.at(found, table.pair_job, np.array(each)[table.pair_pool])
+        return found
+
+    premium = premium_of(lambda site: MARGIN * _pressure(facts, site))
+    if promised is not None:
+        premium = np.where(table.firm, np.maximum(premium, premium_of(promised.__getitem__)), premium)
     lost = table.undone_penalty + table.value_per_gpu_h
     worst_h = table.hours_late.max(axis=1, initial=0.0) + float(facts.hours[-1])
-    optional = (table.undone_penalty <= 0) | ~np.isfinite(premium)
+    optional = ((table.undone_penalty <= 0) & ~table.firm) | ~np.isfinite(premium)
     late = np.where(optional, 0.0, premium)
     return JobWeights(late, np.where(optional, 0.0, MARGIN * (late + table.late_penalty * worst_h)) + lost)
 

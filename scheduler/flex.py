@@ -53,7 +53,8 @@ def _bound(ctx: Context, state: State, job: BatchJob, deep: frozenset[str], now:
         return replace(job, preemptible=job.preemptible and job.tier != 0)
     spare = ctx.timing.interval + REACTION + timedelta(hours=job.restart_gpu_h / job.max_gpus)
     deadline = max(now + timedelta(seconds=1), min(job.deadline, end - spare))
-    return replace(job, deadline=deadline, preemptible=job.preemptible and left > spare)
+    firm = end - spare <= job.deadline
+    return replace(job, deadline=deadline, firm=firm, preemptible=job.preemptible and left > spare)
 
 
 def _slowed(ctx: Context, job: BatchJob) -> BatchJob:

@@ -108,6 +108,12 @@ FAMILIES = (
            "missed, lost)", ("pool", "state")),
     Family("gridpace_pool_yielded_gpus", "gauge", "GPUs whose limit another program insists on; left to it", ("pool",)),
     Family("gridpace_jobs", "gauge", "Jobs by state", ("state",)),
+    Family("gridpace_jobs_elsewhere", "gauge", "Jobs that another site works on", ("site",)),
+    Family("gridpace_coordinator_lost", "gauge", "1 while no coordinator of several sites is heard"),
+    Family("gridpace_tier_jobs", "gauge", "Jobs of a Flex tier that are not over", ("tier",)),
+    Family("gridpace_tier_reduction_ratio", "gauge", "Highest share by which a begun job of a Flex tier was slower so "
+           "far; absent: none has begun", ("tier",)),
+    Family("gridpace_tier_broken", "gauge", "Jobs that were slower than their Flex tier allows, in the last tick"),
     Family("gridpace_jobs_past_hope", "gauge", "Jobs that cannot meet their deadline"),
     Family("gridpace_dr_events", "gauge", "Demand-response events by state", ("state",)),
     Family("gridpace_dr_shortfall_watts", "gauge", "Import above the target of events and operator", ("site",)),
@@ -161,6 +167,7 @@ class Metrics:
             self._show("device_lost", ((it.id, it.lost) for it in tick.supply if it.kind in {"battery", "engine"}))
             offered = ((it.id, 1000 * it.planned_kw) for it in tick.supply if it.kind == "reserve")
             self._show("reserve_offered_watts", offered)
+            self._of["tier_broken"].set(len({one.subject for one in tick.notes if one.code is Reason.TIER_BROKEN}))
             self._show("pool_active_gpus", tick.active_gpus.items())
             self._show("pool_clock_hertz", ((pool, 1e6 * mhz) for pool, mhz in tick.clock_mhz.items()))
             self._show("pool_yielded_gpus", ((pool, tick.yielded_gpus.get(pool, 0)) for pool in tick.cap_w))
@@ -202,7 +209,19 @@ class Metrics:
         self._show("pool_curve_error_ratio", ((pool, curve.error) for pool, curve in curves))
         self._show("jobs", Tally(job.state for job in report.jobs).items())
         self._show("dr_events", Tally(event.state for event in report.events).items())
+        self._show("jobs_elsewhere", Tally(job.site for job in report.jobs if job.site).items())
+        self._of["coordinator_lost"].set(any(note.code is Reason.COORDINATOR_LOST for note in report.notes))
+        self._tiers(report)
         self._of["jobs_past_hope"].set(sum(job.reason == Reason.DEADLINE_UNREACHABLE for job in report.jobs))
+
+    def _tiers(self, report: CycleReport) -> None:
+        open_ = [job for job in report.jobs if job.tier is not None and job.state not in {"done", "cancelled"}]
+        self._show("tier_jobs", Tally(str(job.tier) for job in open_).items())
+        highest: dict[str, float] = {}
+        for job in open_:
+            if job.reduction is not None:
+                highest[str(job.tier)] = max(highest.get(str(job.tier), 0.0), job.reduction)
+        self._show("tier_reduction_ratio", highest.items())
 
     def _latencies(self, tick: Tick) -> None:
         known = [(pool, one) for pool, some in tick.latency.items() for one in some]

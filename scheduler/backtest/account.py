@@ -15,10 +15,14 @@ import numpy as np
 
 from optimizer.curves import draw_at_cap, throughput_at_cap
 from optimizer.domain import BatchJob, Problem, SiteInputs, Work
+from optimizer.flex import TOLERATED
 from optimizer.timegrid import floor_time
 from scheduler.backtest.commitments import commitments
 from scheduler.backtest.outcome import Floats, Outcome
 from scheduler.peaks import METERING
+
+TIER_TOLERANCE = 0.01
+"""Reduction that is not held against anybody: progress is read every control period."""
 
 DONE_SHARE = 1e-6
 """Share of a job that may be missing at its deadline: what whole seconds and floating point lose."""
@@ -63,13 +67,24 @@ class PoolWork:
 
 @dataclass(frozen=True)
 class JobResult:
-    """One job: work done, what of it came after the deadline, and whether the deadline was met."""
+    """One job: work done, what of it came after the deadline, and whether the deadline was met. `reduction`: the share
+    by which one of a Flex `tier` that is done was slower than on all its GPUs at full power, where its life is known.
+    """
 
     id: str
     work_gpu_h: float
     done_gpu_h: float
     late_gpu_h: float
     met: bool
+    tier: int | None = None
+    reduction: float | None = None
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether its tier was kept; None: it has none, or it is not known."""
+        if self.tier is None or self.reduction is None:
+            return None
+        return self.reduction <= TOLERATED[self.tier] + TIER_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,17 @@ class Account:
     def missed(self) -> tuple[str, ...]:
         """Jobs that were not done by their deadline."""
         return tuple(job.id for job in self.jobs if not job.met)
+
+    @property
+    def tiers(self) -> dict[str, dict[str, float]]:
+        """By Flex tier: how many jobs are known, how many kept it, and the highest reduction."""
+        found: dict[str, dict[str, float]] = {}
+        for job in sorted(self.jobs, key=lambda one: (one.tier or 0, one.id)):
+            if job.kept is not None and job.reduction is not None:
+                one = found.setdefault(str(job.tier), {"jobs": 0, "kept": 0, "highest_reduction": job.reduction})
+                one["jobs"], one["kept"] = one["jobs"] + 1, one["kept"] + int(job.kept)
+                one["highest_reduction"] = max(one["highest_reduction"], job.reduction)
+        return found
 
 
 def settle(truth: Problem, outcome: Outcome) -> Account:
@@ -181,7 +207,19 @@ def _job_result(job: BatchJob, truth: Problem, outcome: Outcome) -> JobResult:
     in_time, late, _ = _split(job, truth, outcome)
     done = min(float((in_time + late).sum()), job.left_gpu_h)
     met = float(in_time.sum()) >= job.left_gpu_h * (1.0 - DONE_SHARE)
-    return JobResult(job.id, job.left_gpu_h, done, float(late.sum()), met)
+    return JobResult(
+        job.id, job.left_gpu_h, done, float(late.sum()), met, job.tier, _reduction(job, truth, outcome, done)
+    )
+
+
+def _reduction(job: BatchJob, truth: Problem, outcome: Outcome, done_gpu_h: float) -> float | None:
+    """See JobResult; by arithmetic of its own, from the readings of its progress."""
+    life = outcome.lives.get(job.id)
+    if job.tier is None or life is None or done_gpu_h < job.left_gpu_h * (1.0 - DONE_SHARE) or life[1] <= life[0]:
+        return None
+    pool = next(item.pool for item in truth.pools if item.pool.id == job.pools[0])
+    full_h = job.left_gpu_h / (min(job.max_gpus, pool.count) * throughput_at_cap(pool.curve, pool.max_cap_w))
+    return 1.0 - full_h * 3600.0 / (life[1] - life[0])
 
 
 def _late_cost(job: BatchJob, truth: Problem, outcome: Outcome) -> float:

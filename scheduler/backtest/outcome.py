@@ -44,6 +44,8 @@ class Outcome:
     """How often each job was suspended and started again."""
     woken: Mapping[str, float] = field(default_factory=dict)
     """GPUs of each pool that were woken, and that are still parked at the end."""
+    lives: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds from the start at which each job of which anything was done began, and had done all that was done."""
     took_part: frozenset[str] = frozenset()
     """Voluntary events that the site took part in."""
 
@@ -138,4 +140,12 @@ class Recorder:
             offered_kw={name: means(times, np.array(held)) for name, (times, held) in self.offered.items()},
             starts=dict(self.starts),
             pauses=dict(self.pauses),
+            lives={name: _life(times, done) for name, (times, done) in self.jobs.items() if done[-1] > done[0]},
         )
+
+
+def _life(times: list[float], done: list[float]) -> tuple[float, float]:
+    """When a job's progress began and ended, to the reading."""
+    first = next(k for k, amount in enumerate(done) if amount > done[0])
+    last = next(k for k, amount in enumerate(done) if amount >= done[-1])
+    return times[first - 1], times[last]

@@ -60,6 +60,8 @@ class Run:
                 "done_gpu_h": sum(job.done_gpu_h for job in account.jobs),
                 "late_gpu_h": sum(job.late_gpu_h for job in account.jobs),
                 "missed_deadline": list(account.missed),
+                "flex_tiers": account.tiers,
+                "broken_tier": [job.id for job in account.jobs if job.kept is False],
             },
             "events": [asdict(event) for event in self.events],
         }

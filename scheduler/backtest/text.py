@@ -37,6 +37,9 @@ def as_text(result: BacktestResult) -> str:
         if missed := run.account.missed:
             console.print(f"{title(name)} misses the deadline of {', '.join(missed[:10])}"
                           + (f" and {len(missed) - 10} more" if len(missed) > 10 else ""))  # fmt: skip
+    for tier, known in result.gridpace.account.tiers.items():
+        console.print(f"Flex {tier}: {known['kept']:.0f} of {known['jobs']:.0f} jobs kept it, the slowest by "
+                      f"{max(0.0, known['highest_reduction']):.1%}")  # fmt: skip
     if result.jobs_left_out:
         console.print(f"not counted, because their deadline lies outside: {', '.join(result.jobs_left_out[:10])}")
     loops = result.loops

@@ -26,6 +26,7 @@ class _Collector:
         """The families."""
         yield from self._runners()
         yield from self._work()
+        yield from self._moves()
 
     def _runners(self) -> Iterable[Metric]:
         under_way = GaugeMetricFamily(
@@ -71,3 +72,25 @@ class _Collector:
         for (tenant, kind), number in sums.items():
             (requests if kind in {"completed", "failed"} else tokens).add_metric([tenant, kind], number)
         yield from (batches, requests, tokens)
+
+    def _moves(self) -> Iterable[Metric]:
+        """Batches at other sites, and what was done to bring them there and back."""
+        away = GaugeMetricFamily(
+            "gridpace_gateway_batches_away", "Batches at another site, by how far that is.", labels=["site", "leg"]
+        )
+        steps = CounterMetricFamily(
+            "gridpace_gateway_moves",
+            "Steps of hand-overs since the start: released, taken, refused, home, forgone.",
+            labels=["site", "step"],
+        )
+        up = GaugeMetricFamily("gridpace_gateway_site_up", "1 while another site answers.", labels=["site"])
+        mover = self._gateway.mover
+        for (site, leg), number in Counter(
+            (one.away, one.leg.value) for one in self._gateway.shelf.batches() if one.leg is not None
+        ).items():
+            away.add_metric([site, leg], number)
+        for (site, step), number in sorted(mover.steps.items()):
+            steps.add_metric([site, step], number)
+        for site in mover.peers:
+            up.add_metric([site], 0.0 if site in mover.trouble else 1.0)
+        yield from (away, steps, up)

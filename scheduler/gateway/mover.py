@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -60,6 +61,13 @@ class Mover:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._next: dict[str, float] = {}
         self._heard: dict[str, float] = {}
+        self.steps: Counter[tuple[str, str]] = Counter()
+        """Steps of hand-overs since the start, by site: released, taken, refused, home, forgone."""
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Names of the other sites."""
+        return tuple(self._peers)
 
     @property
     def trouble(self) -> dict[str, str]:
@@ -160,6 +168,7 @@ class Mover:
         token = f"{one.batch.id}.{one.batch.moves + 1}.{secrets.token_hex(8)}"
         self._put(one, leg=Leg.RELEASED, away=site, token=token, moves=one.batch.moves + 1)
         one.stopped, one.leaving = True, False
+        self.steps[site, "released"] += 1
         log.info("gateway.released", batch=one.batch.id, site=site, lines=one.answers.left)
 
     # ---------------------------------------------------------------- away
@@ -197,10 +206,12 @@ class Mover:
             await peer.send(batch.token, path)
             far = await peer.take(batch.token, terms_of(batch, self.here))
         except PeerRefused as error:
+            self.steps[batch.away, "refused"] += 1
             log.warning("gateway.not_taken", batch=batch.id, site=batch.away, why=str(error))
             self._put(one, leg=Leg.RECALLED, shunned=(*batch.shunned, batch.away))
             return
         one.elsewhere = (far.completed, far.failed)
+        self.steps[batch.away, "taken"] += 1
         self._put(one, leg=Leg.TAKEN)
 
     async def _collect(self, one: Running, peer: Peer, far: Far, *, asked: bool) -> None:
@@ -220,6 +231,7 @@ class Mover:
 
     def _forgo(self, one: Running) -> None:
         """Its window ended long ago, so that site sends nothing of it any more either; what it answered is lost."""
+        self.steps[one.batch.away, "forgone"] += 1
         log.error("gateway.forgone", batch=one.batch.id, site=one.batch.away)
         one.elsewhere = (0, 0)
         self._home(one, one.batch.away)
@@ -227,6 +239,7 @@ class Mover:
     def _home(self, one: Running, shun: str | None) -> None:
         batch = one.batch
         shunned = (*batch.shunned, shun) if shun is not None and shun not in batch.shunned else batch.shunned
+        self.steps[batch.away, "home"] += 1
         one.restart()
         self._put(one, leg=None, away="", token="", shunned=shunned)
         one.stopped = one.batch.status is Status.CANCELLING

@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -87,6 +88,10 @@ def test_page_lives_and_asks_nobody_else(browser, server, service):
     wait_for(browser, lambda page: "active" in text_of(page, ".gp-events"))
     power_mw = float(text_of(browser, ".gp-tile:nth-child(1) .gp-value").removesuffix("MW"))
     assert power_mw == pytest.approx(0.98 * EVENT.target_kw / 1000, rel=0.03)
+
+    # A job that another site does says where.
+    service.queue["lora-batch"] = replace(service.queue["lora-batch"], site="california")
+    wait_for(browser, lambda page: "at california" in text_of(page, ".gp-jobs"))
 
     # An event by hand appears by itself; its name is text, whatever it holds.
     httpx.post(

@@ -14,7 +14,15 @@ from optimizer.ladder import answer
 from optimizer.solve import SolveError, SolveFault, solve_problem
 from optimizer.validate import problems_of
 from tests.support.examples import many
-from tests.support.problems import random_problem, with_floors, with_options, with_parking, with_starts, with_steps
+from tests.support.problems import (
+    random_problem,
+    with_floors,
+    with_options,
+    with_parking,
+    with_promises,
+    with_starts,
+    with_steps,
+)
 
 seeds = st.integers(0, 10**6)
 
@@ -51,6 +59,16 @@ def test_the_ladder_answers_with_a_plan_that_may_be_obeyed(seed, other):
 @given(seeds, seeds)
 def test_gangs_least_runs_pauses_and_order_are_kept_on_every_rung(seed, other):
     made = with_steps(random_problem(seed), other)
+    best = answer(made, None, solve_problem)
+    assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ())
+    for plan in (greedy_plan(made), safe_plan(made), shift_plan(best, made), hold_plan(made, best)):
+        assert check_plan(made, plan) == ()
+
+
+@given(seeds, seeds)
+def test_promised_deadlines_are_kept_on_every_rung_while_there_is_room(seed, other):
+    made = with_promises(with_steps(random_problem(seed), other), other)
+    assert list(problems_of(made)) == []
     best = answer(made, None, solve_problem)
     assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ())
     for plan in (greedy_plan(made), safe_plan(made), shift_plan(best, made), hold_plan(made, best)):

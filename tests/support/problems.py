@@ -118,6 +118,21 @@ def with_steps(made, seed):
     return replace(made, jobs=tuple(jobs), prices=replace(made.prices, move_per_gb=rng.choice((0.0, 0.05))))
 
 
+def with_promises(made, seed):
+    """The same problem with begun jobs whose deadline is a promise, some of them out of reach."""
+    rng, jobs = random.Random(seed), []
+    for of in made.jobs:
+        firm = of.preemptible and rng.random() < 0.6
+        begun = {
+            "state": JobState.SUSPENDED,
+            "started_at": START - HOUR,
+            "release": min(of.release, START),
+            "after": (),
+        }
+        jobs.append(replace(of, firm=firm, **(begun if firm else {})))
+    return replace(made, jobs=tuple(jobs))
+
+
 def with_parking(made, seed):
     """The same problem with batch pools that may park GPUs, some of which are parked or waking now."""
     rng, pools = random.Random(seed), []

@@ -6,6 +6,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from adapters.hall_state import HallCounters
 from optimizer.assets import ReserveOffer
 from optimizer.domain import BatchJob, DemandCharge, GridEvent, Span, Work
 from optimizer.timegrid import TimeGrid, uniform_grid
@@ -114,6 +115,27 @@ def test_a_pause_costs_its_price_and_the_work_that_a_restart_loses():
     done = replace(outcome(grid, 0.0, jobs={"job": [2.0, 2.0]}), pauses={"job": 2})
     assert settle(truth, done).costs.pauses == pytest.approx(2 * (3.0 + 0.5 * (2.0 + 0.06)))
     assert settle(truth, perfect_foresight(truth, done)).costs.pauses == 0.0
+
+
+def test_a_tier_is_judged_by_when_a_job_began_and_was_done():
+    """Four GPU-hours on four GPUs at full power take an hour; this one took 80 minutes and rested in between."""
+    recorder = Recorder(START)
+    for minute, done in ((0, 0.0), (30, 0.0), (60, 2.0), (80, 2.0), (110, 4.0), (120, 4.0)):
+        none = {"dc": 0.0}
+        counters = HallCounters(START + timedelta(minutes=minute), none, none, {"tune": done}, {"tune": done}, none)
+        recorder.read(counters, {"job": BatchJob("job", ("tune",), START, START + HOUR, 4.0, 4, done_gpu_h=done)})
+    grid = uniform_grid(START, START + 2 * HOUR, HOUR)
+    seen = recorder.outcome(grid)
+    assert seen.lives == {"job": (1800.0, 6600.0)}
+    jobs = [BatchJob("job", ("tune",), START, START + 2 * HOUR, 4.0, 4, tier=tier) for tier in (2, 1)]
+    for job, kept in zip(jobs, (True, False), strict=True):
+        truth = problem(grid, [site(2)], [inputs(pool("tune", Work.BATCH), 2)], [job])
+        account = settle(truth, seen)
+        assert account.jobs[0].reduction == pytest.approx(0.25)
+        assert (account.jobs[0].kept, account.tiers[str(job.tier)]["kept"]) == (kept, int(kept))
+        assert account.tiers[str(job.tier)]["highest_reduction"] == pytest.approx(0.25)
+    half = settle(problem(grid, [site(2)], [inputs(pool("tune", Work.BATCH), 2)], [replace(job, work_gpu_h=9.0)]), seen)
+    assert (half.jobs[0].kept, half.tiers) == (None, {}), "one that is not done can't be judged"
 
 
 def test_a_job_that_rests_with_work_left_was_paused_and_one_that_begins_or_ends_was_not():

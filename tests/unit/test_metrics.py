@@ -56,6 +56,32 @@ def test_a_cycle_is_told_in_base_units(service):
     assert said["gridpace_store_degraded",] == 0
 
 
+def test_jobs_at_other_sites_a_lost_coordinator_and_tiers_are_told(service):
+    metrics = Metrics()
+    report = service.report()
+    assert not any(name.startswith("gridpace_jobs_elsewhere") for name, *_ in samples(metrics))
+    first, second, *rest = report.jobs
+    jobs = (
+        replace(first, state="waiting", site="california"),
+        replace(second, tier=2, reduction=0.2),
+        *rest,
+        replace(second, id="x", tier=2, reduction=None),
+        replace(first, id="y", state="done", tier=2, reduction=0.9),
+    )
+    lost = Note(Reason.COORDINATOR_LOST, "texas", "no coordinator was heard yet")
+    metrics.observe_cycle(replace(report, jobs=jobs, notes=(*report.notes, lost)))
+    slow = [Note(Reason.TIER_BROKEN, name, "slower") for name in ("j", "j", "k")]
+    metrics.observe_tick(replace(service.tick(), notes=tuple(slow)))
+    said = samples(metrics)
+    assert said["gridpace_jobs_elsewhere", "california"] == 1
+    assert said["gridpace_coordinator_lost",] == 1
+    assert (said["gridpace_tier_jobs", "2"], said["gridpace_tier_reduction_ratio", "2"]) == (2, 0.2)
+    assert said["gridpace_tier_broken",] == 2
+    metrics.observe_cycle(report)
+    assert samples(metrics)["gridpace_coordinator_lost",] == 0
+    assert ("gridpace_jobs_elsewhere", "california") not in samples(metrics)
+
+
 def test_a_tick_shows_power_and_how_far_it_is_above_the_target(service):
     metrics = Metrics()
     tick = service.tick()
@@ -116,6 +142,8 @@ def test_every_family_can_be_filled(service):
     spin = SupplyStatus("spin", "west", "reserve", None, 30.0, None, None, lost=False)
     quiet, busy = replace(service.tick(), supply=(battery, spin), clock_mhz={"chat": 1200}), service.report()
     quiet = replace(quiet, latency={pool.id: pool.latency for pool in busy.pools if pool.latency})
+    away = replace(busy.jobs[0], site="california", tier=1, reduction=0.05, state="waiting")
+    busy = replace(busy, jobs=(*busy.jobs, away))
     metrics.observe_cycle(busy)
     for minute, price in ((0, 10.0), (1, -10.0), (2, -10.0)):
         metrics.observe_cycle(replace(busy, sites=(replace(busy.sites[0], price_per_mwh=price),)))

@@ -1,0 +1,49 @@
+"""Rules for deadlines that are promises (Flex tiers): whoever plans without the solver keeps them up too.
+
+Why after everything else is placed: what is missing before such a deadline takes what is free, and gives way only where
+nothing is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optimizer.facts import Facts, Floats
+from optimizer.leastruns import Space
+from optimizer.steps import Steps, least_now
+
+
+def keep_promises(facts: Facts, steps: Steps, rates: Floats, homes: list[int], space: Space) -> None:
+    """Give every job with a promised deadline what is missing before it, the earliest deadline first, where there is
+    room; its later work becomes less. Changes `rates` [job, interval]."""
+    table = facts.table
+    firm = np.flatnonzero(table.firm & table.preemptible & (table.first_pool >= 0))
+    for number in firm[np.argsort(table.deadline_h[firm], kind="stable")].tolist():
+        g = homes[number] = homes[number] if homes[number] >= 0 else int(table.first_pool[number])
+        pair = np.flatnonzero((table.pair_job == number) & (table.pair_pool == g))
+        limit = table.rate[number] * float(table.pair_share[pair].max(initial=0.0)) * table.on_time_h[number]
+        work = rates[number] * facts.hours
+        timely = np.minimum(work, limit)
+        missing = table.left[number] - float(timely.sum()) - table.rate[number] * table.beyond_h[number]
+        if missing <= 1e-9:
+            continue
+        room = np.minimum(space.free[g], space.room_kw[facts.pools[g].site] / space.kw_per_work[g]) * facts.hours
+        spare = np.clip(np.minimum(room, limit - timely), 0.0, None)
+        if work[0] + spare[0] < least_now(facts, steps, number) * facts.hours[0] * (1 - 1e-9):
+            spare[0] = 0.0  # too few GPUs for a gang now
+        before = np.cumsum(spare) - spare
+        more = np.clip(np.minimum(spare, missing - before), 0.0, None)
+        if 0 < work[0] + more[0] < least_now(facts, steps, number) * facts.hours[0] * (1 - 1e-9):
+            more[0] = 0.0
+        _book(facts, rates, (number, g), more, space)
+
+
+def _book(facts: Facts, rates: Floats, job_pool: tuple[int, int], more: Floats, space: Space) -> None:
+    """Take the room; what was planned for later than the work lasts is free again for nobody."""
+    number, g = job_pool
+    site = facts.pools[g].site
+    space.free[g] -= more / facts.hours
+    space.room_kw[site] = np.clip(space.room_kw[site] - more / facts.hours * space.kw_per_work[g], 0.0, None)
+    work = rates[number] * facts.hours + more
+    done = np.cumsum(work) - work
+    rates[number] = np.clip(np.minimum(work, facts.table.left[number] - done), 0.0, None) / facts.hours
