@@ -27,7 +27,7 @@ from scheduler.collect import Memory, Source
 from scheduler.coordination.shares import Shares
 from scheduler.curve_book import CurveBook
 from scheduler.dispatch import Dispatcher
-from scheduler.estimate import Foreign
+from scheduler.estimate import Foreign, Seeming
 from scheduler.flex_book import FlexBook
 from scheduler.latency import Guard
 from scheduler.ledger.ledger import Ledger
@@ -203,6 +203,8 @@ class State:
     unmoved_ticks: dict[str, int] = field(default_factory=dict)
     away: dict[str, int] = field(default_factory=dict)
     """GPUs of each pool that did not take their last order."""
+    away_w: dict[str, Seeming] = field(default_factory=dict)
+    """The limits that these seem to have."""
     latency_caps: dict[str, int] = field(default_factory=dict)
     """Lowest caps that the latency objectives of pools allow now, where that is above their floors."""
     tier_caps: dict[str, int] = field(default_factory=dict)

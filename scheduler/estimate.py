@@ -7,6 +7,7 @@ GPUs from measured draw and predicts from the curve: draw = busy * draw_at_cap +
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
 from optimizer.curves import draw_at_cap
 from optimizer.domain import GpuPool
@@ -18,6 +19,10 @@ ticks."""
 
 FOREIGN_TICKS = 5
 """Readings that must agree before power without a job is taken for work."""
+
+READINGS = 20
+"""Over so many readings a limit that cards seem to have is averaged (later ones count by as little as the last of
+these)."""
 
 
 def measured_busy(pool: GpuPool, kw: float, order: PoolOrder) -> float:
@@ -65,3 +70,22 @@ def pool_kw(pool: GpuPool, order: PoolOrder, busy: float) -> float:
 def import_kw(it_kw: float, other_it_kw: float, pue: float, bias_kw: float = 0.0) -> float:
     """Import at the site meter for an IT power, with what the model was last off by."""
     return (it_kw + other_it_kw) * pue + bias_kw
+
+
+@dataclass(frozen=True, slots=True)
+class Seeming:
+    """The limit in W that `count` cards which are away seem to have: the mean of `readings`, in whole watts."""
+
+    count: int
+    mean_w: float
+    readings: int = 1
+
+    @property
+    def limit_w(self) -> float:
+        """In whole watts, so that it stands still."""
+        return float(round(self.mean_w))
+
+    def seen(self, limit_w: float) -> Seeming:
+        """With one more reading."""
+        readings = min(READINGS, self.readings + 1)
+        return Seeming(self.count, self.mean_w + (limit_w - self.mean_w) / readings, readings)

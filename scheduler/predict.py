@@ -51,6 +51,20 @@ def peak_it_kw(state: State, pools: list[GpuPool], orders: Mapping[str, PoolOrde
     return now_kw + max(more)
 
 
+QUIET = 0.01
+"""Share of a pool's GPUs by which its load rises within a tick when it is called rising."""
+
+
+def quiet_kw(state: State, pools: list[GpuPool]) -> float:
+    """What of `missing_kw` is missing in pools whose load does not rise now."""
+    return missing_kw(state, [pool for pool in pools if not _rises(state, pool)])
+
+
+def _rises(state: State, pool: GpuPool) -> bool:
+    seen = state.loads.get(pool.id)
+    return seen is not None and len(seen) > 1 and seen[-1] - seen[-2] > QUIET * pool.count
+
+
 def missing_kw(state: State, pools: list[GpuPool], orders: Mapping[str, PoolOrder] | None = None) -> float:
     """IT power that users would add under these orders (else those in force), were there as many as at most lately."""
     held = orders or {pool.id: held_order(state, pool) for pool in pools}

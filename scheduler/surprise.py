@@ -5,8 +5,8 @@ hours needs no room for that, one full of users who come in bursts does, and no 
 
 Three things happen to a load between two readings. It goes on as it went in the last second: that is no surprise, and
 is allowed for as it happens (`surge_kw`). It turns: for that the margin is kept, which is large while loads stand or
-fall and small while they rise. And users come who were not there: the more of them are missing, the more can come at
-once (`onset_kw`).
+fall and small while they rise; but where users of several pools come and go, those of one may turn while those of
+another rise. And users come who were not there: the more of them are missing, the more can come at once (`onset_kw`).
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Surprises:
 
     aimed_kw: float | None = None
     rising: bool = False
+    quiet_kw: float = 0.0
     _beyond: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_TICKS))
     _behind_kw: float = 0.0
     _expected_kw: float | None = None
@@ -103,9 +104,11 @@ class Surprises:
         """What the meter shows less than the smoothed loads would draw: room that can be used at once."""
         return max(0.0, -self._allowed_kw)
 
-    def onset_kw(self, missing_kw: float, cap_kw: float) -> float:
+    def onset_kw(self, missing_kw: float, cap_kw: float, quiet_kw: float = 0.0) -> float:
         """What to keep free for users who are not there: a part of what is missing to the highest load lately (while
-        users of one pool come, others may as well); more of it where surprises are larger than the largest margin."""
+        users of one pool come, others may as well); more of it where surprises are larger than the largest margin.
+        `quiet_kw` is missing in pools whose load does not rise now: that much may still turn while others rise."""
+        self.quiet_kw = quiet_kw
         beyond = SPARE * self._worst.value / (MOST_MARGIN * cap_kw) - 1.0 if cap_kw > 0 else 0.0
         share = ONSET + (MOST_ONSET - ONSET) * max(0.0, min(1.0, beyond))
         self._onset_kw = share * missing_kw
@@ -123,9 +126,9 @@ class Surprises:
 
     def margin_kw(self, cap_kw: float, least: float) -> float:
         """How far to stay below a cap: a little more than the worst of these lately was, and nearly the worst at a cap
-        within the hour (while loads rise: a little more than the worst that came on top of a rise); at least the share
-        `least` of it and at most MOST_MARGIN."""
+        within the hour (while loads rise: a little more than the worst that came on top of a rise, or what may turn
+        besides, if that is less); at least the share `least` of it and at most MOST_MARGIN."""
         needed_kw = max(SPARE * self._worst.value, OLD * self._worst_at_cap.value)
         if self.rising:
-            needed_kw = SPARE * self._worst_rising.value
+            needed_kw = max(SPARE * self._worst_rising.value, min(needed_kw, self.quiet_kw))
         return min(max(least, MOST_MARGIN) * cap_kw, max(least * cap_kw, needed_kw))

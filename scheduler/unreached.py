@@ -4,6 +4,9 @@ Why: a node that is cut off keeps its caps and follows its own trajectory. A loo
 order for all cards of the pool would hold the site above its limit while the node is away, although the others could
 keep it. What they draw is read from the pool's meter, else from what the site's meter shows beyond everything else, and
 where nobody says they count in full. Where the trajectory that they follow rises, they rise: room is made beforehand.
+
+A limit stands still, readings don't: what a few cards seem to have is the small difference of two large figures, and
+is averaged over the last seconds. Followed from second to second, it made the caps of all others follow noise.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from adapters.ports import GpuId, Reading
 from optimizer.curves import cap_for_draw, draw_at_cap
 from optimizer.domain import GpuPool
 from scheduler.engine import Context, State
+from scheduler.estimate import Seeming
 from scheduler.flexibility import pue_now, site_pools
-from scheduler.orders import PoolOrder, free_order
+from scheduler.orders import free_order
 from scheduler.supply import measured_kw
 
 Away = Mapping[str, tuple[GpuId, ...]]
@@ -28,7 +32,8 @@ def see_unreached(ctx: Context, state: State, reading: Reading | None, now: date
     """Before loads are read from power: let the pools' models draw as their cards do, those of another writer and those
     that did not take their last order with the limits that they have."""
     away = {pool: gpus for pool, gpus in ctx.dispatcher.unreached().items() if pool in ctx.pools}
-    held, apart = held_apart(ctx), _limits_w(ctx, state, away, reading, now)
+    _assume(ctx, state, away, reading, now)
+    held, apart = held_apart(ctx), {pool: (state.away_w[pool].limit_w,) * len(gpus) for pool, gpus in away.items()}
     ctx.pools.put_yielded({pool: held.get(pool, ()) + apart.get(pool, ()) for pool in (*held, *apart)})
 
 
@@ -37,7 +42,11 @@ def count_unreached(ctx: Context, state: State, reading: Reading | None, now: da
     others count with no less than the cap in force, because they may come back at any moment. True where somebody is
     away who was not before."""
     away = {pool: gpus for pool, gpus in ctx.dispatcher.unreached(now=True).items() if pool in ctx.pools}
-    ctx.pools.put_yielded(held_apart(ctx), _limits_w(ctx, state, away, reading, now, state.held))
+    known = {pool: seeming for pool, seeming in state.away_w.items() if seeming.count == len(away.get(pool, ()))}
+    if known.keys() != away.keys():
+        _assume(ctx, state, away, reading, now)
+        state.away_w |= known
+    ctx.pools.put_yielded(held_apart(ctx), {pool: _least_w(ctx, state, pool, len(away[pool])) for pool in away})
     counts = {pool: len(gpus) for pool, gpus in away.items()}
     more = any(count > state.away.get(pool, 0) for pool, count in counts.items())
     if counts != state.away:
@@ -46,22 +55,23 @@ def count_unreached(ctx: Context, state: State, reading: Reading | None, now: da
     return more
 
 
-def _limits_w(
-    ctx: Context,
-    state: State,
-    away: Away,
-    reading: Reading | None,
-    now: datetime,
-    least: Mapping[str, PoolOrder] | None = None,
-) -> dict[str, tuple[float, ...]]:
-    """Limits in W, by pool, on the GPUs that are away; no lower than the caps `least`."""
-    limits: dict[str, tuple[float, ...]] = {}
+def _assume(ctx: Context, state: State, away: Away, reading: Reading | None, now: datetime) -> None:
+    """Take in what the cards that are away seem to have by one reading. Other cards than before begin anew."""
+    before = state.away_w
+    state.away_w = {}
     for site in {ctx.pools[pool].pool.site for pool in away}:
         for pool, limit_w in _assumed_w(ctx, state, site, away, reading, now).items():
-            held, hand = (least or {}).get(pool), ctx.dispatcher
-            least_w = max(held.cap_w, hand.courses.coming_w(pool, hand.monotonic())) if held else 0
-            limits[pool] = (max(limit_w, least_w),) * len(away[pool])
-    return limits
+            last = before.get(pool)
+            same = last is not None and last.count == len(away[pool])
+            state.away_w[pool] = last.seen(limit_w) if last and same else Seeming(len(away[pool]), limit_w)
+
+
+def _least_w(ctx: Context, state: State, pool: str, count: int) -> tuple[float, ...]:
+    """Limits in W on the cards of a pool that are away; no lower than the cap in force, or what their trajectory is
+    about to rise to."""
+    held, hand = state.held.get(pool), ctx.dispatcher
+    least_w = max(held.cap_w, hand.courses.coming_w(pool, hand.monotonic())) if held else 0
+    return (max(state.away_w[pool].limit_w, float(least_w)),) * count
 
 
 def held_apart(ctx: Context) -> dict[str, tuple[float, ...]]:

@@ -1,11 +1,16 @@
 """What loads do in the next second: go on as they went, turn, or come back; and what each of these costs in room."""
 
+from collections import deque
 from datetime import timedelta
 
 import pytest
 
+from optimizer.curves import draw_at_cap
+from scheduler.engine import State
+from scheduler.predict import missing_kw, quiet_kw
 from scheduler.surprise import BUCKET_TICKS, BUCKETS, Highest, Surprises
 from tests.support.loops import lab
+from tests.support.problems import pool
 
 CAP_KW, LEAST = 100.0, 0.003
 
@@ -63,6 +68,28 @@ def test_a_load_that_rises_needs_less_margin_than_one_that_may_turn():
     faster = lived(99.0, 99.4, 99.8)
     assert faster.rising
     assert faster.margin_kw(CAP_KW, LEAST) == pytest.approx(1.2 * 0.8)
+
+
+def test_while_users_of_one_pool_come_those_of_others_may_turn():
+    """The margin is that of a load that stands, as far as anybody is missing where nothing rises."""
+    turned = lived(99.0, 99.0, 98.7, 99.5)
+    margins = []
+    for still_kw in (0.0, 0.4, 5.0):
+        turned.onset_kw(8.0, CAP_KW, still_kw)
+        margins.append(turned.margin_kw(CAP_KW, LEAST))
+    assert margins == pytest.approx([0.3, 0.4, 1.2 * 0.5])
+
+
+def test_a_pool_is_quiet_while_its_load_does_not_rise():
+    state, pools = State(), [pool("chat", count=64), pool("ask", count=64)]
+    for name, before, now in (("chat", 20.0, 20.1), ("ask", 20.0, 22.0)):
+        state.tops[name] = Highest()
+        state.tops[name].see(40.0)
+        state.loads[name], state.busy[name] = deque([before, now]), now
+    missing_w = (40.0 - 20.1) * (draw_at_cap(pools[0].curve, pools[0].max_cap_w) - pools[0].curve.idle_w)
+    assert quiet_kw(state, pools) == pytest.approx(missing_w / 1000.0)
+    state.loads["ask"].append(22.1)
+    assert quiet_kw(state, pools) == pytest.approx(missing_kw(state, pools)), "it has come to rest"
 
 
 def test_room_for_users_who_are_not_there_is_kept_the_more_the_larger_the_bursts():

@@ -7,10 +7,12 @@ from datetime import timedelta
 
 import pytest
 
+from benchmarks.support.track import reversals
 from optimizer.curves import draw_at_cap, throughput_at_cap
 from optimizer.domain import CurvePoint, PowerCurve, Work
 from optimizer.envelope import event_limit_kw
 from optimizer.reasons import Reason
+from scheduler.estimate import Seeming
 from scheduler.hardware import fill_pools
 from scheduler.inventory import keep, remembered
 from scheduler.pools import with_others
@@ -49,6 +51,38 @@ def test_the_others_keep_the_limit_while_half_of_a_pool_does_not_obey(tmp_path, 
         over = [t.import_kw["lab"] - event_limit_kw(event, t.at) for t in ticks if t.at > event.start + MINUTE / 30]
         assert max(over) <= 0.0
         assert not any(note.code is Reason.METER_MISMATCH for tick in ticks for note in tick.notes)
+
+
+@pytest.mark.parametrize("metered", [True, False])
+def test_caps_stand_still_while_cards_are_away_though_sensors_are_noisy(tmp_path, metered):
+    """What eight cards of 64 seem to have, by one reading of a sensor with a noise of 1 %, is off by tens of watts."""
+    noisy = "power: {type: simulated, load_noise: 0.005, noise: 0.01, seed: 3}\n"
+    with lab(tmp_path, lambda text: text.split("jobs:")[0] + noisy) as made:
+        made.run(5 * MINUTE, step_s=5)
+        for gpu in made.hall.gpus_of["chat"][:8]:
+            made.hall.fail(gpu, Reason.NODE_LOST)
+        if not metered:
+            silence(made, "chat")
+        made.facade.accept(order(START + 6 * MINUTE, START + 20 * MINUTE, ramp_in_s=30.0))
+        made.run(3 * MINUTE)
+        ticks = made.run(3 * MINUTE)
+        assert {pool: reversals([tick.cap_w[pool] for tick in ticks]) for pool in ("chat", "train")} == {
+            "chat": 0,
+            "train": 0,
+        }
+        assert max(tick.import_kw["lab"] - tick.target_kw["lab"] for tick in ticks) <= 0.0
+        assert min(tick.import_kw["lab"] / tick.target_kw["lab"] for tick in ticks) > 0.98, "and all of it is used"
+
+
+def test_what_cards_seem_to_have_is_averaged_and_begins_with_the_first_reading():
+    seems = Seeming(8, 200.0)
+    assert seems.limit_w == 200.0
+    for limit_w in (240.0, 160.0) * 50:
+        seems = seems.seen(limit_w)
+    assert abs(seems.limit_w - 200.0) <= 2.0
+    for _ in range(60):
+        seems = seems.seen(400.0)
+    assert seems.limit_w > 385.0, "what it really has comes out within a minute"
 
 
 def test_who_is_back_is_ordered_about_again_and_the_others_get_their_power_back(tmp_path):
