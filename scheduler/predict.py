@@ -65,6 +65,17 @@ def _rises(state: State, pool: GpuPool) -> bool:
     return seen is not None and len(seen) > 1 and seen[-1] - seen[-2] > QUIET * pool.count
 
 
+def coming_kw(state: State, pools: list[GpuPool]) -> float:
+    """By how much users who came in the last tick raise IT power under the orders in force, by the pools' readings."""
+    came = 0.0
+    for pool in pools:
+        seen = state.loads.get(pool.id)
+        if pool.work is Work.INTERACTIVE and seen is not None and len(seen) > 1:
+            each_w = draw_at_cap(pool.curve, held_order(state, pool).cap_w) - pool.curve.idle_w
+            came += max(0.0, seen[-1] - seen[-2]) * each_w / 1000.0
+    return came
+
+
 def missing_kw(state: State, pools: list[GpuPool], orders: Mapping[str, PoolOrder] | None = None) -> float:
     """IT power that users would add under these orders (else those in force), were there as many as at most lately."""
     held = orders or {pool.id: held_order(state, pool) for pool in pools}

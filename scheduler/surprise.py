@@ -30,9 +30,15 @@ may leave a site alone for a while."""
 RISING = 0.003
 """Share of its power by which a site's load rises within a tick when it is called rising."""
 
-ONSET, MOST_ONSET = 0.03, 0.04
-"""Part of the load that is missing to the highest one lately that may come back within a tick; the latter where
-surprises are twice what the largest margin covers. Bursts of users take seconds, while batches fill."""
+OWN = 0.2
+"""Part by which a rise that we ordered may come out larger than modelled, before it is called the load's: by so much a
+learned curve may be too flat between a cap that was held and one that was not. (Taken for a load that rises, it took
+the order back, and the next second gave it again: caps went up and down by the second.)"""
+
+ONSET, MOST_ONSET = 0.07, 0.08
+"""Part of the load that is missing to the highest one lately that may come back within a tick: users of a pool take
+five seconds or more to come, while batches fill, and of three pools the users of one come at a time; the latter where
+surprises are twice what the largest margin covers."""
 
 BUCKET_TICKS, BUCKETS, OLD_BUCKETS = 60, 10, 60
 """What is remembered: the highest of each of the last BUCKETS times BUCKET_TICKS, ten minutes; or an hour."""
@@ -68,6 +74,8 @@ class Surprises:
     _beyond: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_TICKS))
     _behind_kw: float = 0.0
     _expected_kw: float | None = None
+    _ordered_kw: float = 0.0
+    _moved_kw: float = 0.0
     _allowed_kw: float = 0.0
     _onset_kw: float = 0.0
     _at_cap: bool = False
@@ -82,10 +90,13 @@ class Surprises:
         self._worst_at_cap.see(seen_kw if self._at_cap else 0.0)
         self._worst_rising.see(seen_kw if self.rising else 0.0)
 
-    def surge_kw(self, drawn_kw: float | None, modelled_kw: float) -> float:
+    def surge_kw(self, drawn_kw: float | None, modelled_kw: float, coming_kw: float = 0.0) -> float:
         """What to allow for above the model in the next tick: that the smoothed loads lag behind, and that a rise goes
-        on for as long as it does. The site's meter says so, because a pool's reading may be nonsense."""
-        self._behind_kw, self._allowed_kw, self.rising = 0.0, 0.0, False
+        on for as long as it does. The site's meter says so, because a pool's reading may be nonsense; only that a rise
+        has ended it can't tell while our own orders bring power down by more than modelled: as long as the pools'
+        readings rise (by `coming_kw` in the last tick) it goes on, no faster than before."""
+        going_kw = min(self._moved_kw, coming_kw) if self.rising else 0.0
+        self._behind_kw, self._allowed_kw, self._moved_kw, self.rising = 0.0, 0.0, 0.0, False
         if drawn_kw is None:
             self._expected_kw = None
             return 0.0
@@ -95,8 +106,10 @@ class Surprises:
         self._behind_kw = moved_kw + min(max(usual_kw, 0.0), STEP * drawn_kw)
         if self._expected_kw is not None:
             moved_kw = drawn_kw - self._expected_kw
+            moved_kw = max(min(0.0, moved_kw), moved_kw - OWN * self._ordered_kw, going_kw)
             self.rising = moved_kw > RISING * drawn_kw
-        self._allowed_kw = self._behind_kw + max(0.0, moved_kw)
+        self._moved_kw = max(0.0, moved_kw)
+        self._allowed_kw = self._behind_kw + self._moved_kw
         return max(0.0, self._allowed_kw)
 
     @property
@@ -123,6 +136,7 @@ class Surprises:
         self._at_cap = (1.0 - STEP) * most_kw < counted_kw
         self.aimed_kw = most_kw if self._at_cap else counted_kw
         self._expected_kw = ordered_kw + self._beyond[-1] if self._beyond else None
+        self._ordered_kw = max(0.0, ordered_kw - drawn_kw)
 
     def margin_kw(self, cap_kw: float, least: float) -> float:
         """How far to stay below a cap: a little more than the worst of these lately was, and nearly the worst at a cap

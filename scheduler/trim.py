@@ -24,7 +24,17 @@ from scheduler.latency_trim import held_caps, kept_cap_w, raised, yields
 from scheduler.observing import foreign_gpus, site_import
 from scheduler.orders import PoolOrder, whole_order
 from scheduler.overrides import operator_limit_kw
-from scheduler.predict import busy_under, held_it_kw, held_order, it_kw, meter_line, missing_kw, peak_it_kw, quiet_kw
+from scheduler.predict import (
+    busy_under,
+    coming_kw,
+    held_it_kw,
+    held_order,
+    it_kw,
+    meter_line,
+    missing_kw,
+    peak_it_kw,
+    quiet_kw,
+)
 from scheduler.safety import clamp, lowest_cap_w
 from scheduler.supply import asked_kw, relieve, sun_kw
 from scheduler.surprise import Surprises
@@ -76,7 +86,7 @@ def trim_site(
     surprises, drawn_kw = state.surprises.setdefault(site, Surprises()), site_import(ctx, state, site, now)
     line = meter_line(ctx, state, site, now)
     held_kw = line.import_of(held_it_kw(state, pools))
-    surge_kw = surprises.surge_kw(drawn_kw, held_kw)
+    surge_kw = surprises.surge_kw(drawn_kw, held_kw, coming_kw(state, pools))
     surge_kw += surprises.onset_kw(missing_kw(state, pools), top.kw, quiet_kw(state, pools)) - surprises.ebb_kw
     most_kw = top.kw - surprises.margin_kw(top.kw, ctx.margin) if top.kw < INF else INF
     cap_it_kw = line.it_of(careful(most_kw, held_kw) - surge_kw)

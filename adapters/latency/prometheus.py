@@ -21,6 +21,7 @@ from adapters.latency.polled import Polled
 from adapters.latency.vllm import MetricNames
 from adapters.latency.window import METRICS, LatencyReading, from_buckets
 from adapters.ports import AdapterError
+from adapters.prometheus import series_of
 
 IS = "gridpace_is"
 """Label that says what a series of the answer is."""
@@ -87,14 +88,9 @@ class PrometheusLatency:
 
     def ask(self) -> LatencyReading:
         """Ask now. Raises AdapterError when there is no answer, or no series in it."""
-        told = self._server.post("/api/v1/query", {"query": self.query})
-        data = told.get("data") if isinstance(told, dict) and told.get("status") == "success" else None
-        result = data.get("result") if isinstance(data, dict) and data.get("resultType") == "vector" else None
-        if not isinstance(result, list):
-            raise AdapterError(f"{self._server.place}: the answer is not one of Prometheus' query API")
         buckets: dict[str, dict[float, float]] = {metric: {} for metric in METRICS}
         single: dict[str, float] = {}
-        for what, bound, value in filter(None, map(_parsed, result)):
+        for what, bound, value in filter(None, map(_parsed, series_of(self._server, self.query))):
             if what in buckets:
                 buckets[what][bound] = value
             else:

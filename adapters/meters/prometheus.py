@@ -25,6 +25,7 @@ from adapters.fields import Duration
 from adapters.http import HttpConfig, JsonServer
 from adapters.meters.sums import PoolSums
 from adapters.ports import AdapterError, GpuId, Reading
+from adapters.prometheus import series_of
 
 POOL_OF = "pool_of"
 """Key of the context's extras: which pool each GPU belongs to, by the GPU's id."""
@@ -102,7 +103,7 @@ class PrometheusMeter:
     def read(self) -> Reading:
         """One reading; cards without a good sample are named in `lost`. AdapterError when the server doesn't answer,
         or knows none of the cards."""
-        newest, unnamed = self._newest(self._answer())
+        newest, unnamed = self._newest(series_of(self._server, self.query))
         power = {s.gpu: s for s in newest.values() if s.metric == self._config.power_metric and s.value <= MOST_W}
         if self._pool_of and not power:
             raise AdapterError(f"{self._server.place}: {self._nothing(unnamed)}")
@@ -130,14 +131,6 @@ class PrometheusMeter:
         chosen = f",{config.selector}" if config.selector.strip() else ""
         times = f'timestamp({{__name__="{config.power_metric}"{chosen}}})'
         return f'{{__name__=~"{names}"{chosen}}} or label_replace({times}, "{TIME}", "1", "", "")'
-
-    def _answer(self) -> list[Any]:
-        told = self._server.post("/api/v1/query", {"query": self.query})
-        data = told.get("data") if isinstance(told, dict) and told.get("status") == "success" else None
-        result = data.get("result") if isinstance(data, dict) and data.get("resultType") == "vector" else None
-        if not isinstance(result, list):
-            raise AdapterError(f"{self._server.place}: the answer is not one of Prometheus' query API")
-        return result
 
     def _newest(self, result: list[Any]) -> tuple[dict[tuple[str, GpuId], Sample], int]:
         """The newest good sample of each metric and card (a card may come in several series: MIG instances, two

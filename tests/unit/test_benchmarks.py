@@ -19,6 +19,7 @@ from optimizer.fallback import safe_plan
 from optimizer.validate import validate
 from scheduler.config import load_config
 from tests.support.fake_nvml import STATE
+from tests.support.power_worlds import fake_machine
 from tests.support.system import require
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,7 @@ TINY = {
         "rolling_steps": 3,
     },
     "backtest_speed": {"hours": 0.5, "repeats": 1, "charged_hours": 0.5},
+    "cards": {"calls": 2, "seconds": 0.3},
     "batch": {"requests": 200, "turns": 1, "lines": 500},
     "field_trial": {"hours": 0.05, "before_min": 2.0, "halls": 1, "rules": 1},
     "forecasts": {"days": 2, "every_h": 24},
@@ -69,6 +71,7 @@ KEYS = {
         "peak_mb",
     },
     "backtest_speed": {"times_real_time", "highs_share", "charged_times_real_time", "scenarios_hourly_ratio"},
+    "cards": {"cards", "models", "discover_ms", "look_ms", "meter_ms", "draw_w", "energy_over_draw", "draw_ms"},
     "batch": {"overhead_ratio", "peak_mb", "plan_to_concurrency_s", "lost", "doubled"},
     "field_trial": {"weighted_performance", "over_delivery_points", "lowest_point"},
     "plan_quality": {"share_of_perfect", "rivals", "regret", "knowing_block_means", "best_policy", "scenario_ratio_20"},
@@ -103,12 +106,14 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in names()])
-def test_benchmark_ends_with_the_line_that_programs_read(name, monkeypatch, capsys):
-    if name in {"footprint", "reaction", "failover"}:
+def test_benchmark_ends_with_the_line_that_programs_read(name, monkeypatch, capsys, tmp_path):
+    if name in {"cards", "footprint", "reaction", "failover"}:
         require("gcc")
     if name == "dr_channels":
         require("mosquitto")
     monkeypatch.setenv(STATE, "")
+    if name == "cards":
+        fake_machine(tmp_path, monkeypatch)
     module = import_module(f"benchmarks.{name}")
     monkeypatch.setattr(module, "QUICK", module.Size(**TINY[name]))
     module.main(["--quick", "--seed", "3"])
@@ -138,6 +143,38 @@ def test_the_field_trial_takes_jobs_and_curves_of_your_own(tmp_path):
     assert split_data(["--quick", "--data", "x", "--seed", "3"]) == (Path("x"), ["--quick", "--seed", "3"])
     with pytest.raises(ValueError, match="no such folder"):
         mix_from(tmp_path / "nowhere")
+
+
+def test_cards_are_asked_and_nothing_of_them_is_changed(tmp_path, monkeypatch, capsys):
+    """Through NVIDIA's own binding: what each card is like, and what the counters say of its draw."""
+    fake = fake_machine(tmp_path, monkeypatch, 2)
+    fake.set_all(settle_down_s=1e-6)
+    fake.set(0, limit_w=500, bmc_w=450, demand_w=400)
+    fake.set(1, demand_w=200, persistence=0)
+    before = fake.limits_w()
+    module = import_module("benchmarks.cards")
+    monkeypatch.setattr(module, "QUICK", module.Size(calls=3, seconds=1.0))
+    module.main(["--quick"])
+    *text, last = capsys.readouterr().out.splitlines()
+    figures = json.loads(last)["figures"]
+    assert fake.limits_w() == before
+    assert sum(fake.state(gpu)["set_calls"] + fake.state(gpu)["lock_calls"] for gpu in (0, 1)) == 0
+    assert (figures["cards"], figures["models"]) == (2, {"NVIDIA H100 80GB HBM3": 2})
+    assert figures["draw_w"] == pytest.approx(600.0, rel=0.02)
+    assert figures["energy_over_draw"] == pytest.approx(1.0, abs=0.25)
+    assert {f"{call}_ms" for call in module.CALLS} <= set(figures)
+    said = "limits 200 to 700 W, default 700, set 500, enforced 450; draws 400.0 W, SM clocks 210 to 1980 MHz"
+    assert any(line.endswith(said) for line in text)
+    assert any("set 700, enforced 700" in line and line.endswith(", persistence mode off") for line in text)
+
+
+def test_where_no_card_answers_that_is_said_and_no_figure_is(tmp_path, monkeypatch, capsys):
+    fake = fake_machine(tmp_path, monkeypatch, 1)
+    fake.header.no_driver = 1
+    import_module("benchmarks.cards").main(["--quick"])
+    *text, last = capsys.readouterr().out.splitlines()
+    assert json.loads(last)["figures"] == {}
+    assert text[-1].startswith("not measured: NVML: the NVIDIA driver is not loaded")
 
 
 def test_a_part_of_tracking_says_nothing_of_the_others(monkeypatch, capsys):

@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 
 from optimizer.curves import draw_at_cap
+from optimizer.domain import Work
 from scheduler.engine import State
-from scheduler.predict import missing_kw, quiet_kw
+from scheduler.predict import coming_kw, missing_kw, quiet_kw
 from scheduler.surprise import BUCKET_TICKS, BUCKETS, Highest, Surprises
 from tests.support.loops import lab
 from tests.support.problems import pool
@@ -33,6 +34,39 @@ def test_a_rise_goes_on_from_its_first_second_and_its_end_is_seen_at_once():
         allowed.append(loads.surge_kw(drawn_kw, modelled_kw))
         loads.aim(99.0, ordered_kw, drawn_kw)
     assert allowed == pytest.approx([0.0, 0.3 + 0.6, 0.3 + 0.3])
+
+
+@pytest.mark.parametrize(("drawn_kw", "rises"), [(99.3, False), (99.8, True)])
+def test_a_rise_of_our_own_that_comes_out_larger_is_no_load_that_rises(drawn_kw, rises):
+    """Two kW were ordered on a curve that is too flat by a fifth: 0.4 kW more, of which none goes on."""
+    loads = Surprises()
+    loads.surge_kw(97.3, 97.3)
+    loads.aim(99.5, 98.9, 97.3)
+    allowed_kw = loads.surge_kw(drawn_kw, 99.0)
+    assert loads.rising == rises
+    goes_on_kw = max(0.0, drawn_kw - 98.9 - 0.2 * 1.6)
+    assert allowed_kw == pytest.approx(drawn_kw - 99.0 + goes_on_kw)
+
+
+def test_a_rise_goes_on_while_pools_say_so_though_our_own_orders_bring_the_meter_down():
+    """Caps came down by more than was modelled: the meter shows less than expected, and users still come."""
+    allowed = []
+    for adds_kw in (0.0, 0.5, 5.0):
+        loads = Surprises()
+        for drawn_kw, modelled_kw, ordered_kw in ((99.0, 99.0, 99.0), (99.6, 99.3, 98.4)):
+            loads.surge_kw(drawn_kw, modelled_kw)
+            loads.aim(99.0, ordered_kw, drawn_kw)
+        allowed.append(loads.surge_kw(98.5, 98.4, adds_kw))
+        assert loads.rising == (adds_kw > 0.0)
+    assert allowed == pytest.approx([0.1, 0.1 + 0.5, 0.1 + 0.6]), "no faster than the meter saw it go"
+
+
+def test_what_comes_is_what_users_add_and_falls_take_nothing_off():
+    state, pools = State(), [pool("chat", count=64), pool("ask", count=64), pool("jobs", Work.BATCH, count=64)]
+    for name, before, now in (("chat", 20.0, 22.0), ("ask", 22.0, 20.0), ("jobs", 20.0, 40.0)):
+        state.loads[name] = deque([before, now])
+    each_w = draw_at_cap(pools[0].curve, pools[0].max_cap_w) - pools[0].curve.idle_w
+    assert coming_kw(state, pools) == pytest.approx(2.0 * each_w / 1000.0)
 
 
 def test_a_fall_is_room_at_once_and_a_meter_that_is_broken_is_not():
@@ -93,14 +127,14 @@ def test_a_pool_is_quiet_while_its_load_does_not_rise():
 
 
 def test_room_for_users_who_are_not_there_is_kept_the_more_the_larger_the_bursts():
-    for drawn_kw, kept_kw in ((99.5, 0.03 * 20.0), (100.25, 0.035 * 20.0), (105.0, 0.04 * 20.0)):
+    for drawn_kw, kept_kw in ((99.5, 0.07 * 20.0), (100.25, 0.075 * 20.0), (105.0, 0.08 * 20.0)):
         loads = lived(99.0, drawn_kw, 99.0)
         assert loads.onset_kw(20.0, CAP_KW) == pytest.approx(kept_kw)
         assert loads.onset_kw(0.0, CAP_KW) == 0.0
-        assert loads.onset_kw(20.0, float("inf")) == pytest.approx(0.03 * 20.0)
+        assert loads.onset_kw(20.0, float("inf")) == pytest.approx(0.07 * 20.0)
     coming = lived(99.0, 99.4, 99.8)
     assert coming.rising
-    assert coming.onset_kw(20.0, CAP_KW) == pytest.approx(0.03 * 20.0), "of another pool they may come as well"
+    assert coming.onset_kw(20.0, CAP_KW) == pytest.approx(0.07 * 20.0), "of another pool they may come as well"
 
 
 def test_bursts_that_left_the_site_alone_for_a_while_are_not_forgotten_at_once():
