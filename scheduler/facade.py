@@ -273,7 +273,7 @@ class Facade:
 
     def report_sold(self, job_id: str, sold: Sold) -> None:
         """See Service."""
-        self.ctx.sales.sold(job_id, sold, self.ctx.clock.now())
+        self.ctx.sales.sold(job_id, sold, self.ctx.clock.now(), last=True)
         self._keep_sales()
 
     def sales(self) -> Sequence[Sale]:

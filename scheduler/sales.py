@@ -68,11 +68,12 @@ class SalesBook:
             self._put(replace(sale, at=now, pool=pool, energy_kwh=sale.energy_kwh + kwh,
                               energy_cost=sale.energy_cost + cost))  # fmt: skip
 
-    def sold(self, job: str, told: Sold, now: datetime) -> None:
-        """Take in a worker's word. Late reports never lower it."""
+    def sold(self, job: str, told: Sold, now: datetime, *, last: bool = False) -> None:
+        """Take in a worker's word. Late reports never lower it; its `last` word on money is what is owed in the end."""
         with self._lock:
             sale = self._sales.get(job) or Sale(job, now)
-            self._put(replace(sale, at=now, tokens=max(sale.tokens, told.tokens), paid=max(sale.paid, told.paid),
+            paid = told.paid if last else max(sale.paid, told.paid)
+            self._put(replace(sale, at=now, tokens=max(sale.tokens, told.tokens), paid=paid,
                               tenant=told.tenant, model=told.model))  # fmt: skip
 
     def _put(self, sale: Sale) -> None:

@@ -178,8 +178,9 @@ class Gateway:
 
     async def _until_news(self, seconds: float) -> None:
         """Until a batch is checked or all of one is answered, else so long: neither should wait for the next turn."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), max(0.0, seconds))
+        with suppress(TimeoutError):  # asyncio.wait_for can lose a cancellation that comes with the news
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._news.wait()
         self._news.clear()
 
     async def close(self, drain_s: float) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -162,10 +163,9 @@ class Runner:
             self._wake.clear()
             self._fill()
             held = self._hold_until - monotonic()
-            try:
-                await asyncio.wait_for(self._wake.wait(), held if held > 0 else None)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):  # asyncio.wait_for can lose a cancellation that comes with the wake-up
+                async with asyncio.timeout(held if held > 0 else None):
+                    await self._wake.wait()
 
     async def drain(self, seconds: float) -> None:
         """Wait for what is under way, then break it off: it is sent again after a restart."""
@@ -192,7 +192,7 @@ class Runner:
 
     def _queue(self, one: Running) -> None:
         """Put a batch that may send into its tenant's queue, where it does not stand there."""
-        if one.eligible and one.batch.id not in self._queued and one.batch.id in self.running:
+        if one.batch.id not in self._queued and one.eligible and one.batch.id in self.running:
             self._queued.add(one.batch.id)
             rank = (-one.batch.priority, one.batch.deadline, one.batch.id, one)
             heapq.heappush(self._ready.setdefault(one.batch.tenant, []), rank)

@@ -2,9 +2,9 @@
 
 Life: `open` (its GPU-hours are set aside; in memory, gone with the process), then `expired` or `cancelled`, or
 `accepted`: sold, on disk, owed in full, and a job of the daemon that the plan must do (`cancelled` where the planner
-refuses it, an operator withdraws it, or the site did not do it in time: see `settling.py`). Batches that name it run on
-that job's GPUs, one after the other. It ends `delivered` once its tokens are used, or `closed` at its deadline or
-earlier by its owner's word.
+refuses it or an operator withdraws it). Batches that name it run on that job's GPUs, one after the other. It ends
+`delivered` once its tokens are used, or `closed` at its deadline or earlier by its owner's word; `late` where the site
+did not do it in time (see `settling.py`): a batch that is under way goes on, and what was used in the end is owed.
 Why the job begins before there is a batch: what was bought is power at a time, and that must be held.
 """
 
@@ -42,7 +42,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Quote:
-    """`per_million` is money for a million tokens; `used` are tokens delivered; `told`: the daemon knows its end."""
+    """`per_million` is money for a million tokens; `used` are tokens delivered; `told`: the daemon knows its end;
+    `late`: the site did not do it in time."""
 
     id: str
     tenant: str
@@ -59,6 +60,7 @@ class Quote:
     accepted_at: datetime | None = None
     used: int = 0
     told: bool = False
+    late: bool = False
 
     @property
     def left(self) -> int:
@@ -68,7 +70,7 @@ class Quote:
     @property
     def paid(self) -> float:
         """What its owner owes: all of it, once it is accepted; what was used of it where the site could not keep it."""
-        owed = self.used if self.state is State.CANCELLED else self.tokens
+        owed = min(self.used, self.tokens) if self.late or self.state is State.CANCELLED else self.tokens
         return owed * self.per_million / 1e6 if self.accepted_at is not None else 0.0
 
     def json(self) -> dict[str, Any]:
@@ -76,7 +78,7 @@ class Quote:
         plain: dict[str, Any] = {
             "id": self.id, "object": "quote", "status": self.state.value, "model": self.model, "tokens": self.tokens,
             "per_million_tokens": self.per_million, "price": self.tokens * self.per_million / 1e6,
-            "currency": self.currency, "tokens_used": self.used,
+            "currency": self.currency, "tokens_used": self.used, "late": self.late,
         }  # fmt: skip
         times = {"created_at": self.made_at, "expires_at": self.expires_at, "deadline": self.deadline,
                  "accepted_at": self.accepted_at}  # fmt: skip
@@ -170,7 +172,7 @@ class Sales:
         """Close bought ones at their deadline; where the site did not keep one, only what was used of it is owed.
         Raises StoreDegraded."""
         for one in [one for one in self.accepted.values() if one.state is State.ACCEPTED and one.deadline <= now]:
-            self.put(replace(one, state=State.CANCELLED if self.unkept(one) else State.CLOSED))
+            self.put(replace(one, state=State.CLOSED, late=self.unkept(one)))
 
     def forget(self, before: datetime) -> None:
         """Forget bought quotes that were over before then."""

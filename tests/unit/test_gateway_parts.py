@@ -308,6 +308,24 @@ def test_a_server_that_breaks_every_request_breaks_few_and_gets_them_one_at_a_ti
     assert max(sent[40:]) > 10, "and all slots again"
 
 
+def test_a_stop_that_comes_with_a_wake_up_is_a_stop(tmp_path):
+    """Answers come all the time; one that arrives in the moment of the stop must not keep the gateway running."""
+
+    async def turns():
+        runner = Runner("r", None, 1, {})
+        runner._hold("busy", 60.0)
+        task = asyncio.create_task(runner.run())
+        await asyncio.sleep(0.01)
+        runner._wake.set()
+        await asyncio.sleep(0)  # the wake-up is on its way
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=5)
+        assert done
+        assert task.cancelled()
+
+    asyncio.run(turns())
+
+
 def test_a_trouble_that_nobody_has_seen_lately_is_none(tmp_path):
     async def turns():
         runner = Runner("r", None, 1, {})

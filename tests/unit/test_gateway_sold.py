@@ -79,10 +79,11 @@ async def test_a_sale_that_the_planner_refuses_withdraws_the_batch_that_waits_fo
 
 def settled(gateway, sold):
     """The sale after its deadline; what is owed of it in tokens."""
-    gateway.trade.sales.put(replace(sold, state=State.ACCEPTED))
+    gateway.trade.sales.put(sold)
     gateway.trade.sales.close_due(sold.deadline + timedelta(seconds=1))
     ended = gateway.trade.sales.find("research", sold.id)
-    return ended.state, round(ended.paid / sold.per_million * 1e6)
+    assert ended.state is State.CLOSED
+    return ended.late, round(ended.paid / sold.per_million * 1e6)
 
 
 @run
@@ -94,13 +95,16 @@ async def test_a_sale_that_was_not_done_though_its_batch_came_early_enough_is_ow
         early = replace(batch, created_at=sold.deadline - needed)
         used = replace(sold, used=300)
         gateway.shelf.put(early)
-        assert settled(gateway, used) == (State.CANCELLED, 300)
+        assert settled(gateway, used) == (True, 300)
+        assert await gateway.trade.report(early), "it goes on, and is done late"
+        more = gateway.trade.sales.use(sold.id, 1200)
+        assert more.paid == pytest.approx(sold.paid), "never more than was agreed"
         gateway.shelf.put(replace(early, created_at=early.created_at + timedelta(seconds=1)))
-        assert settled(gateway, used) == (State.CLOSED, 1000), "handed in too late to be done"
+        assert settled(gateway, used) == (False, 1000), "handed in too late to be done"
         gateway.shelf.put(replace(early, completed=1))
-        assert settled(gateway, used) == (State.CLOSED, 1000), "all of it is answered"
+        assert settled(gateway, used) == (False, 1000), "all of it is answered"
         gateway.shelf.put(early.at(Status.CANCELLED, sold.deadline))
-        assert settled(gateway, used) == (State.CLOSED, 1000), "its owner no longer wants it"
+        assert settled(gateway, used) == (False, 1000), "its owner no longer wants it"
 
 
 @pytest.mark.parametrize(("away_for", "owed"), [(timedelta(minutes=9), 1000), (timedelta(minutes=13), 0)])

@@ -51,12 +51,17 @@ def test_books_outlive_the_process_and_late_words_lower_nothing(tmp_path):
     book.burn("a", "tune", 2.0, 0.1, AT)
     book.sold("a", Sold(100, 3.0, "research", "tiny"), AT)
     book.sold("a", Sold(40, 1.0, "research", "tiny"), AT + timedelta(seconds=1))
+    book.sold("c", Sold(100, 3.0, "research", "tiny"), AT)
+    book.sold("c", Sold(40, 1.2, "research", "tiny"), AT, last=True)
+    assert (book.of("c").tokens, book.of("c").paid) == (100, 1.2), "what is owed in the end"
+    book.sold("c", Sold(100, 1.2), AT)
     book.flush()
     book.burn("b", "tune", 1.0, 0.5, AT)
     store.close()
     store = Store.open(tmp_path / "books.db")
     try:
-        (kept,) = SalesBook(store).rows()
+        kept = SalesBook(store).of("a")
+        assert {sale.job for sale in SalesBook(store).rows()} == {"a", "c"}
     finally:
         store.close()
     assert (kept.tokens, kept.paid, kept.energy_kwh, kept.margin) == (100, 3.0, 2.0, pytest.approx(2.9))
