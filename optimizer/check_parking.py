@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.domain import BatchJob, JobState, Plan, PoolInputs, Problem, Work
+from optimizer.curves import clipped, throughput_at_cap
+from optimizer.domain import BatchJob, GpuPool, JobState, Plan, PoolInputs, Problem, Work
 
 Floats = NDArray[np.float64]
 TOL = 1e-4
@@ -54,7 +55,7 @@ def awake_gpus(problem: Problem, plan: Plan, inputs: PoolInputs) -> Floats:
     pool, grid = inputs.pool, problem.grid
     if pool.parking is None:
         return np.full(len(grid), float(pool.count))
-    held = sum(min(job.max_gpus, pool.count) for job in problem.jobs if _fixed(problem, job, pool.id))
+    held = sum(_gpus_of(problem, job, pool) for job in problem.jobs if _fixed(problem, job, pool.id))
     free = max(0, int(pool.count - held + 1e-9))
     before = min(inputs.parked_now, free)
     asleep = _parked(plan, inputs, len(grid)).copy()
@@ -68,6 +69,21 @@ def awake_gpus(problem: Problem, plan: Plan, inputs: PoolInputs) -> Floats:
         for woken, works, gpus in left:
             asleep[t] += gpus * max(0.0, min(end, works) - max(begin, woken)) / (end - begin)
     return pool.count - asleep
+
+
+def _gpus_of(problem: Problem, job: BatchJob, pool: GpuPool) -> float:
+    """GPUs that a job takes in a pool: its own, or as many as its highest rate in any of its pools takes there."""
+    rates = [
+        min(job.max_gpus, item.pool.count) * _top(item.pool)
+        for item in problem.pools
+        if item.pool.id in job.pools and item.pool.work is Work.BATCH and item.pool.count >= job.min_gpus
+    ]
+    return min(float(pool.count), max(float(job.max_gpus), max(rates, default=0.0) / _top(pool)))
+
+
+def _top(pool: GpuPool) -> float:
+    """Throughput of a GPU of a pool under its highest cap."""
+    return throughput_at_cap(clipped(pool.curve, pool.min_cap_w, pool.max_cap_w), pool.max_cap_w)
 
 
 def _fixed(problem: Problem, job: BatchJob, pool: str) -> bool:

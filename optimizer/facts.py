@@ -23,7 +23,7 @@ from optimizer.curves import (
     hull_of_caps,
     throughput_at_cap,
 )
-from optimizer.domain import GpuPool, GridEvent, PoolInputs, PowerCurve, Problem, Work
+from optimizer.domain import GridEvent, PoolInputs, PowerCurve, Problem, Work
 from optimizer.envelope import event_breakpoints, mean_limit_kw, promised_kwh
 from optimizer.jobfacts import JobFacts, Jobs, JobTable, table_of
 from optimizer.parked import parked_of
@@ -340,7 +340,7 @@ def _pool(problem: Problem, number: int, sites: dict[str, int], jobs: JobTable) 
     pool = inputs.pool
     curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
     floor_caps = _floor_caps(inputs, curve, len(problem.grid))
-    parked = parked_of(inputs, np.array(problem.grid.hours), _held_gpus(number, pool, jobs))
+    parked = parked_of(inputs, np.array(problem.grid.hours), _held_gpus(number, pool.count, curve, jobs))
     if pool.work is Work.BATCH:
         working, hulls = _batch(problem, number, curve, jobs)
         working = working if parked is None else np.minimum(working, np.maximum(0.0, parked.most_awake))
@@ -361,10 +361,16 @@ def _floor_caps(inputs: PoolInputs, curve: PowerCurve, count: int) -> NDArray[np
     return np.array([caps[floor] for floor in floors], dtype=np.int64)
 
 
-def _held_gpus(number: int, pool: GpuPool, jobs: JobTable) -> float:
+def _held_gpus(number: int, count: int, curve: PowerCurve, jobs: JobTable) -> float:
     """GPUs of jobs that run in a pool and may not be interrupted."""
     held = jobs.fixed & (jobs.first_pool == number)
-    return float(np.minimum(jobs.max_gpus[held], pool.count).sum())
+    return float(_gpus_for(jobs, held, count, curve).sum())
+
+
+def _gpus_for(jobs: JobTable, mine: NDArray[np.bool_] | NDArray[np.int64], count: int, curve: PowerCurve) -> Floats:
+    """GPUs that jobs could keep busy in a pool; a rate that another pool sets may need more than a job asks for."""
+    found: Floats = np.minimum(np.maximum(jobs.max_gpus[mine], jobs.rate[mine] / curve.points[-1].throughput), count)
+    return found
 
 
 def _batch(problem: Problem, number: int, curve: PowerCurve, jobs: JobTable) -> tuple[Floats, tuple[Hull, ...]]:
@@ -378,9 +384,7 @@ def _batch(problem: Problem, number: int, curve: PowerCurve, jobs: JobTable) -> 
         return np.zeros(len(problem.grid)), (hull_from_idle(curve),) * len(problem.grid)
     on_time_h, count = jobs.on_time_h[mine], problem.pools[number].pool.count
     open_h = on_time_h + jobs.late_h[mine]
-    top = curve.points[-1].throughput  # a rate that another pool sets may need more GPUs here than the job asks for
-    gpus = np.minimum(np.maximum(jobs.max_gpus[mine], jobs.rate[mine] / top), count)
-    working = gpus @ (open_h / np.array(problem.grid.hours))
+    working = _gpus_for(jobs, mine, count, curve) @ (open_h / np.array(problem.grid.hours))
     paces = jobs.pace[mine]
     tight = paces > throughput_of_knee(curve)
     steps = np.where(tight, np.minimum(1.0, np.ceil(paces / PACE_STEP) * PACE_STEP), 0.0)

@@ -10,7 +10,7 @@ from optimizer.check import check_plan
 from optimizer.domain import Work
 from optimizer.evaluate import evaluate
 from optimizer.explain import explain_pool
-from optimizer.fallback import greedy_plan
+from optimizer.fallback import greedy_plan, safe_plan
 from optimizer.model.arrays import write_arrays
 from optimizer.model.build import declare
 from optimizer.parked import Parked
@@ -79,6 +79,17 @@ def test_gpus_of_a_run_that_cannot_be_stopped_are_awake_whatever_is_said():
     assert plan.jobs["j"].work_gpus == pytest.approx((5, 5, 5))
     assert plan.pools["batch"].parked_gpus == pytest.approx((3, 3, 3))
     assert check_plan(made, plan) == ()
+
+
+def test_a_run_whose_rate_a_faster_pool_sets_holds_the_gpus_that_it_takes_here():
+    """Four GPUs of the other pool do four GPU equivalents; here a GPU does 0.8 at most: five are awake, all others may
+    be parked now and take an hour to wake."""
+    slow, fast = replace(lot(wake_s=3600.0), max_cap_w=300.0), pool("fast", Work.BATCH, 4)
+    run = job(hours=(0, 3), work=12.0, gpus=4, pools=("batch", "fast"), preemptible=False, started_at=hourly(1).start)
+    made = problem(hourly(3), [site(3)], [replace(inputs(slow, 3), parked_now=8), inputs(fast, 3)], [run])
+    for plan in (solve_problem(made), greedy_plan(made), safe_plan(made)):
+        assert check_plan(made, plan) == ()
+        assert plan.jobs["j"].work_gpus[0] == pytest.approx(4.0)
 
 
 def test_cards_that_save_nothing_asleep_are_left_awake():
