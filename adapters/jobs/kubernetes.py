@@ -44,11 +44,13 @@ GATHER_S, QUEUES_EVERY_S = 0.1, 60.0
 
 @dataclass
 class _Picture:
-    """The last reading: jobs that may be paced, those that somebody took from us, and what was odd."""
+    """The last reading: jobs that may be paced, those that somebody took from us, those that we hold though their
+    owners took their words back, and what was odd."""
 
     at: datetime
     jobs: dict[str, Paced] = field(default_factory=dict)
     taken: list[Paced] = field(default_factory=list)
+    left: dict[str, Paced] = field(default_factory=dict)
     odd: tuple[Note, ...] = ()
 
 
@@ -231,8 +233,9 @@ class KubernetesJobs:
         with self._lock:
             self._wish = {job: gpus for job, gpus in self._wish.items() if _same(job, self._picture, picture)}
             self._trouble, self._picture = trouble, picture
-        self._mover.forget(picture.jobs)
-        self._book({name: one.past.held for name, one in picture.jobs.items() if one.past.held in BACK})
+        self._mover.forget([*picture.jobs, *picture.left])
+        known = (picture.jobs | picture.left).items()
+        self._book({name: one.past.held for name, one in known if one.past.held in BACK})
 
     def _book(self, held: dict[str, str]) -> None:
         """A copy of the marks, for `gridpace doctor`, which asks the books alone; the marks are what counts."""
@@ -252,12 +255,15 @@ class KubernetesJobs:
         for job in sorted(jobs, key=lambda one: (one.created, one.id)):
             if not job.gpus:
                 continue
+            paced, workload = None, workloads.get(job.uid)
             try:
-                paced = self._one(job, workloads.get(job.uid))
+                paced = self._one(job, workload)
             except TermsError as error:
                 odd.append(Note(Reason.HELD, job.id, f"job {job.id} is left alone: {error}", Severity.WARNING, now))
-                continue
             if paced is None:
+                ours = Paced(job, NO_TERMS, workload if job.queue else None)
+                if ours.past.held in BACK and not theirs(ours):
+                    picture.left[job.id] = ours
                 continue
             if not theirs(paced):
                 picture.jobs[job.id] = paced
@@ -321,6 +327,10 @@ class KubernetesJobs:
         if picture is None or not asked:
             return  # nobody has planned yet: everything goes on as it is
         moves: list[tuple[str, Paced]] = [("yield", one) for one in picture.taken if self._writes]
+        for name, paced in picture.left.items():
+            move = release_of(paced, self._config.admission_check)
+            if move is not None and self._mover.sent.get(name) != paced.version:
+                moves.append((move, paced))
         for name, paced in picture.jobs.items():
             move = self._wanted(name, paced, wish)
             if move is not None and self._mover.sent.get(name) != paced.version:
@@ -334,6 +344,8 @@ class KubernetesJobs:
 
     def _still(self, move: str, paced: Paced) -> bool:
         """Whether it is still to be done to the job as it now is."""
+        if paced.terms is NO_TERMS:
+            return move == release_of(paced, self._config.admission_check)
         with self._lock:
             wish = dict(self._wish)
         return move in {"yield", self._wanted(paced.job.id, paced, wish)}

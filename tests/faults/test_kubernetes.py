@@ -145,6 +145,36 @@ def test_the_next_daemon_and_release_know_what_a_killed_one_held(made):
     assert cluster.job(theirs)["spec"]["suspend"] is True, "what is not ours stays"
 
 
+def test_a_job_whose_owner_takes_the_words_back_while_it_is_held_is_let_go(made):
+    cluster, jobs = made()
+    silent = cluster.submit(deadline="8h", pause="requeue", gpus=4)
+    odd = cluster.submit(deadline="8h", gpus=4)
+    stays = cluster.submit(deadline="8h", gpus=4)
+    paced(cluster, jobs, silent, odd, stays)
+    jobs.apply(dict.fromkeys((silent, odd, stays), 0))
+    cluster.wait(lambda: len(cluster.marked()) == 3)
+    cluster.patch(silent, {"metadata": {"annotations": {"gridpace/deadline": None, "gridpace/pause": None}}})
+    cluster.patch(odd, {"metadata": {"annotations": {"gridpace/deadline": "soon"}}})
+    cluster.wait(lambda: {silent, odd} <= cluster.running())
+    cluster.wait(lambda: cluster.marked() == {"j3": "waiting"})
+    assert {note.subject for note in jobs.notes()} == {odd}
+    assert jobs.held() == {stays: "waiting"}
+    assert stays not in cluster.running()
+
+
+def test_in_kueue_too_a_job_without_words_is_not_held_any_more(made):
+    cluster, jobs = made(kueue=True)
+    name = cluster.submit(queue="lq", deadline="8h", pause="requeue")
+    paced(cluster, jobs, name)
+    jobs.apply({name: 8})
+    cluster.wait(lambda: name in cluster.running())
+    jobs.apply({name: 0})
+    cluster.wait(lambda: "deactivated" in cluster.marked().values())
+    cluster.patch(name, {"metadata": {"annotations": {"gridpace/deadline": None, "gridpace/pause": None}}})
+    cluster.wait(lambda: "deactivated" not in cluster.marked().values())
+    assert cluster.workload(name)["spec"].get("active", True) is True
+
+
 def test_where_nothing_may_be_written_only_what_is_ours_is_let_go(made):
     cluster, jobs = made(writes=False)
     handed = cluster.submit(deadline="8h")
