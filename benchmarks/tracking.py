@@ -106,15 +106,27 @@ def split_hours(argv: list[str]) -> tuple[tuple[float, float] | None, list[str]]
     return known.hours, rest
 
 
+def split_event(argv: list[str]) -> tuple[float | None, list[str]]:
+    """The hours of the event that `--event H` asks for (None: as usual), and the rest of the command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--event", type=float)
+    known, rest = parser.parse_known_args(argv)
+    if known.event is not None and not 0 < known.event <= 24:
+        raise ValueError("--event: must be the hours of an event, as 0.5")
+    return known.event, rest
+
+
 def measure(
     quick: bool,
     seed: int,
     data: Path | None = None,
     parts: tuple[str, ...] = PARTS,
     hours: tuple[float, float] | None = None,
+    event_h: float | None = None,
 ) -> Figures:
     """The figures of the parts, printed on the way."""
     size, mix, signal = (QUICK if quick else FULL), mix_from(data), read_signal(data)
+    size = replace(size, hours=event_h or size.hours)
     stairs = pieces(3600.0 * size.hours, seed, signal)
     say(f"{sum(job.gpus for job in mix.jobs)} GPUs and a queue, {size.hours:g} h; points are per cent of the baseline")
     say(f"{'':<24}error p95   too much   seconds above (worst)   rebound")
@@ -242,11 +254,13 @@ def _figures(found: dict[tuple[str, str], Score]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run from the command line; `--data DIR` brings other curves, jobs, prices and another signal, `--only PART` runs
-    one part, `--hours A-B` some hours of the day."""
+    one part, `--hours A-B` some hours of the day, `--event H` a shorter event."""
     data, rest = split_data(argv)
     parts, rest = split_only(rest)
     hours, rest = split_hours(rest)
-    run("tracking", __doc__.splitlines()[0], lambda quick, seed: measure(quick, seed, data, parts, hours), rest)
+    event_h, rest = split_event(rest)
+    about = __doc__.splitlines()[0]
+    run("tracking", about, lambda quick, seed: measure(quick, seed, data, parts, hours, event_h), rest)
 
 
 if __name__ == "__main__":

@@ -183,8 +183,11 @@ def test_a_part_of_tracking_says_nothing_of_the_others(monkeypatch, capsys):
     module.main(["--quick", "--only", "day", "--seed", "3"])
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]) == {"reversals", "orders_per_h"}
     assert module.split_only(["--only=steady", "--quick"]) == (("steady",), ["--quick"])
+    assert module.split_event(["--event", "0.5", "--quick"]) == (0.5, ["--quick"])
     with pytest.raises(ValueError, match="one of steady, bursty, rivals, day"):
         module.split_only(["--only"])
+    with pytest.raises(ValueError, match="hours of an event"):
+        module.split_event(["--event=25"])
 
 
 def test_what_was_not_measured_is_absent(capsys):
