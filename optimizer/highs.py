@@ -8,6 +8,8 @@ So every option's answer is checked, each run gets its own time on top of what i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,12 @@ GAP = 1e-4
 
 OPTIMAL = highspy.HighsModelStatus.kOptimal
 TIME_LIMIT = highspy.HighsModelStatus.kTimeLimit
+UNDISTURBED = "dual_simplex_cost_perturbation_multiplier"
+"""What HiGHS calls the size of the disturbance of all costs with which its dual simplex method begins."""
+
+DUAL, PRIMAL = 1, 4
+"""What HiGHS calls its simplex methods (`simplex_strategy`)."""
+
 BAD = {highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible}
 
 
@@ -128,10 +136,14 @@ class Highs:
         """Solve. Raises SolveError when there is no usable point within the time."""
         return self.answer(self.solve(time_limit_s))
 
+    def clock_s(self) -> float:
+        """Seconds inside HiGHS over the life of this object."""
+        return float(self._solver.getRunTime())
+
     def solve(self, time_limit_s: float) -> float:
         """Solve, and leave the answer unread; the seconds. Raises SolveError when there is no usable point within the
         time. From some bases the simplex loses its way and says "Unknown": then once more from nothing."""
-        before = float(self._solver.getRunTime())
+        before = self.clock_s()
         self.option("time_limit", before + max(1e-3, float(time_limit_s)))
         self._solver.run()
         if not self.mixed and self._solver.getModelStatus() not in (OPTIMAL, TIME_LIMIT, *BAD):
@@ -141,7 +153,44 @@ class Highs:
         incumbent = self.mixed and info.primal_solution_status == 2 and status == TIME_LIMIT
         if status != OPTIMAL and not incumbent:
             raise self._failure(status, time_limit_s)
-        return float(self._solver.getRunTime()) - before
+        return self.clock_s() - before
+
+    def attempt(self, most: int, time_limit_s: float) -> tuple[float, int | None]:
+        """Solve by the dual simplex method at the very costs that are given, in so many iterations at most; the
+        seconds and the iterations (None: it is not solved by then). Raises SolveError when time runs out."""
+        with self._with("simplex_iteration_limit", most), self._with(UNDISTURBED, 0.0):
+            seconds = self._timed(time_limit_s)
+        solved = self._solver.getModelStatus() == OPTIMAL
+        return seconds, int(self._solver.getInfo().simplex_iteration_count) if solved else None
+
+    def price(self, time_limit_s: float) -> float:
+        """Find the duals of the basis that it has at the costs that it has; the seconds."""
+        with self._with("simplex_iteration_limit", 0):
+            return self._timed(time_limit_s)
+
+    def finish(self, time_limit_s: float) -> float:
+        """Go on from the point that it has by the primal simplex method; the seconds. Raises SolveError as `solve`."""
+        with self._with("simplex_strategy", PRIMAL):
+            return self.solve(time_limit_s)
+
+    @contextmanager
+    def _with(self, name: str, value: Any) -> Iterator[None]:
+        """An option for a while."""
+        _, before = self._solver.getOptionValue(name)
+        self.option(name, value)
+        try:
+            yield
+        finally:
+            self.option(name, before)
+
+    def _timed(self, time_limit_s: float) -> float:
+        """Run once; the seconds. Raises SolveError when time runs out."""
+        before = self.clock_s()
+        self.option("time_limit", before + max(1e-3, float(time_limit_s)))
+        self._solver.run()
+        if self._solver.getModelStatus() == TIME_LIMIT:
+            raise self._failure(TIME_LIMIT, time_limit_s)
+        return self.clock_s() - before
 
     def row_duals(self) -> Floats:
         """Duals of the rows alone, of the last solve."""

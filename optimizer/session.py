@@ -31,6 +31,7 @@ from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import awake_in_time, draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.sifting import MOST_SHARE, Sifted, worth_sifting
+from optimizer.steady import tried, worth_steadying
 from optimizer.tankhours import in_hours
 from optimizer.tanks import Grouped, tanks_of
 from optimizer.validate import validate
@@ -218,12 +219,14 @@ class Session:
         return self._sizes.on(compile_model(model, JOB_FAMILIES) if by_pyomo else write_arrays(model))
 
     def _solve(self, facts: Facts, arrays: Arrays, time_limit_s: float, remember: bool = True) -> Answer:
-        """Solve as a linear program, warm where something is remembered."""
-        last = self._last
-        if remember and last is not None and worth_sifting(last.arrays, arrays):
-            sifted = self._sift(facts, last, arrays, time_limit_s)
-            if sifted is not None:
-                return sifted
+        """Solve as a linear program, warm where something is remembered; `remember` it too."""
+        last, spent = self._last, 0.0
+        if remember and last is not None:
+            for way in (self._steadily, self._sift):
+                found, seconds = way(facts, last, arrays, time_limit_s - spent)
+                spent += seconds
+                if found is not None:
+                    return replace(found, seconds=spent)
         if self._solver is not None and same_matrix(self._solver.arrays, arrays):
             self._solver.write(arrays)
         else:
@@ -231,19 +234,35 @@ class Session:
             if self._last is not None:
                 self._solver.start_from(*carried(self._last, self._classes, arrays))
         try:
-            answer = self._solver.run(time_limit_s)
+            answer = self._solver.run(time_limit_s - spent)
         except SolveError as error:
             if error.kind is not SolveFault.INFEASIBLE:
                 self._solver = None
             raise
         if remember:
-            columns, rows = self._solver.basis(answer.point)
-            self._last = Remembered(arrays, self._classes, columns, rows)
+            self._last = Remembered(arrays, self._classes, *self._solver.basis(answer.point))
         np.clip(answer.point, arrays.low, arrays.high, out=answer.point)
-        return answer
+        return replace(answer, seconds=answer.seconds + spent)
 
-    def _sift(self, facts: Facts, last: Remembered, arrays: Arrays, time_limit_s: float) -> Answer | None:
-        """Solve the last program with other numbers, by a part of its columns at a time (None: it can't be had so)."""
+    def _steadily(self, facts: Facts, last: Remembered, arrays: Arrays, limit_s: float) -> tuple[Answer | None, float]:
+        """Solve from the last basis by costs that favour what is as it was, and the seconds (None: not so)."""
+        if not worth_steadying(arrays):
+            return None, 0.0
+        held, self._solver = self._solver, None
+        alike = same_matrix(last.arrays, arrays)
+        codes = (last.columns, last.rows) if alike else carried(last, self._classes, arrays)
+        found = tried(arrays, facts.hours, codes, held if alike else None, limit_s)
+        self._solver, answer = found.solver, found.answer
+        if answer is not None:
+            self._last = Remembered(arrays, self._classes, *found.solver.basis(answer.point))
+            np.clip(answer.point, arrays.low, arrays.high, out=answer.point)
+        return answer, found.seconds
+
+    def _sift(self, facts: Facts, last: Remembered, arrays: Arrays, time_limit_s: float) -> tuple[Answer | None, float]:
+        """Solve the last program with other numbers, by a part of its columns at a time, and the seconds (None: it
+        can't be had so)."""
+        if not worth_sifting(last.arrays, arrays):
+            return None, 0.0
         sifted, self._solver, self._sifted = self._sifted, None, None
         if sifted is None or sifted.arrays is not last.arrays or sifted.share > MOST_SHARE:
             sifted = Sifted(last, facts.hours)
@@ -252,11 +271,11 @@ class Session:
         except SolveError as error:
             if error.kind is SolveFault.TIMEOUT:
                 raise
-            return None
+            return None, sifted.seconds
         self._sifted, basis = sifted, sifted.basis(answer)
         self._last = Remembered(arrays, self._classes, *basis)
         np.clip(answer.point, arrays.low, arrays.high, out=answer.point)
-        return answer
+        return answer, answer.seconds
 
     def _verified(self, arrays: Arrays, answer: Answer, time_limit_s: float) -> Answer:
         """Compare with a solve from nothing, if there is time; where they differ that one counts, and all is forgotten.

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from optimizer.basis import Remembered
 from optimizer.facts import Floats
-from optimizer.highs import Answer, Highs, must_be_numbers
+from optimizer.highs import DUAL, PRIMAL, Answer, Highs, must_be_numbers
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Flags, Ints
 from optimizer.warm import same_matrix
@@ -37,9 +37,6 @@ MOST_ADDED = 3000
 
 MOST_SHARE = 0.75
 """With more of the columns than that, HiGHS is given a new part."""
-
-DUAL, PRIMAL = 1, 4
-"""What HiGHS calls its simplex methods (`simplex_strategy`)."""
 
 
 def worth_sifting(last: Arrays, arrays: Arrays) -> bool:
@@ -68,6 +65,12 @@ class Sifted:
         self._held: Ints = np.flatnonzero(~self._out)
         self._solver = Highs(self._part(self._held), integers=False)
         self._solver.start_from(last.columns[self._held], last.rows)
+        self._before_s = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds inside HiGHS of the last run, whether it has found something or not."""
+        return self._solver.clock_s() - self._before_s
 
     @property
     def share(self) -> float:
@@ -76,6 +79,7 @@ class Sifted:
 
     def run(self, arrays: Arrays, time_limit_s: float) -> Answer:
         """The optimum of arrays with the very same matrix. Raises SolveError where there is none in time."""
+        self._before_s = self._solver.clock_s()
         seconds = self._begun(arrays, time_limit_s)
         while True:
             seconds += self._solver.solve(time_limit_s - seconds)

@@ -100,21 +100,23 @@ def planning_grid(
     """Clock-anchored multi-resolution grid: each tier is (until this far ahead, block length), never finer than `step`.
 
     The first interval is the `step` block that holds `now`. A coarser block starts only on its own multiple, so the
-    grid stays on the finer length until the next such multiple.
+    grid stays on the finer lengths until the next such multiple: from 19:10 a quarter of an hour's tier and then an
+    hour's go on with 19:15, 19:30, 19:45 and 20:00. A block, once cut, is cut further and never put together again.
     """
     start = floor_time(now, step)
-    edges = [start]
+    edges, lengths = [start], [step]
     for until, block in tiers:
-        length = max(block, step)
+        lengths.append(max(block, step))
         tier_end = start + min(until, horizon)
         while edges[-1] < tier_end:
-            edges.append(min(floor_time(edges[-1], length) + length, _next_fine(edges[-1], step, length)))
+            edges.append(_next_edge(edges[-1], lengths))
     return TimeGrid(tuple(edges))
 
 
-def _next_fine(edge: datetime, step: timedelta, length: timedelta) -> datetime:
-    """Next edge: a whole block when `edge` is on the block's own multiple, else one fine step towards it."""
-    return edge + (length if floor_time(edge, length) == edge else step)
+def _next_edge(edge: datetime, lengths: list[timedelta]) -> datetime:
+    """Next edge: the end of the longest block that may start at `edge`; a longer one's next start comes before it."""
+    longest = max(length for length in lengths if floor_time(edge, length) == edge)
+    return min(edge + longest, *(floor_time(edge, length) + length for length in lengths if length >= longest))
 
 
 def local_day(day: date, tz: tzinfo) -> tuple[datetime, datetime]:
