@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from optimizer.domain import Plan, Problem
 from optimizer.facts import LEAST_GAIN, PREFERENCE_PER_GPU_H, Facts, Floats, facts_of, late_tail, with_taken
 from optimizer.jobplans import job_rows
-from optimizer.ramps import allowed_kw
+from optimizer.ramps import allowed_kw, is_paced
 from optimizer.steps import pauses, steps_of
 from optimizer.weights import Weights, job_weights, weights_of
 
@@ -206,6 +206,8 @@ def _ramps(facts: Facts, imports: Floats, weights: tuple[Weights, ...]) -> float
     cost = 0.0
     caps = np.minimum(facts.limit_kw, facts.events_cap_kw)
     for s, site in enumerate(facts.problem.sites):
+        if not (is_paced(facts, s, True) or is_paced(facts, s, False)):
+            continue
         price = weights[s].ramp_per_kw
         for t in range(0 if site.import_now_kw is not None else 1, facts.count):
             before = imports[s, t - 1] if t else float(site.import_now_kw or 0.0)

@@ -48,15 +48,15 @@ def starts_of(
     at_home = (homes[j] >= 0) & (facts.table.pair_pool[np.maximum(homes[j], 0)] == g)
     waits = at_home & (rate[j] <= TOL * (1.0 + facts.table.rate[j])) & np.isfinite(saved[j])
     free = _price_alone(facts, arrays, answer, price_now)
-    found = {}
-    for n in np.flatnonzero(waits).tolist():
-        job, pool = int(j[n]), int(g[n])
-        worth = float(saved[job] - own[n])
-        extra = float(min(prices.fill[pool, 0], prices.given[pool, 0])) - worth
-        site = facts.pools[pool].site
-        helps = free[site] and prices.fill[pool, 0] < INF
-        start = _below(facts, prices, pool, worth, price_now) if helps else None
-        found[job] = StartPrice(max(0.0, extra) if extra < INF else None, start)
+    j, g, worth = j[waits], g[waits], (saved[j] - own)[waits]
+    extra = np.minimum(prices.fill[g, 0], prices.given[g, 0]) - worth
+    helps = np.array(free)[[pool.site for pool in facts.pools]][g] & (prices.fill[g, 0] < INF)
+    start = _below(facts, prices, g[helps], worth[helps], price_now)
+    below = dict(zip(np.flatnonzero(helps).tolist(), start.tolist(), strict=True))
+    found = {
+        job: StartPrice(max(0.0, more) if more < INF else None, below.get(n))
+        for n, (job, more) in enumerate(zip(j.tolist(), extra.tolist(), strict=True))
+    }
     return found
 
 
@@ -115,12 +115,12 @@ def cost_now(facts: Facts, price_now: Floats) -> Floats:
     return cost
 
 
-def _below(facts: Facts, prices: Prices, pool: int, worth: float, price_now: Floats) -> float:
-    """The price of the first interval at which a GPU-hour there is worth `worth`; never above the present one."""
-    of, now = facts.pools[pool], float(prices.fill[pool, 0])
-
-    def per_kw(value: float) -> float:
-        return value / float(prices.fill_kw[pool, 0] if value >= 0 else of.kw_per_work[0])
-
-    step = (per_kw(worth) - per_kw(now)) * 1000.0 / float(facts.pue[of.site, 0])
-    return float(price_now[of.site]) + min(0.0, step)
+def _below(facts: Facts, prices: Prices, pools: Ints, worth: Floats, price_now: Floats) -> Floats:
+    """The price of the first interval at which a GPU-hour in each of these pools is worth `worth`; never above the
+    present one."""
+    site = np.array([pool.site for pool in facts.pools], dtype=np.int64)[pools]
+    full_kw = np.array([pool.kw_per_work[0] for pool in facts.pools])[pools]
+    fill_kw, now = prices.fill_kw[pools, 0], prices.fill[pools, 0]
+    step = (worth / np.where(worth >= 0, fill_kw, full_kw) - now / np.where(now >= 0, fill_kw, full_kw)) * 1000.0
+    found: Floats = price_now[site] + np.minimum(0.0, step / facts.pue[site, 0])
+    return found

@@ -56,6 +56,11 @@ def add_reserve(model: Model) -> None:
 def _add_delivery(model: Model, sites: Ints, held: Columns, backed: Columns) -> None:
     """Sum of what is held <= what can be shed, and <= import."""
     facts = model.facts
+    if not len(sites):
+        none = (np.zeros(0, dtype=np.int64),) * 2
+        model.rows("deliver", "st", none)
+        model.rows("drawn", "st", none)
+        return
     shape = facts.pue.shape
     selling = np.zeros(shape, dtype=np.bool_)
     selling[np.unique(sites)] = True
