@@ -20,11 +20,15 @@ from benchmarks.support.memory import peak_mb
 from benchmarks.support.plans import Hasty, Planned, arrays_of, highs_alone
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import Figures, run, say, spread
-from benchmarks.support.rolling import closed_loop_loss, refreshed, stepped
+from benchmarks.support.rolling import closed_loop, refreshed, stepped
 from optimizer.domain import Problem, Rung
 
 CHANGE_PER_KW = 0.002
 """The daemon's own price of moving a kW, for change_cost_ratio."""
+
+LOSSES = (
+    "closed_loop_loss", "closed_loop_above_bound", "closed_loop_short", "classes_loss", "coarse_loss", "tanks_loss",
+)  # fmt: skip
 
 DAY_STEPS = 144
 """After so many rolling steps (twelve hours) the next day's jobs come, all at once."""
@@ -172,15 +176,15 @@ def _emergency(size: Size, seed: int) -> Figures:
 def _days(size: Size, seed: int) -> Figures:
     """Days in closed loop, jobs planned singly; the same days with nearly alike jobs planned as one; and as if there
     never were time, by the coarsest classes and by tanks of work."""
-    losses: dict[str, list[float]] = {"closed_loop_loss": [], "classes_loss": [], "coarse_loss": [], "tanks_loss": []}
+    losses: dict[str, list[float]] = {name: [] for name in LOSSES}
     others = {"classes_loss": Planned(0), "coarse_loss": Hasty(Rung.COARSE), "tanks_loss": Hasty(Rung.EMERGENCY)}
     for number in range(size.days):
         day = (seed + number, size.jobs, size.pools, size.horizon_h)
-        singly, optimum = closed_loop_loss(*day, Planned().plan)
-        losses["closed_loop_loss"].append(singly)
+        singly = closed_loop(*day, Planned().plan)
+        for name, value in zip(LOSSES, (singly.loss, singly.above_bound, singly.short), strict=False):
+            losses[name].append(value)
         for name, planner in others.items():
-            other, _ = closed_loop_loss(*day, planner.plan, optimum)
-            losses[name].append((1.0 + other) / (1.0 + singly) - 1.0)
+            losses[name].append(closed_loop(*day, planner.plan, singly).lived / singly.lived - 1.0)
         say(f"  day {seed + number}: " + ", ".join(f"{name} {found[-1]:.4f}" for name, found in losses.items()))
     return {name: _said(name, found, ".4f") for name, found in losses.items() if found}
 

@@ -7,8 +7,8 @@ cost, by the tight jobs that it misses. So what is judged is the day that was li
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -16,12 +16,18 @@ import numpy as np
 from benchmarks.support.reference import START, STEP, fine_grid, reference_problem
 from optimizer.assemble import Draft, assemble
 from optimizer.check import check_plan
+from optimizer.curves import draw_at_cap, hull_from_idle, throughput_at_cap
 from optimizer.domain import BatchJob, Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of
+from optimizer.highs import solve_arrays
 from optimizer.jobplans import job_rows
+from optimizer.model.arrays import write_arrays
+from optimizer.model.build import declare
+from optimizer.poolfacts import PoolFacts
 from optimizer.timegrid import planning_grid
 
 Planner = Callable[[Problem], Plan]
+PATIENCE_S = 300.0
 REPLAN = timedelta(minutes=15)
 PRICE_NOISE, LOAD_NOISE = 0.02, 0.01
 """Standard deviations of what changes from one interval's forecast to the next, as shares."""
@@ -52,24 +58,61 @@ def stepped(seed: int, steps: int, jobs: int, pools: int, horizon_h: float = 24.
     return replace(problem, jobs=(*problem.jobs[gone:], *new))
 
 
-def closed_loop_loss(
-    seed: int, jobs: int, pools: int, horizon_h: float, planner: Planner, optimum: float | None = None
-) -> tuple[float, float]:
-    """Cost of a day that is planned anew every quarter of an hour, over the full-information optimum on the uniform
-    grid, less one; and the objective of that optimum (`optimum` where it is known: else `planner` is asked for it).
-    Cost is all value that could be had less what was: energy, charges, service and work missed."""
+@dataclass(frozen=True)
+class Day:
+    """Costs of a day: as it was lived, as the full-information optimum has it, and a bound that no plan reaches. Cost
+    is all value that could be had less what was: energy, charges, service and work missed. `short_gpu_h`: work that was
+    planned for the present quarters of an hour and not done, of `planned_gpu_h`."""
+
+    lived: float
+    optimum: float
+    bound: float
+    short_gpu_h: float = 0.0
+    planned_gpu_h: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Of the closed loop, over the full-information optimum on the uniform grid."""
+        return self.lived / self.optimum - 1.0
+
+    @property
+    def above_bound(self) -> float:
+        """The same over the bound."""
+        return self.lived / self.bound - 1.0
+
+    @property
+    def short(self) -> float:
+        """Share of the planned work that was not done when it was planned."""
+        return self.short_gpu_h / max(self.planned_gpu_h, 1e-9)
+
+
+def closed_loop(seed: int, jobs: int, pools: int, horizon_h: float, planner: Planner, known: Day | None = None) -> Day:
+    """A day that is planned anew every quarter of an hour and lived under the caps of the plans, beside the best that
+    could be done with all that comes known at its start. `known`: the same day by another planner, whose optimum and
+    bound hold here too."""
     whole = reference_problem(seed, fine_grid(horizon_h), jobs, pools)
     end = whole.grid.end
     whole = replace(whole, jobs=tuple(job for job in whole.jobs if job.deadline <= end))
     facts = facts_of(whole)
-    if optimum is None:
-        optimum = planner(whole).objective
-    lived = _lived(facts, planner)
+    most = _most(facts)
+    if known is None:
+        known = Day(0.0, most - planner(whole).objective, most + _least(facts))
+    lived, done_gpu_h, planned_gpu_h = _lived(facts, planner)
     broken = check_plan(whole, lived)
     if broken:
         raise RuntimeError(f"the day that was lived breaks a promise: {broken[0]}")
-    most = _most(facts)
-    return (most - lived.objective) / (most - optimum) - 1.0, optimum
+    short_gpu_h = planned_gpu_h - done_gpu_h
+    return replace(known, lived=most - lived.objective, short_gpu_h=short_gpu_h, planned_gpu_h=planned_gpu_h)
+
+
+def _least(facts: Facts) -> float:
+    """Least objective where no job waits for the speed of its pool: as if every GPU had a cap of its own, at the mean
+    power of the pool. What plans owe to one cap for all is in what they lose against it."""
+    pools = tuple(
+        replace(pool, hulls=(hull_from_idle(pool.curve),) * facts.count) if pool.batch else pool for pool in facts.pools
+    )
+    free = replace(facts, pools=pools)
+    return solve_arrays(write_arrays(declare(facts.problem, free)), PATIENCE_S).objective
 
 
 def _most(facts: Facts) -> float:
@@ -82,22 +125,47 @@ def _most(facts: Facts) -> float:
     return service + float((facts.table.value_per_gpu_h * facts.table.left).sum())
 
 
-def _lived(facts: Facts, planner: Planner) -> Plan:
-    """The day as it was lived: each plan's first quarter of an hour, one after the other."""
+def _lived(facts: Facts, planner: Planner) -> tuple[Plan, float, float]:
+    """The day as it was lived, each plan's first quarter of an hour one after the other; the work that jobs did, and
+    what was planned of it, in GPU-hours. All GPUs of a batch pool run under its plan's cap."""
     whole, count = facts.problem, facts.count
     draw, rates = np.zeros((len(facts.pools), count)), np.zeros((len(facts.jobs), count))
-    ids, fine = [job.id for job in facts.table.jobs], int(REPLAN / STEP)
+    ids, fine, asked_gpu_h = [job.id for job in facts.table.jobs], int(REPLAN / STEP), 0.0
     for first in range(0, count, fine):
         now = whole.grid.edges[first]
         done = rates @ facts.hours
-        asked = _at(whole, facts, now, done, draw[:, :first])
-        plan = planner(asked)
+        plan = planner(_at(whole, facts, now, done, draw[:, :first]))
         steps = slice(first, min(first + fine, count))
         width = steps.stop - first
+        planned = job_rows(plan.jobs, ids, len(plan.grid)).rates[:, :width]
+        asked_gpu_h += float((planned @ facts.hours[steps]).sum())
         for pool in facts.pools:
             draw[pool.index, steps] = plan.pools[pool.pool.id].draw_kw[:width]
-        rates[:, steps] = job_rows(plan.jobs, ids, len(plan.grid)).rates[:, :width]
-    return assemble(facts, Draft(draw, rates, tuple(facts.table.first_pool.tolist())), Rung.OPTIMUM)
+            if pool.batch:
+                mine, caps = facts.table.of_pool(pool.index), plan.pools[pool.pool.id].cap_w[:width]
+                rates[mine, steps], draw[pool.index, steps] = under_caps(facts, pool, steps, caps, planned[mine])
+    lived = assemble(facts, Draft(draw, rates, tuple(facts.table.first_pool.tolist())), Rung.OPTIMUM)
+    return lived, float((rates @ facts.hours).sum()), asked_gpu_h
+
+
+def under_caps(
+    facts: Facts, pool: PoolFacts, steps: slice, caps_w: Sequence[float], planned: Floats
+) -> tuple[Floats, Floats]:
+    """What the jobs of a pool do [job, interval] and what it draws in kW [interval] under its caps: each job what was
+    planned, or what its GPUs do at that speed; each GPU draws what it draws under the cap.
+
+    A cap is rounded down to a whole watt; what the jobs lose by that is no more than a watt's worth, and not counted.
+    """
+    table, mine = facts.table, facts.table.of_pool(pool.index)
+    speed = np.array([throughput_at_cap(pool.curve, cap + 1.0) for cap in caps_w])
+    busy_w = np.array([draw_at_cap(pool.curve, cap + 1.0) for cap in caps_w]) - pool.curve.idle_w
+    open_ = np.minimum(1.0, (table.on_time_h + table.late_h)[mine, steps] / facts.hours[steps])
+    own = np.minimum(table.max_gpus[mine], pool.pool.count)[:, None] * open_
+    gpus = np.minimum(own, planned / np.maximum(speed, 1e-9))
+    gpus *= np.minimum(1.0, pool.pool.count / np.maximum(gpus.sum(axis=0), 1e-9))
+    rates: Floats = gpus * speed
+    drawn: Floats = pool.base_kw[steps] + gpus.sum(axis=0) * busy_w / 1000.0
+    return rates, drawn
 
 
 def _at(whole: Problem, facts: Facts, now: datetime, done: Floats, draw_kw: Floats) -> Problem:

@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.__main__ import names
@@ -13,13 +14,15 @@ from benchmarks.support.mix import config_text, mix_from, split_data
 from benchmarks.support.plans import Planned
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import run
-from benchmarks.support.rolling import closed_loop_loss
+from benchmarks.support.rolling import closed_loop, under_caps
 from optimizer.domain import Plan, Problem, Work
+from optimizer.facts import facts_of
 from optimizer.fallback import safe_plan
 from optimizer.validate import validate
 from scheduler.config import load_config
 from tests.support.fake_nvml import STATE
 from tests.support.power_worlds import fake_machine
+from tests.support.problems import hourly, inputs, job, pool, problem, site
 from tests.support.system import require
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -221,6 +224,17 @@ def test_a_day_in_closed_loop_costs_what_its_planner_loses() -> None:
         """The floor's plan is the optimum, those of the day keep every pool at its floor."""
         return planned.plan(problem) if next(plans) == 0 else safe_plan(problem)
 
-    loss, _ = closed_loop_loss(1, 12, 4, 3.0, planned.plan)
-    assert -1e-6 <= loss < 0.2
-    assert closed_loop_loss(1, 12, 4, 3.0, careless)[0] > loss + 0.01
+    day = closed_loop(1, 12, 4, 3.0, planned.plan)
+    assert -1e-6 <= day.loss < 0.2
+    assert day.bound <= day.optimum * (1 + 1e-6)
+    assert closed_loop(1, 12, 4, 3.0, careless).loss > day.loss + 0.01
+
+
+def test_in_a_day_that_is_lived_a_job_does_no_more_than_its_gpus_under_the_cap_of_their_pool() -> None:
+    """SIMPLE: half of the work for 100 W above the idle 100 W, under a cap of 200 W."""
+    jobs = [job("fast", (0, 2), 20.0, 20), job("slow", (0, 2), 40.0, 80)]
+    facts = facts_of(problem(hourly(2), [site(2)], [inputs(pool("batch", Work.BATCH, 100), 2)], jobs))
+    planned = np.array([[20.0, 0.0], [20.0, 90.0]])
+    done, draw_kw = under_caps(facts, facts.pools[0], slice(0, 2), (199.0, 400.0), planned)
+    assert done == pytest.approx(np.array([[10.0, 0.0], [20.0, 80.0]]))
+    assert draw_kw == pytest.approx([10.0 + (20 + 40) * 0.1, 10.0 + 80 * 0.3])
