@@ -27,7 +27,8 @@ CHANGE_PER_KW = 0.002
 """The daemon's own price of moving a kW, for change_cost_ratio."""
 
 LOSSES = (
-    "closed_loop_loss", "closed_loop_above_bound", "closed_loop_short", "classes_loss", "coarse_loss", "tanks_loss",
+    "closed_loop_loss", "closed_loop_above_bound", "closed_loop_short",
+    "one_cap_loss", "one_cap_above_bound", "one_cap_short", "classes_loss", "coarse_loss", "tanks_loss",
 )  # fmt: skip
 
 DAY_STEPS = 144
@@ -181,8 +182,10 @@ def _days(size: Size, seed: int) -> Figures:
     for number in range(size.days):
         day = (seed + number, size.jobs, size.pools, size.horizon_h)
         singly = closed_loop(*day, Planned().plan)
-        for name, value in zip(LOSSES, (singly.loss, singly.above_bound, singly.short), strict=False):
-            losses[name].append(value)
+        held = closed_loop(*day, Planned().plan, one_cap=True)
+        for name, one in (("closed_loop", singly), ("one_cap", held)):
+            for what, value in (("loss", one.loss), ("above_bound", one.above_bound), ("short", one.short)):
+                losses[f"{name}_{what}"].append(value)
         for name, planner in others.items():
             losses[name].append(closed_loop(*day, planner.plan, singly).lived / singly.lived - 1.0)
         say(f"  day {seed + number}: " + ", ".join(f"{name} {found[-1]:.4f}" for name, found in losses.items()))

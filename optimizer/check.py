@@ -60,7 +60,7 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     found: list[Violation] = []
     for inputs in problem.pools:
         found.extend(_pool(problem, plan, inputs, work[inputs.pool.id]))
-    found.extend(check_jobs(problem, jobs))
+    found.extend(check_jobs(problem, jobs, {name: orders.cap_w for name, orders in plan.pools.items()}))
     found.extend(Violation(*fault) for fault in step_faults(problem, jobs))
     found.extend(Violation(*fault) for fault in run_faults(problem, plan, jobs))
     found.extend(Violation(*fault) for fault in tier_faults(problem, plan, jobs))

@@ -5,7 +5,7 @@ Why with arithmetic of its own: see `check.py`. All jobs are judged at once; sen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +43,8 @@ class _Seen:
     whole: Flags
 
 
-def check_jobs(problem: Problem, jobs: JobPlans) -> list[Violation]:
-    """What the jobs' plans break; `jobs` in the order of the problem's."""
+def check_jobs(problem: Problem, jobs: JobPlans, caps_w: Mapping[str, Sequence[float]]) -> list[Violation]:
+    """What the jobs' plans break; `jobs` in the order of the problem's, `caps_w` [interval] as each pool is ordered."""
     if not problem.jobs:
         return []
     tops = {
@@ -71,9 +71,32 @@ def check_jobs(problem: Problem, jobs: JobPlans) -> list[Violation]:
         Violation(ids[n], t, f"rate {jobs.rates[n, t]:.4f} is outside its window or above {seen.rate[n]:.1f} GPUs")
         for n, t in np.argwhere(outside).tolist()
     ]
+    found += _too_fast(problem, jobs, seen, live & ~seen.whole, caps_w)
     found += _conserved(jobs, seen, work, total, live)
     for n in np.flatnonzero(live & seen.whole).tolist():
         found += _unbroken(problem, problem.jobs[n], jobs.rates[n], float(seen.rate[n]), (float(total[n]), tops))
+    return found
+
+
+def _too_fast(
+    problem: Problem, jobs: JobPlans, seen: _Seen, live: Flags, caps_w: Mapping[str, Sequence[float]]
+) -> list[Violation]:
+    """Jobs that are promised more than their GPUs do under the one cap of their pool (which is rounded down to a whole
+    watt). Runs without a break go at the highest rate by rule, and are not judged."""
+    homes, found = np.array(jobs.pools, dtype=object), []
+    gpus = np.array([job.max_gpus for job in problem.jobs], dtype=np.float64)
+    for pool in (inputs.pool for inputs in problem.pools if inputs.pool.one_cap):
+        mine, curve = np.flatnonzero(live & (homes == pool.id)), clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
+        caps, which = np.unique(np.array(caps_w[pool.id]) + 1.0, return_inverse=True)
+        speed = np.array([throughput_at_cap(curve, cap) for cap in caps.tolist()])[which]
+        own = np.maximum(np.minimum(gpus[mine], pool.count), seen.rate[mine] / _top(pool))
+        most = own[:, None] * seen.open_h[mine] / seen.hours * speed
+        fast = jobs.rates[mine] > most * (1 + 1e-4) + 1e-4 * (1 + own[:, None])
+        found += [
+            Violation(jobs.ids[mine[n]], t, f"rate {jobs.rates[mine[n], t]:.4f} is more than its GPUs do at the pool's "
+                                            f"cap of {caps_w[pool.id][t]:.0f} W: {most[n, t]:.4f}")
+            for n, t in np.argwhere(fast).tolist()
+        ]  # fmt: skip
     return found
 
 

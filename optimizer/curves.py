@@ -219,6 +219,12 @@ def knee_w(curve: PowerCurve) -> float:
     return curve.idle_w + envelope(curve)[0].width_w
 
 
+def throughput_of_knee(curve: PowerCurve) -> float:
+    """Throughput at the knee of a curve."""
+    first = hull_from_idle(curve).segments[0]
+    return first.width_w * first.slope_per_w
+
+
 def parse_curves(text: str, idle_w: Mapping[str, float] | None = None, place: str = "curves") -> dict[str, PowerCurve]:
     """Read measured curves from CSV text, keyed "gpu/workload" ("@batch" added where a workload has several).
 

@@ -125,9 +125,9 @@ class Work(StrEnum):
 class GpuPool:
     """GPUs of one model that do one class of work at one site.
 
-    `floor` is the least share of the load's full throughput that must be served (0..1). `value_per_gpu_h` is what an
-    hour of one GPU at full throughput is worth; for batch pools 0 (their jobs carry the value).
-    `min_cap_w`/`max_cap_w` bound what may be ordered. `tokens_per_gpu_h` turns work into tokens for the reports.
+    `floor` is the least share of the load's full throughput that must be served (0..1), `value_per_gpu_h` the worth of
+    an hour of one GPU at full throughput (batch pools: 0, their jobs carry it). `min_cap_w`/`max_cap_w` bound orders,
+    `tokens_per_gpu_h` makes tokens of work for reports, `one_cap` holds jobs to the pool's one cap (`speeds.py`).
     """
 
     id: str
@@ -142,6 +142,7 @@ class GpuPool:
     max_cap_w: float
     tokens_per_gpu_h: float = 0.0
     parking: Parking | None = None
+    one_cap: bool = False
 
 
 # ---------------------------------------------------------------- work and events
@@ -304,8 +305,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything one plan depends on. The same problem gives the same plan. `scenarios`: what may turn out otherwise
-    (empty: the plan takes all for certain)."""
+    """Everything one plan depends on: the same problem, the same plan. `scenarios`: what may be otherwise (or none)."""
 
     made_at: datetime
     grid: TimeGrid

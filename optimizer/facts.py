@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.assets import CoincidentCharge
+from optimizer.batchpools import gpus_for, working_of
 from optimizer.curves import (
-    Hull,
     cap_for_throughput,
     clipped,
     hull_from_idle,
@@ -27,7 +27,7 @@ from optimizer.domain import GridEvent, PoolInputs, PowerCurve, Problem, Work
 from optimizer.envelope import event_breakpoints, mean_limit_kw, promised_kwh
 from optimizer.jobfacts import JobFacts, Jobs, JobTable, table_of
 from optimizer.parked import parked_of
-from optimizer.poolfacts import PoolFacts
+from optimizer.poolfacts import SLACK, PoolFacts, hulls_at
 from optimizer.supply import Supply, supply_of
 
 Floats = NDArray[np.float64]
@@ -41,9 +41,6 @@ day's wait weighs as much as a third of a USD/MWh at 0.7 kW a GPU, so a plan giv
 
 LEAST_GAIN = 0.01
 """Money that taking part in a voluntary event must bring at least: nothing is promised for nothing."""
-
-PACE_STEP = 0.02
-"""Paces are rounded up to this, so that a pool has few different hulls."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,15 +338,20 @@ def _pool(problem: Problem, number: int, sites: dict[str, int], jobs: JobTable) 
     curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
     floor_caps = _floor_caps(inputs, curve, len(problem.grid))
     parked = parked_of(inputs, np.array(problem.grid.hours), _held_gpus(number, pool.count, curve, jobs))
+    speed = lone = None
     if pool.work is Work.BATCH:
-        working, hulls = _batch(problem, number, curve, jobs)
+        working, speed, lone = working_of(problem, number, curve, jobs)
+        hulls = hulls_at(curve, speed, SLACK, np.inf) if pool.one_cap else hulls_at(curve, speed)
+        speed = speed if pool.one_cap else None
         working = working if parked is None else np.minimum(working, np.maximum(0.0, parked.most_awake))
     else:
         working = np.array(inputs.load) * pool.count
         hulls = (hull_of_caps(curve),) * len(problem.grid)
     breakable = np.zeros(len(problem.grid), dtype=np.bool_)
     now_kw = inputs.draw_now_kw
-    return PoolFacts(pool, number, sites[pool.site], curve, working, hulls, floor_caps, breakable, now_kw, parked)
+    return PoolFacts(
+        pool, number, sites[pool.site], curve, working, hulls, floor_caps, breakable, now_kw, parked, speed, lone
+    )
 
 
 def _floor_caps(inputs: PoolInputs, curve: PowerCurve, count: int) -> NDArray[np.int64]:
@@ -364,37 +366,4 @@ def _floor_caps(inputs: PoolInputs, curve: PowerCurve, count: int) -> NDArray[np
 def _held_gpus(number: int, count: int, curve: PowerCurve, jobs: JobTable) -> float:
     """GPUs of jobs that run in a pool and may not be interrupted."""
     held = jobs.fixed & (jobs.first_pool == number)
-    return float(_gpus_for(jobs, held, count, curve).sum())
-
-
-def _gpus_for(jobs: JobTable, mine: NDArray[np.bool_] | NDArray[np.int64], count: int, curve: PowerCurve) -> Floats:
-    """GPUs that jobs could keep busy in a pool; a rate that another pool sets may need more than a job asks for."""
-    found: Floats = np.minimum(np.maximum(jobs.max_gpus[mine], jobs.rate[mine] / curve.points[-1].throughput), count)
-    return found
-
-
-def _batch(problem: Problem, number: int, curve: PowerCurve, jobs: JobTable) -> tuple[Floats, tuple[Hull, ...]]:
-    """GPUs that jobs could keep busy in each interval, and hulls that are never slower than the tightest job needs.
-
-    All active GPUs of a pool share one cap, so a job that must run at pace 0.9 of its highest rate until its deadline
-    forbids caps below a throughput of 0.9 while it may run.
-    """
-    mine = jobs.of_pool(number)
-    if not len(mine):
-        return np.zeros(len(problem.grid)), (hull_from_idle(curve),) * len(problem.grid)
-    on_time_h, count = jobs.on_time_h[mine], problem.pools[number].pool.count
-    open_h = on_time_h + jobs.late_h[mine]
-    working = _gpus_for(jobs, mine, count, curve) @ (open_h / np.array(problem.grid.hours))
-    paces = jobs.pace[mine]
-    tight = paces > throughput_of_knee(curve)
-    steps = np.where(tight, np.minimum(1.0, np.ceil(paces / PACE_STEP) * PACE_STEP), 0.0)
-    pressed = np.where(jobs.reachable[mine][:, None], on_time_h, open_h)
-    least = np.where(pressed > 0, steps[:, None], 0.0).max(axis=0)
-    hulls = {pace: hull_from_idle(curve, pace) for pace in set(least.tolist())}
-    return np.minimum(working, count), tuple(hulls[pace] for pace in least.tolist())
-
-
-def throughput_of_knee(curve: PowerCurve) -> float:
-    """Throughput at the knee of a curve."""
-    first = hull_from_idle(curve).segments[0]
-    return first.width_w * first.slope_per_w
+    return float(gpus_for(jobs, held, count, curve).sum())

@@ -22,6 +22,7 @@ from optimizer.poolfacts import PoolFacts
 from optimizer.promises import keep_promises
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.room import fit, fixed_draw, headroom_kw, kw_per_work, wanted_draw
+from optimizer.speeds import fastest
 from optimizer.steps import depths, least_now, may_work, steps_of
 from optimizer.weights import job_weights
 
@@ -252,11 +253,11 @@ class _Book:
         space = Space(self.free, self.room_kw, self.kw_per_work)
         keep_promises(facts, self.steps, self.rates, self.homes, space)
         keep_runs(facts, self.steps, self.rates, self.homes, space)
+        speeds = fastest(facts, self.rates, np.array(self.homes, dtype=np.int64))
         for pool in facts.pools:
             if pool.batch:
                 mine = [number for number, home in enumerate(self.homes) if home == pool.index]
-                work = self.rates[mine].sum(axis=0)
-                draw[pool.index] = [pool.draw_for(t, done) for t, done in enumerate(work.tolist())]
+                draw[pool.index] = pool.draws_for(self.rates[mine].sum(axis=0), speeds[pool.index])
         note = Note(reason, "plan", text, Severity.WARNING)
         return assemble(facts, Draft(draw, self.rates, tuple(self.homes), events=events or {}), rung, (note,))
 

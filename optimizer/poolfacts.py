@@ -1,22 +1,38 @@
 """A pool on the grid, before anything is decided: who may work, what the curve gives, the floor.
 
-Why hulls by interval: the GPUs of a batch pool share one cap, so its tightest job decides how slow they may run.
+Why hulls by interval: the GPUs of a batch pool share one cap, so its tightest job decides how slow they may run, and no
+job may count on more than that speed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.curves import Hull, Segment, draw_at_cap, throughput_at_cap
+from optimizer.curves import Hull, Segment, draw_at_cap, hull_from_idle, throughput_at_cap, throughput_of_knee
 from optimizer.domain import GpuPool, PowerCurve, Work
 from optimizer.parked import Parked
 
 Floats = NDArray[np.float64]
+
+SPEED_STEP = 0.02
+"""Speeds are rounded up to this, so that a pool has few different hulls."""
+
+SLACK = 1e-6
+"""Part of a step that is rounding."""
+
+
+def hulls_at(curve: PowerCurve, speed: Floats, slack: float = 0.0, most: float = 1.0) -> tuple[Hull, ...]:
+    """Hulls whose GPUs with work are never slower than `speed` [interval], rounded up to few steps (none that is less
+    than `slack` of a step away) of at most `most`."""
+    fast = speed > throughput_of_knee(curve)
+    steps = np.where(fast, np.minimum(most, np.ceil(speed / SPEED_STEP - slack) * SPEED_STEP), 0.0)
+    hulls = {step: hull_from_idle(curve, step) for step in set(steps.tolist())}
+    return tuple(hulls[step] for step in steps.tolist())
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,14 @@ class PoolFacts:
     draw_now_kw: float | None
     parked: Parked | None = None
     """How it parks GPUs; None: not at all."""
+    speed: Floats | None = None
+    """Throughput under which none of its GPUs with work runs, per interval: what every job may count on for each of its
+    GPUs. None: pools whose jobs aren't held to that, and bounds that let every GPU have a cap of its own."""
+    lone_gpus: Floats | None = None
+    """GPUs that may work where each of the jobs that are in time could use all of them (most often it is one job), else
+    0, per interval: what these jobs do together makes the pool as fast as each of them needs it."""
+    alone: NDArray[np.bool_] | None = None
+    """Where nobody else works, so that no speed need be given."""
 
     @property
     def batch(self) -> bool:
@@ -97,6 +121,25 @@ class PoolFacts:
         return self._by_hull(lambda hull: hull.top_throughput)
 
     @cached_property
+    def speed_share(self) -> Floats:
+        """That speed over the best one, per interval: no job may be planned at more of its highest rate."""
+        if self.speed is None:
+            return np.ones(len(self.hulls))
+        share = np.minimum(1.0, self.speed / np.maximum(self.top_throughput, 1e-12))
+        found: Floats = share if self.alone is None else np.where(self.alone, 1.0, share)
+        return found
+
+    def at_speed(self, speed: Floats, alone: NDArray[np.bool_]) -> PoolFacts:
+        """The pool at other speeds, with nobody but the lone jobs in some intervals."""
+        speed = np.minimum(speed, self.hulls[0].top_throughput)
+        lone = self.working if self.lone_gpus is None else np.minimum(self.lone_gpus, self.working)
+        working, hulls = (
+            np.where(alone, lone, self.working),
+            hulls_at(self.curve, np.where(alone, 0.0, speed), SLACK, np.inf),
+        )
+        return replace(self, speed=speed, alone=alone, working=working, hulls=hulls)
+
+    @cached_property
     def kw_per_work(self) -> Floats:
         """Power above the hull's lower end, in kW, that a GPU equivalent takes at full speed, per interval."""
         return self._by_hull(lambda hull: (hull.top_w - hull.base_w) / hull.top_throughput / 1000.0)
@@ -145,8 +188,9 @@ class PoolFacts:
             return 0.0
         return working * hull.throughput(hull.base_w + (draw_kw - float(self.base_kw[index])) * 1000.0 / working)
 
-    def draws_for(self, work: Floats) -> Floats:
-        """Least draw of the pool in kW that does `work` GPU equivalents, both [interval]."""
+    def draws_for(self, work: Floats, fastest: Floats | None = None) -> Floats:
+        """Least draw of the pool in kW that does `work` GPU equivalents, both [interval]; `fastest`: throughput that
+        some job needs of each of its GPUs, and so of all, which share one cap."""
         some = self.working > 0
         left = work / np.where(some, self.working, 1.0) - self.base_throughput
         slope_per_w = self.seg_slope_per_kw / 1000.0
@@ -156,12 +200,23 @@ class PoolFacts:
             above_w += np.divide(step, slope_per_w[:, k], out=np.zeros_like(step), where=slope_per_w[:, k] > 0)
             left = left - step
         draw: Floats = self.base_kw + np.where(some, self.working * above_w, 0.0) / 1000.0
-        return draw
+        if fastest is None or self.speed is None:
+            return draw
+        return np.maximum(draw, self.base_kw + work * self.kw_at(fastest))
 
-    def draw_for(self, index: int, work: float) -> float:
-        """Least draw of the pool in kW that does `work` GPU equivalents."""
+    def kw_at(self, speed: Floats) -> Floats:
+        """Power above idle in kW for a GPU equivalent, from GPUs that are at least as fast as `speed` [interval]."""
+        kinds, which = np.unique(np.ceil(speed / SPEED_STEP - 1e-9) * SPEED_STEP, return_inverse=True)
+        slopes = [hull_from_idle(self.curve, kind).segments[0].slope_per_w for kind in kinds.tolist()]
+        found: Floats = 1.0 / (1000.0 * np.array(slopes)[which])
+        return found
+
+    def draw_for(self, index: int, work: float, fastest: float = 0.0) -> float:
+        """Least draw of the pool in kW that does `work` GPU equivalents; `fastest`: see `draws_for`."""
         working, hull = float(self.working[index]), self.hulls[index]
         if working <= 0:
             return float(self.base_kw[index])
         above_w = working * (hull.draw_w(work / working) - hull.base_w)
-        return float(self.base_kw[index]) + above_w / 1000.0
+        if fastest <= 0 or self.speed is None:
+            return float(self.base_kw[index]) + above_w / 1000.0
+        return float(self.base_kw[index]) + max(above_w / 1000.0, work * float(self.kw_at(np.array([fastest]))[0]))

@@ -21,7 +21,7 @@ from optimizer.facts import Facts, Floats, facts_of
 from optimizer.fan import NO_SIZES, Fan, Sizes
 from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import Answer, Highs, solve_arrays
-from optimizer.jobfacts import JobTable
+from optimizer.lateness import late_jobs, mates, missed_in, still_late
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import JOB_FAMILIES, declare
 from optimizer.model.parts import Flags, Ints
@@ -31,6 +31,7 @@ from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import awake_in_time, draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.sifting import MOST_SHARE, Sifted, worth_sifting
+from optimizer.speeds import MOST_LOOKS, Speeds, beside_late
 from optimizer.steady import tried, worth_steadying
 from optimizer.tankhours import in_hours
 from optimizer.tanks import Grouped, tanks_of
@@ -86,6 +87,7 @@ class Session:
     _fan: Fan = field(default_factory=Fan)
     _sizes: Sizes = NO_SIZES
     _weigher: Weigher = field(default_factory=Weigher)
+    _speeds: Speeds = field(default_factory=Speeds)
 
     def plan(self, problem: Problem, time_limit_s: float = 10.0) -> Plan:
         """The best plan for a valid problem; where time is too short for it, the best of far fewer classes of jobs.
@@ -136,7 +138,9 @@ class Session:
     def _planned(self, classes: Grouped, time_limit_s: float) -> Plan:
         """The best plan with jobs in these classes."""
         self._classes, whole, facts = classes, classes.whole, classes.facts
-        arrays, answer = self._optimum(facts, time_limit_s)
+        facts, arrays, answer = self._optimum(facts, time_limit_s)
+        if facts.pools is not whole.pools and facts.count == whole.count:
+            whole = replace(whole, pools=facts.pools)
         arrays, answer = self._keeping(facts, arrays, answer, time_limit_s)
         answer, homes = self._settled(facts, arrays, answer, time_limit_s)
         answer = self._one_way(facts, arrays, answer, homes, time_limit_s)
@@ -151,31 +155,54 @@ class Session:
         )
 
     # ------------------------------------------------------------ the optimum
-    def _optimum(self, facts: Facts, time_limit_s: float) -> tuple[Arrays, Answer]:
-        """Arrays and their optimum. Columns for late work exist only for jobs that need them: a job that misses its
-        deadline in a solve without them gets them, with all jobs of its pools, and the solve goes on. (Alone it would
-        meet the deadline in another's place, which then missed its own: one solve after the other.)"""
-        table = facts.table
+    def _optimum(self, paced: Facts, time_limit_s: float) -> tuple[Facts, Arrays, Answer]:
+        """The facts with the speeds that pay, arrays and their optimum. Columns for late work exist only for jobs that
+        need them: a job that misses its deadline in a solve without them gets them, with all jobs of its pools, and the
+        solve goes on. (Alone it would meet the deadline in another's place, which then missed its own: one solve after
+        the other.)"""
+        table, facts = paced.table, self._speeds.begin(paced)
         late = np.array([job.id in self._late for job in table.jobs], dtype=np.bool_)
         late |= ~table.reachable | table.late_anyway
         seconds = 0.0
         while True:
+            facts = beside_late(paced, facts, late)
             arrays = self._arrays(facts, late)
             answer = self._solve(facts, arrays, time_limit_s - seconds)
             seconds += answer.seconds
-            missed, self._mixed = _missed(arrays, answer), bool(arrays.integer.any())
+            facts, arrays, answer, spent = self._sped(facts, arrays, answer, late, time_limit_s - seconds)
+            seconds += spent
+            missed, self._mixed = missed_in(arrays, answer), bool(arrays.integer.any())
             if not len(missed) and self._mixed:
                 arrays, answer = self._whole(facts, arrays, answer, time_limit_s - seconds)
                 seconds += answer.seconds
-                missed = _missed(arrays, answer)
+                missed = missed_in(arrays, answer)
             if not len(missed):
                 break
-            late[_mates(table, missed)] = True
-        self._late = self._classes.members(_still_late(table, late, _late_jobs(arrays, answer)))
+            late[mates(table, missed)] = True
+        self._speeds.keep(facts)
+        self._late = self._classes.members(still_late(table, late, late_jobs(arrays, answer)))
         self._plans += 1
         if self._plans % self.verify_every == 0:
             answer = self._verified(arrays, answer, time_limit_s - seconds)
-        return arrays, replace(answer, seconds=seconds)
+        return facts, arrays, replace(answer, seconds=seconds)
+
+    def _sped(
+        self, facts: Facts, arrays: Arrays, answer: Answer, late: Flags, time_limit_s: float
+    ) -> tuple[Facts, Arrays, Answer, float]:
+        """The answer at speeds that pay more, where there are any, and the seconds that were spent on it."""
+        seconds = 0.0
+        for _ in range(MOST_LOOKS):
+            other = self._speeds.look(facts, arrays, answer)
+            if other is None:
+                break
+            before, tried = self._last, self._arrays(other, late)
+            found = self._solve(other, tried, max(0.1, time_limit_s - seconds))
+            seconds += found.seconds
+            if not self._speeds.better(found, answer):
+                self._solver, self._sifted, self._last = None, None, before
+                break
+            facts, arrays, answer = other, tried, found
+        return facts, arrays, answer, seconds
 
     def _keeping(self, facts: Facts, arrays: Arrays, answer: Answer, time_limit_s: float) -> tuple[Arrays, Answer]:
         """The arrays and the answer that keep to what was decided when risk was weighed, as long as nothing has to give
@@ -365,32 +392,6 @@ class Session:
         """Solve again with jobs confined to one pair (-1: free); the time spent adds up."""
         answer = self._solve(facts, self._confined(facts, arrays, homes), max(0.1, time_limit_s - before.seconds))
         return replace(answer, seconds=answer.seconds + before.seconds, optimal=answer.optimal and before.optimal)
-
-
-def _late_jobs(arrays: Arrays, answer: Answer) -> Ints:
-    """Jobs that do late work in an answer."""
-    late = arrays.families["late"]
-    found: Ints = np.unique(late.keys[0][arrays.of("late", answer.point) > 1e-7])
-    return found
-
-
-def _mates(table: JobTable, jobs: Ints) -> Ints:
-    """These jobs and all that may run in one of their pools."""
-    pools = np.unique(table.pair_pool[np.isin(table.pair_job, jobs)])
-    return np.unique(np.append(jobs, table.pair_job[np.isin(table.pair_pool, pools)]))
-
-
-def _still_late(table: JobTable, had: Flags, late: Ints) -> Ints:
-    """Jobs whose next plan begins with columns for late work: those that do some, and those in one of their pools that
-    `had` such columns."""
-    mates = _mates(table, late)
-    return np.unique(np.append(late, mates[had[mates]]))
-
-
-def _missed(arrays: Arrays, answer: Answer) -> Ints:
-    """Jobs without columns for late work that miss their deadline in an answer."""
-    missed: Ints = arrays.families["missed"].keys[0][arrays.of("missed", answer.point) > 1e-7]
-    return missed
 
 
 def _incumbent_note(gap: float) -> Note:

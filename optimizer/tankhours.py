@@ -122,6 +122,9 @@ def _pool(pool: PoolFacts, first: Ints, working: Floats) -> PoolFacts:
         hulls=hulls,
         floor_caps_w=np.maximum.reduceat(pool.floor_caps_w, first),
         may_break_floor=pool.may_break_floor[first],
+        speed=None,
+        lone_gpus=None,
+        alone=None,
     )
 
 

@@ -25,6 +25,7 @@ from optimizer.facts import Facts, Floats
 from optimizer.jobfacts import Jobs, JobTable, Stock
 from optimizer.model.parts import Flags, Ints
 from optimizer.reasons import Note, Reason, Severity
+from optimizer.speeds import fastest, with_speeds
 
 SPARE_STEPS = (1.5, 2.0, 3.0, 5.0)
 """Hours until the deadline over hours of work, at which one tank ends and the next begins."""
@@ -70,12 +71,12 @@ class Tanks:
         rates = draft.rates[self.of]
         tanked = np.isin(self.of, stock.rows)
         rates[tanked] = _handed_out(facts, tanked, self.of, draft) / facts.hours
-        draw = draft.draw_kw.copy()
+        draw, speeds = draft.draw_kw.copy(), fastest(facts, rates, pools)
         for pool in facts.pools:
             if pool.batch:
                 work, planned = rates[pools == pool.index].sum(axis=0), _planned(draft, pool.index)
-                other = np.abs(work - planned) > 1e-9
-                draw[pool.index, other] = pool.draws_for(work)[other]
+                needed, other = pool.draws_for(work, speeds[pool.index]), np.abs(work - planned) > 1e-9
+                draw[pool.index] = np.where(other, needed, np.maximum(needed, draw[pool.index]))
         return replace(draft, draw_kw=draw, rates=rates, job_pool=tuple(pools.tolist()), worth=NO_DUALS)
 
 
@@ -109,7 +110,8 @@ def tanks_of(facts: Facts) -> Tanks:
         return found
 
     merged = _merged(table, facts.hours, free[first], first, total)
-    return Tanks(facts, replace(facts, jobs=Jobs(merged)), of)
+    fast = with_speeds(facts, np.full((len(facts.pools), facts.count), np.inf))  # who is handed what comes later
+    return Tanks(facts, replace(fast, jobs=Jobs(merged)), of)
 
 
 def _merged(table: JobTable, hours: Floats, tank: Flags, first: Ints, total: Sum) -> JobTable:

@@ -65,6 +65,7 @@ def gpu_pool(pool: PoolConfig, curve: PowerCurve) -> GpuPool:
         max_cap_w=pool.max_cap_w or max(caps),
         tokens_per_gpu_h=pool.tokens_per_gpu_h,
         parking=_parking(pool.parking) if pool.parking is not None else None,
+        one_cap=pool.one_cap,
     )
 
 

@@ -48,17 +48,17 @@ def coarse_grid(horizon_h: float = 24.0) -> TimeGrid:
 
 
 def reference_problem(
-    seed: int, grid: TimeGrid, jobs: int = 1000, pools: int = 20, change_per_kw: float = 0.0
+    seed: int, grid: TimeGrid, jobs: int = 1000, pools: int = 20, change_per_kw: float = 0.0, one_cap: bool = False
 ) -> Problem:
     """One instance; the same seed gives the same day on any grid. Half of the pools serve users, half run the jobs.
 
     The cost of change is off, the part of a plan that is dearest to solve; the daemon has it on. Above MOST_SMALL jobs
-    the pools grow with them.
+    the pools grow with them. `one_cap`: jobs are held to what their GPUs do under the one cap of their pool.
     """
     rng = random.Random(seed)
     times = -(-jobs // MOST_SMALL)
     shapes = [_pool(rng, number, number % 2 == 1) for number in range(pools)]
-    shapes = [replace(pool, count=pool.count * times) for pool in shapes]
+    shapes = [replace(pool, count=pool.count * times, one_cap=one_cap and pool.work is Work.BATCH) for pool in shapes]
     loads = {pool.id: (rng.uniform(0.45, 0.75), rng.uniform(0.1, 0.25)) for pool in shapes}
     full_kw = PUE * sum(pool.count for pool in shapes) * HIGHEST_W / 1000.0
     batch = [pool for pool in shapes if pool.work is Work.BATCH]

@@ -7,7 +7,7 @@ cost, by the tight jobs that it misses. So what is judged is the day that was li
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -17,7 +17,7 @@ from benchmarks.support.reference import START, STEP, fine_grid, reference_probl
 from optimizer.assemble import Draft, assemble
 from optimizer.check import check_plan
 from optimizer.curves import draw_at_cap, hull_from_idle, throughput_at_cap
-from optimizer.domain import BatchJob, Plan, Problem, Rung
+from optimizer.domain import BatchJob, Plan, PoolPlan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of
 from optimizer.highs import solve_arrays
 from optimizer.jobplans import job_rows
@@ -28,6 +28,9 @@ from optimizer.timegrid import planning_grid
 
 Planner = Callable[[Problem], Plan]
 PATIENCE_S = 300.0
+OPTIMA = 4
+"""Plans of the whole day under one cap, one after the other: each starts at the speeds that paid in the last."""
+
 REPLAN = timedelta(minutes=15)
 PRICE_NOISE, LOAD_NOISE = 0.02, 0.01
 """Standard deviations of what changes from one interval's forecast to the next, as shares."""
@@ -86,17 +89,27 @@ class Day:
         return self.short_gpu_h / max(self.planned_gpu_h, 1e-9)
 
 
-def closed_loop(seed: int, jobs: int, pools: int, horizon_h: float, planner: Planner, known: Day | None = None) -> Day:
+def closed_loop(
+    seed: int,
+    jobs: int,
+    pools: int,
+    horizon_h: float,
+    planner: Planner,
+    known: Day | None = None,
+    *,
+    one_cap: bool = False,
+) -> Day:
     """A day that is planned anew every quarter of an hour and lived under the caps of the plans, beside the best that
     could be done with all that comes known at its start. `known`: the same day by another planner, whose optimum and
-    bound hold here too."""
-    whole = reference_problem(seed, fine_grid(horizon_h), jobs, pools)
+    bound hold here too. `one_cap`: jobs are held to what their GPUs do under the one cap of their pool."""
+    whole = reference_problem(seed, fine_grid(horizon_h), jobs, pools, one_cap=one_cap)
     end = whole.grid.end
     whole = replace(whole, jobs=tuple(job for job in whole.jobs if job.deadline <= end))
     facts = facts_of(whole)
     most = _most(facts)
     if known is None:
-        known = Day(0.0, most - planner(whole).objective, most + _least(facts))
+        optimum = max(planner(whole).objective for _ in range(OPTIMA if one_cap else 1))
+        known = Day(0.0, most - optimum, most + _least(facts))
     lived, done_gpu_h, planned_gpu_h = _lived(facts, planner)
     broken = check_plan(whole, lived)
     if broken:
@@ -109,7 +122,8 @@ def _least(facts: Facts) -> float:
     """Least objective where no job waits for the speed of its pool: as if every GPU had a cap of its own, at the mean
     power of the pool. What plans owe to one cap for all is in what they lose against it."""
     pools = tuple(
-        replace(pool, hulls=(hull_from_idle(pool.curve),) * facts.count) if pool.batch else pool for pool in facts.pools
+        replace(pool, hulls=(hull_from_idle(pool.curve),) * facts.count, speed=None) if pool.batch else pool
+        for pool in facts.pools
     )
     free = replace(facts, pools=pools)
     return solve_arrays(write_arrays(declare(facts.problem, free)), PATIENCE_S).objective
@@ -140,32 +154,30 @@ def _lived(facts: Facts, planner: Planner) -> tuple[Plan, float, float]:
         planned = job_rows(plan.jobs, ids, len(plan.grid)).rates[:, :width]
         asked_gpu_h += float((planned @ facts.hours[steps]).sum())
         for pool in facts.pools:
-            draw[pool.index, steps] = plan.pools[pool.pool.id].draw_kw[:width]
+            orders = plan.pools[pool.pool.id]
+            draw[pool.index, steps] = orders.draw_kw[:width]
             if pool.batch:
-                mine, caps = facts.table.of_pool(pool.index), plan.pools[pool.pool.id].cap_w[:width]
-                rates[mine, steps], draw[pool.index, steps] = under_caps(facts, pool, steps, caps, planned[mine])
+                mine = facts.table.of_pool(pool.index)
+                rates[mine, steps], draw[pool.index, steps] = under_caps(facts, pool, steps, orders, planned[mine])
     lived = assemble(facts, Draft(draw, rates, tuple(facts.table.first_pool.tolist())), Rung.OPTIMUM)
     return lived, float((rates @ facts.hours).sum()), asked_gpu_h
 
 
-def under_caps(
-    facts: Facts, pool: PoolFacts, steps: slice, caps_w: Sequence[float], planned: Floats
-) -> tuple[Floats, Floats]:
+def under_caps(facts: Facts, pool: PoolFacts, steps: slice, orders: PoolPlan, planned: Floats) -> tuple[Floats, Floats]:
     """What the jobs of a pool do [job, interval] and what it draws in kW [interval] under its caps: each job what was
-    planned, or what its GPUs do at that speed; each GPU draws what it draws under the cap.
-
-    A cap is rounded down to a whole watt; what the jobs lose by that is no more than a watt's worth, and not counted.
-    """
-    table, mine = facts.table, facts.table.of_pool(pool.index)
-    speed = np.array([throughput_at_cap(pool.curve, cap + 1.0) for cap in caps_w])
-    busy_w = np.array([draw_at_cap(pool.curve, cap + 1.0) for cap in caps_w]) - pool.curve.idle_w
+    planned, or what its GPUs do at that speed. Where all do what was planned the pool draws what was planned, else each
+    GPU what it draws under the cap. A cap is rounded down to a whole watt; what that takes is not counted."""
+    table, mine, width = facts.table, facts.table.of_pool(pool.index), planned.shape[1]
+    caps_w = [cap + 1.0 for cap in orders.cap_w[:width]]
+    speed = np.array([throughput_at_cap(pool.curve, cap) for cap in caps_w])
+    busy_kw = np.array([draw_at_cap(pool.curve, cap) - pool.curve.idle_w for cap in caps_w]) / 1000.0
     open_ = np.minimum(1.0, (table.on_time_h + table.late_h)[mine, steps] / facts.hours[steps])
     own = np.minimum(table.max_gpus[mine], pool.pool.count)[:, None] * open_
-    gpus = np.minimum(own, planned / np.maximum(speed, 1e-9))
-    gpus *= np.minimum(1.0, pool.pool.count / np.maximum(gpus.sum(axis=0), 1e-9))
-    rates: Floats = gpus * speed
-    drawn: Floats = pool.base_kw[steps] + gpus.sum(axis=0) * busy_w / 1000.0
-    return rates, drawn
+    rates = np.minimum(planned, own * speed)
+    rates *= np.minimum(1.0, pool.pool.count * speed / np.maximum(rates.sum(axis=0), 1e-9))
+    drawn = pool.base_kw[steps] + rates.sum(axis=0) / np.maximum(speed, 1e-9) * busy_kw
+    kept = (planned - rates).sum(axis=0) < 1e-6
+    return rates, np.where(kept, orders.draw_kw[:width], drawn)
 
 
 def _at(whole: Problem, facts: Facts, now: datetime, done: Floats, draw_kw: Floats) -> Problem:

@@ -53,7 +53,8 @@ def _add_rate(model: Model, family: str, bound: Floats, cost: Floats) -> None:
     worth = (
         cost[j, t] + PREFERENCE_PER_GPU_H * table.pair_place[pair] + facts.move_per_gpu_h[pair] + facts.waiting_cost[t]
     )
-    own = bound[j, t] * table.pair_share[pair]
+    speed = np.array([pool.speed_share for pool in facts.pools]).reshape(len(facts.pools), facts.count)
+    own = bound[j, t] * table.pair_share[pair] * speed[g, t]
     columns = model.columns(family, "jgt", (j, g, t), high=own, cost=worth * facts.hours[t])
     _share_rate(model, columns, bound, table.pair_job)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from optimizer.facts import Facts
 from optimizer.poolfacts import PoolFacts
+from optimizer.speeds import speed_for
 
 HALVINGS = 40
 TOL_KW = 1e-9
@@ -46,10 +48,17 @@ class Asked:
 
     def batch_kw(self, rates: Mapping[int, float]) -> dict[int, float]:
         """Draw of every batch pool under these rates."""
-        work = dict(self.kept)
+        work, speed = dict(self.kept), dict.fromkeys(self.kept, 0.0)
         for number, rate in rates.items():
-            work[self.homes[number]] += rate
-        return {g: self.facts.pools[g].draw_for(self.t, done) for g, done in work.items()}
+            g = self.homes[number]
+            work[g] += rate
+            speed[g] = max(speed[g], rate * self._speeds[number])
+        return {g: self.facts.pools[g].draw_for(self.t, done, speed[g]) for g, done in work.items()}
+
+    @cached_property
+    def _speeds(self) -> dict[int, float]:
+        """Throughput that each job needs of each of its GPUs for a GPU equivalent."""
+        return {number: speed_for(self.facts, number, g, self.t) for number, g in self.homes.items()}
 
     def total_kw(self, given: Given) -> float:
         """IT power of all pools."""

@@ -20,6 +20,7 @@ from optimizer.leastruns import Space, keep_runs
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.rivals.asked import Asked, Given, Scale, least_cut
 from optimizer.room import fit, headroom_kw, kw_per_work
+from optimizer.speeds import fastest
 from optimizer.steps import least_now, steps_of
 
 INF = float("inf")
@@ -159,9 +160,10 @@ class _Walk:
             work = self.rates[homes == pool.index].sum(axis=0)
             free[pool.index] = np.clip(pool.working * pool.hulls[0].top_throughput - work, 0.0, None)
         keep_runs(facts, self.steps, self.rates, self.homes, Space(free, room_kw, kw_per_work(facts)))
+        speeds = fastest(facts, self.rates, homes)
         for pool in batch:
             work = self.rates[homes == pool.index].sum(axis=0)
-            self.draw_kw[pool.index] = [pool.draw_for(t, done) for t, done in enumerate(work.tolist())]
+            self.draw_kw[pool.index] = pool.draws_for(work, speeds[pool.index])
 
     def _wants(self, t: int) -> dict[int, float]:
         """Rates that jobs that may wait ask for in interval t, in their turn, up to the GPUs of their pools. Before

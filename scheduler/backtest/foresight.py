@@ -126,7 +126,9 @@ def best_case(curve: PowerCurve) -> PowerCurve:
 def without_pace(facts: Facts) -> Facts:
     """Batch pools on the whole hull from idle on, however tight their jobs are."""
     pools = tuple(
-        replace(pool, hulls=(hull_from_idle(pool.curve),) * facts.count) if pool.pool.work is Work.BATCH else pool
+        replace(pool, hulls=(hull_from_idle(pool.curve),) * facts.count, speed=None)
+        if pool.pool.work is Work.BATCH
+        else pool
         for pool in facts.pools
     )
     return replace(facts, pools=pools)

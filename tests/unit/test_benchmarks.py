@@ -15,7 +15,7 @@ from benchmarks.support.plans import Planned
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import run
 from benchmarks.support.rolling import closed_loop, under_caps
-from optimizer.domain import Plan, Problem, Work
+from optimizer.domain import Plan, PoolPlan, Problem, Work
 from optimizer.facts import facts_of
 from optimizer.fallback import safe_plan
 from optimizer.validate import validate
@@ -234,7 +234,8 @@ def test_in_a_day_that_is_lived_a_job_does_no_more_than_its_gpus_under_the_cap_o
     """SIMPLE: half of the work for 100 W above the idle 100 W, under a cap of 200 W."""
     jobs = [job("fast", (0, 2), 20.0, 20), job("slow", (0, 2), 40.0, 80)]
     facts = facts_of(problem(hourly(2), [site(2)], [inputs(pool("batch", Work.BATCH, 100), 2)], jobs))
-    planned = np.array([[20.0, 0.0], [20.0, 90.0]])
-    done, draw_kw = under_caps(facts, facts.pools[0], slice(0, 2), (199.0, 400.0), planned)
-    assert done == pytest.approx(np.array([[10.0, 0.0], [20.0, 80.0]]))
-    assert draw_kw == pytest.approx([10.0 + (20 + 40) * 0.1, 10.0 + 80 * 0.3])
+    planned = np.array([[20.0, 0.0], [20.0, 40.0]])
+    orders = PoolPlan((14.0, 22.0), (40.0, 40.0), (199, 199), (80, 80), (None, None))
+    done, draw_kw = under_caps(facts, facts.pools[0], slice(0, 2), orders, planned)
+    assert done == pytest.approx(np.array([[10.0, 0.0], [20.0, 40.0]]))
+    assert draw_kw == pytest.approx([10.0 + (20 + 40) * 0.1, 22.0])  # where nothing is short, as planned

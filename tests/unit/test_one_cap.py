@@ -1,0 +1,106 @@
+"""Jobs that are held to what their GPUs do under the one cap of their pool: hand-solved, checked, lived for a day."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.support.plans import Planned
+from benchmarks.support.rolling import closed_loop
+from optimizer.check import check_plan
+from optimizer.domain import Work
+from optimizer.evaluate import evaluate
+from optimizer.fallback import greedy_plan, shift_plan
+from optimizer.rivals import RIVALS
+from optimizer.session import Session
+from optimizer.solve import solve_problem
+from tests.support.problems import hourly, inputs, job, pool, problem, random_problem, site
+
+POOL = replace(pool("batch", Work.BATCH, 100), one_cap=True)
+"""SIMPLE: half of the work for 100 W above the idle 100 W, all of it for 300 W."""
+
+
+def of(jobs, price, **more):
+    count = len(price)
+    return problem(hourly(count), [site(count, price=price, **more)], [inputs(POOL, count)], jobs)
+
+
+def bound(made):
+    """The problem with every batch pool under one cap."""
+    pools = tuple(replace(item, pool=replace(item.pool, one_cap=item.pool.work is Work.BATCH)) for item in made.pools)
+    return replace(made, pools=pools)
+
+
+BESIDE = [job("j", (0, 1), 20.0, 20), job("k", (0, 2), 20.0, 40)]
+"""j must run at full speed in the first hour; k may do its work beside it, where it takes 0.3 kW for each GPU
+equivalent, or in the next hour at half speed, where it takes 0.2."""
+
+
+@pytest.mark.parametrize(
+    ("price", "work", "draw"), [(60.0, (0.0, 20.0), (16.0, 14.0)), (80.0, (20.0, 0.0), (22.0, 10.0))]
+)
+def test_who_works_beside_a_job_in_a_hurry_pays_for_its_speed(price, work, draw):
+    made = of(BESIDE, [50.0, price])
+    plan = solve_problem(made)
+    assert plan.jobs["j"].work_gpus == pytest.approx((20.0, 0.0))
+    assert plan.jobs["k"].work_gpus == pytest.approx(work)
+    assert plan.pools["batch"].draw_kw == pytest.approx(draw)
+    assert plan.pools["batch"].cap_w[0] == 400
+    assert check_plan(made, plan) == ()
+    assert evaluate(made, plan).total == pytest.approx(plan.objective, abs=1e-9)
+
+
+def test_the_checker_refuses_what_the_cards_can_t_do_under_their_cap():
+    made = of(BESIDE, [50.0, 60.0])
+    plan = solve_problem(made)
+    slow = replace(plan.pools["batch"], cap_w=(200, 200), active_gpus=(40, 40), draw_kw=(14.0, 14.0))
+    site_plan = replace(plan.sites["dc"], import_kw=(14.0, 14.0))
+    lies = replace(plan, pools={"batch": slow}, sites={"dc": site_plan})
+    assert [(found.subject, found.index) for found in check_plan(made, lies)] == [("j", 0)]
+    free = replace(made, pools=(replace(made.pools[0], pool=replace(POOL, one_cap=False)),))
+    assert check_plan(free, lies) == ()
+
+
+def test_plans_by_rules_draw_what_the_fastest_job_takes():
+    made = of(BESIDE, [50.0, 60.0])
+    for plan in (greedy_plan(made), shift_plan(greedy_plan(made), made), RIVALS["do_nothing"](made, None)):
+        assert plan.jobs["j"].work_gpus == pytest.approx((20.0, 0.0))
+        beside = plan.jobs["k"].work_gpus[0]
+        assert plan.pools["batch"].draw_kw[0] == pytest.approx(10.0 + (20.0 + beside) * 0.3)
+        assert check_plan(made, plan) == ()
+
+
+def test_a_job_that_is_in_time_only_at_a_higher_speed_gets_it_at_once():
+    late = [job("j", (0, 2), 40.0, 40), job("m", (0, 2), 10.0, 60)]
+    made = of(late, [50.0, 50.0], limit=[10.0, 100.0])
+    plan = solve_problem(made)
+    assert plan.jobs["j"].work_gpus == pytest.approx((0.0, 40.0))  # its pace alone would ask for half speed
+    assert plan.jobs["j"].late_gpu_h == plan.jobs["j"].undone_gpu_h == 0.0
+    assert check_plan(made, plan) == ()
+
+
+def test_the_next_plan_keeps_the_speeds_that_pay_and_looks_for_better_ones():
+    """Paid to draw power in the first hour, both jobs do in it all that full speed does; the first plan has the pace of
+    the tightest, half speed."""
+    made, session = of([job("j", (0, 4), 50.0, 50), job("k", (0, 4), 40.0, 40)], [-50.0, 60.0, 60.0, 60.0]), Session()
+    assert session.plan(made).objective < session.plan(made).objective - 1e-3
+    plan = session.plan(made)
+    assert plan.jobs["j"].work_gpus[0] + plan.jobs["k"].work_gpus[0] == pytest.approx(90.0)
+    assert check_plan(made, plan) == ()
+    assert evaluate(made, plan).total == pytest.approx(plan.objective, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_plan_of_any_problem_is_one_that_the_cards_can_follow(seed):
+    made, session = bound(random_problem(seed, exact=True)), Session()
+    for plan in (session.plan(made), session.plan(made), greedy_plan(made)):
+        assert check_plan(made, plan) == ()
+        assert evaluate(made, plan).total == pytest.approx(plan.objective, rel=1e-9)
+
+
+def test_a_day_under_one_cap_does_what_was_planned_and_loses_nothing_to_being_planned_anew():
+    day = closed_loop(3, 40, 6, 4.0, Planned().plan, one_cap=True)
+    free = closed_loop(3, 40, 6, 4.0, Planned().plan)
+    assert day.short < 1e-4
+    assert free.short > 0.01
+    assert day.loss < 0.05
+    assert day.lived < free.lived
