@@ -336,11 +336,16 @@ class Gateway:
         now, batch = self._clock.now(), running.batch
         if batch.leg is not None:
             return  # another site's, until it has come back
+        if running.spoiled is not None and batch.status is Status.IN_PROGRESS:
+            if not running.in_flight:
+                self._over(runner, running, Status.FAILED, now, (running.spoiled,))
+            return
         if batch.status is Status.IN_PROGRESS and now >= batch.expires_at and running.answers.left:
             runner.stop(batch.id)
             if not running.in_flight:
                 await asyncio.to_thread(expire, running)
-                self._over(runner, running, Status.EXPIRED, now)
+                if running.spoiled is None:
+                    self._over(runner, running, Status.EXPIRED, now)
         elif batch.status is Status.CANCELLING:
             if not running.in_flight:
                 self._over(runner, running, Status.CANCELLED, now)

@@ -15,6 +15,8 @@ from typing import Any
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 LONGEST_LINE = 16 * 1024 * 1024
 LONGEST_ID = 512
+DEEPEST = 200
+"""Levels of a request: Python's stack bounds what can be read and written again, and how full it is there differs."""
 _NUMBER = re.compile(rb'^\{"id": "batch_req_[0-9a-f]+_(\d+)"')
 
 
@@ -37,14 +39,7 @@ class Line:
 
 def parse(number: int, text: bytes, endpoint: str) -> Line:
     """The request of a line. Raises LineError naming the field."""
-    if len(text) > LONGEST_LINE:
-        raise LineError("line_too_long", f"a line has at most {LONGEST_LINE} bytes")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise LineError("invalid_json_line", f"not valid JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise LineError("invalid_json_line", "not a JSON object")
+    found = _object(text)
     custom_id, body = found.get("custom_id"), found.get("body")
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= LONGEST_ID:
         raise LineError("missing_required_parameter", f"needs a text of 1 to {LONGEST_ID} characters", "custom_id")
@@ -59,6 +54,30 @@ def parse(number: int, text: bytes, endpoint: str) -> Line:
     if body.get("stream"):
         raise LineError("invalid_request", "answers of a batch are not streamed", "body.stream")
     return Line(number, custom_id, body)
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """What stands in a line. Raises LineError."""
+    if len(text) > LONGEST_LINE:
+        raise LineError("line_too_long", f"a line has at most {LONGEST_LINE} bytes")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LineError("invalid_json_line", f"not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise LineError("invalid_json_line", "not a JSON object")
+    if text.count(b"[") + text.count(b"{") > DEEPEST and _levels(found) > DEEPEST:
+        raise LineError("invalid_json_line", f"nested more than {DEEPEST} levels deep")
+    return found
+
+
+def _levels(found: Any) -> int:
+    """How deep lists and objects lie in each other."""
+    count, these = 0, [found]
+    while these := [one for one in these if isinstance(one, list | dict)]:
+        count += 1
+        these = [inner for one in these for inner in (one.values() if isinstance(one, dict) else one)]
+    return count
 
 
 def read_lines(path: Path, first: int = 0) -> Iterator[tuple[int, bytes]]:

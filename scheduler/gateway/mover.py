@@ -23,7 +23,7 @@ from typing import Any
 import structlog
 
 from scheduler.gateway.disk import DISK_ERRORS, Disk
-from scheduler.gateway.lines import LONGEST_ID, Line, answered, read_lines, unanswered
+from scheduler.gateway.lines import LONGEST_ID, Line, LineError, answered, parse, read_lines, unanswered
 from scheduler.gateway.model import Batch, Leg, Status
 from scheduler.gateway.peer import Far, Peer, PeerError, PeerRefused
 from scheduler.gateway.runner import Running
@@ -272,17 +272,25 @@ def terms_of(batch: Batch, here: str) -> dict[str, Any]:
 
 def write_rest(one: Running, path: Path) -> None:
     """What is not answered, as an input file in which each line's id carries its number here. Raises PeerRefused where
-    an id has no room for that."""
+    an id has no room for that, and where a line is none any more."""
     part = path.with_suffix(".part")
     with part.open("wb") as stream:
         for number, text in read_lines(one.source):
-            if not one.answers.has(number):
-                line = json.loads(text)
-                line["custom_id"] = f"{number}:{line['custom_id']}"
+            if number < one.answers.total and not one.answers.has(number):
+                line = _line_of(one, number, text)
                 if len(line["custom_id"]) > LONGEST_ID:
                     raise PeerRefused(f"line {number + 1}: its custom_id is too long to be moved")
                 stream.write(json.dumps(line).encode() + b"\n")
     part.rename(path)
+
+
+def _line_of(one: Running, number: int, text: bytes) -> dict[str, Any]:
+    try:
+        custom_id = parse(number, text, one.batch.endpoint).custom_id
+    except LineError as error:  # altered after it was checked: comes home, where its batch ends
+        raise PeerRefused(f"line {number + 1}: {error}") from None
+    found: dict[str, Any] = json.loads(text)
+    return found | {"custom_id": f"{number}:{custom_id}"}
 
 
 def merge(one: Running, path: Path) -> None:

@@ -26,8 +26,8 @@ import structlog
 
 from scheduler.gateway.answers import Answers
 from scheduler.gateway.disk import AGAIN_S
-from scheduler.gateway.lines import Line, answered, parse, read_lines, unanswered
-from scheduler.gateway.model import Batch
+from scheduler.gateway.lines import Line, LineError, answered, parse, read_lines, unanswered
+from scheduler.gateway.model import Batch, InputError
 from scheduler.gateway.upstream import Answer, Away, Broken, Outcome
 
 log = structlog.get_logger("gridpace.gateway")
@@ -47,7 +47,8 @@ class Running:
     """A batch under way. `gpus` is its grant; `again` are lines to be sent once more before new ones are read; `done`
     is called when nothing of it is under way and nothing is left, or nothing more may be sent; `told`: answers that
     the daemon has heard of; `leaving`: it waits for what is under way, to go to another site; `elsewhere`: answers and
-    errors that lie there; `unread_until`: its input could not be read, and is not tried again before (monotonic)."""
+    errors that lie there; `unread_until`: its input could not be read, and is not tried again before (monotonic);
+    `spoiled`: why its input is not the one that was checked, so that nothing more of it can be sent."""
 
     batch: Batch
     answers: Answers
@@ -62,6 +63,7 @@ class Running:
     again: deque[Line] = field(default_factory=deque)
     attempts: dict[int, int] = field(default_factory=dict)
     unread_until: float = 0.0
+    spoiled: InputError | None = None
     _read: int = 0
     _lines: Iterator[tuple[int, bytes]] | None = None
     _all_read: bool = False
@@ -70,7 +72,8 @@ class Running:
     def eligible(self) -> bool:
         """Whether a request of it may be sent now."""
         unsent = self.answers.left > self.in_flight and (self.again or not self._all_read)
-        return self.gpus > 0 and not self.stopped and bool(unsent) and monotonic() >= self.unread_until
+        able = self.gpus > 0 and not self.stopped and self.spoiled is None
+        return able and bool(unsent) and monotonic() >= self.unread_until
 
     def restart(self) -> None:
         """Read the lines from the first on again: others have answered some of them. Nothing may be under way."""
@@ -79,7 +82,8 @@ class Running:
         self._lines, self._all_read, self._read = None, False, 0
 
     def next(self) -> Line | None:
-        """The next line that is not answered; None when all are sent. Raises OSError; again goes on where it was."""
+        """The next line that is not answered; None where the input is spoiled. Raises OSError; again goes on where it
+        was. To be called while it is eligible."""
         if self.again:
             return self.again.popleft()
         try:
@@ -87,16 +91,26 @@ class Running:
         except OSError:
             self._lines, self.unread_until = None, monotonic() + AGAIN_S
             raise
+        except LineError as error:
+            self.spoil(self._read, str(error))
+            self.done()
+            return None
 
-    def _next_read(self) -> Line | None:
+    def _next_read(self) -> Line:
         if self._lines is None:
             self._lines = read_lines(self.source, self._read)
         for number, text in self._lines:
             self._read = number + 1
-            if not self.answers.has(number):
+            if number < self.answers.total and not self.answers.has(number):
                 return parse(number, text, self.batch.endpoint)
         self._all_read = True
-        return None
+        raise LineError("input_changed", f"{self.answers.total} lines were checked, and some are gone")
+
+    def spoil(self, line: int, why: str) -> None:
+        """Its input was altered after it was checked, as its line with that number (from 1) shows."""
+        text = f"{self.batch.input_file}: the file was altered after it was checked: {why}"
+        self.spoiled = InputError("input_changed", text, None, line)
+        log.error("gateway.input_changed", batch=self.batch.id, line=line, why=why)
 
 
 class Runner:
@@ -231,8 +245,12 @@ class Runner:
     # ---------------------------------------------------------------- one request
     async def _one(self, running: Running, line: Line) -> None:
         try:
-            outcome = await self._send(running.batch.endpoint, line.body)
-            self._settle(running, line, outcome)
+            try:
+                outcome = await self._send(running.batch.endpoint, line.body)
+                self._settle(running, line, outcome)
+            except (RecursionError, TypeError, ValueError) as error:  # an answer that can't be written as JSON
+                why = f"{type(error).__name__}: {error}"
+                running.answers.put(line.number, unanswered(running.batch.id, line, "gateway_error", why))
         except OSError as error:
             # The disk takes nothing: the answer is lost, the request is not.
             self._hold(f"answers can't be kept: {error}", DISK_WAIT_S)
@@ -273,7 +291,7 @@ class Runner:
     def _hold(self, why: str, asked_s: float | None) -> None:
         """Send nothing for a while: as long as the server asked for, else ever longer."""
         now = monotonic()
-        wait_s = self._wait_s if asked_s is None else asked_s
+        wait_s = asked_s or self._wait_s  # who asks for no wait at all would be asked thousands of times a second
         if now >= self._hold_until:
             self._wait_s = min(MOST_WAIT_S, 2 * self._wait_s)
             if why != self._trouble:
@@ -287,9 +305,16 @@ def _text(batch: str, line: Line, answer: Answer) -> bytes:
 
 
 def expire(running: Running) -> None:
-    """Write an error line for every request that was not answered in time."""
-    for number, text in read_lines(running.source):
-        if not running.answers.has(number):
-            line = parse(number, text, running.batch.endpoint)
-            error = unanswered(running.batch.id, line, "batch_expired", "not answered before the window ended")
-            running.answers.put(number, error)
+    """Write an error line for every request that was not answered in time, or tell that its input is spoiled."""
+    number = -1
+    try:
+        for number, text in read_lines(running.source):
+            if number < running.answers.total and not running.answers.has(number):
+                line = parse(number, text, running.batch.endpoint)
+                error = unanswered(running.batch.id, line, "batch_expired", "not answered before the window ended")
+                running.answers.put(number, error)
+    except (LineError, FileNotFoundError) as error:
+        running.spoil(number + 1, str(error))
+    else:
+        if running.answers.left:
+            running.spoil(number + 1, f"{running.answers.total} lines were checked, and some are gone")

@@ -2,8 +2,8 @@
 
 Why by time and not by cause: servers that are down, power that an event took, a gateway that was dead and a full disk
 are all one to who bought tokens until a deadline. The site had its chance where a batch that names the sale came early
-enough and is not done; and the client had none where the gateway was away from so long before the deadline on that what
-was left could still have been handed in.
+enough and is not done; and the client had none where the gateway was away from when what was left could still have been
+handed in until it was too late for that.
 """
 
 from __future__ import annotations
@@ -45,15 +45,19 @@ class Settling:
     def _waited_for(self, quote: Quote) -> bool:
         mine = (one for one in self._batches(quote.tenant) if one.quote == quote.id and one.status in WAITS)
         return any(
-            one.created_at + _needed(one.work_gpu_h, quote) <= quote.deadline
+            one.created_at + _needed(one.work_gpu_h if one.total else _rest(quote), quote) <= quote.deadline
             for one in mine
             if not one.total or one.total > one.completed + one.failed
         )
 
     def _was_away(self, quote: Quote) -> bool:
-        if not self._away_from < quote.deadline <= self._began or not quote.left:
-            return False
-        return self._away_from + _needed(quote.work_gpu_h * quote.left / quote.tokens, quote) <= quote.deadline
+        needed = _needed(_rest(quote), quote)
+        return bool(quote.left) and self._away_from + needed <= quote.deadline < self._began + needed
+
+
+def _rest(quote: Quote) -> float:
+    """GPU-hours for what is left of a sale: as much as a batch may take that is not checked yet."""
+    return quote.work_gpu_h * quote.left / quote.tokens
 
 
 def _needed(work_gpu_h: float, quote: Quote) -> timedelta:

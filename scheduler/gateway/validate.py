@@ -74,7 +74,7 @@ def _tokens(body: Mapping[str, Any], size: int, usual_answer: float) -> float:
     """What a request may cost; an answer's length is its own limit, where it is lower than usual."""
     limits = [body.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")]
     limit = min((one for one in limits if isinstance(one, int) and one > 0), default=usual_answer)
-    return size / BYTES_PER_TOKEN + min(float(limit), usual_answer)
+    return size / BYTES_PER_TOKEN + min(limit, usual_answer)  # a number may be too large to be a float
 
 
 class _Errors:

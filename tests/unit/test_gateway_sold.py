@@ -103,6 +103,12 @@ async def test_a_sale_that_was_not_done_though_its_batch_came_early_enough_is_ow
         assert settled(gateway, used) == (False, 1000), "handed in too late to be done"
         gateway.shelf.put(replace(early, completed=1))
         assert settled(gateway, used) == (False, 1000), "all of it is answered"
+        unchecked = replace(batch, total=0, work_gpu_h=0.0, status=Status.VALIDATING)
+        rest = 2 * timedelta(hours=sold.work_gpu_h) * 0.7 / sold.max_gpus + timedelta(minutes=1)
+        gateway.shelf.put(replace(unchecked, created_at=sold.deadline - rest + timedelta(seconds=1)))
+        assert settled(gateway, used) == (False, 1000), "handed in too late for what it may be, and not checked yet"
+        gateway.shelf.put(replace(unchecked, created_at=sold.deadline - rest))
+        assert settled(gateway, used) == (True, 300)
         gateway.shelf.put(early.at(Status.CANCELLED, sold.deadline))
         assert settled(gateway, used) == (False, 1000), "its owner no longer wants it"
 
@@ -120,6 +126,21 @@ async def test_a_gateway_that_was_away_while_a_sale_could_be_used_is_owed_what_w
         gateway.settling.beat(now - timedelta(seconds=1) - away_for)
     async with opened(tmp_path) as (gateway, _):
         gateway.trade.sales.close_due(gateway._clock.now())
+        ended = gateway.trade.sales.find("research", sold.id)
+        assert round(ended.paid / sold.per_million * 1e6) == owed
+
+
+@pytest.mark.parametrize(("back", "owed"), [(timedelta(minutes=14), 1000), (timedelta(minutes=12), 0)])
+@run
+async def test_a_gateway_that_came_back_when_it_was_too_late_to_use_a_sale_is_owed_what_was_used(tmp_path, back, owed):
+    async with opened(tmp_path) as (gateway, daemon):
+        daemon.plan = quoted(free=1.0)
+        await gateway.trade.hear_prices()
+        sold, now = bought(gateway, 1100), gateway._clock.now()
+        gateway.trade.sales.put(replace(sold, deadline=now + back, tokens=1000, work_gpu_h=0.1))
+        gateway.settling.beat(now - timedelta(hours=5))
+    async with opened(tmp_path) as (gateway, _):
+        gateway.trade.sales.close_due(now + back)
         ended = gateway.trade.sales.find("research", sold.id)
         assert round(ended.paid / sold.per_million * 1e6) == owed
 
