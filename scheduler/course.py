@@ -81,12 +81,15 @@ class Courses:
         return self.last
 
     def told(self, steps: Sequence[tuple[float, Orders]], now: float) -> None:
-        """Nodes that hear it follow these from now on: each step counts with the highest caps it was told with."""
-        self._coming = {at: caps for at, caps in self._coming.items() if at >= now - SEEN_S}
+        """Nodes that hear it follow these from now on: each step counts with the highest caps it was told with. What
+        the fast loop may be reading meanwhile is replaced, never changed."""
+        coming = {at: caps for at, caps in self._coming.items() if at >= now - SEEN_S}
         for offset_s, orders in steps:
             if offset_s > 0:
-                caps = self._coming.setdefault(round(now + offset_s, 3), {})
-                caps.update({pool: max(order.cap_w, caps.get(pool, 0)) for pool, order in orders.items()})
+                at = round(now + offset_s, 3)
+                caps = coming.get(at, {})
+                coming[at] = caps | {pool: max(order.cap_w, caps.get(pool, 0)) for pool, order in orders.items()}
+        self._coming = coming
 
     def coming_w(self, pool: str, now: float) -> int:
         """The highest cap in W to which a node may step about now by itself; 0 where none does."""

@@ -17,7 +17,7 @@ log = structlog.get_logger("gridpace.latency")
 
 class Polled:
     """The newest answer of `ask`, which is called every `every_s` seconds and may take its time or raise AdapterError.
-    An answer older than `max_age_s` is none. `heard` is called with each new answer, in the thread."""
+    An answer older than `max_age_s` is none. `heard` is called in the thread, with each new answer that is one."""
 
     def __init__(self, ask: Callable[[], LatencyReading], every_s: float, max_age_s: float, place: str) -> None:
         self._ask, self._every_s, self._max_age_s, self._place = ask, every_s, max_age_s, place
@@ -47,7 +47,7 @@ class Polled:
             try:
                 self._newest = (begun, self._ask())
                 self._error = "its last answer is too old"
-                self.heard(self._newest[1])
+                self.heard(self.read())
             except AdapterError as error:
                 self._error = str(error).removeprefix(f"{self._place}: ")
             except Exception as error:  # the thread must outlive whatever a server says

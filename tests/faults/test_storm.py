@@ -103,7 +103,17 @@ def test_the_judge_lets_a_node_go_below_its_floor_that_did_not_hear_of_the_end_o
     assert deep >= {*world.nodes[3].cards.gpus, *world.nodes[4].cards.gpus}, "the emergency goes below floors"
     world.wires.cut.add("n3")
     live(2)
-    world.tell(replace(shorter, cancelled=True, targets=()))
+    world.tell(replace(shorter, version=3, emergency=False))
+    world.second()
+    others = world.nodes[4].cards.gpus[0]
+    limit_w = world.view.infos()[others].limit_w
+    lower(4)
+    judge.second()
+    assert judge.found.floors == 1, "who is heard knows in the very second that it is none any more"
+    judge.found.floors = 0
+    world.hall.set_limits({others: limit_w})
+    world.view.touched()
+    world.tell(replace(shorter, version=4, cancelled=True, targets=()))
     assert live(10) == 0, "n3 can't know"
     assert world.view.infos()[world.nodes[3].cards.gpus[0]].limit_w < lowest_cap_w(train, floored=True) - 2
     lower(4)

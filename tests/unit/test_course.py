@@ -2,6 +2,7 @@
 
 import pytest
 
+from scheduler.course import Courses
 from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
 from scheduler.store.store import Store
@@ -75,3 +76,20 @@ def test_no_room_is_made_for_a_step_that_nodes_were_told_with_the_cap_in_force(b
     assert cards.held[0][-1] == (15.0, {"GPU-a": 500, "GPU-b": 500, "GPU-c": 500})
     clock.now += 14.0
     assert hand.courses.coming_w("a", clock.now) == 550, "who was cut off in between heard of no less"
+
+
+def test_a_trajectory_that_is_told_in_the_middle_of_a_tick_disturbs_no_tick():
+    """Plans are handed over in a thread of their own, while the fast loop asks what nodes may be about to do."""
+    courses = Courses()
+    courses.told([(5.0, {"a": PoolOrder(300, 3)})], 0.0)
+    asked = []
+
+    def steps():
+        yield 5.0, {"a": PoolOrder(400, 3), "b": PoolOrder(200, 3)}
+        asked.extend([iter(courses._coming.items()), iter(courses._coming[5.0].items())])
+        yield 10.0, {"a": PoolOrder(500, 3)}
+
+    courses.told(steps(), 0.0)
+    assert [list(one) for one in asked] == [[(5.0, {"a": 300})], [("a", 300)]]
+    assert [courses.coming_w(pool, 5.0) for pool in "ab"] == [400, 200]
+    assert courses.coming_w("a", 10.0) == 500

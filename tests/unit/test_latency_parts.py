@@ -1,5 +1,6 @@
 """Latencies: quantiles of a window, what a table of them knows, and vLLM's own text."""
 
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -51,6 +52,30 @@ def test_who_asks_again_and_again_outlives_an_answer_that_nobody_foresaw():
         assert polled.read().waiting == 0.0
     finally:
         polled.close()
+
+
+def test_an_answer_that_is_too_old_to_be_read_alarms_nobody_either():
+    """Else each question would bring a tick that does not act on it."""
+    answers = iter([LatencyReading({}, 7.0, 60.0, age_s=50.0), LatencyReading({}, 3.0, 60.0, age_s=5.0)])
+    ready, heard = threading.Event(), []
+
+    def ask():
+        assert ready.wait(10.0)
+        return next(answers)
+
+    def hear(reading):
+        heard.append((reading.waiting, round(reading.age_s)))
+
+    polled = Polled(ask, 0.01, 45.0, "there")
+    polled.heard = hear
+    ready.set()
+    try:
+        ends = monotonic() + 10.0
+        while not heard and monotonic() < ends:
+            sleep(0.02)
+    finally:
+        polled.close()
+    assert heard == [(3.0, 5)]
 
 
 def test_after_a_silence_nothing_that_came_in_it_counts_as_of_now():
