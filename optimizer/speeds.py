@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optimizer.curves import throughput_of_knee
 from optimizer.facts import Facts, Floats
-from optimizer.highs import Answer
-from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Flags, Ints
 from optimizer.poolfacts import SPEED_STEP, PoolFacts
 from optimizer.timegrid import TimeGrid
+
+if TYPE_CHECKING:  # the rules need speeds as well, and no solver
+    from optimizer.highs import Answer
+    from optimizer.model.arrays import Arrays
 
 STEPS = (0.04, 0.1, 0.2, 0.4, 1.0)
 """By how much a speed is moved, up or down; of these the one that pays most."""
@@ -36,7 +39,7 @@ MOST_LOOKS = 2
 WORTH_OF_MISSED = 0.1
 """Where higher speeds should gain less of what missed deadlines cost, it is not speed that is missing."""
 
-Solve = Callable[[Facts], tuple[Arrays, Answer]]
+Solve = Callable[[Facts], "tuple[Arrays, Answer]"]
 
 
 def fastest(facts: Facts, rates: Floats, pools: Ints) -> Floats:
