@@ -211,6 +211,8 @@ class State:
     """Caps of pools with jobs that may be slowed down no longer."""
     tiers: dict[str, Any] = field(default_factory=dict)
     """Jobs of Flex tiers that have begun (scheduler/flex.py)."""
+    jobs_read: bool = False
+    """Whether the job system has answered since the start."""
     adopted: bool = False
     orders: dict[str, PoolOrder] = field(default_factory=dict)
     held: dict[str, PoolOrder] = field(default_factory=dict)

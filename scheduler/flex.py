@@ -143,18 +143,31 @@ def watch_tiers(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
                 f"{job.id} can't keep Flex {job.tier} any more by {-left.total_seconds() / 60:.0f} min: {why} forced it"
             )
             notes.append(Note(Reason.TIER_BROKEN, job.id, text, Severity.ALERT, now))
+    notes += _gone(ctx, state, seen, now)
     if isinstance(ctx.jobs, EndTeller):
-        ctx.flex.slowed.see(losses, now)
-    for name in state.tiers.keys() - seen.keys():
-        end = _how_it_ended(ctx, state.tiers[name], now)
-        if end is None:
-            seen[name] = state.tiers[name]  # it will be known
-        else:
-            notes += _ended(ctx, state.tiers[name], *end)
+        shares = {name: losses.get(name, known.loss) for name, known in seen.items()}
+        ctx.flex.slowed.see(shares, now, [(known.job, known.at) for known in seen.values()])
     state.tiers = seen
     held = {_home(state, job) for job in state.jobs if _is_bound(job)}  # a cap would slow them down
     state.tier_caps = {pool: int(ctx.pools[pool].pool.max_cap_w) for pool in held if pool in ctx.pools}
     return tuple(notes)
+
+
+def _gone(ctx: Context, state: State, seen: dict[str, Followed], now: datetime) -> list[Note]:
+    """Book those that are not there any more; in `seen` are then also those whose end will be known."""
+    notes: list[Note] = []
+    for name in state.tiers.keys() - seen.keys():
+        known: Followed = state.tiers[name]
+        if not state.jobs_read:  # a batch system that has not answered yet
+            seen[name] = known
+            continue
+        known = known if known.missed_at is not None else replace(known, missed_at=now)
+        end = _how_it_ended(ctx, known, now)
+        if end is None:
+            seen[name] = known
+        else:
+            notes += _ended(ctx, known, *end)
+    return notes
 
 
 SHORT = {Reason.LIMIT_UNREACHABLE, Reason.GPU_LOST, Reason.NODE_LOST, Reason.POOL_FULL}
@@ -163,13 +176,14 @@ SHORT = {Reason.LIMIT_UNREACHABLE, Reason.GPU_LOST, Reason.NODE_LOST, Reason.POO
 @dataclass(frozen=True)
 class Followed:
     """A job of a tier as last seen, what forced it, the throughput of its GPUs at full power, when that was, and the
-    share of it that it lost then."""
+    share of it that it lost then; `missed_at`: since when it is gone."""
 
     job: BatchJob
     forced: frozenset[str]
     speed: float
     at: datetime
     loss: float
+    missed_at: datetime | None = None
 
 
 def _site(ctx: Context, pool: str) -> str:
@@ -186,7 +200,7 @@ def _how_it_ended(ctx: Context, known: Followed, now: datetime) -> tuple[bool, f
         return last is not None and last.state is JobState.DONE, job.work_gpu_h, now
     told = ctx.jobs.ended(job.id)
     if told is None:
-        return None if now - known.at < UNKNOWN else (False, 0.0, now)
+        return None if now - (known.missed_at or known.at) < UNKNOWN else (False, 0.0, now)
     done, at = told
     since_h = (at - known.at) / timedelta(hours=1) if job.state is JobState.RUNNING else 0.0
     work = job.done_gpu_h + job.max_gpus * since_h * (1.0 - known.loss)
@@ -204,9 +218,13 @@ def _ended(ctx: Context, known: Followed, done: bool, work_gpu_h: float, at: dat
 
 
 def catch_up(ctx: Context, state: State) -> tuple[Note, ...]:
-    """Book the jobs of a tier whose end no turn has seen: the daemon died after their workers had told it. For a job
-    system that keeps their lives."""
-    notes: list[Note] = []
+    """Book the jobs of a tier whose end no turn has seen: the daemon died after their workers had told it, where the
+    job system keeps their lives. Where one outside tells ends, go on with those that a predecessor followed."""
+    slowed, notes = ctx.flex.slowed, list[Note]()
+    for job, at in slowed.left if isinstance(ctx.jobs, EndTeller) else ():
+        record = ctx.flex.of(job.id)
+        if record is None or record.started_at != job.started_at:
+            state.tiers[job.id] = Followed(job, ctx.flex.forced(job.id), 1.0, at, slowed.share_of(job.id))
     lives: Mapping[str, tuple[datetime, datetime]] = getattr(ctx.jobs, "lives", dict)()
     everything = getattr(ctx.jobs, "everything", tuple)
     for job in everything() if lives else ():

@@ -20,7 +20,7 @@ from scheduler.flex import bound_jobs
 def read_jobs(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
     """Take the jobs as they are into the state; what a person should know about the job system."""
     try:
-        state.jobs = bound_jobs(ctx, state, ctx.jobs.snapshot(), now)
+        state.jobs, state.jobs_read = bound_jobs(ctx, state, ctx.jobs.snapshot(), now), True
     except AdapterError as error:
         return (_lost(error, now),)
     return ctx.jobs.notes() if isinstance(ctx.jobs, WorkKeeper) else ()

@@ -26,6 +26,7 @@ class Ends:
         self._lock = threading.Lock()
         self._ends: dict[str, tuple[bool, datetime]] = {}
         self._followed: set[str] = set()
+        self._unknown: set[str] = set()
 
     def see(self, job: str, done: bool, at: datetime) -> None:
         """One ended."""
@@ -39,21 +40,36 @@ class Ends:
         with self._lock:
             return self._ends.get(job)
 
+    def wanted(self, job: str) -> tuple[bool, datetime] | None:
+        """The same; one that nobody knows is asked for, once."""
+        with self._lock:
+            if job not in self._ends and job not in self._unknown:
+                self._followed.add(job)
+            return self._ends.get(job)
+
     def ask_slurm(self, paced: Iterable[str], seen: Collection[str], slurm: Slurm) -> None:
         """Follow these jobs, and ask Slurm about those that are gone from its queue (`seen`), which it remembers for a
         while (MinJobAge). One that it does not know any more stays unknown."""
-        self._followed |= set(paced)
-        for job in sorted(self._followed - set(seen)):
+        with self._lock:
+            self._followed |= set(paced)
+            gone = sorted(self._followed - set(seen))
+        for job in gone:
             try:
                 found = _slurm_end(slurm.ask("show", "job", job))
             except SlurmSilent:
                 return
             except (AdapterError, ValueError):
-                self._followed.discard(job)
+                self._forget(job)
                 continue
             if found is not None:
-                self._followed.discard(job)
                 self.see(job, *found)
+                self._forget(job)
+
+    def _forget(self, job: str) -> None:
+        with self._lock:
+            self._followed.discard(job)
+            if job not in self._ends:
+                self._unknown.add(job)
 
     def see_kubernetes(self, job: str, status: Mapping[str, Any], now: datetime) -> None:
         """The status of a Job that may be over."""

@@ -103,8 +103,8 @@ class SlurmJobs:
             self._hand.wake()
 
     def ended(self, job: str) -> tuple[bool, datetime] | None:
-        """See EndTeller; known of jobs of a tier."""
-        return self._ends.of(job)
+        """See EndTeller; one that is not known is asked for with the next look."""
+        return self._ends.wanted(job)
 
     def everything(self) -> Sequence[BatchJob]:
         """The jobs that may be paced, newest first. Raises AdapterError before the first reading worked."""

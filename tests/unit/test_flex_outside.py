@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from adapters.ports import EventTarget
+from adapters.ports import AdapterError, EventTarget
 from adapters.work_ports import EndTeller, WorkKeeper
 from optimizer.domain import BatchJob, JobState
 from optimizer.flex import TOLERATED
 from optimizer.reasons import Reason
-from scheduler.flex import TOLERANCE
+from scheduler.flex import TOLERANCE, catch_up
 from scheduler.flex_book import FlexBook
 from scheduler.latency import speed_of
 from scheduler.store.store import Store
@@ -24,7 +24,7 @@ WITHIN = 2.5 * H
 class Outside:
     """A batch system that knows how long its jobs ran, and nothing of their progress; `speed()` is what they do."""
 
-    keeps_state = True
+    keeps_state, silent = True, False
 
     def __init__(self, clock, speed, jobs):
         self.clock, self.speed = clock, speed
@@ -37,6 +37,8 @@ class Outside:
         self.at = clock.now()
 
     def snapshot(self):
+        if self.silent:
+            raise AdapterError("of a test")
         passed, self.at = (self.clock.now() - self.at) / H, self.clock.now()
         for name, job in list(self.jobs.items()):
             if job.gpus:
@@ -133,3 +135,34 @@ def test_work_that_its_owner_said_too_long_is_booked_as_it_was(tmp_path):
         assert record.reduction == pytest.approx(truly, abs=0.02)
         assert (record.kept, record.forced) == (False, ("less work than its owner had said",))
         assert len([text for text in broken(ticks) if "less work than its owner had said forced it" in text]) == 1
+
+
+def test_what_ends_while_no_daemon_is_there_has_its_record_and_what_goes_on_keeps_its_losses(tmp_path):
+    jobs = {"ends": (2, 0.8, 16, 0.8), "goes-on": (3, 3.0, 8, 3.0), "vanishes": (2, 0.8, 8, 0.8)}
+    store = Store.in_memory()
+    with outside(tmp_path, jobs, store) as (site, system):
+        begin, end = site.clock.now() + timedelta(minutes=2), site.clock.now() + 2 * H
+        site.facade.accept(order(begin, end, targets=(EventTarget(begin, end, limit_kw=42.0),)))
+        site.run(timedelta(minutes=20), 10)
+        before = site.ctx.flex.slowed.lost_h("goes-on")
+        assert before > 0
+        for _ in range(90):  # nobody is there
+            site.clock.sleep(60)
+            system.snapshot()
+        assert "ends" in system.ends
+        del system.ends["vanishes"]
+        site.ctx = replace(site.ctx, flex=FlexBook(store))
+        site.state.tiers, site.state.jobs, site.state.jobs_read = {}, (), False
+        system.silent = True
+        assert not catch_up(site.ctx, site.state)
+        site.run(timedelta(minutes=5), 10)
+        system.silent = False
+        site.run(timedelta(minutes=1), 10)
+        (record,) = site.ctx.flex.records()
+        truly = 1 - system.did["ends"] / ((system.ends["ends"][1] - record.started_at) / H)
+        assert (record.job, record.reduction) == ("ends", pytest.approx(truly, abs=0.015))
+        assert truly > 0.01
+        assert site.ctx.flex.slowed.lost_h("goes-on") > before
+        site.run(timedelta(minutes=3), 10)
+        assert set(site.state.tiers) == {"goes-on"}, "nobody knows how that one ended"
+        assert [job.id for job, _ in FlexBook(store).slowed.left] == ["goes-on"]

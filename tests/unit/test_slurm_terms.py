@@ -9,6 +9,7 @@ from adapters.jobs.ends import Ends
 from adapters.jobs.slurm_picture import Picture, batch_job
 from adapters.jobs.slurm_read import RUNNING, SlurmJob
 from adapters.jobs.slurm_terms import Terms, TermsError, terms_of
+from adapters.ports import AdapterError
 
 NOW = datetime(2026, 11, 27, 4, tzinfo=UTC)
 H = timedelta(hours=1)
@@ -74,3 +75,22 @@ def test_how_a_job_ended_is_asked_until_it_is_known(state, end):
         ends.ask_slurm([], set(), slurm)
     assert ends.of("7") == end
     assert slurm.asked == (2 if end is None else 1)
+
+
+def test_a_job_that_an_earlier_life_followed_is_asked_for_once():
+    asked = []
+
+    class Slurm:
+        def ask(self, _show, _job, name):
+            asked.append(name)
+            if name == "8":
+                raise AdapterError("scontrol show: Invalid job id specified")
+            return SAID.format(state="COMPLETED")
+
+    slurm, ends = Slurm(), Ends()
+    for _ in range(3):
+        assert ends.wanted("8") is None
+        ends.wanted("7")
+        ends.ask_slurm([], {"9"}, slurm)
+    assert asked == ["7", "8"]
+    assert ends.wanted("7") == (True, NOW + timedelta(minutes=10, seconds=7))
