@@ -68,6 +68,8 @@ def checked_metadata(found: Any) -> dict[str, str]:
     for key, value in found.items():
         if not isinstance(value, str) or len(key) > LONGEST_KEY or len(value) > LONGEST_VALUE:
             raise _bad(f"metadata.{key[:LONGEST_KEY]}", f"is a text of at most {LONGEST_VALUE} characters")
+        if any("\ud800" <= sign <= "\udfff" for sign in key + value):  # it could be shown to nobody
+            raise _bad("metadata", "holds half a character")
     return dict(found)
 
 

@@ -87,7 +87,7 @@ def market(tmp_path_factory):
         yield Market(stack, tmp_path_factory.mktemp("market"))
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_a_batch_with_a_bid_waits_while_power_is_dearer_and_runs_when_it_pays(market):
     desk, daemon = market.desk, market.daemon
     desk.wait(lambda: (market.indicated() or 0) > float(BID), 60)
@@ -112,9 +112,10 @@ def test_a_batch_with_a_bid_waits_while_power_is_dearer_and_runs_when_it_pays(ma
     assert sale["margin"] == pytest.approx(sale["paid"] - sale["energy_cost"])
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_what_was_bought_at_a_firm_price_is_delivered_by_its_deadline_though_power_has_become_dear(market):
     desk, daemon = market.desk, market.daemon
+    before = daemon.get("/api/v1/sales")["tenants"].get("research", {"tokens": 0})["tokens"]
     market.price(CHEAP)
     market.replan()
     desk.wait(lambda: (market.indicated() or 99.0) < float(BID), 60)
@@ -125,7 +126,7 @@ def test_what_was_bought_at_a_firm_price_is_delivered_by_its_deadline_though_pow
     market.price(DEAR)
     desk.wait(lambda: quote["id"] in {job["id"] for job in daemon.get("/api/v1/jobs")["jobs"]}, 60)
     market.replan()
-    desk.wait(lambda: market.indicated() > float(BID), 60)
+    desk.wait(lambda: (market.indicated() or 0) > float(BID), 60)
     desk.wait(lambda: daemon.get("/api/v1/jobs/grants")["grants"].get(quote["id"], {}).get("gpus", 0) > 0, 60)
     market.server.delay_s = 0.5
     found = market.finished(market.begin(quote=quote["id"]))
@@ -141,4 +142,4 @@ def test_what_was_bought_at_a_firm_price_is_delivered_by_its_deadline_though_pow
     assert sale["paid"] == pytest.approx(quote["price"]), "what was agreed, whatever power costs"
     assert sale["energy_kwh"] > 0
     assert sale["margin"] == pytest.approx(sale["paid"] - sale["energy_cost"])
-    assert daemon.get("/api/v1/sales")["tenants"]["research"]["tokens"] == 2 * LINES * TOKENS_EACH
+    assert daemon.get("/api/v1/sales")["tenants"]["research"]["tokens"] == before + LINES * TOKENS_EACH

@@ -58,7 +58,7 @@ class Desk:
         with (self.folder / f"life-{len(self.lives)}.log").open("w") as log:
             life = subprocess.Popen(command, cwd=ROOT, stderr=log, env=dict(os.environ))
         self.lives.append(life)
-        self.wait(self.up)
+        self.wait(self.up, 120.0)  # a busy machine imports for long
         return life
 
     def up(self):

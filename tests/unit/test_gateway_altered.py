@@ -11,10 +11,11 @@ import pytest
 
 from scheduler.gateway.answers import Answers
 from scheduler.gateway.lines import DEEPEST, Line
-from scheduler.gateway.model import Status
+from scheduler.gateway.model import ApiError, Status
 from scheduler.gateway.mover import write_rest
 from scheduler.gateway.peer import PeerRefused
 from scheduler.gateway.runner import Runner, Running
+from scheduler.gateway.terms import checked_metadata
 from scheduler.gateway.upstream import Answer
 from scheduler.gateway.validate import check
 from tests.support.gateway import asked, line
@@ -164,3 +165,11 @@ def test_a_server_that_asks_for_no_wait_is_not_asked_thousands_of_times():
 
     first, second, third = asyncio.run(waits())
     assert 0.4 < first < second < third
+
+
+@pytest.mark.parametrize("found", [{"note": "a\ud800"}, {"\udfff": "a"}])
+def test_half_a_character_in_metadata_is_refused(found):
+    """Kept, it would make every list of its tenant's batches fail."""
+    with pytest.raises(ApiError, match="half a character"):
+        checked_metadata(found)
+    assert checked_metadata({"note": "caf\u00e9 \U0001f600"})
