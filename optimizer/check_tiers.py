@@ -39,13 +39,15 @@ def tier_faults(problem: Problem, plan: Plan, jobs: JobPlans) -> Iterator[tuple[
 
 
 def promised_jobs(problem: Problem, plan: Plan, jobs: JobPlans) -> list[str]:
-    """Ids of those for which no room is left before their promised deadline: they work where they must."""
-    found = []
+    """Ids of those for which no room is left before their promised deadline: they work where they must. A gang in the
+    interval about to run is whole or nothing: it must where all of that would have no room elsewhere."""
+    found, now_h = [], problem.grid.hours[0]
     for number, job in enumerate(problem.jobs):
         home = _home(problem, job, jobs.pools[number]) if job.firm and job.preemptible else None
         if home is None:
             continue
         room = _missing(problem, plan, job, jobs.rates[number], home)[1]
+        room -= float(jobs.rates[number][0]) * now_h if job.min_gpus > 1 else 0.0
         if room <= 1e-3 * (1 + job.left_gpu_h):
             found.append(job.id)
     return found

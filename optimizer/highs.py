@@ -156,17 +156,21 @@ class Highs:
         return self.clock_s() - before
 
     def attempt(self, most: int, time_limit_s: float) -> tuple[float, int | None]:
-        """Solve by the dual simplex method at the very costs that are given, in so many iterations at most; the
-        seconds and the iterations (None: it is not solved by then). Raises SolveError when time runs out."""
+        """Solve by the dual simplex method at the very costs that are given, in so many iterations and so much time at
+        most; the seconds and the iterations (None: it is not solved by then)."""
         with self._with("simplex_iteration_limit", most), self._with(UNDISTURBED, 0.0):
             seconds = self._timed(time_limit_s)
         solved = self._solver.getModelStatus() == OPTIMAL
         return seconds, int(self._solver.getInfo().simplex_iteration_count) if solved else None
 
     def price(self, time_limit_s: float) -> float:
-        """Find the duals of the basis that it has at the costs that it has; the seconds."""
+        """Find the duals of the basis that it has at the costs that it has; the seconds. Raises SolveError when time
+        runs out."""
         with self._with("simplex_iteration_limit", 0):
-            return self._timed(time_limit_s)
+            seconds = self._timed(time_limit_s)
+        if self._solver.getModelStatus() == TIME_LIMIT:
+            raise self._failure(TIME_LIMIT, time_limit_s)
+        return seconds
 
     def finish(self, time_limit_s: float) -> float:
         """Go on from the point that it has by the primal simplex method; the seconds. Raises SolveError as `solve`."""
@@ -184,12 +188,10 @@ class Highs:
             self.option(name, before)
 
     def _timed(self, time_limit_s: float) -> float:
-        """Run once; the seconds. Raises SolveError when time runs out."""
+        """Run once, for so long at most; the seconds."""
         before = self.clock_s()
         self.option("time_limit", before + max(1e-3, float(time_limit_s)))
         self._solver.run()
-        if self._solver.getModelStatus() == TIME_LIMIT:
-            raise self._failure(TIME_LIMIT, time_limit_s)
         return self.clock_s() - before
 
     def row_duals(self) -> Floats:

@@ -196,7 +196,10 @@ class Session:
             if other is None:
                 break
             before, tried = self._last, self._arrays(other, late)
-            found = self._solve(other, tried, max(0.1, time_limit_s - seconds))
+            try:
+                found = self._solve(other, tried, max(0.1, time_limit_s - seconds))
+            except SolveError:  # what was found before is a plan all the same
+                found = replace(answer, seconds=max(0.0, time_limit_s - seconds))
             seconds += found.seconds
             if not self._speeds.better(found, answer):
                 self._solver, self._sifted, self._last = None, None, before
@@ -366,10 +369,8 @@ class Session:
         """What the plan answers to voluntary events, and what each answer is worth."""
         ends_s = max(0.5, time_limit_s - answer.seconds)
 
-        def solve(tried: Arrays) -> Answer:
-            return self._solve(facts, tried, ends_s, remember=False)
-
-        return answers_of(facts, self._confined(facts, arrays, homes), answer, solve)
+        confined = self._confined(facts, arrays, homes)
+        return answers_of(facts, confined, answer, lambda tried: self._solve(facts, tried, ends_s, remember=False))
 
     def _confined(self, facts: Facts, arrays: Arrays, homes: Ints) -> Arrays:
         """Arrays with every job shut out of all pools but its home (-1: free)."""

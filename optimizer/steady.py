@@ -41,10 +41,14 @@ NOISE = 1e-9
 STEPS_PER_ROW = 3
 """After so many iterations for each row it is no small step any more, or the method stalls."""
 
+MOST_TIME = 0.5
+"""Of the time there is, so much may go by until then: the other ways need the rest."""
+
 
 @dataclass(frozen=True)
 class Tried:
-    """The solver as it was left, at the true costs, and seconds inside HiGHS; no answer: it took too many steps."""
+    """The solver as it was left, at the true costs, and seconds inside HiGHS; no answer: it took too many steps, or
+    too much of the time."""
 
     solver: Highs
     seconds: float
@@ -59,7 +63,7 @@ def worth_steadying(arrays: Arrays) -> bool:
 
 def tried(arrays: Arrays, hours: Floats, codes: tuple[Ints, Ints], held: Highs | None, time_limit_s: float) -> Tried:
     """Solve arrays from a basis (see `Highs.start_from`), with `hours` of their intervals. `held`: a solver that has
-    this very basis. Raises SolveError (TIMEOUT) where time runs out."""
+    this very basis. Raises SolveError (TIMEOUT) where time runs out after its steps were few enough."""
     leaning = replace(arrays, cost=arrays.cost + _leaning(arrays, hours, codes[0]))
     if held is not None and same_matrix(held.arrays, arrays):
         solver = held
@@ -67,7 +71,7 @@ def tried(arrays: Arrays, hours: Floats, codes: tuple[Ints, Ints], held: Highs |
     else:
         solver = Highs(leaning, integers=False)
         solver.start_from(*codes)
-    seconds, steps = solver.attempt(STEPS_PER_ROW * len(arrays.row_low), time_limit_s)
+    seconds, steps = solver.attempt(STEPS_PER_ROW * len(arrays.row_low), MOST_TIME * time_limit_s)
     solver.write(arrays)
     if steps is None:
         return Tried(solver, seconds)

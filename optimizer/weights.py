@@ -29,13 +29,12 @@ LEAST_SLOPE = 0.05
 @dataclass(frozen=True)
 class Weights:
     """Planning prices of one site: per kWh of import over a limit or an event (by event id and interval), per GPU-hour
-    below a floor, per kW of ramp beyond the allowed, and per kWh that a promised deadline is worth."""
+    below a floor, per kW of ramp beyond the allowed."""
 
     limit_per_kwh: float
     event_per_kwh: Mapping[str, Floats]
     floor_per_gpu_h: float
     ramp_per_kw: float
-    promise_per_kwh: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +50,9 @@ def weights_of(facts: Facts, site: int) -> Weights:
     """Planning prices of the site with that index."""
     prices = facts.problem.prices
     steepest, gentlest = _slopes(facts, site)
-    worth = MARGIN * (_dearest(facts, site) * steepest + _pressure(facts, site))
-    plain = {event.id: event.penalty_per_kwh + event.credit_per_kwh for _, event in facts.events_of(site)}
-    firm = {e.id: max(plain[e.id], worth) for _, e in facts.events_of(site) if e.firm or e.emergency}
-    promise = MARGIN * max(worth, *firm.values(), 0.0)
-    floor_price = max(prices.below_floor_per_gpu_h, promise / gentlest, MARGIN * _most_promised(facts, site, promise))
+    plain, firm, promise = _usual_events(facts, site)
+    promised = MARGIN * _dearest(facts, site, job_weights(facts)) * steepest if facts.table.firm.any() else 0.0
+    floor_price = max(prices.below_floor_per_gpu_h, max(promise, promised) / gentlest)
     emergency = {
         event.id: max(plain[event.id], MARGIN * floor_price * steepest)
         for _, event in facts.events_of(site)
@@ -68,7 +65,17 @@ def weights_of(facts: Facts, site: int) -> Weights:
         event.id: np.where(in_force(facts, event), emergency.get(event.id, usual[event.id]), usual[event.id])
         for _, event in facts.events_of(site)
     }
-    return Weights(limit, events, floor_price, prices.ramp_per_kw, promise)
+    return Weights(limit, events, floor_price, prices.ramp_per_kw)
+
+
+@once
+def _usual_events(facts: Facts, site: int) -> tuple[dict[str, float], dict[str, float], float]:
+    """Prices per kWh of a site's events as they are configured, of those that are firm, and what a kWh is worth to a
+    deadline that is a promise."""
+    worth = MARGIN * (_dearest(facts, site, _usual(facts)) * _slopes(facts, site)[0] + _pressure(facts, site))
+    plain = {event.id: event.penalty_per_kwh + event.credit_per_kwh for _, event in facts.events_of(site)}
+    firm = {e.id: max(plain[e.id], worth) for _, e in facts.events_of(site) if e.firm or e.emergency}
+    return plain, firm, MARGIN * max(worth, *firm.values(), 0.0)
 
 
 def in_force(facts: Facts, event: GridEvent) -> NDArray[np.bool_]:
@@ -78,18 +85,11 @@ def in_force(facts: Facts, event: GridEvent) -> NDArray[np.bool_]:
     return np.array([start < over for start in facts.problem.grid.starts], dtype=np.bool_)
 
 
-def _dearest(facts: Facts, site: int) -> float:
-    """Most that a GPU-hour never done costs among the jobs that may run at a site."""
+def _dearest(facts: Facts, site: int, weights: JobWeights) -> float:
+    """Most that a GPU-hour never done costs, by these prices, among the jobs that may run at a site."""
     at = np.array([pool.site == site for pool in facts.pools], dtype=np.bool_)[facts.table.pair_pool]
-    losses = _usual(facts).undone_per_gpu_h[facts.table.pair_job[at]]
+    losses = weights.undone_per_gpu_h[facts.table.pair_job[at]]
     return float(losses.max()) if len(losses) else 0.0
-
-
-def _most_promised(facts: Facts, site: int, promise: float) -> float:
-    """Most that a GPU-hour of a promised deadline is worth at a site; 0 where nobody promised one."""
-    mine = [pool.index for pool in facts.pools if pool.batch and pool.site == site]
-    firm = facts.table.firm.any()
-    return promise * max((_kwh_per_gpu_h(facts, g) for g in mine), default=0.0) if firm else 0.0
 
 
 @once
@@ -98,7 +98,7 @@ def job_weights(facts: Facts) -> JobWeights:
     an event either."""
     if not facts.table.firm.any():
         return _usual(facts)
-    promised = [weights_of(facts, site).promise_per_kwh for site in range(len(facts.problem.sites))]
+    promised = [_usual_events(facts, site)[2] for site in range(len(facts.problem.sites))]
     return _priced(facts, promised)
 
 

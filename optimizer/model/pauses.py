@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from optimizer.domain import GridEvent
 from optimizer.facts import Facts, Floats
 from optimizer.model.parts import Columns, Flags, Ints, Model, Rows
 from optimizer.steps import Steps, steps_of
@@ -143,7 +144,8 @@ def _add_least_runs(model: Model, steps: Steps, open_: Flags) -> None:
 def add_giving_way(model: Model) -> None:
     """over[s,t] <= most over[s,t] * (1 - on[j,t]) in kW, for the hard limit and every firm event of the site of j's
     pools, in the present interval and in those that a least run from now on lasts: no job that is whole goes on, or
-    begins, while a firm cap is exceeded.
+    begins, while a firm cap is exceeded. One whose deadline is a promise that can't wait for an event's end gives way
+    to limits and emergencies alone.
 
     Why not by price: such a job stops as a whole or not at all, and a kilowatt too much for an hour is always cheaper
     than all the work of a gang.
@@ -155,14 +157,25 @@ def add_giving_way(model: Model) -> None:
     home = np.array([_only_site(facts, j) for j in who.tolist()], dtype=np.int64)
     limit, event = model.get("over_limit"), model.get("over_event")
     firm = np.array([item.firm or item.emergency for item in facts.problem.events], dtype=np.bool_)
+    waits = [_waits_for(facts, steps, item) for item in facts.problem.events]
     sites = np.array([facts.site_index[item.site] for item in facts.problem.events], dtype=np.int64)
-    for name, over, caps, at, asks in (
-        ("gives_way_limit", limit, facts.limit_kw, limit.keys[0], np.ones(len(limit), dtype=np.bool_)),
-        ("gives_way_event", event, facts.event_kw, sites[event.keys[0]], firm[event.keys[0]]),
+    heed = np.array(waits, dtype=np.bool_).reshape(len(waits), len(facts.table))[:, who].T
+    asks = firm[event.keys[0]] & heed[:, event.keys[0]]
+    for name, over, caps, at, heard in (
+        ("gives_way_limit", limit, facts.limit_kw, limit.keys[0], np.ones((len(who), len(limit)), dtype=np.bool_)),
+        ("gives_way_event", event, facts.event_kw, sites[event.keys[0]], asks),
     ):
-        row, n = np.nonzero((home[:, None] == at) & asks & lasts[:, over.keys[1]])
+        row, n = np.nonzero((home[:, None] == at) & heard & lasts[:, over.keys[1]])
         most = np.maximum(0.0, facts.most_import_kw[at, over.keys[1]] - np.maximum(0.0, caps[over.keys]))
         _add_way(model, name, over, (who[row], n), most)
+
+
+def _waits_for(facts: Facts, steps: Steps, event: GridEvent) -> Flags:
+    """Jobs [job] that give way to a firm event: all, but those that have promised their end and must begin, or go on,
+    before it is over."""
+    over_h = (event.end - facts.problem.grid.start).total_seconds() / 3600.0
+    waits: Flags = ~facts.table.firm | (steps.latest_h >= over_h) | event.emergency
+    return waits
 
 
 def _only_site(facts: Facts, job: int) -> int:

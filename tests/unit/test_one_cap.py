@@ -7,9 +7,10 @@ import pytest
 from benchmarks.support.plans import Planned
 from benchmarks.support.rolling import closed_loop
 from optimizer.check import check_plan
-from optimizer.domain import Work
+from optimizer.domain import Rung, Work
 from optimizer.evaluate import evaluate
 from optimizer.fallback import greedy_plan, shift_plan
+from optimizer.faults import SolveError, SolveFault
 from optimizer.rivals import RIVALS
 from optimizer.session import Session
 from optimizer.solve import solve_problem
@@ -87,6 +88,24 @@ def test_the_next_plan_keeps_the_speeds_that_pay_and_looks_for_better_ones():
     assert plan.jobs["j"].work_gpus[0] + plan.jobs["k"].work_gpus[0] == pytest.approx(90.0)
     assert check_plan(made, plan) == ()
     assert evaluate(made, plan).total == pytest.approx(plan.objective, abs=1e-9)
+
+
+def test_a_look_that_takes_too_long_leaves_the_plan_that_was_found(monkeypatch):
+    made, session = of([job("j", (0, 4), 50.0, 50), job("k", (0, 4), 40.0, 40)], [-50.0, 60.0, 60.0, 60.0]), Session()
+    first, plain, looks = session.plan(made), Session._solve, []
+
+    def slow(self, facts, arrays, time_limit_s, remember=True):
+        looks.append(time_limit_s)
+        if len(looks) == 2:
+            raise SolveError(SolveFault.TIMEOUT, "no time")
+        return plain(self, facts, arrays, time_limit_s, remember)
+
+    monkeypatch.setattr(Session, "_solve", slow)
+    plan = session.plan(made)
+    assert len(looks) > 1
+    assert plan.rung is Rung.OPTIMUM
+    assert plan.objective == pytest.approx(first.objective)
+    assert check_plan(made, plan) == ()
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from optimizer.check import check_plan
-from optimizer.domain import JobState, Rung, Work
+from optimizer.domain import CurvePoint, JobState, PowerCurve, Rung, Work
 from optimizer.evaluate import evaluate
 from optimizer.fallback import greedy_plan, safe_plan, shift_plan
 from optimizer.flex import latest_end
@@ -49,6 +49,51 @@ def test_a_promise_is_kept_through_a_firm_event_and_gives_to_a_hard_limit():
     for plan, jobs in ((soft, [begun()]), (firm, [begun(firm=True)])):
         assert check_plan(made(jobs), plan) == ()
         assert evaluate(made(jobs), plan).total == pytest.approx(plan.objective, rel=1e-6)
+
+
+@pytest.mark.parametrize("more", [{"min_gpus": 50}, {"pause_cost": 5.0}, {"min_run_h": 0.5}])
+def test_a_promise_of_a_gang_or_a_run_that_must_last_is_kept_through_a_firm_event_too(more):
+    """Jobs of Slurm and Kubernetes are gangs; before its deadline there is no time but the event."""
+
+    def at(asks, **how):
+        called = event("e", (0, 3), CAP_KW, penalty_per_kwh=1000.0, **how)
+        return problem(hourly(4), [site(4)], [inputs(BATCH, 4)], [asks], [called])
+
+    kept, deep = at(begun(firm=True, **more)), at(begun(firm=True, **more), emergency=True)
+    plan, under = solve_problem(kept), solve_problem(deep)
+    assert late(plan) < 1e-3
+    assert check_plan(kept, plan) == ()
+    assert max(under.sites["dc"].over_event_kw) < 1e-3, "an emergency comes first"
+    assert check_plan(deep, under) == ()
+
+
+def test_a_gang_with_a_promise_goes_on_whole_where_a_part_of_it_would_do():
+    """110 GPU-hours in three hours of at most 50: the hour of the event has to do 10, and its fifty GPUs do 25."""
+    asks = replace(begun(firm=True, min_gpus=50), work_gpu_h=110.0)
+    called = event("e", (0, 1), CAP_KW, penalty_per_kwh=1000.0)
+    kept = problem(hourly(4), [site(4)], [inputs(BATCH, 4)], [asks], [called])
+    plan = solve_problem(kept)
+    assert late(plan) < 1e-3
+    assert plan.jobs["j"].work_gpus[0] == pytest.approx(25.0)
+    assert check_plan(kept, plan) == ()
+    (broken,) = check_plan(replace(kept, jobs=(replace(asks, min_gpus=0),)), plan)
+    assert "over the event's cap" in broken.text, "others could do less of it"
+
+
+@pytest.mark.parametrize("firm", [False, True])
+@pytest.mark.parametrize("under", ["emergency", "limit"])
+def test_a_promise_gives_before_a_floor_that_may_give(under, firm):
+    """16 GPU-hours of the job for a kWh, below the floor 2 of the others: their floor is dearer all the same."""
+    eager = PowerCurve("eager", 50.0, (CurvePoint(100, 100, 0.8), CurvePoint(200, 200, 0.9), CurvePoint(400, 400, 1.0)))
+    others = pool("others", Work.TRAINING, count=100, floor=0.95)
+    pools = [inputs(others, 4), inputs(pool("batch", Work.BATCH, count=100, curve=eager), 4)]
+    jobs = [job("j", (0, 3), 250.0, 100, state=JobState.SUSPENDED, started_at=START - HOUR, firm=firm)]
+    called = [event("e", (0, 3), 32.0, emergency=True)] if under == "emergency" else []
+    made = problem(hourly(4), [site(4, limit=32.0 if under == "limit" else float("inf"))], pools, jobs, called)
+    plan = solve_problem(made)
+    assert check_plan(made, plan) == ()
+    assert plan.pools["others"].work_gpus[:3] == pytest.approx((71.0,) * 3), "5 kW for idle cards, 27 are left"
+    assert plan.jobs["j"].work_gpus[:3] == pytest.approx((0.0,) * 3)
 
 
 @pytest.mark.parametrize("more", [{}, {"undone_penalty": 0.0}, {"late_penalty": 0.0}, {"value_per_gpu_h": 1e5}])

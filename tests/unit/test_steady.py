@@ -11,7 +11,7 @@ import pytest
 import optimizer.steady
 from benchmarks.support.reference import coarse_grid, reference_problem
 from benchmarks.support.rolling import refreshed, stepped
-from optimizer.domain import Problem
+from optimizer.domain import Problem, Rung
 from optimizer.facts import facts_of
 from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import Highs, solve_arrays
@@ -130,11 +130,29 @@ def test_seconds_of_a_part_that_found_nothing_count(monkeypatch: pytest.MonkeyPa
     assert plan.solve_s > 4.0
 
 
+def test_an_attempt_that_takes_too_long_leaves_time_for_the_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, problem, found = Session(), dearer(day(5)), []
+    session.plan(day(5))
+    plain = Highs.attempt
+
+    def from_nothing(solver: Highs, most: int, limit_s: float) -> tuple[float, int | None]:
+        solver.forget()
+        found.append(plain(solver, most, limit_s))
+        return found[-1]
+
+    monkeypatch.setattr(optimizer.steady, "MOST_TIME", 0.0)
+    monkeypatch.setattr(Highs, "attempt", from_nothing)
+    plan = session.plan(problem, 10.0)
+    assert found[0][1] is None
+    assert plan.rung is Rung.OPTIMUM
+    assert plan.objective == pytest.approx(Session().plan(problem).objective, rel=1e-7)
+
+
 def test_time_that_runs_out_is_said() -> None:
-    _, solver = solved(day(6))
-    codes = solver.basis(solver.answer(0.0).point)
+    session = Session()
+    session.plan(day(6))
     with pytest.raises(SolveError) as caught:
-        tried(write_arrays(declare(dearer(day(6)))), facts_of(day(6)).hours, codes, None, -1.0)
+        session._solve(facts_of(day(6)), write_arrays(declare(dearer(day(6)))), -1.0)
     assert caught.value.kind is SolveFault.TIMEOUT
 
 
