@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +101,7 @@ class Daemon:
         app.stop(release=False, keep_store=kept is not None)
         try:
             store = kept or self.books()
-        except (AdapterError, StoreError):  # bus or disk: what leads next, perhaps this daemon, has the new config
+        except (AdapterError, StoreError, sqlite3.Error, OSError):  # bus, disk: what leads next has the new config
             self.config = config
             raise
         try:

@@ -81,8 +81,11 @@ def _observe_site(ctx: Context, state: State, site: str, now: datetime) -> None:
 
 
 def in_time(ctx: Context, state: State, now: datetime) -> bool:
-    """Whether the last tick was one control period ago: what happens in longer says nothing of what may in one."""
-    return state.last_tick_at is not None and now - state.last_tick_at < 1.5 * ctx.timing.control_period
+    """Whether the last tick was one control period ago: what happens in longer says nothing of what may in one, and a
+    tick for which somebody hurried finds power on its way."""
+    if state.last_tick_at is None:
+        return False
+    return 0.5 * ctx.timing.control_period < now - state.last_tick_at < 1.5 * ctx.timing.control_period
 
 
 def seen_or_due_kw(state: State, pool: GpuPool) -> float:

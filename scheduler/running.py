@@ -158,10 +158,12 @@ class App:
     def stop(self, release: bool | Callable[[], bool], keep_store: bool = False) -> None:
         """Finish the running turns; give every limit back (`release`, asked when they are over), or leave them for the
         next config; close."""
-        self.parts.sessions.close()
-        self.parts.feeds.stop()
-        self.parts.ctx.planner.close()  # a long solve ends now, so that its turn does
-        self.timer.stop()
+        try:
+            self.parts.sessions.close()
+            self.parts.feeds.stop()
+            self.parts.ctx.planner.close()  # a long solve ends now, so that its turn does
+        finally:
+            self.timer.stop()  # whatever else fails, these parts command nothing any more, beside the next ones
         if self.desk is not None:
             self.desk.close()
         alone = False

@@ -30,11 +30,6 @@ may leave a site alone for a while."""
 RISING = 0.003
 """Share of its power by which a site's load rises within a tick when it is called rising."""
 
-OWN = 0.2
-"""Part by which a rise that we ordered may come out larger than modelled, before it is called the load's: by so much a
-learned curve may be too flat between a cap that was held and one that was not. (Taken for a load that rises, it took
-the order back, and the next second gave it again: caps went up and down by the second.)"""
-
 ONSET, MOST_ONSET = 0.07, 0.08
 """Part of the load that is missing to the highest one lately that may come back within a tick: users of a pool take
 five seconds or more to come, while batches fill, and of three pools the users of one come at a time; the latter where
@@ -74,7 +69,6 @@ class Surprises:
     _beyond: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_TICKS))
     _behind_kw: float = 0.0
     _expected_kw: float | None = None
-    _ordered_kw: float = 0.0
     _moved_kw: float = 0.0
     _allowed_kw: float = 0.0
     _onset_kw: float = 0.0
@@ -106,7 +100,7 @@ class Surprises:
         self._behind_kw = moved_kw + min(max(usual_kw, 0.0), STEP * drawn_kw)
         if self._expected_kw is not None:
             moved_kw = drawn_kw - self._expected_kw
-            moved_kw = max(min(0.0, moved_kw), moved_kw - OWN * self._ordered_kw, going_kw)
+            moved_kw = max(moved_kw, going_kw)
             self.rising = moved_kw > RISING * drawn_kw
         self._moved_kw = max(0.0, moved_kw)
         self._allowed_kw = self._behind_kw + self._moved_kw
@@ -136,7 +130,6 @@ class Surprises:
         self._at_cap = (1.0 - STEP) * most_kw < counted_kw
         self.aimed_kw = most_kw if self._at_cap else counted_kw
         self._expected_kw = ordered_kw + self._beyond[-1] if self._beyond else None
-        self._ordered_kw = max(0.0, ordered_kw - drawn_kw)
 
     def margin_kw(self, cap_kw: float, least: float) -> float:
         """How far to stay below a cap: a little more than the worst of these lately was, and nearly the worst at a cap

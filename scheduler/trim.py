@@ -93,7 +93,7 @@ def trim_site(
     kept = dwelling(state, planned, now)
     wish = give_back(ctx, state, pools, kept, cap_it_kw - peak_it_kw(state, pools, kept), now)
     wish_kw = line.import_of(it_kw(state, pools, wish))
-    seconds = (then - now).total_seconds()
+    seconds = ramped_s(state, now, then)
     up, down = pace(site, events, now, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min)
     last_kw = state.setpoint_kw.get(site)
     least_kw = state.lately[site].least_kw if site in state.lately and not live(site, events, now) else -INF
@@ -117,6 +117,13 @@ def trim_site(
     planned_kw = line.import_of(it_kw(state, pools, planned))
     shed_kw = max(0.0, wish_kw - aim_kw)
     return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw, notes + more)
+
+
+def ramped_s(state: State, now: datetime, then: datetime) -> float:
+    """Seconds of ramp in this tick: until the next one, and no more than have passed since the last, which was given as
+    much. So the ticks for which somebody hurries make no ramp steeper."""
+    passed = now - state.last_tick_at if state.last_tick_at is not None else then - now
+    return max(0.001, min(then - now, passed).total_seconds())
 
 
 def planned_orders(ctx: Context, state: State, pools: list[GpuPool], now: datetime) -> dict[str, PoolOrder]:

@@ -130,6 +130,22 @@ def test_the_operators_limit_beats_the_plan_at_once_and_a_pause_gives_limits_bac
         assert made.state.tick.import_kw["lab"] <= 36.0 + TOLERANCE_KW
 
 
+def test_ticks_for_which_somebody_hurried_make_no_ramp_steeper(tmp_path):
+    """The lab may rise by 10 kW a minute, however often it is looked at."""
+    with lab(tmp_path) as made:
+        made.run(timedelta(minutes=2), step_s=5)
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=40.0, by="me"))
+        made.run(timedelta(seconds=60))
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=None, by="me"))
+        made.tick()
+        begun_kw, begun = made.state.setpoint_kw["lab"], made.clock.now()
+        for step_s in (0.1, 1.0):
+            made.clock.sleep(step_s)
+            last = made.run(timedelta(seconds=6), step_s)[-1]
+            rise_kw = (last.at - begun).total_seconds() / 60.0 * 10.0
+            assert made.state.setpoint_kw["lab"] - begun_kw == pytest.approx(rise_kw, abs=0.05), "nor flatter"
+
+
 def test_without_a_meter_the_ceiling_still_holds_and_the_loss_is_an_alert(tmp_path):
     with lab(tmp_path) as made:
         made.run(timedelta(minutes=6), step_s=5)

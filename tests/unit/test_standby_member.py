@@ -115,7 +115,25 @@ def test_books_that_can_not_be_opened_end_the_lead_visibly_and_not_the_process(m
     assert leader.status()["role"] == "standby"
 
 
-@pytest.mark.parametrize("books", [LeadLost("the books' stream does not answer"), StoreError("in use"), None])
+def test_parts_that_can_not_end_in_order_turn_no_more():
+    """Else both loops would go on beside those of the next lead."""
+    turned_off = []
+
+    def hang_up():
+        raise OSError(32, "Broken pipe")
+
+    ctx = SimpleNamespace(planner=SimpleNamespace(close=lambda: None))
+    parts = SimpleNamespace(sessions=SimpleNamespace(close=lambda: None), feeds=SimpleNamespace(stop=hang_up), ctx=ctx)
+    app = SimpleNamespace(parts=parts, timer=SimpleNamespace(stop=lambda: turned_off.append(True)))
+    with pytest.raises(OSError, match="pipe"):
+        life.App.stop(app, release=False)
+    assert turned_off == [True]
+
+
+HICCUPS = [LeadLost("the books' stream does not answer"), StoreError("in use"), OSError(28, "no space"), None]
+
+
+@pytest.mark.parametrize("books", HICCUPS)
 def test_a_bus_that_hiccups_over_a_reload_ends_the_lead_and_not_the_process(members, monkeypatch, tmp_path, books):
     """It keeps the books from being opened under the lead, or, a moment later, the nodes from being asked; so does a
     disk."""

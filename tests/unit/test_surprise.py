@@ -36,16 +36,14 @@ def test_a_rise_goes_on_from_its_first_second_and_its_end_is_seen_at_once():
     assert allowed == pytest.approx([0.0, 0.3 + 0.6, 0.3 + 0.3])
 
 
-@pytest.mark.parametrize(("drawn_kw", "rises"), [(99.3, False), (99.8, True)])
-def test_a_rise_of_our_own_that_comes_out_larger_is_no_load_that_rises(drawn_kw, rises):
-    """Two kW were ordered on a curve that is too flat by a fifth: 0.4 kW more, of which none goes on."""
+def test_a_rise_of_our_own_that_comes_out_larger_is_allowed_for_like_the_loads():
+    """Two kW were ordered on a curve that is too flat by a fifth, or users came: nobody can tell in that second."""
     loads = Surprises()
     loads.surge_kw(97.3, 97.3)
     loads.aim(99.5, 98.9, 97.3)
-    allowed_kw = loads.surge_kw(drawn_kw, 99.0)
-    assert loads.rising == rises
-    goes_on_kw = max(0.0, drawn_kw - 98.9 - 0.2 * 1.6)
-    assert allowed_kw == pytest.approx(drawn_kw - 99.0 + goes_on_kw)
+    allowed_kw = loads.surge_kw(99.3, 99.0)
+    assert loads.rising
+    assert allowed_kw == pytest.approx((99.3 - 99.0) + (99.3 - 98.9))
 
 
 def test_a_rise_goes_on_while_pools_say_so_though_our_own_orders_bring_the_meter_down():
@@ -168,13 +166,13 @@ def test_the_highest_is_forgotten_after_ten_minutes():
     assert row.value == 1.0
 
 
-def test_a_tick_that_comes_late_teaches_nothing(tmp_path):
-    """A load that rises by as much in four seconds as it never does in one."""
+def test_a_tick_that_comes_late_or_early_teaches_nothing(tmp_path):
+    """A load that rises by as much in four seconds as it never does in one, or power that is still on its way."""
     with lab(tmp_path, lambda text: text + "\npower: {type: simulated, load_noise: 0.05, seed: 3}\n") as made:
         margins = []
-        for seconds, step_s in ((180, 4), (30, 1)):
+        for seconds, step_s in ((180, 4), (20, 0.2), (30, 1)):
             made.run(timedelta(seconds=seconds), step_s=step_s)
             loads = made.state.surprises["lab"]
             loads.rising = False
             margins.append(loads.margin_kw(40.0, 0.0))
-        assert margins[0] == 0.0 < margins[1]
+        assert margins[0] == margins[1] == 0.0 < margins[2]
