@@ -231,6 +231,8 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--state", type=Path)
     options.add_argument("--minutes", type=float, default=inf)
     asked, others = options.parse_known_args(argv)
+    if asked.minutes < inf and asked.state is None:
+        options.error("--minutes needs --state FILE: without it nothing is kept for the next sitting")
     measured = partial(measure, parts=asked.part, state=asked.state, minutes=asked.minutes)
     run("plan_speed", __doc__.splitlines()[0], measured, others)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks import plan_speed
 from benchmarks.support import longrun
 from optimizer.domain import Rung
 from optimizer.fallback import greedy_plan
@@ -58,6 +59,12 @@ def test_a_run_goes_on_where_it_was_left_and_warms_up_with_the_last_step(steps, 
     assert figures["rolling_longest_s"] == figures["rolling_p99_s"] == max(whole.wall_s)
     assert whole.wall_s[0] == first.wall_s[0]
     assert longrun.roll(step, 3, WHAT, path, 5.0) == whole, "nothing is left to do"
+
+
+def test_a_sitting_of_which_nothing_would_be_kept_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        plan_speed.main(["--part", "rolling", "--minutes", "0"])
+    assert "--minutes needs --state FILE" in capsys.readouterr().err
 
 
 def test_steps_of_another_problem_are_refused(steps, tmp_path):
