@@ -78,7 +78,7 @@ class Gateway:
     # ---------------------------------------------------------------- clients
     def keep(self, tenant: TenantConfig, filename: str, content: BinaryIO) -> StoredFile:
         """Store an upload (blocking). Raises ApiError (413)."""
-        return self.shelf.keep(tenant.name, filename, content, self._room(tenant))
+        return self.shelf.keep(tenant.name, filename, content, lambda: self._room(tenant))
 
     def _room(self, tenant: TenantConfig) -> int:
         room = tenant.max_bytes - self.shelf.bytes_of(tenant.name)

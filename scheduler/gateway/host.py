@@ -41,7 +41,7 @@ class Host:
         (413)."""
         key = _key(tenant.name, token)
         if self._shelf.known(f"batch_{key}") is None and self._shelf.held(f"file-{key}") is None:
-            self._shelf.keep(tenant.name, "moved.jsonl", content, self._most_bytes(tenant), f"file-{key}")
+            self._shelf.keep(tenant.name, "moved.jsonl", content, lambda: self._most_bytes(tenant), f"file-{key}")
 
     def take(self, tenant: TenantConfig, token: str, body: Mapping[str, Any]) -> Far:
         """Take a batch over. Raises ApiError: 400 naming the field, 409 before its input is here, 410 when too late."""

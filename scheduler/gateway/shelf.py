@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -28,6 +29,7 @@ class Shelf:
 
     def __init__(self, folder: Path, store: RecordStore, now: Callable[[], datetime]) -> None:
         self.folder, self.store, self._now = folder, store, now
+        self._adding = threading.Lock()
         (folder / "files").mkdir(parents=True, exist_ok=True)
         self._files = {key: read_file(plain) for key, plain in store.all(FILE).items() if "id" in plain}
         self._batches = {key: read_batch(plain) for key, plain in store.all(BATCH).items() if "id" in plain}
@@ -35,27 +37,34 @@ class Shelf:
             left.unlink()
 
     # ---------------------------------------------------------------- files
-    def keep(self, tenant: str, filename: str, content: BinaryIO, most: int, name: str | None = None) -> StoredFile:
-        """Store a content (blocking), as `name` where one is given. Raises ApiError (413) when it is larger than `most`
-        bytes, OSError and StoreDegraded; then it keeps nothing."""
+    def keep(
+        self, tenant: str, filename: str, content: BinaryIO, room: Callable[[], int], name: str | None = None
+    ) -> StoredFile:
+        """Store a content (blocking), as `name` where one is given. Raises ApiError (413) when it has more bytes than
+        there is `room` for, also where others took that meanwhile, OSError and StoreDegraded; then it keeps nothing."""
         name = name or f"file-{secrets.token_hex(12)}"
         place = f"files/{name}"
         path = self.folder / place
         part = self.folder / f"files/{secrets.token_hex(12)}.part"  # the same may come twice at once
+        most, placed = room(), False
         try:
             with part.open("xb") as file:
                 while piece := content.read(PIECE):
                     if file.tell() + len(piece) > most:
-                        raise ApiError(413, f"file: only {most} more bytes may be stored", "file_too_large", "file")
+                        raise _too_large(most)
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
                 size = file.tell()
             part.rename(path)
+            placed = True
             _sync(path.parent)
-            return self._add(StoredFile(name, tenant, filename, size, "batch", self._now(), place))
-        except StoreDegraded:
-            if name not in self._files:
+            with self._adding:  # one at a time: many that come at once see the same room
+                if name not in self._files and size > (most := room()):
+                    raise _too_large(most)
+                return self._add(StoredFile(name, tenant, filename, size, "batch", self._now(), place))
+        except (StoreDegraded, ApiError):
+            if placed and name not in self._files:
                 path.unlink(missing_ok=True)  # nobody was told its name
             raise
         finally:
@@ -89,7 +98,7 @@ class Shelf:
 
     def files(self, tenant: str) -> list[StoredFile]:
         """A tenant's files, oldest first."""
-        return [one for one in self._files.values() if one.tenant == tenant]
+        return [one for one in list(self._files.values()) if one.tenant == tenant]  # threads add some meanwhile
 
     def path(self, file: StoredFile) -> Path:
         """Where its content lies."""
@@ -181,6 +190,10 @@ def page(
         "last_id": shown[-1].id if shown else None,
         "has_more": len(found) > limit,
     }
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"file: only {most} more bytes may be stored", "file_too_large", "file")
 
 
 def _ended(batch: Batch) -> datetime:

@@ -8,7 +8,7 @@ from io import BytesIO
 import pytest
 
 from scheduler.gateway.answers import Answers
-from scheduler.gateway.model import Status
+from scheduler.gateway.model import ApiError, Status
 from scheduler.gateway.sales import State
 from scheduler.store.store import StoreDegraded
 from tests.support.gateway import asked
@@ -115,3 +115,22 @@ def test_answers_that_could_not_be_synced_are_synced_again(tmp_path, monkeypatch
     full[0] = False
     answers.close()
     assert len(synced) == 1
+
+
+@run
+async def test_uploads_that_come_at_once_fit_into_what_their_tenant_may_store_together(tmp_path):
+    async with opened(tmp_path) as (gateway, _):
+        content, others = asked(["a"]).encode(), []
+        tenant = research(gateway).model_copy(update={"max_bytes": len(content) + 10})
+
+        class Meanwhile(BytesIO):
+            def read(self, size=-1):
+                if not others:
+                    others.append(gateway.keep(tenant, "first.jsonl", BytesIO(content)))
+                return super().read(size)
+
+        with pytest.raises(ApiError, match="only 10 more bytes") as refused:
+            gateway.keep(tenant, "second.jsonl", Meanwhile(content))
+        assert refused.value.status == 413
+        assert gateway.shelf.bytes_of("research") == len(content)
+        assert [path.name for path in (tmp_path / "state/files").iterdir()] == [others[0].id]
