@@ -94,8 +94,8 @@ def _together(power: NvmlPower, session: NvmlSession, gpus: Collection[GpuId], s
         draws.append(meter.read().pool_kw.get(POOL, 0.0))
         time.sleep(0.1)
     last, hours = meter.read(), (time.perf_counter() - began) / 3600.0
-    if POOL not in first.energy_kwh or not draws:
-        say("the cards count no energy")
+    if not first.energy_kwh.keys() & last.energy_kwh.keys() or not any(draws):  # no counters, or a card that fell away
+        say("the cards count no energy, or tell no draw")
         return figures
     counted_kw, drawn_kw = (last.energy_kwh[POOL] - first.energy_kwh[POOL]) / hours, float(np.mean(draws))
     say(f"{size.seconds:g} s: {1000 * drawn_kw:.1f} W drawn, {1000 * counted_kw:.1f} W by the energy counters")

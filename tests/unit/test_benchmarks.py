@@ -171,6 +171,19 @@ def test_cards_are_asked_and_nothing_of_them_is_changed(tmp_path, monkeypatch, c
     assert any("set 700, enforced 700" in line and line.endswith(", persistence mode off") for line in text)
 
 
+def test_cards_that_tell_no_draw_give_no_ratio_of_it(tmp_path, monkeypatch, capsys):
+    fake = fake_machine(tmp_path, monkeypatch, 1)
+    fake.set_all(settle_down_s=1e-6, demand_w=0, idle_w=0, draw_w=0)
+    module = import_module("benchmarks.cards")
+    monkeypatch.setattr(module, "QUICK", module.Size(calls=1, seconds=0.3))
+    module.main(["--quick"])
+    *text, last = capsys.readouterr().out.splitlines()
+    figures = json.loads(last)["figures"]
+    assert "the cards count no energy, or tell no draw" in text
+    assert "meter_ms" in figures
+    assert not {"draw_w", "energy_over_draw"} & set(figures)
+
+
 def test_where_no_card_answers_that_is_said_and_no_figure_is(tmp_path, monkeypatch, capsys):
     fake = fake_machine(tmp_path, monkeypatch, 1)
     fake.header.no_driver = 1
