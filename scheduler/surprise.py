@@ -30,10 +30,9 @@ may leave a site alone for a while."""
 RISING = 0.003
 """Share of its power by which a site's load rises within a tick when it is called rising."""
 
-ONSET, MOST_ONSET = 0.07, 0.08
-"""Part of the load that is missing to the highest one lately that may come back within a tick: users of a pool take
-five seconds or more to come, while batches fill, and of three pools the users of one come at a time; the latter where
-surprises are twice what the largest margin covers."""
+ONSET, MOST_ONSET = 0.03, 0.04
+"""Part of the load that is missing to the highest one lately that may come back within a tick; the latter where
+surprises are twice what the largest margin covers. Bursts of users take seconds, while batches fill."""
 
 BUCKET_TICKS, BUCKETS, OLD_BUCKETS = 60, 10, 60
 """What is remembered: the highest of each of the last BUCKETS times BUCKET_TICKS, ten minutes; or an hour."""
