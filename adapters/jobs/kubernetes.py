@@ -292,13 +292,14 @@ class KubernetesJobs:
     def _drained_as_told(self) -> str:
         """What went wrong: "" nothing. One that is missing is tried again, and holds up neither the others nor the
         check."""
-        if self._drain == self._drained or not self._config.drain_in_emergency:
+        told = self._drain  # once: an emergency may be called while the queues are written to
+        if told == self._drained or not self._config.drain_in_emergency:
             return ""
         try:
-            self._queues.drain(self._drain)
+            self._queues.drain(told)
         except AdapterError as error:
             return str(error)
-        self._drained = self._drain
+        self._drained = told
         return ""
 
     def _checked(self) -> str:

@@ -35,6 +35,24 @@ def test_a_missing_queue_is_said_and_holds_up_none_of_the_others(made):
     assert ["gone" in note.text for note in left] == [True]
 
 
+def test_an_emergency_that_is_called_while_queues_are_written_to_is_no_word_less(made, monkeypatch):
+    cluster, jobs = made(kueue=True, drain_in_emergency=True)
+    name = cluster.submit(deadline="8h", queue="lq")
+    drain, told = jobs._queues.drain, []
+
+    def slow(on):
+        told.append(on)
+        drain(on)
+        if len(told) == 1:
+            jobs.emergency(True)
+
+    monkeypatch.setattr(jobs._queues, "drain", slow)
+    paced(cluster, jobs, name)
+    jobs.apply({name: 8})
+    cluster.wait(lambda: cluster.marked() == {"batch": "None"})
+    assert told[:2] == [False, True]
+
+
 def test_what_pods_waited_for_a_node_is_no_work_done(made):
     cluster, jobs = made(gpus=16)
     first, second = (cluster.submit(deadline="8h", pause="requeue", runtime="1h", gpus=16) for _ in range(2))
