@@ -31,19 +31,19 @@ class ApiServer:
         self.app = app
         self.host = host
         self.port = port
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=15,
-                timeout_graceful_shutdown=2,
-                limit_concurrency=MOST_CONNECTIONS,
-                h11_max_incomplete_event_size=64 * 1024,
-                lifespan="on",
-            )
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=2,
+            limit_concurrency=MOST_CONNECTIONS,
+            h11_max_incomplete_event_size=64 * 1024,
+            lifespan="on",
         )
+        config.load()  # the page of another server asks every server of this process for its application
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="gridpace-api", daemon=True)
         self._ended = threading.Event()
         self._error: BaseException | None = None

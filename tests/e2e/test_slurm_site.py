@@ -87,7 +87,7 @@ def test_jobs_wait_for_the_cheap_hours_and_a_killed_daemon_leaves_nothing_held_f
     daemon.serving()
     waits = cluster.submit("--comment=gridpace deadline=6h pause=suspend", minutes=60)
     urgent = cluster.submit("--comment=gridpace deadline=70m", minutes=60)
-    daemon.wait(lambda: cluster.states()[urgent][0] == "RUNNING" and stopped(cluster, waits))
+    daemon.wait(lambda: cluster.states()[urgent][0] == "RUNNING" and stopped(cluster, waits), 90)  # the plan's minute
     daemon.wait(lambda: "dearer than later" in str(daemon.call("GET", f"/api/v1/explain/{waits}")))
     daemon.kill()
     again = lab.start()

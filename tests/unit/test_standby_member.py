@@ -107,6 +107,7 @@ def test_a_bus_that_hiccups_while_the_lead_is_taken_up_ends_no_process(members, 
 def test_books_that_can_not_be_opened_end_the_lead_visibly_and_not_the_process(members, monkeypatch, error):
     leader, _ = members
     monkeypatch.setattr(life.App, "start", lambda *_, **__: pytest.fail("there are no books"))
+    monkeypatch.setattr(life, "log", structlog.get_logger())  # one that was used before may not be captured
     leader._role, leader.open_store = "elected", lambda: (_ for _ in ()).throw(error)
     with structlog.testing.capture_logs() as said:
         lead(leader)

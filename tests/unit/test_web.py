@@ -6,11 +6,15 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 
+import httpx
 import pytest
 
 pytest.importorskip("nicegui")
 
 from optimizer.reasons import Note, Reason
+from scheduler.api.app import create_app
+from scheduler.api.server import ApiServer
+from scheduler.api.settings import ApiSettings
 from scheduler.clock import VirtualClock
 from scheduler.web import charts, hand, tables
 from scheduler.web.board import gather
@@ -185,3 +189,11 @@ def test_the_form_of_the_operators_hand_is_there_where_somebody_may_write():
     assert 'value="a&quot;&lt;b"' in hand.form('a"<b', may_write=True)
     assert "<form" not in hand.form("west", may_write=False)
     assert "api.tokens" in hand.form("west", may_write=False)
+
+
+def test_a_server_that_was_not_started_keeps_no_page_from_starting():
+    service = FakeService(VirtualClock(START))
+    other = ApiServer(create_app(service, ApiSettings(page=False)), "127.0.0.1", 0)
+    with ApiServer(create_app(service, ApiSettings(port=0)), "127.0.0.1", 0) as server:
+        assert httpx.get(f"{server.url}/healthz").json() == {"ok": True}
+    assert other.stop()
