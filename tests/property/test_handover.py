@@ -75,10 +75,10 @@ class World:
     async def settle(self):
         """The network is good again: turns until the batch is over."""
         self.wire.bad, self.there.cut = 0.0, False
-        for _ in range(400):
+        for _ in range(3000):
             for place in (self.here, self.there):
                 await place.turn(2)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)  # files are written in threads, which turns alone don't wait for
                 self.check()
             if self.look().over:
                 return self.look()
@@ -151,10 +151,10 @@ def test_a_batch_stays_where_it_may_not_or_cannot_go_whatever_the_coordinator_sa
             world.there.config = world.there.config.model_copy(
                 update={"tenants": (world.there.config.tenants[0], crowded)}
             )
-        for _ in range(200):
+        for _ in range(3000):
             for place in (world.here, world.there):
                 await place.turn(1)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
             world.check()
             if world.look().over:
                 break
