@@ -74,17 +74,22 @@ def test_the_judge_sees_broken_floors_caps_without_a_lease_and_limits_that_are_k
     assert judge.found.not_restored == 1
 
 
+def more(world, judge, figure, seconds):
+    """By how much a figure of the judge's rises in so many seconds."""
+    before = getattr(judge.found, figure)
+    for _ in range(seconds):
+        world.second()
+        judge.second()
+    return getattr(judge.found, figure) - before
+
+
 @pytest.mark.timeout(300)
 def test_the_judge_lets_a_node_go_below_its_floor_that_did_not_hear_of_the_end_of_an_emergency(world):
     """And no other node, and that one no longer than the emergency was to last when it heard of it last."""
     judge = Judge(world)
 
     def live(seconds):
-        before = judge.found.floors
-        for _ in range(seconds):
-            world.second()
-            judge.second()
-        return judge.found.floors - before
+        return more(world, judge, "floors", seconds)
 
     def lower(node):
         world.hall.set_limits({world.nodes[node].cards.gpus[0]: lowest_cap_w(train, floored=True) - 20})
@@ -132,11 +137,7 @@ def test_power_that_comes_back_to_a_dead_daemon_excuses_no_more_than_itself_and_
     judge = Judge(world)
 
     def live(seconds):
-        before = judge.found.above_limit
-        for _ in range(seconds):
-            world.second()
-            judge.second()
-        return judge.found.above_limit - before
+        return more(world, judge, "above_limit", seconds)
 
     world.operator_limit(14.5)
     live(60)
@@ -167,11 +168,7 @@ def test_a_board_that_lifts_its_limit_over_a_dead_daemon_excuses_what_its_cards_
     judge, lower = played.judge, Deed(0, "lower", 0, 60)
 
     def live(seconds):
-        before = judge.found.above_limit
-        for _ in range(seconds):
-            world.second()
-            judge.second()
-        return judge.found.above_limit - before
+        return more(world, judge, "above_limit", seconds)
 
     played.do(lower)
     world.operator_limit(14.5)
