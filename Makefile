@@ -63,7 +63,7 @@ test-long: export HYPOTHESIS_PROFILE ?= long
 test-long: setup ## the slow tests too, and many more random examples
 	$(BIN)/pytest -n 2 --dist loadgroup --timeout 1800 $(ARGS)
 
-test-slices: setup ## the random problems of test-long from a seed on, some at a time; ARGS="--first 0 --minutes 4"
+test-slices: setup ## the random problems of test-long, some at a time; ARGS="--state FILE --processes 2 --minutes 4"
 	$(BIN)/python -m tests.slices $(ARGS)
 
 fuzz: export GRIDPACE_FUZZED_EVENTS ?= 200000

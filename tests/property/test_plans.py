@@ -11,6 +11,7 @@ from optimizer.domain import Plan, Rung, Work
 from optimizer.evaluate import evaluate
 from optimizer.fallback import greedy_plan, hold_plan, safe_plan, shift_plan
 from optimizer.ladder import answer
+from optimizer.reasons import Reason
 from optimizer.solve import SolveError, SolveFault, solve_problem
 from optimizer.validate import problems_of
 from tests.support.examples import many
@@ -25,6 +26,14 @@ from tests.support.problems import (
 )
 
 seeds = st.integers(0, 10**6)
+NO_PLAN = {
+    Reason.PLAN_REFUSED, Reason.RUNG_FAILED, Reason.SOLVER_CRASH, Reason.SOLVER_INFEASIBLE, Reason.SOLVER_TIMEOUT,
+}  # fmt: skip
+
+
+def told(plan):
+    """What a plan's notes say about rungs that gave none: the reason, where another one answers."""
+    return [note.text for note in plan.notes if note.code in NO_PLAN]
 
 
 def fail(_problem) -> Plan:
@@ -46,7 +55,7 @@ def test_the_optimum_keeps_every_promise_and_beats_every_rule(seed):
 def test_the_ladder_answers_with_a_plan_that_may_be_obeyed(seed, other):
     made = random_problem(seed)
     first = answer(made, None, solve_problem)
-    assert (first.rung, check_plan(made, first)) == (Rung.OPTIMUM, ())
+    assert (first.rung, check_plan(made, first)) == (Rung.OPTIMUM, ()), told(first)
     without = answer(made, None, fail)
     assert (without.rung, check_plan(made, without)) == (Rung.GREEDY, ())
     stranger = solve_problem(random_problem(other))
@@ -60,7 +69,7 @@ def test_the_ladder_answers_with_a_plan_that_may_be_obeyed(seed, other):
 def test_gangs_least_runs_pauses_and_order_are_kept_on_every_rung(seed, other):
     made = with_steps(random_problem(seed), other)
     best = answer(made, None, solve_problem)
-    assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ())
+    assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ()), told(best)
     for plan in (greedy_plan(made), safe_plan(made), shift_plan(best, made), hold_plan(made, best)):
         assert check_plan(made, plan) == ()
 
@@ -70,7 +79,7 @@ def test_promised_deadlines_are_kept_on_every_rung_while_there_is_room(seed, oth
     made = with_promises(with_steps(random_problem(seed), other), other)
     assert list(problems_of(made)) == []
     best = answer(made, None, solve_problem)
-    assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ())
+    assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ()), told(best)
     for plan in (greedy_plan(made), safe_plan(made), shift_plan(best, made), hold_plan(made, best)):
         assert check_plan(made, plan) == ()
 
@@ -79,7 +88,7 @@ def test_promised_deadlines_are_kept_on_every_rung_while_there_is_room(seed, oth
 def test_parked_gpus_are_counted_and_woken_on_every_rung(seed, other):
     made = with_starts(with_parking(random_problem(seed), other), other)
     best = answer(made, None, solve_problem)
-    assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ())
+    assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ()), told(best)
     for plan in (greedy_plan(made), safe_plan(made), shift_plan(best, made), hold_plan(made, best)):
         assert check_plan(made, plan) == ()
 
@@ -98,7 +107,7 @@ def test_floors_that_differ_from_interval_to_interval_are_kept_on_every_rung(see
 def test_answers_to_voluntary_events_are_kept_on_every_rung(seed, other):
     made = with_options(random_problem(seed), other)
     best = answer(made, None, solve_problem)
-    assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ())
+    assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ()), told(best)
     for plan in (greedy_plan(made), safe_plan(made), shift_plan(best, made), hold_plan(made, best)):
         assert check_plan(made, plan) == ()
 

@@ -1,6 +1,7 @@
 """Long runs in sittings: nothing is timed twice, nothing is lost, and two problems never make one figure."""
 
 from dataclasses import replace
+from multiprocessing import dummy as threads
 
 import pytest
 
@@ -75,9 +76,46 @@ def test_steps_of_another_problem_are_refused(steps, tmp_path):
         longrun.roll(step, 1, {"seed": 2}, path, 0.0)
 
 
-def test_a_slice_says_which_seed_failed_and_with_what(monkeypatch):
+def test_a_seed_that_fails_is_said_with_what_it_breaks(monkeypatch):
     assert slices.held(3) == []
     monkeypatch.setattr(test_plans, "check_plan", lambda *_: ("broken",))
     found = slices.held(3)
-    assert [text.splitlines()[0].split(", ")[0] for text in found] == ["seed 3"] * len(found)
-    assert any("test_the_ladder_answers" in text and "broken" in text for text in found)
+    first = next(one for one in found if "test_the_ladder_answers" in one["property"])
+    assert first["kind"].startswith("AssertionError at assert ")
+    assert "broken" in first["trace"]
+
+
+def test_a_sitting_goes_on_where_the_last_one_was_killed_and_holds_what_failed_again(monkeypatch, tmp_path, capsys):
+    asked, path = [], tmp_path / "kept.jsonl"
+    bad = {"property": "order", "kind": "AssertionError at assert", "text": "seen", "trace": "long"}
+    failing = {1}
+
+    def sit(todo, _processes, _minutes, keep):
+        asked.append(todo)
+        for seed in todo[:2]:
+            keep(seed, [bad] if seed in failing else [])
+        return len(todo[:2])
+
+    monkeypatch.setattr(slices, "sit", sit)
+    monkeypatch.setattr("sys.argv", ["slices", "--state", str(path), "--count", "4"])
+    assert slices.main() == 1
+    with path.open("a") as file:
+        file.write('{"seed": 3, "fai')  # killed while it wrote
+    failing.clear()
+    assert [slices.main(), slices.main()] == [0, 0]
+    assert asked == [[0, 1, 2, 3], [1, 2, 3], [3]]
+    said = capsys.readouterr().out
+    assert "1 x order: AssertionError at assert, seeds [1]" in said
+    assert "in all 4 of 4 held, 0 failed" in said
+
+
+def test_a_sitting_hands_seeds_out_until_its_time_is_over(monkeypatch):
+    monkeypatch.setattr(slices, "get_context", lambda _how: threads)
+    monkeypatch.setattr(slices, "_without_pyomo", lambda: None)
+    bad = {"property": "order", "kind": "AssertionError at assert", "text": "seen", "trace": "long"}
+    monkeypatch.setattr(slices, "held", lambda seed: [bad] * (seed - 5))
+    kept = {}
+    assert slices.sit([5, 6], 1, 5.0, kept.__setitem__) == 2
+    assert {seed: len(found) for seed, found in kept.items()} == {5: 0, 6: 1}
+    assert slices.sit([5, 6], 1, 0.0, kept.__setitem__) == 0
+    assert slices.sit([5, 6], 1, 1e-9, kept.__setitem__) == 1
