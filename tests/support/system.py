@@ -16,6 +16,7 @@ PACKAGES = {
     "chromium": "chromium",
     "gcc": "gcc libc6-dev",
     "ip": "iproute2",
+    "kubectl": "kubernetes-client",
     "mosquitto": "mosquitto",
     "mosquitto_passwd": "mosquitto",
     "prometheus": "prometheus",
