@@ -14,6 +14,9 @@ BINDIR ?= /usr/local/bin
 SERVICE_PYTHON ?= /usr/bin/python3
 STAGED_VENV = $(abspath $(DESTDIR)$(PREFIX))/venv
 
+# Tests at once: one more than two cores have, since most of those end to end wait for processes more than they reckon.
+WORKERS ?= 3
+
 # uv takes the Python it is given and never downloads another.
 export UV_PYTHON_DOWNLOADS := never
 
@@ -42,7 +45,7 @@ demo: setup ## live through the heat wave of September 2022; prints the address 
 	$(BIN)/gridpace run --config config/demo.yaml
 
 test: lint ## everything that a change must pass
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not slow" $(ARGS)
 
 lint: setup ## style, types, direction of imports, spelling
 	$(BIN)/ruff check
