@@ -45,6 +45,7 @@ class Reason(StrEnum):
     FLOOR_BROKEN = "floor_broken"
     LATENCY_YIELDS = "latency_yields"
     TIER_BROKEN = "tier_broken"
+    TIER_UNKNOWN = "tier_unknown"
     LATENCY_MISSED = "latency_missed"
     RAMP_BROKEN = "ramp_broken"
     EVENT_CONFLICT = "event_conflict"

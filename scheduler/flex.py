@@ -54,7 +54,11 @@ def _bound(ctx: Context, state: State, job: BatchJob, deep: frozenset[str], now:
     spare = ctx.timing.interval + REACTION + timedelta(hours=job.restart_gpu_h / job.max_gpus)
     deadline = max(now + timedelta(seconds=1), min(job.deadline, end - spare))
     firm = end - spare <= job.deadline
-    return replace(job, deadline=deadline, firm=firm, preemptible=job.preemptible and left > spare)
+    lost = timedelta(
+        hours=job.checkpoint_gpu_h / job.max_gpus
+    )  # what a pause would undo; of one that stands still it is undone
+    may = left > spare + (lost if job.state is JobState.RUNNING else timedelta())
+    return replace(job, deadline=deadline, firm=firm, preemptible=job.preemptible and may)
 
 
 def _slowed(ctx: Context, job: BatchJob) -> BatchJob:
@@ -190,9 +194,9 @@ def _site(ctx: Context, pool: str) -> str:
     return ctx.pools[pool].pool.site if pool in ctx.pools else ""
 
 
-def _how_it_ended(ctx: Context, known: Followed, now: datetime) -> tuple[bool, float, datetime] | None:
-    """Whether a job that is gone was done, its work in GPU-hours at full throughput, and its end; None: it will be
-    known. Work that is told by time alone is what it ran, less what it lost."""
+def _how_it_ended(ctx: Context, known: Followed, now: datetime) -> tuple[bool | None, float, datetime] | None:
+    """Whether a job that is gone was done (None: nobody knows), its work in GPU-hours at full throughput, and its end;
+    None: it will be known. Work that is told by time alone is what it ran, less what it lost."""
     job = known.job
     if not isinstance(ctx.jobs, EndTeller):
         everything = getattr(ctx.jobs, "everything", tuple)
@@ -200,7 +204,7 @@ def _how_it_ended(ctx: Context, known: Followed, now: datetime) -> tuple[bool, f
         return last is not None and last.state is JobState.DONE, job.work_gpu_h, now
     told = ctx.jobs.ended(job.id)
     if told is None:
-        return None if now - (known.missed_at or known.at) < UNKNOWN else (False, 0.0, now)
+        return None if now - (known.missed_at or known.at) < UNKNOWN else (None, 0.0, now)
     done, at = told
     since_h = (at - known.at) / timedelta(hours=1) if job.state is JobState.RUNNING else 0.0
     work = job.done_gpu_h + job.max_gpus * since_h * (1.0 - known.loss)
@@ -211,7 +215,12 @@ UNKNOWN = timedelta(minutes=2)
 """How long a batch system may take to tell how a job ended."""
 
 
-def _ended(ctx: Context, known: Followed, done: bool, work_gpu_h: float, at: datetime) -> tuple[Note, ...]:
+def _ended(ctx: Context, known: Followed, done: bool | None, work_gpu_h: float, at: datetime) -> tuple[Note, ...]:
+    if done is None:
+        text = (
+            f"{known.job.id} has no record of its Flex tier: it is not ours to pace any more, or its end is forgotten"
+        )
+        return (Note(Reason.TIER_UNKNOWN, known.job.id, text, Severity.WARNING, at),)
     if not done:
         return ()  # withdrawn: what it was promised is over with it
     return _booked(ctx, known, work_gpu_h, at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,7 +50,7 @@ class Ends:
 
     def ask_slurm(self, paced: Iterable[str], seen: Collection[str], slurm: Slurm) -> None:
         """Follow these jobs, and ask Slurm about those that are gone from its queue (`seen`), which it remembers for a
-        while (MinJobAge). One that it does not know any more stays unknown."""
+        while (MinJobAge), and its accounting after that. One that neither knows stays unknown."""
         with self._lock:
             self._followed |= set(paced)
             gone = sorted(self._followed - set(seen))
@@ -59,11 +60,19 @@ class Ends:
             except SlurmSilent:
                 return
             except (AdapterError, ValueError):
-                self._forget(job)
+                self._forgotten(job, slurm)
                 continue
             if found is not None:
                 self.see(job, *found)
                 self._forget(job)
+
+    def _forgotten(self, job: str, slurm: Slurm) -> None:
+        """One that the controller does not know any more; a site that keeps accounts does."""
+        with suppress(AdapterError, ValueError):
+            found = _accounted_end(slurm.accounted(job))
+            if found is not None:
+                self.see(job, *found)
+        self._forget(job)
 
     def _forget(self, job: str) -> None:
         with self._lock:
@@ -86,3 +95,9 @@ def _slurm_end(text: str) -> tuple[bool, datetime] | None:
     if told.get("state") in {None, "PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING"} or "end" not in told:
         return None
     return told["state"] == "COMPLETED", datetime.fromisoformat(told["end"]).replace(tzinfo=UTC)
+
+
+def _accounted_end(text: str) -> tuple[bool, datetime] | None:
+    """The same in a line of `sacct`: state and end, in UTC. ValueError where there is no time."""
+    state, _, end = text.strip().partition("|")
+    return (state == "COMPLETED", datetime.fromisoformat(end).replace(tzinfo=UTC)) if end else None

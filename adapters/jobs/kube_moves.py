@@ -75,7 +75,8 @@ class Paced:
     def may_pause(self, now: datetime) -> bool:
         """Whether its owner lets it be stopped once it runs, now."""
         left = self.left(now)
-        return self.terms.terms.pause == "requeue" and (left is None or left > 2 * TURN)
+        lost = self.terms.checkpoint / 2 if self.job.running else timedelta()
+        return self.terms.terms.pause == "requeue" and (left is None or left > 2 * TURN + lost)
 
     def spent(self, now: datetime) -> bool:
         """Whether it has stood still for as long as its tier tolerates."""

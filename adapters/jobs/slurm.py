@@ -55,7 +55,7 @@ class SlurmJobs:
         self._nodes: Sequence[Node] = ()
         self._trouble = ""
         self._mover = Mover(self._slurm, config, context.records, self._clock)
-        self._reader, self._ends = Reader(config, self._mover.book), Ends()
+        self._reader, self._ends = Reader(config, self._mover.book, self._mover.runs), Ends()
         self._hand = Hand("slurm", config.refresh.total_seconds(), self._turn, self._broken)
 
     # ---------------------------------------------------------------- the loops
@@ -114,7 +114,7 @@ class SlurmJobs:
         """What a person should know: Slurm silent, comments that can't be read, jobs that somebody else moved."""
         failed = self._mover.failed.items()
         with self._lock:
-            odd = self._picture.odd if self._picture is not None else ()
+            odd = (*self._picture.odd, *self._picture.lacking) if self._picture is not None else ()
             told = [Note(Reason.HELD, job, f"slurm: {job}: {why}", Severity.WARNING) for job, why in failed]
             if self._lacks:
                 told.append(Note(Reason.HELD, "slurm", f"slurm: {self._lacks}", Severity.WARNING))

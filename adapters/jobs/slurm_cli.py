@@ -63,15 +63,24 @@ class Slurm:
         """What `scontrol` says. Raises AdapterError, SlurmSilent where the controller does not answer."""
         return self._run("scontrol", *words)
 
+    def accounted(self, job: str) -> str:
+        """STATE|END of a job in the site's accounting, empty where that does not know it. Raises AdapterError, also
+        where a site keeps none."""
+        return self._run("sacct", "-n", "-P", "-X", "-j", job, "-o", "State,End")
+
     def each(self, verb: str, jobs: Iterable[str]) -> dict[str, str]:
         """`scontrol VERB` (hold, release, suspend, resume, requeuehold) of these jobs: what was said of each for which
         it did not work."""
         names = list(jobs)
         if verb == "requeuehold":
-            now = monotonic()
-            fresh = {job: at for job, at in self._requeued.items() if now - at < REST_S}
-            self._requeued = fresh | dict.fromkeys(names, now)
+            self.rest(names)
         return self._lists(names, lambda some: ("scontrol", verb, some))
+
+    def rest(self, jobs: Iterable[str]) -> None:
+        """These were requeued just now, or by a daemon before us, who knows when."""
+        now = monotonic()
+        fresh = {job: at for job, at in self._requeued.items() if now - at < REST_S}
+        self._requeued = fresh | dict.fromkeys(jobs, now)
 
     def begin(self, jobs: Iterable[str], at: datetime) -> dict[str, str]:
         """Have these start at `at`, and not before: what was said of each for which it did not work."""

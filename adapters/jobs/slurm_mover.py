@@ -17,6 +17,7 @@ from adapters.jobs.slurm_licences import LicenceBudget
 from adapters.jobs.slurm_nodes import Node
 from adapters.jobs.slurm_picture import Picture
 from adapters.jobs.slurm_read import PENDING, RUNNING, SlurmJob
+from adapters.jobs.slurm_runs import Runs
 from adapters.jobs.slurm_terms import Terms
 from adapters.ports import AdapterError, Clock, RecordStore
 
@@ -45,12 +46,14 @@ class Wish:
 
 
 class Mover:
-    """The writer of one cluster. `book`: what was done to which job."""
+    """The writer of one cluster. `book`: what was done to which job; `runs`: what requeued jobs ran before."""
 
     def __init__(self, slurm: Slurm, config: SlurmConfig, records: RecordStore | None, clock: Clock) -> None:
         self._slurm, self._config, self._clock, self._lock = slurm, config, clock, threading.Lock()
         now = clock.now()
         self.book = self._held = Held("slurm", records, now)
+        self.runs = Runs(records, now)
+        slurm.rest(job for job, did in self._held.ours().items() if did == "requeued")
         self._licences: LicenceBudget | None = None
         if config.licence is not None:
             self._licences = LicenceBudget(slurm, config.licence, config.licence_lease, records, now)
@@ -130,6 +133,8 @@ class Mover:
     def stop(self, verb: str, jobs: Sequence[str]) -> None:
         """Written down before it is done, or not done. What failed stays in doubt: of a list that failed, some may be
         done, and a controller that went silent may have done all."""
+        if verb == "requeuehold" and jobs:
+            self.runs.write(self._clock.now())
         self._order(jobs, dict.fromkeys(jobs, DID[verb]), lambda: self._slurm.each(verb, jobs))
 
     def _order(self, jobs: Sequence[str], did: Mapping[str, str], give: Callable[[], dict[str, str]]) -> None:

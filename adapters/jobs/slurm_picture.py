@@ -13,6 +13,7 @@ from adapters.jobs.slurm_config import SlurmConfig
 from adapters.jobs.slurm_defer import Deferral, deferral
 from adapters.jobs.slurm_nodes import Node, free_gpus
 from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob
+from adapters.jobs.slurm_runs import Runs
 from adapters.jobs.slurm_seats import NO_LIMIT, first_end, seated
 from adapters.jobs.slurm_terms import Terms, TermsError, terms_of
 from adapters.jobs.tiers import work_h
@@ -21,11 +22,15 @@ from optimizer.reasons import Note, Reason, Severity
 
 log = structlog.get_logger("gridpace.slurm")
 
+NO_ROOM = {"Resources", "Priority"}
+"""Why a job waits that nobody holds back (squeue(1))."""
+
 
 @dataclass
 class Picture:
     """Jobs that may be paced with their terms, all jobs, what was odd, when a job that waits for GPUs which others keep
-    may have some, and who waits by a start time of ours (in `jobs` with its owner's)."""
+    may have some, who waits by a start time of ours (in `jobs` with its owner's), and what the earlier runs of each job
+    were worth, with its first start."""
 
     at: datetime
     jobs: dict[str, tuple[SlurmJob, Terms]] = field(default_factory=dict)
@@ -33,6 +38,9 @@ class Picture:
     odd: tuple[Note, ...] = ()
     seat_at: dict[str, datetime] = field(default_factory=dict)
     deferred: dict[str, Deferral] = field(default_factory=dict)
+    past: dict[str, tuple[timedelta, datetime | None]] = field(default_factory=dict)
+    lacking: tuple[Note, ...] = ()
+    """Jobs of a tier that gave their GPUs up, and should go on."""
 
     def stopped(self, name: str) -> bool:
         """Whether somebody keeps it from running."""
@@ -40,10 +48,10 @@ class Picture:
 
 
 class Reader:
-    """Makes pictures of one cluster, by what the config says and what the books (`held`) know."""
+    """Makes pictures of one cluster, by what the config says and what the books (`held`, `runs`) know."""
 
-    def __init__(self, config: SlurmConfig, held: Held) -> None:
-        self._config, self._held = config, held
+    def __init__(self, config: SlurmConfig, held: Held, runs: Runs) -> None:
+        self._config, self._held, self._runs = config, held, runs
         self._refused: set[str] = set()
 
     def picture(self, found: Sequence[SlurmJob], strange: Sequence[str], now: datetime) -> Picture:
@@ -59,6 +67,8 @@ class Reader:
                 if terms is not None and self._may(job, until, now):
                     own = job if until is None else replace(job, begin=until.own or job.submitted)
                     picture.jobs[job.id] = (own, terms)
+        self._runs.see(picture.jobs.values(), picture.seen, now)
+        picture.past = {name: self._runs.of(job) for name, (job, _) in picture.jobs.items()}
         picture.odd = tuple(odd)
         return picture
 
@@ -69,9 +79,7 @@ class Reader:
         found = picture.seen.values()
         suspended = {job.partition for job in found if self._held.did(job.id) == "suspended"}
         refused = {
-            job.partition
-            for job in found
-            if job.state == PENDING and job.reason in {"Resources", "Priority"} and wish.get(job.id, 0) > 0
+            job.partition for job in found if job.state == PENDING and job.reason in NO_ROOM and wish.get(job.id, 0) > 0
         }
         self._refused = suspended & (refused | self._refused)
         free = {**free_gpus(nodes), **dict.fromkeys(self._refused, 0)}
@@ -79,6 +87,12 @@ class Reader:
         waiting = set(picture.jobs) - seated(picture.jobs, free, granted)
         ends = {partition: picture.at + first_end(found, partition) for partition in self._config.partitions}
         picture.seat_at = {job: ends[picture.jobs[job][0].partition] for job in waiting}
+        picture.lacking = tuple(
+            Note(Reason.POOL_FULL, name, f"job {name} was requeued, and others have its GPUs now", Severity.WARNING)
+            for name, (job, terms) in picture.jobs.items()
+            if terms.tier is not None and name in granted and job.state == PENDING and job.reason in NO_ROOM
+            if picture.past[name][1] is not None
+        )
 
     def _terms(self, job: SlurmJob, odd: list[Note], now: datetime) -> Terms | None:
         wait = self._config.default_deadline
@@ -126,7 +140,8 @@ def batch_job(job: SlurmJob, terms: Terms, pool: str, picture: Picture, gpus: in
     """As the planner sees it. Its time limit, or the runtime that its owner says, is its work: all its GPUs, or none.
     What is suspended keeps its GPUs and draws little. `gpus`: those that it was granted."""
     running = job.state == RUNNING
-    ran = job.ran + (now - picture.at if running else timedelta())
+    before, first = picture.past.get(job.id, (timedelta(), job.started))
+    ran = before + job.ran + (now - picture.at if running else timedelta())
     work, done = work_h(terms.runtime or job.limit or ran + NO_LIMIT, ran, terms.tier)
     # A grant that is not carried out yet is one, so that it can be withdrawn.
     granted = running or gpus > 0
@@ -142,9 +157,10 @@ def batch_job(job: SlurmJob, terms: Terms, pool: str, picture: Picture, gpus: in
         min_gpus=job.gpus,
         preemptible=terms.pause != "no",
         value_per_gpu_h=terms.value_per_gpu_h,
+        checkpoint_gpu_h=job.gpus * (terms.checkpoint / 2 / timedelta(hours=1)),
         done_gpu_h=job.gpus * done,
-        state={PENDING: JobState.WAITING, RUNNING: JobState.RUNNING}.get(job.state, JobState.SUSPENDED),
-        started_at=job.started,
+        state=JobState.RUNNING if running else JobState.WAITING if first is None else JobState.SUSPENDED,
+        started_at=first,
         gpus=job.gpus if granted else 0,
         running_since=job.started if running else None,
         tier=terms.tier,

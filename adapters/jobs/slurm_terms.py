@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from adapters.jobs.tiers import latest_end, tier_of
 
 MARK = "gridpace"
-WORDS = ("deadline", "pause", "value", "tier", "runtime")
+WORDS = ("deadline", "pause", "value", "tier", "runtime", "checkpoint")
 PAUSES = ("no", "suspend", "requeue")
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -28,13 +28,15 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 class Terms:
     """When it should be done, how it may be paused once it runs (`no`, `suspend`: its GPUs stay allocated, `requeue`:
     it begins again from its own checkpoint), and what a GPU-hour of it is worth. `tier` of Flex 0 to 3 (None: the
-    deadline alone counts), and its `runtime` at full power where that is said."""
+    deadline alone counts), its `runtime` at full power where that is said, and how often it writes a `checkpoint`: half
+    of that is what a requeue costs on average."""
 
     deadline: datetime
     pause: str = "no"
     value_per_gpu_h: float = 0.0
     tier: int | None = None
     runtime: timedelta | None = None
+    checkpoint: timedelta = timedelta()
 
 
 class TermsError(ValueError):
@@ -53,7 +55,7 @@ def terms_of(comment: str, submitted: datetime, default: Terms | None, limit: ti
         if not equals or key not in WORDS:
             raise TermsError(f"{word!r} is not one of {', '.join(f'{known}=…' for known in WORDS)}")
         values[key] = value
-    runtime, tier = _runtime(values), _tier(values)
+    runtime, tier, checkpoint = _span(values, "runtime"), _tier(values), _span(values, "checkpoint")
     if tier is not None:
         default = _of_tier(tier, runtime or limit, submitted)
     if "deadline" not in values and default is None:
@@ -63,10 +65,10 @@ def terms_of(comment: str, submitted: datetime, default: Terms | None, limit: ti
     pause = values.get("pause", base.pause)
     if pause not in PAUSES:
         raise TermsError(f"pause={pause}: write one of {', '.join(PAUSES)}")
-    if tier is not None and pause == "requeue":
-        raise TermsError("tier= goes with pause=suspend or no: what a requeued job ran before is not known")
+    if checkpoint is not None and pause != "requeue":
+        raise TermsError("checkpoint= goes with pause=requeue: other pauses lose nothing")
     worth = _value(values["value"]) if "value" in values else base.value_per_gpu_h
-    return Terms(deadline, pause, worth, tier, runtime)
+    return Terms(deadline, pause, worth, tier, runtime, checkpoint or timedelta())
 
 
 def _of_tier(tier: int, runtime: timedelta | None, submitted: datetime) -> Terms:
@@ -83,12 +85,12 @@ def _tier(values: dict[str, str]) -> int | None:
         raise TermsError(str(error)) from None
 
 
-def _runtime(values: dict[str, str]) -> timedelta | None:
-    if "runtime" not in values:
+def _span(values: dict[str, str], word: str) -> timedelta | None:
+    if word not in values:
         return None
-    length = _length(values["runtime"])
+    length = _length(values[word])
     if length is None or not timedelta() < length <= timedelta(days=366):
-        raise TermsError(f"runtime={values['runtime']}: write a length of time such as 90m or 8h")
+        raise TermsError(f"{word}={values[word]}: write a length of time such as 90m or 8h")
     return length
 
 

@@ -1,6 +1,7 @@
 """Pacing a real Slurm: jobs held, let go, suspended, requeued by grants; other people's hands; a lost controller."""
 
 import json
+import time
 from collections import Counter
 
 import pytest
@@ -53,15 +54,30 @@ def test_what_waits_is_held_until_it_is_granted_and_stopped_as_its_owner_wrote(c
     assert jobs.held() == {}
 
 
-def test_a_requeued_job_waits_held_and_starts_at_once_when_it_may(cluster, pace):
-    jobs = pace()
-    name = cluster.submit("--comment=gridpace deadline=8h pause=requeue")
+def test_a_requeued_job_waits_held_starts_at_once_when_it_may_and_what_it_ran_before_counts(cluster, pace):
+    store = Store.in_memory()
+    jobs = pace(store)
+    name = cluster.submit("--comment=gridpace tier=2 runtime=6h pause=requeue checkpoint=2s")
     cluster.wait(lambda: cluster.states()[name][0] == "RUNNING" and job_of(jobs, name))
+    begun = job_of(jobs, name).started_at
+    cluster.wait(lambda: job_of(jobs, name).done_gpu_h > 8 * 2 / 3600)
+    assert job_of(jobs, name).checkpoint_gpu_h == pytest.approx(8 * 1 / 3600)
     jobs.apply({name: 0})
     cluster.wait(lambda: cluster.states()[name] == ("PENDING", "job requeued in held state"))
-    cluster.wait(lambda: (one := job_of(jobs, name)) and one.state is JobState.WAITING and one.gpus == 0)
-    jobs.apply({name: 8})
+    seen = cluster.wait(lambda: (one := job_of(jobs, name)) and one.state is JobState.SUSPENDED and one)
+    assert (seen.gpus, seen.started_at) == (0, begun)
+    assert 0 < seen.done_gpu_h < 8 * 60 / 3600, "what it ran, less the way back to its checkpoint"
+    jobs.close()  # a crash: the next daemon knows of it
+    again, since = pace(store), time.monotonic()
+    cluster.wait(lambda: job_of(again, name))
+    assert (job_of(again, name).started_at, job_of(again, name).done_gpu_h) == (begun, seen.done_gpu_h)
+    again.apply({name: 8})
     cluster.wait(lambda: cluster.states()[name][0] == "RUNNING", 20)
+    assert time.monotonic() - since > 4.5, "not while its node may still clean up after the run before"
+    cluster.wait(
+        lambda: job_of(again, name).state is JobState.RUNNING and job_of(again, name).done_gpu_h > seen.done_gpu_h
+    )
+    assert job_of(again, name).started_at == begun, "its tier counts from there"
 
 
 def test_a_job_of_a_tier_says_so_and_its_end_is_known(cluster, pace):

@@ -91,7 +91,7 @@ def check_slurm(jobs, config, wish):
     slurm, rungs, writes = Commands(), config.rungs, wish.writes
     mover = Mover(slurm, config, None, VirtualClock(NOW))
     mover.book._did = {name: did for name, (_, did) in jobs.items() if did is not None}
-    reader = Reader(config, mover.book)
+    reader = Reader(config, mover.book, mover.runs)
     for gpus in (0, 8, None):
         picture = reader.picture([job for job, _ in jobs.values()], (), NOW)
         mover.carry_out(picture, NODES, replace(wish, gpus={} if gpus is None else dict.fromkeys(jobs, gpus)))

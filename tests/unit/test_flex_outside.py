@@ -11,7 +11,7 @@ from adapters.work_ports import EndTeller, WorkKeeper
 from optimizer.domain import BatchJob, JobState
 from optimizer.flex import TOLERATED
 from optimizer.reasons import Reason
-from scheduler.flex import TOLERANCE, catch_up
+from scheduler.flex import TOLERANCE, bound_jobs, catch_up
 from scheduler.flex_book import FlexBook
 from scheduler.latency import speed_of
 from scheduler.store.store import Store
@@ -163,6 +163,21 @@ def test_what_ends_while_no_daemon_is_there_has_its_record_and_what_goes_on_keep
         assert (record.job, record.reduction) == ("ends", pytest.approx(truly, abs=0.015))
         assert truly > 0.01
         assert site.ctx.flex.slowed.lost_h("goes-on") > before
-        site.run(timedelta(minutes=3), 10)
+        ticks = site.run(timedelta(minutes=3), 10)
+        unknown = {note.subject for tick in ticks for note in tick.notes if note.code is Reason.TIER_UNKNOWN}
+        assert unknown == {"vanishes"}
         assert set(site.state.tiers) == {"goes-on"}, "nobody knows how that one ended"
         assert [job.id for job, _ in FlexBook(store).slowed.left] == ["goes-on"]
+
+
+def test_a_job_is_not_paused_where_the_way_back_to_its_checkpoint_is_more_than_its_tier_leaves(tmp_path):
+    # Flex 2: three hours of work may take four; a pause undoes half an hour of what it has done.
+    job = BatchJob("a", ("tune",), START, START + 9 * H, 48.0, 16, min_gpus=16, tier=2, started_at=START,
+                   checkpoint_gpu_h=8.0, state=JobState.RUNNING)  # fmt: skip
+    with outside(tmp_path, {}) as (site, _):
+        for stood_still, may in ((0.3, True), (0.5, False)):
+            (bound,) = bound_jobs(site.ctx, site.state, [job], START + stood_still * H)
+            assert bound.preemptible is may
+        paused = replace(job, state=JobState.SUSPENDED, done_gpu_h=0.0)
+        (bound,) = bound_jobs(site.ctx, site.state, [paused], START + 0.5 * H)
+        assert bound.preemptible, "what it lost by its pause is lost already"

@@ -1,13 +1,17 @@
 """Parts of pacing Kubernetes by themselves: what a config may say, what is counted, and how long lists are read."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import ValidationError
 
 from adapters.jobs.kube_api import JOBS, KubeApi, KubeLost
 from adapters.jobs.kube_config import KubernetesConfig
-from adapters.jobs.kube_read import job_of
+from adapters.jobs.kube_moves import Paced
+from adapters.jobs.kube_read import KubeJob, Past, job_of
+from adapters.jobs.kube_terms import kube_terms
 from tests.support.kube_twin import Twin
 
 
@@ -37,3 +41,17 @@ def test_long_lists_come_in_pages_and_an_overloaded_server_counts_as_away(tmp_pa
     finally:
         api.close()
         twin.end()
+
+
+def test_a_pause_that_would_undo_more_than_the_tier_leaves_is_not_begun():
+    now = datetime(2026, 11, 27, 4, tzinfo=UTC)
+    hour = timedelta(hours=1)
+    words = {"tier": "2", "runtime": "3h", "pause": "requeue", "checkpoint": "1h"}
+    job = KubeJob("work", "a", "uid", "1", 1, now, "", False, 8, 1, 1, now, None, Past(), words)
+    terms = kube_terms(words, now, None, None)
+    # Three hours of work may take four; what stood still before is time that it has not run.
+    for stood_still, may in ((0.4, True), (0.6, False)):
+        begun = Past("", timedelta(), now - stood_still * hour)
+        assert Paced(replace(job, past=begun), terms).may_pause(now) is may
+    paused = replace(job, past=Past("suspended", timedelta(), now - 0.6 * hour), suspended=True)
+    assert Paced(paused, terms).may_pause(now), "what it lost by its pause is lost already"

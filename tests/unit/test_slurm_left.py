@@ -22,7 +22,7 @@ OURS = SlurmJob("7", "train", "ann", "gridpace deadline=8h pause=suspend", "batc
 def test_a_job_whose_owner_or_config_takes_the_word_back_is_let_go(change, did, state):
     config = SlurmConfig(type="slurm", partitions={"batch": "tune"})
     mover = Mover(Slurm(None, 1.0), config, None, VirtualClock(NOW))
-    reader = Reader(config, mover.book)
+    reader = Reader(config, mover.book, mover.runs)
     mover.book.ordering({"7": did}, NOW)
     mover.book.stands(["7"])
     ours = replace(OURS, state=state)

@@ -27,6 +27,7 @@ SAID = """JobId=7 JobName=train
     ("gridpace tier=3 pause=suspend", Terms(NOW + 24 * H, "suspend", 0.0, 3, None)),
     ("gridpace tier=0 runtime=6h deadline=5h", Terms(NOW + 5 * H, "no", 0.0, 0, 6 * H)),
     ("gridpace deadline=5h runtime=90m", Terms(NOW + 5 * H, "no", 0.0, None, 1.5 * H)),
+    ("gridpace tier=1 runtime=9h pause=requeue checkpoint=30m", Terms(NOW + 10 * H, "requeue", 0.0, 1, 9 * H, H / 2)),
 ])  # fmt: skip
 def test_a_tier_is_a_deadline_by_the_runtime_or_the_time_limit(comment, said):
     assert terms_of(comment, NOW, None, 12 * H) == said
@@ -35,7 +36,9 @@ def test_a_tier_is_a_deadline_by_the_runtime_or_the_time_limit(comment, said):
 
 @pytest.mark.parametrize(("comment", "why"), [
     ("gridpace tier=4 runtime=6h", "write 0, 1, 2 or 3"), ("gridpace tier=1", "tier= needs runtime="),
-    ("gridpace tier=1 runtime=6h pause=requeue", "is not known"), ("gridpace deadline=5h runtime=long", "runtime=long"),
+    ("gridpace deadline=5h pause=suspend checkpoint=5m", "goes with pause=requeue"),
+    ("gridpace deadline=5h pause=requeue checkpoint=0m", "checkpoint=0m"),
+    ("gridpace deadline=5h runtime=long", "runtime=long"),
     ("gridpace deadline=5h runtime=0m", "runtime=0m"), ("gridpace deadline=5h flex=2", "'flex=2' is not one of"),
 ])  # fmt: skip
 def test_what_cannot_be_kept_is_refused_by_its_word(comment, why):
@@ -87,6 +90,10 @@ def test_a_job_that_an_earlier_life_followed_is_asked_for_once():
                 raise AdapterError("scontrol show: Invalid job id specified")
             return SAID.format(state="COMPLETED")
 
+        def accounted(self, name):
+            assert name == "8", "asked where the controller has forgotten it"
+            raise AdapterError("sacct: Slurm accounting storage is disabled")
+
     slurm, ends = Slurm(), Ends()
     for _ in range(3):
         assert ends.wanted("8") is None
@@ -94,3 +101,21 @@ def test_a_job_that_an_earlier_life_followed_is_asked_for_once():
         ends.ask_slurm([], {"9"}, slurm)
     assert asked == ["7", "8"]
     assert ends.wanted("7") == (True, NOW + timedelta(minutes=10, seconds=7))
+
+
+@pytest.mark.parametrize(("said", "end"), [
+    ("COMPLETED|2026-11-27T04:10:07\n", (True, NOW + timedelta(minutes=10, seconds=7))),
+    ("CANCELLED by 1000|2026-11-27T04:10:07\n", (False, NOW + timedelta(minutes=10, seconds=7))),
+    ("RUNNING|Unknown\n", None), ("", None),
+])  # fmt: skip
+def test_a_job_that_the_controller_has_forgotten_is_looked_up_in_the_accounting(said, end):
+    class Slurm:
+        def ask(self, *_):
+            raise AdapterError("scontrol show: Invalid job id specified")
+
+        def accounted(self, _name):
+            return said
+
+    ends = Ends()
+    ends.ask_slurm(["7"], set(), Slurm())
+    assert ends.of("7") == end
