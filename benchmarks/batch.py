@@ -7,6 +7,7 @@ same number of requests at once.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import multiprocessing
@@ -15,7 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,11 +42,14 @@ class Size:
 
 FULL = Size()
 QUICK = Size(requests=1500, turns=1, lines=20_000)
+PARTS = ("overhead", "reached", "memory")
 
 
-def measure(quick: bool, seed: int) -> Figures:
-    """The figures, printed on the way. Nothing here is random: the seed plays no part."""
+def measure(quick: bool, seed: int, parts: Sequence[str] = (), turns: int | None = None) -> Figures:
+    """The figures of these parts (none: of all), printed on the way. Nothing here is random: the seed plays no
+    part."""
     size = QUICK if quick else FULL
+    size = replace(size, turns=turns or size.turns)
     with tempfile.TemporaryDirectory(prefix="gridpace-batch-") as name, ExitStack() as stack:
         folder = Path(name)
         url = server(stack)
@@ -54,7 +59,15 @@ def measure(quick: bool, seed: int) -> Figures:
         stack.callback(desk.close)
         desk.start()
         daemon.gpus = AT_ONCE
-        return _overhead(size, desk, url) | _reached(desk, daemon) | _memory(size, desk, daemon, folder)
+        work = {
+            "overhead": partial(_overhead, size, desk, url),
+            "reached": partial(_reached, desk, daemon),
+            "memory": partial(_memory, size, desk, daemon, folder),
+        }
+        figures: dict[str, Any] = {}
+        for part in parts or PARTS:
+            figures |= work[part]()
+        return figures
 
 
 def _overhead(size: Size, desk: Desk, url: str) -> dict[str, Any]:
@@ -171,8 +184,13 @@ def _serve(pipe: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    run("batch", (__doc__ or "").splitlines()[0], measure, argv)
+    """The command; `--part NAME`, as often as one likes, for a part of it, `--turns N` for a sitting of the first."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--part", action="append", default=[], choices=PARTS)
+    options.add_argument("--turns", type=int)
+    asked, others = options.parse_known_args(argv)
+    measured = partial(measure, parts=asked.part, turns=asked.turns)
+    run("batch", (__doc__ or "").splitlines()[0], measured, others)
 
 
 if __name__ == "__main__":

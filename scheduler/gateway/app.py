@@ -12,15 +12,16 @@ import math
 import structlog
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from scheduler.gateway.disk import AGAIN_S, DISK_ERRORS
+from scheduler.gateway.form import announced, receive
 from scheduler.gateway.gateway import Gateway
 from scheduler.gateway.guests import Guests, body_of
+from scheduler.gateway.intake import FORM_BYTES
 from scheduler.gateway.market_routes import market_routes
 from scheduler.gateway.metrics import metrics_text
 from scheduler.gateway.model import ApiError
@@ -69,13 +70,10 @@ class _Files:
 
     async def upload(self, request: Request) -> Response:
         tenant = self._guests.tenant(request)
-        async with request.form(max_files=1, max_fields=10) as form:
-            file, purpose = form.get("file"), form.get("purpose")
-            if purpose != "batch":
-                raise ApiError(400, 'purpose: only "batch" is served here', "invalid_value", "purpose")
-            if not isinstance(file, UploadFile):
-                raise ApiError(400, "file: is missing", "missing_required_parameter", "file")
-            kept = await run_in_threadpool(self._gateway.keep, tenant, file.filename or "input.jsonl", file.file)
+        size = announced(request)
+        with self._gateway.incoming(tenant, size and max(0, size - FORM_BYTES)) as coming:
+            name = await receive(request, coming)
+            kept = await run_in_threadpool(self._shelf.keep, coming, name)
         return JSONResponse(kept.json())
 
     async def listing(self, request: Request) -> Response:

@@ -1,33 +1,33 @@
 """The gateway's work: takes batches on, keeps them fed while the plan grants GPUs, and ends them.
 
 `Gateway.run` on one screen: every half second hear what is granted, write down what is answered, end what is over;
-checks of new batches run beside it, one at a time.
+checks of new batches run beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from time import monotonic
-from typing import Any, BinaryIO
+from typing import Any
 
 import structlog
 
 from adapters.ports import Clock
 from scheduler.gateway.answers import Answers
-from scheduler.gateway.config import GatewayConfig, TenantConfig, UpstreamConfig
+from scheduler.gateway.checks import Checks, Lane
+from scheduler.gateway.config import GatewayConfig, TenantConfig
 from scheduler.gateway.daemon import Daemon
 from scheduler.gateway.disk import AGAIN_S, Disk
 from scheduler.gateway.host import Host
+from scheduler.gateway.intake import Incoming
 from scheduler.gateway.lines import ENDPOINTS
-from scheduler.gateway.model import ApiError, Batch, InputError, Status, StoredFile
-from scheduler.gateway.mover import Mover
-from scheduler.gateway.peer import HttpPeer
+from scheduler.gateway.model import ApiError, Batch, InputError, Status
+from scheduler.gateway.mover import mover_of
 from scheduler.gateway.quota import beyond, refuse_beyond
 from scheduler.gateway.runner import Runner, Running, expire
 from scheduler.gateway.served import check_served
@@ -36,7 +36,7 @@ from scheduler.gateway.shelf import Shelf
 from scheduler.gateway.talk import Talk
 from scheduler.gateway.terms import checked_metadata, sites_of, terms
 from scheduler.gateway.trade import Trade
-from scheduler.gateway.upstream import Upstream
+from scheduler.gateway.upstream import upstream_of
 from scheduler.gateway.validate import Checked, check
 
 log = structlog.get_logger("gridpace.gateway")
@@ -59,7 +59,7 @@ class Gateway:
         self.disk = Disk()
         self.trade = Trade(config, self._of_model, shelf, clock, daemon, self.disk)
         check_served(self._of_model, shelf.batches(), self.trade.sales.accepted.values(), clock.now())
-        self._upstreams = {one.id: _upstream(one, config.base_dir) for one in config.upstreams}
+        self._upstreams = {one.id: upstream_of(one, config.base_dir) for one in config.upstreams}
         weights = {tenant.name: tenant.weight for tenant in config.tenants}
         self.runners = {
             one.id: Runner(one.id, self._upstreams[one.id].send, one.requests_per_gpu, weights)
@@ -70,19 +70,25 @@ class Gateway:
         self.talk = Talk(
             daemon, self.trade, shelf, clock, self._of_model, self.disk, refuse=self._refused, withdraw=self._cancelling
         )
-        self.mover = _mover(config, shelf, clock, self.talk.tell, self.disk)
-        self.host = Host(shelf, clock.now, self._begin, self._cancelling, self._seen, self._room, self._quota)
-        self._checks: asyncio.Queue[str] = asyncio.Queue()
+        self.mover = mover_of(config, shelf, clock, self.talk.tell, self.disk)
+        self.host = Host(shelf, clock.now, self._begin, self._cancelling, self._seen, self._quota)
+        self._checks = Checks()
         self._news = asyncio.Event()
 
     # ---------------------------------------------------------------- clients
-    def keep(self, tenant: TenantConfig, filename: str, content: BinaryIO) -> StoredFile:
-        """Store an upload (blocking). Raises ApiError (413)."""
-        return self.shelf.keep(tenant.name, filename, content, lambda: self._room(tenant))
+    @contextmanager
+    def incoming(self, tenant: TenantConfig, size: int | None = None) -> Iterator[Incoming]:
+        """A content that comes in, which will have `size` bytes (None: nobody knows). Raises ApiError (413) as soon as
+        it is too much, and OSError."""
 
-    def _room(self, tenant: TenantConfig) -> int:
-        room = tenant.max_bytes - self.shelf.bytes_of(tenant.name)
-        return min(self.config.max_file_bytes, max(0, room))
+        def room(already: int) -> int:
+            return min(
+                self.config.max_file_bytes, already + max(0, tenant.max_bytes - self.shelf.bytes_of(tenant.name))
+            )
+
+        with self.shelf.incoming(tenant.name, room) as coming:
+            coming.expect(size)
+            yield coming
 
     def create(self, tenant: TenantConfig, body: Mapping[str, Any]) -> Batch:
         """Take a batch on; its file is checked next. Raises ApiError naming the parameter."""
@@ -110,7 +116,8 @@ class Gateway:
 
     def _begin(self, batch: Batch) -> Batch:
         """Have a new batch checked."""
-        self._checks.put_nowait(batch.id)
+        file = self.shelf.held(batch.input_file)
+        self._checks.put(batch.id, batch.tenant, file.bytes if file is not None else 0)
         return batch
 
     def stir(self) -> None:
@@ -168,7 +175,8 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             for runner in self.runners.values():
                 group.create_task(runner.run())
-            group.create_task(self._check_new())
+            for lane in Lane:
+                group.create_task(self._check_new(lane))
             turn, due = 0, monotonic()
             while True:
                 await self._turn(turn if monotonic() >= due else None)
@@ -269,17 +277,16 @@ class Gateway:
             self.runners[self._of_model[batch.model].id].stop(batch.id)
         return True
 
-    async def _check_new(self) -> None:
+    async def _check_new(self, lane: Lane) -> None:
         while True:
-            name, done = await self._checks.get(), False
+            batch, done = self._found(await self._checks.next(lane)), False
             with self.disk.tries():
-                await self._check(name)
+                await self._check(batch)
                 done = True
-            if not done:
-                asyncio.get_running_loop().call_later(AGAIN_S, self._checks.put_nowait, name)
+            if not done and batch is not None:
+                asyncio.get_running_loop().call_later(AGAIN_S, self._begin, batch)
 
-    async def _check(self, name: str) -> None:
-        batch = self._found(name)
+    async def _check(self, batch: Batch | None) -> None:
         if batch is None or batch.over or self._went_on(batch):
             return
         if batch.status is Status.CANCELLING:  # before it was checked
@@ -386,13 +393,3 @@ class Gateway:
 
     def _found(self, name: str) -> Batch | None:
         return self.shelf.known(name)
-
-
-def _mover(config: GatewayConfig, shelf: Shelf, clock: Clock, told: Callable[[str], None], disk: Disk) -> Mover:
-    peers = {one.name: HttpPeer(one.url, one.key.reveal(config.base_dir)) for one in config.peers}
-    return Mover(config.site or "", peers, shelf, clock.now, config.grace, told, disk)
-
-
-def _upstream(config: UpstreamConfig, base_dir: Path) -> Upstream:
-    key = config.key.reveal(base_dir) if config.key is not None else None
-    return Upstream(config.url, key, config.timeout.total_seconds())

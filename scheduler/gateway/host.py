@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import Any
 
 from scheduler.gateway.config import TenantConfig
+from scheduler.gateway.intake import Incoming
 from scheduler.gateway.lines import ENDPOINTS
 from scheduler.gateway.model import ApiError, Batch, Status
 from scheduler.gateway.peer import Far
@@ -30,18 +31,21 @@ class Host:
         begin: Callable[[Batch], object],
         cancel: Callable[[Batch], Batch],
         look: Callable[[Batch], Batch],
-        most_bytes: Callable[[TenantConfig], int],
         quota: Callable[[TenantConfig], None],
     ) -> None:
         self._shelf, self._now, self._begin, self._cancel = shelf, now, begin, cancel
-        self._look, self._most_bytes, self._quota = look, most_bytes, quota
+        self._look, self._quota = look, quota
 
-    def keep(self, tenant: TenantConfig, token: str, content: BinaryIO) -> None:
-        """Store the input of a hand-over (blocking); what came before, or is over, is not kept again. Raises ApiError
-        (413)."""
+    def lacks(self, tenant: TenantConfig, token: str) -> bool:
+        """Whether the input of a hand-over is still to come: what came before, or is over, is not kept again. Raises
+        ApiError."""
         key = _key(tenant.name, token)
-        if self._shelf.known(f"batch_{key}") is None and self._shelf.held(f"file-{key}") is None:
-            self._shelf.keep(tenant.name, "moved.jsonl", content, lambda: self._most_bytes(tenant), f"file-{key}")
+        return self._shelf.known(f"batch_{key}") is None and self._shelf.held(f"file-{key}") is None
+
+    def keep(self, tenant: TenantConfig, token: str, coming: Incoming) -> None:
+        """Store the input of a hand-over (blocking)."""
+        if self.lacks(tenant, token):
+            self._shelf.keep(coming, "moved.jsonl", f"file-{_key(tenant.name, token)}")
 
     def take(self, tenant: TenantConfig, token: str, body: Mapping[str, Any]) -> Far:
         """Take a batch over. Raises ApiError: 400 naming the field, 409 before its input is here, 410 when too late."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict
 
 from starlette.concurrency import run_in_threadpool
@@ -10,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from scheduler.gateway.form import announced, pieces
 from scheduler.gateway.gateway import Gateway
 from scheduler.gateway.guests import Guests, body_of
-from scheduler.gateway.model import ApiError
 
 
 def move_routes(gateway: Gateway, guests: Guests) -> list[Route]:
@@ -20,16 +19,14 @@ def move_routes(gateway: Gateway, guests: Guests) -> list[Route]:
     host = gateway.host
 
     async def send(request: Request) -> Response:
-        tenant, most, size = guests.tenant(request), gateway.config.max_file_bytes, 0
-        with tempfile.TemporaryFile(dir=gateway.shelf.folder) as content:
-            async for piece in request.stream():
-                size += len(piece)
-                if size > most:
-                    raise ApiError(413, f"file: only {most} bytes may be stored", "file_too_large", "file")
-                await run_in_threadpool(content.write, piece)
-            content.seek(0)
-            await run_in_threadpool(host.keep, tenant, request.path_params["token"], content)
-        return JSONResponse({"bytes": size})
+        tenant, token = guests.tenant(request), request.path_params["token"]
+        if not host.lacks(tenant, token):
+            return JSONResponse({"bytes": 0})
+        with gateway.incoming(tenant, announced(request)) as coming:
+            async for piece in pieces(request):
+                await run_in_threadpool(coming.write, piece)
+            await run_in_threadpool(host.keep, tenant, token, coming)
+            return JSONResponse({"bytes": coming.size})
 
     async def take(request: Request) -> Response:
         tenant = guests.tenant(request)

@@ -22,10 +22,12 @@ from typing import Any
 
 import structlog
 
+from adapters.ports import Clock
+from scheduler.gateway.config import GatewayConfig
 from scheduler.gateway.disk import DISK_ERRORS, Disk
 from scheduler.gateway.lines import LONGEST_ID, Line, LineError, answered, parse, read_lines, unanswered
 from scheduler.gateway.model import Batch, Leg, Status
-from scheduler.gateway.peer import Far, Peer, PeerError, PeerRefused
+from scheduler.gateway.peer import Far, HttpPeer, Peer, PeerError, PeerRefused
 from scheduler.gateway.runner import Running
 from scheduler.gateway.shelf import Shelf
 
@@ -256,6 +258,12 @@ class Mover:
 
     def _path(self, batch: Batch, kind: str) -> Path:
         return self._shelf.answers_of(batch.id) / f"{kind}-{batch.moves}.jsonl.away"
+
+
+def mover_of(config: GatewayConfig, shelf: Shelf, clock: Clock, told: Callable[[str], None], disk: Disk) -> Mover:
+    """The mover of a configured gateway."""
+    peers = {one.name: HttpPeer(one.url, one.key.reveal(config.base_dir)) for one in config.peers}
+    return Mover(config.site or "", peers, shelf, clock.now, config.grace, told, disk)
 
 
 def terms_of(batch: Batch, here: str) -> dict[str, Any]:

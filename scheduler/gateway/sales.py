@@ -197,13 +197,14 @@ class Sales:
         """The same by pool."""
         return {one.pool: self.taken(one.pool) for one in self._of_model.values()}
 
-    def job(self, quote: Quote) -> dict[str, Any]:
-        """A sale as a job of the daemon: worth what is paid for it, and dear when it is late or left undone."""
+    def job(self, quote: Quote, deadline: datetime) -> dict[str, Any]:
+        """A sale as a job of the daemon, due then: worth what is paid for it, and dear when it is late or left
+        undone."""
         upstream = self._of_model[quote.model]
         penalty = self._firm.penalty_per_gpu_h
         return {
             "id": quote.id, "pool": upstream.pool, "work_gpu_h": quote.work_gpu_h, "max_gpus": quote.max_gpus,
-            "deadline": quote.deadline.isoformat(), "undone_penalty": penalty, "late_penalty": penalty,
+            "deadline": deadline.isoformat(), "undone_penalty": penalty, "late_penalty": penalty,
             "value_per_gpu_h": quote.per_million * upstream.tokens_per_gpu_h / 1e6,
             "metadata": {"tenant": quote.tenant, "model": quote.model, "sold": "firm"},
         }  # fmt: skip

@@ -10,18 +10,18 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
 
 from adapters.ports import RecordStore
+from scheduler.gateway.disk import DISK_ERRORS
+from scheduler.gateway.intake import Incoming
 from scheduler.gateway.model import ApiError, Batch, StoredFile, read_batch, read_file, written
-from scheduler.store.database import StoreDegraded
 
 FILE, BATCH = "gateway_file", "gateway_batch"
-PIECE = 1024 * 1024
 
 
 class Shelf:
@@ -30,6 +30,7 @@ class Shelf:
     def __init__(self, folder: Path, store: RecordStore, now: Callable[[], datetime]) -> None:
         self.folder, self.store, self._now = folder, store, now
         self._adding = threading.Lock()
+        self._coming: set[Incoming] = set()
         (folder / "files").mkdir(parents=True, exist_ok=True)
         self._files = {key: read_file(plain) for key, plain in store.all(FILE).items() if "id" in plain}
         self._batches = {key: read_batch(plain) for key, plain in store.all(BATCH).items() if "id" in plain}
@@ -37,38 +38,37 @@ class Shelf:
             left.unlink()
 
     # ---------------------------------------------------------------- files
-    def keep(
-        self, tenant: str, filename: str, content: BinaryIO, room: Callable[[], int], name: str | None = None
-    ) -> StoredFile:
-        """Store a content (blocking), as `name` where one is given. Raises ApiError (413) when it has more bytes than
-        there is `room` for, also where others took that meanwhile, OSError and StoreDegraded; then it keeps nothing."""
+    @contextmanager
+    def incoming(self, tenant: str, room: Callable[[int], int]) -> Iterator[Incoming]:
+        """A content that comes in: counted as the tenant's while it does, and gone with the block unless `keep` has
+        taken it. `room`: bytes that it may have, of which so many are here. Raises OSError."""
+        coming = Incoming(self.folder / f"files/{secrets.token_hex(12)}.part", tenant, room, self._adding)
+        self._coming.add(coming)
+        try:
+            yield coming
+        finally:
+            self._coming.discard(coming)
+            coming.discard()
+
+    def keep(self, coming: Incoming, filename: str, name: str | None = None) -> StoredFile:
+        """Store what came (blocking), as `name` where one is given: what stands there already stays. Raises OSError and
+        StoreDegraded; then it keeps nothing."""
+        coming.seal()
         name = name or f"file-{secrets.token_hex(12)}"
         place = f"files/{name}"
         path = self.folder / place
-        part = self.folder / f"files/{secrets.token_hex(12)}.part"  # the same may come twice at once
-        most, placed = room(), False
-        try:
-            with part.open("xb") as file:
-                while piece := content.read(PIECE):
-                    if file.tell() + len(piece) > most:
-                        raise _too_large(most)
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-                size = file.tell()
-            part.rename(path)
-            placed = True
-            _sync(path.parent)
-            with self._adding:  # one at a time: many that come at once see the same room
-                if name not in self._files and size > (most := room()):
-                    raise _too_large(most)
-                return self._add(StoredFile(name, tenant, filename, size, "batch", self._now(), place))
-        except (StoreDegraded, ApiError):
-            if placed and name not in self._files:
+        with self._adding:  # the same may come twice at once: no content without its record is ever another's
+            if name in self._files:
+                return self._files[name]
+            coming.path.rename(path)
+            try:
+                _sync(path.parent)
+                kept = self._add(StoredFile(name, coming.tenant, filename, coming.size, "batch", self._now(), place))
+            except DISK_ERRORS:
                 path.unlink(missing_ok=True)  # nobody was told its name
-            raise
-        finally:
-            part.unlink(missing_ok=True)
+                raise
+            self._coming.discard(coming)
+            return kept
 
     def publish(self, batch: Batch, path: Path, kind: str) -> str | None:
         """A file of answers as something to download; None when it is empty."""
@@ -163,8 +163,9 @@ class Shelf:
         self.path(file).unlink(missing_ok=True)
 
     def bytes_of(self, tenant: str) -> int:
-        """Bytes of a tenant's files."""
-        return sum(one.bytes for one in self.files(tenant))
+        """Bytes of a tenant's files, and of those that come in."""
+        coming = sum(one.size for one in list(self._coming) if one.tenant == tenant)
+        return coming + sum(one.bytes for one in self.files(tenant))
 
 
 def counted(batch: Batch, completed: int, failed: int, tokens: tuple[int, int]) -> Batch:
@@ -190,10 +191,6 @@ def page(
         "last_id": shown[-1].id if shown else None,
         "has_more": len(found) > limit,
     }
-
-
-def _too_large(most: int) -> ApiError:
-    return ApiError(413, f"file: only {most} more bytes may be stored", "file_too_large", "file")
 
 
 def _ended(batch: Batch) -> datetime:

@@ -64,8 +64,7 @@ class Trade:
         quote = self.sales.find(tenant.name, metadata[QUOTE])
         if quote.state is not State.ACCEPTED or quote.deadline <= self._clock.now() or not quote.left:
             raise ApiError(409, f"{quote.id} is {quote.state.value}, with {quote.left} tokens left", "quote_not_open")
-        other = next((one for one in self._shelf.batches(tenant.name) if one.quote == quote.id and not one.over), None)
-        if other is not None:
+        if (other := self._user(quote)) is not None:
             raise ApiError(409, f"{other.id} uses {quote.id} and is not over", "quote_in_use", f"metadata.{QUOTE}")
         return quote
 
@@ -169,24 +168,35 @@ class Trade:
                 await self._tell_sale(quote)
 
     async def _tell_sale(self, quote: Quote) -> None:
+        user = self._user(quote) if quote.state is not State.ACCEPTED else None
         try:
-            if quote.state is State.ACCEPTED and quote.id not in self.sales.heard:
-                await self._daemon.submit(self.sales.job(quote))
-                self.sales.heard[quote.id] = self._clock.now()
-            elif quote.state is not State.ACCEPTED:
+            if quote.state is State.ACCEPTED or (quote.state is State.CLOSED and user is not None):
+                await self._tell_open(quote, user)
+            elif user is None:  # else what is under way comes back first
                 await self._end_sale(quote)
         except DaemonError as error:
             if error.status == HELD:
                 self.sales.heard[quote.id] = self._clock.now()
-            elif error.status == NEVER:
+            elif error.status != NEVER:
+                raise
+            elif quote.state is State.ACCEPTED:
                 log.error("gateway.sale_refused", quote=quote.id, why=str(error))
                 self.sales.put(replace(quote, state=State.CANCELLED))
-            else:
-                raise
+
+    async def _tell_open(self, quote: Quote, user: Batch | None) -> None:
+        """Make a job of it, where the daemon has none, or none any more: of one whose deadline is past for the batch
+        that still uses it, until its window ends."""
+        now = self._clock.now()
+        deadline = quote.deadline if user is None else max(quote.deadline, user.expires_at)
+        if quote.id not in self.sales.heard and deadline > now:
+            await self._daemon.submit(self.sales.job(quote, quote.deadline if quote.deadline > now else deadline))
+            self.sales.heard[quote.id] = now
+
+    def _user(self, quote: Quote) -> Batch | None:
+        """The batch that uses a quote and is not over."""
+        return next((one for one in self._shelf.batches(quote.tenant) if one.quote == quote.id and not one.over), None)
 
     async def _end_sale(self, quote: Quote) -> None:
-        if any(one.quote == quote.id and not one.over for one in self._shelf.batches(quote.tenant)):
-            return  # what is under way comes back first
         sold = {"tokens": quote.used, "paid": quote.paid, "tenant": quote.tenant, "model": quote.model}
         if quote.state is State.DELIVERED:
             await self._daemon.progress(quote.id, quote.work_gpu_h, True, sold)

@@ -13,9 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from scheduler.gateway.config import UpstreamConfig
 
 LONGEST_ANSWER = 64 * 1024 * 1024
 LONGEST_WAIT_S = 300.0
@@ -88,6 +91,12 @@ class Upstream:
     async def close(self) -> None:
         """Close the connections."""
         await self._session.close()
+
+
+def upstream_of(config: UpstreamConfig, base_dir: Path) -> Upstream:
+    """The server that a file names."""
+    key = config.key.reveal(base_dir) if config.key is not None else None
+    return Upstream(config.url, key, config.timeout.total_seconds())
 
 
 def _outcome(response: aiohttp.ClientResponse, text: bytes) -> Outcome:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-from io import BytesIO
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from scheduler.gateway import mover
 from scheduler.gateway.model import Status
-from tests.support.gateway import asked
+from tests.support.gateway import asked, stored
 from tests.support.handover import RESEARCH_SITES, Place, Wire
 
 LINES = 12
@@ -34,7 +33,7 @@ class World:
             await place.start()
         gateway = self.here.gateway
         tenant = gateway.config.tenants[0]
-        file = gateway.keep(tenant, "in.jsonl", BytesIO(asked([f"w{k}" for k in range(LINES)]).encode()))
+        file = stored(gateway, tenant, asked([f"w{k}" for k in range(LINES)]))
         body = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         self.batch = gateway.create(tenant, body | ({"metadata": metadata} if metadata else {})).id
         return self

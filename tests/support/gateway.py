@@ -123,6 +123,13 @@ class Desk:
         return [json.loads(line) for line in answer.text.splitlines()]
 
 
+def stored(gateway, tenant, text):
+    """A file of a gateway in this process."""
+    with gateway.incoming(tenant) as coming:
+        coming.write(text.encode() if isinstance(text, str) else text)
+        return gateway.shelf.keep(coming, "in.jsonl")
+
+
 def line(number, word, model="tiny", **more):
     body = {"model": model, "messages": [{"role": "user", "content": word}]} | more
     return {"custom_id": f"c-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from scheduler.clock import WallClock
+from scheduler.gateway.checks import Lane
 from scheduler.gateway.config import load_gateway
 from scheduler.gateway.gateway import Gateway
 from scheduler.gateway.model import ApiError, Status
@@ -102,7 +103,7 @@ class Place:
     async def turn(self, lines):
         """Check what is new, send up to so many lines, and one turn of the gateway."""
         gateway = self.gateway
-        checking = asyncio.create_task(gateway._check_new())
+        checking = asyncio.create_task(gateway._check_new(Lane.SMALL))
         while not gateway._checks.empty() or any(one.status is Status.VALIDATING for one in gateway.shelf.batches()):
             await asyncio.sleep(0.001)
         checking.cancel()
@@ -159,10 +160,14 @@ class Wire:
             self._done(self.late.pop(self.dice.randrange(len(self.late))))
 
     async def send(self, token, source):
-        content = source.read_bytes()
-        from io import BytesIO
+        content, gateway = source.read_bytes(), self.there.gateway
 
-        await self._call(lambda: self.there.gateway.host.keep(self.tenant(), token, BytesIO(content)))
+        def do():
+            with gateway.incoming(self.tenant()) as coming:
+                coming.write(content)
+                gateway.host.keep(self.tenant(), token, coming)
+
+        await self._call(do)
 
     async def take(self, token, terms):
         return await self._call(

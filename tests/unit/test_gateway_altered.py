@@ -4,7 +4,6 @@ import asyncio
 import json
 from contextlib import suppress
 from dataclasses import replace
-from io import BytesIO
 from time import monotonic
 
 import pytest
@@ -18,7 +17,7 @@ from scheduler.gateway.runner import Runner, Running
 from scheduler.gateway.terms import checked_metadata
 from scheduler.gateway.upstream import Answer
 from scheduler.gateway.validate import check
-from tests.support.gateway import asked, line
+from tests.support.gateway import asked, line, stored
 from tests.unit.test_gateway_parts import CHAT, batch, waiting
 from tests.unit.test_gateway_talk import created, opened, research, run
 
@@ -51,7 +50,7 @@ async def with_altered(gateway, daemon, alter, work):
         return Answer(200, "", {})
 
     gateway.runners["llama"]._send = send
-    file = gateway.keep(research(gateway), "in.jsonl", BytesIO(asked(["a", "b", "c"]).encode()))
+    file = stored(gateway, research(gateway), asked(["a", "b", "c"]))
     (mine,) = created(gateway, input_file_id=file.id)
     (other,) = created(gateway)
     working = asyncio.create_task(gateway.run())

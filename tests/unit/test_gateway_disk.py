@@ -3,7 +3,6 @@
 import asyncio
 import errno
 from contextlib import suppress
-from io import BytesIO
 
 import pytest
 
@@ -11,7 +10,7 @@ from scheduler.gateway.answers import Answers
 from scheduler.gateway.model import ApiError, Status
 from scheduler.gateway.sales import State
 from scheduler.store.store import StoreDegraded
-from tests.support.gateway import asked
+from tests.support.gateway import asked, stored
 from tests.unit.test_gateway_talk import begun, bought, created, opened, quoted, research, run
 
 
@@ -95,7 +94,7 @@ async def test_an_upload_that_could_not_be_kept_leaves_nothing(tmp_path):
     async with opened(tmp_path) as (gateway, _):
         freed = fill(gateway)
         with pytest.raises(StoreDegraded):
-            gateway.keep(research(gateway), "in.jsonl", BytesIO(asked(["a"]).encode()))
+            stored(gateway, research(gateway), asked(["a"]))
         freed()
         assert list((tmp_path / "state/files").iterdir()) == []
 
@@ -120,17 +119,16 @@ def test_answers_that_could_not_be_synced_are_synced_again(tmp_path, monkeypatch
 @run
 async def test_uploads_that_come_at_once_fit_into_what_their_tenant_may_store_together(tmp_path):
     async with opened(tmp_path) as (gateway, _):
-        content, others = asked(["a"]).encode(), []
-        tenant = research(gateway).model_copy(update={"max_bytes": len(content) + 10})
-
-        class Meanwhile(BytesIO):
-            def read(self, size=-1):
-                if not others:
-                    others.append(gateway.keep(tenant, "first.jsonl", BytesIO(content)))
-                return super().read(size)
-
-        with pytest.raises(ApiError, match="only 10 more bytes") as refused:
-            gateway.keep(tenant, "second.jsonl", Meanwhile(content))
-        assert refused.value.status == 413
-        assert gateway.shelf.bytes_of("research") == len(content)
-        assert [path.name for path in (tmp_path / "state/files").iterdir()] == [others[0].id]
+        content = asked(["a"]).encode()
+        tenant = research(gateway).model_copy(update={"max_bytes": 2 * len(content) + 10})
+        stored(gateway, tenant, content)
+        with gateway.incoming(tenant) as first, gateway.incoming(tenant) as second:
+            first.write(content[:20])
+            with pytest.raises(ApiError, match=f"only {len(content) - 10} more bytes") as refused:
+                second.write(content)  # the first one has twenty bytes of what is left
+            assert refused.value.status == 413
+            first.write(content[20:])
+            kept = gateway.shelf.keep(first, "first.jsonl")
+        assert gateway.shelf.bytes_of("research") == 2 * len(content)
+        assert kept.id in {path.name for path in (tmp_path / "state/files").iterdir()}
+        assert len(list((tmp_path / "state/files").iterdir())) == 2

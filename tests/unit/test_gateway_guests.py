@@ -3,11 +3,11 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from io import BytesIO
 
 import pytest
 
 from scheduler.clock import WallClock
+from scheduler.gateway.checks import Lane
 from scheduler.gateway.disk import Disk
 from scheduler.gateway.model import Leg, Status
 from scheduler.gateway.mover import Mover
@@ -25,23 +25,30 @@ def terms(gateway):
     }  # fmt: skip
 
 
+def sent(gateway, tenant, content):
+    """The input of the hand-over `t`."""
+    with gateway.incoming(tenant) as coming:
+        coming.write(content)
+        gateway.host.keep(tenant, "t", coming)
+
+
 @pytest.mark.parametrize("ends", ["refused", "given back before it was checked", "given back before it was taken"])
 @run
 async def test_a_guest_that_never_began_leaves_no_input_and_its_token_stays_dead(tmp_path, ends):
     async with opened(tmp_path) as (gateway, _):
         host, tenant = gateway.host, gateway.config.tenants[0]
         content = b"{}\n" if ends == "refused" else asked(["a"]).encode()
-        host.keep(tenant, "t", BytesIO(content))
+        sent(gateway, tenant, content)
         if "taken" not in ends:
             host.take(tenant, "t", terms(gateway))
         if ends != "refused":
             host.give_back(tenant, "t")
-        checking = asyncio.create_task(gateway._check_new())
+        checking = asyncio.create_task(gateway._check_new(Lane.SMALL))
         while not host.look(tenant, "t").over:
             await asyncio.sleep(0.001)
         checking.cancel()
         assert gateway.shelf.files(tenant.name) == []
-        host.keep(tenant, "t", BytesIO(content))
+        sent(gateway, tenant, content)
         assert gateway.shelf.files(tenant.name) == [], "what comes late is not kept"
         assert host.take(tenant, "t", terms(gateway)).over
 

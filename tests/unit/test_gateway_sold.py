@@ -45,10 +45,15 @@ def tokens(batch, count):
     return replace(batch, input_tokens=count, output_tokens=0)
 
 
-async def sold_with_a_batch(gateway, daemon):
-    daemon.plan = quoted(free=4.0)
+async def sold_one(gateway, daemon, tokens=1000, free=4.0):
+    """A sale of a plan with so many free GPUs."""
+    daemon.plan = quoted(free=free)
     await gateway.trade.hear_prices()
-    sold = bought(gateway, 1000)
+    return bought(gateway, tokens)
+
+
+async def sold_with_a_batch(gateway, daemon):
+    sold = await sold_one(gateway, daemon)
     (batch,) = begun(gateway, 1)
     return sold, gateway.shelf.put(replace(batch, quote=sold.id))
 
@@ -56,9 +61,7 @@ async def sold_with_a_batch(gateway, daemon):
 @run
 async def test_a_model_that_was_sold_and_is_no_longer_served_is_named_at_the_start(tmp_path):
     async with opened(tmp_path) as (gateway, daemon):
-        daemon.plan = quoted(free=4.0)
-        await gateway.trade.hear_prices()
-        sold = bought(gateway, 1000)
+        sold = await sold_one(gateway, daemon)
         gateway.trade.sales.put(replace(sold, model="gone"))
     with pytest.raises(AdapterError, match=f"{sold.id} is sold until .* no server has its model 'gone'"):
         async with opened(tmp_path):
@@ -113,14 +116,37 @@ async def test_a_sale_that_was_not_done_though_its_batch_came_early_enough_is_ow
         assert settled(gateway, used) == (False, 1000), "its owner no longer wants it"
 
 
+@run
+async def test_a_late_sale_whose_daemon_lost_its_books_is_a_job_again_until_its_batch_is_over(tmp_path):
+    async with opened(tmp_path) as (gateway, daemon):
+        sold, batch = await sold_with_a_batch(gateway, daemon)
+        past = gateway._clock.now() - timedelta(seconds=1)
+        gateway.trade.sales.put(replace(sold, deadline=past))
+        gateway.shelf.put(replace(batch, created_at=past - timedelta(hours=3)))
+        await gateway.trade.tell_sales()
+        late = gateway.trade.sales.find("research", sold.id)
+        assert (late.state, late.late) == (State.CLOSED, True)
+        daemon.jobs, daemon.error = {}, {"progress": 404}
+        assert await gateway.trade.report(gateway.shelf.known(batch.id)), "it goes on"
+        daemon.error = {}
+        await gateway.trade.tell_sales()
+        assert daemon.jobs[sold.id]["deadline"] == batch.expires_at.isoformat()
+        assert daemon.jobs[sold.id]["work_gpu_h"] == sold.work_gpu_h
+        calls = dict(daemon.calls)
+        await gateway.trade.tell_sales()
+        assert daemon.calls == calls, "told once"
+        gateway.shelf.put(gateway.shelf.known(batch.id).at(Status.COMPLETED, gateway._clock.now()))
+        await gateway.trade.tell_sales()
+        assert gateway.trade.sales.find("research", sold.id).told
+        assert daemon.calls["cancel"] == 1
+
+
 @pytest.mark.parametrize(("away_for", "owed"), [(timedelta(minutes=9), 1000), (timedelta(minutes=13), 0)])
 @run
 async def test_a_gateway_that_was_away_while_a_sale_could_be_used_is_owed_what_was_used(tmp_path, away_for, owed):
     """Twice the six minutes that its one GPU needs for it: whoever could hand nothing in from then on had no chance."""
     async with opened(tmp_path) as (gateway, daemon):
-        daemon.plan = quoted(free=1.0)
-        await gateway.trade.hear_prices()
-        sold = bought(gateway, 1100)
+        sold = await sold_one(gateway, daemon, 1100, free=1.0)
         now = gateway._clock.now()
         gateway.trade.sales.put(replace(sold, deadline=now - timedelta(seconds=1), tokens=1000, work_gpu_h=0.1))
         gateway.settling.beat(now - timedelta(seconds=1) - away_for)
@@ -134,9 +160,7 @@ async def test_a_gateway_that_was_away_while_a_sale_could_be_used_is_owed_what_w
 @run
 async def test_a_gateway_that_came_back_when_it_was_too_late_to_use_a_sale_is_owed_what_was_used(tmp_path, back, owed):
     async with opened(tmp_path) as (gateway, daemon):
-        daemon.plan = quoted(free=1.0)
-        await gateway.trade.hear_prices()
-        sold, now = bought(gateway, 1100), gateway._clock.now()
+        sold, now = await sold_one(gateway, daemon, 1100, free=1.0), gateway._clock.now()
         gateway.trade.sales.put(replace(sold, deadline=now + back, tokens=1000, work_gpu_h=0.1))
         gateway.settling.beat(now - timedelta(hours=5))
     async with opened(tmp_path) as (gateway, _):
@@ -148,9 +172,7 @@ async def test_a_gateway_that_came_back_when_it_was_too_late_to_use_a_sale_is_ow
 @run
 async def test_a_sale_of_a_model_that_is_gone_is_settled_once_its_deadline_is_past(tmp_path):
     async with opened(tmp_path) as (gateway, daemon):
-        daemon.plan = quoted(free=4.0)
-        await gateway.trade.hear_prices()
-        sold = bought(gateway, 1000)
+        sold = await sold_one(gateway, daemon)
         past = gateway._clock.now() - timedelta(seconds=1)
         gateway.trade.sales.put(replace(sold, model="gone", deadline=past))
     async with opened(tmp_path) as (gateway, daemon):

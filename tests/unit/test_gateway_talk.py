@@ -8,7 +8,6 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from io import BytesIO
 
 import pytest
 
@@ -23,7 +22,7 @@ from scheduler.gateway.sales import State
 from scheduler.gateway.shelf import Shelf
 from scheduler.gateway.upstream import Away, Upstream
 from scheduler.store.store import Store
-from tests.support.gateway import Desk, asked
+from tests.support.gateway import Desk, asked, stored
 
 PER_GPU_H = 0.012
 """A GPU-hour at this price makes 12,000 tokens: one unit of money for a million."""
@@ -34,7 +33,7 @@ class Slow:
 
     def __init__(self):
         self.takes_s, self.error = 0.0, {}
-        self.calls, self.jobs, self.reports, self.plan = Counter(), set(), Counter(), None
+        self.calls, self.jobs, self.reports, self.plan = Counter(), {}, Counter(), None
 
     async def _answer(self, call):
         self.calls[call] += 1
@@ -44,7 +43,7 @@ class Slow:
 
     async def submit(self, job):
         await self._answer("submit")
-        self.jobs.add(job["id"])
+        self.jobs[job["id"]] = job
 
     async def grants(self):
         await self._answer("grants")
@@ -100,7 +99,7 @@ def research(gateway):
 
 
 def created(gateway, count=1, **more):
-    file = gateway.keep(research(gateway), "in.jsonl", BytesIO(asked(["a"]).encode()))
+    file = stored(gateway, research(gateway), asked(["a"]))
     body = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"} | more
     return [gateway.create(research(gateway), body) for _ in range(count)]
 
@@ -151,7 +150,7 @@ async def test_a_new_batch_is_introduced_however_many_ended_ones_are_still_to_be
         assert 0 < daemon.calls["cancel"] < 150
         (new,) = begun(gateway, 1)
         await gateway._turn(2)
-        assert daemon.jobs == {new.id}
+        assert set(daemon.jobs) == {new.id}
         assert daemon.calls["cancel"] < 300
         daemon.takes_s, turn = 0.0, 3
         while not all(gateway.shelf.known(batch.id).told for batch in ended):
@@ -219,8 +218,8 @@ async def test_requests_of_batches_that_were_created_before_others_were_checked_
         gateway.config = gateway.config.model_copy(update={"tenants": tuple(
             one.model_copy(update={"max_requests": 1}) for one in gateway.config.tenants)})  # fmt: skip
         first, second = created(gateway, 2)  # neither has any request that is known yet
-        await gateway._check(first.id)
-        await gateway._check(second.id)
+        await gateway._check(first)
+        await gateway._check(second)
         assert gateway.look("research", first.id).status is Status.IN_PROGRESS
         refused = gateway.look("research", second.id)
         assert (refused.status, [error.code for error in refused.errors]) == (Status.FAILED, ["quota_exceeded"])
@@ -255,7 +254,8 @@ async def test_what_is_sold_can_be_done_in_time_on_the_gpus_of_its_job(tmp_path)
     async with opened(tmp_path) as (gateway, daemon):
         daemon.plan = quoted(free=3.0)
         await gateway.trade.hear_prices()
-        job = gateway.trade.sales.job(bought(gateway, 17_900))  # half of three GPUs for an hour make 18,000
+        sold = bought(gateway, 17_900)
+        job = gateway.trade.sales.job(sold, sold.deadline)  # half of three GPUs for an hour make 18,000
         assert job["work_gpu_h"] <= job["max_gpus"] * 1.0
 
 
@@ -270,7 +270,7 @@ async def test_a_sale_stays_set_aside_until_a_plan_was_made_with_its_job(tmp_pat
         with pytest.raises(ApiError, match="no 20000 tokens are left"):
             bought(gateway, 20_000)  # the daemon has not heard of the first one, so no plan counts it
         await gateway.trade.tell_sales()
-        assert daemon.jobs == {sold.id}
+        assert set(daemon.jobs) == {sold.id}
         daemon.plan = quoted(free=4.0)
         await gateway.trade.hear_prices()
         assert bought(gateway, 20_000).state is State.ACCEPTED
