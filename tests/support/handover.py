@@ -104,7 +104,8 @@ class Place:
         """Check what is new, send up to so many lines, and one turn of the gateway."""
         gateway = self.gateway
         checking = asyncio.create_task(gateway._check_new(Lane.SMALL))
-        while not gateway._checks.empty() or any(one.status is Status.VALIDATING for one in gateway.shelf.batches()):
+        waiting = gateway._checks._waiting.values()
+        while any(waiting) or any(one.status is Status.VALIDATING for one in gateway.shelf.batches()):
             await asyncio.sleep(0.001)
         checking.cancel()
         with suppress(asyncio.CancelledError):
