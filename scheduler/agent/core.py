@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import monotonic, sleep
 from typing import Any
 
@@ -19,8 +19,11 @@ from adapters.power.receipts import UNKNOWN_GPU, failure_notes
 from adapters.power.wire import Steps
 from optimizer.reasons import Note, Reason
 from scheduler.agent.clocks import AgentClocks
+from scheduler.agent.settings import AgentSettings
 from scheduler.agent.state import AgentFiles, Held
-from scheduler.capwatch import CapWatch, DriftRules
+from scheduler.capwatch import CapWatch
+
+__all__ = ["AgentCore", "AgentSettings", "Fenced"]
 
 SAME_W = 1.0
 """Limits closer than this are the same: drivers round."""
@@ -34,21 +37,6 @@ _log = logging.getLogger("gridpace.agent")
 
 class Fenced(AdapterError):
     """The order comes from a daemon that has been replaced, or was overtaken by a newer one."""
-
-
-@dataclass(frozen=True, slots=True)
-class AgentSettings:
-    """Seconds between ticks and between two tellings of the state to a fleet, watts a second by which each GPU is
-    released, seconds that a stop may take to do so, and the seconds that a lease and a trajectory last at most, however
-    long they were asked for."""
-
-    tick_s: float = 0.5
-    state_s: float = 1.0
-    release_w_per_s: float = 10.0
-    stop_s: float = 20.0
-    longest_lease_s: float = 86400.0
-    longest_hold_s: float = 2 * 86400.0
-    drift: DriftRules = field(default_factory=DriftRules)
 
 
 class AgentCore:
@@ -70,8 +58,10 @@ class AgentCore:
         self._clocks = AgentClocks(power, files, self._found, self._settings.drift)
         self._ticked_at = self._began = clock()
         self._heard_at = self._held.heard_at if self._held.heard_at >= 0 else self._began
-        self._ordered: dict[GpuId, int] = {}
-        self._early = False
+        self._ordered = {gpu: cap for gpu, cap in self._held.ordered.items() if gpu in self._found.limits_w}
+        self._early = self._held.early
+        due = self._step(self._began) if self._phase(self._began) == "holding" else {}
+        self._watch.order({gpu: due.get(gpu, cap) for gpu, cap in self._ordered.items()})
         self._stopping = False
 
     @property
@@ -92,8 +82,7 @@ class AgentCore:
             self._succeed(lease)
             caps_w = {**self._outlasted(), **caps_w}
             self._remember(caps_w)
-            self._renew(lease)
-            self._ordered.update(caps_w)
+            self._renew(lease, caps_w)
             known = {gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}
             receipt = self._in_force_again(known, lease)
             absent = {gpu: UNKNOWN_GPU for gpu in caps_w if gpu not in known}
@@ -217,13 +206,20 @@ class AgentCore:
         self._watch.bounds({gpu: info.min_w for gpu, info in infos.items()})
         return infos
 
-    def _renew(self, lease: Lease) -> None:
+    def _renew(self, lease: Lease, caps_w: Mapping[GpuId, int] | None = None) -> None:
+        """Renew the lease of all caps, with these that were ordered: on disk, so that a successor looks after them."""
         if lease.epoch > self._found.epoch:
             self._files.save_found(replace(self._found, epoch=lease.epoch))
             self._found.epoch = lease.epoch
         expires_in_s = min(lease.expires_in_s, self._settings.longest_lease_s)
         self._heard_at = self._clock()
-        self._held = Held(self._heard_at + expires_in_s, lease.sequence, self._files.boot, self._heard_at)
+        self._ordered.update(caps_w or {})
+        self._keep_lease(self._heard_at + expires_in_s, lease.sequence)
+
+    def _keep_lease(self, expires_at: float, sequence: int) -> None:
+        """Put the lease on disk, and what a successor must know to judge as we would."""
+        told = (self._files.boot, self._heard_at, dict(self._ordered), self._early)
+        self._held = Held(expires_at, sequence, *told)
         self._files.save_lease(self._held)
 
     def _succeed(self, lease: Lease) -> None:
@@ -239,7 +235,9 @@ class AgentCore:
         """Write these, among them all that were outlasted. Cards that can't be reached now are written by the next word
         of who ordered them: a renewal is not answered, so that nobody else would know."""
         receipt = self._write(caps_w, lease)
-        self._early = self._early and not caps_w.keys() <= receipt.enforced_w.keys() | self._watch.yielded_w.keys()
+        if self._early and caps_w.keys() <= receipt.enforced_w.keys() | self._watch.yielded_w.keys():
+            self._early = False
+            self._keep_lease(self._held.expires_at, self._held.sequence)
         return receipt
 
     def _overtaken(self, now: float) -> bool:
@@ -261,8 +259,8 @@ class AgentCore:
             seconds, self._ticked_at = now - self._ticked_at, now
             if self._overtaken(now):
                 self._ordered = {gpu: round(cap) for gpu, cap in self._watch.wanted_w.items()} | self._ordered
-                self._early, self._held = True, replace(self._held, expires_at=now)
-                self._files.save_lease(self._held)
+                self._early = True
+                self._keep_lease(now, self._held.sequence)
             phase = self._phase(now)
             if phase in {"leased", "holding"}:
                 self._guard(now)
@@ -300,10 +298,11 @@ class AgentCore:
         return current
 
     def _guard(self, now: float) -> None:
-        """Look at every cap that is to be in force; one that came back raised is set again, or yielded. After a restart
-        the limits in force are taken for the orders, until the daemon says otherwise."""
+        """Look at every cap that is to be in force; one that came back raised is set again, or yielded. Where nobody
+        knows what was ordered (a lease that could not be read), the limits in force are taken for it, until the daemon
+        says otherwise."""
         unknown = self._found.limits_w.keys() - self._watch.wanted_w.keys()
-        if unknown:
+        if unknown or not self._watch.bounded:
             infos = self._discover()
             self._watch.order({gpu: infos[gpu].limit_w for gpu in unknown if gpu in infos})
         judged = self._watch.judge(self._enforced(), now)
@@ -375,8 +374,7 @@ class AgentCore:
         self._found.limits_w = left
         if over:
             self._found.steps, self._found.hold_until = [], 0.0
-            self._held = replace(self._held, expires_at=0.0)
-            self._files.save_lease(self._held)
+            self._keep_lease(0.0, self._held.sequence)
         self._files.save_found(self._found)
 
     def stop(self) -> None:

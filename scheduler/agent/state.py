@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,15 @@ class Found:
 @dataclass(frozen=True)
 class Held:
     """The lease in force: monotonic second at which it ends, in the boot named, the last order's number, and the second
-    in which it was renewed last (-1: not known)."""
+    in which it was renewed last (-1: not known); the caps in W that were ordered under it, and whether the trajectory
+    took their place before its end (`AgentCore._overtaken`)."""
 
     expires_at: float = 0.0
     sequence: int = -1
     boot: str = ""
     heard_at: float = -1.0
+    ordered: dict[GpuId, int] = field(default_factory=dict)
+    early: bool = False
 
 
 def boot_id() -> str:
@@ -83,7 +86,8 @@ class AgentFiles:
         try:
             kept, known = self._read("lease.json") or {}, {item.name for item in fields(Held)}
             held = Held(**{name: value for name, value in kept.items() if name in known})
-        except (TypeError, AdapterError):
+            held = replace(held, ordered={str(gpu): int(cap) for gpu, cap in held.ordered.items()})
+        except (TypeError, ValueError, AttributeError, AdapterError):
             held = Held()  # an unreadable lease has ended
         if held.boot != self.boot:
             held = Held()

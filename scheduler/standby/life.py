@@ -26,7 +26,7 @@ from scheduler.running import App, api_settings
 from scheduler.sdnotify import notify
 from scheduler.standby.api import standby_app
 from scheduler.standby.member import Member, Membership
-from scheduler.store.store import StoreError
+from scheduler.store.store import StoreDegraded, StoreError
 
 if TYPE_CHECKING:
     from scheduler.daemon import Daemon
@@ -35,7 +35,8 @@ log = structlog.get_logger("gridpace.standby")
 WAKE = 0
 """What is heard when the lead was won or lost: nothing but a reason to look."""
 
-TROUBLE = (AdapterError, StoreError, sqlite3.Error, OSError)
+BOOKS = (StoreError, StoreDegraded, sqlite3.Error)
+TROUBLE = (*BOOKS, AdapterError, OSError)
 """What bus, books or disk do to a leader: it stands by again, and says why."""
 
 
@@ -100,12 +101,14 @@ def lead(daemon: Daemon, member: Member) -> None:
     reload, and books that can't be opened end the lead and not the process."""
     try:
         store = member.open_store()
-    except TROUBLE as error:  # whoever can take the lead up does, perhaps this daemon in a moment
-        log.error("standby.lead_not_taken_up", why=str(error) or type(error).__name__)
-        member.follow()
+    except TROUBLE as error:  # whoever can take the lead up does, perhaps this daemon after a while
+        not_taken_up(member, error)
         return
     try:
         daemon.app = App.start(daemon.config, store=store, lead=member)
+    except BOOKS as error:
+        not_taken_up(member, error)
+        return
     except Exception as error:
         if member.lease.holds() and member.bus.connected:
             raise
@@ -117,9 +120,25 @@ def lead(daemon: Daemon, member: Member) -> None:
     except TROUBLE as error:
         over_a_reload(daemon, error)
     finally:
+        leave(daemon, member)
+
+
+def not_taken_up(member: Member, error: Exception) -> None:
+    """Let others lead: these books, or this disk, do not bear it now."""
+    why = str(error) or type(error).__name__
+    member.follow(failed=why)
+    log.error("standby.lead_not_taken_up", why=why, again_in_s=round(member.pause.left_s, 1))
+
+
+def leave(daemon: Daemon, member: Member) -> None:
+    """Stop what runs, and stand by again whatever the disk says to that."""
+    try:
         if daemon.app is not None:
             daemon.app.stop(release=lambda: member.lease.holds() and not member.followed())
-            daemon.app = None
+    except BOOKS as error:
+        log.error("standby.books_not_closed", why=str(error) or type(error).__name__)
+    finally:
+        daemon.app = None
         log.info("standby.lead_left", stopping=daemon.stopping)
         member.follow()
 

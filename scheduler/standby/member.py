@@ -29,6 +29,7 @@ from adapters.power.fleet_wire import DAEMONS
 from scheduler.standby.books import Books, snapshot
 from scheduler.standby.cell import BucketCell
 from scheduler.standby.lease import Entry, Lease
+from scheduler.standby.pause import Pause
 from scheduler.standby.replica import Told
 from scheduler.standby.stream import BooksStream, Extent, Overtaken, Unknown
 from scheduler.store.store import Store, StoreError
@@ -76,6 +77,7 @@ class Member:
         folder = folder_id(membership.store.parent)
         me = Entry(membership.name, membership.url, folder, uuid4().hex, membership.lease_s)
         self.lease = Lease(BucketCell(self.bus, membership.lease_s / 3.0, membership.replicas), me)
+        self.pause = Pause()
         self._stream = BooksStream(self.bus, membership.replicas)
         self._me = me
         self._books = Books(membership.store)
@@ -126,8 +128,13 @@ class Member:
         self._told = Told(self._stream, self.lease, position, self._end)
         return Store.open(self._of.store, replica=self._told, least_epoch=self.lease.epoch)
 
-    def follow(self) -> None:
-        """Stand by again, after the books were closed."""
+    def follow(self, failed: str = "") -> None:
+        """Stand by again, after the books were closed; `failed`: why the lead could not be taken up. Then others go
+        first, and this daemon tries again after a pause."""
+        if failed:
+            self.pause.begin(failed)
+        else:
+            self.pause.end()
         self.lease.give_up()
         self._told, self._role, self._behind = None, "following", None
 
@@ -157,7 +164,7 @@ class Member:
             "behind": 0 if leading else self._behind,
             "others": [{key: peer.get(key) for key in ("name", "role", "url", "position")} for peer in self._fresh()],
             "aside": str(self._books.aside or ""),
-            "trouble": self._trouble or self.lease.trouble,
+            "trouble": self._trouble or self.pause.trouble or self.lease.trouble,
         }
 
     def leave(self) -> None:
@@ -216,7 +223,7 @@ class Member:
         """Whether these books may lead: they have all that the stream has; or the stream must begin with somebody's,
         and nobody here has newer ones."""
         extent = self._books.extent
-        if self._trouble or extent is None:
+        if self._trouble or extent is None or self.pause.left_s > 0:
             return False
         if not self._books.leads_anew(extent):
             return self._behind == 0
@@ -233,7 +240,7 @@ class Member:
         body = {
             "name": self._of.name, "folder": self._me.folder, "url": self._of.url, "epoch": self._books.epoch,
             "role": GONE if gone else "leading" if told is not None else "following",
-            "ready": self._behind == 0 and extent is not None,
+            "ready": self._behind == 0 and extent is not None and self.pause.left_s <= 0,
             "position": told.position if told is not None else self._books.position, "process": self._me.process,
         }  # fmt: skip
         try:

@@ -339,6 +339,55 @@ def test_a_step_that_falls_is_followed_by_an_agent_that_restarted_before_or_over
     assert node.limit() == 500, "who ordered 500 W is there after all, and has not said otherwise"
 
 
+def test_a_cap_that_was_raised_while_the_agent_was_dead_is_set_again_when_it_is_back(node):
+    """What it had ordered is on disk: what it finds is not taken for it, and whoever insists gets the GPU."""
+    node.cap(400)
+    node.cap(90, sequence=2, gpus=node.gpus[5:6])  # below what the card takes: clamped, which is no drift
+    node.live(2)
+    lowest = node.limit(5)
+    node.hall.reset_limit(node.gpus[0])
+    node.kill_and_restart()
+    node.live(1)
+    assert node.limits() == {400, lowest}
+    assert node.core.status()["reasserted"] == 1
+    for _ in range(4):
+        node.hall.reset_limit(node.gpus[0])
+        node.live(1)
+    assert node.core.status()["yielded_w"] == {node.gpus[0]: 700.0}
+    assert {node.limit(place) for place in (1, 2, 3, 4)} == {400}
+
+
+def test_the_trajectory_s_caps_are_what_an_agent_looks_for_that_restarts_while_it_follows(node):
+    node.cap(300, seconds=3)
+    node.core.hold(((0.0, dict.fromkeys(node.gpus, 500)),), 90.0, Lease(1, 2, 3.0))
+    assert node.live(6)[-1] == 500
+    node.kill_and_restart()
+    assert node.live(3) == [500] * 3
+    assert node.core.status()["reasserted"] == 0, "500 W is no 300 W that came back raised"
+
+
+def test_what_the_trajectory_outlasted_is_brought_back_by_an_agent_that_restarted(node):
+    node.cap(500, seconds=60)
+    node.core.hold(((10.0, dict.fromkeys(node.gpus, 300)),), 90.0, Lease(1, 2, 60))
+    assert node.live(15)[-1] == 300
+    node.kill_and_restart()
+    assert node.live(2)[-1] == 300
+    node.core.apply({}, Lease(1, 3, 60.0))
+    assert node.limits() == {500}
+    node.kill_and_restart()
+    node.core.apply({}, Lease(1, 4, 60.0))
+    assert set(node.live(5)) == {500}
+
+
+@pytest.mark.parametrize("ordered", [[], {"GPU": "warm"}, None, "no"])
+def test_orders_that_are_none_end_the_lease_and_not_the_agent(node, ordered):
+    node.cap(400, seconds=100)
+    path = node.folder / "lease.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "ordered": ordered}))
+    node.kill_and_restart()
+    assert node.core.status()["phase"] == "releasing"
+
+
 def test_a_lease_that_a_newer_agent_wrote_is_read(node):
     node.cap(400, seconds=10)
     path = node.folder / "lease.json"

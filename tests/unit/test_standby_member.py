@@ -1,8 +1,10 @@
 """What daemons of a fleet tell each other, and what one that stands by says of a request that it passed on."""
 
 import asyncio
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +15,10 @@ from scheduler.api.settings import ApiSettings
 from scheduler.daemon import Daemon
 from scheduler.standby import api, life
 from scheduler.standby.member import LeadLost, Member, Membership
+from scheduler.standby.pause import Pause
 from scheduler.standby.proxy import Unanswered
 from scheduler.standby.stream import Extent, Unknown
-from scheduler.store.store import StoreError
+from scheduler.store.store import StoreDegraded, StoreError
 
 
 class FakeBus:
@@ -107,11 +110,59 @@ def test_books_that_can_not_be_opened_end_the_lead_visibly_and_not_the_process(m
     leader, _ = members
     monkeypatch.setattr(life.App, "start", lambda *_, **__: pytest.fail("there are no books"))
     said = []
-    monkeypatch.setattr(life, "log", SimpleNamespace(error=lambda event, why: said.append((event, why))))
+    monkeypatch.setattr(life, "log", SimpleNamespace(error=lambda event, why, **_: said.append((event, why))))
     leader._role, leader.open_store = "elected", lambda: (_ for _ in ()).throw(error)
     lead(leader)
     assert said == [("standby.lead_not_taken_up", str(error))]
     assert leader.status()["role"] == "standby"
+
+
+def test_who_can_not_take_the_lead_up_waits_ever_longer_says_so_and_is_not_counted_on(members, monkeypatch):
+    """Each try takes an epoch, and the lead from whoever could."""
+    leader, other = members
+    monkeypatch.setattr(leader, "_follow", lambda: setattr(leader, "_behind", 0))
+    now, wins = [0.0], []
+    leader.pause = Pause(lambda: now[0])
+    leader.open_store = lambda: (_ for _ in ()).throw(StoreError("books.db is in use by another process"))
+    leader.lease.turn = lambda eligible, *_: eligible and wins.append(now[0])
+    while now[0] < 300.0:
+        before = len(wins)
+        leader._turn()
+        if len(wins) > before:
+            leader._role = "elected"
+            lead(leader)
+            said = leader.status()
+            assert "in use by another process" in said["trouble"]
+            assert "tried again in" in said["trouble"]
+            leader._told_at = 0.0
+            leader._follow()
+            leader._tell()
+            hear(other, leader.bus.told[-1])
+            assert not other.followed(), "its limits are given back when it stops: nobody goes on"
+        now[0] += 0.5
+    gaps = [after - before for before, after in pairwise(wins)]
+    assert gaps[:4] == [1.0, 2.0, 4.0, 8.0]
+    assert max(gaps) == 30.0
+    leader.follow()  # after a lead that was taken up
+    leader._follow()
+    assert leader.status()["trouble"] == ""
+    assert leader._eligible()
+
+
+@pytest.mark.parametrize("error", [StoreError("in use"), StoreDegraded("the disk is full"), sqlite3.OperationalError()])
+def test_books_that_fail_while_the_parts_are_built_or_closed_end_no_process(members, monkeypatch, error):
+    leader, _ = members
+    leader._role, leader.open_store = "elected", lambda: "books"
+    monkeypatch.setattr(life.App, "start", lambda *_, **__: (_ for _ in ()).throw(error))
+    assert lead(leader).app is None
+    assert leader.status()["role"] == "standby"
+    assert leader.pause.left_s > 0
+    app = SimpleNamespace(stop=lambda **_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(life.App, "start", lambda *_, **__: app)
+    leader._role = "elected"
+    assert lead(leader).app is None
+    assert leader.status()["role"] == "standby"
+    assert leader.pause.left_s == 0, "the lead was taken up"
 
 
 def test_parts_that_can_not_end_in_order_turn_no_more():
