@@ -47,7 +47,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     6. book: ledger, samples; return the tick
     """
     started = time.perf_counter()
-    now = ctx.clock.now()
+    now, decision = ctx.clock.now(), state.decision
     reading, notes = read_meter(ctx, state, now)
     notes += read_devices(ctx, state, now)
     see_unreached(ctx, state, reading, now)
@@ -80,6 +80,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
         state.lately.setdefault(site, LastMinute()).see(now, kw)
     notes += shortfalls(trims, now) + overdrawn(ctx, state, trims, now)
     notes = tuple(note if note.at is not None else replace(note, at=now) for note in notes)
+    state.followed = decision
     return book(ctx, state, trims, len(done.pools), time.perf_counter() - started, notes, now)
 
 

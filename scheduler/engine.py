@@ -183,6 +183,8 @@ class State:
     decision: Decision = field(default_factory=Decision)
     report: CycleReport | None = None
     tick: Tick | None = None
+    followed: Decision = field(default_factory=Decision)
+    """What the last tick followed: a plan that was made since shows in no order yet."""
     reading: Reading | None = None
     cycles: int = 0
     ticks: int = 0

@@ -24,7 +24,7 @@ from scheduler.flexibility import available_kw, baseline_kw
 from scheduler.orders import step_index
 from scheduler.overrides import apply_order
 from scheduler.programs import ProgramRules
-from scheduler.reporting import job_status
+from scheduler.reporting import job_status, pools_now
 from scheduler.sales import Sale, Sold
 from scheduler.service import EventAnswer, Grant, JobRequest, OperatorOrder, Place, Refused
 from scheduler.status import CycleReport, EventStatus, JobStatus, Tick
@@ -46,6 +46,7 @@ class Facade:
     feeds: Mapping[str, EventFeed] = field(default_factory=dict)
     cued: Callable[[str], None] = lambda _: None
     _quoted: tuple[Plan, int, Quotes] | None = None
+    _shown: tuple[CycleReport, Tick, CycleReport] | None = None
     coordination: CoordinationDesk = field(init=False)
     standby: Callable[[], Mapping[str, Any] | None] = lambda: None
 
@@ -54,7 +55,12 @@ class Facade:
 
     def report(self) -> CycleReport | None:
         """See Service."""
-        return self.state.report
+        report, tick, shown = self.state.report, self.state.tick, self._shown
+        if report is None or tick is None:
+            return report
+        if shown is None or shown[0] is not report or shown[1] is not tick:
+            self._shown = shown = (report, tick, pools_now(self.ctx, self.state, report, self.ctx.clock.now()))
+        return shown[2]
 
     def tick(self) -> Tick | None:
         """See Service."""

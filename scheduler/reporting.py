@@ -5,6 +5,7 @@ Why here: the loops decide, this module only words it. It must never raise for a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,17 @@ def _site(ctx: Context, state: State, problem: Problem, plan: Plan, site: str, n
         flexibility=flexibility(ctx, state, site, now),
         marginal_per_mwh=next(iter(plan.sites[site].marginal_per_mwh[step_index(plan, now) :]), None),
     )
+
+
+def pools_now(ctx: Context, state: State, report: CycleReport, now: datetime) -> CycleReport:
+    """The report with its pools as they are after the last tick, each with the reason that holds then: the plan's that
+    this tick followed, or what the fast loop holds it to. What a plan orders that no tick has followed yet is told by
+    the next."""
+    problem, plan = state.followed.problem, state.followed.plan
+    if problem is None or plan is None:
+        return report
+    models = [model.pool for model in ctx.pools.values()]
+    return replace(report, pools=tuple(pool_status(ctx, state, pool, problem, plan, now) for pool in models))
 
 
 def pool_status(ctx: Context, state: State, pool: GpuPool, problem: Problem, plan: Plan, now: datetime) -> PoolStatus:

@@ -106,7 +106,7 @@ class Service(Protocol):
     """The running daemon."""
 
     def report(self) -> CycleReport | None:
-        """Last cycle's report; None before the first."""
+        """Last cycle's report, its pools as they are after the last tick; None before the first."""
         ...
 
     def tick(self) -> Tick | None:

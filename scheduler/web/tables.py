@@ -66,7 +66,7 @@ def tiles(board: Board) -> Markup:
 
 
 def pools(board: Board) -> str:
-    """Cap, draw and throughput of each pool, and why."""
+    """Cap, draw and throughput of each pool, and why: all of it of one moment."""
     chosen = [pool for pool in board.report.pools if board.site and pool.site == board.site.id] if board.report else []
     head = ("Pool", "Work", "#GPUs active", "#Cap", "#Draw", "#Throughput", "#Per 1M tokens", "Curve", "Why")
     return (
@@ -125,20 +125,17 @@ def _flexible(board: Board) -> Markup:
 
 
 def _pool_row(pool: PoolStatus, board: Board) -> Sequence[object]:
-    draw_kw = board.tick.pool_kw.get(pool.id, pool.draw_kw) if board.tick else pool.draw_kw
-    cap_w = board.tick.cap_w.get(pool.id, pool.cap_w) if board.tick else pool.cap_w
-    active = board.tick.active_gpus.get(pool.id, pool.active_gpus) if board.tick else pool.active_gpus
-    shown = "-" if draw_kw is None else f"{draw_kw:,.0f}"
+    shown = "-" if pool.draw_kw is None else f"{pool.draw_kw:,.0f}"
     return (
         Markup("<b>{}</b>").format(pool.id),
         pool.work,
         Markup('{} <span class="gp-dim">of {}{}</span>{}').format(
-            f"{active:,}",
+            f"{pool.active_gpus:,}",
             f"{pool.gpus:,}",
             f", {pool.parked_gpus:,} parked" if pool.parked_gpus else "",
-            _yielded(pool, board),
+            _yielded(pool),
         ),
-        _cap(pool, cap_w, board),
+        _cap(pool),
         Markup('{} kW <span class="gp-dim">plan {}</span>').format(shown, f"{pool.planned_kw:,.0f}"),
         _metered(f"{pool.throughput:.0%}", pool.throughput, "of full throughput"),
         _quote(pool, board),
@@ -147,16 +144,16 @@ def _pool_row(pool: PoolStatus, board: Board) -> Sequence[object]:
     )
 
 
-def _cap(pool: PoolStatus, cap_w: int, board: Board) -> Markup:
+def _cap(pool: PoolStatus) -> Markup:
     """Watts of a busy GPU that are ordered, and the clock where that is what holds them."""
-    mhz = board.tick.clock_mhz.get(pool.id) if board.tick else pool.clock_mhz
-    bar = _metered(f"{cap_w} W", cap_w / pool.max_cap_w if pool.max_cap_w else 0.0, f"of {pool.max_cap_w} W")
+    share, mhz = pool.cap_w / pool.max_cap_w if pool.max_cap_w else 0.0, pool.clock_mhz
+    bar = _metered(f"{pool.cap_w} W", share, f"of {pool.max_cap_w} W")
     return bar + Markup(' <span class="gp-dim">by clock, {} MHz</span>').format(f"{mhz:,}") if mhz else bar
 
 
-def _yielded(pool: PoolStatus, board: Board) -> Markup:
+def _yielded(pool: PoolStatus) -> Markup:
     """GPUs that another program holds, where there are any."""
-    count = board.tick.yielded_gpus.get(pool.id, 0) if board.tick else pool.yielded
+    count = pool.yielded
     return Markup(" {}").format(_chip(f"{count:,} yielded", "bad")) if count else Markup("")
 
 

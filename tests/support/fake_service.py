@@ -142,7 +142,7 @@ class FakeService:
         if not self.started:
             return None
         at = floor_time(self.clock.now(), STEP)
-        planned, target = self.planned_at(at), self.target_at(at)
+        planned, target, drawn = self.planned_at(at), self.target_at(at), self.drawn_at(self.clock.now())
         site = SiteStatus(SITE, self.drawn_at(at), planned, target, LIMIT_KW, self.price_at(at), PUE, "USD", ZONE,
                           (Flexibility(5.0, 600.0, 550.0), Flexibility(900.0, 900.0, 800.0)),
                           self.price_at(at))  # fmt: skip
@@ -164,7 +164,7 @@ class FakeService:
         )
         return CycleReport(
             int((at - START) / STEP) + 1, at, "control", Rung.OPTIMUM.value, 1.34, 0.92, 18230.5, at + STEP,
-            (site,), tuple(self._pool(name, planned) for name in POOLS), tuple(self._jobs()), tuple(self.events()),
+            (site,), tuple(self._pool(name, drawn) for name in POOLS), tuple(self._jobs()), tuple(self.events()),
             sources, notes,
         )  # fmt: skip
 
