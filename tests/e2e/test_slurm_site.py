@@ -16,8 +16,8 @@ SHORT = "import datetime, scheduler.dwell; scheduler.dwell.DWELL = datetime.time
 
 @pytest.fixture
 def site():
-    """A cluster of sixteen GPUs, and a site over it."""
-    with a_cluster("site-") as cluster:
+    """A cluster of sixteen GPUs on four nodes, and a site over it."""
+    with a_cluster("site-", nodes=4, gpus=4) as cluster:
         made = BatchSite(cluster.folder, SYSTEM.format(conf=cluster.conf), env=cluster.env)
         try:
             yield cluster, made
@@ -85,8 +85,8 @@ def test_jobs_wait_for_the_cheap_hours_and_a_killed_daemon_leaves_nothing_held_f
     lab.prices(datetime.now(UTC), 900, 10, timedelta(hours=2))
     daemon = lab.start()
     daemon.serving()
-    waits = cluster.submit("--comment=gridpace deadline=6h pause=suspend", minutes=60)
-    urgent = cluster.submit("--comment=gridpace deadline=70m", minutes=60)
+    waits = cluster.submit("--comment=gridpace deadline=6h pause=suspend", minutes=60, gpus=4)
+    urgent = cluster.submit("--comment=gridpace deadline=70m", minutes=60, gpus=4)
     daemon.wait(lambda: cluster.states()[urgent][0] == "RUNNING" and stopped(cluster, waits), 90)  # the plan's minute
     daemon.wait(lambda: "dearer than later" in str(daemon.call("GET", f"/api/v1/explain/{waits}")))
     daemon.kill()

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: munged, slurmctld and a few slurmd with eight fake GPUs each, in a folder of its own.
+"""A real Slurm on this machine: munged, slurmctld and a few slurmd with some fake GPUs each, in a folder of its own.
 
 Everything runs as the present user on ports of its own; nothing of an installed Slurm is touched. The devices behind
 the GPUs are terminals, which Slurm only counts.
@@ -19,7 +19,6 @@ from scheduler.clock import WallClock
 from tests.support import system
 from tests.support.daemon import free_port
 
-GPUS = 8
 CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -50,7 +49,7 @@ SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.%n.log
 NodeName=gpu[0-{last}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{end}] CPUs=8 RealMemory=2000 \\
-  Gres=gpu:h100:8
+  Gres=gpu:h100:{gpus}
 PartitionName=batch Nodes=gpu[0-{last}] Default=YES State=UP MaxTime=INFINITE
 """
 JWT = """AuthAltTypes=auth/jwt
@@ -59,9 +58,9 @@ AuthAltParameters=jwt_key={folder}/jwt.key
 
 
 class Cluster:
-    """`nodes` nodes of eight GPUs. Commands find it through the environment in `env`."""
+    """`nodes` nodes of so many GPUs each. Commands find it through the environment in `env`."""
 
-    def __init__(self, folder, nodes=2, licences=40, rest=False):
+    def __init__(self, folder, nodes=2, licences=40, rest=False, gpus=8):
         system.require(
             "slurmctld", "slurmd", "munged", "squeue", "scontrol", "sbatch", *(["slurmrestd"] if rest else [])
         )
@@ -72,12 +71,12 @@ class Cluster:
         user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
         host = socket.gethostname().split(".")[0]
         values = {"host": host, "port": free_port(), "user": user, "folder": self.folder, "licences": licences,
-                  "last": nodes - 1, "first": first, "end": first + nodes - 1}  # fmt: skip
+                  "last": nodes - 1, "gpus": gpus, "first": first, "end": first + nodes - 1}  # fmt: skip
         (self.folder / "slurm.conf").write_text(CONF.format(**values) + (JWT.format(**values) if rest else ""))
         (self.folder / "jwt.key").write_bytes(os.urandom(32))
         (self.folder / "jwt.key").chmod(0o600)
         self.rest = free_port() if rest else None
-        devices = f"/dev/tty[0-{GPUS - 1}]"
+        devices = f"/dev/tty[0-{gpus - 1}]"
         (self.folder / "gres.conf").write_text(f"NodeName=gpu[0-{nodes - 1}] Name=gpu Type=h100 File={devices}\n")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         (self.folder / "munge.key").write_bytes(os.urandom(128))
