@@ -18,12 +18,15 @@ from benchmarks.support.market import FIRM_KW, MEAN_KW, Market, market
 from benchmarks.support.pairing import disagreement, foresight, live, side_by_side, whole_days
 from benchmarks.support.report import Figures, run, say
 from optimizer.session import Session
+from scheduler.coordination.config import CoordinatorConfig
 from scheduler.shipped import shipped
 
 TRANSFERS = {"0.5": 0.5, "5": 5.0}
 """Money per MWh of moved work: 10 and 100 MB for a GPU-hour of a card of 1 kW, at 0.05 a gigabyte."""
+LEAST_GAIN = 1000.0 * float(CoordinatorConfig.model_fields["least_gain_per_gpu_h"].default)
+"""Money per MWh of cards of 1 kW: what the coordinator asks of a move beside its transfer by default."""
 ASK_EVERY = 97
-"""Every so many hours the planner itself is asked, and its plan must cost what sorting says."""
+"""Every so many hours the coordinator's own plan is made, which must cost what sorting says."""
 TOLERANCE = 0.3
 """Money per MWh: the planner's own thousandth of a cent for each hour of waiting, and the solver's gap."""
 
@@ -85,21 +88,24 @@ def _pair(name: str, size: Size, folder: Path | None) -> dict[str, Any]:
 
         moved, bound = live(pair, (ahead[0], ahead[1]), days, transfer, ask), foresight(pair, days, transfer)
         saved, most = pinned.cost - moved.cost, pinned.cost - bound.cost
+        shipped_gain = live(pair, (ahead[0], ahead[1]), days, transfer, least_gain=LEAST_GAIN)
         found[f"transfer_{label}"] = {
             "moved": moved.cost, "bound": bound.cost, "saving": saved / pinned.cost, "bound_saving": most / pinned.cost,
             "share_of_bound": saved / most, "moved_share": moved.moved_share, "paid_for_transfer": moved.transfer,
+            "saving_by_default": 1.0 - shipped_gain.cost / pinned.cost,
         }  # fmt: skip
         say(f"  transfer {label}/MWh: moved {moved.cost:,.0f} ({saved / pinned.cost:.1%} less), "
             f"bound {bound.cost:,.0f} ({most / pinned.cost:.1%} less), "
-            f"{moved.moved_share:.0%} of the work ran away from home")  # fmt: skip
+            f"{moved.moved_share:.0%} of the work ran away from home; "
+            f"{1.0 - shipped_gain.cost / pinned.cost:.1%} less by the coordinator's defaults")  # fmt: skip
     return _short(found)  # type: ignore[no-any-return]
 
 
 def _agree(
     pair: tuple[Market, Market], session: Session, hour: int, asked: tuple[Any, tuple[float, float]], transfer: float
 ) -> None:
-    """The planner's own plan of this hour costs what sorting says, where whole batches can say it. Raises RuntimeError
-    where it doesn't."""
+    """The coordinator's own plan of this hour costs what sorting says, where whole batches can say it. Raises
+    RuntimeError where it doesn't."""
     expected, owed = asked
     if sum(owed) < 1e-6 or any(abs(left - round(left)) > 1e-6 or left > len(expected[0]) for left in owed):
         return

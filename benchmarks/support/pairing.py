@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 
 from benchmarks.support.controllers import CURVE
 from benchmarks.support.market import DUTY, FIRM_KW, MOST_KW, Market
+from optimizer.check import check_plan
 from optimizer.domain import BatchJob, GpuPool, PoolInputs, Prices, Problem, SiteInputs, Work
 from optimizer.facts import PREFERENCE_PER_GPU_H, Floats
 from optimizer.session import Session
 from optimizer.timegrid import TimeGrid
+from scheduler.coordination.joint import Terms, joint_problem, shares
+from scheduler.coordination.messages import SiteReport
 
 HOUR = timedelta(hours=1)
+NAMES = ("here", "there")
 
 
 @dataclass(frozen=True)
@@ -127,16 +131,18 @@ Ahead = Callable[[int, int], Floats]
 def live(
     pair: tuple[Market, Market], ahead: tuple[Ahead, Ahead], days: list[tuple[int, int]], transfer: float | None,
     ask: Callable[[int, tuple[Floats, Floats], tuple[float, float]], None] = lambda *_: None,
+    least_gain: float = 0.0,
 ) -> Lived:  # fmt: skip
     """Live through the days hour by hour: plan on what is expected, pay what it costs. `transfer` None: pinned.
-    `ask` hears every hour's expectations and what is owed."""
+    `ask` hears every hour's expectations and what is owed; nothing moves for less than `least_gain` per MWh, which
+    nobody pays."""
     power = paid = away = whole = 0.0
     for first, last in days:
         owed = [DUTY * (last - first)] * 2
         whole += sum(owed)
         for hour in range(first, last):
             expected = (ahead[0](hour, last), ahead[1](hour, last))
-            flow = 0.0 if transfer is None else moved(*expected, (owed[0], owed[1]), transfer)
+            flow = 0.0 if transfer is None else moved(*expected, (owed[0], owed[1]), transfer + least_gain)
             run = (cheapest_now(expected[0], owed[0] - flow), cheapest_now(expected[1], owed[1] + flow))
             ask(hour, expected, (owed[0], owed[1]))
             for site, much in enumerate(run):
@@ -154,32 +160,29 @@ def _money(power: float, paid: float, share: float) -> Lived:
     return Lived(power * MOST_KW / 1000.0, paid * MOST_KW / 1000.0, share)
 
 
-def joint_problem(
-    pair: tuple[Market, Market], hour: int, expected: tuple[Floats, Floats], owed: tuple[float, float], transfer: float
-) -> Problem:
-    """The rest of a day as Gridpace's planner gets it: two sites, and two jobs that may run at either."""
-    count = len(expected[0])
-    start = pair[0].starts[hour]
-    grid = TimeGrid(tuple(start + HOUR * k for k in range(count + 1)))
-    names = ("here", "there")
-    sites = tuple(
-        SiteInputs(name, tuple(prices.tolist()), (float("inf"),) * count, (1.0,) * count, (FIRM_KW,) * count,
-                   (0.0,) * count)
-        for name, prices in zip(names, expected, strict=True)
-    )  # fmt: skip
-    pools = tuple(
-        PoolInputs(
-            GpuPool(name, name, "any", int(MOST_KW), Work.BATCH, CURVE, 0.0, 0.0, 1000.0, 1000.0), (1.0,) * count
-        )
-        for name in names
+def reports(
+    pair: tuple[Market, Market], hour: int, expected: tuple[Floats, Floats], owed: tuple[float, float]
+) -> tuple[SiteReport, ...]:
+    """The rest of a day as two daemons tell their coordinator: a site each, and batches that may run at either."""
+    return tuple(
+        _report(name, other, pair[0].starts[hour], prices, left)
+        for name, other, prices, left in zip(NAMES, NAMES[::-1], expected, owed, strict=True)
     )
+
+
+def _report(name: str, other: str, start: datetime, prices: Floats, owed: float) -> SiteReport:
+    count = len(prices)
+    grid = TimeGrid(tuple(start + HOUR * k for k in range(count + 1)))
+    zero, free = (0.0,) * count, (float("inf"),) * count
+    site = SiteInputs(name, tuple(prices.tolist()), free, (1.0,) * count, (FIRM_KW,) * count, zero)
+    pool = GpuPool("tune", name, "any", int(MOST_KW), Work.BATCH, CURVE, 0.0, 0.0, 1000.0, 1000.0)
     jobs = tuple(
-        BatchJob(f"of_{name}_{k}", (name, other), start, grid.end, piece * MOST_KW, int(MOST_KW), late_penalty=1e5,
-                 undone_penalty=1e6, data_gb=piece * MOST_KW / 1000.0, data_site=name)
-        for name, other, left in zip(names, names[::-1], owed, strict=True)
-        for k, piece in enumerate(_pieces(left))
+        BatchJob(f"batch_{k}", ("tune",), start, grid.end, piece * MOST_KW, int(MOST_KW), late_penalty=1e5,
+                 undone_penalty=1e6, data_gb=piece * MOST_KW / 1000.0)
+        for k, piece in enumerate(_pieces(owed))
     )  # fmt: skip
-    return Problem(start, grid, sites, pools, jobs, (), Prices(change_per_kw=0.0, move_per_gb=transfer))
+    problem = Problem(start, grid, (site,), (PoolInputs(pool, (1.0,) * count),), jobs, (), Prices(change_per_kw=0.0))
+    return SiteReport(name, "USD", problem, {job.id: (other,) for job in jobs}, {}, {})
 
 
 def _pieces(owed: float) -> list[float]:
@@ -192,16 +195,24 @@ def disagreement(
     session: Session, pair: tuple[Market, Market], hour: int, expected: tuple[Floats, Floats],
     owed: tuple[float, float], transfer: float,
 ) -> float:  # fmt: skip
-    """What the planner's own plan costs more (or less) than the schedule by sorting, in money per MWh of the work. The
-    planner's preference for a job's first pool counts as transfer: it is part of what it minimises."""
-    plan = session.plan(joint_problem(pair, hour, expected, owed, transfer))
+    """What the coordinator's own plan for both costs more (or less) than the schedule by sorting, in money per MWh of
+    the work. The planner's preference for a job's first pool counts as transfer: it is part of what it minimises."""
+    told = reports(pair, hour, expected, owed)
+    problem, movable = joint_problem(told, Terms(per_gb=transfer), told[0].problem.made_at)
+    plan = session.plan(problem)
+    if broken := check_plan(problem, plan):
+        raise RuntimeError(f"the joint plan breaks a promise: {broken[0].text}")
+    homes = shares(problem, plan, movable, told)
     fee = transfer + 1000.0 * PREFERENCE_PER_GPU_H
     away = (
-        sum(sum(job.work_gpus) for name, job in plan.jobs.items() if not name.startswith(f"of_{job.pool}_")) / MOST_KW
+        sum(
+            sum(plan.jobs[key].work_gpus) for key, one in movable.items() if homes[one.owner][one.job].site != one.owner
+        )
+        / MOST_KW
     )
     power = sum(
-        float(np.array(plan.pools[name].draw_kw) @ prices) / MOST_KW
-        for name, prices in zip(("here", "there"), expected, strict=True)
+        float(np.array(plan.pools[f"{name}/tune"].draw_kw) @ prices) / MOST_KW
+        for name, prices in zip(NAMES, expected, strict=True)
     )
     flow = moved(*expected, owed, fee)
     best = power_cost(expected[0], owed[0] - flow) + power_cost(expected[1], owed[1] + flow) + abs(flow) * fee

@@ -64,9 +64,10 @@ def test_nobody_lives_below_the_bound_and_who_knows_all_lives_on_it(dice, transf
     assert foresight(pair, days, 1e6).cost == pytest.approx(foresight(pair, days, None).cost), "too dear to move"
 
 
-def test_the_planner_itself_finds_the_same_exchange(dice):
+@pytest.mark.parametrize("transfer", [0.5, 5.0])
+def test_the_coordinator_itself_finds_the_same_exchange(dice, transfer):
     pair = years(dice, days=1, dearer=25.0)
     expected = tuple(made.price for made in pair)
     owed = (DUTY * 24,) * 2
-    assert abs(disagreement(Session(), pair, 0, expected, owed, 0.5)) < 0.3
-    assert abs(moved(*expected, owed, 0.5)) >= 1.0, "a day on which nothing moves tells nothing"
+    assert abs(disagreement(Session(), pair, 0, expected, owed, transfer)) < 0.3
+    assert abs(moved(*expected, owed, transfer)) >= 1.0, "a day on which nothing moves tells nothing"

@@ -55,8 +55,8 @@ def test_runs_add_up_less_half_a_checkpoint_each_from_the_first_start_on():
     job, _ = site.read(NOW + 4 * H, **run(NOW + 3.5 * H, 0.5 * H))
     assert (job.state, job.started_at, job.done_gpu_h) == (JobState.RUNNING, NOW, 16.0)
     # Requeued between two readings by somebody else, and running again; a second's rounding is no other run.
-    job, _ = site.read(NOW + 5 * H, **run(NOW + 4.5 * H, 0.5 * H))
-    assert (job.started_at, job.done_gpu_h) == (NOW, 16.0), "half an hour was no more than the way back"
+    job, _ = site.read(NOW + 5.5 * H, **run(NOW + 4.5 * H, H))
+    assert (job.started_at, job.done_gpu_h) == (NOW, 20.0), "half an hour was no more than the way back"
     job, _ = site.read(NOW + 6 * H, **run(NOW + 4.5 * H + S, 1.5 * H))
     assert job.done_gpu_h == 24.0
 
