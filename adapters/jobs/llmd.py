@@ -1,20 +1,26 @@
 """Requests that wait in llm-d's async processor: how fast they are dispatched follows the plan.
 
-The processor's `redis` gate reads its budget, 0 to 1, from a key that somebody else writes: absent or unreadable means
-full, and a Redis that doesn't answer means 0 (llm-d-incubation/llm-d-async: docs/gates.md at 569b8fb and its
-`RedisDispatchGate.Budget`). Requests wait in a sorted set whose scores are their deadlines in Unix seconds. Here they
-are jobs, one for each hour of deadlines, and what these are granted, over the pool's GPUs, is the budget.
+The contract, as its source has it (llm-d-incubation/llm-d-async: docs/gates.md and docs/transports.md at 569b8fb,
+`RedisDispatchGate.Budget` and `RedisSortedSetFlow.processMessages` in pkg/redis at af05ecb; held by
+tests/support/llmd.py): the `redis` gate reads a decimal number from a key in database 0 of its `address`, without a
+password. Absent or unreadable means 1, more than 1 or less than 0 is cut, and a Redis that doesn't answer means 0. At
+each poll the processor takes `batch_size` x budget requests, rounded down, from a sorted set whose scores are deadlines
+in Unix seconds, the nearest first, and drops those that are late. Here what waits is jobs, one for each hour of
+deadlines, and what these are granted, over the pool's GPUs, is the budget: in whole requests of a poll, and at least
+one where anything is granted, or a small grant would be rounded down to nothing.
 
 Why the key expires: a daemon that dies must not keep the queue closed. Its GPUs' caps hold the power meanwhile.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import redis
 import structlog
@@ -47,9 +53,15 @@ class LlmdConfig(AdapterConfig):
     type: Literal["llmd"] = Field(description="llm-d's async processor.", examples=["llmd"])
     url: str = Field(
         pattern=r"^rediss?://[^\s@]+$",
-        description="The Redis of queue and gate, without a password.",
+        description="The Redis of the queue, and of the gate where `gate_address` names no other; without a password.",
         examples=["redis://redis.llm-d:6379/0"],
     )
+    gate_address: str | None = Field(
+        default=None, pattern=r"^[^\s@/:]+:[0-9]{1,5}$",
+        description="The gate's `address` (host:port), where its Redis is another than the queue's. The gate knows no "
+        "password and reads database 0.",
+        examples=["gate.llm-d:6379"],
+    )  # fmt: skip
     password: Secret | None = Field(default=None, description="Where its password lies.", examples=["credential:redis"])
     pool: Id = Field(description="Batch pool whose GPUs answer the requests.", examples=["tune"])
     gpus: int = Field(ge=1, description="GPUs that answer them when the gate is wide open.", examples=[64])
@@ -67,6 +79,11 @@ class LlmdConfig(AdapterConfig):
     budget_key: str = Field(
         default="dispatch-gate-budget", min_length=1, description="Key from which the gate reads its budget.",
         examples=["dispatch-gate-budget"],
+    )  # fmt: skip
+    batch_size: int = Field(
+        default=10, ge=1, description="The processor's `batch_size`: requests that it takes at each poll when the gate "
+        "is wide open. The budget is told in these; with fewer than `gpus` it is coarser than one GPU.",
+        examples=[64],
     )  # fmt: skip
     refresh: Duration = Field(
         default=timedelta(seconds=1), description="How often the queue is read and the budget renewed.", examples=["1s"]
@@ -89,18 +106,14 @@ class LlmdJobs:
 
     def __init__(self, config: LlmdConfig, context: AdapterContext) -> None:
         self._config, self._clock, self._permit = config, context.clock, context.permit
-        seconds = config.timeout.total_seconds()
-        self._redis: Any = redis.Redis.from_url(
-            config.url, password=config.password.reveal(context.base_dir) if config.password else None,
-            socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0),
-        )  # fmt: skip
+        self._redis, self._gate = _clients(config, context)
         self._held = Held("llm-d", context.records, context.clock.now())
         self._lock = threading.RLock()
         self._queue: dict[str, tuple[int, datetime]] | None = None
         self._granted: dict[str, int] = {}
         self._since: dict[str, datetime] = {}
         self._asked, self._writes = False, bool(context.extras.get("writes", True))
-        self._trouble = ""
+        self._troubles: dict[str, str] = {}
         self._hand = Hand("llmd", config.refresh.total_seconds(), self._turn, self._broken)
 
     # ---------------------------------------------------------------- the loops
@@ -133,12 +146,15 @@ class LlmdJobs:
             self._writes = not on
             self._hand.wake()
 
+    @property
+    def _trouble(self) -> str:
+        return "; ".join(list(self._troubles.values()))
+
     # ---------------------------------------------------------------- people
     def notes(self) -> tuple[Note, ...]:
         """Says while Redis does not answer; the gate is shut then, since it asks the same Redis."""
-        if not self._trouble:
-            return ()
-        return (Note(Reason.JOBS_LOST, "llm-d", f"llm-d: {self._trouble}", Severity.ALERT),)
+        trouble = self._trouble
+        return (Note(Reason.JOBS_LOST, "llm-d", f"llm-d: {trouble}", Severity.ALERT),) if trouble else ()
 
     def release(self) -> tuple[Note, ...]:
         """Open the gate wide: take our budget away, and end the hand; what did not work."""
@@ -166,25 +182,28 @@ class LlmdJobs:
             self._set()
 
     def _broken(self, error: Exception) -> None:
-        self._trouble = f"failed: {error}; the log says more"
+        self._troubles["hand"] = f"failed: {error}; the log says more"
 
     def _look(self) -> bool:
         try:
             found = self._read(self._clock.now())
         except (redis.RedisError, OSError) as error:
-            self._lost(error)
+            self._lost("queue", error)
             return False
+        self._troubles.pop("queue", None)
+        self._troubles.pop("hand", None)
         with self._lock:
-            self._trouble, self._queue = "", found
+            self._queue = found
             self._granted = {job: gpus for job, gpus in self._granted.items() if job in found}
             self._since = {job: self._since.get(job, self._clock.now()) for job in found}
         return True
 
-    def _lost(self, error: Exception) -> None:
-        text = f"{self._config.url}: {str(error) or type(error).__name__}"
-        if text != self._trouble:
+    def _lost(self, what: str, error: Exception) -> None:
+        where = self._config.gate_address if what == "gate" and self._config.gate_address else self._config.url
+        text = f"{what} at {where}: {str(error) or type(error).__name__}"
+        if text != self._troubles.get(what):
             log.warning("llmd.lost", why=text)
-        self._trouble = text
+        self._troubles[what] = text
 
     def _read(self, now: datetime) -> dict[str, tuple[int, datetime]]:
         """Requests and earliest possible deadline by job, in one round trip."""
@@ -210,7 +229,7 @@ class LlmdJobs:
         with self._lock:
             if not self._asked:
                 return  # nobody has planned yet: the gate stays as it is
-            budget = sum(self._granted.values()) / self._config.gpus
+            budget = budget_of(sum(self._granted.values()), self._config.gpus, self._config.batch_size)
         try:
             if budget >= 1.0 or not self._writes:
                 self._open()
@@ -219,16 +238,18 @@ class LlmdJobs:
                 if key not in self._held.ours():
                     self._held.ordering({key: "budget"}, self._clock.now())
                 self._permit()
-                self._redis.set(key, f"{budget:.4f}", px=int(self._config.lease.total_seconds() * 1000))
+                self._gate.set(key, repr(budget), px=int(self._config.lease.total_seconds() * 1000))
                 self._held.stands([key])
         except (redis.RedisError, OSError, NotPermitted) as error:
-            self._lost(error)
+            self._lost("gate", error)
+        else:
+            self._troubles.pop("gate", None)
 
     def _open(self) -> None:
         """Where the key is ours: without it the gate is wide open."""
         if self._held.ours():
             self._permit()
-            self._redis.delete(self._config.budget_key)
+            self._gate.delete(self._config.budget_key)
             self._held.forget(self._held.ours())
 
     def _job(self, name: str, requests: int, due: datetime) -> BatchJob:
@@ -245,3 +266,24 @@ class LlmdJobs:
             state=JobState.RUNNING if gpus else JobState.WAITING,
             gpus=gpus,
         )
+
+
+def budget_of(granted: int, gpus: int, batch_size: int) -> float:
+    """The budget, 0 to 1, of which the processor makes so many whole requests a poll as `granted` of `gpus` are due."""
+    if granted <= 0 or granted >= gpus:
+        return 0.0 if granted <= 0 else 1.0
+    requests = max(1, round(granted * batch_size / gpus))
+    budget = requests / batch_size
+    return budget if math.floor(batch_size * budget) >= requests else math.nextafter(budget, 1.0)
+
+
+def _clients(config: LlmdConfig, context: AdapterContext) -> tuple[Any, Any]:
+    """Clients of the queue's Redis and of the gate's, which is database 0."""
+    seconds = config.timeout.total_seconds()
+    how: dict[str, Any] = {"socket_timeout": seconds, "socket_connect_timeout": seconds, "retry": Retry(NoBackoff(), 0)}
+    password = config.password.reveal(context.base_dir) if config.password else None
+    queue: Any = redis.Redis.from_url(config.url, password=password, **how)
+    if config.gate_address is not None:
+        return queue, redis.Redis.from_url(f"redis://{config.gate_address}/0", **how)
+    whole = urlsplit(config.url)
+    return queue, redis.Redis.from_url(whole._replace(path="/0", query="").geturl(), password=password, **how)

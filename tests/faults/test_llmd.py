@@ -1,5 +1,6 @@
 """llm-d's dispatch gate under the plan, over a real Redis: followed, lost, left by a dead daemon, given back."""
 
+import math
 import shutil
 import subprocess
 import tempfile
@@ -12,7 +13,7 @@ import pytest
 import redis
 
 from adapters.context import AdapterContext
-from adapters.jobs.llmd import LlmdConfig, LlmdJobs
+from adapters.jobs.llmd import LlmdConfig, LlmdJobs, budget_of
 from adapters.ports import AdapterError
 from optimizer.domain import JobState
 from optimizer.reasons import Reason
@@ -21,8 +22,9 @@ from scheduler.store.store import Store
 from tests.support import system
 from tests.support.batch_site import CONSTANT, BatchSite
 from tests.support.daemon import free_port
+from tests.support.llmd import BUDGET_KEY, QUEUE, Processor
 
-KEY, QUEUE = "dispatch-gate-budget", "request-sortedset"
+KEY = BUDGET_KEY
 
 
 class Broker:
@@ -32,8 +34,9 @@ class Broker:
         system.require("redis-server")
         self.folder, self.port = Path(tempfile.mkdtemp(prefix="redis-")), free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.client = redis.Redis.from_url(self.url)
+        self.client, self.processors = redis.Redis.from_url(self.url), []
         self.start()
+        self.processor()
 
     def start(self):
         command = ("redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
@@ -52,16 +55,24 @@ class Broker:
 
     def close(self):
         self.client.close()
+        for one in self.processors:
+            one.close()
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def budget(self):
-        """As the processor reads it: absent means full."""
-        found = self.client.get(KEY)
-        return 1.0 if found is None else float(found)
+    def processor(self, batch_size=16):
+        """One that has this queue and gate."""
+        made = Processor(self.url, f"127.0.0.1:{self.port}", batch_size)
+        self.processors.append(made)
+        return made
 
-    def send(self, number, due):
-        self.client.zadd(QUEUE, {f"{due:%H%M}-{k}": due.timestamp() for k in range(number)})
+    def budget(self):
+        """As the processor reads it."""
+        return self.processors[0].budget()
+
+    def send(self, number, due, database=0):
+        with redis.Redis(port=self.port, db=database) as client:
+            client.zadd(QUEUE, {f"{due:%H%M}-{k}": due.timestamp() for k in range(number)})
 
     def wait(self, true, seconds=30.0):
         ends = time.monotonic() + seconds
@@ -83,8 +94,9 @@ def gate(broker):
     made = []
 
     def make(store=None, **more):
-        fields = {"pool": "tune", "gpus": 16, "requests_per_gpu_h": 100, "refresh": "0.2s", "timeout": "1s"} | more
-        jobs = LlmdJobs(LlmdConfig(type="llmd", url=broker.url, **fields), AdapterContext(WallClock(), Path(), store))
+        fields = {"pool": "tune", "gpus": 16, "requests_per_gpu_h": 100, "batch_size": 16, "refresh": "0.2s",
+                  "timeout": "1s", "url": broker.url} | more  # fmt: skip
+        jobs = LlmdJobs(LlmdConfig(type="llmd", **fields), AdapterContext(WallClock(), Path(), store))
         made.append(jobs)
         return jobs
 
@@ -92,6 +104,7 @@ def gate(broker):
     for jobs in made:
         jobs.close()
         jobs._redis.close()
+        jobs._gate.close()
 
 
 def test_what_waits_is_work_by_hours_of_deadlines_and_the_budget_follows_the_grants(broker, gate):
@@ -122,6 +135,53 @@ def test_what_waits_is_work_by_hours_of_deadlines_and_the_budget_follows_the_gra
     assert jobs.held() == {KEY: "budget"}
     assert jobs.release() == ()
     assert broker.client.get(KEY) is None
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batch_size"), [(16, 16), (64, 10), (64, 64), (49, 49), (30, 30), (7, 100), (1000, 3)]
+)
+def test_the_processor_takes_as_many_requests_a_poll_as_gpus_are_granted(gpus, batch_size):
+    """It rounds down: no grant is rounded to nothing, none by the last digit of a fraction to one request less."""
+    for granted in range(gpus + 1):
+        told = repr(budget_of(granted, gpus, batch_size))
+        taken, due = math.floor(batch_size * float(told)), granted * batch_size / gpus
+        assert abs(taken - due) <= 0.5 or (taken, granted > 0) == (1, True), (granted, told)
+        assert (taken > 0) == (granted > 0)
+
+
+def test_what_the_processor_dispatches_follows_the_plan_the_nearest_deadline_first(broker, gate):
+    now, processor = datetime.now(UTC), broker.processor()
+    for k in range(60):
+        processor.submit(f"r{k:02}", now + timedelta(minutes=90 + k))
+    processor.submit("late", now - timedelta(minutes=2))
+    jobs = gate()
+    assert sum(job.work_gpu_h for job in jobs.snapshot()) == pytest.approx(0.61)
+    job = max(jobs.snapshot(), key=lambda one: one.work_gpu_h)
+    jobs.apply({job.id: 4})
+    broker.wait(lambda: broker.budget() == 0.25)
+    assert (processor.poll(), processor.dropped) == (3, ["late"]), "four are taken, and one of them is late"
+    assert (processor.poll(), processor.sent) == (4, [f"r{k:02}" for k in range(7)])
+    jobs.apply({job.id: 0})
+    broker.wait(lambda: broker.budget() == 0.0)
+    assert processor.poll() == 0
+    jobs.release()
+    assert processor.poll() == 16, "wide open"
+
+
+def test_the_gate_reads_database_0_whatever_the_queues_is_and_may_be_another_redis(broker, gate):
+    broker.send(400, datetime.now(UTC) + timedelta(hours=3), database=5)
+    jobs = gate(url=f"redis://127.0.0.1:{broker.port}/5")
+    (job,) = jobs.snapshot()
+    jobs.apply({job.id: 4})
+    broker.wait(lambda: broker.budget() == 0.25)
+    assert jobs.release() == ()
+    assert broker.client.get(KEY) is None
+    other = gate(url=f"redis://127.0.0.1:{broker.port}/5", gate_address=f"127.0.0.1:{free_port()}")
+    (job,) = other.snapshot()
+    other.apply({job.id: 4})
+    broker.wait(other.notes)
+    assert f"gate at {other._config.gate_address}" in other.notes()[0].text
+    assert "queue" not in other.notes()[0].text
 
 
 def test_while_we_only_look_the_gate_stays_open_with_an_empty_queue_too(broker, gate):
@@ -201,6 +261,7 @@ def test_the_gate_opens_for_work_shuts_for_an_event_and_is_left_wide_open(broker
                 "ramp_in_s": 1, "ramp_out_s": 1, "rebound_s": 1}  # fmt: skip
         assert daemon.call("POST", "/api/v1/events", body)[0] in {200, 201}
         daemon.wait(lambda: broker.budget() < 0.1)
+        assert broker.processor(10).poll() == 0
         daemon.kill()
         code, said = daemon.command("doctor")
         assert (code, f"job {KEY}: budget in llm-d" in said) == (1, True), said
