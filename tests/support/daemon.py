@@ -205,7 +205,7 @@ class Life:
 
     def serving(self):
         """Wait until both loops have turned and the API says so."""
-        self.wait(lambda: (self.call("GET", "/healthz") or (0,))[0] == 200)
+        self.wait(lambda: (self.call("GET", "/healthz") or (0,))[0] == 200, 120)
         return self
 
     def event(self, **fields):
