@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from optimizer.domain import GridEvent
-from optimizer.envelope import released_at, tightest_kw
+from optimizer.envelope import event_limit_kw, released_at, tightest_kw
 
 INF = float("inf")
 
@@ -106,6 +106,20 @@ def pace(
     ups = [up_kw_per_min, *(event.ramp_up_kw_per_min for event in mine)]
     downs = [down_kw_per_min, *(event.ramp_down_kw_per_min for event in mine)]
     return min(ups), min(downs)
+
+
+def approach_kw(site: str, events: Iterable[GridEvent], then: datetime, last_kw: float | None, seconds: float) -> float:
+    """Import that lets a site be at the first cap of a coming event when that begins, and fall no faster than the
+    event's program allows until then; inf where no such program has one coming. (A site that draws more than its
+    baseline would fall in one step.)"""
+    least_kw = INF
+    for event in events:
+        per_min = event.ramp_down_kw_per_min
+        if event.site == site and then < event.start and per_min < INF:
+            line_kw = event_limit_kw(event, event.start) + per_min * ((event.start - then) / MINUTE)
+            held_kw = last_kw - per_min * seconds / 60.0 if last_kw is not None else -INF
+            least_kw = min(least_kw, max(line_kw, held_kw))
+    return least_kw
 
 
 def hurried_kw(

@@ -38,7 +38,18 @@ from scheduler.predict import (
 from scheduler.safety import clamp, lowest_cap_w
 from scheduler.supply import asked_kw, relieve, sun_kw
 from scheduler.surprise import Surprises
-from scheduler.targets import INF, Ceiling, careful, ceiling, hurried_kw, live, pace, risen_by_load, setpoint
+from scheduler.targets import (
+    INF,
+    Ceiling,
+    approach_kw,
+    careful,
+    ceiling,
+    hurried_kw,
+    live,
+    pace,
+    risen_by_load,
+    setpoint,
+)
 from scheduler.worth import kept_gpus, pool_value
 
 SLACK_KW = 0.5
@@ -87,15 +98,15 @@ def trim_site(
     line = meter_line(ctx, state, site, now)
     held_kw = line.import_of(held_it_kw(state, pools))
     surge_kw = surprises.surge_kw(drawn_kw, held_kw, coming_kw(state, pools))
-    surge_kw += surprises.onset_kw(missing_kw(state, pools), top.kw, quiet_kw(state, pools)) - surprises.ebb_kw
-    most_kw = top.kw - surprises.margin_kw(top.kw, ctx.margin) if top.kw < INF else INF
+    seconds, last_kw = ramped_s(state, now, then), state.setpoint_kw.get(site)
+    cap_kw = min(top.kw, approach_kw(site, events, then, last_kw, seconds))
+    surge_kw += surprises.onset_kw(missing_kw(state, pools), cap_kw, quiet_kw(state, pools)) - surprises.ebb_kw
+    most_kw = cap_kw - surprises.margin_kw(cap_kw, ctx.margin) if cap_kw < INF else INF
     cap_it_kw = line.it_of(careful(most_kw, held_kw) - surge_kw)
     kept = dwelling(state, planned, now)
     wish = give_back(ctx, state, pools, kept, cap_it_kw - peak_it_kw(state, pools, kept), now)
     wish_kw = line.import_of(it_kw(state, pools, wish))
-    seconds = ramped_s(state, now, then)
     up, down = pace(site, events, now, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min)
-    last_kw = state.setpoint_kw.get(site)
     least_kw = state.lately[site].least_kw if site in state.lately and not live(site, events, now) else -INF
     aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, up, down, risen_by_load(last_kw, held_kw, least_kw, up))
     aim_kw = max(aim_kw, min(most_kw, line.import_of(guarded_it_kw(state, pools))))
@@ -113,7 +124,7 @@ def trim_site(
         orders = still(state, pools, orders, target_kw, MARGIN_USED * ctx.margin)
     ordered_kw = line.import_of(it_kw(state, pools, orders))
     surprises.aim(most_kw if left_kw <= 0 else INF, ordered_kw, drawn_kw)
-    short_kw = max(0.0, ordered_kw - min(top.kw, aim_kw)) if left_kw > 0 else 0.0
+    short_kw = max(0.0, ordered_kw - (min(top.kw, aim_kw) if top.kw <= cap_kw else top.kw)) if left_kw > 0 else 0.0
     planned_kw = line.import_of(it_kw(state, pools, planned))
     shed_kw = max(0.0, wish_kw - aim_kw)
     return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw, notes + more)

@@ -139,7 +139,8 @@ class ProgramConfig(Model):
     )
     ramp_kw_per_min: RampConfig = Field(
         default_factory=RampConfig,
-        description="How fast the import may change from an event's start to the end of its ramp out. Of it, the "
+        description="How fast the import may change from an event's start to the end of its ramp out, and on the way "
+        "down to its first cap before it, where more is drawn. Of it, the "
         "event's own ramps and the site's the slowest holds; a hard limit, an operator's order and another program's "
         "event come first, and that is said.",
         examples=[{"up": 100, "down": 200}],

@@ -13,7 +13,7 @@ from scheduler.ledger.pacing import INF, Pace, paced
 from scheduler.ledger.resolve import ProgramTerms
 from scheduler.service import OperatorOrder
 from scheduler.store.store import Store
-from scheduler.targets import pace
+from scheduler.targets import approach_kw, pace
 from tests.support.loops import lab, order
 
 START = datetime(2022, 9, 6, 22, tzinfo=UTC)
@@ -135,6 +135,36 @@ def test_power_itself_keeps_the_program_s_ramp_in_and_out_and_returns_to_the_sit
         assert 3.0 < max(moved) < 4.4
         assert min(row) < event_limit_kw(event, event.end - SECOND), "and the target is met"
         assert not [note for note in made.state.notes if note.code is Reason.RAMP_BROKEN]
+
+
+def test_a_site_that_draws_more_than_its_baseline_is_down_to_it_when_the_event_begins_and_at_the_pace(tmp_path):
+    """In the middle of an interval: what the plan wants less of in it is no fall, and jobs came since the baseline."""
+    with lab(tmp_path, paced_lab) as made:
+        made.run(5 * MINUTE, step_s=5)
+        start = made.clock.now() + 7.5 * MINUTE
+        made.facade.accept(order(start, start + 8 * MINUTE, ramp_in_s=20.0, ramp_out_s=20.0, rebound_s=0.0))
+        made.run(5 * MINUTE, step_s=5)
+        ticks = made.run(start + MINUTE - made.clock.now())
+        (event,) = made.ctx.ledger.active(made.clock.now())
+        row = [tick.import_kw["lab"] for tick in ticks]
+        first_kw = event_limit_kw(event, start)
+        assert max(row) > first_kw + 1.5, "else there was nothing to come down from"
+        assert -6.5 < min(b - a for a, b in zip(row, row[60:], strict=False)) < -5.0
+        assert all(tick.import_kw["lab"] <= event_limit_kw(event, tick.at) for tick in ticks if tick.at >= start)
+        assert not [note for tick in ticks for note in tick.notes if note.code is Reason.EVENT_UNREACHABLE]
+
+
+def test_what_a_coming_event_leaves_is_a_line_down_to_its_first_cap_and_never_a_jump():
+    _, event, _ = told(600.0)
+    for seconds, kw in ((60.0, 1120.0), (30.0, 1060.0)):
+        then = START - timedelta(seconds=seconds)
+        assert approach_kw("lab", [event], then, 1000.0, 1.0) == pytest.approx(kw), "120 kW a minute, baseline 1,000"
+        assert approach_kw("lab", [event], then, 1300.0, 1.0) == pytest.approx(1298.0), "heard of too late"
+        assert approach_kw("lab", [event], then, None, 1.0) == pytest.approx(kw)
+        assert approach_kw("other", [event], then, 1000.0, 1.0) == INF
+    _, free, _ = told(600.0, allowed=Pace())
+    assert approach_kw("lab", [free], START - MINUTE, 1000.0, 1.0) == INF
+    assert approach_kw("lab", [event], START, 1000.0, 1.0) == INF, "its own cap holds"
 
 
 def test_a_hard_cap_comes_first_and_is_said_to(tmp_path):
