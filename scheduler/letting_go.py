@@ -7,12 +7,8 @@ know what is held, and the adapters of the config know how to let it go; neither
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from adapters.jobs.held import KIND as JOBS
 from adapters.jobs.held import YIELDED
@@ -20,24 +16,15 @@ from adapters.ports import AdapterError
 from optimizer.reasons import Note
 from scheduler.clock_hand import KIND as CLOCKS
 from scheduler.config import Config
-from scheduler.lock import NAME, AlreadyRunning, DaemonLock
+from scheduler.holdings import Holding, records_in
+from scheduler.lock import DaemonLock, runs_in
 from scheduler.parking import BOOK as PARKED
 from scheduler.parking import adopt_parking, release_parking
-from scheduler.store.codec import Damaged, read_body
 from scheduler.supply import release_devices
 from scheduler.wiring import Parts, build
 from scheduler.work import let_work_go
 
 LIMITS = "first_limit"
-
-
-@dataclass(frozen=True)
-class Holding:
-    """One thing that is held: its kind (`limit`, `clock`, `parked`, `job`), what it is on, and what was done."""
-
-    kind: str
-    subject: str
-    text: str
 
 
 def let_all_go(parts: Parts) -> tuple[Note, ...]:
@@ -69,30 +56,14 @@ def release_alone(config: Config) -> tuple[Note, ...]:
 
 def daemon_runs(config: Config) -> bool:
     """Whether somebody holds the daemon's lock."""
-    if not (config.state_path / NAME).exists():
-        return False
-    try:
-        DaemonLock(config.state_path).release()
-    except AlreadyRunning:
-        return True
-    return False
+    return runs_in(config.state_path)
 
 
 def held_in_books(config: Config) -> tuple[Holding, ...]:
     """Everything that the books say is held, read beside whoever writes. Raises AdapterError where they can't be
     read."""
-    path = config.store_path
-    if not path.exists():
-        return ()
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5.0)) as books:
-            query = "SELECT kind, key, body, crc FROM records WHERE kind IN (?, ?, ?, ?) ORDER BY seq"
-            rows = books.execute(query, (LIMITS, CLOCKS, PARKED, JOBS)).fetchall()
-        return tuple(
-            found for kind, key, body, crc in rows for found in _READ[kind](key, read_body(body, crc, kind, key))
-        )
-    except (sqlite3.Error, Damaged) as error:
-        raise AdapterError(f"{path}: the books can't be read: {error}") from error
+    rows = records_in(config.store_path, (LIMITS, CLOCKS, PARKED, JOBS))
+    return tuple(found for kind, key, body in rows for found in _READ[kind](key, body))
 
 
 def _limit(gpu: str, body: Mapping[str, Any]) -> Iterator[Holding]:

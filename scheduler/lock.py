@@ -64,6 +64,17 @@ class DaemonLock:
         self.release()
 
 
+def runs_in(state_dir: Path) -> bool:
+    """Whether somebody holds the lock of a state directory."""
+    if not (state_dir / NAME).exists():
+        return False
+    try:
+        DaemonLock(state_dir).release()
+    except AlreadyRunning:
+        return True
+    return False
+
+
 def _opened(path: Path) -> int:
     """The lock file's descriptor; read-only where the disk is."""
     try:

@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from scheduler.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, duration, echo_json, moment
+from scheduler.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, GatewayFile, duration, echo_json, moment
 
 if TYPE_CHECKING:
     from scheduler.backtest.result import BacktestResult
+    from scheduler.holdings import Holding
 
 SHOWN_STEPS = 48
 GATEWAY_CONFIG = Path("/etc/gridpace/gateway.yaml")
@@ -56,31 +57,47 @@ def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
     raise typer.Exit(run_daemon(config))
 
 
-def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+def doctor(config: ConfigFile = DEFAULT_CONFIG, gateway: GatewayFile = None, as_json: AsJson = False) -> None:
     """List what Gridpace holds.
 
-    Limits that are to be given back, locked clocks, parked GPUs and jobs, from its books; with or without a daemon.
+    Limits that are to be given back, locked clocks, parked GPUs and jobs, from its books; with or without a daemon. Of
+    a gateway: batches and sales that are jobs of the daemon.
 
-    Exit code 0: nothing is held, or by a daemon that runs; 1: something is held and no daemon runs (`gridpace release`
-    gives it back).
+    Exit code 0: nothing is held, or by one that runs; 1: something is held and none runs (`gridpace release` gives it
+    back).
 
     \b
     Examples:
       gridpace doctor
       gridpace doctor --config gridpace.yaml --json
+      gridpace doctor --gateway /etc/gridpace/gateway.yaml
     """
+    runs, held = _of_gateway(gateway) if gateway is not None else _of_daemon(config)
+    who = "daemon" if gateway is None else "gateway"
+    if as_json:
+        echo_json({f"{who}_runs": runs, "held": held})
+    else:
+        for line in held:
+            typer.echo(f"{line.kind} {line.subject}: {line.text}")
+        typer.echo(f"{len(held)} held; " + (f"a {who} runs" if runs else f"no {who} runs"))
+    raise typer.Exit(1 if held and not runs else 0)
+
+
+def _of_daemon(config: Path) -> tuple[bool, tuple[Holding, ...]]:
     from scheduler.config import load_config
     from scheduler.letting_go import daemon_runs, held_in_books
 
     loaded = load_config(config)
-    runs, held = daemon_runs(loaded), held_in_books(loaded)
-    if as_json:
-        echo_json({"daemon_runs": runs, "held": held})
-    else:
-        for line in held:
-            typer.echo(f"{line.kind} {line.subject}: {line.text}")
-        typer.echo(f"{len(held)} held; " + ("a daemon runs" if runs else "no daemon runs"))
-    raise typer.Exit(1 if held and not runs else 0)
+    return daemon_runs(loaded), held_in_books(loaded)
+
+
+def _of_gateway(file: Path) -> tuple[bool, tuple[Holding, ...]]:
+    from scheduler.gateway.config import load_gateway
+    from scheduler.gateway.leaving import held_by_gateway
+    from scheduler.lock import runs_in
+
+    loaded = load_gateway(file)
+    return runs_in(loaded.state_dir), held_by_gateway(loaded)
 
 
 def gateway(

@@ -25,6 +25,9 @@ Url = Annotated[
     str | None,
     typer.Option(envvar="GRIDPACE_URL", help="Address of the daemon; the token comes from GRIDPACE_TOKEN."),
 ]
+GatewayFile = Annotated[
+    Path | None, typer.Option("--gateway", help="Of a batch gateway instead: its own file.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 

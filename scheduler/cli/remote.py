@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scheduler.cli.options import AsJson, OptionalConfig, Url, default_config, echo_json, moment
+from scheduler.cli.options import AsJson, GatewayFile, OptionalConfig, Url, default_config, echo_json, moment
 
 OPERATOR = "/api/v1/operator"
 
@@ -89,19 +89,26 @@ def resume(url: Url = None, config: OptionalConfig = None, as_json: AsJson = Fal
     _order({"action": "resume"}, "Resumed.", url, config, as_json)
 
 
-def release(url: Url = None, config: OptionalConfig = None, as_json: AsJson = False) -> None:
+def release(
+    url: Url = None, config: OptionalConfig = None, gateway: GatewayFile = None, as_json: AsJson = False
+) -> None:
     """Give back everything that is held and only observe.
 
     Limits, clocks, parked GPUs, and jobs that wait or are suspended. Without a daemon (dead, or about to be removed) it
-    does so itself, from the books of the config.
+    does so itself, from the books of the config. Of a gateway that is to be removed, once it is stopped: its batches
+    are cancelled, its sales withdrawn, and their jobs with them; what was answered stays in its folder.
 
-    Exit code 0: nothing is held any more; 1: something could not be given back; 3: a daemon runs and doesn't answer.
+    Exit code 0: nothing is held any more; 1: something could not be given back; 3: it runs and doesn't answer (a
+    gateway: it runs).
 
     \b
     Examples:
       gridpace release
       gridpace release --config /etc/gridpace/gridpace.yaml
+      gridpace release --gateway /etc/gridpace/gateway.yaml
     """
+    if gateway is not None:
+        return _release_gateway(gateway, as_json)
     from scheduler.cli.client import Unreachable
 
     try:
@@ -112,6 +119,24 @@ def release(url: Url = None, config: OptionalConfig = None, as_json: AsJson = Fa
         if url is not None or path is None:
             raise
         _release_without_daemon(path, as_json)
+    return None
+
+
+def _release_gateway(file: Path, as_json: bool) -> None:
+    from scheduler.gateway.config import load_gateway
+    from scheduler.gateway.leaving import release_gateway
+    from scheduler.logs import configure_logs
+
+    config = load_gateway(file)
+    configure_logs(config.log_format)
+    left = release_gateway(config)
+    if as_json:
+        echo_json({"released": not left, "left": [f"{one.kind} {one.subject}: {one.text}" for one in left]})
+    else:
+        for one in left:
+            typer.echo(f"{one.kind} {one.subject}: {one.text}", err=True)
+        typer.echo("The gateway holds nothing any more." if not left else "Not everything is let go; try it again.")
+    raise typer.Exit(1 if left else 0)
 
 
 def _release_without_daemon(path: Path, as_json: bool) -> None:

@@ -29,6 +29,7 @@ from scheduler.store.store import Store
 
 log = structlog.get_logger("gridpace.gateway")
 
+BOOKS = "gateway.db"
 DRAIN_S = 30.0
 BEAT_S = 5.0
 KEEP_ALIVE_S = 75
@@ -50,7 +51,7 @@ def run(file: Path) -> int:
     config = load_gateway(file)
     configure_logs(config.log_format)
     with DaemonLock(config.state_dir):
-        store = Store.open(config.state_dir / "gateway.db")
+        store = Store.open(config.state_dir / BOOKS)
         try:
             return asyncio.run(_serve(config, store))
         finally:

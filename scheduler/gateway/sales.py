@@ -98,7 +98,7 @@ class Sales:
     ) -> None:
         """`upstreams` by the models that they serve."""
         self._of_model, self._firm, self._market, self._store, self._now = upstreams, firm, market, store, now
-        self.accepted = {key: _read(body) for key, body in store.all(KIND).items() if "id" in body}
+        self.accepted = {key: read_quote(body) for key, body in store.all(KIND).items() if "id" in body}
         self._open: dict[str, Quote] = {}
         self.heard: dict[str, datetime] = {}
         """When the daemon was known to have the job of a sale; not on disk: after a restart it is told again."""
@@ -251,7 +251,8 @@ def _written(quote: Quote) -> dict[str, Any]:
     return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in plain.items()}
 
 
-def _read(plain: Mapping[str, Any]) -> Quote:
+def read_quote(plain: Mapping[str, Any]) -> Quote:
+    """A quote of a record."""
     names = {one.name for one in fields(Quote)}
     values = {key: value for key, value in plain.items() if key in names}
     for name in ("made_at", "expires_at", "deadline", "accepted_at"):
