@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from adapters.registry import import_extra
 from optimizer.assets import Parking
 from optimizer.coincident import PeakRule
-from optimizer.domain import DemandCharge, GpuPool, PowerCurve, Prices
+from optimizer.domain import DemandCharge, GpuPool, PowerCurve, Prices, Work
 from optimizer.forecasters import FORECASTERS, LIBRARIES, Forecaster
 from optimizer.timegrid import TimeGrid
 from scheduler.charges import site_charges
@@ -65,7 +65,7 @@ def gpu_pool(pool: PoolConfig, curve: PowerCurve) -> GpuPool:
         max_cap_w=pool.max_cap_w or max(caps),
         tokens_per_gpu_h=pool.tokens_per_gpu_h,
         parking=_parking(pool.parking) if pool.parking is not None else None,
-        one_cap=pool.one_cap,
+        one_cap=pool.one_cap and pool.work is Work.BATCH,
     )
 
 

@@ -153,11 +153,11 @@ class PoolConfig(Model):
         examples=[{"parked_w": 20, "step": 8, "hook": {"type": "simulated"}}],
     )
     one_cap: bool = Field(
-        default=False,
+        default=True,
         description="Batch pools: hold every job to what its GPUs do under the pool's one cap, and choose how fast the "
         "pool runs by what that costs. Without it a plan may give a job that is short of time more speed than its "
-        "cards have.",
-        examples=[False],
+        "cards have; say false only where something else gives single jobs caps of their own. Other pools ignore it.",
+        examples=[True],
     )
     latency: LatencyConfig | None = Field(
         default=None,
@@ -181,8 +181,6 @@ class PoolConfig(Model):
             raise FieldError("max_cap_w", f"{self.max_cap_w:g} W is below `min_cap_w` ({self.min_cap_w:g} W)")
         if self.parking is not None and self.work is not Work.BATCH:
             raise FieldError("parking", "is for batch pools; the load of others comes when it wants")
-        if self.one_cap and self.work is not Work.BATCH:
-            raise FieldError("one_cap", "is for batch pools; others run no jobs")
         if self.latency is not None and self.work is not Work.INTERACTIVE:
             raise FieldError("latency", "is for interactive pools; nobody waits for the tokens of others")
         return self

@@ -73,9 +73,9 @@ class Outside:
 
 
 @contextmanager
-def outside(folder, jobs, store=None):
+def outside(folder, jobs, store=None, change=lambda text: text):
     """The lab over such a system; a job is its tier, the hours that its owner says, GPUs, and the hours it takes."""
-    with lab(folder, lambda text: text[: text.index("jobs:\n")], store) as site:
+    with lab(folder, lambda text: change(text[: text.index("jobs:\n")]), store) as site:
         pool = site.ctx.pools["tune"].pool
 
         def speed():
@@ -89,17 +89,22 @@ def outside(folder, jobs, store=None):
         yield site, system
 
 
+def caps_apart(text):
+    """A pool whose plans let one cap slow all its jobs at once: the books have losses of each."""
+    return text.replace("ft_llama_8b_dolly}", "ft_llama_8b_dolly, one_cap: false}")
+
+
 def broken(ticks):
     return [note.text for tick in ticks for note in tick.notes if note.code is Reason.TIER_BROKEN]
 
 
 def test_caps_use_up_a_tier_as_pauses_do_and_the_books_know_what_was_lost(tmp_path):
-    jobs = {"a": (1, 1.0, 16, 1.0), "b": (2, 0.8, 8, 0.8)}
+    jobs = {"a": (2, 1.0, 16, 1.0), "b": (3, 0.8, 8, 0.8)}
     store = Store.in_memory()
     with outside(tmp_path, jobs, store) as (site, system):
         site.run(timedelta(minutes=10), 10)
         begin, end = site.clock.now() + timedelta(minutes=2), site.clock.now() + 2 * H
-        site.facade.accept(order(begin, end, targets=(EventTarget(begin, end, limit_kw=40.0),)))
+        site.facade.accept(order(begin, end, targets=(EventTarget(begin, end, limit_kw=38.0),)))
         caps = []
         ticks = site.run(timedelta(minutes=20), 10, lambda _: caps.append(site.state.held["tune"].cap_w))
         lost = {name: site.ctx.flex.slowed.lost_h(name) for name in jobs}
@@ -127,7 +132,7 @@ def test_work_that_its_owner_said_too_long_is_booked_as_it_was(tmp_path):
     with outside(tmp_path, {"a": (3, 4.0, 16, 0.3)}) as (site, system):
         site.run(timedelta(minutes=5), 10)
         begin, end = site.clock.now() + timedelta(minutes=1), site.clock.now() + H
-        site.facade.accept(order(begin, end, targets=(EventTarget(begin, end, limit_kw=36.0),)))
+        site.facade.accept(order(begin, end, targets=(EventTarget(begin, end, limit_kw=32.0),)))
         ticks = site.run(3 * H, 20)
         (record,) = site.ctx.flex.records()
         truly = 1 - 0.3 / ((system.ends["a"][1] - record.started_at) / H)
@@ -140,7 +145,7 @@ def test_work_that_its_owner_said_too_long_is_booked_as_it_was(tmp_path):
 def test_what_ends_while_no_daemon_is_there_has_its_record_and_what_goes_on_keeps_its_losses(tmp_path):
     jobs = {"ends": (2, 0.8, 16, 0.8), "goes-on": (3, 3.0, 8, 3.0), "vanishes": (2, 0.8, 8, 0.8)}
     store = Store.in_memory()
-    with outside(tmp_path, jobs, store) as (site, system):
+    with outside(tmp_path, jobs, store, caps_apart) as (site, system):
         begin, end = site.clock.now() + timedelta(minutes=2), site.clock.now() + 2 * H
         site.facade.accept(order(begin, end, targets=(EventTarget(begin, end, limit_kw=42.0),)))
         site.run(timedelta(minutes=20), 10)
