@@ -72,10 +72,14 @@ def _planned(state: State, pool: str, now: datetime) -> int:
 
 
 def _idle(ctx: Context, state: State, pool: GpuPool, known: ParkedState, now: datetime) -> int:
-    """GPUs that no job holds or is about to get, that nobody else works on, and that do not wake at this moment."""
+    """GPUs that no job holds or is about to get, that nobody else works on, and that do not wake at this moment. What
+    is wanted beyond those awake is for those that wake: else each tick woke more."""
     wanted = whole_order(state.plan, pool, able(state, now), now).active_gpus
     foreign = state.foreign[pool.id].gpus if pool.id in state.foreign else 0
-    return max(0, pool.count - max(granted(state, pool.id), wanted) - foreign - known.waking_gpus(now))
+    waking = known.waking_gpus(now)
+    awake = max(0, pool.count - known.asleep - waking - foreign)
+    needed = max(max(granted(state, pool.id), min(wanted, awake)) + waking, wanted)
+    return max(0, pool.count - needed - foreign)
 
 
 def _order(ctx: Context, name: str, known: ParkedState, gpus: int) -> None:

@@ -1,5 +1,6 @@
 """Parked GPUs in the loops: idle ones sleep, whoever is needed is awake in time, and a restart forgets nobody."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -55,7 +56,7 @@ def test_idle_gpus_sleep_draw_less_and_wake_for_work(tmp_path):
         made.run(50 * MINUTE, 30.0)
         assert made.facade.job("late").progress > 0.98, "as far as without parking: whole GPUs round"
         turns = 0
-        while parked(made) < 32 and turns < 6:  # what whole GPUs left of it may need some that wake once more
+        while made.facade.job("late").progress < 1 and turns < 6:  # what whole GPUs left of it may need some once more
             made.run(10 * MINUTE, 30.0)
             turns += 1
         made.run(6 * MINUTE, 30.0)
@@ -92,6 +93,28 @@ def test_the_fast_loop_parks_no_more_than_is_idle_and_gives_no_work_to_what_slee
         orders = {"tune": PoolOrder(300, 32), "train": PoolOrder(300, 32)}
         assert awake_orders(made.ctx, made.state, orders, now) == {**orders, "tune": PoolOrder(300, 12)}
         assert awake_orders(made.ctx, made.state, orders, now + MINUTE)["tune"] == PoolOrder(300, 16)
+
+
+def test_those_that_wake_are_those_that_are_wanted(tmp_path):
+    """A job waits for the GPUs that wake for it: no tick wakes more for it."""
+    with lab(tmp_path, parks) as made:
+        made.plan()
+        submit(made, gpus=1, work=0.8, hours=1)
+        made.plan()
+        now = made.clock.now()
+        made.state.parked["tune"] = ParkedState(28, 28, [(4, now + MINUTE)])
+        plan = made.state.plan
+        orders = replace(
+            plan.pools["tune"],
+            active_gpus=(1,) * len(plan.grid),
+            work_gpus=(0.9,) * len(plan.grid),
+            parked_gpus=(31.0,) * len(plan.grid),
+        )
+        held = replace(plan, pools={**plan.pools, "tune": orders})
+        made.state.decision = replace(made.state.decision, plan=held)
+        for _ in range(3):
+            assert set_parking(made.ctx, made.state, now) == ()
+        assert (parked(made), made.state.parked["tune"].waking_gpus(now)) == (28, 4)
 
 
 def test_what_sleeps_survives_a_restart_and_an_orderly_stop_wakes_all(tmp_path):
