@@ -15,6 +15,7 @@ from typing import Any
 from adapters.jobs.kube_api import JOBS, WORKLOADS, Kind
 from adapters.jobs.kube_read import KubeJob, Past, Workload
 from adapters.jobs.kube_terms import HELD, RAN, STARTED, KubeTerms
+from adapters.jobs.runs import NOTHING, Earlier, Run
 from adapters.jobs.tiers import latest_end, standstill_left, work_h
 from optimizer.domain import BatchJob, JobState
 
@@ -38,6 +39,8 @@ class Paced:
     job: KubeJob
     terms: KubeTerms
     workload: Workload | None = None
+    earlier: Earlier = NOTHING
+    """Runs before the present one, also those that somebody else ended."""
 
     @property
     def past(self) -> Past:
@@ -59,11 +62,14 @@ class Paced:
     def ran(self, now: datetime) -> timedelta:
         """How long it has run so far, less what its pauses have undone."""
         since = self.job.running_since if self.job.running else None
-        return self.past.ran + (max(timedelta(), now - since) if since is not None else timedelta())
+        run = max(timedelta(), now - since) if since is not None else timedelta()
+        ran, started = max(self.past.ran, self.earlier.ran) + run, self.started()
+        return ran if started is None else min(ran, max(timedelta(), now - started))
 
     def started(self) -> datetime | None:
         """Its first start; None while it has not run."""
-        return self.past.started or (self.job.running_since if self.job.running else None)
+        run = self.job.running_since if self.job.running else None
+        return min((at for at in (self.past.started, self.earlier.first, run) if at is not None), default=None)
 
     def deadline(self) -> datetime:
         """When it must be done: its owner's word, and its tier's counted from its start."""
@@ -71,6 +77,13 @@ class Paced:
         if terms.tier is None or terms.runtime is None or started is None:
             return terms.terms.deadline
         return min(terms.terms.deadline, latest_end(started, terms.runtime, terms.tier))
+
+    def run(self, now: datetime) -> Run:
+        """Its present run."""
+        job = self.job
+        since = job.running_since if job.running else None
+        ran = max(timedelta(), now - since) if since is not None else timedelta()
+        return Run(job.uid, job.let_go if since is not None else None, ran, self.terms.checkpoint)
 
     def may_pause(self, now: datetime) -> bool:
         """Whether its owner lets it be stopped once it runs, now."""

@@ -29,8 +29,8 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class KubeJob:
-    """A Job that is not over. `gpus` of all its pods at once; `queue`: Kueue's LocalQueue, "" without Kueue;
-    `odd`: why its owner's words can't be read."""
+    """A Job that is not over. `let_go`: its startTime, which every resume sets anew; `gpus` of all its pods at once;
+    `queue`: Kueue's LocalQueue, "" without Kueue; `odd`: why its owner's words can't be read."""
 
     namespace: str
     name: str
@@ -44,6 +44,7 @@ class KubeJob:
     ready: int
     active: int
     running_since: datetime | None
+    let_go: datetime | None
     limit: timedelta | None
     past: Past
     words: Mapping[str, str] = field(default_factory=dict)
@@ -105,6 +106,7 @@ def job_of(item: Mapping[str, Any], gpu_resources: Sequence[str]) -> KubeJob | N
         ready=_ready(status),
         active=int(status.get("active") or 0) + int(status.get("terminating") or 0),
         running_since=moment(started) if started else None,
+        let_go=moment(started) if started else None,
         limit=timedelta(seconds=int(limit)) if limit else None,
         past=_past(meta),
         words=words,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from adapters.jobs.kube_queues import Queues
 from adapters.jobs.kube_read import KubeJob, Workload, job_of, workload_of
 from adapters.jobs.kube_since import Since
 from adapters.jobs.kube_terms import KubeTerms, kube_terms
+from adapters.jobs.runs import NOTHING, Runs
 from adapters.jobs.slurm_terms import Terms, TermsError
 from adapters.ports import AdapterError, RecordStore
 from optimizer.domain import BatchJob
@@ -72,6 +73,7 @@ class KubernetesJobs:
         self._api = KubeApi(path, config.context, config.timeout.total_seconds(), connections, context.permit)
         self._queues = Queues(self._api, config.cluster_queues, config.admission_check)
         self._since, self._ends = Since(), Ends()
+        self._runs = Runs("kubernetes", context.records, self._clock.now())
         self._mover = Mover(self._api, self._read, config.admission_check, self._clock)
         self._lock = threading.RLock()
         self._hand = Hand("kubernetes", config.refresh.total_seconds(), self._turn, self._broken, GATHER_S)
@@ -229,6 +231,7 @@ class KubernetesJobs:
             self._trouble = trouble or "kubernetes: no answer yet"
             return
         picture = self._paced(jobs, workloads, odd, now)
+        self._add_earlier(picture, {job.uid for job in jobs}, now)
         self._since.keep({job.uid for job in jobs})
         with self._lock:
             self._wish = {job: gpus for job, gpus in self._wish.items() if _same(job, self._picture, picture)}
@@ -236,6 +239,13 @@ class KubernetesJobs:
         self._mover.forget([*picture.jobs, *picture.left])
         known = (picture.jobs | picture.left).items()
         self._book({name: one.past.held for name, one in known if one.past.held in BACK})
+
+    def _add_earlier(self, picture: _Picture, there: set[str], now: datetime) -> None:
+        """What jobs that go on from checkpoints ran before."""
+        again = [one for one in picture.jobs.values() if one.terms.terms.pause == "requeue"]
+        self._runs.see((one.run(now) for one in again), there, now)
+        for one in again:
+            picture.jobs[one.job.id] = replace(one, earlier=self._runs.before(one.job.uid) or NOTHING)
 
     def _book(self, held: dict[str, str]) -> None:
         """A copy of the marks, for `gridpace doctor`, which asks the books alone; the marks are what counts."""

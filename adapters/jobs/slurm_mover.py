@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 
 from adapters.jobs.held import Held
+from adapters.jobs.runs import Runs
 from adapters.jobs.slurm_cli import Slurm
 from adapters.jobs.slurm_config import SlurmConfig
 from adapters.jobs.slurm_defer import Deferral, deferral, next_deferral
@@ -17,7 +18,6 @@ from adapters.jobs.slurm_licences import LicenceBudget
 from adapters.jobs.slurm_nodes import Node
 from adapters.jobs.slurm_picture import Picture
 from adapters.jobs.slurm_read import PENDING, RUNNING, SlurmJob
-from adapters.jobs.slurm_runs import Runs
 from adapters.jobs.slurm_terms import Terms
 from adapters.ports import AdapterError, Clock, RecordStore
 
@@ -52,7 +52,7 @@ class Mover:
         self._slurm, self._config, self._clock, self._lock = slurm, config, clock, threading.Lock()
         now = clock.now()
         self.book = self._held = Held("slurm", records, now)
-        self.runs = Runs(records, now)
+        self.runs = Runs("slurm", records, now)
         slurm.rest(job for job, did in self._held.ours().items() if did == "requeued")
         self._licences: LicenceBudget | None = None
         if config.licence is not None:

@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 import structlog
 
 from adapters.jobs.held import YIELDED, Held
+from adapters.jobs.runs import Earlier, Run, Runs
 from adapters.jobs.slurm_config import SlurmConfig
 from adapters.jobs.slurm_defer import Deferral, deferral
 from adapters.jobs.slurm_nodes import Node, free_gpus
 from adapters.jobs.slurm_read import PENDING, RUNNING, SUSPENDED, SlurmJob
-from adapters.jobs.slurm_runs import Runs
 from adapters.jobs.slurm_seats import NO_LIMIT, first_end, seated
 from adapters.jobs.slurm_terms import Terms, TermsError, terms_of
 from adapters.jobs.tiers import work_h
@@ -38,7 +38,7 @@ class Picture:
     odd: tuple[Note, ...] = ()
     seat_at: dict[str, datetime] = field(default_factory=dict)
     deferred: dict[str, Deferral] = field(default_factory=dict)
-    past: dict[str, tuple[timedelta, datetime | None]] = field(default_factory=dict)
+    past: dict[str, Earlier] = field(default_factory=dict)
     lacking: tuple[Note, ...] = ()
     """Jobs of a tier that gave their GPUs up, and should go on."""
 
@@ -67,8 +67,10 @@ class Reader:
                 if terms is not None and self._may(job, until, now):
                     own = job if until is None else replace(job, begin=until.own or job.submitted)
                     picture.jobs[job.id] = (own, terms)
-        self._runs.see(picture.jobs.values(), picture.seen, now)
-        picture.past = {name: self._runs.of(job) for name, (job, _) in picture.jobs.items()}
+        again = (_run(job, terms) for job, terms in picture.jobs.values() if terms.pause == "requeue")
+        self._runs.see(again, picture.seen, now)
+        for name, (job, _) in picture.jobs.items():
+            picture.past[name] = self._runs.before(name) or Earlier(first=job.started)
         picture.odd = tuple(odd)
         return picture
 
@@ -91,7 +93,7 @@ class Reader:
             Note(Reason.POOL_FULL, name, f"job {name} was requeued, and others have its GPUs now", Severity.WARNING)
             for name, (job, terms) in picture.jobs.items()
             if terms.tier is not None and name in granted and job.state == PENDING and job.reason in NO_ROOM
-            if picture.past[name][1] is not None
+            if picture.past[name].first is not None
         )
 
     def _terms(self, job: SlurmJob, odd: list[Note], now: datetime) -> Terms | None:
@@ -136,12 +138,17 @@ class Reader:
         return False
 
 
+def _run(job: SlurmJob, terms: Terms) -> Run:
+    began = job.started if job.state in {RUNNING, SUSPENDED} else None
+    return Run(job.id, began, job.ran, terms.checkpoint)
+
+
 def batch_job(job: SlurmJob, terms: Terms, pool: str, picture: Picture, gpus: int, now: datetime) -> BatchJob:
     """As the planner sees it. Its time limit, or the runtime that its owner says, is its work: all its GPUs, or none.
     What is suspended keeps its GPUs and draws little. `gpus`: those that it was granted."""
     running = job.state == RUNNING
-    before, first = picture.past.get(job.id, (timedelta(), job.started))
-    ran = before + job.ran + (now - picture.at if running else timedelta())
+    past = picture.past.get(job.id) or Earlier(first=job.started)
+    ran = past.ran + job.ran + (now - picture.at if running else timedelta())
     work, done = work_h(terms.runtime or job.limit or ran + NO_LIMIT, ran, terms.tier)
     # A grant that is not carried out yet is one, so that it can be withdrawn.
     granted = running or gpus > 0
@@ -159,8 +166,8 @@ def batch_job(job: SlurmJob, terms: Terms, pool: str, picture: Picture, gpus: in
         value_per_gpu_h=terms.value_per_gpu_h,
         checkpoint_gpu_h=job.gpus * (terms.checkpoint / 2 / timedelta(hours=1)),
         done_gpu_h=job.gpus * done,
-        state=JobState.RUNNING if running else JobState.WAITING if first is None else JobState.SUSPENDED,
-        started_at=first,
+        state=JobState.RUNNING if running else JobState.WAITING if past.first is None else JobState.SUSPENDED,
+        started_at=past.first,
         gpus=job.gpus if granted else 0,
         running_since=job.started if running else None,
         tier=terms.tier,

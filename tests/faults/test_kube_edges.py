@@ -79,3 +79,20 @@ def test_a_server_that_does_not_tell_of_ready_pods_counts_all_that_are_active():
     for status, runs in (({"active": 2}, True), ({"active": 2, "ready": 0}, False), ({"active": 2, "ready": 1}, True)):
         item = {"metadata": meta, "spec": spec, "status": {**status, "startTime": "2026-11-26T18:00:00Z"}}
         assert read_job(item, ("amd.com/gpu",)).running is runs
+
+
+def test_what_ran_before_somebody_else_stopped_it_counts(made):
+    cluster, jobs = made(kueue=True)
+    name = cluster.submit(queue="lq", tier="2", runtime="6h", pause="requeue")
+    paced(cluster, jobs, name)
+    jobs.apply({name: 8})
+    cluster.wait(lambda: (one := job_of(jobs, name)).state is JobState.RUNNING and one.done_gpu_h > 8 / 3600)
+    began = job_of(jobs, name).started_at
+    cluster.patch(".batch", {"spec": {"stopPolicy": "HoldAndDrain"}}, "clusterqueues")
+    seen = cluster.wait(lambda: (one := job_of(jobs, name)).state is JobState.SUSPENDED and one)
+    assert seen.done_gpu_h > 8 * 0.5 / 3600
+    assert seen.started_at == began
+    cluster.patch(".batch", {"spec": {"stopPolicy": "None"}}, "clusterqueues")
+    cluster.wait(lambda: job_of(jobs, name).state is JobState.RUNNING)
+    assert job_of(jobs, name).done_gpu_h >= seen.done_gpu_h
+    assert job_of(jobs, name).started_at == began, "its tier counts from there"

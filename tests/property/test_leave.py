@@ -128,7 +128,7 @@ def every_kube_job():
     for (pause, tier, runtime), past, (active, ready) in product(list(owners), pasts, pods):
         terms = KubeTerms(Terms(NOW + 8 * HOUR, pause), tier, runtime, HOUR / 4)
         base = ("work", "j", "u", "7")
-        rest = (8, ready, active, NOW - HOUR, None)
+        rest = (8, ready, active, NOW - HOUR, NOW - HOUR, None)
         for suspended, generation in product((True, False), (1, 3)):
             yield Paced(KubeJob(*base, generation, NOW - 5 * HOUR, "", suspended, *rest, past), terms)
         job = KubeJob(*base, 1, NOW - 5 * HOUR, "lq", not active, *rest, Past())

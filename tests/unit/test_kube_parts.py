@@ -9,9 +9,12 @@ from pydantic import ValidationError
 
 from adapters.jobs.kube_api import JOBS, KubeApi, KubeLost
 from adapters.jobs.kube_config import KubernetesConfig
-from adapters.jobs.kube_moves import Paced
+from adapters.jobs.kube_moves import Paced, batch_job
 from adapters.jobs.kube_read import KubeJob, Past, job_of
 from adapters.jobs.kube_terms import kube_terms
+from adapters.jobs.runs import NOTHING, Earlier, Runs
+from optimizer.domain import JobState
+from scheduler.store.store import Store
 from tests.support.kube_twin import Twin
 
 
@@ -47,7 +50,7 @@ def test_a_pause_that_would_undo_more_than_the_tier_leaves_is_not_begun():
     now = datetime(2026, 11, 27, 4, tzinfo=UTC)
     hour = timedelta(hours=1)
     words = {"tier": "2", "runtime": "3h", "pause": "requeue", "checkpoint": "1h"}
-    job = KubeJob("work", "a", "uid", "1", 1, now, "", False, 8, 1, 1, now, None, Past(), words)
+    job = KubeJob("work", "a", "uid", "1", 1, now, "", False, 8, 1, 1, now, now, None, Past(), words)
     terms = kube_terms(words, now, None, None)
     # Three hours of work may take four; what stood still before is time that it has not run.
     for stood_still, may in ((0.4, True), (0.6, False)):
@@ -55,3 +58,40 @@ def test_a_pause_that_would_undo_more_than_the_tier_leaves_is_not_begun():
         assert Paced(replace(job, past=begun), terms).may_pause(now) is may
     paused = replace(job, past=Past("suspended", timedelta(), now - 0.6 * hour), suspended=True)
     assert Paced(paused, terms).may_pause(now), "what it lost by its pause is lost already"
+
+
+def test_what_a_job_ran_counts_on_whoever_stopped_it_and_its_tier_from_its_first_start():
+    """Kueue preempts: `spec.suspend` and `startTime` are its own, and nothing of ours is on the object."""
+    at, hour, store = datetime(2026, 11, 27, 4, tzinfo=UTC), timedelta(hours=1), Store.in_memory()
+    words = {"tier": "2", "runtime": "6h", "pause": "requeue", "checkpoint": "1h"}
+    job = KubeJob("work", "a", "uid", "1", 1, at, "", False, 8, 1, 1, at, at, None, Past(), words)
+    idle = replace(job, ready=0, active=0, running_since=None, let_go=None)
+    paced, runs = Paced(job, kube_terms(words, at, None, None)), Runs("kubernetes", store, at)
+
+    def seen(now, job):
+        one = replace(paced, job=job)
+        runs.see([one.run(now)], {"uid"}, now)
+        return batch_job(replace(one, earlier=runs.before("uid") or NOTHING), "tune", 8, now)
+
+    assert seen(at, idle).started_at is None
+    assert seen(at + 2 * hour, job).done_gpu_h == 16.0
+    runs = Runs("kubernetes", store, at)  # the next daemon
+    found = seen(at + 3 * hour, idle)
+    assert (found.started_at, found.done_gpu_h, found.state) == (at, 12.0, JobState.SUSPENDED)
+    later = at + 3.5 * hour
+    again = replace(job, running_since=later, let_go=later)
+    found = seen(at + 4 * hour, again)
+    assert (found.started_at, found.done_gpu_h) == (at, 16.0)
+    assert found.deadline == at + 8 * hour, "its tier counts from its first start"
+    # A pause of ours marks the object with the same; it is not counted twice.
+    marked = replace(idle, past=Past("suspended", 2 * hour, at), suspended=True)
+    assert seen(at + 5 * hour, marked).done_gpu_h == 16.0
+
+
+def test_no_more_is_done_than_time_has_passed_since_the_first_start():
+    """After a restart a run counts from its startTime, though a part of it may be in the books already."""
+    at, hour = datetime(2026, 11, 27, 4, tzinfo=UTC), timedelta(hours=1)
+    words = {"deadline": "9h", "runtime": "6h", "pause": "requeue"}
+    job = KubeJob("work", "a", "uid", "1", 1, at, "", False, 8, 1, 1, at, at, None, Past(), words)
+    paced = Paced(job, kube_terms(words, at, None, None), earlier=Earlier(hour, at))
+    assert paced.ran(at + 2 * hour) == 2 * hour

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from adapters.jobs.held import Held
+from adapters.jobs.runs import Runs
 from adapters.jobs.slurm_config import SlurmConfig
 from adapters.jobs.slurm_picture import Reader, batch_job
 from adapters.jobs.slurm_read import PENDING, RUNNING, SlurmJob
-from adapters.jobs.slurm_runs import Runs
 from optimizer.domain import JobState
 from optimizer.reasons import Reason
 from scheduler.store.store import Store, StoreDegraded
@@ -29,7 +29,7 @@ class Site:
         self.daemon()
 
     def daemon(self):
-        self.runs = Runs(self.store, NOW)
+        self.runs = Runs("slurm", self.store, NOW)
         self.reader = Reader(CONFIG, Held("slurm", None, NOW), self.runs)
 
     def read(self, at, gpus=0, **more):
