@@ -25,7 +25,7 @@ from benchmarks.support.report import Figures, run, say
 from benchmarks.support.weighing import scenario_ratio
 from scheduler.shipped import shipped
 
-PIECE_DAYS = 14
+PIECE_DAYS = 7
 EXAMPLES = 25
 """Every so many days are lived by the planner itself, on both grids, to tell regret by cause."""
 BLOCKS_H = (1, 2, 4)
@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"prices of {', '.join(unshipped)} are not shipped: --data DIR says where they are")
     about = (
         "Share of the saving of perfect foresight that plans realise (docs/benchmarks.md). --data DIR: whole years; "
-        "--keep DIR: every two weeks that are done are kept there, and a run that was cut off goes on from them; "
+        "--keep DIR: every week that is done is kept there, and a run that was cut off goes on from them; "
         "--market NAME: only that one (may be given again); --processes N: side by side (default: one a core)."
     )
 

@@ -26,13 +26,14 @@ ERROR_HALF_LIFE_H = 6.0
 @dataclass(frozen=True)
 class Fan:
     """Values [path, interval] of consecutive steps from `start` on. `second`: another opinion of what to reckon with,
-    NaN where there is none."""
+    NaN where there is none. `practice`: the share of the days that could teach the paths which did (1: all)."""
 
     start: datetime
     step: timedelta
     paths: Floats
     scale: float = 1.0
     second: Floats | None = None
+    practice: float = 1.0
 
     @property
     def mean(self) -> Floats:
@@ -51,11 +52,14 @@ class Fan:
 
         The mean holds all of the rare high paths, but who may still wait or hurry when one begins doesn't pay for all
         of them: E[min] <= min E. The less is known of an hour, the more the two differ, so that the mean alone makes
-        hours look dearer for being far away. Where there is a second opinion, halfway between the two.
+        hours look dearer for being far away. Where there is a second opinion, which nobody had to learn: halfway
+        between the two, and so much nearer to it as the first was learned from less.
         """
         middle = self.middle
         first = middle + tail * (self.mean - middle)
-        return first if self.second is None else np.where(np.isfinite(self.second), (first + self.second) / 2.0, first)
+        if self.second is None:
+            return first
+        return np.where(np.isfinite(self.second), self.second + self.practice / 2.0 * (first - self.second), first)
 
     def about(self, tail: float) -> Floats:
         """The paths, moved so that their mean is what is reckoned with: scenarios of the plan that it is made for."""
@@ -81,7 +85,8 @@ class Fan:
 class Learned:
     """A signal learned up to a local midnight. `base` is what is expected of each step from `start` on, on the asinh
     scale, through the history and as far ahead as was asked; `told` is what a second signal says of them (NaN: nothing;
-    None: there is none); `midnight` is the number of the day's first step."""
+    None: there is none); `midnight` is the number of the day's first step; `practice` is the share of the days to learn
+    from that are known."""
 
     start: datetime
     step: timedelta
@@ -89,6 +94,7 @@ class Learned:
     base: Floats
     model: ErrorModel
     told: Floats | None = None
+    practice: float = 1.0
 
     def fan(self, recent: Floats, known: int, until: int, lead: int = 1) -> Fan | None:
         """Paths of steps `known` + `lead` - 1 up to `until`, where `known` steps are known and `recent` are the last of
@@ -101,7 +107,7 @@ class Learned:
             return None
         paths = model.ahead(now, self.base[first:until], lead)
         second = self._second(recent, known, first, until)
-        return Fan(self.start + first * self.step, self.step, paths, model.scale, second)
+        return Fan(self.start + first * self.step, self.step, paths, model.scale, second, self.practice)
 
     def _second(self, recent: Floats, known: int, first: int, until: int) -> Floats | None:
         """What the second signal says of steps [first, until), and its last error in money, which fades: no further
@@ -176,7 +182,8 @@ def learned_of(past: Past) -> Learned | None:
     """What a past teaches; None where that is too little."""
     known = len(past.values)
     model = learn(past.values, past.base[:known], past.scale, past.step / HOUR)
-    return None if model is None else Learned(past.start, past.step, known, past.base, model, past.told)
+    practice = float(np.isfinite(past.values).mean())
+    return None if model is None else Learned(past.start, past.step, known, past.base, model, past.told, practice)
 
 
 def mixed(sizes: Floats, usual: Floats, told: Floats) -> Floats:

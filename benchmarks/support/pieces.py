@@ -1,4 +1,4 @@
-"""A market year in pieces of two weeks: lived side by side where there are cores, each kept on disk when it is done.
+"""A market year in pieces of a week: lived side by side where there are cores, each kept on disk when it is done.
 
 Why: a whole year of quarter-hours is minutes of work, and who was interrupted should not begin again. A piece is taken
 from disk only where the code, the prices and the question are the same to the byte.

@@ -14,14 +14,14 @@ from benchmarks.support.market import DUTY, Market, walk
 from optimizer.forecast import PRICE, Outlook, expect, extend, without_zeros
 from optimizer.forecast_base import profile, samples, slots, smooth
 from optimizer.forecast_errors import ErrorModel, learn, present
-from optimizer.forecast_learned import Learned, Recall, look_ahead, mixed
+from optimizer.forecast_learned import Learned, Recall, learn_signal, look_ahead, mixed
 from optimizer.reasons import Reason, Severity
 from optimizer.rivals.rule import corrected, share_now
 from optimizer.timegrid import planning_grid
 from scheduler.backoff import LEAST, BaseLoadErrors, backed_off
 from tests.support.signals import NOON, series
 
-HOUR = timedelta(hours=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 START = datetime(2022, 3, 1, tzinfo=UTC)
 DAYS = 40
 
@@ -237,6 +237,19 @@ def test_beside_day_ahead_prices_half_counts_that_the_last_error_fades_in_money(
     assert fan.about(0.5).mean(axis=0) == pytest.approx(fan.reckoned(0.5))
     lagged = told_model([40.0] * 20).fan(np.array([40.0, 40.0, 70.0]), 3, 20, lead=2)
     assert lagged.reckoned(0.5) == pytest.approx(fan.reckoned(0.5)[1:])
+
+
+def test_who_learned_from_a_third_of_the_days_counts_a_third_of_that_half():
+    """Errors that last whole days: learned, half or a sixth of what is reckoned with."""
+    whole = told_model([40.0] * 20)
+    lasting = replace(whole, model=replace(whole.model, weights=np.tile([0.0, 1.0, 0.0, 0.0], (26, 1))))
+    recent = np.array([40.0, 40.0, 70.0])
+    for practice, weight in ((1.0, 1 / 2), (1 / 3, 1 / 6)):
+        found = replace(lasting, practice=practice).fan(recent, 3, 20).reckoned(0.5)
+        assert found[5] == pytest.approx((1.0 - weight) * 55.0 + weight * 70.0)
+    prices = series(np.tile([30.0, 50.0], 24 * 10), START)
+    learned = learn_signal(prices, None, START + 20 * DAY, START + 21 * DAY, Recall(UTC, 60))
+    assert learned.practice == pytest.approx(1 / 3)
 
 
 def test_a_day_ahead_spike_that_did_not_come_makes_no_quiet_hour_cheaper_than_any_was():
