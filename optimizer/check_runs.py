@@ -38,8 +38,9 @@ def _run(
         end_h = (grid.edges[t + 1] - grid.start).total_seconds() / 3600.0
         if last_h <= 1e-9 or (t > 0 and end_h > last_h + 1e-9) or done >= job.left_gpu_h * (1 - 1e-6):
             return
-        if rates[t] <= 1e-9 and _room(problem, plan, job, home, t):
-            yield job.id, t, f"has not run for its least {job.min_run_h:g} h, and is stopped"
+        if rates[t] <= 1e-9:  # where it had to stop, it is over: what comes later is another run
+            if _room(problem, plan, job, home, t):
+                yield job.id, t, f"has not run for its least {job.min_run_h:g} h, and is stopped"
             return
         done += float(rates[t]) * hours
 

@@ -33,7 +33,7 @@ def tier_faults(problem: Problem, plan: Plan, jobs: JobPlans) -> Iterator[tuple[
         if home is not None:
             missing, room = _missing(problem, plan, job, jobs.rates[number], home)
             tol = 1e-3 * (1 + job.left_gpu_h)
-            if missing > tol and room > missing + tol:
+            if missing > tol and room > tol:
                 text = f"{missing:.3f} GPU-h miss its promised deadline, with room for {room:.3f} before it"
                 yield job.id, None, text
 
@@ -70,10 +70,56 @@ def _missing(problem: Problem, plan: Plan, job: BatchJob, rates: Floats, home: P
     most = rate * np.clip(np.minimum(edges[1:], deadline_h) - edges[:-1], 0.0, None)
     timely = np.minimum(rates * hours, most)
     missing = job.left_gpu_h - float(timely.sum()) - _top_rate(problem, job) * max(0.0, deadline_h - float(edges[-1]))
-    room = np.minimum(_room(problem, plan, home, hull) * hours, most - timely)
-    if job.min_gpus > 1 and rates[0] <= 1e-9:
-        room[0] = 0.0  # a gang that did not fit whole into the interval about to run
-    return missing, float(np.clip(room, 0.0, None).sum())
+    room = np.minimum(_room(problem, plan, home, hull), (most - timely) / hours)
+    room = _usable(problem, job, rates, np.clip(room, 0.0, None), most / hours)
+    return missing, float((room * hours).sum())
+
+
+def _usable(problem: Problem, job: BatchJob, rates: Floats, room: Floats, most: Floats) -> Floats:
+    """What a job can use of the room beside its rates, both in GPU equivalents [interval]: one that runs as a whole or
+    not at all needs its least GPUs in the interval about to run, and a least run room for as long as it lasts."""
+    lasts = job.min_run_h > 0 or job.pause_cost > 0 or job.checkpoint_gpu_h + job.restart_gpu_h > 0
+    if not (lasts or job.min_gpus > 1) or not room.any():
+        return room
+    hours, top = np.array(problem.grid.hours), float(most.max(initial=0.0))
+    least = np.minimum(_least_rate(problem, job) * most / max(top, 1e-12), job.left_gpu_h / hours)
+    fits = np.divide(rates + room, least, out=np.ones_like(room), where=least > 1e-12)
+    share = np.minimum(1.0, fits)
+    share[0] = float(fits[0] >= 1 - 1e-4 or rates[0] > 1e-9)
+    if job.min_run_h > 0 and top > 0:
+        share = _lasting(hours, share, _run_h(problem, job, job.left_gpu_h / top))
+    found: Floats = np.clip(np.minimum(room, share * most - rates), 0.0, None)
+    return found
+
+
+def _least_rate(problem: Problem, job: BatchJob) -> float:
+    """GPU equivalents of its least GPUs, each at the knee of the slowest of its pools."""
+    able = [item.pool for item in problem.pools if item.pool.id in job.pools and item.pool.work is Work.BATCH]
+    first = [hull_from_idle(clipped(one.curve, one.min_cap_w, one.max_cap_w)).segments[0]
+             for one in able if one.count >= job.min_gpus]  # fmt: skip
+    return max(1, job.min_gpus) * min((part.width_w * part.slope_per_w for part in first), default=0.0)
+
+
+def _run_h(problem: Problem, job: BatchJob, work_h: float) -> tuple[float, float]:
+    """Hours that a run from now, and one from later, must last; `work_h`: hours of work that are left."""
+    whole = min(job.min_run_h, work_h)
+    if job.state is not JobState.RUNNING or job.gpus <= 0:
+        return whole, whole
+    begun_h = (problem.grid.start - job.running_since).total_seconds() / 3600.0 if job.running_since else job.min_run_h
+    return min(whole, max(0.0, job.min_run_h - begun_h)), whole
+
+
+def _lasting(hours: Floats, share: Floats, run_h: tuple[float, float]) -> Floats:
+    """The best share [interval] of runs through each interval that take no less of any interval for as long as a run
+    must last, out of what there is (`share`). `run_h`: as from `_run_h`."""
+    ends, found = np.cumsum(hours), np.zeros_like(share)
+    for first in range(len(share)):
+        least = np.minimum.accumulate(share[first:])
+        long_enough = ends[first:] >= ends[first] - hours[first] + run_h[first > 0] - 1e-9
+        long_enough[-1] = True
+        run = np.where(long_enough, least, 0.0)
+        np.maximum(found[first:], np.maximum.accumulate(run[::-1])[::-1], out=found[first:])
+    return found
 
 
 def _top_rate(problem: Problem, job: BatchJob) -> float:

@@ -142,18 +142,27 @@ class Highs:
 
     def solve(self, time_limit_s: float) -> float:
         """Solve, and leave the answer unread; the seconds. Raises SolveError when there is no usable point within the
-        time. From some bases the simplex loses its way and says "Unknown": then once more from nothing."""
+        time. From some bases the simplex loses its way and says "Unknown": then once more from nothing. Prices that lie
+        far apart can make what undoes the presolve lose it too ("Not Set"): then without a presolve."""
         before = self.clock_s()
         self.option("time_limit", before + max(1e-3, float(time_limit_s)))
         self._solver.run()
-        if not self.mixed and self._solver.getModelStatus() not in (OPTIMAL, TIME_LIMIT, *BAD):
+        if self._lost():
             self.forget()
             self._solver.run()
+        if self._lost():
+            self.forget()
+            with self._with("presolve", "off"):
+                self._solver.run()
         status, info = self._solver.getModelStatus(), self._solver.getInfo()
         incumbent = self.mixed and info.primal_solution_status == 2 and status == TIME_LIMIT
         if status != OPTIMAL and not incumbent:
             raise self._failure(status, time_limit_s)
         return self.clock_s() - before
+
+    def _lost(self) -> bool:
+        """Whether a linear program has neither an optimum nor a reason to have none."""
+        return not self.mixed and self._solver.getModelStatus() not in (OPTIMAL, TIME_LIMIT, *BAD)
 
     def attempt(self, most: int, time_limit_s: float) -> tuple[float, int | None]:
         """Solve by the dual simplex method at the very costs that are given, in so many iterations and so much time at

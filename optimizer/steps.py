@@ -50,7 +50,7 @@ def steps_of(facts: Facts) -> Steps:
     return Steps(
         stepped=np.array([a or b for a, b in zip(lasting, gang, strict=True)], dtype=np.bool_),
         lasting=np.array(lasting, dtype=np.bool_),
-        runs=np.array([job.job.state is JobState.RUNNING and job.job.gpus > 0 for job in jobs], dtype=np.bool_),
+        runs=np.array([_runs(job.job) for job in jobs], dtype=np.bool_),
         least_work=np.array([least_work(facts, job) for job in jobs]),
         least_h=np.array([_within(job, job.job.min_run_h) for job in jobs]),
         hold_h=np.array([_within(job, _hold_h(facts, job.job)) for job in jobs]),
@@ -62,6 +62,10 @@ def steps_of(facts: Facts) -> Steps:
 
 def _lasts(job: BatchJob) -> bool:
     return job.min_run_h > 0 or job.pause_cost > 0 or job.checkpoint_gpu_h + job.restart_gpu_h > 0
+
+
+def _runs(job: BatchJob) -> bool:
+    return job.state is JobState.RUNNING and job.gpus > 0
 
 
 def least_work(facts: Facts, job: JobFacts) -> float:
@@ -77,7 +81,7 @@ def _clipped(facts: Facts, g: int) -> PowerCurve:
 
 def _hold_h(facts: Facts, job: BatchJob) -> float:
     """Hours that the present run of a job must still last."""
-    if job.running_since is None or job.gpus <= 0:
+    if job.running_since is None or not _runs(job):
         return 0.0
     return max(0.0, job.min_run_h + hours_from(facts.problem.grid.start, job.running_since))
 

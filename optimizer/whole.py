@@ -37,24 +37,62 @@ Run = Callable[[Arrays, float], Answer]
 """Solves arrays of one matrix as a linear program, warm, within some seconds."""
 
 
+PENALTIES = (
+    "over_limit",
+    "over_event",
+    "over_ramp",
+    "short",
+    "undone",
+    "given_up",
+    "late",
+    "missed",
+    "skipped",
+    "start",
+    "cut",
+)
+"""Families whose money is a price of what gives, or has such prices in it."""
+
+RESOLVED = 1e-9
+"""Relative to the whole objective: finer than that, it is rounding."""
+
+
+def at_stake(arrays: Arrays, answer: Answer) -> float:
+    """Money that an answer moves: without the value of all work (the objective's constant) and the prices of what
+    gives.
+
+    Why: measured against an event that nothing can meet, at thousands a kilowatt, a thousandth of a percent is more
+    than a day's energy.
+    """
+    money = np.abs(arrays.cost * answer.point)
+    for family in PENALTIES:
+        arrays.of(family, money)[:] = 0.0
+    return float(money.sum())
+
+
+def tolerance(arrays: Arrays, answer: Answer) -> float:
+    """Money by which an answer may be off the optimum and still be called it."""
+    return max(GAP * (1.0 + at_stake(arrays, answer)), RESOLVED * abs(answer.objective))
+
+
 @dataclass(frozen=True, eq=False)
 class Whole:
-    """Arrays with every whole column fixed, the optimum of what remains (its duals are those of the plan), and a bound
-    that no plan of the model goes below."""
+    """Arrays with every whole column fixed, the optimum of what remains (its duals are those of the plan), a bound that
+    no plan of the model goes below, and the money by which the two may differ."""
 
     arrays: Arrays
     answer: Answer
     bound: float
+    tolerance: float
 
     @property
     def proven(self) -> bool:
         """Whether the answer is the optimum, to the gap at which a search may stop."""
-        return self.answer.objective <= self.bound + GAP * (1.0 + abs(self.bound))
+        return self.answer.objective <= self.bound + self.tolerance
 
     @property
     def gap(self) -> float:
-        """How far the answer may be from the optimum, relative to it."""
-        return max(0.0, self.answer.objective - self.bound) / max(1e-9, abs(self.bound))
+        """How far the answer may be from the optimum, relative to the money that is moved."""
+        return GAP * max(0.0, self.answer.objective - self.bound) / self.tolerance
 
 
 def whole_numbers(arrays: Arrays, relaxed: Answer, run: Run, time_limit_s: float, improve_s: float) -> Whole:
@@ -66,7 +104,7 @@ def whole_numbers(arrays: Arrays, relaxed: Answer, run: Run, time_limit_s: float
     if few is not None:
         return few
     best = rounded(arrays, relaxed, run, time_limit_s)
-    found = Whole(_fixed(arrays, best), best, relaxed.objective)
+    found = Whole(_fixed(arrays, best), best, relaxed.objective, tolerance(arrays, relaxed))
     left_s = min(improve_s, time_limit_s - best.seconds)
     return found if found.proven or left_s < 0.01 else _improved(arrays, relaxed, found, run, left_s)
 
@@ -97,16 +135,30 @@ def _each_way(arrays: Arrays, run: Run, time_limit_s: float) -> Whole | None:
             best = made
     if best is None:
         raise SolveError(SolveFault.INFEASIBLE, "no way to decide leaves a plan")
-    return Whole(best[0], replace(best[1], seconds=spent), best[1].objective)
+    return Whole(best[0], replace(best[1], seconds=spent), best[1].objective, tolerance(arrays, best[1]))
 
 
 # ---------------------------------------------------------------- rounding
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A step of rounding: the arrays and the answer after it, and the columns that it fixed up (none: one was rounded
+    down)."""
+
+    arrays: Arrays
+    answer: Answer
+    up: Ints
+
+
 def rounded(arrays: Arrays, relaxed: Answer, run: Run, time_limit_s: float) -> Answer:
     """Round the relaxed optimum step by step: fix what is nearest to happening, solve again, until all is whole.
 
-    What turns out impossible, or costs more than leaving it, is rounded down instead. Raises SolveError (timeout).
+    What turns out impossible, or costs more than leaving it, is rounded down instead. Where neither is possible, what
+    was fixed up before is taken back, the last first, and stays down from then on: so it ends. Raises SolveError
+    (timeout; infeasible where not even nothing of all is possible).
     """
-    answer, whole, spent = relaxed, np.flatnonzero(arrays.integer > 0), 0.0
+    whole, spent = np.flatnonzero(arrays.integer > 0), 0.0
+    dearer = 10 * tolerance(arrays, relaxed)
+    path, down = [_Step(arrays, relaxed, whole[:0])], np.full(len(arrays.cost), np.inf)
 
     def timed(made: Arrays) -> Answer:
         nonlocal spent
@@ -117,18 +169,43 @@ def rounded(arrays: Arrays, relaxed: Answer, run: Run, time_limit_s: float) -> A
         return found
 
     while True:
-        loose = whole[_fraction(answer.point[whole]) > WHOLE]
-        if not len(loose):
-            break
-        arrays, answer = _step(arrays, answer, loose, whole, timed)
-    last = timed(_fixed(arrays, answer))
-    return replace(last, seconds=spent)
+        at = path[-1]
+        loose = whole[_fraction(at.answer.point[whole]) > WHOLE]
+        if len(loose):
+            step = _step(at.arrays, at.answer, loose, whole, (timed, dearer))
+            path = [*path, step] if step is not None else _taken_back(path, down, timed)
+            continue
+        last = _tried(_fixed(at.arrays, at.answer), timed)
+        if last is not None:
+            return replace(last[1], seconds=spent)
+        path = _taken_back(path, down, timed)
+
+
+def _taken_back(path: list[_Step], down: Floats, run: Callable[[Arrays], Answer]) -> list[_Step]:
+    """The path without its last columns that were fixed up, which are down from now on (`down`: upper bounds of such
+    columns, changed in place)."""
+    while len(path) > 1:
+        *path, last = path
+        if not len(last.up):
+            continue
+        down[last.up] = last.arrays.low[last.up] - 1.0
+        before = path[-1].arrays
+        tried = _tried(replace(before, high=np.maximum(before.low, np.minimum(before.high, down))), run)
+        if tried is not None:
+            return [*path, _Step(*tried, last.up[:0])]
+    arrays = path[0].arrays
+    nothing = _tried(replace(arrays, high=np.where(arrays.integer > 0, arrays.low, arrays.high)), run)
+    if nothing is None:
+        raise SolveError(SolveFault.INFEASIBLE, "a whole number can be neither rounded up nor down")
+    return [_Step(*nothing, path[0].up)]
 
 
 def _step(
-    arrays: Arrays, answer: Answer, loose: Ints, whole: Ints, run: Callable[[Arrays], Answer]
-) -> tuple[Arrays, Answer]:
-    """Fix some of the loose columns: the likely ones together, else the likeliest alone, up or down."""
+    arrays: Arrays, answer: Answer, loose: Ints, whole: Ints, how: tuple[Callable[[Arrays], Answer], float]
+) -> _Step | None:
+    """Fix some of the loose columns: the likely ones together, else the likeliest alone, up or down; None where neither
+    is possible. `how`: what solves, and what a step may cost before the other way is looked at too."""
+    run, most = how[0], answer.objective + how[1]
     value = answer.point[loose] - np.floor(answer.point[loose])
     order = np.argsort(-value, kind="stable")
     likely = loose[order[: max(1, len(order) // 4)]]
@@ -136,22 +213,16 @@ def _step(
     kept = whole[(answer.point[whole] > 0.5) & (_fraction(answer.point[whole]) <= WHOLE)]
     if len(likely) > 1:
         tried = _tried(_bounded(arrays, answer, likely, kept, up=True), run)
-        if tried is not None and not _dearer(tried[1], answer):
-            return tried
+        if tried is not None and tried[1].objective <= most:
+            return _Step(*tried, likely)
     first = loose[order[:1]]
     up = _tried(_bounded(arrays, answer, first, kept, up=True), run)
-    if up is not None and not _dearer(up[1], answer):
-        return up
+    if up is not None and up[1].objective <= most:
+        return _Step(*up, first)
     down = _tried(_bounded(arrays, answer, first, kept[:0], up=False), run)
-    options = [made for made in (up, down) if made is not None]
-    if not options:
-        raise SolveError(SolveFault.INFEASIBLE, "a whole number can be neither rounded up nor down")
-    return min(options, key=lambda made: made[1].objective)
-
-
-def _dearer(answer: Answer, before: Answer) -> bool:
-    """Whether a step cost enough to look at the other way too."""
-    return answer.objective > before.objective + 10 * GAP * (1.0 + abs(before.objective))
+    if up is None or (down is not None and down[1].objective < up[1].objective):
+        return _Step(*down, first[:0]) if down is not None else None
+    return _Step(*up, first)
 
 
 def _bounded(arrays: Arrays, answer: Answer, columns: Ints, kept: Ints, *, up: bool) -> Arrays:
@@ -194,6 +265,8 @@ def _improved(arrays: Arrays, relaxed: Answer, found: Whole, run: Run, seconds: 
     all_of_it = int(arrays.integer.sum()) <= MOST_SEARCHED
     asked = arrays if all_of_it else _agreed(arrays, relaxed, found.answer)
     solver = Highs(asked)
+    solver.option("mip_rel_gap", RESOLVED)
+    solver.option("mip_abs_gap", found.tolerance)
     solver.start_at(found.answer.point)
     try:
         mixed = solver.run(seconds)
@@ -204,7 +277,7 @@ def _improved(arrays: Arrays, relaxed: Answer, found: Whole, run: Run, seconds: 
         return found
     spent = found.answer.seconds + mixed.seconds
     if answer.objective < found.answer.objective:
-        return Whole(fixed, replace(answer, seconds=spent + answer.seconds), bound)
+        return Whole(fixed, replace(answer, seconds=spent + answer.seconds), bound, found.tolerance)
     return replace(found, bound=bound, answer=replace(found.answer, seconds=spent))
 
 

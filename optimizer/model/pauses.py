@@ -111,34 +111,41 @@ def _add_starts_anew(model: Model, steps: Steps, open_: Flags) -> None:
 
 
 def _add_least_runs(model: Model, steps: Steps, open_: Flags) -> None:
-    """on[j,t] >= sum of up[j,u] over starts u < t less than the least run (or what the work left takes) before t; and
-    on[j,t] + cut[j,t] >= 1 while a run in progress has not lasted that long. Objective: + weight of undone work * least
-    work * hours * cut: a least run gives way to hard limits and firm events, and to nothing cheaper."""
+    """on[j,t] + cut[j,t] >= sum of up[j,u] over starts u < t less than the least run (or what the work left takes)
+    before t; and on[j,t] + cut[j,t] >= 1 while a run in progress has not lasted that long. Objective: + weight of
+    undone work * least work * hours * cut: a least run gives way to hard limits and firm events, and to nothing
+    cheaper. (Without `cut` a run that must not be cut could not begin before a limit that stops it, or would break it.)
+    """
     facts = model.facts
+    begun, hold_on = _starts_before(facts, steps, open_), held(facts, steps) & open_
+    shape = (len(facts.jobs), facts.count)
+    kept = np.zeros(shape, dtype=np.bool_)
+    kept[begun[:, 0], begun[:, 1]] = True
+    j, t = np.nonzero(kept | hold_on)
+    lost = model.job_weights.undone_per_gpu_h
+    cut = model.columns("cut", "jt", (j, t), high=1.0, cost=lost[j] * steps.least_work[j] * facts.hours[t])
+    cut_at = cut.find(shape)
+    lasts = model.rows("least_run", "jt", np.nonzero(kept), low=0.0)
+    up: Columns = model.get("up")
+    lasts.add(lasts.find(shape)[begun[:, 0], begun[:, 1]], up, up.find(shape)[begun[:, 0], begun[:, 2]], -1.0)
+    goes_on = model.rows("goes_on", "jt", np.nonzero(hold_on), low=1.0)
+    for rows in (lasts, goes_on):
+        _on(model, rows, rows.all, rows.keys[0], rows.keys[1], 1.0)
+        rows.add(rows.all, cut, cut_at[rows.keys], 1.0)
+
+
+def _starts_before(facts: Facts, steps: Steps, open_: Flags) -> Ints:
+    """Triples (job, interval, interval of a start) in which a run from that start must still last."""
     length = steps.least_h
     begins = np.cumsum(facts.hours) - facts.hours
-    pairs = [
+    found = [
         (j, t, u)
         for j in np.flatnonzero(length > 0).tolist()
         for t in np.flatnonzero(open_[j]).tolist()
         for u in range(t)
         if open_[j, u] and begins[u] + length[j] > begins[t] + 1e-9
     ]
-    triple = np.array(pairs, dtype=np.int64).reshape(len(pairs), 3)
-    shape = (len(facts.jobs), facts.count)
-    kept = np.zeros(shape, dtype=np.bool_)
-    kept[triple[:, 0], triple[:, 1]] = True
-    hold = model.rows("least_run", "jt", np.nonzero(kept), low=0.0)
-    up: Columns = model.get("up")
-    hold.add(hold.find(shape)[triple[:, 0], triple[:, 1]], up, up.find(shape)[triple[:, 0], triple[:, 2]], -1.0)
-    _on(model, hold, hold.all, hold.keys[0], hold.keys[1], 1.0)
-    j, t = np.nonzero(held(facts, steps) & open_)
-    lost = model.job_weights.undone_per_gpu_h
-    work = steps.least_work
-    cut = model.columns("cut", "jt", (j, t), high=1.0, cost=lost[j] * work[j] * facts.hours[t])
-    goes_on = model.rows("goes_on", "jt", (j, t), low=1.0)
-    goes_on.add(goes_on.all, cut, cut.all, 1.0)
-    _on(model, goes_on, goes_on.all, j, t, 1.0)
+    return np.array(found, dtype=np.int64).reshape(len(found), 3)
 
 
 def add_giving_way(model: Model) -> None:

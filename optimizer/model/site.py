@@ -12,6 +12,10 @@ from optimizer.model.parts import Columns, Ints, Model, Rows
 from optimizer.model.supply import import_low
 from optimizer.ramps import allowed_kw, is_paced
 
+LEEWAY_KW = 1e-3
+"""What a limit that is out of reach leaves open above the least import: so its price, and no bound, is what a kW is
+worth."""
+
 
 def add_import(model: Model) -> None:
     """import[s,t] = PUE * (sum of pool draws + other IT) in kW; `supply.py` adds batteries and generators. Objective:
@@ -39,11 +43,18 @@ def import_at(facts: Facts, s: Ints | int, t: Ints | int) -> Ints:
 
 
 def add_limits(model: Model) -> None:
-    """import - over <= hard limit (kW). Objective: + weight * hours * over."""
+    """import - over <= hard limit (kW), 0 <= over <= what the least import exceeds the limit by. Objective: + weight *
+    hours * over.
+
+    Why not by price alone: a small job that many others wait for carries the value of all of them, and no price of a
+    kilowatt outweighs whatever work could be worth.
+    """
     facts = model.facts
     s, t = np.nonzero(facts.limit_kw < inf)
     weight = np.array([weights.limit_per_kwh for weights in model.weights])
-    over = model.columns("over_limit", "st", (s, t), cost=weight[s] * facts.hours[t])
+    beyond = (facts.least_import_kw - facts.limit_kw)[s, t]
+    most = np.where(beyond > 0, beyond + LEEWAY_KW, 0.0)
+    over = model.columns("over_limit", "st", (s, t), high=most, cost=weight[s] * facts.hours[t])
     limit = model.rows("limit", "st", (s, t), high=facts.limit_kw[s, t])
     limit.add(limit.all, model.get("import"), import_at(facts, s, t), 1.0)
     limit.add(limit.all, over, over.all, -1.0)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from optimizer.check import check_plan
@@ -117,6 +118,27 @@ def test_a_gang_does_not_begin_a_run_that_a_firm_event_would_cut_short():
     assert solve_problem(made([gang()], events=[event("e", (1, 2), 120.0, 400.0)])).jobs["j"].work_gpus[0] > 100.0
 
 
+def test_a_run_may_begin_before_a_limit_that_cuts_it_and_the_limit_holds():
+    """Due in six hours, of which a limit leaves the first two and the last: its least run of three hours gives."""
+    of = job("j", (0, 6), 300.0, 100, min_run_h=3.0, value_per_gpu_h=1.0)
+    tight = [1e9, 1e9, 100.0, 100.0, 100.0, 1e9]
+    here = made([of], limit=tight)
+    plan = solve_problem(here)
+    assert check_plan(here, plan) == ()
+    assert max(np.array(plan.sites["dc"].import_kw)[2:5]) <= 100.0 + 1e-3
+    assert plan.jobs["j"].work_gpus == pytest.approx((100.0, 100.0, 0.0, 0.0, 0.0, 100.0))
+
+
+def test_a_limit_holds_whatever_the_jobs_are_worth_that_wait_for_a_small_one():
+    """The small job would need 0.2 kW beyond the limit for an hour, and 400 GPU-hours of the other would be in time."""
+    jobs = [job("a", (0, 6), 0.5, 1), job("b", (0, 6), 500.0, 100, after=("a",), value_per_gpu_h=1e4)]
+    here = made(jobs, limit=[100.0, *[1e9] * 5])
+    plan = solve_problem(here)
+    assert plan.sites["dc"].over_limit_kw == (0.0,) * 6
+    assert plan.jobs["a"].work_gpus[:2] == pytest.approx((0.0, 0.5))
+    assert check_plan(here, plan) == ()
+
+
 def test_a_run_that_must_last_is_kept_up_on_every_rung_and_the_checker_misses_it_where_it_is_not():
     """Begun 15 min ago for two hours at least: it must not rest now, in the second hour, or in what a rule plans."""
     of = replace(running(min_run_h=2.0), running_since=START - HOUR / 4)
@@ -134,6 +156,10 @@ def test_a_run_that_must_last_is_kept_up_on_every_rung_and_the_checker_misses_it
     blocked = solve_problem(full)
     assert blocked.jobs["j"].work_gpus[0] == 0.0
     assert check_plan(full, blocked) == (), "idle cards take the whole limit"
+    once = made([replace(of, min_run_h=3.0)], [900.0, 900.0, 20.0, 20.0, 20.0, 20.0], limit=[100.0, *[1e9] * 5])
+    ended = solve_problem(made([replace(of, min_run_h=0.0)], [900.0, 900.0, 20.0, 20.0, 20.0, 20.0]))
+    assert ended.jobs["j"].work_gpus[:2] == pytest.approx((0.0, 0.0))
+    assert check_plan(once, ended) == (), "the limit has ended the run; an hour later it is another one"
 
 
 def test_a_job_begins_only_after_the_jobs_before_it_and_they_are_done_in_time_for_it():

@@ -119,6 +119,31 @@ def test_a_plan_that_breaks_a_promise_beside_free_gpus_is_refused():
         assert np.dot(plan.jobs["j"].work_gpus[:3], firm.grid.hours[:3]) == pytest.approx(100.0, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("more", "free_kw", "used"),
+    [
+        ({"min_gpus": 50}, (20.0, 20.0, 20.0), True),
+        ({"min_gpus": 50}, (20.0, 0.0, 0.0), True),
+        ({"min_gpus": 50}, (4.0, 0.0, 0.0), False),  # its fifty GPUs need 5 kW at the knee
+        ({"pause_cost": 1.0}, (0.05, 0.0, 0.0), False),  # half of a GPU
+        ({"min_run_h": 2.0}, (20.0, 0.0, 0.0), False),  # an hour before the limit
+        ({"min_run_h": 2.0}, (0.0, 20.0, 0.0), False),  # an hour between two
+        ({"min_run_h": 2.0}, (20.0, 20.0, 0.0), True),
+        ({"min_run_h": 1.0}, (20.0, 0.0, 0.0), True),
+        ({"min_run_h": 2.0, "work_gpu_h": 40.0}, (20.0, 0.0, 0.0), True),  # it is done in less
+        ({}, (2.0, 0.0, 0.0), True),  # less than what is missing, and still room
+    ],
+)
+def test_room_is_what_a_promised_job_can_use(more, free_kw, used):
+    soft = replace(begun(), **more)
+    limit = [10.0 + kw for kw in (*free_kw, 40.0)]
+    asked = problem(hourly(4), [site(4, limit=limit)], [inputs(BATCH, 4)], [soft])
+    rests = safe_plan(asked)
+    assert max(rests.jobs["j"].work_gpus[:3]) == 0.0
+    found = check_plan(replace(asked, jobs=(replace(soft, firm=True),)), rests)
+    assert [fault.subject for fault in found if "promised deadline" in fault.text] == ["j"] * used
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_promises_are_priced_as_the_model_prices_them(seed):
     asked = random_problem(seed, exact=True)

@@ -10,8 +10,10 @@ import pytest
 from optimizer import whole
 from optimizer.check import check_plan
 from optimizer.domain import JobState, Rung, Work
+from optimizer.faults import SolveError
 from optimizer.highs import Highs, solve_arrays
-from optimizer.model.arrays import write_arrays
+from optimizer.ladder import answer
+from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import declare
 from optimizer.reasons import Reason
 from optimizer.session import Session
@@ -29,6 +31,8 @@ from tests.support.problems import (
     random_problem,
     site,
     typical_problem,
+    with_promises,
+    with_steps,
 )
 
 BATCH = pool("batch", Work.BATCH, 1000)
@@ -102,6 +106,60 @@ def test_whole_numbers_leave_the_solver_warm_and_the_same_object():
         warm += pieces[0].iterations
         cold += relaxed(write_arrays(declare(dearer))).iterations
     assert warm < cold / 2
+
+
+def by_hand(cost, rows, low, high, integer):
+    """A model of dense rows of coefficients between `low` and `high`; columns from 0 to 1."""
+    table = np.array(rows, dtype=float).T
+    at = [np.flatnonzero(column) for column in table]
+    starts = np.cumsum([0, *map(len, at)]).astype(np.int32)
+    value = np.concatenate([column[n] for column, n in zip(table, at, strict=True)])
+    bounds = (np.zeros(len(cost)), np.ones(len(cost)), np.array(low), np.array(high))
+    index = np.concatenate(at).astype(np.int32)
+    none = np.zeros(0, dtype=np.int64)
+    return Arrays(np.array(cost), 0.0, *bounds, starts, index, value, np.array(integer, dtype=np.int32), {}, {},
+                  (none, none, none, np.zeros(0)))  # fmt: skip
+
+
+def test_what_was_rounded_up_is_taken_back_where_it_leaves_no_way_out():
+    """a wants to be 0.8, and 1 costs next to nothing more; b is then a half, and can be neither 0 nor 1."""
+    inf = float("inf")
+    arrays = by_hand(
+        cost=[-1.0, 1e-6, 1.0001],  # a, b, and what lets a rise above 0.8
+        rows=[[1.0, 0.0, -1.0], [-0.5, 1.0, 0.0], [0.5, 1.0, 0.0]],
+        low=[-inf, 0.0, -inf],
+        high=[0.8, inf, 1.0],
+        integer=[1, 1, 0],
+    )
+    start = relaxed(arrays)
+    assert start.point[:2] == pytest.approx([0.8, 0.4])
+    assert whole.rounded(arrays, start, lp, 10.0).point == pytest.approx([0.0, 0.0, 0.0])
+    stuck = replace(arrays, row_low=np.array([0.8, 0.0, -inf]))  # nothing of it is no way either
+    with pytest.raises(SolveError, match="neither rounded up nor down"):
+        whole.rounded(stuck, relaxed(stuck), lp, 10.0)
+
+
+@pytest.mark.parametrize("seed", [1021, 1116, 1520, 1763, 1903, 1920, 2053])
+def test_problems_that_once_ended_in_rules_have_an_optimum(seed):
+    """Least runs that a limit cuts, jobs that wait for others, promises, prices of what gives up to 1e11."""
+    made = with_promises(with_steps(random_problem(seed), seed + 1), seed + 2)
+    plan = answer(made, None, solve_problem)
+    assert (plan.rung, check_plan(made, plan)) == (Rung.OPTIMUM, ()), [note.text for note in plan.notes]
+
+
+def test_the_search_is_measured_against_the_money_that_moves():
+    """A constant of a million, as work of great value or an event that nothing can meet: a ten-thousandth of it is
+    more than all that there is to win."""
+    arrays = write_arrays(declare(crowded(8, horizon_h=6)))
+    dear = replace(arrays, offset=arrays.offset + 1e6)
+    start = relaxed(dear)
+    rough = whole.whole_numbers(dear, start, lp, 10.0, 0.0)
+    assert not rough.proven
+    assert rough.answer.objective - start.objective < 1e-4 * start.objective, "by which it would be proven"
+    found = whole.whole_numbers(dear, start, lp, 10.0, 5.0)
+    best = solve_arrays(arrays, 20.0, 1e-9).objective + 1e6
+    assert found.answer.objective - best < 2e-4 * whole.at_stake(dear, found.answer)
+    assert rough.answer.objective - best > 10 * (found.answer.objective - best)
 
 
 def crowded(jobs, horizon_h, start=START, seed=4):
