@@ -22,7 +22,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.batch import server
+from benchmarks.batch import cpu_s, server
 from benchmarks.support.report import Figures, run, say
 from tests.support.daemon import TOKEN, free_port
 from tests.support.gateway import Desk, asked
@@ -88,11 +88,15 @@ def measure(quick: bool, seed: int) -> Figures:
         desk.wait(lambda: json.loads(desk.call("GET", "/v1/quotes", _key(0)).content)["made_at"], 120)
         files = [desk.upload(asked([f"w{k}" for k in range(4)]), _key(tenant)) for tenant in range(TENANTS)]
         pipe.send("watch")
+        before_s = cpu_s(desk.lives[-1].pid)
         seen = asyncio.run(_crowd(size, desk.url, files, seed))
+        spent_s = cpu_s(desk.lives[-1].pid) - before_s
         pipe.send("tell")
         gaps = pipe.recv()
         lost = asyncio.run(_lost(desk.url, seen))
-        figures = _figures(size, seen, gaps) | {"lost": lost + seen.failed}
+        calls = sum(seen.answers.values())
+        figures = _figures(size, seen, gaps) | {"lost": lost + seen.failed, "cpu_ms_per_call": 1e3 * spent_s / calls}
+        say(f"CPU time of the gateway, its talk with the daemon included: {figures['cpu_ms_per_call']:.2f} ms a call")
         say(f"lost {figures['lost']}; late ticks {figures['late_ticks']}, longest gap {figures['longest_gap_s']:.2f} s")
         return figures
 

@@ -14,6 +14,7 @@ from tests.support.daemon import TOKEN, Machine
 from tests.support.gateway import KEY, Desk, line
 from tests.support.llama import llama_server
 
+SHORT_DWELL = "import datetime, scheduler.dwell; scheduler.dwell.DWELL = datetime.timedelta(seconds=5)"
 KILLS = int(os.environ.get("GRIDPACE_KILLS", "2"))
 
 
@@ -25,12 +26,13 @@ def hall(tmp_path_factory):
     with ExitStack() as stack:
         machine = Machine(folder)
         stack.callback(machine.close)
+        machine.start(before=SHORT_DWELL)
         url = stack.enter_context(llama_server())
         daemon = f"http://127.0.0.1:{machine.fields['port']}"
         desk = Desk(folder / "gateway", url, daemon, TOKEN, speed=40_000)
         stack.callback(desk.close)
-        machine.start().serving()
-        desk.start()
+        desk.start()  # while the daemon starts
+        machine.lives[-1].serving()
         client = stack.enter_context(openai.OpenAI(base_url=f"{desk.url}/v1", api_key=KEY, max_retries=2, timeout=30))
         yield machine, desk, client
 
@@ -83,7 +85,7 @@ def test_an_operator_who_stops_the_pool_stops_the_batch(hall):
     desk.wait(lambda: "llama 0 of 0" in sentence(desk))
     done = client.batches.retrieve(batch.id).request_counts.completed
     assert daemon.call("POST", "/api/v1/operator", {"action": "limit", "site": "lab", "limit_kw": 100})[0] == 200
-    # GPUs that the fast loop took from jobs stay taken for a minute; then the batch goes on.
+    # GPUs that the fast loop took from jobs stay taken for a while (a minute; here less); then the batch goes on.
     desk.wait(lambda: client.batches.retrieve(batch.id).request_counts.completed > done + 20, 100)
     assert client.batches.cancel(batch.id).status == "cancelling"
     assert finished(desk, client, batch).status == "cancelled"
