@@ -79,7 +79,7 @@ def test_two_hundred_jobs_an_event_a_lost_controller_and_nothing_left_held(site)
     assert not [job for job in states if stopped(cluster, job)]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_jobs_wait_for_the_cheap_hours_and_a_killed_daemon_leaves_nothing_held_for_ever(site):
     cluster, lab = site
     lab.prices(datetime.now(UTC), 900, 10, timedelta(hours=2))
