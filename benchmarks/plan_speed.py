@@ -7,6 +7,7 @@ alternating order, and each ratio is the median over the instances. Times are CP
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,21 +16,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.support.days import CLOSED_LOOP, WAYS, Days, figures_of
 from benchmarks.support.longrun import roll, told
 from benchmarks.support.memory import peak_mb
 from benchmarks.support.plans import Hasty, Planned, arrays_of, highs_alone
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import Figures, run, say, spread
-from benchmarks.support.rolling import closed_loop, refreshed, stepped
+from benchmarks.support.rolling import refreshed, stepped
 from optimizer.domain import Problem, Rung
 
 CHANGE_PER_KW = 0.002
 """The daemon's own price of moving a kW, for change_cost_ratio."""
-
-LOSSES = (
-    "closed_loop_loss", "closed_loop_above_bound", "closed_loop_short",
-    "one_cap_loss", "one_cap_above_bound", "one_cap_short", "classes_loss", "coarse_loss", "tanks_loss",
-)  # fmt: skip
 
 DAY_STEPS = 144
 """After so many rolling steps (twelve hours) the next day's jobs come, all at once."""
@@ -60,7 +57,7 @@ Ratios = dict[str, float]
 def measure(
     quick: bool, seed: int, parts: Sequence[str] = (), state: Path | None = None, minutes: float = inf
 ) -> Figures:
-    """The figures of these parts (none named: of all), printed on the way. `state`, `minutes`: see `_rolling`."""
+    """The figures of these parts (none named: of all), printed on the way. `state`, `minutes`: see `main`."""
     size = QUICK if quick else FULL
     say(f"{size.instances} days of {size.pools} pools and {size.jobs} jobs over {size.horizon_h:g} h")
     say("HiGHS alone = pass the arrays that the plan solved, solve from nothing, read the point")
@@ -68,7 +65,7 @@ def measure(
     figures: dict[str, Any] = {}
     for name, part in PARTS.items():
         if not parts or name in parts:
-            figures |= _rolling(size, seed, state, minutes) if name == "rolling" else part(size, seed)
+            figures |= part(size, seed, state, minutes) if name in LONG else part(size, seed)
     return figures
 
 
@@ -174,22 +171,14 @@ def _emergency(size: Size, seed: int) -> Figures:
     }
 
 
-def _days(size: Size, seed: int) -> Figures:
-    """Days in closed loop, jobs planned singly; the same days with nearly alike jobs planned as one; and as if there
-    never were time, by the coarsest classes and by tanks of work."""
-    losses: dict[str, list[float]] = {name: [] for name in LOSSES}
-    others = {"classes_loss": Planned(0), "coarse_loss": Hasty(Rung.COARSE), "tanks_loss": Hasty(Rung.EMERGENCY)}
-    for number in range(size.days):
-        day = (seed + number, size.jobs, size.pools, size.horizon_h)
-        singly = closed_loop(*day, Planned().plan)
-        held = closed_loop(*day, Planned().plan, one_cap=True)
-        for name, one in (("closed_loop", singly), ("one_cap", held)):
-            for what, value in (("loss", one.loss), ("above_bound", one.above_bound), ("short", one.short)):
-                losses[f"{name}_{what}"].append(value)
-        for name, planner in others.items():
-            losses[name].append(closed_loop(*day, planner.plan, singly).lived / singly.lived - 1.0)
-        say(f"  day {seed + number}: " + ", ".join(f"{name} {found[-1]:.4f}" for name, found in losses.items()))
-    return {name: _said(name, found, ".4f") for name, found in losses.items() if found}
+def _days(size: Size, seed: int, path: Path | None = None, minutes: float = inf, ways: Sequence[str] = ()) -> Figures:
+    """Days in closed loop (`benchmarks/support/days.py`)."""
+    seeds = [seed + number for number in range(size.days)]
+    file = path.with_name(f"{path.name}.days") if path is not None else None
+    days = Days(size.jobs, size.pools, size.horizon_h, file, time.monotonic() + 60.0 * minutes)
+    found = figures_of(days.lived(list(ways), seeds), seeds)
+    whole = {name: values for name, values in found.items() if len(values) == len(seeds)}
+    return {name: _said(name, values, ".4f") for name, values in whole.items()}
 
 
 def _rolling(size: Size, seed: int, path: Path | None = None, minutes: float = inf) -> Figures:
@@ -212,12 +201,16 @@ def _rolling(size: Size, seed: int, path: Path | None = None, minutes: float = i
     return record.figures()
 
 
-PARTS: dict[str, Callable[[Size, int], Figures]] = {
+LONG = ("days", "other_days", "rolling")
+"""Parts that can be run in several sittings."""
+
+PARTS: dict[str, Callable[..., Figures]] = {
     "grids": _every_day(_grids),
     "intervals": _every_day(_intervals),
     "many": _many,
     "emergency": _emergency,
-    "days": _days,
+    "days": partial(_days, ways=[CLOSED_LOOP]),
+    "other_days": partial(_days, ways=list(WAYS)),
     "rolling": _rolling,
     "peak": _peak,
 }
@@ -225,7 +218,7 @@ PARTS: dict[str, Callable[[Size, int], Figures]] = {
 
 def main(argv: list[str] | None = None) -> None:
     """Run from the command line; `--part NAME`, as often as one likes, for a part of it; `--state FILE --minutes M` for
-    the rolling steps in several sittings."""
+    rolling steps and days in several sittings (days: in a file beside FILE)."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--part", action="append", default=[], choices=list(PARTS))
     options.add_argument("--state", type=Path)

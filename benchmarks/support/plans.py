@@ -30,6 +30,8 @@ from scheduler.planner import InlinePlanner
 
 T = TypeVar("T")
 PATIENCE_S = 300.0
+KEPT = ("_compiled", "_last", "_plans", "_late", "_speeds")
+"""What of a session goes on in another process."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,15 @@ class Planned:
         with _solver_clock() as inside:
             total_s, _ = timed(lambda: self.plan(problem))
         return Whole(total_s, sum(inside))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What makes the next plan what it would have been: all but the solver itself, whose basis is kept."""
+        return {"most_single": self._session.most_single, **{name: getattr(self._session, name) for name in KEPT}}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__init__(kept["most_single"])  # type: ignore[misc]
+        for name in KEPT:
+            setattr(self._session, name, kept[name])
 
     @property
     def arrays(self) -> Arrays:

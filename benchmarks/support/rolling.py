@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 
@@ -89,6 +90,29 @@ class Day:
         return self.short_gpu_h / max(self.planned_gpu_h, 1e-9)
 
 
+@dataclass
+class Living:
+    """A day as far as it was lived: objectives of its optimum and of the bound, intervals that are over, draws in kW
+    [pool, interval], rates [job, interval], and the work that was planned in GPU-hours."""
+
+    optima: list[float] = field(default_factory=list)
+    least: float | None = None
+    over: int = 0
+    draw: Floats | None = None
+    rates: Floats | None = None
+    asked_gpu_h: float = 0.0
+    keep: Callable[[], None] | None = None
+    """Called after every plan: what it raises ends the day, which goes on from there another time."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "keep": None}
+
+    def told(self) -> None:
+        """There is more."""
+        if self.keep is not None:
+            self.keep()
+
+
 def closed_loop(
     seed: int,
     jobs: int,
@@ -98,19 +122,24 @@ def closed_loop(
     known: Day | None = None,
     *,
     one_cap: bool = False,
+    living: Living | None = None,
 ) -> Day:
     """A day that is planned anew every quarter of an hour and lived under the caps of the plans, beside the best that
     could be done with all that comes known at its start. `known`: the same day by another planner, whose optimum and
-    bound hold here too. `one_cap`: jobs are held to what their GPUs do under the one cap of their pool."""
+    bound hold here too. `one_cap`: jobs are held to what their GPUs do under the one cap of their pool. `living`: what
+    was lived of it already."""
     whole = reference_problem(seed, fine_grid(horizon_h), jobs, pools, one_cap=one_cap)
     end = whole.grid.end
     whole = replace(whole, jobs=tuple(job for job in whole.jobs if job.deadline <= end))
     facts = facts_of(whole)
-    most = _most(facts)
+    most, living = _most(facts), living or Living()
     if known is None:
-        optimum = max(planner(whole).objective for _ in range(OPTIMA if one_cap else 1))
-        known = Day(0.0, most - optimum, most + _least(facts))
-    lived, done_gpu_h, planned_gpu_h = _lived(facts, planner)
+        while len(living.optima) < (OPTIMA if one_cap else 1):
+            living.optima.append(planner(whole).objective)
+            living.told()
+        living.least = _least(facts) if living.least is None else living.least
+        known = Day(0.0, most - max(living.optima), most + living.least)
+    lived, done_gpu_h, planned_gpu_h = _lived(facts, planner, living)
     broken = check_plan(whole, lived)
     if broken:
         raise RuntimeError(f"the day that was lived breaks a promise: {broken[0]}")
@@ -139,28 +168,32 @@ def _most(facts: Facts) -> float:
     return service + float((facts.table.value_per_gpu_h * facts.table.left).sum())
 
 
-def _lived(facts: Facts, planner: Planner) -> tuple[Plan, float, float]:
+def _lived(facts: Facts, planner: Planner, living: Living) -> tuple[Plan, float, float]:
     """The day as it was lived, each plan's first quarter of an hour one after the other; the work that jobs did, and
     what was planned of it, in GPU-hours. All GPUs of a batch pool run under its plan's cap."""
     whole, count = facts.problem, facts.count
-    draw, rates = np.zeros((len(facts.pools), count)), np.zeros((len(facts.jobs), count))
-    ids, fine, asked_gpu_h = [job.id for job in facts.table.jobs], int(REPLAN / STEP), 0.0
-    for first in range(0, count, fine):
+    draw = np.zeros((len(facts.pools), count)) if living.draw is None else living.draw
+    rates = np.zeros((len(facts.jobs), count)) if living.rates is None else living.rates
+    ids, fine = [job.id for job in facts.table.jobs], int(REPLAN / STEP)
+    living.draw, living.rates = draw, rates
+    for first in range(living.over, count, fine):
         now = whole.grid.edges[first]
         done = rates @ facts.hours
         plan = planner(_at(whole, facts, now, done, draw[:, :first]))
         steps = slice(first, min(first + fine, count))
         width = steps.stop - first
         planned = job_rows(plan.jobs, ids, len(plan.grid)).rates[:, :width]
-        asked_gpu_h += float((planned @ facts.hours[steps]).sum())
+        living.asked_gpu_h += float((planned @ facts.hours[steps]).sum())
         for pool in facts.pools:
             orders = plan.pools[pool.pool.id]
             draw[pool.index, steps] = orders.draw_kw[:width]
             if pool.batch:
                 mine = facts.table.of_pool(pool.index)
                 rates[mine, steps], draw[pool.index, steps] = under_caps(facts, pool, steps, orders, planned[mine])
+        living.over = steps.stop
+        living.told()
     lived = assemble(facts, Draft(draw, rates, tuple(facts.table.first_pool.tolist())), Rung.OPTIMUM)
-    return lived, float((rates @ facts.hours).sum()), asked_gpu_h
+    return lived, float((rates @ facts.hours).sum()), living.asked_gpu_h
 
 
 def under_caps(facts: Facts, pool: PoolFacts, steps: slice, orders: PoolPlan, planned: Floats) -> tuple[Floats, Floats]:

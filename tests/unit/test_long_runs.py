@@ -1,12 +1,14 @@
 """Long runs in sittings: nothing is timed twice, nothing is lost, and two problems never make one figure."""
 
 from dataclasses import replace
+from math import inf
 from multiprocessing import dummy as threads
 
 import pytest
 
 from benchmarks import plan_speed
 from benchmarks.support import longrun
+from benchmarks.support.days import CLOSED_LOOP, Days
 from optimizer.domain import Rung
 from optimizer.fallback import greedy_plan
 from tests import slices
@@ -119,3 +121,17 @@ def test_a_sitting_hands_seeds_out_until_its_time_is_over(monkeypatch):
     assert {seed: len(found) for seed, found in kept.items()} == {5: 0, 6: 1}
     assert slices.sit([5, 6], 1, 0.0, kept.__setitem__) == 0
     assert slices.sit([5, 6], 1, 1e-9, kept.__setitem__) == 1
+
+
+def test_a_day_in_closed_loop_is_the_same_in_as_many_sittings_as_it_has_plans(tmp_path):
+    whole = Days(16, 6, 2.0, None, inf).lived([CLOSED_LOOP], [3])
+    sittings, done = 0, {}
+    while not done and sittings < 40:
+        done = Days(16, 6, 2.0, tmp_path / "days", 0.0).lived([CLOSED_LOOP], [3])
+        sittings += 1
+    assert sittings == 13, "four optima, eight plans, each in a sitting of its own; and one that ends it"
+    (day,), (one,) = done.values(), whole.values()
+    assert (day.lived, day.optimum, day.bound) == pytest.approx((one.lived, one.optimum, one.bound), rel=1e-5)
+    assert Days(16, 6, 2.0, tmp_path / "days", 0.0).lived([CLOSED_LOOP], [3]) == done
+    with pytest.raises(ValueError, match="remove it"):
+        Days(17, 6, 2.0, tmp_path / "days", 0.0).lived([CLOSED_LOOP], [3])
