@@ -6,7 +6,6 @@ config/kubernetes/kueue applied. Without them nothing is said of real clusters.
 """
 
 import os
-import shutil
 import time
 import uuid
 from contextlib import suppress
@@ -60,7 +59,6 @@ def place(request):
     cluster = Cluster(16, kueue=True)
     yield Place(str(cluster.path), "work", "batch", "lq")
     cluster.end()
-    shutil.rmtree(cluster.folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A real daemon paces two hundred jobs on the twin of a cluster: an event, a cut watch, a lost server, kill -9; in the
 end nothing is held."""
 
-import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,7 +23,6 @@ def site():
     finally:
         lab.end()
         cluster.end()
-        shutil.rmtree(cluster.folder, ignore_errors=True)
 
 
 def generations(cluster):

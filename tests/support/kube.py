@@ -1,5 +1,6 @@
 """Jobs on the twin, and a job system over it."""
 
+import shutil
 import tempfile
 import time
 from contextlib import contextmanager
@@ -99,6 +100,7 @@ class Cluster:
 
     def end(self):
         self.twin.end()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextmanager
