@@ -103,7 +103,7 @@ def measure(size: Size, folder: Path | None, seed: int, keep: Path | None = None
             if found.best is not None:
                 best[found.key] = found.best
             _tell(found)
-    ratio = scenario_ratio(size.weighed_jobs, 20, size.weighed_repeats, seed)
+    ratio = scenario_ratio(size.weighed_jobs, 20, size.weighed_repeats, seed, keep=keep)
     return {"share_of_perfect": _short(shares), "rivals": _short(beside), "regret": _short(causes),
             "knowing_block_means": _short(blocks), "best_policy": _short(best), "scenario_ratio_20": ratio}  # fmt: skip
 

@@ -60,7 +60,7 @@ class Piece:
 
 def lived(pieces: Sequence[Piece], processes: int, keep: Path | None) -> Iterator[Arrays]:
     """Every piece, in their order."""
-    work = partial(_kept, keep=keep, code=_code() if keep else "")
+    work = partial(_kept, keep=keep, code=code_digest() if keep else "")
     if processes == 1:
         yield from map(work, pieces)
         return
@@ -88,7 +88,7 @@ def _kept(piece: Piece, keep: Path | None, code: str) -> Arrays:
     return made
 
 
-def _code() -> str:
+def code_digest() -> str:
     """A digest of everything that decides what is found."""
     mark = sha256()
     for package in (optimizer, benchmarks):

@@ -23,6 +23,7 @@ from optimizer.facts import Floats, facts_of
 from optimizer.faults import SolveError, SolveFault
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import declare
+from optimizer.reasons import Note
 from optimizer.session import Session
 from optimizer.tankhours import in_hours
 from optimizer.tanks import tanks_of
@@ -49,17 +50,19 @@ class Whole:
 
 class Planned:
     """A planner as the daemon's child holds it, whose plans are timed one by one. `most_single`: above so many jobs
-    those that are nearly alike are planned as one."""
+    those that are nearly alike are planned as one. `notes` are those of the last plan."""
 
     def __init__(self, most_single: int = MOST_SINGLE) -> None:
         self._session = Session(most_single=most_single)
         self._planner = InlinePlanner(PATIENCE_S, self._session.plan)
+        self.notes: tuple[Note, ...] = ()
 
     def plan(self, problem: Problem) -> Plan:
         """The optimum. RuntimeError when something else answered: a fallback would be fast and prove nothing."""
         plan = self._planner.plan(problem)
         if plan.rung is not Rung.OPTIMUM:
             raise RuntimeError(f"the plan is {plan.rung}, not the optimum: {[note.text for note in plan.notes][:3]}")
+        self.notes = plan.notes
         return plan
 
     def timed(self, problem: Problem) -> Whole:

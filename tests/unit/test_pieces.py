@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import plan_quality
-from benchmarks.support import pieces
+from benchmarks.support import pieces, weighing
 from benchmarks.support.pieces import Piece, Source, lived
 
 DAYS = 19
@@ -61,7 +62,7 @@ def test_a_piece_that_is_kept_is_not_lived_again_unless_anything_changed(source,
     for other in (asked(source, 15, 16), replace(question, seed=2)):
         list(lived([other], 1, keep))
         assert times.pop() == other
-    monkeypatch.setattr(pieces, "_code", lambda: "changed")
+    monkeypatch.setattr(pieces, "code_digest", lambda: "changed")
     list(lived([question], 1, keep))
     assert times.pop() == question
     prices = source.prices[0]
@@ -70,6 +71,24 @@ def test_a_piece_that_is_kept_is_not_lived_again_unless_anything_changed(source,
     assert times.pop() == question
     assert not np.array_equal(other["gridpace"], found["gridpace"])
     assert not list(keep.glob("*.part.npz"))
+
+
+def test_repeats_of_a_weighing_that_are_kept_are_not_timed_again(tmp_path, monkeypatch):
+    timed, timed_by = [], weighing.Planned.timed
+    monkeypatch.setattr(weighing.Planned, "timed", lambda self, asked: timed.append(asked) or timed_by(self, asked))
+    ratio = partial(weighing.scenario_ratio, 2, 2, seed=1, count=2, keep=tmp_path)
+    first = ratio(1)
+    assert len(timed) == 2
+    assert ratio(3) > 0.0
+    assert [len(asked.scenarios) for asked in timed] == [2, 0] * 3
+    assert len({asked.sites[0].price_per_mwh for asked in timed}) == 3
+    assert ratio(3) == ratio(3)
+    assert ratio(1) == first
+    assert len(timed) == 6
+    monkeypatch.setattr(weighing, "code_digest", lambda: "changed")
+    ratio(1)
+    assert len(timed) == 8
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_market_whose_prices_are_not_shipped_is_refused(capsys):
