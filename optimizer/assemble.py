@@ -20,6 +20,7 @@ from optimizer.evaluate import evaluate_facts
 from optimizer.facts import Facts, Floats, late_tail, with_taken
 from optimizer.jobplans import NAMES, JobPlans
 from optimizer.notes import notes_of
+from optimizer.once import once_for_jobs
 from optimizer.parked import Parked
 from optimizer.poolfacts import PoolFacts
 from optimizer.reasons import CODE, Note, Reason
@@ -202,27 +203,38 @@ def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> JobPlans:
     for n in np.flatnonzero(~table.preemptible & (totals > 1e-9)).tolist():
         late[n] += late_tail(facts, facts.jobs[n], float(totals[n]))[0]
     undone = undone_gpu_h(facts, totals)
-    names = [pool.pool.id for pool in facts.pools]
-    open_ = {job.id: n for n, job in enumerate(table.jobs)}
-    at = np.array([open_.get(job.id, -1) for job in everyone], dtype=np.int64)
-    here = at >= 0
-    rates = np.zeros((len(everyone), facts.count))
-    codes = np.full(rates.shape, CODE[Reason.WORK_DONE], dtype=np.int16)
-    both = np.zeros((2, len(everyone)))
-    rates[here], both[:, here] = draft.rates[at[here]], np.array((late, undone))[:, at[here]]
-    codes[here] = job_reasons(facts, draft.rates, draft.job_pool, bindings)[at[here]]
-    homes = [names[g] if g >= 0 else next(iter(table.jobs[n].pools), "") for n, g in enumerate(draft.job_pool)]
+    ids, at, firsts = _everyone(facts)
+    names = [*(pool.pool.id for pool in facts.pools), ""]
+    homes = [names[g] if g >= 0 else first for g, first in zip(draft.job_pool, firsts, strict=True)]
     ends = _finishes(facts, done, totals, undone)
+    rates, codes = draft.rates, job_reasons(facts, draft.rates, draft.job_pool, bindings)
+    if np.array_equal(at, np.arange(len(table))):
+        return JobPlans(ids, tuple(homes), rates, codes, late, undone, tuple(ends), draft.worth.starts)
+    here = at >= 0
+    every = np.zeros((len(ids), facts.count))
+    reasons = np.full(every.shape, CODE[Reason.WORK_DONE], dtype=np.int16)
+    both = np.zeros((2, len(ids)))
+    every[here], reasons[here], both[:, here] = rates[at[here]], codes[at[here]], np.array((late, undone))[:, at[here]]
     return JobPlans(
-        tuple(job.id for job in everyone),
+        ids,
         tuple(homes[n] if n >= 0 else next(iter(job.pools), "") for n, job in zip(at.tolist(), everyone, strict=True)),
-        rates,
-        codes,
+        every,
+        reasons,
         both[0],
         both[1],
         tuple(ends[n] if n >= 0 else None for n in at.tolist()),
         draft.worth.starts,
     )
+
+
+@once_for_jobs
+def _everyone(facts: Facts) -> tuple[tuple[str, ...], Ints, tuple[str, ...]]:
+    """Ids of all jobs of the problem, each one's place in the table (-1: it has nothing left to do), and the first
+    pool by name of those in the table."""
+    open_ = {job.id: n for n, job in enumerate(facts.table.jobs)}
+    ids = tuple(job.id for job in facts.problem.jobs)
+    at = np.array([open_.get(name, -1) for name in ids], dtype=np.int64)
+    return ids, at, tuple(next(iter(job.pools), "") for job in facts.table.jobs)
 
 
 def undone_gpu_h(facts: Facts, done: Floats) -> Floats:
@@ -246,16 +258,11 @@ def _finishes(facts: Facts, done: Floats, totals: Floats, undone: Floats) -> lis
     row = np.arange(len(last))
     in_time = done[row, last] <= table.rate * table.on_time_h[row, last] * (1 + 1e-9)
     inside = totals >= table.left * (1 - 1e-9)
-    found: list[datetime | None] = []
-    for n, (t, timely, whole) in enumerate(zip(last.tolist(), in_time.tolist(), inside.tolist(), strict=True)):
-        end: datetime | None = grid.edges[t + 1]
-        if undone[n] > 1e-9:
-            end = None
-        elif not whole:
-            runs_on = not table.preemptible[n] and totals[n] > 1e-9
-            hours = float((table.left[n] - totals[n]) / table.rate[n]) if runs_on else 0.0
-            end = grid.end + timedelta(hours=hours) if runs_on else None
-        elif timely:
-            end = min(grid.edges[t + 1], table.jobs[n].deadline)
-        found.append(end)
-    return found
+    found = np.array(grid.edges, dtype=object)[last + 1]
+    ends_h = np.cumsum(facts.hours)[last]
+    for n in np.flatnonzero(inside & in_time & (table.deadline_h < ends_h)).tolist():
+        found[n] = min(found[n], table.jobs[n].deadline)
+    found[(undone > 1e-9) | ~inside] = None
+    for n in np.flatnonzero(~inside & (undone <= 1e-9) & ~table.preemptible & (totals > 1e-9)).tolist():
+        found[n] = grid.end + timedelta(hours=float((table.left[n] - totals[n]) / table.rate[n]))
+    return list(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 from math import isfinite
 
@@ -139,6 +140,7 @@ class _Reach:
     corner_rate: Floats
 
 
+@lru_cache(maxsize=1024)
 def _reach(pool: GpuPool) -> _Reach:
     curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
     hull = hull_from_idle(curve) if pool.work is Work.BATCH else hull_of_caps(curve)

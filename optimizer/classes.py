@@ -28,6 +28,7 @@ from optimizer.assemble import Draft
 from optimizer.facts import Facts, Floats
 from optimizer.jobfacts import Jobs, JobTable
 from optimizer.model.parts import Flags, Ints
+from optimizer.once import once_for_jobs
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.steps import steps_of
 
@@ -92,6 +93,8 @@ Level = tuple[float, float]
 def classes_of(facts: Facts, most: int = MOST_SINGLE, levels: tuple[Level, ...] | None = None) -> Classes:
     """Jobs that are exactly alike as one; above `most` of them also those that are nearly alike (see `LEVELS`); every
     other job as a class of its own."""
+    if len(facts.table) <= most and _all_differ(facts):
+        return Classes(facts, facts, np.arange(len(facts.table)), np.ones(len(facts.table)))
     free = plain(facts)
     leader = _leaders(_exact(facts, free), free)
     exact = leader
@@ -106,6 +109,14 @@ def classes_of(facts: Facts, most: int = MOST_SINGLE, levels: tuple[Level, ...] 
     merged = _merged(facts.table, group)
     parts = facts.table.left / merged.left[group.of]
     return Classes(facts, replace(facts, jobs=Jobs(merged)), group.of, parts, leader is not exact)
+
+
+@once_for_jobs
+def _all_differ(facts: Facts) -> bool:
+    """Whether no two jobs are exactly alike, even if moving their data cost nothing."""
+    free = plain(facts)
+    key = np.delete(_exact(facts, free), 1, axis=1)
+    return bool((_leaders(key, free) == np.arange(len(free))).all())
 
 
 def plain(facts: Facts) -> Flags:

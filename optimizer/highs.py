@@ -8,9 +8,10 @@ So every option's answer is checked, each run gets its own time on top of what i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import highspy
@@ -27,6 +28,10 @@ GAP = 1e-4
 
 OPTIMAL = highspy.HighsModelStatus.kOptimal
 TIME_LIMIT = highspy.HighsModelStatus.kTimeLimit
+INTERRUPTED = highspy.HighsModelStatus.kInterrupt
+ASK_EVERY = 32
+"""Iterations of the simplex method between two questions whether to stop: less than 10 ms."""
+
 UNDISTURBED = "dual_simplex_cost_perturbation_multiplier"
 """What HiGHS calls the size of the disturbance of all costs with which its dual simplex method begins."""
 
@@ -136,6 +141,18 @@ class Highs:
         """Solve. Raises SolveError when there is no usable point within the time."""
         return self.answer(self.solve(time_limit_s))
 
+    def run_unless(self, wanted: Callable[[], bool], time_limit_s: float) -> Answer | None:
+        """Solve as a linear program, but give it up (None) within some iterations of `wanted` saying so. Raises
+        SolveError when there is no optimum within the time."""
+        self._solver.stop_when(wanted)
+        seconds = self._timed(time_limit_s)
+        status = self._solver.getModelStatus()
+        if status == INTERRUPTED:
+            return None
+        if status != OPTIMAL:
+            raise self._failure(status, time_limit_s)
+        return self.answer(seconds)
+
     def clock_s(self) -> float:
         """Seconds inside HiGHS over the life of this object."""
         return float(self._solver.getRunTime())
@@ -172,14 +189,19 @@ class Highs:
         solved = self._solver.getModelStatus() == OPTIMAL
         return seconds, int(self._solver.getInfo().simplex_iteration_count) if solved else None
 
-    def price(self, time_limit_s: float) -> float:
-        """Find the duals of the basis that it has at the costs that it has; the seconds. Raises SolveError when time
-        runs out."""
-        with self._with("simplex_iteration_limit", 0):
-            seconds = self._timed(time_limit_s)
-        if self._solver.getModelStatus() == TIME_LIMIT:
-            raise self._failure(TIME_LIMIT, time_limit_s)
-        return seconds
+    def priced(self, arrays: Arrays, seconds: float) -> Answer | None:
+        """The point that the last solve ended at, with the duals of its basis at the costs of these arrays, whose
+        matrix is the same: y with y B = the costs of the basic columns. None where HiGHS has no factors of its
+        basis any more."""
+        _, basic = self._solver.getBasicVariables()
+        costs = np.where(basic >= 0, arrays.cost[np.maximum(basic, 0)], 0.0)
+        status, duals = self._solver.getBasisTransposeSolve(costs)
+        if status != highspy.HighsStatus.kOk:
+            return None
+        duals = np.array(duals, dtype=np.float64)
+        point = _array(self._solver.getSolution().col_value)
+        reduced: Floats = arrays.cost - duals @ arrays.matrix
+        return Answer(point, duals, reduced, arrays.offset + float(arrays.cost @ point), True, seconds)
 
     def finish(self, time_limit_s: float) -> float:
         """Go on from the point that it has by the primal simplex method; the seconds. Raises SolveError as `solve`."""
@@ -205,15 +227,15 @@ class Highs:
 
     def row_duals(self) -> Floats:
         """Duals of the rows alone, of the last solve."""
-        return np.array(self._solver.getSolution().row_dual)
+        return _array(self._solver.getSolution().row_dual)
 
     def answer(self, seconds: float) -> Answer:
         """What the last solve found; it took these seconds."""
         solution, info = self._solver.getSolution(), self._solver.getInfo()
         return Answer(
-            np.array(solution.col_value),
-            np.array(solution.row_dual),
-            np.array(solution.col_dual),
+            _array(solution.col_value),
+            _array(solution.row_dual),
+            _array(solution.col_dual),
             float(info.objective_function_value),
             self._solver.getModelStatus() == OPTIMAL,
             seconds,
@@ -225,7 +247,7 @@ class Highs:
         arrays = self.arrays
         _, basic = self._solver.getBasicVariables()
         columns = _nonbasic(point, arrays.low, arrays.high)
-        rows = _nonbasic(np.array(self._solver.getSolution().row_value), arrays.row_low, arrays.row_high)
+        rows = _nonbasic(arrays.matrix @ point, arrays.row_low, arrays.row_high)
         columns[basic[basic >= 0]] = 1
         rows[-1 - basic[basic < 0]] = 1
         return columns, rows
@@ -243,6 +265,11 @@ STATUS = np.array(
 )
 
 
+def _array(numbers: list[float]) -> Floats:
+    """HiGHS hands its vectors out as lists: this is the fastest way back."""
+    return np.fromiter(numbers, np.float64, len(numbers))
+
+
 def _nonbasic(values: Floats, low: Floats, high: Floats) -> Ints:
     """0 at the lower bound, 2 at the upper."""
     return np.where(np.abs(values - high) < np.abs(values - low), 2, 0)
@@ -254,6 +281,18 @@ class _Silent(highspy.Highs):  # type: ignore[misc]
     def __init__(self) -> None:
         super(highspy.Highs, self).__init__()
         must(self.setOptionValue("output_flag", False), "option output_flag")
+
+    def stop_when(self, wanted: Callable[[], bool]) -> None:
+        """Ask in every so many simplex iterations whether to stop."""
+        turns = count()
+
+        def asked(_kind: int, _message: str, _told: Any, answer: Any, _data: object) -> None:
+            if next(turns) % ASK_EVERY == 0 and wanted():
+                answer.user_interrupt = True
+
+        kind = highspy.cb.HighsCallbackType.kCallbackSimplexInterrupt
+        must(super(highspy.Highs, self).setCallback(asked, None), "callback")
+        must(self.startCallback(kind), "callback")
 
 
 def must_be_numbers(arrays: Arrays) -> None:

@@ -104,6 +104,12 @@ class JobTable:
         return self.undone_penalty <= 0
 
     @cached_property
+    def soonest_late_h(self) -> Floats:
+        """Least hours after its deadline, on average over an interval, that a job may work late (inf: not at all)."""
+        found: Floats = np.where(self.late_h > 0, self.hours_late, np.inf).min(axis=1, initial=np.inf)
+        return found
+
+    @cached_property
     def first_pool(self) -> NDArray[np.int64]:
         """The first pool of each job's list (-1: none)."""
         first = np.full(len(self.left), -1, dtype=np.int64)

@@ -25,3 +25,18 @@ def once(reckon: Callable[[Facts, *Asked], Found]) -> Callable[[Facts, *Asked], 
         return known[key]
 
     return kept
+
+
+def once_for_jobs(reckon: Callable[[Facts], Found]) -> Callable[[Facts], Found]:
+    """What follows from jobs, grid and pools as they are configured alone is kept with the jobs: the next facts take
+    these over where all of that is the same (`facts.facts_of`). Nothing of it may hang on prices, limits, loads, or
+    the speeds that a plan chooses."""
+
+    @wraps(reckon)
+    def kept(facts: Facts, /) -> Found:
+        known: dict[object, Found] = facts.jobs.__dict__.setdefault("_reckoned", {})
+        if reckon not in known:
+            known[reckon] = reckon(facts)
+        return known[reckon]
+
+    return kept

@@ -34,10 +34,15 @@ def both_kw(arrays: Arrays, answer: Answer) -> Floats:
     return least
 
 
+def goes_both_ways(arrays: Arrays, answer: Answer) -> bool:
+    """Whether an answer charges and discharges a battery at once."""
+    return bool(len(arrays.families["charge"])) and float(both_kw(arrays, answer).max()) > TOL_KW
+
+
 def one_way(arrays: Arrays, answer: Answer, solve: Solve) -> Answer:
     """The best answer that never does both at once; `answer` itself where it does not. Raises SolveError only when not
     even the first dive is answered."""
-    if not len(arrays.families["charge"]) or both_kw(arrays, answer).max() <= TOL_KW:
+    if not goes_both_ways(arrays, answer):
         return answer
     best = _dive(arrays, answer, solve)
     order = count()

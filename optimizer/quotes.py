@@ -84,12 +84,12 @@ def prices_of(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints) -> Pric
     np.maximum(prices.spent, prices.heir_saves, out=prices.less)
     gives = np.argwhere(prices.given < prices.fill).tolist()
     prices.why.update({(g, t): Reason.POOL_FULL for g, t in gives})  # noqa: C420 - lists are no keys
-    slope = _slopes(facts, arrays.families["seg"])
+    segments = _segments(facts, arrays, answer)
     for pool in facts.pools:
         if pool.batch:
             _spare_gpus(facts, pool, per_kw[pool.index], prices)
         else:
-            _served(facts, arrays, answer, pool, prices, slope)
+            _served(facts, arrays, answer, pool, prices, segments)
     _forbidden(facts, arrays, answer, prices)
     return prices
 
@@ -174,25 +174,28 @@ def _room_dual(facts: Facts, arrays: Arrays, answer: Answer, count: int) -> Floa
 
 def _displaced(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, prices: Prices) -> None:
     """Ways through other jobs' work: it gives way, or fills the gap. Only in the pool that the plan gives a job."""
-    base, work = _work_price(facts, arrays, answer), work_of(facts, arrays, answer)
-    heirs: list[tuple[Ints, Ints, Ints, Floats]] = []
+    base, work = _work_price(facts, arrays, answer).ravel(), work_of(facts, arrays, answer).ravel()
+    given, saved, second = (part.reshape(-1) for part in (prices.given, prices.heir_saves, prices.next_saves))  # views
+    heirs: list[tuple[Ints, Ints, Floats]] = []
     for family in ("x", "late"):
         columns = arrays.families[family]
         j, g, t = columns.keys
-        home = homes[j]
-        stays = (home >= 0) & (facts.table.pair_pool[np.maximum(home, 0)] == g)
-        cost = base[g, t] - arrays.of(family, answer.reduced) / facts.hours[t]
+        stays = facts.table.pair_pool[np.maximum(homes, 0)][j] == g
+        stays &= (homes >= 0)[j]
         at, _, high = _bounds(arrays, columns, answer)
-        done, room = stays & (at > _tol(high)), stays & (at < high - _tol(high)) & (work[g, t] > TOL)
-        np.minimum.at(prices.given, (g[done], t[done]), cost[done])
-        heirs.append((j[room], g[room], t[room], cost[room]))
-    j, g, t = (np.concatenate([part[n] for part in heirs]) for n in range(3))
-    saves = np.concatenate([part[3] for part in heirs])
-    np.maximum.at(prices.heir_saves, (g, t), saves)
-    best = np.flatnonzero(saves == prices.heir_saves[g, t])
-    prices.heir[g[best], t[best]] = j[best]
-    others = np.flatnonzero(j != prices.heir[g, t])
-    np.maximum.at(prices.next_saves, (g[others], t[others]), saves[others])
+        here, tol = g * facts.count + t, _tol(high)
+        cost = base[here] - arrays.of(family, answer.reduced) / facts.hours[t]
+        done = np.flatnonzero(stays & (at > tol))
+        np.minimum.at(given, here[done], cost[done])
+        room = np.flatnonzero(stays & (at < high - tol) & (work > TOL)[here])
+        heirs.append((j[room], here[room], cost[room]))
+    j, here = (np.concatenate([part[n] for part in heirs]) for n in range(2))
+    saves = np.concatenate([part[2] for part in heirs])
+    np.maximum.at(saved, here, saves)
+    best = np.flatnonzero(saves == saved[here])
+    prices.heir.reshape(-1)[here[best]] = j[best]
+    others = np.flatnonzero(j != prices.heir.reshape(-1)[here])
+    np.maximum.at(second, here[others], saves[others])
 
 
 def work_of(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
@@ -200,7 +203,8 @@ def work_of(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
     work = np.zeros((len(facts.pools), facts.count))
     for family in ("x", "late"):
         _, g, t = arrays.families[family].keys
-        np.add.at(work, (g, t), arrays.of(family, answer.point))
+        here = g * facts.count + t
+        work += np.bincount(here, arrays.of(family, answer.point), minlength=work.size).reshape(work.shape)
     start, g, t, rate = arrays.runs
     np.add.at(work, (g, t), rate * arrays.of("start", answer.point)[start])
     return work
@@ -221,8 +225,30 @@ def _spare_gpus(facts: Facts, pool: PoolFacts, per_kw: Floats, prices: Prices) -
     row[spare] = np.minimum(row[spare], cost[spare])
 
 
-def _served(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts, prices: Prices, slope_of: Floats) -> None:
-    """Interactive and training pools: the least of two ways; `slope_of` every segment column.
+@dataclass(frozen=True, eq=False)
+class _Segments:
+    """Every segment column, those of a pool side by side from its place in `starts`: interval, slope in GPU equivalents
+    per kW, value, bound and reduced cost; and y_change[t] - y_change[t+1] [pool, interval]."""
+
+    starts: Ints
+    t: Ints
+    slope: Floats
+    at: Floats
+    high: Floats
+    reduced: Floats
+    moved: Floats
+
+
+def _segments(facts: Facts, arrays: Arrays, answer: Answer) -> _Segments:
+    seg = arrays.families["seg"]
+    at, _, high = _bounds(arrays, seg, answer)
+    starts = np.searchsorted(seg.keys[0], np.arange(len(facts.pools) + 1))
+    moved = _change_of_level(facts, arrays, answer)
+    return _Segments(starts, seg.keys[1], _slopes(facts, seg), at, high, arrays.of("seg", answer.reduced), moved)
+
+
+def _served(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts, prices: Prices, seg: _Segments) -> None:
+    """Interactive and training pools: the least of two ways.
 
     1. An idle GPU becomes busy at the present point of the curve (one less: a busy one idle). With n busy GPUs the
        objective moves by S = y_balance * PUE * (low_w - idle_w)/1000 + sum r*seg/n + y_floor * (floor - least) +
@@ -231,22 +257,20 @@ def _served(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts, price
     2. A higher cap on the busy ones: (r + value * h * slope) / (h * slope) over the segments with room.
     """
     value, count, idle_w = pool.pool.value_per_gpu_h, pool.pool.count, pool.curve.idle_w
-    seg, reduced = arrays.families["seg"], arrays.of("seg", answer.reduced)
-    mine = np.flatnonzero(seg.keys[0] == pool.index)
-    t = seg.keys[1][mine]
-    slope, hours = slope_of[mine], facts.hours
-    at, _, high = (part[mine] for part in _bounds(arrays, seg, answer))
-    cost = reduced[mine] / (slope * hours[t]) + value
+    mine = slice(*seg.starts[pool.index : pool.index + 2].tolist())
+    t, slope, at, high = seg.t[mine], seg.slope[mine], seg.at[mine], seg.high[mine]
+    reduced, hours = seg.reduced[mine], facts.hours
+    cost = reduced / (slope * hours[t]) + value
     more, less = prices.more[pool.index], prices.less[pool.index]
     room = at < high - _tol(high)
     np.minimum.at(more, t[room], cost[room])
     busy = np.maximum(pool.working, 1e-12)
-    rents = np.bincount(t, reduced[mine] * at, minlength=facts.count) / busy
+    rents = np.bincount(t, reduced * at, minlength=facts.count) / busy
     rate = pool.base_throughput + np.bincount(t, slope * at, minlength=facts.count) / busy
     none = pool.working <= 1e-9
     low_w, top_w, top = pool.base_w, pool.top_w, pool.top_throughput
     balance = arrays.of_rows("balance", answer.duals).reshape(facts.other_kw.shape)[pool.site] * facts.pue[pool.site]
-    moved = _change_of_level(facts, arrays, answer)[pool.index] * (top_w - low_w) / 1000.0
+    moved = seg.moved[pool.index] * (top_w - low_w) / 1000.0
     floor = _floor_dual(facts, arrays, answer, pool) * (pool.floor_work / busy - pool.base_throughput)
     shift = balance * (low_w - idle_w) / 1000.0 + rents + floor + moved - value * hours * pool.base_throughput
     one = np.where(

@@ -24,9 +24,10 @@ def pair_rates(facts: Facts, arrays: Arrays, point: Floats) -> Floats:
     rates = np.zeros((len(table.pair_job), facts.count))
     pair = pair_index(facts)
     for family in ("x", "late"):
-        columns = arrays.families[family]
-        j, g, t = columns.keys
-        np.add.at(rates, (pair[j, g], t), arrays.of(family, point))
+        j, g, t = arrays.families[family].keys
+        if len(j):
+            here = pair.reshape(-1)[j * len(facts.pools) + g] * facts.count + t
+            rates += np.bincount(here, arrays.of(family, point), minlength=rates.size).reshape(rates.shape)
     starts, (number, g, t, rate) = arrays.families["start"], arrays.runs
     chosen = arrays.of("start", point)[number] > 0.5
     jobs = starts.keys[0][number[chosen]]
@@ -83,7 +84,7 @@ def draft_of(
     rates = pair_rates(facts, arrays, answer.point)
     picked = np.where((homes >= 0)[:, None], rates[homes], 0.0) if len(rates) else np.zeros((len(homes), facts.count))
     picked = np.where(picked > 1e-9, picked, 0.0).reshape(len(facts.jobs), facts.count)
-    pools = tuple(int(facts.table.pair_pool[pair]) if pair >= 0 else -1 for pair in homes.tolist())
+    pools = tuple(np.append(facts.table.pair_pool, -1)[homes].tolist())  # -1: none
     worth = _worth(facts, arrays, answer, homes, basis, budget)
     return Draft(draw, picked, pools, worth, drawn_of(facts, arrays, answer), answers, parked_of(facts, arrays, answer))
 

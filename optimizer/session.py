@@ -8,6 +8,7 @@ never be believed for ever.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,16 +18,17 @@ from optimizer.assemble import assemble
 from optimizer.basis import Remembered, carried
 from optimizer.classes import LEVELS, MOST_SINGLE, Classes, classes_of
 from optimizer.domain import Plan, Problem, Rung
-from optimizer.facts import Facts, Floats, facts_of
+from optimizer.facts import Facts, facts_of
 from optimizer.fan import NO_SIZES, Fan, Sizes
 from optimizer.faults import SolveError, SolveFault
-from optimizer.highs import Answer, Highs, solve_arrays
+from optimizer.highs import Answer, Highs
+from optimizer.homes import at_home, confined_to
 from optimizer.lateness import late_jobs, mates, missed_in, still_late
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import JOB_FAMILIES, declare
 from optimizer.model.parts import Flags, Ints
 from optimizer.model.pyomo_model import compile_model
-from optimizer.oneway import one_way
+from optimizer.oneway import goes_both_ways, one_way
 from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import awake_in_time, draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
@@ -36,6 +38,7 @@ from optimizer.steady import tried, worth_steadying
 from optimizer.tankhours import in_hours
 from optimizer.tanks import Grouped, tanks_of
 from optimizer.validate import validate
+from optimizer.verify import Verify
 from optimizer.voluntary import answers_of
 from optimizer.warm import same_matrix
 from optimizer.weigher import Weigher, gave, kept
@@ -59,9 +62,6 @@ HURRY_PER_JOB_S = 6e-5
 MOST_COARSE = 2500
 """More coarse classes than that take longer than there is left."""
 
-AGREE = 1e-6
-"""Relative difference of objectives at which warm and cold disagree."""
-
 
 @dataclass
 class Session:
@@ -71,6 +71,8 @@ class Session:
     improve_s: float = IMPROVE_S
     most_single: int = MOST_SINGLE
     """Above so many jobs, those that are nearly alike are planned as one."""
+    apart: bool = False
+    """Whether warm plans are compared with solves from nothing between plans, when `spare` is called."""
     budget: Budget = NO_PROBES
     """For looking at which price waiting jobs would start."""
     _facts: Facts | None = None
@@ -79,15 +81,17 @@ class Session:
     _sifted: Sifted | None = None
     _last: Remembered | None = None
     _classes: Grouped = field(init=False)
-    _plans: int = 0
+    _verify: Verify = field(init=False)
     _late: frozenset[str] = frozenset()
     _gap: float = 0.0
     _mixed: bool = False
-    _doubts: list[Note] = field(default_factory=list)
     _fan: Fan = field(default_factory=Fan)
     _sizes: Sizes = NO_SIZES
     _weigher: Weigher = field(default_factory=Weigher)
     _speeds: Speeds = field(default_factory=Speeds)
+
+    def __post_init__(self) -> None:
+        self._verify = Verify(self.verify_every, self.apart)
 
     def plan(self, problem: Problem, time_limit_s: float = 10.0) -> Plan:
         """The best plan for a valid problem; where time is too short for it, the best of far fewer classes of jobs.
@@ -145,7 +149,7 @@ class Session:
         answer, homes = self._settled(facts, arrays, answer, time_limit_s)
         answer = self._one_way(facts, arrays, answer, homes, time_limit_s)
         rung = Rung.OPTIMUM if answer.optimal else Rung.INCUMBENT
-        said = (*self._sizes.notes, *self._weigher.notes, *self._said(), *classes.said())
+        said = (*self._sizes.notes, *self._weigher.notes, *self._verify.said(), *classes.said())
         said += () if answer.optimal else (_incumbent_note(self._gap),)
         basis = (self._last.columns, self._last.rows) if self._last is not None and not self._mixed else None
         events = self._answers(facts, arrays, answer, homes, time_limit_s)
@@ -181,9 +185,10 @@ class Session:
             late[mates(table, missed)] = True
         self._speeds.keep(facts)
         self._late = self._classes.members(still_late(table, late, late_jobs(arrays, answer)))
-        self._plans += 1
-        if self._plans % self.verify_every == 0:
-            answer = self._verified(arrays, answer, time_limit_s - seconds)
+        cold = self._verify.contradicted(arrays, answer, time_limit_s - seconds)
+        if cold is not None:  # it counts
+            self._forget()
+            answer = replace(cold, optimal=answer.optimal)
         return facts, arrays, replace(answer, seconds=seconds)
 
     def _sped(
@@ -232,7 +237,7 @@ class Session:
 
         if len(arrays.families["on_now"]):  # a gang is whole in one pool: first where, then whether
             homes = homes_of(facts, pair_rates(facts, arrays, relaxed.point) @ facts.hours)
-            arrays = replace(arrays, high=self._at_home(facts, arrays, homes))
+            arrays = replace(arrays, high=at_home(facts, arrays, homes))
             relaxed = run(arrays, time_limit_s)
         if len(arrays.families["parked_now"]):
             arrays = replace(arrays, high=awake_in_time(facts, arrays, relaxed))
@@ -246,7 +251,8 @@ class Session:
         """The first time by way of Pyomo, then written."""
         model = declare(facts.problem, facts, late)
         by_pyomo, self._compiled = not self._compiled, True
-        return self._sizes.on(compile_model(model, JOB_FAMILIES) if by_pyomo else write_arrays(model))
+        before = self._last.arrays if self._last is not None else None
+        return self._sizes.on(compile_model(model, JOB_FAMILIES) if by_pyomo else write_arrays(model, before))
 
     def _solve(self, facts: Facts, arrays: Arrays, time_limit_s: float, remember: bool = True) -> Answer:
         """Solve as a linear program, warm where something is remembered; `remember` it too."""
@@ -307,26 +313,15 @@ class Session:
         np.clip(answer.point, arrays.low, arrays.high, out=answer.point)
         return answer, answer.seconds
 
-    def _verified(self, arrays: Arrays, answer: Answer, time_limit_s: float) -> Answer:
-        """Compare with a solve from nothing, if there is time; where they differ that one counts, and all is forgotten.
+    def spare(self, wanted: Callable[[], bool]) -> None:
+        """Use the time between two plans for the comparison with a solve from nothing, until `wanted` says that the
+        next one is asked for."""
+        if self._verify.spare(wanted):
+            self._forget()
 
-        Why: open reports say that a hot start can end at a wrong vertex and call it optimal (HiGHS 3194, 3294).
-        """
-        try:
-            cold = solve_arrays(arrays, time_limit_s)
-        except SolveError:
-            return answer
-        if abs(cold.objective - answer.objective) <= AGREE * (1.0 + abs(cold.objective)):
-            return answer
-        self._solver = self._last = None
-        text = f"a warm start ended at {answer.objective:.9g}, a solve from nothing at {cold.objective:.9g}; it counts"
-        self._doubts.append(Note(Reason.SOLVER_CRASH, "plan", text, Severity.WARNING))
-        return replace(cold, optimal=answer.optimal)
-
-    def _said(self) -> tuple[Note, ...]:
-        """Notes of this plan."""
-        said, self._doubts = tuple(self._doubts), []
-        return said
+    def _forget(self) -> None:
+        """Forget all that is warm: it led to a wrong answer."""
+        self._solver = self._sifted = self._last = None
 
     # ------------------------------------------------------------ one pool for each job
     def _settled(self, facts: Facts, arrays: Arrays, answer: Answer, time_limit_s: float) -> tuple[Answer, Ints]:
@@ -353,6 +348,8 @@ class Session:
 
     def _one_way(self, facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, time_limit_s: float) -> Answer:
         """The answer with no battery that charges and discharges at once, jobs in their homes."""
+        if not goes_both_ways(arrays, answer):
+            return answer
         ends_s, spent = max(0.5, time_limit_s - answer.seconds), answer.seconds
 
         def solve(tried: Arrays) -> Answer:
@@ -361,37 +358,21 @@ class Session:
             spent += found.seconds
             return found
 
-        return one_way(self._confined(facts, arrays, homes), answer, solve)
+        return one_way(confined_to(facts, arrays, homes), answer, solve)
 
     def _answers(
         self, facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, time_limit_s: float
     ) -> dict[str, EventPlan]:
         """What the plan answers to voluntary events, and what each answer is worth."""
+        if not len(arrays.families["take"]):
+            return {}
         ends_s = max(0.5, time_limit_s - answer.seconds)
-
-        confined = self._confined(facts, arrays, homes)
+        confined = confined_to(facts, arrays, homes)
         return answers_of(facts, confined, answer, lambda tried: self._solve(facts, tried, ends_s, remember=False))
-
-    def _confined(self, facts: Facts, arrays: Arrays, homes: Ints) -> Arrays:
-        """Arrays with every job shut out of all pools but its home (-1: free)."""
-        high = self._at_home(facts, arrays, homes)
-        return replace(arrays, low=np.minimum(arrays.low, high), high=high)
-
-    @staticmethod
-    def _at_home(facts: Facts, arrays: Arrays, homes: Ints) -> Floats:
-        """Upper bounds with every job shut out of all pools but its home (-1: free)."""
-        high = arrays.high.copy()
-        for family in ("x", "late"):
-            columns = arrays.families[family]
-            j, g, _ = columns.keys
-            home = homes[j]
-            away = (home >= 0) & (facts.table.pair_pool[np.maximum(home, 0)] != g)
-            high[columns.start + columns.all[away]] = 0.0
-        return high
 
     def _closed(self, facts: Facts, arrays: Arrays, before: Answer, homes: Ints, time_limit_s: float) -> Answer:
         """Solve again with jobs confined to one pair (-1: free); the time spent adds up."""
-        answer = self._solve(facts, self._confined(facts, arrays, homes), max(0.1, time_limit_s - before.seconds))
+        answer = self._solve(facts, confined_to(facts, arrays, homes), max(0.1, time_limit_s - before.seconds))
         return replace(answer, seconds=answer.seconds + before.seconds, optimal=answer.optimal and before.optimal)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy import sparse
 
 from optimizer.basis import Remembered
 from optimizer.facts import Floats
@@ -53,8 +52,7 @@ class Sifted:
     def __init__(self, last: Remembered, hours: Floats) -> None:
         """Take a solved program in; `hours` of its intervals."""
         self.arrays = arrays = last.arrays
-        shape = (len(arrays.row_low), len(arrays.cost))
-        self._matrix = sparse.csc_matrix((arrays.value, arrays.index, arrays.starts), shape=shape)
+        self._matrix = arrays.matrix
         self._hours = np.ones(len(arrays.cost))
         self._out: Flags = np.zeros(len(arrays.cost), dtype=np.bool_)
         for name in SIFTED:
@@ -141,4 +139,5 @@ class Sifted:
         return replace(
             whole, cost=whole.cost[columns], low=whole.low[columns], high=whole.high[columns],
             starts=matrix[0], index=matrix[1], value=matrix[2], integer=whole.integer[columns], families={},
+            terms=None,
         )  # fmt: skip

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import sparse
 
 from optimizer.facts import Floats
 from optimizer.highs import Answer, Highs
@@ -47,8 +46,10 @@ MOST_TIME = 0.5
 
 @dataclass(frozen=True)
 class Tried:
-    """The solver as it was left, at the true costs, and seconds inside HiGHS; no answer: it took too many steps, or
-    too much of the time."""
+    """The solver as it was left, and seconds inside HiGHS; no answer: it took too many steps, or too much of the time.
+
+    Its costs are the true ones only where the primal method had to go on at them: left as they were disturbed, nearly
+    all of them stay as they are in the next interval too."""
 
     solver: Highs
     seconds: float
@@ -72,12 +73,13 @@ def tried(arrays: Arrays, hours: Floats, codes: tuple[Ints, Ints], held: Highs |
         solver = Highs(leaning, integers=False)
         solver.start_from(*codes)
     seconds, steps = solver.attempt(STEPS_PER_ROW * len(arrays.row_low), MOST_TIME * time_limit_s)
-    solver.write(arrays)
     if steps is None:
         return Tried(solver, seconds)
-    seconds += solver.price(time_limit_s - seconds)
-    answer = replace(solver.answer(seconds), optimal=True, iterations=steps)
-    if not proven(arrays, answer):
+    answer = solver.priced(arrays, seconds)
+    if answer is not None and proven(arrays, answer):
+        answer = replace(answer, iterations=steps)
+    else:
+        solver.write(arrays)
         seconds += solver.finish(time_limit_s - seconds)
         answer = solver.answer(seconds)
         answer = replace(answer, iterations=answer.iterations + steps)
@@ -105,9 +107,7 @@ def _leaning(arrays: Arrays, hours: Floats, codes: Ints) -> Floats:
 def least(arrays: Arrays, duals: Floats) -> float:
     """What every point costs at least, by these duals of the rows: the bound of weak duality, minus infinity where they
     prove nothing."""
-    shape = (len(arrays.row_low), len(arrays.cost))
-    matrix = sparse.csc_matrix((arrays.value, arrays.index, arrays.starts), shape=shape)
-    reduced: Floats = arrays.cost - matrix.T @ duals
+    reduced: Floats = arrays.cost - duals @ arrays.matrix
     columns = _cheapest(reduced, arrays.low, arrays.high)
     return float(arrays.offset + columns.sum() + _cheapest(duals, arrays.row_low, arrays.row_high).sum())
 

@@ -14,7 +14,7 @@ from optimizer.curves import clipped, hull_from_idle
 from optimizer.domain import BatchJob, JobState, PowerCurve
 from optimizer.facts import Facts, Floats
 from optimizer.jobfacts import JobFacts, hours_from
-from optimizer.once import once
+from optimizer.once import once, once_for_jobs
 
 Flags = NDArray[np.bool_]
 
@@ -41,9 +41,9 @@ class Steps:
 @once
 def steps_of(facts: Facts) -> Steps:
     """The steps of a problem's jobs; for the many problems without any, nothing is computed."""
-    if not any(_lasts(job) or job.min_gpus > 1 or job.after for job in facts.table.jobs):
-        none, off = np.zeros(len(facts.table)), np.zeros(len(facts.table), dtype=np.bool_)
-        return Steps(off, off, off, none, none, none, none, none, np.zeros((0, 2), dtype=np.int64))
+    none = _no_steps(facts)
+    if none is not None:
+        return none
     jobs = facts.jobs
     lasting = [job.job.preemptible and bool(job.pools) and _lasts(job.job) for job in jobs]
     gang = [job.job.preemptible and bool(job.pools) and job.job.min_gpus > 1 for job in jobs]
@@ -58,6 +58,15 @@ def steps_of(facts: Facts) -> Steps:
         latest_h=np.array([_latest_h(facts, job) for job in jobs]),
         order=np.array(_order(facts), dtype=np.int64).reshape(-1, 2),
     )
+
+
+@once_for_jobs
+def _no_steps(facts: Facts) -> Steps | None:
+    """The steps of jobs that have none of this; None where one has."""
+    if any(_lasts(job) or job.min_gpus > 1 or job.after for job in facts.table.jobs):
+        return None
+    none, off = np.zeros(len(facts.table)), np.zeros(len(facts.table), dtype=np.bool_)
+    return Steps(off, off, off, none, none, none, none, none, np.zeros((0, 2), dtype=np.int64))
 
 
 def _lasts(job: BatchJob) -> bool:

@@ -34,8 +34,23 @@ def validate(problem: Problem) -> None:
         raise error
 
 
+SOUND = "_sound"
+"""Where a problem that can't change keeps that it was looked over, so that ladder and session don't do it twice."""
+
+
 def problems_of(problem: Problem) -> Iterator[ProblemError]:
     """Every fault of a problem, in a fixed order."""
+    if SOUND in problem.__dict__:
+        return
+    faults = False
+    for error in _faults(problem):
+        faults = True
+        yield error
+    if not faults:
+        problem.__dict__[SOUND] = True
+
+
+def _faults(problem: Problem) -> Iterator[ProblemError]:
     sites = {site.id for site in problem.sites}
     if len(sites) != len(problem.sites):
         yield ProblemError("sites", "two sites have the same id")

@@ -41,10 +41,11 @@ Target = Callable[[Problem, float], Plan]
 
 class Warm:
     """What a planner runs: a session that is made on its first use, in the process that uses it. `probes`: how often a
-    plan may ask at which price waiting jobs would start."""
+    plan may ask at which price waiting jobs would start; `apart`: warm plans are compared with solves from nothing
+    between plans, by `spare`."""
 
-    def __init__(self, probes: int = 0) -> None:
-        self._probes = probes
+    def __init__(self, probes: int = 0, apart: bool = False) -> None:
+        self._probes, self._apart = probes, apart
         self._session: Session | None = None
 
     def __call__(self, problem: Problem, time_limit_s: float) -> Plan:
@@ -53,8 +54,13 @@ class Warm:
             from optimizer.probe import Budget
             from optimizer.session import Session  # takes seconds to import: the child does it while the daemon goes on
 
-            self._session = Session(budget=Budget(self._probes))
+            self._session = Session(budget=Budget(self._probes), apart=self._apart)
         return self._session.plan(problem, time_limit_s)
+
+    def spare(self, wanted: Callable[[], bool]) -> None:
+        """Use the time between two plans, until `wanted` says that the next one is asked for."""
+        if self._session is not None:
+            self._session.spare(wanted)
 
 
 class InlinePlanner:
@@ -88,7 +94,7 @@ class ChildPlanner:
         self._time_limit_s = time_limit_s
         self._hard_deadline_s = max(hard_deadline_s, time_limit_s)
         self._memory_mb = memory_mb
-        self._target = target or Warm(PROBES)
+        self._target = target or Warm(PROBES, apart=True)
         self._lock = threading.Lock()
         self._child: SpawnProcess | None = None
         self._pipe: Connection | None = None
@@ -210,6 +216,8 @@ def _serve(pipe: Connection, target: Target, time_limit_s: float, memory_mb: int
         pipe.send(READY)
         while True:
             pipe.send(_attempt(target, pipe.recv(), time_limit_s))
+            if isinstance(target, Warm):
+                target.spare(pipe.poll)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

@@ -25,17 +25,20 @@ from optimizer.domain import Problem, Rung
 from scheduler.planner import ChildPlanner
 
 Step = Callable[[int], Problem]
+REST_S = 0.1
+"""A child that takes less than a fifth of a core for so long is at rest."""
 
 
 @dataclass
 class Record:
-    """What was timed: wall seconds, CPU seconds of daemon and child, and the rung of every step; how many sittings it
-    took, and on which machine the last one was."""
+    """What was timed: wall seconds, CPU seconds of daemon and child, and the rung of every step; CPU seconds of what
+    the child does between plans; how many sittings it took, and on which machine the last one was."""
 
     what: dict[str, Any]
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
     rungs: list[str] = field(default_factory=list)
+    spare_cpu_s: float = 0.0
     sittings: int = 0
     machine: dict[str, Any] = field(default_factory=machine)
 
@@ -60,7 +63,11 @@ class Record:
         """What a benchmark reports of it."""
         optimal = self.rungs.count(str(Rung.OPTIMUM)) / len(self.rungs)
         share = {f"rolling_{rung}": self.rungs.count(rung) for rung in sorted(set(self.rungs) - {str(Rung.OPTIMUM)})}
-        cpu = {"rolling_p99_cpu_s": p99(self.cpu_s), "rolling_median_cpu_s": median(self.cpu_s)}
+        cpu = {
+            "rolling_p99_cpu_s": p99(self.cpu_s),
+            "rolling_median_cpu_s": median(self.cpu_s),
+            "rolling_spare_cpu_s": self.spare_cpu_s / len(self.wall_s),
+        }
         return {"rolling_p99_s": p99(self.wall_s), "rolling_median_s": median(self.wall_s),
                 "rolling_longest_s": max(self.wall_s), "rolling_steps": len(self.wall_s),
                 "rolling_sittings": self.sittings, "rolling_share_optimal": optimal, **share,
@@ -85,10 +92,25 @@ def roll(step: Step, steps: int, what: dict[str, Any], path: Path | None, minute
             record.wall_s.append(time.perf_counter() - started)
             record.cpu_s.append(_cpu_of_both_s() - before)
             record.rungs.append(str(last.rung))
+            record.spare_cpu_s += _at_rest()
             record.write(path)
     finally:
         planner.close()
     return record
+
+
+def _at_rest() -> float:
+    """Wait until the child has done what it does while nobody asks (in service it has minutes); its CPU seconds."""
+    if not STATUS.exists():
+        return 0.0
+    first = now = _cpu_of_children_s()
+    ends = time.monotonic() + PATIENCE_S
+    while time.monotonic() < ends:
+        time.sleep(REST_S)
+        before, now = now, _cpu_of_children_s()
+        if now - before < 0.2 * REST_S:
+            break
+    return now - first
 
 
 def told(record: Record, steps: int) -> None:
@@ -109,4 +131,8 @@ def _cpu_of_both_s() -> float:
     """CPU seconds so far of this process and of the planner's child, where the system tells them."""
     if not STATUS.exists():
         return 0.0
-    return time.process_time() + sum(cpu_s(child.pid) for child in active_children() if child.pid is not None)
+    return time.process_time() + _cpu_of_children_s()
+
+
+def _cpu_of_children_s() -> float:
+    return sum(cpu_s(child.pid) for child in active_children() if child.pid is not None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from scipy import sparse
 
 from optimizer.facts import Floats
 from optimizer.model.parts import Columns, Ints, Model, Rows
+
+Entries = tuple[Ints, Ints, Floats]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,14 @@ class Arrays:
     row_families: dict[str, Rows]
     runs: tuple[Ints, Ints, Ints, Floats]
     """What each start of an unbroken run brings: number of the start, pool, interval, rate."""
+    terms: Entries | None = None
+    """The matrix as it was written: row, column and value of every term."""
+
+    @cached_property
+    def matrix(self) -> sparse.csc_matrix:
+        """A [row, column]."""
+        shape = (len(self.row_low), len(self.cost))
+        return sparse.csc_matrix((self.value, self.index, self.starts), shape=shape)
 
     def of(self, family: str, solution: Floats) -> Floats:
         """The part of a solution that belongs to a family, in the order of its keys."""
@@ -48,12 +59,9 @@ class Arrays:
         return duals[rows.start : rows.start + len(rows)] if rows is not None else np.zeros(0)
 
 
-Entries = tuple[Ints, Ints, Floats]
-
-
-def write_arrays(model: Model) -> Arrays:
-    """The arrays of a declared model."""
-    return with_matrix(model, entries(model.row_families.values()))
+def write_arrays(model: Model, before: Arrays | None = None) -> Arrays:
+    """The arrays of a declared model; those that were written before lend their matrix where it is the same."""
+    return with_matrix(model, entries(model.row_families.values()), before)
 
 
 def entries(families: Iterable[Rows], keep: frozenset[str] | None = None) -> Entries:
@@ -70,13 +78,9 @@ def entries(families: Iterable[Rows], keep: frozenset[str] | None = None) -> Ent
     return np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
 
 
-def with_matrix(model: Model, terms: Entries) -> Arrays:
+def with_matrix(model: Model, terms: Entries, before: Arrays | None = None) -> Arrays:
     """Arrays with these terms and the model's own numbers."""
-    rows, columns, values = terms
-    shape = (model.rows_count, model.columns_count)
-    matrix = sparse.csc_matrix((values, (rows, columns)), shape=shape)
-    matrix.eliminate_zeros()
-    matrix.sort_indices()
+    starts, index, value = _as_before(model, terms, before) or _compressed(model, terms)
     families, row_families = list(model.families.values()), list(model.row_families.values())
     return Arrays(
         cost=_joined([family.cost for family in families]),
@@ -85,14 +89,37 @@ def with_matrix(model: Model, terms: Entries) -> Arrays:
         high=_joined([family.high for family in families]),
         row_low=_joined([family.low for family in row_families]),
         row_high=_joined([family.high for family in row_families]),
-        starts=matrix.indptr.astype(np.int32),
-        index=matrix.indices.astype(np.int32),
-        value=matrix.data,
+        starts=starts,
+        index=index,
+        value=value,
         integer=np.concatenate([np.full(len(family), family.whole, dtype=np.int32) for family in families]),
         families=dict(model.families),
         row_families=dict(model.row_families),
         runs=model.runs,
+        terms=terms,
     )
+
+
+Matrix = tuple[NDArray[np.int32], NDArray[np.int32], Floats]
+
+
+def _as_before(model: Model, terms: Entries, before: Arrays | None) -> Matrix | None:
+    """The matrix that was written before, where it has the same terms."""
+    if before is None or before.terms is None:
+        return None
+    same = (model.rows_count, model.columns_count) == (len(before.row_low), len(before.cost))
+    if same and all(np.array_equal(old, new) for old, new in zip(before.terms, terms, strict=True)):
+        return before.starts, before.index, before.value
+    return None
+
+
+def _compressed(model: Model, terms: Entries) -> Matrix:
+    """The terms by columns, without zeros."""
+    rows, columns, values = terms
+    matrix = sparse.csc_matrix((values, (rows, columns)), shape=(model.rows_count, model.columns_count))
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data
 
 
 def _joined(parts: list[Floats]) -> Floats:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from optimizer.facts import PREFERENCE_PER_GPU_H, Floats
-from optimizer.model.parts import Columns, Ints, Model
+from optimizer.facts import PREFERENCE_PER_GPU_H, Facts, Floats
+from optimizer.model.parts import NO_INTS, Columns, Flags, Ints, Model
+from optimizer.once import once_for_jobs
 
 
 def add_rates(model: Model) -> None:
@@ -17,13 +18,39 @@ def add_rates(model: Model) -> None:
     pools don't share a job by chance; + the cost of moving its data to a pool at another site, spread over its work; +
     a thousandth of a cent per GPU-h and hour of waiting, so that work that gains nothing by waiting is done now.
     """
-    table, hours = model.facts.table, model.facts.hours
-    premium = model.job_weights.late_per_gpu_h.reshape(-1, 1)
-    lateness = premium + table.late_penalty[:, None] * table.hours_late
-    late_h = np.where(model.late[:, None], table.late_h, 0.0)
-    for family, open_h, cost in (("x", table.on_time_h, 0.0 * lateness), ("late", late_h, lateness)):
-        _add_rate(model, family, open_h / hours * table.rate[:, None], cost)
-    _add_missed(model, np.where(table.late_h > 0, lateness, np.inf).min(axis=1, initial=np.inf))
+    table = model.facts.table
+    premium = model.job_weights.late_per_gpu_h
+    pair, t, own = open_rates(model.facts)
+    _add_rate(model, "x", (pair, t), own, 0.0)
+    pair, t, own = _late_rates(model.facts, model.late)
+    j = table.pair_job[pair]
+    _add_rate(model, "late", (pair, t), own, premium[j] + table.late_penalty[j] * table.hours_late[j, t])
+    soonest, some = table.soonest_late_h, np.isfinite(table.soonest_late_h)
+    _add_missed(model, np.where(some, premium + table.late_penalty * np.where(some, soonest, 0.0), np.inf))
+
+
+@once_for_jobs
+def open_rates(facts: Facts) -> tuple[Ints, Ints, Floats]:
+    """Pair, interval and highest rate in GPU equivalents of all that preemptible jobs can do before their deadline,
+    where no speed is given."""
+    return _open(facts, facts.table.on_time_h)
+
+
+def _late_rates(facts: Facts, late: Flags) -> tuple[Ints, Ints, Floats]:
+    """The same after the deadline, of these jobs."""
+    if not late.any():
+        return NO_INTS, NO_INTS, np.zeros(0)
+    return _open(facts, np.where(late[:, None], facts.table.late_h, 0.0))
+
+
+def _open(facts: Facts, open_h: Floats) -> tuple[Ints, Ints, Floats]:
+    """The same of all that jobs can do in so many hours [job, interval]. In a pool of slower or fewer GPUs a job's rate
+    is that of its GPUs there."""
+    table = facts.table
+    bound = open_h / facts.hours * table.rate[:, None]
+    open_ = (bound * facts.hours > 1e-6 * table.rate[:, None]) & table.preemptible[:, None]
+    pair, t = np.nonzero(open_[table.pair_job])
+    return pair, t, bound[table.pair_job[pair], t] * table.pair_share[pair]
 
 
 def _add_missed(model: Model, least: Floats) -> None:
@@ -43,32 +70,36 @@ def _add_missed(model: Model, least: Floats) -> None:
     model.columns("missed", "j", (j,), high=table.left[j], cost=(least + most)[j])
 
 
-def _add_rate(model: Model, family: str, bound: Floats, cost: Floats) -> None:
-    """One family of rates: `bound` in GPU equivalents and `cost` per GPU-hour, both [job, interval]. In a pool of
-    slower or fewer GPUs the bound is that of the job's GPUs there."""
+def _add_rate(model: Model, family: str, at: tuple[Ints, Ints], own: Floats, cost: Floats | float) -> None:
+    """One family of rates `at` pairs and intervals: `own` in GPU equivalents at the highest speed, `cost` of lateness
+    per GPU-hour."""
     facts, table = model.facts, model.facts.table
-    open_ = (bound * facts.hours > 1e-6 * table.rate[:, None]) & table.preemptible[:, None]
-    pair, t = np.nonzero(open_[table.pair_job])
+    pair, t = at
     j, g = table.pair_job[pair], table.pair_pool[pair]
-    worth = (
-        cost[j, t] + PREFERENCE_PER_GPU_H * table.pair_place[pair] + facts.move_per_gpu_h[pair] + facts.waiting_cost[t]
-    )
-    speed = np.array([pool.speed_share for pool in facts.pools]).reshape(len(facts.pools), facts.count)
-    own = bound[j, t] * table.pair_share[pair] * speed[g, t]
+    worth = cost + (PREFERENCE_PER_GPU_H * table.pair_place + facts.move_per_gpu_h)[pair] + facts.waiting_cost[t]
+    if any(pool.speed is not None for pool in facts.pools):
+        speed = np.array([pool.speed_share for pool in facts.pools]).reshape(len(facts.pools), facts.count)
+        own = own * speed[g, t]
     columns = model.columns(family, "jgt", (j, g, t), high=own, cost=worth * facts.hours[t])
-    _share_rate(model, columns, bound, table.pair_job)
+    _share_rate(model, columns)
 
 
-def _share_rate(model: Model, columns: Columns, bound: Floats, pair_job: Ints) -> None:
+def _share_rate(model: Model, columns: Columns) -> None:
     """Sum over the job's pools of its rate <= its rate limit, for jobs with several pools."""
-    several = np.bincount(pair_job, minlength=len(bound)) > 1
+    table, hours = model.facts.table, model.facts.hours
+    several = np.bincount(table.pair_job, minlength=len(table)) > 1
     j, _, t = columns.keys
     used = several[j]
-    open_ = np.zeros(bound.shape, dtype=np.bool_)
+    if not used.any():
+        model.rows(f"rate_{columns.name}", "jt", (NO_INTS, NO_INTS))
+        return
+    open_ = np.zeros(table.on_time_h.shape, dtype=np.bool_)
     open_[j[used], t[used]] = True
     rows_j, rows_t = np.nonzero(open_)
-    rows = model.rows(f"rate_{columns.name}", "jt", (rows_j, rows_t), high=bound[rows_j, rows_t])
-    rows.add(rows.find(bound.shape)[j[used], t[used]], columns, columns.all[used], 1.0)
+    open_h = table.on_time_h if columns.name == "x" else table.late_h
+    bound = open_h[rows_j, rows_t] / hours[rows_t] * table.rate[rows_j]
+    rows = model.rows(f"rate_{columns.name}", "jt", (rows_j, rows_t), high=bound)
+    rows.add(rows.find(open_.shape)[j[used], t[used]], columns, columns.all[used], 1.0)
 
 
 def add_work(model: Model) -> None:

@@ -82,10 +82,12 @@ class Rows:
     def add(self, at: ArrayLike, columns: Columns, members: ArrayLike, coefficient: ArrayLike) -> None:
         """Add coefficient * columns[members] to the rows `at` (numbers inside both families; arrays broadcast). Each
         pair of a row and a column is given once."""
-        rows, cols = np.atleast_1d(at), np.atleast_1d(members)
-        rows, cols, values = np.broadcast_arrays(rows, cols, np.asarray(coefficient, dtype=np.float64))
+        rows, cols = (np.atleast_1d(np.asarray(part, dtype=np.int64)) for part in (at, members))
+        values = np.asarray(coefficient, dtype=np.float64)
+        if not rows.shape == cols.shape == values.shape:
+            rows, cols, values = np.broadcast_arrays(rows, cols, values)
         if len(rows):
-            self.blocks.append((rows.astype(np.int64), columns, cols.astype(np.int64), values.astype(np.float64)))
+            self.blocks.append((rows, columns, cols, values))
 
 
 @dataclass(eq=False)
@@ -147,5 +149,6 @@ def _keys(keys: Sequence[ArrayLike]) -> Keys:
 
 
 def _filled(value: ArrayLike, count: int) -> Floats:
-    """A number or an array as an array of that length."""
-    return np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), (count,)))
+    """A number or an array as an array of that length, of its own."""
+    given = np.asarray(value, dtype=np.float64)
+    return np.array(given if given.shape == (count,) else np.broadcast_to(given, (count,)))

@@ -10,7 +10,7 @@ import numpy as np
 
 from optimizer.domain import GridEvent
 from optimizer.facts import Facts, Floats
-from optimizer.model.parts import Columns, Flags, Ints, Model, Rows
+from optimizer.model.parts import NO_INTS, Columns, Flags, Ints, Model, Rows
 from optimizer.steps import Steps, steps_of
 
 
@@ -25,7 +25,10 @@ def add_pauses(model: Model) -> None:
     """
     facts, table = model.facts, model.facts.table
     steps = steps_of(facts)
-    most = most_rate(model) if steps.stepped.any() else np.zeros((len(table), facts.count))
+    if not steps.stepped.any():
+        _add_none(model)
+        return
+    most = most_rate(model)
     open_ = (most > 0) & steps.stepped[:, None] & (steps.lasting[:, None] | (np.arange(facts.count) == 0))
     j, t = np.nonzero(open_)
     now = t == 0
@@ -42,6 +45,21 @@ def add_pauses(model: Model) -> None:
         add_rate_of(model, family, at, 1.0)
     _add_starts_anew(model, steps, open_ & steps.lasting[:, None])
     _add_least_runs(model, steps, open_ & steps.lasting[:, None])
+
+
+NO_COLUMNS = {"on_now": "jt", "on": "jt", "up": "jt", "up_end": "j", "first": "j", "cut": "jt"}
+NO_ROWS = {
+    "run_most": "jt", "run_least": "jt", "rise": "jt", "again": "j", "first_start": "j", "least_run": "jt",
+    "goes_on": "jt",
+}  # fmt: skip
+
+
+def _add_none(model: Model) -> None:
+    """All of these families, empty: most problems have no such job."""
+    for name, axes in NO_COLUMNS.items():
+        model.columns(name, axes, (NO_INTS,) * len(axes), whole=name == "on_now")
+    for name, axes in NO_ROWS.items():
+        model.rows(name, axes, (NO_INTS,) * len(axes))
 
 
 def add_rate_of(model: Model, rows: Rows, at: Ints, coefficient: float) -> None:
@@ -159,6 +177,10 @@ def add_giving_way(model: Model) -> None:
     """
     facts, steps = model.facts, steps_of(model.facts)
     who = np.flatnonzero(steps.stepped)
+    if not len(who):
+        for name in ("gives_way_limit", "gives_way_event"):
+            model.rows(name, "j" + model.get("over_" + name.removeprefix("gives_way_")).axes[0] + "t", (NO_INTS,) * 3)
+        return
     begins = np.cumsum(facts.hours) - facts.hours
     lasts = (begins < steps.least_h[who, None] - 1e-9) & steps.lasting[who, None] | (np.arange(facts.count) == 0)
     home = np.array([_only_site(facts, j) for j in who.tolist()], dtype=np.int64)

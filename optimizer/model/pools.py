@@ -18,15 +18,12 @@ def add_draw(model: Model) -> None:
     """
     keys: list[list[Ints]] = []
     numbers: list[list[Floats]] = []
+    hours = model.facts.hours
     for pool in model.facts.pools:
-        wide = pool.working[:, None] * pool.seg_width_w / 1000.0
-        t, k = np.nonzero((pool.working[:, None] > 1e-9) & (pool.seg_width_w > 0))
-        floor_kw = np.where(pool.may_break_floor, 0.0, pool.least_kw - pool.base_kw)[:, None]
-        low = np.clip(floor_kw - (np.cumsum(wide, axis=1) - wide), 0.0, wide)
-        hours = model.facts.hours
-        worth = pool.pool.value_per_gpu_h * hours[:, None] * pool.seg_slope_per_kw if not pool.batch else 0.0 * wide
+        t, k, low, wide, slope = pool.draw_columns
+        worth = pool.pool.value_per_gpu_h * hours[t] * slope if not pool.batch else np.zeros(len(t))
         keys.append([np.full(len(t), pool.index), t, k])
-        numbers.append([low[t, k], wide[t, k], -worth[t, k]])
+        numbers.append([low, wide, -worth])
         if not pool.batch:
             base = pool.working * pool.base_throughput
             model.constant -= float(pool.pool.value_per_gpu_h * (hours * base).sum())

@@ -63,6 +63,21 @@ def test_a_bad_solver_costs_a_rung_and_never_the_plan(planner, code):
         assert planner.plan(asked, first).rung is Rung.SHIFTED
 
 
+def test_the_child_compares_between_plans_and_lets_go_when_the_next_one_is_asked_for(tmp_path):
+    told = tmp_path / "told"
+    planner = ChildPlanner(5.0, 60.0, target=wrong.Idle(str(told)))
+    try:
+        for turn in (1, 2):
+            assert planner.plan(made()).rung is Rung.OPTIMUM
+            deadline = time.monotonic() + 60.0
+            while not told.exists() or told.read_text() != "ended".join(["begun"] * turn):
+                assert time.monotonic() < deadline, "it does nothing between two plans"
+                time.sleep(0.02)
+        assert planner.restarts == 0
+    finally:
+        planner.close()
+
+
 def test_the_killed_child_is_replaced_and_the_next_plan_is_the_optimum():
     planner = ChildPlanner(5.0, 20.0)
     try:

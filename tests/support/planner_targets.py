@@ -8,6 +8,7 @@ from threading import Lock
 
 from optimizer.fallback import greedy_plan
 from optimizer.solve import SolveError, SolveFault, solve_problem
+from scheduler.planner import Warm
 
 
 def hang(problem, _limit_s):
@@ -66,3 +67,22 @@ def hang_and_tell(problem, _limit_s):
     with open(problem.currency, "w", encoding="ascii") as stream:
         stream.write(str(os.getpid()))
     time.sleep(3600)
+
+
+class Idle(Warm):
+    """Between plans it tells that it has begun, and when somebody wants the next one."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__(apart=True)
+        self._told = told
+
+    def spare(self, wanted):
+        """Do nothing until the next plan is wanted."""
+        self._say("begun")
+        while not wanted():
+            time.sleep(0.005)
+        self._say("ended")
+
+    def _say(self, word: str) -> None:
+        with open(self._told, "a", encoding="ascii") as stream:
+            stream.write(word)

@@ -117,6 +117,42 @@ def test_a_wrong_warm_answer_is_caught_by_a_solve_from_nothing(monkeypatch: pyte
     assert np.isfinite(plan.objective)
 
 
+def test_between_plans_a_wrong_warm_answer_is_found_told_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, honest = reference_problem(1, coarse_grid(6.0), 40, 4), Highs.run
+    session = Session(verify_every=2, apart=True)
+    session.plan(problem, 60.0)
+
+    def wrong(self: Highs, time_limit_s: float) -> Answer:
+        answer = honest(self, time_limit_s)
+        return replace(answer, objective=answer.objective * 1.01) if self is session._solver else answer
+
+    monkeypatch.setattr(Highs, "run", wrong)
+    told = session.plan(problem, 60.0).notes  # the second plan: its comparison is due, and nobody waits for it
+    monkeypatch.setattr(Highs, "run", honest)
+    assert not [note for note in told if "warm start" in note.text]
+    asked: list[int] = []
+    session.spare(lambda: bool(asked.append(1)) or True)
+    assert asked == [1], "whoever asks for the next plan does not wait for a comparison"
+    assert session._last is not None
+    session.spare(lambda: False)
+    assert session._last is None
+    again = session.plan(problem, 60.0)
+    assert [note.code for note in again.notes if "warm start" in note.text] == [Reason.SOLVER_CRASH]
+    session.spare(lambda: pytest.fail("nothing is due"))
+    assert not [note for note in session.plan(problem, 60.0).notes if "warm start" in note.text]
+
+
+def test_between_plans_a_right_warm_answer_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, session = reference_problem(1, coarse_grid(6.0), 40, 4), Session(verify_every=1, apart=True)
+    session.plan(problem, 60.0)
+    kept = session._last
+    session.spare(lambda: False)
+    assert kept is not None
+    assert session._last is kept
+    monkeypatch.setattr(Highs, "run_unless", lambda *_: pytest.fail("compared twice"))
+    session.spare(lambda: False)
+
+
 def test_a_simplex_that_loses_its_way_from_a_basis_begins_once_more_from_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
