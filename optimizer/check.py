@@ -178,8 +178,9 @@ def _where(bad: ArrayLike) -> list[int]:
 
 def _work_of_jobs(problem: Problem, jobs: JobPlans) -> dict[str, Floats]:
     """Work in GPU equivalents [interval] that the jobs of each pool do."""
-    names = np.array(jobs.pools, dtype=object)
-    return {inputs.pool.id: jobs.rates[names == inputs.pool.id].sum(axis=0) for inputs in problem.pools}
+    number = {inputs.pool.id: g for g, inputs in enumerate(problem.pools)}
+    home = np.array([number.get(name, -1) for name in jobs.pools], dtype=np.int64)
+    return {name: jobs.rates[home == g].sum(axis=0) for name, g in number.items()}
 
 
 def _busy(problem: Problem, plan: Plan, inputs: PoolInputs, reach: _Reach) -> list[Violation]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from optimizer.jobplans import JobPlans
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 TOL = 1e-6
 
 
@@ -52,12 +55,11 @@ def check_jobs(problem: Problem, jobs: JobPlans, caps_w: Mapping[str, Sequence[f
         for inputs in problem.pools
         if inputs.pool.work is Work.BATCH
     }
-    seen = _seen(problem, tops)
+    told = _told(problem)
+    seen = _seen(problem, tops, told)
     work = jobs.rates * seen.hours
     total = work.sum(axis=1)
-    homeless = np.array(
-        [home not in tops or home not in job.pools for home, job in zip(jobs.pools, problem.jobs, strict=True)]
-    )
+    homeless = _homeless(jobs, tops, told)
     stray = (total > 1e-6) & (seen.over | homeless)
     ids = jobs.ids
     found = [
@@ -112,37 +114,89 @@ def _top_rate(tops: dict[str, tuple[int, float]], job: BatchJob) -> float:
     return max((min(job.max_gpus, count) * top for count, top in found), default=0.0)
 
 
-def _top_rates(tops: dict[str, tuple[int, float]], jobs: tuple[BatchJob, ...]) -> Floats:
-    """The same of all jobs; many have the same pools."""
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for n, job in enumerate(jobs):
-        alike.setdefault(job.pools, []).append(n)
-    gpus, rates = np.array([job.max_gpus for job in jobs], dtype=np.float64), np.zeros(len(jobs))
-    for pools, members in alike.items():
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """What the jobs of a problem say, [job]; hours count from the grid's start. `kind`: which of `lists` is its list of
+    pools."""
+
+    jobs: tuple[BatchJob, ...]
+    start: datetime
+    gpus: Floats
+    left: Floats
+    release: Floats
+    deadline: Floats
+    over: Flags
+    whole: Flags
+    started: Flags
+    kind: Ints
+    lists: list[tuple[str, ...]]
+
+
+TOLD = attrgetter("max_gpus", "left_gpu_h", "release", "deadline", "preemptible", "started_at", "state", "pools")
+_last: list[_Told] = []
+"""What was read last: a problem's jobs don't change, and its plan is judged more than once."""
+
+
+def _told(problem: Problem) -> _Told:
+    """Read the jobs, where they are not the very same objects as the last time."""
+    jobs, start = problem.jobs, problem.grid.start
+    known = _last[-1] if _last else None
+    if known is not None and known.jobs is jobs and known.start == start:
+        return known
+    gpus, left, release, deadline, preemptible, started_at, state, pools = zip(*map(TOLD, jobs), strict=True)
+    begins = np.array([(moment - start).total_seconds() for moment in release]) / 3600.0
+    started = np.array([moment is not None for moment in started_at])
+    kinds: dict[tuple[str, ...], int] = {}
+    kind = [kinds.setdefault(names, len(kinds)) for names in pools]
+    ended = (JobState.DONE, JobState.CANCELLED)
+    told = _Told(
+        jobs,
+        start,
+        gpus=np.array(gpus, dtype=np.float64),
+        left=np.array(left),
+        release=np.where(started, np.minimum(begins, 0.0), begins),
+        deadline=np.array([(moment - start).total_seconds() for moment in deadline]) / 3600.0,
+        over=np.array([one in ended for one in state]) | (np.array(left) <= 1e-9),
+        whole=~np.array(preemptible, dtype=np.bool_),
+        started=started,
+        kind=np.array(kind, dtype=np.int64),
+        lists=list(kinds),
+    )
+    _last[:] = [told]
+    return told
+
+
+def _homeless(jobs: JobPlans, tops: dict[str, tuple[int, float]], told: _Told) -> Flags:
+    """Jobs [job] whose pool in the plan is none that may run them."""
+    names = {name: number for number, name in enumerate(dict.fromkeys(jobs.pools))}
+    home = np.array([names[name] for name in jobs.pools], dtype=np.int64)
+    allowed = np.array([[name in tops and name in pools for name in names] for pools in told.lists])
+    found: Flags = ~allowed[told.kind, home]
+    return found
+
+
+def _top_rates(tops: dict[str, tuple[int, float]], told: _Told) -> Floats:
+    """Highest rate of every job in any of its pools (see `_top_rate`)."""
+    rates = np.zeros(len(told.gpus))
+    for number, pools in enumerate(told.lists):
+        members = np.flatnonzero(told.kind == number)
         for count, top in (tops[name] for name in pools if name in tops):
-            rates[members] = np.maximum(rates[members], np.minimum(gpus[members], count) * top)
+            rates[members] = np.maximum(rates[members], np.minimum(told.gpus[members], count) * top)
     return rates
 
 
-def _seen(problem: Problem, tops: dict[str, tuple[int, float]]) -> _Seen:
-    jobs, start = problem.jobs, problem.grid.start
-    edges = np.array([(edge - start).total_seconds() / 3600.0 for edge in problem.grid.edges])
-    started = np.array([job.started_at is not None for job in jobs])
-    spans = [((job.release - start).total_seconds(), (job.deadline - start).total_seconds()) for job in jobs]
-    release, deadline = np.array(spans).T / 3600.0
-    release = np.where(started, np.minimum(release, 0.0), release)
-    opens = np.where(started, edges[-1], np.maximum(edges[-1], release))
-    left = np.array([job.left_gpu_h for job in jobs])
-    ended = (JobState.DONE, JobState.CANCELLED)
+def _seen(problem: Problem, tops: dict[str, tuple[int, float]], told: _Told) -> _Seen:
+    edges = np.array([(edge - told.start).total_seconds() / 3600.0 for edge in problem.grid.edges])
+    opens = np.where(told.started, edges[-1], np.maximum(edges[-1], told.release))
     return _Seen(
         hours=np.diff(edges),
-        rate=_top_rates(tops, jobs),
-        left=left,
-        open_h=np.clip(edges[1:] - np.maximum(edges[:-1], release[:, None]), 0.0, None),
-        timely_h=np.clip(np.minimum(edges[1:], deadline[:, None]) - edges[:-1], 0.0, None),
-        after_h=np.maximum(0.0, deadline - opens),
-        over=np.array([job.state in ended for job in jobs]) | (left <= 1e-9),
-        whole=np.array([not job.preemptible for job in jobs]),
+        rate=_top_rates(tops, told),
+        left=told.left,
+        open_h=np.clip(edges[1:] - np.maximum(edges[:-1], told.release[:, None]), 0.0, None),
+        timely_h=np.clip(np.minimum(edges[1:], told.deadline[:, None]) - edges[:-1], 0.0, None),
+        after_h=np.maximum(0.0, told.deadline - opens),
+        over=told.over,
+        whole=told.whole,
     )
 
 

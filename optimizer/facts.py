@@ -282,12 +282,17 @@ def _same_work(old: Problem, new: Problem) -> bool:
 
 
 def _as_before(known: Facts | None, problem: Problem, number: int) -> PoolFacts | None:
-    """What is known of a batch pool that parks nothing: it follows from its jobs and its present draw alone."""
+    """What is known of a batch pool that parks nothing, which follows from its jobs and its present draw alone; of any
+    other pool without its load."""
     old = known.pools[number] if known is not None else None
     inputs = problem.pools[number]
-    if old is None or not old.batch or inputs.pool.parking is not None or old.draw_now_kw != inputs.draw_now_kw:
+    if known is None or old is None or inputs.pool.parking is not None or old.may_break_floor.any():
         return None
-    return None if old.may_break_floor.any() else old
+    if old.batch:
+        return old if old.draw_now_kw == inputs.draw_now_kw else None
+    if known.problem.pools[number].floors != inputs.floors:
+        return None
+    return old.with_load(np.array(inputs.load) * inputs.pool.count, inputs.draw_now_kw)
 
 
 def with_taken(facts: Facts, taken: frozenset[str]) -> Facts:

@@ -6,7 +6,7 @@ job may count on more than that speed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,6 +24,28 @@ SPEED_STEP = 0.02
 
 SLACK = 1e-6
 """Part of a step that is rounding."""
+
+
+OF_HULLS = (
+    "_kinds", "seg_width_w", "seg_slope_per_kw", "base_throughput", "base_w", "top_w", "top_throughput", "kw_per_work",
+    "_floor_w", "_floor_throughput",
+)  # fmt: skip
+"""What follows from the hulls and the floor of a pool alone."""
+
+
+def stacked(pools: Sequence[PoolFacts], name: str, count: int) -> Floats:
+    """An array [interval] of every pool, as [pool, interval]."""
+    return np.array([getattr(pool, name) for pool in pools], dtype=np.float64).reshape(len(pools), count)
+
+
+def stacked_segments(pools: Sequence[PoolFacts], name: str, count: int) -> Floats:
+    """An array [interval, segment] of every pool, as [pool, interval, segment]; 0 where a pool has fewer segments."""
+    widest = max((pool.seg_width_w.shape[1] for pool in pools), default=0)
+    found = np.zeros((len(pools), count, widest))
+    for number, pool in enumerate(pools):
+        part = getattr(pool, name)
+        found[number, :, : part.shape[1]] = part
+    return found
 
 
 def hulls_at(curve: PowerCurve, speed: Floats, slack: float = 0.0, most: float = 1.0) -> tuple[Hull, ...]:
@@ -64,6 +86,13 @@ class PoolFacts:
     def batch(self) -> bool:
         """Whether the pool runs queued jobs (its GPUs may idle)."""
         return self.pool.work is Work.BATCH
+
+    def with_load(self, working: Floats, draw_now_kw: float | None) -> PoolFacts:
+        """The pool with other GPUs at work and another present draw; what follows from its hulls and its floor alone
+        is taken over."""
+        made = replace(self, working=working, draw_now_kw=draw_now_kw)
+        made.__dict__.update({name: self.__dict__[name] for name in OF_HULLS if name in self.__dict__})
+        return made
 
     @property
     def top_work(self) -> float:
@@ -176,7 +205,7 @@ class PoolFacts:
         """Least draw that keeps the service floor."""
         if self.batch:
             return self.base_kw
-        floor_w = self._at_floors(draw_at_cap)
+        floor_w = self._floor_w
         need = np.maximum(0.0, np.minimum(floor_w, self.top_w) - self.base_w)
         draw: Floats = self.base_kw + self.working * need / 1000.0
         return draw
@@ -184,8 +213,18 @@ class PoolFacts:
     @cached_property
     def floor_work(self) -> Floats:
         """Work in GPU equivalents under the floor's cap (interactive and training pools)."""
-        work: Floats = self.working * self._at_floors(throughput_at_cap)
+        work: Floats = self.working * self._floor_throughput
         return work
+
+    @cached_property
+    def _floor_w(self) -> Floats:
+        """Draw of a working GPU under the floor's cap, per interval."""
+        return self._at_floors(draw_at_cap)
+
+    @cached_property
+    def _floor_throughput(self) -> Floats:
+        """Throughput of a working GPU under the floor's cap, per interval."""
+        return self._at_floors(throughput_at_cap)
 
     def _at_floors(self, number: Callable[[PowerCurve, float], float]) -> Floats:
         """What the curve says at the cap of every interval's floor; few of them differ."""

@@ -180,8 +180,7 @@ def _displaced(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, prices
     for family in ("x", "late"):
         columns = arrays.families[family]
         j, g, t = columns.keys
-        stays = facts.table.pair_pool[np.maximum(homes, 0)][j] == g
-        stays &= (homes >= 0)[j]
+        stays = np.append(facts.table.pair_pool, -1)[homes][j] == g
         at, _, high = _bounds(arrays, columns, answer)
         here, tol = g * facts.count + t, _tol(high)
         cost = base[here] - arrays.of(family, answer.reduced) / facts.hours[t]

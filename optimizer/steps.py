@@ -41,9 +41,9 @@ class Steps:
 @once
 def steps_of(facts: Facts) -> Steps:
     """The steps of a problem's jobs; for the many problems without any, nothing is computed."""
-    none = _no_steps(facts)
-    if none is not None:
-        return none
+    if _stepless(facts):
+        none, off = np.zeros(len(facts.table)), np.zeros(len(facts.table), dtype=np.bool_)
+        return Steps(off, off, off, none, none, none, none, none, np.zeros((0, 2), dtype=np.int64))
     jobs = facts.jobs
     lasting = [job.job.preemptible and bool(job.pools) and _lasts(job.job) for job in jobs]
     gang = [job.job.preemptible and bool(job.pools) and job.job.min_gpus > 1 for job in jobs]
@@ -61,12 +61,9 @@ def steps_of(facts: Facts) -> Steps:
 
 
 @once_for_jobs
-def _no_steps(facts: Facts) -> Steps | None:
-    """The steps of jobs that have none of this; None where one has."""
-    if any(_lasts(job) or job.min_gpus > 1 or job.after for job in facts.table.jobs):
-        return None
-    none, off = np.zeros(len(facts.table)), np.zeros(len(facts.table), dtype=np.bool_)
-    return Steps(off, off, off, none, none, none, none, none, np.zeros((0, 2), dtype=np.int64))
+def _stepless(facts: Facts) -> bool:
+    """Whether no job has any of this."""
+    return not any(_lasts(job) or job.min_gpus > 1 or job.after for job in facts.table.jobs)
 
 
 def _lasts(job: BatchJob) -> bool:

@@ -6,12 +6,14 @@ above the value of the next watt, a cap that the import touches, a floor, a ramp
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.domain import Work
 from optimizer.facts import Facts, Floats
-from optimizer.poolfacts import PoolFacts
+from optimizer.poolfacts import PoolFacts, stacked, stacked_segments
 from optimizer.ramps import allowed_kw, is_paced
 from optimizer.reasons import CODE, Reason
 from optimizer.steps import may_work, steps_of
@@ -62,13 +64,14 @@ def pool_reasons(facts: Facts, draw_kw: Floats, work: Floats, imports: Floats, b
     """Primary reason of every pool and interval, as codes [pool, interval]."""
     over = imports > np.minimum(facts.limit_kw, facts.events_cap_kw) * (1 + 1e-6) + 1e-6
     codes = np.zeros(draw_kw.shape, dtype=np.int64)
-    for pool in facts.pools:
-        binding = bindings[pool.site]
-        codes[pool.index] = (
-            _batch_reasons(facts, pool, work[pool.index], binding)
-            if pool.batch
-            else _busy_reasons(facts, pool, draw_kw[pool.index], work[pool.index], (binding, over[pool.site]))
-        )
+    for batch in (True, False):
+        pools = [pool for pool in facts.pools if pool.batch is batch]
+        rows = [pool.index for pool in pools]
+        site = [pool.site for pool in pools]
+        if batch and pools:
+            codes[rows] = _batch_reasons(facts, pools, work[rows], bindings[site])
+        elif pools:
+            codes[rows] = _busy_reasons(facts, pools, draw_kw[rows], work[rows], (bindings[site], over[site]))
     return codes
 
 
@@ -81,22 +84,24 @@ def _first_of(choices: list[tuple[NDArray[np.bool_], Reason | Codes]], otherwise
 
 
 def _busy_reasons(
-    facts: Facts, pool: PoolFacts, draw_kw: Floats, work: Floats, bound: tuple[Codes, NDArray[np.bool_]]
+    facts: Facts, pools: list[PoolFacts], draw_kw: Floats, work: Floats, bound: tuple[Codes, NDArray[np.bool_]]
 ) -> Codes:
-    """Why an interactive or training pool draws what it does [interval]."""
+    """Why interactive and training pools draw what they do [pool, interval]."""
     binding, over = bound
-    tol = 1e-3 * (1e-3 + pool.top_kw)
-    at_floor = draw_kw <= pool.least_kw + tol
+    top_kw, least_kw, working, floor_work = (
+        stacked(pools, name, facts.count) for name in ("top_kw", "least_kw", "working", "floor_work")
+    )
+    tol = 1e-3 * (1e-3 + top_kw)
+    at_floor = draw_kw <= least_kw + tol
+    site = [pool.site for pool in pools]
+    wanted = _wanted(facts, pools)
     return _first_of(
         [
-            (pool.working <= 1e-9, Reason.NO_WORK),
-            (draw_kw >= pool.top_kw - tol, Reason.FULL_POWER),
-            (work < pool.floor_work - 1e-3 * (1.0 + pool.working), Reason.FLOOR_BROKEN),
+            (working <= 1e-9, Reason.NO_WORK),
+            (draw_kw >= top_kw - tol, Reason.FULL_POWER),
+            (work < floor_work - 1e-3 * (1.0 + working), Reason.FLOOR_BROKEN),
             (at_floor & over, Reason.SERVICE_FLOOR),
-            (
-                draw_kw >= _wanted_kw(facts, pool, facts.cost_per_kwh[pool.site]) - tol,
-                _dear(facts, pool, draw_kw + tol),
-            ),
+            (draw_kw >= wanted(facts.cost_per_kwh[site]) - tol, _dear(facts, site, draw_kw + tol, wanted)),
             (binding != NONE, binding),
             (at_floor, Reason.SERVICE_FLOOR),
         ],
@@ -104,40 +109,47 @@ def _busy_reasons(
     )
 
 
-def _dear(facts: Facts, pool: PoolFacts, draw_kw: Floats) -> Codes:
+def _dear(facts: Facts, site: list[int], draw_kw: Floats, wanted: Callable[[Floats], Floats]) -> Codes:
     """Which part of the cost of energy explains a draw: the price alone, carbon on top, or the grid's own peak."""
-    s = pool.site
-    price = np.array(facts.problem.sites[s].price_per_mwh) / 1000.0
-    lasting = facts.cost_per_kwh[s] - facts.coincident_per_kwh[s]
+    price = np.array([item.price_per_mwh for item in facts.problem.sites]) / 1000.0
+    lasting = facts.cost_per_kwh - facts.coincident_per_kwh
+    if np.array_equal(lasting, price):  # carbon costs nothing
+        lasting = price
+    by_price = draw_kw >= wanted(price[site])
+    by_carbon = by_price if lasting is price else draw_kw >= wanted(lasting[site])
+    return _first_of([(by_price, Reason.HIGH_PRICE), (by_carbon, Reason.CARBON)], Reason.COINCIDENT_PEAK)
+
+
+def _wanted(facts: Facts, pools: list[PoolFacts]) -> Callable[[Floats], Floats]:
+    """Draw [pool, interval] at which the next watt would cost more than it is worth, at or above the floor, by the cost
+    of energy in money per kWh [pool, interval]."""
+    slope, width = (stacked_segments(pools, name, facts.count) for name in ("seg_slope_per_kw", "seg_width_w"))
+    worth = np.array([pool.pool.value_per_gpu_h for pool in pools])[:, None, None] * slope
+    base_kw, working, least_kw = (stacked(pools, name, facts.count) for name in ("base_kw", "working", "least_kw"))
+    pue = facts.pue[[pool.site for pool in pools]]
+
+    def wanted(cost_per_kwh: Floats) -> Floats:
+        pays = worth >= (cost_per_kwh * pue)[:, :, None]
+        drawn = base_kw + working * np.where(pays, width, 0.0).sum(axis=2) / 1000.0
+        found: Floats = np.maximum(drawn, least_kw)
+        return found
+
+    return wanted
+
+
+def _batch_reasons(facts: Facts, pools: list[PoolFacts], work: Floats, binding: Codes) -> Codes:
+    """Why batch pools run as much as they do [pool, interval]."""
+    cost = facts.cost_per_kwh
+    mean = np.array([float(row @ facts.hours / facts.hours.sum()) for row in cost])[:, None]
+    site = [pool.site for pool in pools]
+    cheap, lasting = (cost <= mean)[site], (cost - facts.coincident_per_kwh <= mean)[site]
+    working, top = (stacked(pools, name, facts.count) for name in ("working", "top_throughput"))
     return _first_of(
         [
-            (draw_kw >= _wanted_kw(facts, pool, price), Reason.HIGH_PRICE),
-            (draw_kw >= _wanted_kw(facts, pool, lasting), Reason.CARBON),
-        ],
-        Reason.COINCIDENT_PEAK,
-    )
-
-
-def _wanted_kw(facts: Facts, pool: PoolFacts, cost_per_kwh: Floats) -> Floats:
-    """Draw [interval] at which the next watt would cost more than it is worth, at or above the floor."""
-    cost = cost_per_kwh * facts.pue[pool.site]
-    pays = pool.pool.value_per_gpu_h * pool.seg_slope_per_kw >= cost[:, None]
-    wanted = pool.base_kw + pool.working * np.where(pays, pool.seg_width_w, 0.0).sum(axis=1) / 1000.0
-    found: Floats = np.maximum(wanted, pool.least_kw)
-    return found
-
-
-def _batch_reasons(facts: Facts, pool: PoolFacts, work: Floats, binding: Codes) -> Codes:
-    """Why a batch pool runs as much as it does [interval]."""
-    cost = facts.cost_per_kwh[pool.site]
-    mean = float(cost @ facts.hours / facts.hours.sum())
-    cheap = cost <= mean
-    return _first_of(
-        [
-            (pool.working <= 1e-9, Reason.NO_WORK),
-            (work >= 0.999 * pool.working * pool.top_throughput, Reason.FULL_POWER),
+            (working <= 1e-9, Reason.NO_WORK),
+            (work >= 0.999 * working * top, Reason.FULL_POWER),
             (binding != NONE, binding),
-            (~cheap & (cost - facts.coincident_per_kwh[pool.site] <= mean), Reason.COINCIDENT_PEAK),
+            (~cheap & lasting, Reason.COINCIDENT_PEAK),
             (work <= 1e-9, np.where(cheap, CODE[Reason.NO_WORK], CODE[Reason.HIGH_PRICE])),
             (cheap, Reason.CHEAP_WINDOW),
         ],

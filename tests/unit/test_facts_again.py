@@ -36,12 +36,17 @@ def moved(made, part):
         },
         "draw": {"pools": tuple(replace(item, draw_now_kw=12.0) for item in made.pools)},
         "order": {"pools": (*others, first)},
+        "floors": {
+            "pools": tuple(
+                replace(item, floors=(min(1.0, item.pool.floor + 0.1),) * len(made.grid)) for item in made.pools
+            )
+        },
         "events": {"events": ()},
     }
     return replace(made, **changes[part])
 
 
-PARTS = ("numbers", "jobs", "count", "draw", "order", "events")
+PARTS = ("numbers", "jobs", "count", "draw", "order", "floors", "events")
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -49,13 +54,16 @@ PARTS = ("numbers", "jobs", "count", "draw", "order", "events")
 def test_facts_after_others_are_facts(part, seed, other):
     made = with_steps(with_parking(random_problem(seed), other), other) if other % 2 else random_problem(seed)
     before, then = facts_of(made), moved(made, part)
-    write_arrays(declare(made, before))  # everything that is kept for later is there
+    written = write_arrays(declare(made, before))  # everything that is kept for later is there
     again, anew = facts_of(then, before), facts_of(then)
     for item in fields(JobTable):
         assert np.array_equal(getattr(again.table, item.name), getattr(anew.table, item.name)), item.name
     first, second = write_arrays(declare(then, again)), write_arrays(declare(then, anew))
     for name in ("cost", "low", "high", "row_low", "row_high", "starts", "index", "value"):
         assert np.array_equal(getattr(first, name), getattr(second, name)), name
+    lent = write_arrays(declare(then, again), written)
+    for name in ("starts", "index", "value"):
+        assert np.array_equal(getattr(lent, name), getattr(second, name)), name
     if part == "numbers":
         assert again.jobs is before.jobs
 
