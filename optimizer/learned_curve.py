@@ -38,6 +38,9 @@ LENGTH_SHARE = 0.25
 FLOOR_SD = 0.005
 """What no number of samples takes away: the error of the sensors themselves."""
 
+RISES = 0.03
+"""Where a higher cap makes draw rise by more than this, the lower one binds, whatever part of it a card draws."""
+
 UNBOUND_SD = 0.03
 """Added where a draw is only inferred from a higher cap that does not bind."""
 
@@ -105,13 +108,21 @@ def _draw_data(track: Track, knots: Floats, library: Floats) -> tuple[_Data, flo
     mean, variance, noise = data.mean.copy(), data.variance.copy(), data.noise.copy()
     real = ~np.isnan(mean)
     draws = library * np.exp(mean)
-    for knot in np.flatnonzero(real & (draws < BINDING * knots))[::-1]:
-        same = ~real & (knots < knots[knot]) & (knots >= draws[knot] / BINDING)
+    share = _binding(draws[real], knots[real])
+    for knot in np.flatnonzero(real & (draws < share * knots))[::-1]:
+        same = ~real & (knots < knots[knot]) & (knots >= draws[knot] / share)
         mean[same] = np.log(draws[knot] / library[same])
         variance[same], noise[same] = variance[knot] + UNBOUND_SD**2, noise[knot]
     lowest = int(np.flatnonzero(real)[0]) if real.any() else 0
-    unbound = real.any() and draws[lowest] < BINDING * knots[lowest]
+    unbound = real.any() and draws[lowest] < BINDING * knots[lowest]  # what others prove tells nothing of lower caps
     return _Data(mean, variance, noise), float(draws[lowest] / BINDING) if unbound else float(knots[0])
+
+
+def _binding(draws: Floats, knots: Floats) -> float:
+    """Share of a cap that these cards draw at least while it binds: BINDING, or less where they drew less of a cap
+    under which they drew clearly less than under a higher one."""
+    higher = np.append(np.maximum.accumulate(draws[::-1])[::-1][1:], 0.0)
+    return float(np.min(draws / knots, initial=BINDING, where=higher > (1.0 + RISES) * draws))
 
 
 def _conditioned(prior: Prior, knots: Floats, data: _Data, cut_w: float) -> _Posterior:

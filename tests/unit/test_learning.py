@@ -37,18 +37,18 @@ def seen(cap_w, draw_w, **changes):
     return replace(Observation(START, cap_w, draw_w, 1.0, 60.0), **changes)
 
 
-def taught(truth, caps_w, count=360, noise=0.0, outliers=0.0, seed=3, state=None, start=START):
+def taught(truth, caps_w, count=360, noise=0.0, outliers=0.0, seed=3, state=None, start=START, *, prior=PRIOR):
     """What `count` observations, one every 10 s, teach of a card that draws `truth(cap)`; the caps in turn, each as
     long as the others; the curve in force follows every five minutes."""
     random = np.random.default_rng(seed)
-    state = state or begin(PRIOR)
+    state = state or begin(prior)
     for k in range(count):
         cap_w = caps_w[k * len(caps_w) // count]
         draw_w = truth(cap_w) * (1 + noise * random.normal())
         draw_w *= random.uniform(0, 2) if random.random() < outliers else 1.0
-        state = learn(state, PRIOR, seen(cap_w, draw_w, at=start + timedelta(seconds=10 * (k + 1))))
+        state = learn(state, prior, seen(cap_w, draw_w, at=start + timedelta(seconds=10 * (k + 1))))
         if k % 30 == 29:
-            state = advanced(state, PRIOR)
+            state = advanced(state, prior)
     return state
 
 
@@ -94,6 +94,15 @@ def test_a_cap_that_does_not_bind_tells_of_no_cap_below_the_draw():
         assert told(state, cap_w) == pytest.approx(draw_at_cap(LIBRARY, cap_w), rel=1e-6)
         assert error_at(state, PRIOR, cap_w) == pytest.approx(PRIOR.spread, rel=0.01)
     assert throughput_at_cap(in_force(state, PRIOR), 350.0) == pytest.approx(1.0, abs=0.002), "nothing given, none lost"
+
+
+def test_cards_that_never_draw_all_of_a_cap_rise_between_two_caps_that_were_held():
+    """Nine tenths of a cap, and more under a higher one: each of the caps binds. Held at two of them only, the curve is
+    no terrace between them, on which a cap that is raised would cost nothing."""
+    prior = Prior(LIBRARY, 200.0, 400.0)
+    state = taught(lower, (350.0, 400.0, 350.0, 400.0), prior=prior)
+    for cap_w in (350.0, 375.0, 400.0):
+        assert told(state, cap_w, prior) == pytest.approx(lower(cap_w), rel=0.02)
 
 
 def test_points_that_are_not_monotone_are_pooled():
