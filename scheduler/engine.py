@@ -209,6 +209,8 @@ class State:
     """The limits that these seem to have."""
     latency_caps: dict[str, int] = field(default_factory=dict)
     """Lowest caps that the latency objectives of pools allow now, where that is above their floors."""
+    calm_w: dict[str, int] = field(default_factory=dict)
+    """Caps of pools that were last ordered for the price of energy."""
     tier_caps: dict[str, int] = field(default_factory=dict)
     """Caps of pools with jobs that may be slowed down no longer."""
     tiers: dict[str, Any] = field(default_factory=dict)

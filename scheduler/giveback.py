@@ -23,7 +23,7 @@ from scheduler.flexibility import pue_now
 from scheduler.observing import steady_ticks
 from scheduler.orders import PoolOrder, step_index
 from scheduler.predict import busy_under
-from scheduler.worth import pool_value
+from scheduler.worth import cost_per_wh, pool_value
 
 CEILINGS = frozenset(
     {Reason.DR_EVENT, Reason.SITE_LIMIT, Reason.REBOUND_LIMIT, Reason.SERVICE_FLOOR, Reason.FLOOR_BROKEN}
@@ -59,16 +59,13 @@ def held_pools(plan: Plan | None, pools: list[GpuPool], now: datetime) -> list[G
 
 def most_w(state: State, pool: GpuPool, pue: float, now: datetime) -> int:
     """Highest cap at which the last watt is still worth its energy; the highest of all where no price is known."""
-    problem = state.problem
-    if problem is None or not problem.grid.start <= now < problem.grid.end:
+    cost = cost_per_wh(state, pool.site, pue, now)
+    if cost is None:
         return int(pool.max_cap_w)
-    inputs, t = next(inputs for inputs in problem.sites if inputs.id == pool.site), problem.grid.index(now)
-    carbon = inputs.carbon_g_per_kwh[t] * problem.prices.carbon_per_tonne / 1e6
-    cost_per_wh = (inputs.price_per_mwh[t] / 1000.0 + carbon) * pue / 1000.0
     curve = clipped(pool.curve, pool.min_cap_w, pool.max_cap_w)
     hull = hull_of_caps(curve)
     value = pool_value(state, pool, now)
-    worth = [part.width_w for part in hull.segments if value * part.slope_per_w >= cost_per_wh]
+    worth = [part.width_w for part in hull.segments if value * part.slope_per_w >= cost]
     return cap_for_draw(curve, hull.base_w + sum(worth))
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from optimizer.curves import throughput_at_cap
 from optimizer.domain import GpuPool, Plan
 from optimizer.reasons import Reason
+from scheduler.calm import BAND
 from scheduler.engine import Context, State
 from scheduler.orders import PoolOrder, planned_order
 from scheduler.overrides import operator_limit_kw, paused
@@ -26,7 +27,7 @@ def held_by(ctx: Context, state: State, pool: GpuPool, plan: Plan, now: datetime
         return Reason.OPERATOR_PAUSE, f"{pool.id} is left alone: the operator paused Gridpace."
     if order is None or tick is None or pool.site not in tick.target_kw:
         return None
-    waits = _for_latency(ctx, state, pool, order, planned, now)
+    waits = _for_latency(ctx, state, pool, order, planned, now) or _for_calm(state, pool, order, planned)
     if waits is not None:
         return waits
     fewer = order.active_gpus < planned.active_gpus
@@ -62,6 +63,14 @@ def _for_latency(
         what = f"{pool.id} is held at {order.cap_w} W instead of the planned {planned.cap_w} W"
         return Reason.LATENCY_GUARD, f"{what} for its users' sake: {guard.sentence()}."
     return None
+
+
+def _for_calm(state: State, pool: GpuPool, order: PoolOrder, planned: PoolOrder) -> tuple[Reason, str] | None:
+    """Where a cap stays because the planned one is hardly better."""
+    if not order.cap_w == state.calm_w.get(pool.id) != planned.cap_w:
+        return None
+    worth = f"to move to the planned {planned.cap_w} W would gain less than {BAND:.0%} of the energy between them"
+    return Reason.CHANGE_COST, f"{pool.id} stays at {order.cap_w} W: {worth}."
 
 
 def _bound(ctx: Context, state: State, site: str, now: datetime) -> tuple[Reason, str, float]:

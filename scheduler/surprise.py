@@ -30,7 +30,7 @@ may leave a site alone for a while."""
 RISING = 0.003
 """Share of its power by which a site's load rises within a tick when it is called rising."""
 
-ONSET, MOST_ONSET = 0.03, 0.04
+ONSET, MOST_ONSET = 0.05, 0.06
 """Part of the load that is missing to the highest one lately that may come back within a tick; the latter where
 surprises are twice what the largest margin covers. Bursts of users take seconds, while batches fill."""
 

@@ -15,9 +15,10 @@ from datetime import datetime
 from optimizer.domain import GpuPool, GridEvent, Work
 from optimizer.reasons import Note
 from optimizer.shed import ShedPool, shed
+from scheduler.calm import calmed
 from scheduler.dwell import dwelling, take
 from scheduler.engine import Context, State
-from scheduler.flexibility import site_pools
+from scheduler.flexibility import pue_now, site_pools
 from scheduler.giveback import give_back
 from scheduler.granting import filled
 from scheduler.latency_trim import held_caps, kept_cap_w, raised, yields
@@ -138,8 +139,11 @@ def ramped_s(state: State, now: datetime, then: datetime) -> float:
 
 
 def planned_orders(ctx: Context, state: State, pools: list[GpuPool], now: datetime) -> dict[str, PoolOrder]:
-    """What the plan orders for now, in whole watts and GPUs that have work."""
-    return filled(ctx, state, {pool.id: whole_order(state.plan, pool, state.jobs, now) for pool in pools}, now)
+    """What the plan orders for now, in whole watts and GPUs that have work; caps that a price moves for next to nothing
+    stay."""
+    orders = {pool.id: whole_order(state.plan, pool, state.jobs, now) for pool in pools}
+    pue = pue_now(ctx, state, pools[0].site, now) if pools else 1.0
+    return filled(ctx, state, calmed(state, pools, orders, pue, now), now)
 
 
 def _base(

@@ -28,6 +28,17 @@ def pool_value(state: State, pool: GpuPool, now: datetime) -> float:
     return min((job.value_per_gpu_h + job.late_penalty for job in running), default=0.0)
 
 
+def cost_per_wh(state: State, site: str, pue: float, now: datetime) -> float | None:
+    """What a Wh of IT costs at a site's meter, by the price of the problem in force and that of carbon; None where it
+    has none for now."""
+    problem = state.problem
+    if problem is None or not problem.grid.start <= now < problem.grid.end:
+        return None
+    inputs, t = next(inputs for inputs in problem.sites if inputs.id == site), problem.grid.index(now)
+    carbon = inputs.carbon_g_per_kwh[t] * problem.prices.carbon_per_tonne / 1e6
+    return (inputs.price_per_mwh[t] / 1000.0 + carbon) * pue / 1000.0
+
+
 def kept_gpus(state: State, pool: GpuPool) -> int:
     """GPUs of a batch pool that run work which must not be interrupted, or that a job of a tier must have back."""
     return sum(

@@ -125,14 +125,14 @@ def test_a_pool_is_quiet_while_its_load_does_not_rise():
 
 
 def test_room_for_users_who_are_not_there_is_kept_the_more_the_larger_the_bursts():
-    for drawn_kw, kept_kw in ((99.5, 0.03 * 20.0), (100.25, 0.035 * 20.0), (105.0, 0.04 * 20.0)):
+    for drawn_kw, kept_kw in ((99.5, 0.05 * 20.0), (100.25, 0.055 * 20.0), (105.0, 0.06 * 20.0)):
         loads = lived(99.0, drawn_kw, 99.0)
         assert loads.onset_kw(20.0, CAP_KW) == pytest.approx(kept_kw)
         assert loads.onset_kw(0.0, CAP_KW) == 0.0
-        assert loads.onset_kw(20.0, float("inf")) == pytest.approx(0.03 * 20.0)
+        assert loads.onset_kw(20.0, float("inf")) == pytest.approx(0.05 * 20.0)
     coming = lived(99.0, 99.4, 99.8)
     assert coming.rising
-    assert coming.onset_kw(20.0, CAP_KW) == pytest.approx(0.03 * 20.0), "of another pool they may come as well"
+    assert coming.onset_kw(20.0, CAP_KW) == pytest.approx(0.05 * 20.0), "of another pool they may come as well"
 
 
 def test_bursts_that_left_the_site_alone_for_a_while_are_not_forgotten_at_once():
