@@ -274,7 +274,7 @@ def _site(problem: Problem, plan: Plan, number: int, kept: tuple[Mapping[str, Fl
     """Import through PUE, hard limit and firm events: kept, or exceeded by no more than what nothing allowed could
     shed; all declared. `kept`: work of jobs that may not be interrupted, and with that of jobs whose promised deadline
     leaves them no other time, which a firm event does not stop either; by pool [interval]."""
-    fixed, promised = kept
+    fixed = kept[0]
     site, orders = problem.sites[number], plan.sites[problem.sites[number].id]
     pools = [inputs for inputs in problem.pools if inputs.pool.site == site.id]
     other, pue, limit = np.array(site.other_it_kw), np.array(site.pue), np.array(site.limit_kw)
@@ -294,7 +294,7 @@ def _site(problem: Problem, plan: Plan, number: int, kept: tuple[Mapping[str, Fl
         *(Violation(site.id, t, "import over the hard limit is not declared")
           for t in _where(bought > limit + over + tol)),
         *(broken for event in problem.events if event.site == site.id and holds(plan, event)
-          for broken in _event(problem, plan, event, (pools, fixed if event.emergency else promised, other, output))),
+          for broken in _event(problem, plan, event, (pools, kept, other, output))),
     ]  # fmt: skip
 
 
@@ -307,11 +307,11 @@ def _event(
     problem: Problem,
     plan: Plan,
     event: GridEvent,
-    parts: tuple[list[PoolInputs], Mapping[str, Floats], Floats, Floats],
+    parts: tuple[list[PoolInputs], tuple[Mapping[str, Floats], ...], Floats, Floats],
 ) -> list[Violation]:
-    """An event's cap on the import of its site; `parts`: pools, work of jobs that may not be interrupted, other IT load
-    and most output of generators."""
-    pools, fixed, other, output = parts
+    """An event's cap on the import of its site; `parts`: pools, work that is kept (see `_site`: promised deadlines give
+    way while an emergency is in force, not to its rebound limit), other IT load and most output of generators."""
+    pools, (fixed, promised), other, output = parts
     site = next(site for site in problem.sites if site.id == event.site)
     bought, declared = (np.array(getattr(plan.sites[site.id], name)) for name in ("import_kw", "over_event_kw"))
     tol = TOL_KW + TOL * np.abs(bought)
@@ -322,7 +322,8 @@ def _event(
     ]
     if (event.firm or event.emergency) and np.any(bought > cap + tol):
         deep = _in_force(problem, event) & event.emergency
-        least = np.array(site.pue) * (_least_kw(pools, fixed, deep, limit=False) + other) - output
+        stays = {name: np.where(deep, fixed.get(name, 0.0), work) for name, work in promised.items()}
+        least = np.array(site.pue) * (_least_kw(pools, stays, deep, limit=False) + other) - output
         if site.batteries:
             least += [charged_for_kw(problem, plan, site, t) for t in range(len(problem.grid))]
         text = "import {:.3f} kW is over the event's cap {:.3f} kW"

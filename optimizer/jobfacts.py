@@ -111,10 +111,10 @@ class JobTable:
 
     @cached_property
     def first_pool(self) -> NDArray[np.int64]:
-        """The first pool of each job's list (-1: none)."""
+        """The first pool of each job's list that can hold it (-1: none)."""
         first = np.full(len(self.left), -1, dtype=np.int64)
-        head = self.pair_place == 0
-        first[self.pair_job[head]] = self.pair_pool[head]
+        jobs, head = np.unique(self.pair_job, return_index=True)
+        first[jobs] = self.pair_pool[head]
         return first
 
     def of_pool(self, number: int) -> NDArray[np.int64]:

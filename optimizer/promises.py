@@ -29,13 +29,29 @@ def keep_promises(facts: Facts, steps: Steps, rates: Floats, homes: list[int], s
             continue
         room = np.minimum(space.free[g], space.room_kw[facts.pools[g].site] / space.kw_per_work[g]) * facts.hours
         spare = np.clip(np.minimum(room, limit - timely), 0.0, None)
-        if work[0] + spare[0] < least_now(facts, steps, number) * facts.hours[0] * (1 - 1e-9):
-            spare[0] = 0.0  # too few GPUs for a gang now
-        before = np.cumsum(spare) - spare
-        more = np.clip(np.minimum(spare, missing - before), 0.0, None)
-        if 0 < work[0] + more[0] < least_now(facts, steps, number) * facts.hours[0] * (1 - 1e-9):
-            more[0] = 0.0
+        least = least_now(facts, steps, number) * facts.hours[0] - work[0]
+        more = _more(spare, missing, float(least))
         _book(facts, rates, (number, g), more, space)
+
+
+def _more(spare: Floats, missing: float, least: float) -> Floats:
+    """What is taken of spare GPU-hours [interval] for the work that is missing, the earliest first. In the interval
+    about to run a gang needs `least` more (GPU-h) or takes nothing: only where the others do not suffice it has to."""
+
+    def taken(room: Floats) -> Floats:
+        before = np.cumsum(room) - room
+        found: Floats = np.clip(np.minimum(room, missing - before), 0.0, None)
+        return found
+
+    more = taken(spare)
+    if more[0] >= least * (1 - 1e-9):
+        return more
+    later = spare.copy()
+    later[0] = 0.0
+    more = taken(later)
+    if float(more.sum()) < missing - 1e-9 and spare[0] >= least * (1 - 1e-9):
+        more[0] = least
+    return more
 
 
 def _book(facts: Facts, rates: Floats, job_pool: tuple[int, int], more: Floats, space: Space) -> None:

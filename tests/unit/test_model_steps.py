@@ -129,6 +129,16 @@ def test_a_run_may_begin_before_a_limit_that_cuts_it_and_the_limit_holds():
     assert plan.jobs["j"].work_gpus == pytest.approx((100.0, 100.0, 0.0, 0.0, 0.0, 100.0))
 
 
+def test_a_run_in_its_second_pool_counts_where_its_first_can_not_hold_it():
+    """Begun in the pool that has its four GPUs; 0.4 kW above the hard limit then are out of reach, and said."""
+    of = job("j", (-1, 6), 24.0, 4, pools=("small", "batch"), min_gpus=4, preemptible=False, started_at=START - HOUR)
+    pools = [inputs(pool(name, Work.BATCH, count), HOURS) for name, count in (("small", 1), ("batch", 10))]
+    here = problem(hourly(HOURS), [site(HOURS, limit=1.9)], pools, [of])
+    for plan in (solve_problem(here), greedy_plan(here), safe_plan(here)):
+        assert plan.sites["dc"].over_limit_kw == pytest.approx((0.4,) * HOURS, abs=2e-3)
+        assert check_plan(here, plan) == ()
+
+
 def test_a_limit_holds_whatever_the_jobs_are_worth_that_wait_for_a_small_one():
     """The small job would need 0.2 kW beyond the limit for an hour, and 400 GPU-hours of the other would be in time."""
     jobs = [job("a", (0, 6), 0.5, 1), job("b", (0, 6), 500.0, 100, after=("a",), value_per_gpu_h=1e4)]

@@ -9,9 +9,13 @@ import pytest
 from optimizer.check import check_plan
 from optimizer.domain import CurvePoint, JobState, PowerCurve, Rung, Work
 from optimizer.evaluate import evaluate
+from optimizer.facts import facts_of
 from optimizer.fallback import greedy_plan, safe_plan, shift_plan
 from optimizer.flex import latest_end
+from optimizer.leastruns import Space
+from optimizer.promises import keep_promises
 from optimizer.solve import solve_problem
+from optimizer.steps import steps_of
 from scheduler.flex import bound_jobs
 from tests.support.loops import lab
 from tests.support.problems import HOUR, START, event, hourly, inputs, job, pool, problem, random_problem, site
@@ -65,6 +69,32 @@ def test_a_promise_of_a_gang_or_a_run_that_must_last_is_kept_through_a_firm_even
     assert check_plan(kept, plan) == ()
     assert max(under.sites["dc"].over_event_kw) < 1e-3, "an emergency comes first"
     assert check_plan(deep, under) == ()
+
+
+def test_rules_fill_later_hours_where_a_gang_is_short_of_work_for_the_first():
+    """18 GPU-hours are missing: too few for fifty GPUs now, and the third hour has no room in it but for them."""
+    asks = replace(begun(firm=True, min_gpus=50), work_gpu_h=68.0)
+    kept = problem(hourly(4), [site(4, price=[9.0, 1.0, 9.0, 9.0])], [inputs(BATCH, 4)], [asks])
+    space = Space(np.array([[25.0, 0.0, 25.0, 25.0]]), np.full((1, 4), 100.0), np.full((1, 4), 0.2))
+    rates = np.array([[0.0, 50.0, 0.0, 0.0]])
+    facts = facts_of(kept)
+    keep_promises(facts, steps_of(facts), rates, [0], space)
+    assert rates[0] == pytest.approx([0.0, 50.0, 18.0, 0.0])
+    space, rates = replace(space, free=np.array([[25.0, 0.0, 0.0, 25.0]])), np.array([[0.0, 50.0, 0.0, 0.0]])
+    keep_promises(facts, steps_of(facts), rates, [0], space)
+    assert rates[0] == pytest.approx([25.0, 43.0, 0.0, 0.0])
+
+
+def test_a_promise_gives_to_an_emergency_and_not_to_the_rebound_limit_after_it():
+    """The first hour is the emergency's, the second has its rebound limit: what is due needs that and the third."""
+    called = event("e", (0, 1), CAP_KW, baseline=CAP_KW, rebound_kw=CAP_KW, emergency=True)
+    kept = problem(hourly(4), [site(4)], [inputs(BATCH, 4)], [begun(firm=True)], [called])
+    plan = solve_problem(kept)
+    assert plan.sites["dc"].over_event_kw[0] < 1e-3
+    assert plan.sites["dc"].over_event_kw[1] > 1.0
+    assert check_plan(kept, plan) == ()
+    (broken,) = check_plan(replace(kept, jobs=(replace(begun(), deadline=START + 9 * HOUR),)), plan)[:1]
+    assert "over the event's cap" in broken.text, "no promise asks for it"
 
 
 def test_a_gang_with_a_promise_goes_on_whole_where_a_part_of_it_would_do():
