@@ -126,7 +126,8 @@ def lead(daemon: Daemon, member: Member) -> None:
 def not_taken_up(member: Member, error: Exception) -> None:
     """Let others lead: these books, or this disk, do not bear it now."""
     why = str(error) or type(error).__name__
-    member.follow(failed=why)
+    bus = isinstance(error, AdapterError) or getattr(error, "overruled", False)
+    member.follow(failed=why, books=not bus)
     log.error("standby.lead_not_taken_up", why=why, again_in_s=round(member.pause.left_s, 1))
 
 

@@ -128,11 +128,11 @@ class Member:
         self._told = Told(self._stream, self.lease, position, self._end)
         return Store.open(self._of.store, replica=self._told, least_epoch=self.lease.epoch)
 
-    def follow(self, failed: str = "") -> None:
+    def follow(self, failed: str = "", *, books: bool = False) -> None:
         """Stand by again, after the books were closed; `failed`: why the lead could not be taken up. Then others go
-        first, and this daemon tries again after a pause."""
+        first, and this daemon tries again after a pause, an ever longer one where it is its `books` that failed."""
         if failed:
-            self.pause.begin(failed)
+            self.pause.begin(failed, grows=books)
         else:
             self.pause.end()
         self.lease.give_up()

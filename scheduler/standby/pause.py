@@ -23,10 +23,11 @@ class Pause:
         self._next_s = FIRST_S
         self._why = ""
 
-    def begin(self, why: str) -> None:
-        """One more lead could not be taken up: wait, longer than the last time."""
-        self._until, self._why = self._clock() + self._next_s, why
-        self._next_s = min(LONGEST_S, 2.0 * self._next_s)
+    def begin(self, why: str, *, grows: bool = True) -> None:
+        """One more lead could not be taken up: wait, longer than the last time where that `grows`. Where the bus was
+        too slow it does not: nobody leads meanwhile, and the next moment may be better."""
+        self._until, self._why = self._clock() + (self._next_s if grows else FIRST_S), why
+        self._next_s = min(LONGEST_S, 2.0 * self._next_s) if grows else self._next_s
 
     def end(self) -> None:
         """A lead was taken up: the next pause is a first one again."""
