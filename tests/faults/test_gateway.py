@@ -6,6 +6,7 @@ import signal
 import time
 from contextlib import ExitStack
 
+import openai
 import pytest
 
 from tests.support.gateway import KEY, OTHER_KEY, Desk, Granting, asked, line
@@ -76,6 +77,40 @@ def test_every_line_is_answered_once_with_its_tokens(desk, server, daemon):
     assert job["work_gpu_h"] == pytest.approx(tokens / 12_000)
     desk.wait(lambda: daemon.progress.get(found["id"], {}).get("finished"))
     assert daemon.progress[found["id"]]["done_gpu_h"] == pytest.approx(job["work_gpu_h"])
+
+
+ENDPOINTS = {
+    "/v1/completions": ({"prompt": "w"}, {"prompt_tokens": 7, "completion_tokens": 5}, (7, 5)),
+    "/v1/embeddings": ({"input": "w"}, {"prompt_tokens": 7, "total_tokens": 7}, (7, 0)),
+    "/v1/responses": ({"input": "w"}, {"input_tokens": 7, "output_tokens": 5}, (7, 5)),
+}
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_every_endpoint_is_served_with_its_own_words_for_tokens(desk, server, endpoint):
+    asks, usage, counted = ENDPOINTS[endpoint]
+    server.answer = lambda body: (200, {"object": "x", "model": body["model"], "usage": usage}, {})
+    row = {"custom_id": "c-0", "method": "POST", "url": endpoint, "body": {"model": "tiny", **asks}}
+    found = desk.ended(desk.create(desk.upload(json.dumps(row)), endpoint=endpoint).json()["id"])
+    assert (found["status"], found["request_counts"]["completed"]) == ("completed", 1)
+    assert (found["usage"]["input_tokens"], found["usage"]["output_tokens"]) == counted
+    assert set(server.paths) == {endpoint}
+
+
+def test_the_official_client_walks_through_long_lists_page_by_page(desk, daemon):
+    daemon.gpus = 0
+    file = desk.upload(asked(["a"]))
+    made = [desk.create(file).json()["id"] for _ in range(5)]
+    with openai.OpenAI(base_url=f"{desk.url}/v1", api_key=KEY, max_retries=0) as client:
+        batches = [one.id for one in client.batches.list(limit=2)]
+        assert batches[:5] == made[::-1], "newest first"
+        assert len(batches) == len(set(batches)) == len(list(client.batches.list(limit=100)))
+        first = client.batches.list(limit=2)
+        assert first.has_more
+        assert [one.id for one in client.batches.list(limit=2, after=first.data[-1].id).data] == batches[2:4]
+        newest = next(iter(client.files.list(limit=1, order="desc")))
+        assert newest.id == file
+        assert [one.id for one in client.files.list(limit=2, order="asc")][-1] == file
 
 
 def test_requests_at_once_follow_what_is_granted(desk, server, daemon):

@@ -26,6 +26,7 @@ class OpenAiServer:
     def forget(self):
         """As if it had just begun."""
         self.asked, self.order, self.most, self.delay_s, self.answer = Counter(), [], 0, 0.0, good
+        self.paths = Counter()
 
     @property
     def url(self):
@@ -46,6 +47,7 @@ class OpenAiServer:
     async def _one(self, request):
         body = await request.json()
         self.asked[word(body)] += 1
+        self.paths[request.path] += 1
         self.order.append(word(body))
         self.now += 1
         self.most = max(self.most, self.now)
