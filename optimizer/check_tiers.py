@@ -18,6 +18,9 @@ from optimizer.envelope import mean_limit_kw
 from optimizer.jobplans import JobPlans
 
 Floats = NDArray[np.float64]
+SOLVED = (Rung.OPTIMUM, Rung.INCUMBENT)
+"""Plans that use any room there is; rules may leave some that is too small for all that is missing."""
+
 OVER = (JobState.DONE, JobState.CANCELLED)
 
 
@@ -33,7 +36,7 @@ def tier_faults(problem: Problem, plan: Plan, jobs: JobPlans) -> Iterator[tuple[
         if home is not None:
             missing, room = _missing(problem, plan, job, jobs.rates[number], home)
             tol = 1e-3 * (1 + job.left_gpu_h)
-            if missing > tol and room > tol:
+            if missing > tol and room > tol + (0.0 if plan.rung in SOLVED else missing):
                 text = f"{missing:.3f} GPU-h miss its promised deadline, with room for {room:.3f} before it"
                 yield job.id, None, text
 
