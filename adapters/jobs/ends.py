@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,7 +49,9 @@ class Ends:
 
     def ask_slurm(self, paced: Iterable[str], seen: Collection[str], slurm: Slurm) -> None:
         """Follow these jobs, and ask Slurm about those that are gone from its queue (`seen`), which it remembers for a
-        while (MinJobAge), and its accounting after that. One that neither knows stays unknown."""
+        while (MinJobAge), and its accounting after that. One that neither knows stays unknown. An accounting that does
+        not answer is waited for once: jobs are held and released only after this."""
+        accounts = True
         with self._lock:
             self._followed |= set(paced)
             gone = sorted(self._followed - set(seen))
@@ -60,19 +61,25 @@ class Ends:
             except SlurmSilent:
                 return
             except (AdapterError, ValueError):
-                self._forgotten(job, slurm)
+                accounts = accounts and self._accounted(job, slurm)
+                self._forget(job)
                 continue
             if found is not None:
                 self.see(job, *found)
                 self._forget(job)
 
-    def _forgotten(self, job: str, slurm: Slurm) -> None:
-        """One that the controller does not know any more; a site that keeps accounts does."""
-        with suppress(AdapterError, ValueError):
+    def _accounted(self, job: str, slurm: Slurm) -> bool:
+        """See how one ended that the controller does not know any more, where the site keeps accounts; False: they do
+        not answer."""
+        try:
             found = _accounted_end(slurm.accounted(job))
-            if found is not None:
-                self.see(job, *found)
-        self._forget(job)
+        except SlurmSilent:
+            return False
+        except (AdapterError, ValueError):
+            return True
+        if found is not None:
+            self.see(job, *found)
+        return True
 
     def _forget(self, job: str) -> None:
         with self._lock:

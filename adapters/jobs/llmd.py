@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
 import structlog
@@ -286,4 +286,5 @@ def _clients(config: LlmdConfig, context: AdapterContext) -> tuple[Any, Any]:
     if config.gate_address is not None:
         return queue, redis.Redis.from_url(f"redis://{config.gate_address}/0", **how)
     whole = urlsplit(config.url)
-    return queue, redis.Redis.from_url(whole._replace(path="/0", query="").geturl(), password=password, **how)
+    kept = urlencode([(key, value) for key, value in parse_qsl(whole.query) if key != "db"])  # such as those of TLS
+    return queue, redis.Redis.from_url(whole._replace(path="/0", query=kept).geturl(), password=password, **how)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from adapters.jobs.ends import Ends
+from adapters.jobs.slurm_cli import SlurmSilent
 from adapters.jobs.slurm_picture import Picture, batch_job
 from adapters.jobs.slurm_read import RUNNING, SlurmJob
 from adapters.jobs.slurm_terms import Terms, TermsError, terms_of
@@ -119,3 +120,23 @@ def test_a_job_that_the_controller_has_forgotten_is_looked_up_in_the_accounting(
     ends = Ends()
     ends.ask_slurm(["7"], set(), Slurm())
     assert ends.of("7") == end
+
+
+def test_an_accounting_that_hangs_is_waited_for_once_whatever_number_of_jobs_is_gone():
+    asked = []
+
+    class Slurm:
+        def ask(self, *_):
+            raise AdapterError("scontrol show: Invalid job id specified")
+
+        def accounted(self, name):
+            asked.append(name)
+            raise SlurmSilent("sacct: no answer within 10 s")
+
+    ends = Ends()
+    for _ in range(2):
+        ends.ask_slurm([], set(), Slurm())
+        for name in ("7", "8", "9"):
+            assert ends.wanted(name) is None
+    ends.ask_slurm([], set(), Slurm())
+    assert asked == ["7"], "each wait would hold up everything that is to be held or released"
