@@ -187,7 +187,9 @@ def test_the_gate_reads_database_0_whatever_the_queues_is_and_may_be_another_red
 def test_the_gates_client_keeps_what_the_address_says_of_tls_but_not_its_database():
     url = "rediss://redis.llm-d:6380/5?ssl_ca_certs=/etc/our%20ca.pem&db=7"
     config = LlmdConfig(type="llmd", url=url, pool="tune", gpus=16, requests_per_gpu_h=100)
-    queue, gate = (one.connection_pool.connection_kwargs for one in _clients(config, AdapterContext(WallClock(), Path())))
+    queue, gate = (
+        one.connection_pool.connection_kwargs for one in _clients(config, AdapterContext(WallClock(), Path()))
+    )
     assert (queue["db"], gate["db"]) == (7, 0)
     assert queue["ssl_ca_certs"] == gate["ssl_ca_certs"] == "/etc/our ca.pem"
 
