@@ -138,13 +138,14 @@ class Guard:
 
     def sentence(self) -> str:
         """What is seen, in words."""
+        measured_s, wait_s = self.measured_s, self.wait_s  # the fast loop replaces them while others ask
         seen = [
-            f"{one.name} {1000 * self.measured_s[one.name]:.0f} ms of {1000 * one.threshold_s:.0f}"
+            f"{one.name} {1000 * measured_s[one.name]:.0f} ms of {1000 * one.threshold_s:.0f}"
             for one in self.objectives
-            if one.name in self.measured_s
+            if one.name in measured_s
         ]
-        queued = self.wait_s is not None and self.wait_s > 0.05
-        return (", ".join(seen) or "no requests") + (f", a queue of {self.wait_s:.1f} s" if queued else "")
+        queued = f", a queue of {wait_s:.1f} s" if wait_s is not None and wait_s > 0.05 else ""
+        return (", ".join(seen) or "no requests") + queued
 
     def _judge(self, reading: LatencyReading, load: float, now: datetime) -> float | None:
         """The worst quantile over its threshold, learned on the way; None where nobody waits and nothing came."""
@@ -232,10 +233,7 @@ class Guard:
     def _acquit(self) -> None:
         """Forget what the caps were blamed for when the slip began."""
         for (name, place), before in self._blamed.items():
-            if before is None:
-                self.books[name].cells.pop(place, None)
-            else:
-                self.books[name].cells[place] = before
+            self.books[name].put_back(place, before)
         self._blamed = {}
 
 

@@ -33,7 +33,8 @@ class Cell:
 
 
 class LatencyBook:
-    """The table of one objective."""
+    """The table of one objective. `cells` is replaced, never changed: the plan, and who asks for the status, read it
+    while the fast loop learns."""
 
     def __init__(self, remember: timedelta, cells: Mapping[Place, Cell] | None = None) -> None:
         self._remember = remember
@@ -44,7 +45,12 @@ class LatencyBook:
         old = self.cells.get(place)
         if old is not None and now - old.at < self._remember and ratio < old.ratio:
             ratio = old.ratio + FALLING * (ratio - old.ratio)
-        self.cells[place] = Cell(ratio, now)
+        self.cells = {**self.cells, place: Cell(ratio, now)}
+
+    def put_back(self, place: Place, cell: Cell | None) -> None:
+        """Have a cell as it was before (None: there was none)."""
+        others = {at: known for at, known in self.cells.items() if at != place}
+        self.cells = others if cell is None else {**others, place: cell}
 
     def forget(self, now: datetime) -> None:
         """Drop what is too old."""

@@ -88,8 +88,8 @@ def latencies(ctx: Context) -> dict[str, tuple[LatencyStatus, ...]]:
 
 def needed(ctx: Context, state: State) -> dict[str, float]:
     """Throughput that latencies need now, by pool; none where they need no more than the floor."""
-    pools = {pool: ctx.pools[pool].pool for pool in state.latency_caps}
-    return {pool: speed_of(found, state.latency_caps[pool]) for pool, found in pools.items()}
+    caps = dict(state.latency_caps)  # the fast loop changes it while others ask
+    return {pool: speed_of(ctx.pools[pool].pool, cap_w) for pool, cap_w in caps.items()}
 
 
 def latency_text(ctx: Context, state: State, pool: str) -> str:

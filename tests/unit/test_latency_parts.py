@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import inf
 from time import monotonic, sleep
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
@@ -13,8 +14,10 @@ from adapters.latency.polled import Polled
 from adapters.latency.vllm import ITL, TTFT, WAITING, _rate, _Seen, parsed
 from adapters.latency.window import Histogram as Counts
 from adapters.latency.window import LatencyReading, from_buckets, together
-from scheduler.latency import Guard
+from optimizer.domain import CurvePoint, PowerCurve
+from scheduler.latency import Guard, Objective
 from scheduler.latency_book import LatencyBook, place_of
+from scheduler.latency_trim import needed
 
 NOW = datetime(2026, 5, 2, 12, tzinfo=UTC)
 NAMES = {"ttft": (TTFT,), "itl": ITL}
@@ -151,3 +154,44 @@ def test_a_cell_rises_at_once_and_falls_slowly():
         book.see(place, 0.5, NOW + timedelta(seconds=second))
         assert second > 20 or book.missed(0.7, NOW) > 0
     assert book.least_speed(0.7, NOW) == 0.0
+
+
+def test_who_reads_a_table_while_it_learns_reads_on():
+    book, (first, second, third) = LatencyBook(timedelta(hours=24)), [place_of(0.1 * k, 0.9) for k in (1, 2, 3)]
+    for change in (
+        lambda: book.see(second, 0.5, NOW), lambda: book.put_back(third, book.cells[first]),
+        lambda: book.put_back(third, None), lambda: book.forget(NOW + timedelta(hours=25)),
+    ):  # fmt: skip
+        book.see(first, 0.5, NOW)
+        reads = iter(book.cells.items())
+        assert next(reads)[0] == first
+        change()
+        assert all(place in {second, third} for place, _ in reads)
+    assert not book.cells
+
+
+class Going(dict):
+    """What the fast loop takes away just when somebody has seen that it is there."""
+
+    def __contains__(self, key):
+        self.gone()
+        return super().__contains__(key)
+
+
+def test_who_asks_in_the_middle_of_a_tick_is_answered_from_before_or_after_it():
+    guard = Guard("chat", None, (Objective("ttft", 0.95, 1.3),), timedelta(minutes=1), {})
+    guard.measured_s = Going(ttft_p95=1.0)
+    guard.measured_s.gone = lambda: setattr(guard, "measured_s", {})
+    assert guard.sentence() == "ttft_p95 1000 ms of 1300"
+    assert guard.sentence() == "no requests"
+
+    class Pools(dict):
+        def __getitem__(self, name):
+            state.latency_caps.pop(name)  # in the middle: users need no more than their floor
+            return super().__getitem__(name)
+
+    curve = PowerCurve("of a test", 60.0, (CurvePoint(100.0, 100.0, 0.5), CurvePoint(400.0, 400.0, 1.0)))
+    pools = Pools({name: SimpleNamespace(pool=SimpleNamespace(curve=curve)) for name in ("chat", "code")})
+    state = SimpleNamespace(latency_caps={"chat": 400, "code": 400})
+    assert needed(SimpleNamespace(pools=pools), state) == {"chat": 1.0, "code": 1.0}
+    assert needed(SimpleNamespace(pools=pools), state) == {}
