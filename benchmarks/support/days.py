@@ -18,6 +18,7 @@ from benchmarks.support.report import say
 from benchmarks.support.rolling import Day, Living, closed_loop
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts
+from optimizer.jobfacts import Jobs
 
 
 class Daily(Protocol):
@@ -81,16 +82,16 @@ class Book:
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves out what is reckoned from facts when it is asked for."""
+    """Leaves out what is reckoned from facts and jobs when it is asked for."""
 
     def reducer_override(self, value: Any) -> Any:
-        if not isinstance(value, Facts):
+        if not isinstance(value, (Facts, Jobs)):
             return NotImplemented
-        return _facts, ({name: part for name, part in vars(value).items() if name != "_reckoned"},)
+        return _without, (type(value), {name: part for name, part in vars(value).items() if name != "_reckoned"})
 
 
-def _facts(parts: dict[str, Any]) -> Facts:
-    found = object.__new__(Facts)
+def _without(kind: type[Facts | Jobs], parts: dict[str, Any]) -> Facts | Jobs:
+    found = object.__new__(kind)
     found.__dict__.update(parts)
     return found
 

@@ -31,7 +31,7 @@ from scheduler.planner import InlinePlanner
 
 T = TypeVar("T")
 PATIENCE_S = 300.0
-KEPT = ("_compiled", "_last", "_plans", "_late", "_speeds")
+KEPT = ("_compiled", "_last", "_verify", "_late", "_speeds")
 """What of a session goes on in another process."""
 
 
