@@ -49,7 +49,8 @@ def set_parking(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
     notes = []
     for name, hook in ctx.parking.items():
         pool, known = ctx.pools[name].pool, state.parked.setdefault(name, ParkedState())
-        gpus = min(_planned(state, name, now), _idle(ctx, state, pool, known, now)) if ctx.dispatcher.writes else 0
+        most = _planned(state, name, known, now) if ctx.dispatcher.writes else 0
+        gpus = min(most, _idle(ctx, state, pool, known, now))
         step = max(1, pool.parking.step) if pool.parking is not None else 1
         try:
             _order(ctx, name, known, gpus // step * step)
@@ -62,13 +63,15 @@ def set_parking(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
     return tuple(notes)
 
 
-def _planned(state: State, pool: str, now: datetime) -> int:
-    """GPUs that the plan parks now; none without a plan, or by one that is over."""
+def _planned(state: State, pool: str, known: ParkedState, now: datetime) -> int:
+    """GPUs that the plan parks now; none without a plan, or by one that is over. After its first interval no more than
+    sleep already: what its jobs have left by then only the next plan knows, and who sleeps takes minutes to wake."""
     plan = state.plan
-    if plan is None or pool not in plan.pools or now >= plan.grid.end:
+    if plan is None or pool not in plan.pools or now >= plan.grid.end or not plan.pools[pool].parked_gpus:
         return 0
-    parked = plan.pools[pool].parked_gpus
-    return round(parked[step_index(plan, now)]) if parked else 0
+    step = step_index(plan, now)
+    planned = round(plan.pools[pool].parked_gpus[step])
+    return planned if step == 0 else min(planned, known.ordered)
 
 
 def _idle(ctx: Context, state: State, pool: GpuPool, known: ParkedState, now: datetime) -> int:

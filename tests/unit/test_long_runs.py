@@ -8,7 +8,10 @@ import pytest
 
 from benchmarks import plan_speed
 from benchmarks.support import longrun
-from benchmarks.support.days import CLOSED_LOOP, Days
+from benchmarks.support.days import CLOSED_LOOP, Book, Days
+from benchmarks.support.plans import Planned
+from benchmarks.support.reference import fine_grid, reference_problem
+from benchmarks.support.rolling import Living
 from optimizer.domain import Rung
 from optimizer.fallback import greedy_plan
 from tests import slices
@@ -135,3 +138,22 @@ def test_a_day_in_closed_loop_is_the_same_in_as_many_sittings_as_it_has_plans(tm
     assert Days(16, 6, 2.0, tmp_path / "days", 0.0).lived([CLOSED_LOOP], [3]) == done
     with pytest.raises(ValueError, match="remove it"):
         Days(17, 6, 2.0, tmp_path / "days", 0.0).lived([CLOSED_LOOP], [3])
+
+
+def test_a_planner_goes_on_in_the_next_sitting_with_the_basis_and_the_speeds_of_its_last_plan(tmp_path):
+    first = Planned()
+    first.plan(reference_problem(3, fine_grid(1.0), 16, 6, one_cap=True))
+    book = Book({})
+    book.going = ((CLOSED_LOOP, 3), Living(), first)
+    book.write(tmp_path / "days")
+    before, after = first._session, Book.read(tmp_path / "days", {}).going[2]._session
+    speeds = before._speeds._least
+    assert speeds
+    assert {pool: tuple(speed) for pool, speed in after._speeds._least.items()} == {
+        pool: tuple(speed) for pool, speed in speeds.items()
+    }
+    assert after._speeds._grid == before._speeds._grid
+    assert [tuple(codes) for codes in (after._last.columns, after._last.rows)] == [
+        tuple(codes) for codes in (before._last.columns, before._last.rows)
+    ]
+    assert (after._late, after._verify, after._compiled) == (before._late, before._verify, True)
