@@ -75,6 +75,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     writes = ctx.dispatcher.writes
     state.held = dict(orders) if writes else {}
     state.setpoint_kw = {site: trim.setpoint_kw for site, trim in trims.items()} if writes else {}
+    state.cap_kw = {site: trim.cap_kw for site, trim in trims.items()} if writes else {}
     state.lately = state.lately if writes else {}
     for site, kw in state.setpoint_kw.items():
         state.lately.setdefault(site, LastMinute()).see(now, kw)

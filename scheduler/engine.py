@@ -190,6 +190,8 @@ class State:
     ticks: int = 0
     last_tick_at: datetime | None = None
     setpoint_kw: dict[str, float] = field(default_factory=dict)
+    cap_kw: dict[str, float] = field(default_factory=dict)
+    """What the last tick's set-points had to stay below: ceilings, and the way down to coming events."""
     lately: dict[str, LastMinute] = field(default_factory=dict)
     bias_kw: dict[str, float] = field(default_factory=dict)
     base_errors: BaseLoadErrors = field(default_factory=BaseLoadErrors)

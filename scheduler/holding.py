@@ -15,6 +15,7 @@ from scheduler.calm import BAND
 from scheduler.engine import Context, State
 from scheduler.orders import PoolOrder, planned_order
 from scheduler.overrides import operator_limit_kw, paused
+from scheduler.targets import INF, approach_kw
 
 NOTICEABLE_SHARE = 0.02
 """The fast loop trims by a fraction of a per cent all the time; that needs no reason of its own."""
@@ -42,9 +43,7 @@ def held_by(ctx: Context, state: State, pool: GpuPool, plan: Plan, now: datetime
     reason, what, most_kw = _bound(ctx, state, pool.site, now)
     share = throughput_at_cap(pool.curve, order.cap_w)
     gpus = f"{order.active_gpus} of {planned.active_gpus} planned GPUs at " if fewer else ""
-    until = (
-        f", because {what} holds {pool.site} at {most_kw / 1000:.2f} MW" if most_kw < float("inf") else f", by {what}"
-    )
+    until = f", because {what} holds {pool.site} at {most_kw / 1000:.2f} MW" if most_kw < INF else f", by {what}"
     return reason, f"{pool.id} is held at {gpus}{order.cap_w} W ({share:.0%} throughput) until the next plan{until}."
 
 
@@ -74,14 +73,17 @@ def _for_calm(state: State, pool: GpuPool, order: PoolOrder, planned: PoolOrder)
 
 
 def _bound(ctx: Context, state: State, site: str, now: datetime) -> tuple[Reason, str, float]:
-    """What binds a site now: the strictest of operator, event and limit, else its ramp."""
+    """What binds a site now: the strictest of operator, event and limit, else a coming event, else its ramp."""
     tick = state.tick
     assert tick is not None
     operator_kw, target_kw, limit_kw = operator_limit_kw(state, site, now), tick.target_kw[site], tick.limit_kw[site]
     most_kw = min(operator_kw, target_kw, limit_kw)
     margin_kw = state.surprises[site].margin_kw(most_kw, ctx.margin) if site in state.surprises else 0.0
     if state.setpoint_kw.get(site, most_kw) < most_kw - 2.0 * margin_kw:
-        return Reason.RAMP_LIMIT, "the site's ramp limit", float("inf")
+        coming_kw = approach_kw(site, ctx.ledger.active(now), now, None, 0.0)
+        if coming_kw < tick.planned_kw[site]:
+            return Reason.DR_EVENT, "the way down to a demand-response event", INF
+        return Reason.RAMP_LIMIT, "the site's ramp limit", INF
     if operator_kw <= most_kw:
         return Reason.OPERATOR_ORDER, "the operator's limit", most_kw
     if target_kw <= most_kw:

@@ -67,7 +67,7 @@ def _act(ctx: Context, state: State, now: datetime) -> None:
     if wrote and not writes:
         state.notes.extend(ctx.dispatcher.release(now))
         state.notes.extend(ctx.clocks.release(now) if ctx.clocks is not None else ())
-        state.held, state.setpoint_kw = {}, {}
+        state.held, state.setpoint_kw, state.cap_kw = {}, {}, {}
 
 
 def _take_back(ctx: Context) -> None:

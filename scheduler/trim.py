@@ -53,6 +53,9 @@ from scheduler.targets import (
 )
 from scheduler.worth import kept_gpus, pool_value
 
+LATE_TICKS = 10
+"""What a ramp catches up on at most, in ticks."""
+
 SLACK_KW = 0.5
 """A difference between wish and set-point that is not worth an order."""
 
@@ -66,7 +69,8 @@ cards hunts after noise."""
 class SiteTrim:
     """Orders of one site's pools and how they came about; `short_kw` is what no lever could shed, `hurry_kw` how much
     further a stricter cap makes the site fall in this tick than the ramp of a program allows. What the plan orders
-    below a floor counts as ordered at it (`notes`), so that others make up for it, or the shortfall is known."""
+    below a floor counts as ordered at it (`notes`), so that others make up for it, or the shortfall is known. `cap_kw`:
+    the ceiling, or what a coming event leaves."""
 
     ceiling: Ceiling
     setpoint_kw: float
@@ -77,6 +81,7 @@ class SiteTrim:
     devices_kw: Mapping[str, float] = field(default_factory=dict)
     hurry_kw: float = 0.0
     notes: tuple[Note, ...] = ()
+    cap_kw: float = INF
 
 
 def trim_site(
@@ -100,7 +105,7 @@ def trim_site(
     held_kw = line.import_of(held_it_kw(state, pools))
     surge_kw = surprises.surge_kw(drawn_kw, held_kw, coming_kw(state, pools))
     seconds, last_kw = ramped_s(state, now, then), state.setpoint_kw.get(site)
-    cap_kw = min(top.kw, approach_kw(site, events, then, last_kw, seconds))
+    cap_kw = min(top.kw, coming_cap_kw(ctx, state, site, events, now, then))
     surge_kw += surprises.onset_kw(missing_kw(state, pools), cap_kw, quiet_kw(state, pools)) - surprises.ebb_kw
     most_kw = cap_kw - surprises.margin_kw(cap_kw, ctx.margin) if cap_kw < INF else INF
     cap_it_kw = line.it_of(careful(most_kw, held_kw) - surge_kw)
@@ -128,7 +133,21 @@ def trim_site(
     short_kw = max(0.0, ordered_kw - (min(top.kw, aim_kw) if top.kw <= cap_kw else top.kw)) if left_kw > 0 else 0.0
     planned_kw = line.import_of(it_kw(state, pools, planned))
     shed_kw = max(0.0, wish_kw - aim_kw)
-    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw, notes + more)
+    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw, notes + more, cap_kw)
+
+
+def coming_cap_kw(
+    ctx: Context, state: State, site: str, events: tuple[GridEvent, ...], now: datetime, then: datetime
+) -> float:
+    """`approach_kw` from the last tick's cap, or, where that held nothing, from little above its set-point. (That is a
+    margin below its cap: from there, each tick would fall by a margin more than the pace allows.) A tick that comes
+    late may fall by as much more; not so one after a machine was suspended."""
+    last_kw, period = state.setpoint_kw.get(site), then - now
+    passed = now - state.last_tick_at if state.last_tick_at is not None else period
+    if last_kw is not None:
+        above_kw = 2.0 * state.surprises[site].margin_kw(last_kw, ctx.margin)
+        last_kw = min(state.cap_kw.get(site, INF), last_kw + above_kw)
+    return approach_kw(site, events, then, last_kw, min(passed, LATE_TICKS * period).total_seconds())
 
 
 def ramped_s(state: State, now: datetime, then: datetime) -> float:

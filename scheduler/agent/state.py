@@ -87,7 +87,9 @@ class AgentFiles:
             kept, known = self._read("lease.json") or {}, {item.name for item in fields(Held)}
             held = Held(**{name: value for name, value in kept.items() if name in known})
             held = replace(held, ordered={str(gpu): int(cap) for gpu, cap in held.ordered.items()})
-        except (TypeError, ValueError, AttributeError, AdapterError):
+            seconds = (float(held.expires_at), float(held.heard_at))
+            held = replace(held, expires_at=seconds[0], heard_at=seconds[1], sequence=int(held.sequence))
+        except (TypeError, ValueError, OverflowError, AttributeError, AdapterError):
             held = Held()  # an unreadable lease has ended
         if held.boot != self.boot:
             held = Held()

@@ -379,13 +379,17 @@ def test_what_the_trajectory_outlasted_is_brought_back_by_an_agent_that_restarte
     assert set(node.live(5)) == {500}
 
 
-@pytest.mark.parametrize("ordered", [[], {"GPU": "warm"}, None, "no"])
-def test_orders_that_are_none_end_the_lease_and_not_the_agent(node, ordered):
+WRONG = ([], {"GPU": "warm"}, {"GPU": float("inf")}, None)
+
+
+@pytest.mark.parametrize("wrong", [*({"ordered": one} for one in WRONG), {"expires_at": "late"}, {"heard_at": None}])
+def test_a_lease_of_nonsense_ends_the_lease_and_not_the_agent(node, wrong):
     node.cap(400, seconds=100)
     path = node.folder / "lease.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "ordered": ordered}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
     node.kill_and_restart()
     assert node.core.status()["phase"] == "releasing"
+    assert node.live(1)[-1] > 400
 
 
 def test_a_lease_that_a_newer_agent_wrote_is_read(node):

@@ -154,6 +154,36 @@ def test_a_site_that_draws_more_than_its_baseline_is_down_to_it_when_the_event_b
         assert not [note for tick in ticks for note in tick.notes if note.code is Reason.EVENT_UNREACHABLE]
 
 
+def slow_lab(text):
+    return paced_lab(text).replace("up: 4, down: 6", "up: 4, down: 1")
+
+
+@pytest.mark.parametrize("minutes", [2.5, 9.0])
+def test_whoever_hears_late_falls_no_faster_than_the_pace_and_says_why(tmp_path, minutes):
+    """A kW a minute is a tenth of what a margin in every tick would be."""
+    with lab(tmp_path, slow_lab) as made:
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=42.0, by="me"))
+        made.run(15 * MINUTE, step_s=5)
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=None, by="me"))
+        made.run(2 * MINUTE, step_s=5)
+        start = made.clock.now() + minutes * MINUTE
+        made.facade.accept(order(start, start + 20 * MINUTE, ramp_in_s=20.0, ramp_out_s=20.0, rebound_s=0.0))
+        (event,) = made.ctx.ledger.active(made.clock.now())
+        whys = []
+        ticks = made.run(
+            start - made.clock.now() - 2 * SECOND,
+            step_s=1.0 if minutes < 5 else 2.0,
+            watch=lambda tick: whys.append({pool.id: pool for pool in made.facade.report().pools}["train"]),
+        )
+        row = [tick.import_kw["lab"] for tick in ticks]
+        each = 60 if minutes < 5 else 30  # and where every tick is late, the line is kept all the same
+        assert row[0] > event_limit_kw(event, start) + 4.0, "else there was nothing to come down from"
+        assert -1.3 < min(b - a for a, b in zip(row, row[each:], strict=False)) < -0.7
+        assert (row[-1] < event_limit_kw(event, start) + 0.1) == (minutes > 5), "as far down as there was time for"
+        assert {pool.reason for pool in whys} <= {"full_power", "dr_event"}, "it is no ramp limit of the site"
+        assert any("the way down to a demand-response event" in pool.why for pool in whys) == (minutes > 5)
+
+
 def test_what_a_coming_event_leaves_is_a_line_down_to_its_first_cap_and_never_a_jump():
     _, event, _ = told(600.0)
     for seconds, kw in ((60.0, 1120.0), (30.0, 1060.0)):
