@@ -69,9 +69,9 @@ class Verify:
             return False
         try:
             cold = Highs(due.arrays, integers=False).run_unless(wanted, SPARE_S)
-        except SolveError as error:
+        except (SolveError, MemoryError) as error:  # a second solver may be more than there is memory for
             self._due = None
-            self._note(f"a solve from nothing, to compare the last plan with, failed: {error}")
+            self._note(f"a solve from nothing, to compare the last plan with, failed: {str(error) or 'no memory for it'}")
             return False
         if cold is None:
             return False

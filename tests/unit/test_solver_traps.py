@@ -166,3 +166,23 @@ def test_a_simplex_that_loses_its_way_from_a_basis_begins_once_more_from_nothing
     with pytest.raises(SolveError, match="Unknown") as caught:
         solver.run(10.0)
     assert caught.value.kind is SolveFault.FAILED
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [(MemoryError(), "no memory"), (SolveError(SolveFault.TIMEOUT, "time ran out"), "time ran out")]
+)
+def test_between_plans_a_comparison_that_fails_is_told_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception, said: str
+) -> None:
+    problem, session = reference_problem(1, coarse_grid(6.0), 40, 4), Session(verify_every=1, apart=True)
+    session.plan(problem, 60.0)
+    kept = session._last
+
+    def fails(*_: object) -> Answer:
+        raise fault
+
+    monkeypatch.setattr(Highs, "run_unless", fails)
+    session.spare(lambda: False)
+    assert kept is not None
+    assert session._last is kept
+    assert [note.text for note in session.plan(problem, 60.0).notes if said in note.text]
