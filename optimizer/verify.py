@@ -71,7 +71,8 @@ class Verify:
             cold = Highs(due.arrays, integers=False).run_unless(wanted, SPARE_S)
         except (SolveError, MemoryError) as error:  # a second solver may be more than there is memory for
             self._due = None
-            self._note(f"a solve from nothing, to compare the last plan with, failed: {str(error) or 'no memory for it'}")
+            why = str(error) or "there is no memory for it"
+            self._note(f"a solve from nothing, to compare the last plan with, failed: {why}")
             return False
         if cold is None:
             return False
