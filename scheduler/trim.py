@@ -110,7 +110,7 @@ def trim_site(
     most_kw = cap_kw - surprises.margin_kw(cap_kw, ctx.margin) if cap_kw < INF else INF
     cap_it_kw = line.it_of(careful(most_kw, held_kw) - surge_kw)
     kept = dwelling(state, planned, now)
-    wish = give_back(ctx, state, pools, kept, cap_it_kw - peak_it_kw(state, pools, kept), now)
+    wish = give_back(ctx, state, pools, kept, _free_kw(state, pools, kept, cap_it_kw, line.it_of(most_kw)), now)
     wish_kw = line.import_of(it_kw(state, pools, wish))
     up, down = pace(site, events, now, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min)
     least_kw = state.lately[site].least_kw if site in state.lately and not live(site, events, now) else -INF
@@ -163,6 +163,15 @@ def planned_orders(ctx: Context, state: State, pools: list[GpuPool], now: dateti
     orders = {pool.id: whole_order(state.plan, pool, state.jobs, now) for pool in pools}
     pue = pue_now(ctx, state, pools[0].site, now) if pools else 1.0
     return filled(ctx, state, calmed(state, pools, orders, pue, now), now)
+
+
+def _free_kw(
+    state: State, pools: list[GpuPool], orders: Mapping[str, PoolOrder], cap_it_kw: float, most_it_kw: float
+) -> float:
+    """IT power that may be given back: what is free below `cap_it_kw` with the load of every one of the last seconds,
+    but no more than the orders may come to (`most_it_kw`). An ebb makes the former larger; what is given beyond the
+    latter is taken from another pool in the same tick and comes back to it in the next: caps would hunt."""
+    return min(cap_it_kw - peak_it_kw(state, pools, orders), most_it_kw - it_kw(state, pools, orders))
 
 
 def _base(
