@@ -52,10 +52,22 @@ def _priced(state: State, pool: GpuPool, now: datetime) -> bool:
 
 
 def _as_good(state: State, pool: GpuPool, before_w: int, wish_w: int, pue: float, now: datetime) -> bool:
-    """Whether between two caps lies no more than BAND of what the energy between them costs."""
+    """Whether between two caps lies no more than BAND of what the energy between them costs. Where a peak is paid for
+    now, drawing more than planned may cost as much as a month of that."""
     cost = cost_per_wh(state, pool.site, pue, now)
     if cost is None:
         return False
+    less_w = draw_at_cap(pool.curve, before_w) - draw_at_cap(pool.curve, wish_w)
+    if less_w > 0 and _peaks(state, pool.site, now):
+        return False
     work = throughput_at_cap(pool.curve, wish_w) - throughput_at_cap(pool.curve, before_w)
-    energy = cost * (draw_at_cap(pool.curve, wish_w) - draw_at_cap(pool.curve, before_w))
+    energy = -cost * less_w
     return abs(pool_value(state, pool, now) * work - energy) < BAND * abs(energy)
+
+
+def _peaks(state: State, site: str, now: datetime) -> bool:
+    """Whether more than energy is paid for what a site draws now: the highest interval of a month, or of the grid."""
+    problem = state.problem
+    assert problem is not None, "a price is known"
+    inputs, t = next(inputs for inputs in problem.sites if inputs.id == site), problem.grid.index(now)
+    return bool(inputs.coincident) or any(one.price_per_kw > 0 and one.active[t] for one in inputs.demand_charges)
