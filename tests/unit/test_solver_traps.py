@@ -162,7 +162,7 @@ def test_a_simplex_that_loses_its_way_from_a_basis_begins_once_more_from_nothing
     real, lost = solver._solver.getModelStatus, [highspy.HighsModelStatus.kUnknown]
     monkeypatch.setattr(solver._solver, "getModelStatus", lambda: lost.pop() if lost else real())
     assert solver.run(10.0).objective == pytest.approx(objective, rel=1e-9)
-    lost += [highspy.HighsModelStatus.kUnknown] * 2
+    lost += [highspy.HighsModelStatus.kUnknown] * 3  # at once, from nothing, without a presolve
     with pytest.raises(SolveError, match="Unknown") as caught:
         solver.run(10.0)
     assert caught.value.kind is SolveFault.FAILED
