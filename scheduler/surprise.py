@@ -19,13 +19,14 @@ USUAL_TICKS = 10
 by which the model may lag behind (cooling, power that came back): a meter that is off by more doesn't run away with
 the site."""
 
-STEP, MOST_MARGIN = 0.02, 0.01
+STEP, MOST_MARGIN = 0.02, 0.012
 """Change of power in a tick that is a step, and the most that a load is believed to have fallen in one; the largest
 margin; both as shares."""
 
-SPARE, OLD = 1.2, 0.9
+SPARE, OLD = 1.4, 0.9
 """How much worse than the worst surprise of ten minutes is allowed for, and how much of the worst of an hour: bursts
-may leave a site alone for a while."""
+may leave a site alone for a while. The worst of 600 normal errors lies at 3.1 standard deviations on average; 1.2 times
+that is passed once in about three hours, 1.4 times once in some forty."""
 
 RISING = 0.003
 """Share of its power by which a site's load rises within a tick when it is called rising."""
