@@ -19,7 +19,7 @@ USUAL_TICKS = 10
 by which the model may lag behind (cooling, power that came back): a meter that is off by more doesn't run away with
 the site."""
 
-STEP, MOST_MARGIN = 0.02, 0.012
+STEP, MOST_MARGIN = 0.02, 0.01
 """Change of power in a tick that is a step, and the most that a load is believed to have fallen in one; the largest
 margin; both as shares."""
 

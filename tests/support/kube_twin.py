@@ -161,11 +161,11 @@ class Twin:
         return 201, item
 
     def write(self, plural, item, spec=False):
-        """A controller's write."""
-        if spec:
-            item["metadata"]["generation"] += 1
+        """A controller's write; what changes nothing makes no new version, as in a real API server."""
         key = (plural, item["metadata"].get("namespace", ""), item["metadata"]["name"])
-        if key in self._objects:
+        if key in self._objects and item != self._objects[key]:
+            if spec:
+                item["metadata"]["generation"] += 1
             self._store("MODIFIED", plural, item)
 
     def finish(self, namespace, name):
@@ -200,7 +200,7 @@ class Twin:
             return self._status(404, "NotFound", plural, name)
         if self.conflicts.get(name, 0) > 0:  # somebody else was a moment quicker
             self.conflicts[name] -= 1
-            self.write(plural, self.peek(plural, namespace, name))
+            self._store("MODIFIED", plural, old)
             old = self.peek(plural, namespace, name)
         version = (body.get("metadata") or {}).get("resourceVersion")
         if version is not None and version != old["metadata"]["resourceVersion"]:

@@ -99,7 +99,7 @@ def test_a_load_that_rises_needs_less_margin_than_one_that_may_turn():
     assert stands.margin_kw(CAP_KW, LEAST) == pytest.approx(1.4 * 0.5)
     faster = lived(99.0, 99.4, 99.8)
     assert faster.rising
-    assert faster.margin_kw(CAP_KW, LEAST) == pytest.approx(1.4 * 0.8)
+    assert faster.margin_kw(CAP_KW, LEAST) == pytest.approx(1.0), "1.4 * 0.8 is more than the most"
 
 
 def test_while_users_of_one_pool_come_those_of_others_may_turn():
@@ -125,12 +125,12 @@ def test_a_pool_is_quiet_while_its_load_does_not_rise():
 
 
 def test_room_for_users_who_are_not_there_is_kept_the_more_the_larger_the_bursts():
-    for drawn_kw, kept_kw in ((99.5, 0.05 * 20.0), (99.0 + 1.5 * 1.2 / 1.4, 0.055 * 20.0), (105.0, 0.06 * 20.0)):
+    for drawn_kw, kept_kw in ((99.5, 0.05 * 20.0), (99.0 + 1.5 * 1.0 / 1.4, 0.055 * 20.0), (105.0, 0.06 * 20.0)):
         loads = lived(99.0, drawn_kw, 99.0)
         assert loads.onset_kw(20.0, CAP_KW) == pytest.approx(kept_kw)
         assert loads.onset_kw(0.0, CAP_KW) == 0.0
         assert loads.onset_kw(20.0, float("inf")) == pytest.approx(0.05 * 20.0)
-    coming = lived(99.0, 99.4, 99.8)
+    coming = lived(99.0, 99.35, 99.7)
     assert coming.rising
     assert coming.onset_kw(20.0, CAP_KW) == pytest.approx(0.05 * 20.0), "of another pool they may come as well"
 
