@@ -78,9 +78,10 @@ class Upstream:
         """One request; never raises but for a cancellation."""
         try:
             async with self._session.post(self.url + endpoint, json=body, allow_redirects=False) as response:
-                if (response.content_length or 0) > LONGEST_ANSWER:
+                text = await _read(response)
+                if text is None:
                     return Broken("upstream_error", f"{self.url} answers with more than {LONGEST_ANSWER} bytes")
-                return _outcome(response, await response.read())
+                return _outcome(response, text)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return Away(f"{self.url} can't be reached: {error}")
         except asyncio.TimeoutError:  # noqa: UP041 - aiohttp's own timeouts inherit from this name
@@ -97,6 +98,18 @@ def upstream_of(config: UpstreamConfig, base_dir: Path) -> Upstream:
     """The server that a file names."""
     key = config.key.reveal(base_dir) if config.key is not None else None
     return Upstream(config.url, key, config.timeout.total_seconds())
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+    """An answer's body; None where it is longer than may be held, whether the server says its length or not."""
+    if (response.content_length or 0) > LONGEST_ANSWER:
+        return None
+    text = bytearray()
+    async for part in response.content.iter_any():
+        text += part
+        if len(text) > LONGEST_ANSWER:
+            return None
+    return bytes(text)
 
 
 def _outcome(response: aiohttp.ClientResponse, text: bytes) -> Outcome:
