@@ -24,6 +24,7 @@ from adapters.dr.desk import EventAnswer, EventDesk
 from adapters.dr.openadr2_book import Book, Held, messages, next_held, withdrawal
 from adapters.dr.openadr2_config import OpenAdr2Config
 from adapters.dr.openadr2_event import OVER, WITHDRAWN, Asked, descriptor, read_event
+from adapters.dr.openadr2_lock import install
 from adapters.ports import AdapterError, EventRefused
 from optimizer.reasons import Note, Reason, Severity
 
@@ -35,6 +36,7 @@ OPEN_END = timedelta(hours=12)
 
 logging.getLogger("openleadr").setLevel(logging.WARNING)
 log = logging.getLogger("gridpace.openadr2")
+install()
 
 
 class OpenAdr2Session:

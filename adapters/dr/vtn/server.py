@@ -154,6 +154,11 @@ def _handler(vtn: Vtn, connections: set[socket.socket]) -> type[BaseHTTPRequestH
             super().setup()
             connections.add(self.connection)
 
+        def handle(self) -> None:
+            """Answer until the client goes, if need be without a word: its end is no fault of ours, and no news."""
+            with suppress(ConnectionError):
+                super().handle()
+
         def finish(self) -> None:
             """Forget it."""
             connections.discard(self.connection)
