@@ -278,10 +278,11 @@ def test_a_server_that_breaks_every_request_breaks_few_and_gets_them_one_at_a_ti
     monkeypatch.setattr("scheduler.gateway.runner.MOST_WAIT_S", 0.004)
 
     async def turns():
-        sent = []
+        sent, told = [], []
 
         async def send(_endpoint, _body):
             sent.append(runner.in_flight)
+            told.append(runner.trouble)
             await asyncio.sleep(0.002)
             return Broken("upstream_error", "answers 502") if len(sent) <= 20 + 10 else Answer(200, "", {})
 
@@ -292,17 +293,17 @@ def test_a_server_that_breaks_every_request_breaks_few_and_gets_them_one_at_a_ti
         runner.add(Running(batch("batch_many"), answers, path))
         runner.grant({"batch_many": 1})
         task = asyncio.create_task(runner.run())
-        await until(lambda: len(sent) > 22)
-        assert "502" in runner.trouble
         await until(lambda: not answers.left)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
         answers.close()
-        return sent, answers
+        return sent, told, answers
 
-    sent, answers = asyncio.run(turns())
+    sent, told, answers = asyncio.run(turns())
     assert max(sent[20:30]) == 1
+    assert all("502" in one for one in told[20:30]), "what is wrong is told while it is tried again"
+    assert told[-1] == ""
     assert (answers.completed, answers.failed) == (190, 10), "the ten that were tried while it was broken"
     assert len(sent) == 200 + 20
     assert max(sent[40:]) > 10, "and all slots again"
