@@ -278,12 +278,15 @@ def test_a_server_that_breaks_every_request_breaks_few_and_gets_them_one_at_a_ti
     monkeypatch.setattr("scheduler.gateway.runner.MOST_WAIT_S", 0.004)
 
     async def turns():
-        sent, told = [], []
+        sent, told, full = [], [], asyncio.Event()
 
         async def send(_endpoint, _body):
             sent.append(runner.in_flight)
             told.append(runner.trouble)
-            await asyncio.sleep(0.002)
+            if len(sent) == 20:
+                full.set()
+            await full.wait()  # the first twenty break at once, none before all are under way
+            await asyncio.sleep(0)
             return Broken("upstream_error", "answers 502") if len(sent) <= 20 + 10 else Answer(200, "", {})
 
         runner = Runner("r", send, 20, {})
