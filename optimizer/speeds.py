@@ -33,6 +33,10 @@ LEAST_GAIN = 0.002
 REST = 6
 """So many plans pass until speeds are looked for again, when looking did not pay."""
 
+OTHER_WORK, MORE_HOPE = 0.1, 2.0
+"""But it is another problem where the work left is more or less by that share, or where other speeds should gain so
+many times what they should have gained then."""
+
 MOST_LOOKS = 2
 """So many times a plan looks for speeds of its pools that pay more."""
 
@@ -123,6 +127,8 @@ class Speeds:
     _grid: TimeGrid | None = None
     _least: dict[str, Floats] = field(default_factory=dict)
     _rest: int = 0
+    _looked: tuple[float, float] = (0.0, 0.0)
+    """When looking last did not pay: GPU-hours of work left, and the gain by the duals over the cost of LEAST_GAIN."""
 
     def begin(self, paced: Facts) -> Facts:
         """The facts with the last plan's speeds where they are known, and with lone jobs alone."""
@@ -150,13 +156,21 @@ class Speeds:
         missed = _missed_cost(arrays, answer)
         if missed > 0:
             return with_speeds(facts, speeds) if faster >= WORTH_OF_MISSED * missed else None
-        self._rest = max(0, self._rest - 1)
+        hope = (faster + saved) / max(spent, 1e-12)
+        work_h = float(facts.table.left.sum())
+        self._rest = max(0, self._rest - 1) if self._alike(work_h, hope) else 0
         if self._rest or self._grid is None:
             return None
-        if faster + saved <= LEAST_GAIN * spent:
+        self._looked = work_h, max(LEAST_GAIN, hope)
+        if hope <= LEAST_GAIN:
             self._rest = REST
             return None
         return with_speeds(facts, speeds)
+
+    def _alike(self, work_h: float, hope: float) -> bool:
+        """Whether it is the problem still at which looking did not pay."""
+        before_h, before = self._looked
+        return abs(work_h - before_h) <= OTHER_WORK * before_h and hope <= MORE_HOPE * before
 
     def better(self, found: Answer, before: Answer) -> bool:
         """Whether an answer at other speeds gained enough over the one before; if not, looking rests."""

@@ -48,7 +48,7 @@ def test_two_hundred_jobs_an_event_a_lost_controller_and_nothing_left_held(site)
     daemon.wait(lambda: running(cluster) == 16, 90)
     daemon.wait(lambda: len(daemon.get("/api/v1/jobs")["jobs"]) == 200)
 
-    daemon.wait(lambda: draw_kw(daemon) > 9)
+    daemon.wait(lambda: draw_kw(daemon) > 9, 90)  # the plan's minute
 
     # The utility asks for more than caps can give (sixteen GPUs at their lowest draw 3 kW, and 1.2 kW idle): what runs
     # is suspended within seconds, by leave of its owners.

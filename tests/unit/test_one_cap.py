@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.support.plans import Planned
 from benchmarks.support.rolling import closed_loop
+from optimizer import speeds
 from optimizer.check import check_plan
 from optimizer.domain import Rung, Work
 from optimizer.evaluate import evaluate
@@ -14,6 +15,7 @@ from optimizer.faults import SolveError, SolveFault
 from optimizer.rivals import RIVALS
 from optimizer.session import Session
 from optimizer.solve import solve_problem
+from optimizer.speeds import Speeds
 from tests.support.problems import hourly, inputs, job, pool, problem, random_problem, site
 
 POOL = replace(pool("batch", Work.BATCH, 100), one_cap=True)
@@ -88,6 +90,28 @@ def test_the_next_plan_keeps_the_speeds_that_pay_and_looks_for_better_ones():
     assert plan.jobs["j"].work_gpus[0] + plan.jobs["k"].work_gpus[0] == pytest.approx(90.0)
     assert check_plan(made, plan) == ()
     assert evaluate(made, plan).total == pytest.approx(plan.objective, abs=1e-9)
+
+
+def test_looking_rests_only_as_long_as_the_prices_promise_no_more():
+    jobs, session = [job("j", (0, 4), 50.0, 50), job("k", (0, 4), 40.0, 40)], Session()
+    for _ in range(4):
+        assert session.plan(of(jobs, [40.0, 60.0, 60.0, 60.0])).jobs["j"].work_gpus[0] < 40.0
+    plan = session.plan(of(jobs, [-50.0, 60.0, 60.0, 60.0]))
+    assert plan.jobs["j"].work_gpus[0] + plan.jobs["k"].work_gpus[0] == pytest.approx(90.0)
+
+
+@pytest.mark.parametrize(("work", "hope", "looks"), [(50.0, 0.01, 1), (57.0, 0.01, 2), (50.0, 0.021, 2)])
+def test_what_was_looked_at_without_success_rests_until_it_is_another_problem(monkeypatch, work, hope, looks):
+    hopes, judged = [0.01, hope], []
+    monkeypatch.setattr(speeds, "better_speeds", lambda facts, *_: (facts.other_kw[[0]] * 0.0, hopes[0], 0.0, 1.0))
+    monkeypatch.setattr(Speeds, "better", lambda self, *_: bool(judged.append(1) or setattr(self, "_rest", 6)))
+    session = Session()
+    for most in (0.0, 50.0):
+        session.plan(of([job("j", (0, 4), most, 50)] if most else [], [50.0] * 4))
+    assert len(judged) == 1
+    hopes.pop(0)
+    session.plan(of([job("j", (0, 4), work, 60)], [50.0] * 4))
+    assert len(judged) == looks
 
 
 def test_a_look_that_takes_too_long_leaves_the_plan_that_was_found(monkeypatch):
