@@ -61,7 +61,10 @@ def run(file: Path) -> int:
 async def _serve(config: GatewayConfig, store: Store) -> int:
     clock = WallClock()
     daemon = Daemon(config.daemon, config.token.reveal(config.base_dir))
-    gateway = Gateway(config, Shelf(config.state_dir, store, clock.now), clock, daemon)
+    shelf = Shelf(config.state_dir, store, clock.now)
+    for path in shelf.strays():
+        log.warning("gateway.stray", path=str(path), why="no record names it; delete it, or restore the records")
+    gateway = Gateway(config, shelf, clock, daemon)
     server = _Server(
         uvicorn.Config(create_app(gateway), log_config=None, access_log=False, server_header=False,
                        timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=5)

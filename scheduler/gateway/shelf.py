@@ -111,6 +111,17 @@ class Shelf:
             raise ApiError(409, f"{file.id} is the input of {user.id}, which is not over", "file_in_use")
         self._forget(file)
 
+    def strays(self) -> tuple[Path, ...]:
+        """Contents that no record names: a crash came between the two, or the records were lost. They stay where they
+        are, since of the second kind somebody may still want them."""
+        named = {self.path(file) for file in self._files.values()}
+        found = [path for path in sorted((self.folder / "files").iterdir()) if path not in named and path.is_file()]
+        answers = self.folder / "answers"
+        lost = (
+            [path for path in sorted(answers.iterdir()) if path.name not in self._batches] if answers.exists() else []
+        )
+        return (*found, *lost)
+
     # ---------------------------------------------------------------- batches
     def put(self, batch: Batch) -> Batch:
         """Keep a batch as it is now. Raises StoreDegraded, with nothing changed."""

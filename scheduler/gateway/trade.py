@@ -50,6 +50,7 @@ class Trade:
         self.market = Market(config.upstreams, config.firm)
         self._kept = {str(one): float(price) for one, price in (shelf.store.get(PRICES, "last") or {}).items()}
         self.market.last = dict(self._kept)
+        self._refused: set[str] = set()
         self.sales = Sales(upstreams, config.firm, self.market, shelf.store, clock.now)
 
     def cheap_in_s(self, now: datetime) -> float:
@@ -182,6 +183,9 @@ class Trade:
             elif quote.state is State.ACCEPTED:
                 log.error("gateway.sale_refused", quote=quote.id, why=str(error))
                 self.sales.put(replace(quote, state=State.CANCELLED))
+            elif quote.id not in self._refused:  # said once; told again in every turn, since a daemon may be mended
+                log.error("gateway.sale_end_refused", quote=quote.id, state=quote.state.value, why=str(error))
+                self._refused.add(quote.id)
 
     async def _tell_open(self, quote: Quote, user: Batch | None) -> None:
         """Make a job of it, where the daemon has none, or none any more: of one whose deadline is past for the batch

@@ -132,3 +132,18 @@ async def test_uploads_that_come_at_once_fit_into_what_their_tenant_may_store_to
         assert gateway.shelf.bytes_of("research") == 2 * len(content)
         assert kept.id in {path.name for path in (tmp_path / "state/files").iterdir()}
         assert len(list((tmp_path / "state/files").iterdir())) == 2
+
+
+@run
+async def test_contents_that_no_record_names_are_told_of_and_stay(tmp_path):
+    async with opened(tmp_path) as (gateway, _):
+        (batch,) = begun(gateway, 1)
+        shelf = gateway.shelf
+        shelf.answers_of(batch.id).mkdir(parents=True, exist_ok=True)
+        assert shelf.strays() == ()
+        paths = (shelf.folder / "files/file-0123", shelf.answers_of("batch_0123"))
+        paths[0].write_text("a line")
+        paths[1].mkdir()
+        assert shelf.strays() == paths
+    async with opened(tmp_path) as (gateway, _):
+        assert gateway.shelf.strays() == paths

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 
@@ -78,6 +79,23 @@ async def test_a_sale_that_the_planner_refuses_withdraws_the_batch_that_waits_fo
         await gateway.trade.tell_sales()
         assert gateway.trade.sales.find("research", sold.id).state is State.CANCELLED
         assert not await gateway.trade.report(batch), "the batch is withdrawn, and does not wait for ever"
+
+
+@run
+async def test_the_end_of_a_sale_that_the_daemon_refuses_is_said_once_and_told_until_it_is_taken(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("scheduler.gateway.trade.log", Mock(error=lambda *what, **more: said.append((what, more))))
+    async with opened(tmp_path) as (gateway, daemon):
+        sold = await sold_one(gateway, daemon)
+        gateway.trade.sales.put(replace(sold, state=State.DELIVERED))
+        daemon.error["progress"] = 422
+        for _ in range(3):
+            await gateway.trade.tell_sales()
+        ((what, more),) = said
+        assert (what, more["quote"], more["state"]) == (("gateway.sale_end_refused",), sold.id, "delivered")
+        daemon.error.clear()
+        await gateway.trade.tell_sales()
+        assert gateway.trade.sales.find("research", sold.id).told
 
 
 def settled(gateway, sold):

@@ -6,7 +6,10 @@ import time
 
 import requests
 
-from tests.support.openadr3 import server
+from adapters.dr.vtn.server import VtnServer
+from adapters.dr.vtn.vtn import Vtn
+from tests.support.certificates import Authority
+from tests.support.openadr3 import USERS, server
 
 
 def test_a_client_that_breaks_off_is_no_news(capfd):
@@ -21,3 +24,17 @@ def test_a_client_that_breaks_off_is_no_news(capfd):
         time.sleep(0.2)
         assert requests.get(f"{running.url}/programs", timeout=5).status_code in {401, 403}
     assert capfd.readouterr().err == ""
+
+
+def test_a_silent_client_holds_up_no_other_one_that_shakes_hands(tmp_path):
+    ca = Authority(tmp_path)
+    running = VtnServer(Vtn(USERS), certificate=ca.issue("vtn"))
+    running.start()
+    try:
+        port = int(running.vtn.address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)):
+            time.sleep(0.2)  # it is accepted, and says nothing
+            answer = requests.get(f"{running.url}/programs", timeout=5, verify=str(ca.path))
+        assert answer.status_code in {401, 403}
+    finally:
+        running.stop()

@@ -46,7 +46,10 @@ class VtnServer:
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            # Hands are shaken by the thread of a connection, with its time limit: one that accepts waits for no client.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
             scheme = "https"
         shown = f"[{host}]" if ":" in host else host
         vtn.address = f"{scheme}://{shown}:{self._server.server_address[1]}"
