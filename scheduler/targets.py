@@ -123,16 +123,24 @@ def approach_kw(site: str, events: Iterable[GridEvent], then: datetime, last_kw:
 
 
 def hurried_kw(
-    top: Ceiling, site: str, events: Iterable[GridEvent], now: datetime, last_kw: float | None, fall_kw: float
+    top: Ceiling,
+    site: str,
+    events: Iterable[GridEvent],
+    then: datetime,
+    last_kw: float | None,
+    fall: tuple[float, float],
 ) -> float:
     """By how much what comes before a program's ramp (the hard limit, an operator's order, an event of a program
-    without one) makes a site fall by more than `fall_kw` from its last set-point; 0 when it doesn't, or no program has
-    a ramp now."""
-    mine = live(site, events, now)
-    free = [event for event in mine if event.ramp_down_kw_per_min == INF]
-    if last_kw is None or len(free) == len(mine):
+    without one, or one that was heard of when it was too late for its ramp) makes a site fall by more than its ramps
+    allow from its last set-point; 0 when it doesn't, or no program has a ramp then. `fall`: the site's own ramp down
+    in kW/min, and seconds."""
+    mine = live(site, events, then)
+    own, seconds = fall
+    downs = [event.ramp_down_kw_per_min for event in mine]
+    if last_kw is None or min(downs, default=INF) == INF:
         return 0.0
-    return max(0.0, last_kw - fall_kw - min(top.limit_kw, top.operator_kw, tightest_kw(free, now)))
+    fall_kw = min(own, *downs) * seconds / 60.0
+    return max(0.0, last_kw - fall_kw - min(top.limit_kw, top.operator_kw, tightest_kw(mine, then)))
 
 
 STEP_ERROR = 0.05

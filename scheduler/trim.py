@@ -116,7 +116,7 @@ def trim_site(
     least_kw = state.lately[site].least_kw if site in state.lately and not live(site, events, now) else -INF
     aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, up, down, risen_by_load(last_kw, held_kw, least_kw, up))
     aim_kw = max(aim_kw, min(most_kw, line.import_of(guarded_it_kw(state, pools))))
-    hurry_kw = hurried_kw(top, site, events, now, last_kw, down * seconds / 60.0)
+    hurry_kw = hurried_kw(top, site, events, then, last_kw, (model.ramp_down_kw_per_min, seconds))
     base, floors = _base(state, pools, wish, ramping=aim_kw > wish_kw + SLACK_KW, deep=site in below_floor)
     base_it_kw, target_kw = it_kw(state, pools, base), min(line.it_of(aim_kw), cap_it_kw)
     over_kw = line.import_of(base_it_kw) - line.import_of(target_kw)

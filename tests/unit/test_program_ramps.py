@@ -182,6 +182,9 @@ def test_whoever_hears_late_falls_no_faster_than_the_pace_and_says_why(tmp_path,
         assert (row[-1] < event_limit_kw(event, start) + 0.1) == (minutes > 5), "as far down as there was time for"
         assert {pool.reason for pool in whys} <= {"full_power", "dr_event"}, "it is no ramp limit of the site"
         assert any("the way down to a demand-response event" in pool.why for pool in whys) == (minutes > 5)
+        made.run(5 * SECOND)
+        broken = [note for note in made.state.notes if note.code is Reason.RAMP_BROKEN]
+        assert bool(broken) == (minutes < 5), "the rest comes in one step, and is said to"
 
 
 def test_what_a_coming_event_leaves_is_a_line_down_to_its_first_cap_and_never_a_jump():
