@@ -142,6 +142,7 @@ class Session:
     def _planned(self, classes: Grouped, time_limit_s: float) -> Plan:
         """The best plan with jobs in these classes."""
         self._classes, whole, facts = classes, classes.whole, classes.facts
+        self._gap = 0.0
         facts, arrays, answer = self._optimum(facts, time_limit_s)
         if facts.pools is not whole.pools and facts.count == whole.count:
             whole = replace(whole, pools=facts.pools)
@@ -358,7 +359,10 @@ class Session:
             spent += found.seconds
             return found
 
-        return one_way(confined_to(facts, arrays, homes), answer, solve)
+        search_s = min(self.improve_s, ends_s)
+        found = one_way(confined_to(facts, arrays, homes), answer, solve, search_s)
+        self._gap = max(self._gap, found.gap)
+        return replace(found.answer, optimal=found.answer.optimal and answer.optimal)
 
     def _answers(
         self, facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, time_limit_s: float
@@ -377,5 +381,5 @@ class Session:
 
 
 def _incumbent_note(gap: float) -> Note:
-    text = f"its whole numbers are rounded and not proven best: at most {gap:.2%} from the best there could be"
+    text = f"its whole numbers, or which way its batteries go, are not proven best: at most {gap:.2%} from the best"
     return Note(Reason.SOLVER_INCUMBENT, "plan", text, Severity.INFO)

@@ -12,7 +12,7 @@ from optimizer.fallback import greedy_plan, safe_plan
 from optimizer.highs import solve_arrays
 from optimizer.model.arrays import write_arrays
 from optimizer.model.build import declare
-from optimizer.oneway import both_kw, one_way
+from optimizer.oneway import MOST_SOLVES, both_kw, one_way
 from optimizer.solve import solve_problem
 from optimizer.validate import ProblemError, validate
 from tests.support.problems import event, hourly, inputs, pool, problem, site
@@ -75,7 +75,7 @@ def test_the_battery_keeps_limit_and_event_that_load_alone_would_break():
     assert rules.batteries["b"].stored_kwh == pytest.approx((100 - 40 / 0.9, 100 - 80 / 0.9))
 
 
-def test_a_negative_price_never_charges_and_discharges_at_once():
+def test_a_negative_price_never_charges_and_discharges_at_once(monkeypatch):
     """At -100 the linear model would burn: charge 100 kW and discharge 81 forever. One way only, the best is to fill
     it: 222 kWh at 90 % in three hours of 100, 100 and 22 kW."""
     of = made(4, site(4, price=-100.0, batteries=(STORE,)))
@@ -94,8 +94,15 @@ def test_a_negative_price_never_charges_and_discharges_at_once():
             high[(charge if choice >> t & 1 else discharge).start + t] = 0.0
         costs.append(solve_arrays(replace(arrays, high=high), 10.0).objective)
     assert plan.objective == pytest.approx(-min(costs))
-    exact = one_way(arrays, loose, lambda tried: solve_arrays(tried, 10.0))
-    assert (exact.optimal, exact.objective) == (True, pytest.approx(min(costs)))
+    for most in (MOST_SOLVES, 0):  # by branching, and by the search
+        monkeypatch.setattr("optimizer.oneway.MOST_SOLVES", most)
+        exact = one_way(arrays, loose, lambda tried: solve_arrays(tried, 10.0), 5.0)
+        assert (exact.answer.optimal, exact.answer.objective) == (True, pytest.approx(min(costs)))
+        assert exact.gap < 1e-5
+        assert both_kw(arrays, exact.answer).max() <= 1e-6
+    hasty = one_way(arrays, loose, lambda tried: solve_arrays(tried, 10.0), 0.0)
+    assert (hasty.answer.optimal, both_kw(arrays, hasty.answer).max() <= 1e-6) == (False, True)
+    assert hasty.answer.objective >= min(costs) - 1e-6 >= hasty.bound - 2e-6
 
 
 def test_solar_is_taken_first_and_spilled_only_when_nobody_can_have_it():
