@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -57,6 +57,7 @@ class Reader:
     def picture(self, found: Sequence[SlurmJob], strange: Sequence[str], now: datetime) -> Picture:
         """What may be paced of the jobs `found`; `strange`: what could not be read."""
         odd = [Note(Reason.HELD, "slurm", f"slurm: {text}", Severity.WARNING, now) for text in strange[:5]]
+        found = [_placed(job, self._config.partitions) for job in found]
         picture = Picture(now, seen={job.id: job for job in found})
         for job in found:
             until = deferral(self._held.did(job.id))
@@ -136,6 +137,13 @@ class Reader:
         log.warning("slurm.yielded", job=job.id, did="deferred")
         self._held.give_up(job.id)
         return False
+
+
+def _placed(job: SlurmJob, partitions: Collection[str]) -> SlurmJob:
+    """A job that waits for whichever of several partitions has room (`sbatch -p a,b`), as one of the first of them that
+    is paced: Slurm must start it nowhere before its time. Once it runs, it is where it runs."""
+    named = job.partition.split(",")
+    return replace(job, partition=next((name for name in named if name in partitions), named[0]))
 
 
 def _run(job: SlurmJob, terms: Terms) -> Run:

@@ -99,3 +99,11 @@ def test_who_took_the_gpus_of_a_begun_job_of_a_tier_is_said(gpus, reason, said):
     assert [(note.code, note.subject) for note in picture.lacking] == [(Reason.POOL_FULL, "7")] * said
     _, picture = Site().read(NOW + 2 * H, gpus, reason=reason)
     assert picture.lacking == (), "one that has not begun was promised nothing yet"
+
+
+def test_a_job_that_waits_for_several_partitions_is_paced_as_one_of_the_first_that_has_a_pool():
+    site = Site()
+    for waits, placed in (("batch,debug", "batch"), ("debug,batch", "batch"), ("debug", None), ("debug,other", None)):
+        picture = site.reader.picture([replace(JOB, partition=waits)], [], NOW)
+        site.reader.seat(picture, [], {})
+        assert [job.partition for job, _ in picture.jobs.values()] == ([placed] if placed else [])
