@@ -50,6 +50,7 @@ class App:
         self.desk = lead_desk(lead, self.server) if lead is not None else None
         self._ready = False
         parts.wake.listeners.append(self.timer.wake)
+        parts.facade.hurry = self.timer.hurry
         for guard in parts.ctx.latency.values():
             guard.alarm = self.timer.hurry
 
@@ -178,7 +179,11 @@ class App:
         log.info("stopped", released=alone)
 
     def release(self) -> None:
-        """Give back every limit that we hold."""
+        """Give back every limit that we hold. In the middle of an event that is a jump of a site, and said."""
+        now = self.parts.ctx.clock.now()
+        for event in self.parts.ctx.ledger.active(now):
+            if event.start <= now < event.end:
+                log.warning("stopped in the middle of an event: its site is free to rise", event_id=event.id)
         for note in let_all_go(self.parts):
             log.error(note.text)
 

@@ -44,13 +44,14 @@ def add_pauses(model: Model) -> None:
             family.add(here, columns, columns.all, coefficient[here])
         add_rate_of(model, family, at, 1.0)
     _add_starts_anew(model, steps, open_ & steps.lasting[:, None])
+    _add_whole_pauses(model, steps, open_ & steps.lasting[:, None])
     _add_least_runs(model, steps, open_ & steps.lasting[:, None])
 
 
 NO_COLUMNS = {"on_now": "jt", "on": "jt", "up": "jt", "up_end": "j", "first": "j", "cut": "jt"}
 NO_ROWS = {
-    "run_most": "jt", "run_least": "jt", "rise": "jt", "again": "j", "first_start": "j", "least_run": "jt",
-    "goes_on": "jt",
+    "run_most": "jt", "run_least": "jt", "rise": "jt", "again": "j", "first_start": "j", "resumes": "j",
+    "least_run": "jt", "goes_on": "jt",
 }  # fmt: skip
 
 
@@ -126,6 +127,28 @@ def _add_starts_anew(model: Model, steps: Steps, open_: Flags) -> None:
     for columns in (up, end):
         here = at[columns.keys[0]]
         once.add(here[here >= 0], columns, columns.all[here >= 0], -1.0)
+
+
+def _add_whole_pauses(model: Model, steps: Steps, open_: Flags) -> None:
+    """sum up[j,t>0] + up_end[j] + (undone[j] + missed[j]) / work left >= 1 - on[j,0] for a job that runs now: whatever
+    of its work is not given up starts anew once it pauses now.
+
+    Why, though whole numbers say so: what is left at a low rate later has an `on` of next to nothing where that is
+    relaxed, and a pause now would cost as little. (Later plans count none: then the job is paused already.)"""
+    facts = model.facts
+    some: Flags = np.asarray(open_.any(axis=1))
+    j = np.flatnonzero(some & steps.runs & (steps.pause_cost > 0))
+    rows = model.rows("resumes", "j", (j,), low=1.0)
+    at = rows.find((len(facts.jobs),))
+    for name in ("up", "up_end", "undone", "missed"):
+        columns = model.get(name)
+        number = columns.keys[0]
+        later = at[number] >= 0
+        if name == "up":
+            later &= columns.keys[1] > 0
+        share = 1.0 if name.startswith("up") else 1.0 / facts.table.left[number[later]]
+        rows.add(at[number[later]], columns, columns.all[later], share)
+    _on(model, rows, rows.all, j, np.zeros_like(j), 1.0)
 
 
 def _add_least_runs(model: Model, steps: Steps, open_: Flags) -> None:

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 from optimizer.check import check_plan
 from optimizer.domain import Rung
 from optimizer.evaluate import evaluate
+from optimizer.reasons import Reason
 from optimizer.rivals import RIVALS
 from optimizer.solve import solve_problem
 from tests.support.examples import many
 from tests.support.problems import random_problem, with_options, with_parking, with_starts, with_steps
 
 seeds = st.integers(0, 10**6)
+OUT_OF_REACH = {Reason.LIMIT_UNREACHABLE, Reason.EVENT_UNREACHABLE}
 
 
 @pytest.mark.parametrize("name", RIVALS)
@@ -29,7 +31,10 @@ def test_every_rule_may_be_obeyed(name, seed):
 def test_no_rule_is_worth_more_than_the_optimum(seed):
     made = random_problem(seed, exact=True)
     made = with_starts(with_parking(with_options(made, seed), seed), seed) if seed % 2 else made
+    made = with_steps(made, seed) if seed % 4 == 0 else made
     best = solve_problem(made)
+    if seed % 4 == 0 and OUT_OF_REACH & {note.code for note in best.notes}:
+        return  # where a run is cut by a cap that nobody keeps, what it loses is a bound and no figure
     total = evaluate(made, best).total
     for name, rule in RIVALS.items():
         plan = rule(made, best)

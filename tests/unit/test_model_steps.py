@@ -63,6 +63,18 @@ def test_a_running_job_pauses_for_a_dear_hour_only_where_that_saves_more_than_it
     assert evaluate(here, plan).pauses == pytest.approx(cost if pause else 0.0)
 
 
+@pytest.mark.parametrize("gang", [0, 100])
+def test_a_pause_now_costs_all_of_it_however_little_work_is_left_for_later(gang):
+    """20 GPU-h left of a job that may have 500 GPUs. In an hour at 120 they take 0.28 more than in the hours after it
+    at 50; a pause costs 5. Relaxed, a twentieth of its rate would be a twentieth of a start."""
+    of = replace(running(pause_cost=5.0), work_gpu_h=20.0, max_gpus=500, min_gpus=gang, gpus=500)
+    here = made([of], [120.0, 50.0, 50.0, 50.0, 50.0, 50.0])
+    plan, still = solve_problem(here), RIVALS["do_nothing"](here, None)
+    assert check_plan(here, still) == ()
+    assert evaluate(here, plan).pauses == 0.0
+    assert evaluate(here, plan).total >= evaluate(here, still).total - 1e-6
+
+
 def test_the_bill_counts_whole_pauses_with_their_gpu_hours():
     of = running(pause_cost=3.0, restart_gpu_h=2.0, value_per_gpu_h=1.0)
     here = made([of])
