@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.support.days import CLOSED_LOOP, WAYS, Days, figures_of
 from benchmarks.support.longrun import roll, told
 from benchmarks.support.memory import peak_mb
-from benchmarks.support.plans import Hasty, Planned, arrays_of, highs_alone
+from benchmarks.support.plans import Hasty, Planned, Whole, arrays_of, highs_alone
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import Figures, run, say, spread
 from benchmarks.support.rolling import refreshed, stepped
@@ -126,19 +126,35 @@ def _grids(size: Size, seed: int, backwards: bool) -> Ratios:
 
 def _intervals(size: Size, seed: int, backwards: bool) -> Ratios:
     """The next plans of a warm planner: new numbers; then a window that has moved with jobs that came and went."""
+    again, then, cold, moved = _next_plans(size, seed, {})
+    return {
+        "refresh_ratio": again.total_s / cold,
+        "overhead_ratio": again.other_s / cold,
+        "next_step_ratio": then.total_s / moved,
+    }
+
+
+def _defaults(size: Size, seed: int, backwards: bool) -> Ratios:
+    """The same with the daemon's defaults: one cap for each pool, and a price of moving power."""
+    again, then, cold, moved = _next_plans(size, seed, {"change_per_kw": CHANGE_PER_KW, "one_cap": True})
+    return {
+        "defaults_refresh_ratio": again.total_s / cold,
+        "defaults_next_step_ratio": then.total_s / moved,
+        "defaults_next_step_s": then.total_s,
+    }
+
+
+def _next_plans(size: Size, seed: int, more: dict[str, Any]) -> tuple[Whole, Whole, float, float]:
+    """A refresh and a next step of a warm planner, and the seconds of HiGHS alone on the arrays of each."""
     planned = Planned()
-    first = stepped(seed, 0, size.jobs, size.pools, size.horizon_h)
+    first = stepped(seed, 0, size.jobs, size.pools, size.horizon_h, **more)
     planned.plan(first)
     planned.plan(refreshed(first, seed + 1))  # the first written plan changes structure where jobs turned out late
     again = planned.timed(refreshed(first, seed + 2))
     cold = highs_alone(planned.arrays)
     planned.plan(first)
-    then = planned.timed(stepped(seed, 1, size.jobs, size.pools, size.horizon_h))
-    return {
-        "refresh_ratio": again.total_s / cold,
-        "overhead_ratio": again.other_s / cold,
-        "next_step_ratio": then.total_s / highs_alone(planned.arrays),
-    }
+    then = planned.timed(stepped(seed, 1, size.jobs, size.pools, size.horizon_h, **more))
+    return again, then, cold, highs_alone(planned.arrays)
 
 
 def _many(size: Size, seed: int) -> Ratios:
@@ -207,6 +223,7 @@ LONG = ("days", "other_days", "rolling")
 PARTS: dict[str, Callable[..., Figures]] = {
     "grids": _every_day(_grids),
     "intervals": _every_day(_intervals),
+    "defaults": _every_day(_defaults),
     "many": _many,
     "emergency": _emergency,
     "days": partial(_days, ways=[CLOSED_LOOP]),

@@ -225,6 +225,14 @@ def throughput_of_knee(curve: PowerCurve) -> float:
     return first.width_w * first.slope_per_w
 
 
+@lru_cache(maxsize=1024)
+def is_concave(curve: PowerCurve) -> bool:
+    """Whether cards do at every cap from the knee up what the concave hull says they do."""
+    hull, knee = hull_from_idle(curve), knee_w(curve)
+    above = (point for point in monotone(curve)[1:] if point.draw_w >= knee - EPS)
+    return all(point.throughput >= hull.throughput(point.draw_w) - EPS for point in above)
+
+
 def parse_curves(text: str, idle_w: Mapping[str, float] | None = None, place: str = "curves") -> dict[str, PowerCurve]:
     """Read measured curves from CSV text, keyed "gpu/workload" ("@batch" added where a workload has several).
 

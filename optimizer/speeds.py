@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optimizer.curves import throughput_of_knee
+from optimizer.curves import is_concave, throughput_of_knee
 from optimizer.facts import Facts, Floats
 from optimizer.model.parts import Flags, Ints
 from optimizer.poolfacts import SPEED_STEP, PoolFacts
@@ -88,8 +88,9 @@ def _at(pool: PoolFacts, speed: Floats) -> PoolFacts:
 
 
 def _apart(pool: PoolFacts) -> PoolFacts:
-    """The pool with its lone jobs alone."""
-    if pool.speed is None or pool.lone_gpus is None:
+    """The pool with its lone jobs alone, whose draw is read off the hull; where cards do less than that says, a lone
+    job keeps a speed, as one among others does."""
+    if pool.speed is None or pool.lone_gpus is None or not is_concave(pool.curve):
         return pool
     return pool.at_speed(pool.speed, pool.lone_gpus > 0)
 

@@ -51,10 +51,19 @@ def refreshed(problem: Problem, seed: int) -> Problem:
     return replace(problem, sites=sites, pools=pools)
 
 
-def stepped(seed: int, steps: int, jobs: int, pools: int, horizon_h: float = 24.0) -> Problem:
-    """The day `steps` intervals later: the window has moved, and in each step one job in 200 left and one came."""
+def stepped(
+    seed: int,
+    steps: int,
+    jobs: int,
+    pools: int,
+    horizon_h: float = 24.0,
+    change_per_kw: float = 0.0,
+    one_cap: bool = False,
+) -> Problem:
+    """The day `steps` intervals later: the window has moved, and in each step one job in 200 left and one came. See
+    `reference_problem`."""
     grid = planning_grid(START + steps * STEP, timedelta(hours=horizon_h), STEP)
-    problem = reference_problem(seed, grid, jobs, pools)
+    problem = reference_problem(seed, grid, jobs, pools, change_per_kw, one_cap)
     gone = min(jobs, steps * max(1, jobs // 200))
     fresh = reference_problem(seed + 1_000_003, grid, jobs, pools).jobs[:gone]
     batch = [item.pool.id for item in problem.pools[1::2]]

@@ -34,7 +34,7 @@ def add_pauses(model: Model) -> None:
     now = t == 0
     on_now = model.columns("on_now", "jt", (j[now], t[now]), high=1.0, whole=True)
     on = model.columns("on", "jt", (j[~now], t[~now]), high=1.0)
-    share = most[j, t] / np.maximum(table.rate[j], 1e-12)
+    share = (table.on_time_h + table.late_h)[j, t] / facts.hours[t]  # not `most`, which a pool's speed lowers
     least = np.minimum(np.minimum(steps.least_work[j] * share, table.left[j] / facts.hours[t]), most[j, t])
     rows = (model.rows("run_most", "jt", (j, t), high=0.0), model.rows("run_least", "jt", (j, t), low=0.0))
     for family, coefficient in zip(rows, (-most[j, t], -least), strict=True):

@@ -17,6 +17,7 @@ from optimizer.validate import problems_of
 from tests.support.examples import many
 from tests.support.problems import (
     random_problem,
+    under_one_cap,
     with_floors,
     with_options,
     with_parking,
@@ -70,6 +71,16 @@ def test_gangs_least_runs_pauses_and_order_are_kept_on_every_rung(seed, other):
     made = with_steps(random_problem(seed), other)
     best = answer(made, None, solve_problem)
     assert (best.rung, check_plan(made, best)) == (Rung.OPTIMUM, ()), told(best)
+    for plan in (greedy_plan(made), safe_plan(made), shift_plan(best, made), hold_plan(made, best)):
+        assert check_plan(made, plan) == ()
+
+
+@given(seeds, seeds)
+def test_what_cards_do_under_the_one_cap_of_their_pool_is_kept_on_every_rung(seed, other):
+    made = under_one_cap(with_steps(random_problem(seed), other))
+    best = answer(made, None, solve_problem)
+    assert best.rung in {Rung.OPTIMUM, Rung.INCUMBENT}, told(best)
+    assert check_plan(made, best) == ()
     for plan in (greedy_plan(made), safe_plan(made), shift_plan(best, made), hold_plan(made, best)):
         assert check_plan(made, plan) == ()
 

@@ -96,6 +96,12 @@ def random_problem(seed, intervals=None, exact=False):
     return Problem(START, grid, tuple(sites), tuple(pools), tuple(jobs), tuple(events), prices)
 
 
+def under_one_cap(made):
+    """The problem with every batch pool under one cap."""
+    pools = tuple(replace(item, pool=replace(item.pool, one_cap=item.pool.work is Work.BATCH)) for item in made.pools)
+    return replace(made, pools=pools)
+
+
 def with_steps(made, seed):
     """The same problem with gangs, least runs, pauses that cost and jobs that wait for others."""
     rng, jobs = random.Random(seed), []

@@ -8,15 +8,29 @@ from benchmarks.support.plans import Planned
 from benchmarks.support.rolling import closed_loop
 from optimizer import speeds
 from optimizer.check import check_plan
-from optimizer.domain import Rung, Work
+from optimizer.curves import throughput_at_cap
+from optimizer.domain import JobState, Rung, Work
 from optimizer.evaluate import evaluate
 from optimizer.fallback import greedy_plan, shift_plan
 from optimizer.faults import SolveError, SolveFault
+from optimizer.ladder import answer
 from optimizer.rivals import RIVALS
 from optimizer.session import Session
 from optimizer.solve import solve_problem
 from optimizer.speeds import Speeds
-from tests.support.problems import hourly, inputs, job, pool, problem, random_problem, site
+from tests.support.problems import (
+    HOUR,
+    START,
+    curves,
+    hourly,
+    inputs,
+    job,
+    pool,
+    problem,
+    random_problem,
+    site,
+    under_one_cap,
+)
 
 POOL = replace(pool("batch", Work.BATCH, 100), one_cap=True)
 """SIMPLE: half of the work for 100 W above the idle 100 W, all of it for 300 W."""
@@ -25,12 +39,6 @@ POOL = replace(pool("batch", Work.BATCH, 100), one_cap=True)
 def of(jobs, price, **more):
     count = len(price)
     return problem(hourly(count), [site(count, price=price, **more)], [inputs(POOL, count)], jobs)
-
-
-def bound(made):
-    """The problem with every batch pool under one cap."""
-    pools = tuple(replace(item, pool=replace(item.pool, one_cap=item.pool.work is Work.BATCH)) for item in made.pools)
-    return replace(made, pools=pools)
 
 
 BESIDE = [job("j", (0, 1), 20.0, 20), job("k", (0, 2), 20.0, 40)]
@@ -70,6 +78,34 @@ def test_plans_by_rules_draw_what_the_fastest_job_takes():
         beside = plan.jobs["k"].work_gpus[0]
         assert plan.pools["batch"].draw_kw[0] == pytest.approx(10.0 + (20.0 + beside) * 0.3)
         assert check_plan(made, plan) == ()
+
+
+def test_a_gang_needs_its_least_gpus_whatever_the_speed_of_its_pool():
+    """A running gang of 40 of 200 GPUs, and two dear hours of which it must go on in the first: 40 GPUs at half speed,
+    20 GPU equivalents at 0.2 kW each."""
+    began = {"started_at": START - HOUR, "running_since": START}
+    gang = job("gang", (-2, 12), 100.0, 80, min_gpus=40, min_run_h=1.0, state=JobState.RUNNING, **began)
+    wide = replace(POOL, count=200)
+    price = [300.0, 300.0, *[40.0] * 10]
+    jobs = [replace(gang, gpus=40), job("k", (0, 12), 60.0, 80)]
+    made = problem(hourly(12), [site(12, price=price)], [inputs(wide, 12)], jobs)
+    plan = answer(made, None, solve_problem)
+    assert (plan.rung, check_plan(made, plan)) == (Rung.OPTIMUM, ())
+    assert plan.jobs["gang"].work_gpus[:2] == pytest.approx((20.0, 0.0))
+    assert plan.pools["batch"].draw_kw[0] == pytest.approx(20.0 + 20.0 * 0.2)
+
+
+@pytest.mark.parametrize("work", [75.0, 90.0, 95.0])
+def test_a_job_that_is_alone_in_its_hurry_has_a_plan_on_any_measured_curve(work):
+    """Few of them are concave: what the hull over a curve promises, no cap keeps."""
+    for curve in curves().values():
+        of_curve = pool("batch", Work.BATCH, 100, curve=curve, one_cap=True)
+        late = [job("a", (0, 1), work, 100)]
+        made = problem(hourly(2), [site(2, price=[50.0, 400.0])], [inputs(of_curve, 2)], late)
+        plan = answer(made, None, solve_problem)
+        assert (plan.rung, check_plan(made, plan)) == (Rung.OPTIMUM, ()), curve.name
+        cap_w = plan.pools["batch"].cap_w[0]
+        assert 100 * throughput_at_cap(curve, cap_w + 1) >= min(work, 100 * throughput_at_cap(curve, 1e9)) - 1e-6
 
 
 def test_a_job_that_is_in_time_only_at_a_higher_speed_gets_it_at_once():
@@ -134,7 +170,7 @@ def test_a_look_that_takes_too_long_leaves_the_plan_that_was_found(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_every_plan_of_any_problem_is_one_that_the_cards_can_follow(seed):
-    made, session = bound(random_problem(seed, exact=True)), Session()
+    made, session = under_one_cap(random_problem(seed, exact=True)), Session()
     for plan in (session.plan(made), session.plan(made), greedy_plan(made)):
         assert check_plan(made, plan) == ()
         assert evaluate(made, plan).total == pytest.approx(plan.objective, rel=1e-9)
