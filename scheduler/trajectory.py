@@ -10,7 +10,7 @@ were off by, with as many users as there were at most lately, and with cooling t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -23,15 +23,28 @@ from scheduler.latency_trim import kept_cap_w
 from scheduler.orders import PoolOrder, planned_order, step_index
 from scheduler.predict import it_kw, meter_line, missing_kw
 from scheduler.safety import LEASE_INTERVALS, clamp, emergency_sites
+from scheduler.targets import pace
 from scheduler.trim import shed_orders
 
-Steps = list[tuple[float, Mapping[str, PoolOrder]]]
+Orders = Mapping[str, PoolOrder]
+Steps = list[tuple[float, Orders]]
+Line = dict[datetime, Orders]
+Span = tuple[datetime, datetime]
 
 SLACK = 1.005
 """A plan this little above an event's cap fits it: the rest is shed."""
 
 LAG = timedelta(minutes=10)
 """Cooling may take so long to follow a fall of IT: until then it counts as it is now, where that is more."""
+
+CLIMB, MOST_STEPS, MINUTE = timedelta(seconds=2), 20, timedelta(minutes=1)
+"""Orders that rise do so in steps of that long, or in so many: every node is told all of them."""
+
+RELEASE_W_PER_S = 10.0
+"""How fast a card rises where no ramp says so: as an agent that is told nothing else gives it back (its default)."""
+
+SAME_KW = 0.01
+"""A rise that is not worth a step."""
 
 INSTANT = timedelta(microseconds=1)
 
@@ -46,18 +59,56 @@ def trajectory(ctx: Context, state: State, plan: Plan, now: datetime) -> tuple[S
     edges = {*plan.grid.starts, *(cut for event in events for cut in event_breakpoints(event))}
     fallen = {cut for event in events for cut in fallen_at(event)}
     moments = [now, *sorted(edge for edge in edges if now < edge < until), until]
+    lines: dict[str, Line] = {}
+    for site in ctx.sites:
+        spans = [
+            (span, _orders(ctx, state, plan, site, span, lagging=span[0] < now + LAG)) for span in pairwise(moments)
+        ]
+        lines[site] = dict(climbed(ctx, state, site, spans, events))
     steps: Steps = []
-    for at, end in pairwise(moments):
+    wished: dict[str, PoolOrder] = {}
+    for at in sorted({at for line in lines.values() for at in line}):
+        for line in lines.values():
+            wished |= line.get(at, {})
         below_floor = emergency_sites(ctx.emergency_programs, events, at)
-        wished = {
-            pool: order
-            for site in ctx.sites
-            for pool, order in _orders(ctx, state, plan, site, (at, end), lagging=at < now + LAG).items()
-        }
         orders, _ = clamp(wished, (model.pool for model in ctx.pools.values()), below_floor, at)
         if not steps or at in fallen or orders != steps[-1][1]:
             steps.append(((at - now).total_seconds(), orders))
     return steps, (until - now).total_seconds()
+
+
+def climbed(
+    ctx: Context, state: State, site: str, spans: Sequence[tuple[Span, Orders]], events: Sequence[GridEvent]
+) -> Iterator[tuple[datetime, Orders]]:
+    """The orders of each span from its beginning on; where they let the site rise, in steps that take as long as its
+    ramp and that of its programs allow, or, where there is none, as the agents' own release takes. What falls, falls at
+    once."""
+    pools = [entry.pool for entry in site_pools(ctx, site)]
+    held = {pool.id: state.held[pool.id] for pool in pools if pool.id in state.held}
+    last_kw = _settled_kw(ctx, state, site, held, spans[0][0][0]) if len(held) == len(pools) else INF
+    cards = sum(pool.count for pool in pools)
+    floors = {pool.id: kept_cap_w(state, pool) for pool in pools}
+    for (begins, end), orders in spans:
+        at = begins
+        kw, pue = _settled_kw(ctx, state, site, orders, at), pue_now(ctx, state, site, at)
+        up, _ = pace(site, events, at, ctx.sites[site].ramp_up_kw_per_min, INF)
+        up = min(up, cards * RELEASE_W_PER_S * 0.06 * pue)
+        step = max(CLIMB, (kw - last_kw) / up / MOST_STEPS * MINUTE) if last_kw < kw and up > 0 else CLIMB
+        while last_kw < kw - SAME_KW and at < end:
+            last_kw = min(kw, last_kw + up * (step / MINUTE))
+            yield at, shed_orders(state, pools, orders, floors, (kw - last_kw) / pue, at)[0]
+            at += step
+        if last_kw >= kw - SAME_KW and at < end:
+            last_kw = kw
+            yield at, orders
+
+
+def _settled_kw(ctx: Context, state: State, site: str, orders: Orders, at: datetime) -> float:
+    """Import under these orders, once cooling has followed."""
+    pools = [entry.pool for entry in site_pools(ctx, site)]
+    most_kw = it_kw(state, pools, orders) + missing_kw(state, pools, orders)
+    beside_kw = state.supply_kw.get(site, 0.0)
+    return import_kw(most_kw, ctx.sites[site].other_it_kw, pue_now(ctx, state, site, at)) + beside_kw
 
 
 def fallen_at(event: GridEvent) -> tuple[datetime, ...]:
@@ -106,8 +157,7 @@ def over_it_kw(
     margin_kw = surprises.margin_kw(cap_kw, ctx.margin) if surprises is not None else ctx.margin * cap_kw
     room_kw, pools = cap_kw - margin_kw, [entry.pool for entry in site_pools(ctx, site)]
     most_kw = it_kw(state, pools, orders) + missing_kw(state, pools, orders)
-    beside_kw = state.supply_kw.get(site, 0.0)
-    settled_kw = import_kw(most_kw, ctx.sites[site].other_it_kw, pue) + beside_kw
+    settled_kw = _settled_kw(ctx, state, site, orders, at)
     over = [(planned_kw - room_kw) / pue, (settled_kw - room_kw) / pue]
     if lagging:
         over.append(most_kw - meter_line(ctx, state, site, at).it_of(room_kw))

@@ -1,6 +1,7 @@
 """What a node does alone: the event's cap is kept to its end, wherever in an interval that lies."""
 
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -8,7 +9,7 @@ from optimizer.envelope import event_limit_kw
 from scheduler.trajectory import trajectory
 from tests.support.loops import START, lab, order
 
-MINUTE = timedelta(minutes=1)
+MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
 
 
 def alone(made, start, end, step_s=5):
@@ -51,9 +52,10 @@ def test_it_reaches_three_intervals_without_an_event_and_the_plans_orders_are_ke
         steps, until_s = trajectory(made.ctx, made.state, made.state.plan, made.clock.now())
         assert until_s == 15 * 60
         plan, now = made.state.plan, made.clock.now()
-        for offset_s, orders in steps:
-            index = plan.grid.index(now + timedelta(seconds=offset_s))
-            assert orders["train"].cap_w == plan.pools["train"].cap_w[index]
+        last = {plan.grid.index(now + timedelta(seconds=offset_s)): orders for offset_s, orders in steps}
+        assert {index: orders["train"].cap_w for index, orders in last.items()} == {
+            index: plan.pools["train"].cap_w[index] for index in last
+        }
 
 
 def test_the_cap_is_kept_to_the_watt_while_cooling_still_follows_the_heat_of_before(tmp_path):
@@ -86,3 +88,28 @@ def test_the_end_of_a_ramp_is_a_step_of_its_own_although_the_caps_stay(tmp_path)
         after = dict(steps)[(begin + MINUTE - now).total_seconds()]
         before = [orders for offset_s, orders in steps if offset_s < (begin + MINUTE - now).total_seconds()][-1]
         assert {pool: one.cap_w for pool, one in after.items()} == {pool: one.cap_w for pool, one in before.items()}
+
+
+@pytest.mark.parametrize("ramp_out_s", [0.0, 300.0])
+@pytest.mark.parametrize(("ramp", "most_kw"), [("up: 2", 2.6), ("up: 9000", 93.0)], ids=["site's ramp", "none"])
+def test_after_an_event_the_site_rises_by_its_ramp_and_else_as_cards_are_given_back(
+    tmp_path, ramp_out_s, ramp, most_kw
+):
+    """128 cards at 10 W a second and a PUE of 1.2 are 92 kW a minute. What cards draw beside their curves comes on top
+    of the site's 2."""
+    with lab(tmp_path, lambda text: text.split("jobs:")[0].replace("up: 10", ramp)) as made:
+        made.run(12 * MINUTE, step_s=5)
+        end = made.clock.now() + 10 * MINUTE
+        made.facade.accept(order(made.clock.now(), end, ramp_in_s=60.0, ramp_out_s=ramp_out_s))
+        made.run(5 * MINUTE, step_s=2)
+        made.plan()
+        made.run(5 * SECOND, step_s=1)
+        start = made.clock.now()
+        steps, _ = trajectory(made.ctx, made.state, made.state.plan, start)
+        assert len(steps) < 60
+        found, _ = alone(made, start, start + 15 * MINUTE, step_s=2)
+        kw = [drawn for _, drawn in found]
+        least = min(kw)
+        assert max(b - a for a, b in zip(kw, kw[30:], strict=False)) <= most_kw
+        assert max(b - a for a, b in pairwise(kw)) <= max(1.0, most_kw / 29), "and in no step of its own"
+        assert kw[-1] > least + 3.0, "it does rise"
