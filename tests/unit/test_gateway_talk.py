@@ -34,6 +34,7 @@ class Slow:
     def __init__(self):
         self.takes_s, self.error = 0.0, {}
         self.calls, self.jobs, self.reports, self.plan = Counter(), {}, Counter(), None
+        self.done, self.books = {}, {}
 
     async def _answer(self, call):
         self.calls[call] += 1
@@ -52,9 +53,11 @@ class Slow:
     async def progress(self, job, done_gpu_h, finished, sold, place=None):
         self.reports[job] += 1
         await self._answer("progress")
+        self.done[job], self.books[job] = done_gpu_h, sold
 
     async def sold(self, job, sold):
         await self._answer("sold")
+        self.books[job] = sold
 
     async def quotes(self):
         if self.plan is None:
@@ -68,11 +71,11 @@ class Slow:
         pass
 
 
-def quoted(free, made_at=None):
+def quoted(free, made_at=None, per_gpu_h=PER_GPU_H):
     """A plan of two hours with `free` GPUs."""
     now = made_at or datetime.now(UTC)
     edges = [now + timedelta(hours=k) for k in range(3)]
-    slots = [{"start": edges[k].isoformat(), "end": edges[k + 1].isoformat(), "per_gpu_h": PER_GPU_H,
+    slots = [{"start": edges[k].isoformat(), "end": edges[k + 1].isoformat(), "per_gpu_h": per_gpu_h,
               "free_gpus": free} for k in range(2)]  # fmt: skip
     return {"made_at": now.isoformat(), "currency": "USD", "note": "", "pools": [{"pool": "tune", "intervals": slots}]}
 
