@@ -166,7 +166,7 @@ class Gateway:
         """Why a batch that was checked can't begin."""
         tenant = next((one for one in self.config.tenants if one.name == batch.tenant), None)
         mine = self.shelf.batches(batch.tenant)
-        return found.errors or self.trade.beyond(batch, found) or beyond(tenant, batch, mine)
+        return found.errors or self.trade.beyond(batch, found) or beyond(tenant, batch, found.total, mine)
 
     # ---------------------------------------------------------------- the work
     async def run(self) -> None:

@@ -228,6 +228,25 @@ async def test_requests_of_batches_that_were_created_before_others_were_checked_
         assert (refused.status, [error.code for error in refused.errors]) == (Status.FAILED, ["quota_exceeded"])
 
 
+@pytest.mark.parametrize(("most", "begins"), [(3, False), (4, True)])
+@run
+async def test_the_lines_of_a_new_batch_count_among_its_tenants_requests(tmp_path, most, begins):
+    async with opened(tmp_path) as (gateway, _):
+        gateway.config = gateway.config.model_copy(update={"tenants": tuple(
+            one.model_copy(update={"max_requests": most}) for one in gateway.config.tenants)})  # fmt: skip
+        begun(gateway, 1)
+        file = stored(gateway, research(gateway), asked(["a", "b", "c"]))
+        (batch,) = created(gateway, input_file_id=file.id)
+        await gateway._check(batch)
+        found = gateway.look("research", batch.id)
+        if begins:
+            assert found.status is Status.IN_PROGRESS
+        else:
+            (error,) = found.errors
+            assert (found.status, error.code) == (Status.FAILED, "quota_exceeded")
+            assert error.message == "3 requests, beside 1 of other batches that are not over yet, are more than 3"
+
+
 @run
 async def test_a_server_that_lets_nobody_in_is_away_and_costs_no_attempt(tmp_path, monkeypatch):
     """A host that is gone answers nothing, not even that it does not listen."""
