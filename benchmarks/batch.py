@@ -12,6 +12,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -36,23 +37,27 @@ LOOK_S = 0.1
 
 @dataclass(frozen=True)
 class Size:
-    """Requests of each turn, turns, and lines of the large file (of which only the checking and the memory count)."""
+    """Requests of each turn, turns, lines of the large file (of which only the checking and the memory count), and how
+    many of these are answered."""
 
     requests: int = 25_000
     turns: int = 4
     lines: int = 1_000_000
+    answers: int = 100_000
 
 
 FULL = Size()
-QUICK = Size(requests=1500, turns=1, lines=20_000)
+QUICK = Size(requests=1500, turns=1, lines=20_000, answers=2000)
 PARTS = ("overhead", "reached", "memory")
 
 
-def measure(quick: bool, seed: int, parts: Sequence[str] = (), turns: int | None = None) -> Figures:
+def measure(
+    quick: bool, seed: int, parts: Sequence[str] = (), turns: int | None = None, answers: int | None = None
+) -> Figures:
     """The figures of these parts (none: of all), printed on the way. Nothing here is random: the seed plays no
     part."""
     size = QUICK if quick else FULL
-    size = replace(size, turns=turns or size.turns)
+    size = replace(size, turns=turns or size.turns, answers=min(answers or size.answers, size.lines))
     with tempfile.TemporaryDirectory(prefix="gridpace-batch-") as name, ExitStack() as stack:
         folder = Path(name)
         url = server(stack)
@@ -65,7 +70,7 @@ def measure(quick: bool, seed: int, parts: Sequence[str] = (), turns: int | None
         work = {
             "overhead": partial(_overhead, size, desk, url),
             "reached": partial(_reached, desk, daemon),
-            "memory": partial(_memory, size, desk, daemon, folder),
+            "memory": partial(_memory, size, folder),
         }
         figures: dict[str, Any] = {}
         for part in parts or PARTS:
@@ -155,9 +160,49 @@ def _under_way(desk: Desk) -> int:
     return int(float(next(rows).rsplit(" ", 1)[1]))
 
 
-def _memory(size: Size, desk: Desk, daemon: Granting, folder: Path) -> dict[str, Any]:
-    """Highest resident memory of the gateway once it has taken, checked and begun a very large file."""
-    path = folder / "large.jsonl"
+def _memory(size: Size, folder: Path) -> dict[str, Any]:
+    """Highest resident memory of a gateway that has taken, checked and begun a very large file and answered much of it,
+    and of the one that goes on with it after a stop."""
+    with ExitStack() as stack:
+        daemon = Granting()
+        stack.callback(daemon.close)
+        desk = Desk(folder / "large", server(stack, 0.0), daemon.url, "token", per_gpu=1)
+        stack.callback(desk.close)
+        desk.start()
+        daemon.gpus = AT_ONCE
+        name, check_s = _large(size, desk, folder / "large.jsonl")
+        begun_mb = peak_mb(desk)
+        start = time.perf_counter()
+        desk.wait(lambda: _rested(desk, name) >= size.answers, 3600)
+        answered_s = time.perf_counter() - start
+        first_mb = peak_mb(desk)
+        desk.lives[-1].send_signal(signal.SIGTERM)
+        desk.lives[-1].wait()
+        desk.start()
+        before = _done(desk.look(name))
+        more = min(size.lines, before + size.answers // 10)
+        desk.wait(lambda: _rested(desk, name) >= more, 3600)
+        again_mb, after = peak_mb(desk), _done(desk.look(name))
+    say(f"at most {begun_mb:.0f} MB resident when it began, {first_mb:.0f} MB once {before} lines were answered")
+    say(f"(in {answered_s:.0f} s); started again and gone on to {after}: {again_mb:.0f} MB")
+    found = {"peak_mb": first_mb, "peak_again_mb": again_mb, "peak_begun_mb": begun_mb, "lines": size.lines}
+    return found | {"lines_answered": after, "check_s": check_s}
+
+
+def _rested(desk: Desk, name: str) -> int:
+    """Lines that are answered, looked at without haste."""
+    time.sleep(LOOK_S)
+    return _done(desk.look(name))
+
+
+def peak_mb(desk: Desk) -> float:
+    """Highest resident memory of a gateway's last life so far."""
+    status = Path(f"/proc/{desk.lives[-1].pid}/status").read_text(encoding="ascii")
+    return float(next(row for row in status.splitlines() if row.startswith("VmHWM:")).split()[1]) / 1024
+
+
+def _large(size: Size, desk: Desk, path: Path) -> tuple[str, float]:
+    """A batch of very many lines that has begun, and how long its check took."""
     with path.open("w") as file:
         for number in range(size.lines):
             file.write(json.dumps(line(number, f"w{number}")) + "\n")
@@ -165,46 +210,43 @@ def _memory(size: Size, desk: Desk, daemon: Granting, folder: Path) -> dict[str,
     with path.open("rb") as file:
         answer = desk.call("POST", "/v1/files", files={"file": ("large.jsonl", file)}, data={"purpose": "batch"})
     stored_s = time.perf_counter() - start
-    daemon.gpus = AT_ONCE
     start = time.perf_counter()
     name = desk.create(answer.json()["id"]).json()["id"]
     desk.wait(lambda: desk.look(name)["status"] != "validating", 600)
     checked_s = time.perf_counter() - start
     desk.wait(lambda: _done(desk.look(name)) > AT_ONCE)
-    status = Path(f"/proc/{desk.lives[-1].pid}/status").read_text(encoding="ascii")
-    peak = float(next(row for row in status.splitlines() if row.startswith("VmHWM:")).split()[1]) / 1024
-    desk.call("POST", f"/v1/batches/{name}/cancel")
-    desk.ended(name)
-    say(f"{size.lines} lines: stored in {stored_s:.1f} s, checked in {checked_s:.1f} s; at most {peak:.0f} MB resident")
-    return {"peak_mb": peak, "lines": size.lines, "check_s": checked_s}
+    say(f"{size.lines} lines: stored in {stored_s:.1f} s, checked in {checked_s:.1f} s")
+    return name, checked_s
 
 
-def server(stack: ExitStack) -> str:
-    """The address of an inference server that answers after ANSWER_S, in a process of its own."""
+def server(stack: ExitStack, answer_s: float = ANSWER_S) -> str:
+    """The address of an inference server that answers after so long, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there,), daemon=True)
+    process = context.Process(target=_serve, args=(there, answer_s), daemon=True)
     process.start()
     stack.callback(process.terminate)
     return str(here.recv())
 
 
-def _serve(pipe: Any) -> None:
+def _serve(pipe: Any, answer_s: float) -> None:
     from tests.support.openai_server import OpenAiServer
 
     server = OpenAiServer()
-    server.delay_s = ANSWER_S
+    server.delay_s = answer_s
     pipe.send(server.url)
     server._thread.join()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; `--part NAME`, as often as one likes, for a part of it, `--turns N` for a sitting of the first."""
+    """The command; `--part NAME`, as often as one likes, for a part of it, `--turns N` for a sitting of the first,
+    `--answers N` for so many lines of the large file."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--part", action="append", default=[], choices=PARTS)
     options.add_argument("--turns", type=int)
+    options.add_argument("--answers", type=int)
     asked, others = options.parse_known_args(argv)
-    measured = partial(measure, parts=asked.part, turns=asked.turns)
+    measured = partial(measure, parts=asked.part, turns=asked.turns, answers=asked.answers)
     run("batch", (__doc__ or "").splitlines()[0], measured, others)
 
 

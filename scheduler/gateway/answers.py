@@ -1,7 +1,8 @@
 """What is answered of a batch: two files that only grow (answers, errors), and which lines they hold.
 
 Why files are the truth: a line is answered when it stands in one of them, and not before. After a crash the files are
-read again, a torn last line is cut off, and only what is in neither is asked again: no answer is lost, none doubled.
+read again, and only what is in neither is asked again: no answer is lost, none doubled. A file is cut off from the
+first line on that is torn or damaged (a power cut may leave zeros in the middle): what stood behind it is asked again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import structlog
+
 from scheduler.gateway.lines import number_of
+
+log = structlog.get_logger("gridpace.gateway")
 
 
 @dataclass
@@ -103,13 +108,13 @@ class Answers:
         self._files.clear()
 
     def _read(self, path: Path, *, count: bool) -> int:
-        """Mark the lines of a file, cutting off a torn end; their number."""
+        """Mark the lines of a file, cutting it off from one on that is torn or damaged; their number."""
         if not path.exists():
             return 0
         found, good = 0, 0
         with path.open("rb") as file:
             for text in file:
-                number = number_of(text)
+                number, body = _whole(text)
                 if number is None or number >= self.total:
                     break
                 good += len(text)
@@ -117,10 +122,24 @@ class Answers:
                     self._done[number] = 1
                     found += 1
                     if count:
-                        self.usage.add(json.loads(text)["response"]["body"])
-        if good < path.stat().st_size:
+                        self.usage.add(body)
+        if good < (size := path.stat().st_size):
+            log.warning("gateway.answers_cut", file=str(path), kept=found, at_byte=good, cut_bytes=size - good)
             os.truncate(path, good)
         return found
+
+
+def _whole(text: bytes) -> tuple[int | None, Any]:
+    """The input line that an output line answers, and the answer's body (None of an error); no number where the line is
+    torn or damaged."""
+    number = number_of(text)
+    try:
+        response = json.loads(text)["response"] if number is not None else None
+        return number, response["body"] if response is not None else None
+    except RecursionError:  # as deep as it may be written, and whole: what it used can't be read
+        return number, None
+    except (ValueError, TypeError, KeyError):
+        return None, None
 
 
 def _write(file: BinaryIO, text: bytes) -> None:

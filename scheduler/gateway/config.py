@@ -90,7 +90,9 @@ class TenantConfig(Model):
     )
     max_batches: Count = Field(default=100, description="Batches at once that are not over.", examples=[100])
     max_requests: Count = Field(
-        default=2_000_000, description="Requests at once in batches that are not over.", examples=[2_000_000]
+        default=2_000_000,
+        description="Requests at once in batches that are not over, those of a new batch included.",
+        examples=[2_000_000],
     )
     max_quotes: Count = Field(default=20, description="Firm quotes at once that are not accepted.", examples=[20])
     requests_per_s: Positive = Field(

@@ -104,7 +104,7 @@ class Gateway:
         if file.purpose != "batch":
             raise ApiError(400, f"{file.id} has not the purpose batch", "invalid_value", "input_file_id")
         self._quota(tenant)
-        quote = self.trade.bought(tenant, metadata)
+        quote = self.trade.bought(tenant, metadata, asked.max_price)
         asked = replace(asked, deadline=min(asked.deadline, quote.deadline)) if quote is not None else asked
         batch = Batch(
             id=f"batch_{secrets.token_hex(12)}", tenant=tenant.name, endpoint=str(endpoint), input_file=file.id,
@@ -166,7 +166,7 @@ class Gateway:
         """Why a batch that was checked can't begin."""
         tenant = next((one for one in self.config.tenants if one.name == batch.tenant), None)
         mine = self.shelf.batches(batch.tenant)
-        return found.errors or self.trade.beyond(batch, found) or beyond(tenant, batch, mine)
+        return found.errors or self.trade.beyond(batch, found) or beyond(tenant, batch, found.total, mine)
 
     # ---------------------------------------------------------------- the work
     async def run(self) -> None:

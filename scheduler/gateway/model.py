@@ -96,8 +96,8 @@ class InputError:
 class Batch:
     """A batch. `deadline` is when its owner wants it, at most `expires_at`, after which nothing is sent any more.
     `max_price` is what its owner pays at most for a million tokens (None: it must be done); `work_gpu_h` is what it was
-    estimated to need. `quote`: the firm quote whose tokens it uses. `paid` is owed for its first `paid_tokens`. `told`:
-    the daemon has heard that it is over.
+    estimated to need. `quote`: the firm quote whose tokens it uses. `paid` is owed for its first `paid_tokens`, those
+    that its quote pays for left out. `told`: the daemon has heard that it is over.
 
     `sites`: other sites that may run it. From `leg` RELEASED on it is the site's that is called `away`, by its `token`,
     until it has come back; `moves` counts its tokens, `shunned` are sites that did not do it. `origin`: whose it is,

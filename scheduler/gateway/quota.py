@@ -25,12 +25,13 @@ def refuse_beyond(tenant: TenantConfig, batches: Iterable[Batch], wait_s: float)
         raise ApiError(429, text, "quota_exceeded", None, retry_after_s=wait_s)
 
 
-def beyond(tenant: TenantConfig | None, batch: Batch, batches: Iterable[Batch]) -> tuple[InputError, ...]:
-    """Why a batch that was checked can't begin beside the tenant's others. One that another site handed over was
-    judged when it came."""
+def beyond(tenant: TenantConfig | None, batch: Batch, lines: int, batches: Iterable[Batch]) -> tuple[InputError, ...]:
+    """Why a batch that was checked, and has so many lines, can't begin beside the tenant's others. One that another
+    site handed over was judged when it came."""
     if tenant is None or batch.origin:
         return ()
     _, requests = waiting(one for one in batches if one.id != batch.id)
-    if requests < tenant.max_requests:
+    if requests + lines <= tenant.max_requests:
         return ()
-    return (InputError("quota_exceeded", f"{requests} requests of other batches are not over yet"),)
+    text = f"{lines} requests, beside {requests} of other batches that are not over yet, are more than "
+    return (InputError("quota_exceeded", f"{text}{tenant.max_requests}"),)

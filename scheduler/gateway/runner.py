@@ -1,8 +1,9 @@
 """Keeps as many requests at one server as the plan allows, and no more.
 
 Slots are what the daemon granted: GPUs of all batches of this server times requests a GPU. When grants fall, nothing
-new is sent until enough has come back; what is under way is never broken off. Tenants share the slots by weight
-(start-time fair queueing), a tenant's own batches go by priority, then deadline.
+new is sent until enough has come back; what is under way is never broken off. A batch on a firm quote has what its sale
+was granted before anybody else, for that was bought, and beyond that what nobody else wants. Tenants share the rest by
+weight (start-time fair queueing), a tenant's own batches go by priority, then deadline.
 
 Why queues: thousands of batches wait, and a choice is made for each request. So those that may send stand in a queue of
 their tenant's, which `order` makes anew with each turn; in between who may no longer send is found when his turn comes,
@@ -113,6 +114,27 @@ class Running:
         log.error("gateway.input_changed", batch=self.batch.id, line=line, why=why)
 
 
+class Ring:
+    """Batches that take turns."""
+
+    def __init__(self) -> None:
+        self._turns: deque[Running] = deque()
+        self._names: set[str] = set()
+
+    def add(self, one: Running) -> None:
+        """Behind the others, where it does not stand here."""
+        if one.batch.id not in self._names:
+            self._names.add(one.batch.id)
+            self._turns.append(one)
+
+    def next(self, able: Callable[[Running], bool]) -> Running | None:
+        """Whose turn it is; who is not able any more leaves."""
+        while self._turns and not able(self._turns[0]):
+            self._names.discard(self._turns.popleft().batch.id)
+        self._turns.rotate(-1)
+        return self._turns[-1] if self._turns else None
+
+
 class Runner:
     """All batches of one server. Lives in one event loop."""
 
@@ -123,6 +145,7 @@ class Runner:
         self._trouble, self._slots = "", 0
         self._ready: dict[str, list[tuple[int, datetime, str, Running]]] = {}
         self._queued: set[str] = set()
+        self._sold, self._spare = Ring(), Ring()
         self._served: dict[str, float] = {}
         self._waiting: set[str] = set()
         self._level = 0.0
@@ -156,7 +179,7 @@ class Runner:
         """Look at every batch: which may send, and how many slots there are. To be called when something has changed
         that others decide."""
         self._slots = sum(one.gpus for one in self.running.values() if not one.stopped) * self._per_gpu
-        self._ready, self._queued = {}, set()
+        self._ready, self._queued, self._sold, self._spare = {}, set(), Ring(), Ring()
         for one in self.running.values():
             self._queue(one)
         self._wake.set()
@@ -205,8 +228,13 @@ class Runner:
                 self._begin(chosen, line)
 
     def _queue(self, one: Running) -> None:
-        """Put a batch that may send into its tenant's queue, where it does not stand there."""
-        if one.batch.id not in self._queued and one.eligible and one.batch.id in self.running:
+        """Put a batch that may send where such ones stand, if it does not: of a sale, or in its tenant's queue."""
+        if one.batch.quote is not None:
+            if one.eligible and one.batch.id in self.running:
+                self._spare.add(one)
+                if self._owed(one):
+                    self._sold.add(one)
+        elif one.batch.id not in self._queued and one.eligible and one.batch.id in self.running:
             self._queued.add(one.batch.id)
             rank = (-one.batch.priority, one.batch.deadline, one.batch.id, one)
             heapq.heappush(self._ready.setdefault(one.batch.tenant, []), rank)
@@ -221,10 +249,17 @@ class Runner:
                 heads[tenant] = queue[0][-1]
         return heads
 
+    def _owed(self, one: Running) -> bool:
+        """Whether a batch on a firm quote has fewer requests under way than its own grant allows."""
+        return one.eligible and one.in_flight < one.gpus * self._per_gpu
+
     def _choose(self) -> Running | None:
+        sold = self._sold.next(self._owed)
+        if sold is not None:
+            return sold
         heads = self._heads()
         if not heads:
-            return None
+            return self._spare.next(lambda one: one.eligible)
         tenants = heads.keys()
         for name in tenants - self._waiting:
             # Who comes (back) starts level with the others: there is no claim on what was not asked for.

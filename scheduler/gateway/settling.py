@@ -2,8 +2,8 @@
 
 Why by time and not by cause: servers that are down, power that an event took, a gateway that was dead and a full disk
 are all one to who bought tokens until a deadline. The site had its chance where a batch that names the sale came early
-enough and is not done; and the client had none where the gateway was away from when what was left could still have been
-handed in until it was too late for that.
+enough, and neither is it done nor are the tokens used; and the client had none where the gateway was away from when
+what was left could still have been handed in until it was too late for that.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Settling:
         return any(
             one.created_at + _needed(one.work_gpu_h if one.total else _rest(quote), quote) <= quote.deadline
             for one in mine
-            if not one.total or one.total > one.completed + one.failed
+            if not one.total or (one.total > one.completed + one.failed and one.tokens < quote.left)
         )
 
     def _was_away(self, quote: Quote) -> bool:

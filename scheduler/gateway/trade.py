@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from time import monotonic
+from typing import Any
 from zlib import crc32
 
 import structlog
@@ -18,7 +19,7 @@ from scheduler.gateway.market import Market
 from scheduler.gateway.model import ApiError, Batch, InputError
 from scheduler.gateway.sales import Quote, Sales, State
 from scheduler.gateway.shelf import Shelf
-from scheduler.gateway.terms import QUOTE
+from scheduler.gateway.terms import MAX_PRICE, QUOTE
 from scheduler.gateway.validate import Checked
 
 log = structlog.get_logger("gridpace.gateway")
@@ -58,8 +59,8 @@ class Trade:
         waits = [self.market.cheap_in_s(one, now) for one in set(self._of_model.values())]
         return min((one for one in waits if one is not None), default=0.0)
 
-    def bought(self, tenant: TenantConfig, metadata: Mapping[str, str]) -> Quote | None:
-        """The quote that a batch names. Raises ApiError where nothing can be had for it."""
+    def bought(self, tenant: TenantConfig, metadata: Mapping[str, str], bid: float | None = None) -> Quote | None:
+        """The quote that a batch names. Raises ApiError where nothing can be had for it, or the batch bids less."""
         if QUOTE not in metadata:
             return None
         quote = self.sales.find(tenant.name, metadata[QUOTE])
@@ -67,6 +68,9 @@ class Trade:
             raise ApiError(409, f"{quote.id} is {quote.state.value}, with {quote.left} tokens left", "quote_not_open")
         if (other := self._user(quote)) is not None:
             raise ApiError(409, f"{other.id} uses {quote.id} and is not over", "quote_in_use", f"metadata.{QUOTE}")
+        if bid is not None and bid < quote.per_million:  # or what goes beyond the quote would run for next to nothing
+            text = f"metadata.{MAX_PRICE}: is less than the {quote.per_million:.6g} a million of {quote.id}"
+            raise ApiError(400, text, "invalid_value", f"metadata.{MAX_PRICE}")
         return quote
 
     def prices(self) -> bytes:
@@ -87,9 +91,10 @@ class Trade:
 
     def charged(self, batch: Batch) -> Batch:
         """With the tokens since the last time charged: at the price of now, else at the last one known, never above a
-        bid; nothing beyond what was paid for a firm quote. Before there was any price, nothing yet."""
-        tokens = batch.tokens - batch.paid_tokens
-        if tokens <= 0 or batch.quote is not None:
+        bid. What is left of its firm quote is paid for, and only what goes beyond that is charged. Before there was any
+        price, nothing yet."""
+        tokens = batch.tokens - max(batch.paid_tokens, self._covered(batch))
+        if tokens <= 0:
             return batch
         price = self.market.indication(self._of_model[batch.model], self._clock.now())
         if price is None and not batch.over:
@@ -97,6 +102,13 @@ class Trade:
         price = max(0.0, price or 0.0)
         price = min(price, batch.max_price) if batch.max_price is not None else price
         return replace(batch, paid=batch.paid + tokens * price / 1e6, paid_tokens=batch.tokens)
+
+    def _covered(self, batch: Batch) -> int:
+        """Tokens of a batch that its firm quote pays for: what other batches have left of it."""
+        if batch.quote is None:
+            return 0
+        quote = self.sales.accepted.get(batch.quote)
+        return quote.left if quote is not None else batch.tokens
 
     def recount(self, name: str | None) -> None:
         """Count what batches have used of a quote, from their own books."""
@@ -112,7 +124,8 @@ class Trade:
         quote = self.sales.accepted[batch.quote or ""]
         if quote.state is State.CANCELLED:
             return False
-        return await self._tell(quote, quote.used + batch.tokens)
+        used = quote.used + batch.tokens
+        return await self._tell(quote, used, used + _to_come(batch))
 
     async def look(self, turn: int) -> None:
         """Hear whether what was sold is still a job of the daemon, each sale in its own turn: an operator may withdraw
@@ -121,13 +134,19 @@ class Trade:
         for quote in list(self.sales.accepted.values()):
             told = quote.state is State.ACCEPTED and quote.id in self.sales.heard
             if told and (turn + crc32(quote.id.encode())) % LOOK_EVERY == 0 and monotonic() < ends:
-                await self._tell(quote, quote.used)
+                await self._tell(quote, quote.used, quote.used)
 
-    async def _tell(self, quote: Quote, used: int) -> bool:
-        sold = {"tokens": used, "paid": quote.paid, "tenant": quote.tenant, "model": quote.model}
+    def _books(self, quote: Quote, used: int) -> dict[str, Any]:
+        """The books of a sale as the daemon hears them: what is owed for it, and for what its batches took beyond."""
+        beyond = sum(one.paid for one in self._shelf.batches(quote.tenant) if one.quote == quote.id)
+        return {"tokens": used, "paid": quote.paid + beyond, "tenant": quote.tenant, "model": quote.model}
+
+    async def _tell(self, quote: Quote, used: int, in_all: float) -> bool:
+        """`in_all`: tokens that it comes to with what the batch that uses it has left: the job is not done, and keeps
+        its GPUs, while there are lines left, also once they took all that was bought."""
         try:
-            done = min(1.0, used / quote.tokens) * quote.work_gpu_h
-            await self._daemon.progress(quote.id, done, False, sold)
+            done = used / max(quote.tokens, in_all) * quote.work_gpu_h
+            await self._daemon.progress(quote.id, done, False, self._books(quote, used))
         except DaemonError as error:
             if error.status == UNKNOWN:
                 self.sales.heard.pop(quote.id, None)
@@ -201,10 +220,16 @@ class Trade:
         return next((one for one in self._shelf.batches(quote.tenant) if one.quote == quote.id and not one.over), None)
 
     async def _end_sale(self, quote: Quote) -> None:
-        sold = {"tokens": quote.used, "paid": quote.paid, "tenant": quote.tenant, "model": quote.model}
+        sold = self._books(quote, quote.used)
         if quote.state is State.DELIVERED:
             await self._daemon.progress(quote.id, quote.work_gpu_h, True, sold)
         else:
             await self._daemon.sold(quote.id, sold)
             await self._daemon.cancel(quote.id)
         self.sales.put(replace(quote, told=True))
+
+
+def _to_come(batch: Batch) -> float:
+    """Tokens that a batch's lines without an answer may take, by those that have one."""
+    answered = batch.completed + batch.failed
+    return (batch.total - answered) * batch.tokens / answered if answered else 0.0

@@ -24,7 +24,7 @@ class Market:
 
     def __init__(self, stack, folder):
         (folder / "site").mkdir()
-        self.nudges = 0
+        self.nudges, self.each = 0, TOKENS_EACH
         self.server, self.site = OpenAiServer(), BatchSite(folder / "site", "{type: queue}")
         stack.callback(self.server.close)
         stack.callback(self.site.end)
@@ -38,10 +38,9 @@ class Market:
         self.daemon.serving()
         self.client = stack.enter_context(openai.OpenAI(base_url=f"{self.desk.url}/v1", api_key=KEY, max_retries=2))
 
-    @staticmethod
-    def answer(body):
+    def answer(self, body):
         status, said, headers = good(body)
-        return status, said | {"usage": {"prompt_tokens": TOKENS_EACH - 4, "completion_tokens": 4}}, headers
+        return status, said | {"usage": {"prompt_tokens": self.each - 4, "completion_tokens": 4}}, headers
 
     def price(self, per_mwh):
         """From now on power costs so much, and a hundredth more with each minute: there is no time like the present."""
@@ -143,3 +142,30 @@ def test_what_was_bought_at_a_firm_price_is_delivered_by_its_deadline_though_pow
     assert sale["energy_kwh"] > 0
     assert sale["margin"] == pytest.approx(sale["paid"] - sale["energy_cost"])
     assert daemon.get("/api/v1/sales")["tenants"]["research"]["tokens"] == before + LINES * TOKENS_EACH
+
+
+@pytest.mark.timeout(400)
+def test_a_batch_that_takes_more_than_was_bought_is_done_and_pays_for_the_rest(market, monkeypatch):
+    desk, daemon = market.desk, market.daemon
+    market.price(CHEAP)
+    market.replan()
+    desk.wait(lambda: (market.indicated() or 99.0) < float(BID), 60)
+    ask = {"model": "tiny", "tokens": LINES * TOKENS_EACH, "deadline": "40m"}
+    quote = desk.wait(lambda: (found := desk.call("POST", "/v1/quotes", json=ask)).status_code == 200 and found.json())
+    desk.call("POST", f"/v1/quotes/{quote['id']}/accept")
+    monkeypatch.setattr(market, "each", 10 * TOKENS_EACH)
+    market.server.delay_s = 20.0
+    batch = market.begin(quote=quote["id"])
+    desk.wait(lambda: desk.look(batch.id)["usage"]["total_tokens"] > quote["tokens"], 120)
+    told = desk.wait(lambda: (found := market.sale(quote["id"]) or {}).get("tokens", 0) > quote["tokens"] and found, 60)
+    begun = daemon.get("/api/v1/quotes")["made_at"]
+    market.replan()
+    desk.wait(lambda: daemon.get("/api/v1/quotes")["made_at"] > begun, 60)
+    market.server.delay_s = 0.5
+    found = market.finished(batch)
+    beyond = found.model_extra["gridpace"]["paid"]
+    assert 0 < beyond < float(BID) * 9 * quote["tokens"] / 1e6, "as indicated, by each plan anew"
+    desk.wait(lambda: daemon.get(f"/api/v1/jobs/{quote['id']}")["state"] == "done", 60)
+    sale = market.sale(quote["id"])
+    assert sale["tokens"] == 10 * LINES * TOKENS_EACH > told["tokens"]
+    assert sale["paid"] == pytest.approx(quote["price"] + beyond)

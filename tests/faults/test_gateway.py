@@ -337,7 +337,7 @@ def test_tenants_neither_see_nor_starve_each_other(desk, server, daemon):
 
 
 def test_a_tenant_that_asks_too_much_is_told_when_to_come_back(stack, tmp_path, server, daemon):
-    desk = Desk(tmp_path / "small", server.url, daemon.url, "token", most=10, largest=20, bytes=10_000)
+    desk = Desk(tmp_path / "small", server.url, daemon.url, "token", most=12, largest=20, bytes=10_000)
     stack.callback(desk.close)
     desk.start()
     daemon.gpus = 0

@@ -75,7 +75,7 @@ KEYS = {
     },
     "backtest_speed": {"times_real_time", "highs_share", "charged_times_real_time", "scenarios_hourly_ratio"},
     "cards": {"cards", "models", "discover_ms", "look_ms", "meter_ms", "draw_w", "energy_over_draw", "draw_ms"},
-    "batch": {"overhead_ratio", "peak_mb", "plan_to_concurrency_s", "lost", "doubled"},
+    "batch": {"overhead_ratio", "peak_mb", "peak_again_mb", "plan_to_concurrency_s", "lost", "doubled"},
     "field_trial": {"weighted_performance", "over_delivery_points", "lowest_point"},
     "plan_quality": {"share_of_perfect", "rivals", "regret", "knowing_block_means", "best_policy", "scenario_ratio_20"},
     "forecasts": {"mean_error", "median_error", "inside_band_90"},

@@ -2,15 +2,20 @@
 
 import asyncio
 import errno
+import json
 from contextlib import suppress
+from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
 from scheduler.gateway.answers import Answers
+from scheduler.gateway.lines import Line, answered, unanswered
 from scheduler.gateway.model import ApiError, Status
 from scheduler.gateway.sales import State
 from scheduler.store.store import StoreDegraded
 from tests.support.gateway import asked, stored
+from tests.unit.test_gateway_parts import USAGE
 from tests.unit.test_gateway_talk import begun, bought, created, opened, quoted, research, run
 
 
@@ -114,6 +119,45 @@ def test_answers_that_could_not_be_synced_are_synced_again(tmp_path, monkeypatch
     full[0] = False
     answers.close()
     assert len(synced) == 1
+
+
+@pytest.mark.parametrize("bad", [False, True])
+@run
+async def test_answers_that_a_power_cut_left_zeros_in_are_cut_there_and_asked_again(tmp_path, bad, monkeypatch):
+    """The zeros hold no end of a line: what is left of two lines looks like one."""
+    said = []
+    monkeypatch.setattr("scheduler.gateway.answers.log", Mock(warning=lambda *what, **more: said.append((what, more))))
+    async with opened(tmp_path) as (gateway, _):
+        (made,) = begun(gateway, 1)
+        gateway.shelf.put(replace(made, total=5))
+        folder = gateway.shelf.answers_of(made.id)
+
+    def answer(answers, number):
+        found, body = Line(number, f"c{number}", {}), USAGE | {"text": "y" * 100}
+        text = answered(made.id, found, 200, "r", body)
+        answers.put(number, unanswered(made.id, found, "x", "y" * 300) if bad else text, None if bad else body)
+
+    before = Answers(folder, 5)
+    for number in range(4):
+        answer(before, number)
+    before.close()
+    path = before.bad if bad else before.good
+    rows = path.read_bytes().splitlines(keepends=True)
+    rows[1:3] = [(rows[1] + rows[2])[:80] + b"\0" * len(rows[1]) + (rows[1] + rows[2])[80 + len(rows[1]) :]]
+    assert rows[1].count(b"\n") == 1
+    path.write_bytes(b"".join(rows))
+    async with opened(tmp_path) as (gateway, _):  # it starts
+        gateway._resume()
+        ((_, one),) = gateway._running()
+        assert (one.answers.left, [number for number in range(5) if one.answers.has(number)]) == (4, [0])
+        assert path.read_bytes() == rows[0]
+        for number in range(5):
+            answer(one.answers, number)
+        assert one.answers.usage.json()["total_tokens"] == (0 if bad else 25)
+        one.answers.close()
+        assert [json.loads(row)["custom_id"] for row in path.read_text().splitlines()] == [f"c{k}" for k in range(5)]
+    (((what,), more),) = said
+    assert (what, more["kept"], more["at_byte"]) == ("gateway.answers_cut", 1, len(rows[0]))
 
 
 @run

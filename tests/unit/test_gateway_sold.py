@@ -7,9 +7,9 @@ from unittest.mock import Mock
 import pytest
 
 from adapters.ports import AdapterError
-from scheduler.gateway.model import Status
+from scheduler.gateway.model import ApiError, Status
 from scheduler.gateway.sales import State
-from tests.unit.test_gateway_talk import begun, bought, opened, quoted, run
+from tests.unit.test_gateway_talk import begun, bought, created, opened, quoted, run
 
 
 def priceless(plan):
@@ -96,6 +96,88 @@ async def test_the_end_of_a_sale_that_the_daemon_refuses_is_said_once_and_told_u
         daemon.error.clear()
         await gateway.trade.tell_sales()
         assert gateway.trade.sales.find("research", sold.id).told
+
+
+def answered(batch, lines, each):
+    """The batch with so many lines answered that took `each` tokens."""
+    return tokens(replace(batch, completed=lines), lines * each)
+
+
+@run
+async def test_a_batch_that_takes_more_than_was_bought_keeps_the_gpus_of_its_sale_until_its_last_line(tmp_path):
+    async with opened(tmp_path) as (gateway, daemon):
+        sold, batch = await sold_with_a_batch(gateway, daemon)
+        batch, done = replace(batch, total=10), []
+        for lines in range(11):
+            assert await gateway.trade.report(answered(batch, lines, 1000))
+            done.append(daemon.done[sold.id] / sold.work_gpu_h)
+        assert done == pytest.approx([lines / 10 for lines in range(11)]), "as far as its lines are"
+        assert await gateway.trade.report(answered(batch, 5, 50))
+        assert daemon.done[sold.id] == pytest.approx(0.25 * sold.work_gpu_h), "else as far as its tokens are"
+        silent = replace(batch, completed=9)
+        gateway.trade.sales.put(replace(sold, used=999))
+        assert await gateway.trade.report(silent), "a server that counts no tokens"
+        assert daemon.done[sold.id] < sold.work_gpu_h
+
+
+@run
+async def test_tokens_beyond_what_was_bought_are_charged_at_the_price_of_now_and_stand_in_the_books(tmp_path):
+    async with opened(tmp_path) as (gateway, daemon):
+        sold, batch = await sold_with_a_batch(gateway, daemon)
+        gateway.trade.sales.put(sold := replace(sold, used=400))
+        batch = replace(batch, total=10)
+        assert gateway.trade.charged(answered(batch, 6, 100)).paid == 0.0, "bought"
+        charged = gateway.trade.charged(answered(batch, 9, 100))
+        assert charged.paid == pytest.approx(300 * 1.0 / 1e6), "a unit of money for a million"
+        daemon.plan = quoted(free=4.0, per_gpu_h=0.024)
+        await gateway.trade.hear_prices()
+        more = gateway.trade.charged(answered(charged, 10, 100))
+        assert (more.paid, more.paid_tokens) == (pytest.approx((300 + 100 * 2.0) / 1e6), 1000)
+        assert more.json()["gridpace"]["paid"] == more.paid
+        assert gateway.trade.charged(more) == more, "once"
+        bid = gateway.trade.charged(answered(replace(batch, max_price=1.5), 10, 100))
+        assert bid.paid == pytest.approx(400 * 1.5 / 1e6), "never above a bid"
+        await gateway.trade.report(gateway.shelf.put(more))
+        assert daemon.books[sold.id] == {
+            "tokens": 1400, "paid": sold.paid + more.paid, "tenant": "research", "model": "tiny"
+        }  # fmt: skip
+
+
+@run
+async def test_a_batch_beyond_its_sale_ends_after_the_deadline_and_both_are_owed(tmp_path):
+    """The site has kept the sale once its tokens are used, however much its batch takes beyond."""
+    async with opened(tmp_path) as (gateway, daemon):
+        sold, batch = await sold_with_a_batch(gateway, daemon)
+        await gateway.trade.tell_sales()
+        batch = answered(replace(batch, total=10, created_at=sold.deadline - timedelta(hours=1)), 5, 400)
+        gateway.shelf.put(batch)
+        assert settled(gateway, sold) == (False, 1000), "it was done, though its batch is not"
+        assert await gateway.trade.report(batch), "it goes on"
+        await gateway.trade.tell_sales()
+        assert daemon.calls["cancel"] == 0, "and its job stays"
+        batch = gateway.trade.charged(answered(batch, 10, 400))
+        gateway.shelf.put(batch.at(Status.COMPLETED, sold.deadline + timedelta(hours=1)))
+        gateway.trade.recount(sold.id)
+        await gateway.trade.tell_sales()
+        assert (daemon.calls["cancel"], gateway.trade.sales.find("research", sold.id).told) == (1, True)
+        assert daemon.books[sold.id]["tokens"] == 4000
+        assert daemon.books[sold.id]["paid"] == pytest.approx(sold.paid + 3000 * 1.0 / 1e6)
+
+
+@run
+async def test_a_batch_bids_no_less_than_what_it_names_was_bought_for(tmp_path):
+    """Or what goes beyond the quote would run for next to nothing, on GPUs that are held for it."""
+    async with opened(tmp_path) as (gateway, daemon):
+        sold = await sold_one(gateway, daemon)
+        for bid, said in (("1.0", "is less than the 1.1 a million"), ("1.2", "")):
+            metadata = {"quote": sold.id, "max_price_per_million_tokens": bid}
+            if said:
+                with pytest.raises(ApiError, match=said) as caught:
+                    created(gateway, metadata=metadata)
+                assert (caught.value.status, caught.value.param) == (400, "metadata.max_price_per_million_tokens")
+            else:
+                (made,) = created(gateway, metadata=metadata)
+                assert (made.quote, made.max_price) == (sold.id, 1.2)
 
 
 def settled(gateway, sold):

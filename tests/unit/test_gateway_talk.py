@@ -34,6 +34,7 @@ class Slow:
     def __init__(self):
         self.takes_s, self.error = 0.0, {}
         self.calls, self.jobs, self.reports, self.plan = Counter(), {}, Counter(), None
+        self.done, self.books = {}, {}
 
     async def _answer(self, call):
         self.calls[call] += 1
@@ -52,9 +53,11 @@ class Slow:
     async def progress(self, job, done_gpu_h, finished, sold, place=None):
         self.reports[job] += 1
         await self._answer("progress")
+        self.done[job], self.books[job] = done_gpu_h, sold
 
     async def sold(self, job, sold):
         await self._answer("sold")
+        self.books[job] = sold
 
     async def quotes(self):
         if self.plan is None:
@@ -68,11 +71,11 @@ class Slow:
         pass
 
 
-def quoted(free, made_at=None):
+def quoted(free, made_at=None, per_gpu_h=PER_GPU_H):
     """A plan of two hours with `free` GPUs."""
     now = made_at or datetime.now(UTC)
     edges = [now + timedelta(hours=k) for k in range(3)]
-    slots = [{"start": edges[k].isoformat(), "end": edges[k + 1].isoformat(), "per_gpu_h": PER_GPU_H,
+    slots = [{"start": edges[k].isoformat(), "end": edges[k + 1].isoformat(), "per_gpu_h": per_gpu_h,
               "free_gpus": free} for k in range(2)]  # fmt: skip
     return {"made_at": now.isoformat(), "currency": "USD", "note": "", "pools": [{"pool": "tune", "intervals": slots}]}
 
@@ -223,6 +226,25 @@ async def test_requests_of_batches_that_were_created_before_others_were_checked_
         assert gateway.look("research", first.id).status is Status.IN_PROGRESS
         refused = gateway.look("research", second.id)
         assert (refused.status, [error.code for error in refused.errors]) == (Status.FAILED, ["quota_exceeded"])
+
+
+@pytest.mark.parametrize(("most", "begins"), [(3, False), (4, True)])
+@run
+async def test_the_lines_of_a_new_batch_count_among_its_tenants_requests(tmp_path, most, begins):
+    async with opened(tmp_path) as (gateway, _):
+        gateway.config = gateway.config.model_copy(update={"tenants": tuple(
+            one.model_copy(update={"max_requests": most}) for one in gateway.config.tenants)})  # fmt: skip
+        begun(gateway, 1)
+        file = stored(gateway, research(gateway), asked(["a", "b", "c"]))
+        (batch,) = created(gateway, input_file_id=file.id)
+        await gateway._check(batch)
+        found = gateway.look("research", batch.id)
+        if begins:
+            assert found.status is Status.IN_PROGRESS
+        else:
+            (error,) = found.errors
+            assert (found.status, error.code) == (Status.FAILED, "quota_exceeded")
+            assert error.message == "3 requests, beside 1 of other batches that are not over yet, are more than 3"
 
 
 @run
