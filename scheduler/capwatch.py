@@ -9,7 +9,7 @@ agent judge by it, each for the cards that it writes to itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from adapters.ports import GpuId
@@ -156,9 +156,3 @@ class CapWatch:
         writer holds there now. It is lowered to what was found, once, and not raised."""
         theirs = {gpu: limits_w[gpu] for gpu in self.yielded_w if gpu in limits_w}
         return {gpu: min(found, theirs.get(gpu, found)) for gpu, found in found_w.items()}
-
-
-def common_w(gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> float | None:
-    """The limit in W that all these GPUs have; None when they differ, or one doesn't answer."""
-    found = [limits_w.get(gpu, float("inf")) for gpu in gpus]
-    return found[0] if found and max(found) - min(found) <= DRIFT_W and max(found) < float("inf") else None

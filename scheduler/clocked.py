@@ -26,7 +26,7 @@ def learn_levers(ctx: Context, state: State, reading: Reading | None, now: datet
     for pool_id in levers.ranges:
         pool = ctx.pools.by_limits(pool_id).pool
         draw_w = busy_draw_w(ctx, state, pool_id, reading, now)
-        most_w = most_draw_w(ctx, pool_id)
+        most_w = most_draw_w(ctx, state, pool_id, reading, now)
         if levers.see(pool, floor_cap_w(pool), draw_w, most_w, ctx.clocks.locked_mhz.get(pool_id)):
             state.held.pop(pool_id, None)  # its orders have another meaning from now on
     ctx.pools.put_clocked(levers.clocked)

@@ -8,16 +8,18 @@ caps jump, and says when one has gone far from where it began.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import fmean, median
 
 from adapters.ports import Reading
-from optimizer.domain import GpuPool
+from optimizer.curves import draw_at_cap, throughput_at_cap
+from optimizer.domain import GpuPool, PowerCurve
 from optimizer.learned_curve import LEARNED, advanced, departure, error_at, in_force, mean_error
 from optimizer.learning import Learned, Observation, Prior, begin, learn
 from optimizer.reasons import Note, Reason, Severity
+from scheduler.pool_limits import PoolLimit
 from scheduler.pools import PoolModel, Pools
 from scheduler.status import CurveStatus
 from scheduler.store.store import Store, StoreDegraded
@@ -29,13 +31,16 @@ LOAD_STEP, CAP_STEP = 0.2, 0.05
 """Changes of the busy share, and of the cap over the highest one, after which power must settle first. The fast loop
 trims caps by less all the time; a window takes their mean."""
 
+NO_LIMIT = "no limit is known that most of its GPUs enforce"
+
 FAR = 0.10
 """Difference between a learned curve and the library's that somebody should know of."""
 
 
 @dataclass
 class _Window:
-    """Readings of one pool since `since`; cap and load have been about `cap_w` and `busy` since `steady_since`."""
+    """Readings of one pool since `since`; cap and load have been about `cap_w` and `busy` since `steady_since`. `bend`
+    is the part by which `odd` cards may have bent them."""
 
     cap_w: float
     busy: float
@@ -45,6 +50,8 @@ class _Window:
     draws_w: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
+    bend: float = 0.0
+    odd: int = 0
 
     def observation(self, at: datetime) -> Observation:
         """The window as one observation."""
@@ -72,6 +79,7 @@ class CurveBook:
         self._states = {pool: _resumed(held.get(pool), prior) for pool, prior in self._priors.items()}
         self._saved = dict(self._states)
         self._windows: dict[str, _Window] = {}
+        self._mute: dict[str, str] = {}
         for pool in self._learners():
             pools.put_curve(pool, in_force(self._states[pool], self._priors[pool]))
 
@@ -79,17 +87,21 @@ class CurveBook:
         return tuple(pool for pool, model in self._pools.configured.items() if model.learns)
 
     # ------------------------------------------------------------ fast loop
-    def see(self, model: PoolModel, reading: Reading, cap_w: float | None, busy: float | None) -> None:
-        """Take in one reading of a pool whose GPUs all enforce `cap_w` (None: not known) and of which `busy` work."""
+    def see(self, model: PoolModel, reading: Reading, limit: PoolLimit | None, busy: float | None) -> None:
+        """Take in one reading of a pool of which most GPUs enforce `limit` (None: not known), and of which `busy`
+        work."""
         pool = model.pool
         kw = reading.pool_kw.get(pool.id)
-        if not model.learns or kw is None or cap_w is None or not busy or busy <= 0:
+        if not model.learns or kw is None or limit is None or not busy or busy <= 0:
             self._windows.pop(pool.id, None)
+            self._mute[pool.id] = NO_LIMIT if limit is None else ""
             return
+        cap_w = limit.cap_w
         window = self._windows.get(pool.id)
         if window is None or not _steady(window, pool, cap_w, busy):
             self._windows[pool.id] = _Window(cap_w, busy, reading.at, reading.at)
             return
+        window.bend, window.odd = max(window.bend, bend(pool, limit, busy)), max(window.odd, len(limit.odd))
         window.caps_w.append(cap_w)
         window.draws_w.append((1000.0 * kw - (pool.count - busy) * pool.curve.idle_w) / busy)
         window.shares.append(busy / pool.count)
@@ -97,9 +109,20 @@ class CurveBook:
             window.speeds.append(reading.work_gpus[pool.id] / busy)
         if (reading.at - window.since).total_seconds() >= WINDOW_S:
             with self._lock:
-                seen = window.observation(reading.at)
-                self._states[pool.id] = learn(self._states[pool.id], self._priors[pool.id], seen)
+                self._mute[pool.id] = self._bent(pool, limit, window)
+                if not self._mute[pool.id]:
+                    seen = window.observation(reading.at)
+                    self._states[pool.id] = learn(self._states[pool.id], self._priors[pool.id], seen)
             self._windows[pool.id] = _Window(window.cap_w, window.busy, window.steady_since, reading.at)
+
+    def _bent(self, pool: GpuPool, limit: PoolLimit, window: _Window) -> str:
+        """Why a window teaches nothing: its odd cards may have bent it by more than is still unknown. Else empty."""
+        if window.bend <= 0.0 or window.bend <= (error := self.error(pool, limit.cap_w)):
+            return ""
+        return (
+            f"{window.odd:,} of its {limit.count:,} GPUs enforce another limit than {limit.cap_w:.0f} W or don't "
+            f"tell, which may bend a sample by {window.bend:.1%}, more than the error there, {error:.1%}"
+        )
 
     # ------------------------------------------------------------ slow loop
     def turn(self, now: datetime) -> tuple[Note, ...]:
@@ -137,8 +160,29 @@ class CurveBook:
         else:
             samples = f", {state.samples:,} samples so far" if model.learns else ", learning is off"
             text = f"measured library ({start}{samples})"
+        if model.learns and (why := self._mute.get(pool)):
+            text += f"; learns nothing now: {why}"
         kind = "learned" if learned else "library"
         return CurveStatus(prior.library.name, kind, state.samples, state.refused, error, gap, text)
+
+
+def bend(pool: GpuPool, limit: PoolLimit, busy: float) -> float:
+    """Part by which the draw or the work of a busy GPU may be told wrong because of cards at other limits.
+
+    To the safe side: all odd ones count as busy, with the curve in force. A card of which nobody knows the limit may
+    draw and do nothing, or what it does at the highest one.
+    """
+
+    def off(value: Callable[[PowerCurve, float], float]) -> float:
+        true = value(pool.curve, limit.cap_w)
+        wrong = 0.0
+        for one, cards in limit.spans.items():
+            low = value(pool.curve, one.least_w) if one.least_w > 0.0 else 0.0
+            high = value(pool.curve, min(one.most_w, max(pool.max_cap_w, one.least_w)))
+            wrong += cards * max(abs(low - true), abs(high - true))
+        return wrong / true if true > 0.0 else 0.0
+
+    return max(off(draw_at_cap), off(throughput_at_cap)) / busy
 
 
 def _steady(window: _Window, pool: GpuPool, cap_w: float, busy: float) -> bool:

@@ -26,11 +26,12 @@ from adapters.ports import (
     TrajectoryHolder,
 )
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.capwatch import CapWatch, common_w
+from scheduler.capwatch import CapWatch
 from scheduler.course import Course, Courses
 from scheduler.dispatch_books import Books
 from scheduler.dispatch_notes import disagreements, raised_notes, returned, yielded_notes
 from scheduler.orders import PoolOrder
+from scheduler.pool_limits import PoolLimit, PoolLimits
 from scheduler.store.database import StoreDegraded
 
 INF = float("inf")
@@ -79,12 +80,15 @@ class Dispatcher:
     _yielded: dict[GpuId, float] = field(default_factory=dict)
     _set_again: int | None = None
     _first: dict[GpuId, float] = field(default_factory=dict)
-    _enforced: dict[str, float | None] = field(default_factory=dict)
+    _limit: PoolLimits = field(init=False)
     _failed: set[GpuId] = field(default_factory=set)
     _silent: set[GpuId] = field(default_factory=set)
     _retry_at: float = 0.0
     _retry_s: float = 1.0
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self._limit = PoolLimits(self.gpus)
 
     def apply(self, orders: Mapping[str, PoolOrder], lease_s: float, now: datetime) -> Dispatched:
         """Apply what changed, and again what failed. Raises nothing: an actuator that can't be reached, or a limit that
@@ -160,7 +164,7 @@ class Dispatcher:
         notes = receipt.notes + disagreements(len(caps), failures, now)
         self.books.journal_result(intent, {"failed": len(failures), "seconds": round(receipt.seconds, 4)})
         self._applied.update(orders)
-        self._enforced.update({pool: common_w(self.gpus[pool], receipt.enforced_w) for pool in orders})
+        self._limit.read(orders, {**receipt.enforced_w, **self._yielded})
         self._note_failed(caps | known, failures, receipt)
         return Dispatched(tuple(orders), notes, receipt.seconds)
 
@@ -268,9 +272,8 @@ class Dispatcher:
             self._yield(self.watch.yielded_w)
         again = {gpu: watts for gpu, watts in off.items() if gpu not in self._yielded}
         self._again |= again.keys()
-        for pool in self._pools_of(again.keys()):
-            self._enforced.pop(pool, None)
-        self._lowered(self.watch.lowered)
+        self._limit.differ(again.keys(), enforced_w)
+        self._limit.differ(self.watch.lowered, enforced_w, lower=True)
         notes = raised_notes(self.gpus, self.watch.wanted_w, again, now)
         return notes + yielded_notes(self.gpus, self._yielded, now)
 
@@ -281,22 +284,16 @@ class Dispatcher:
         again = told.reasserted - before if before is not None else 0
         mine = {gpu for gpus in self.gpus.values() for gpu in gpus} if told.yielded_w else set()
         self._yield({gpu: watts for gpu, watts in told.yielded_w.items() if gpu in mine})
-        self._lowered(told.lowered)
+        self._limit.differ(told.lowered, {}, lower=True)
         text = f"{again} caps came back raised and were set again by their agents"
         notes = (Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now),) if again > 0 else ()
         return (*notes, *yielded_notes(self.gpus, self._yielded, now))
-
-    def _lowered(self, gpus: frozenset[GpuId]) -> None:
-        """Pools of which a board controller holds some cards lower have no common limit."""
-        for pool in self._pools_of(gpus):
-            self._enforced[pool] = None
 
     def _yield(self, limits_w: dict[GpuId, float]) -> None:
         """Leave these GPUs to their other writer, and take those back that it has left."""
         if limits_w != self._yielded:
             back = self._yielded.keys() - limits_w.keys()
-            for pool in self._pools_of(back | limits_w.keys()):
-                self._enforced.pop(pool, None)
+            self._limit.differ(back | limits_w.keys(), limits_w)
             self._again |= back
             self._yielded = limits_w
 
@@ -348,7 +345,7 @@ class Dispatcher:
             self._again.difference_update(limits)
             self.watch.forget(limits)
             self._yielded = {gpu: watts for gpu, watts in self._yielded.items() if gpu not in limits}
-            self._enforced = {}
+            self._limit.held.clear()
             self._applied = {p: order for p, order in self._applied.items() if not limits.keys() & set(self.gpus[p])}
             missing = len(limits) - len(confirmed)
             text = f"{missing} of {len(limits)} GPUs did not take their limit back"
@@ -369,23 +366,22 @@ class Dispatcher:
         """GPUs that still have a limit of ours but belong to no pool any more."""
         return frozenset(self.books.first_limits()).difference(*self.gpus.values())
 
-    def enforced_w(self, pool: str) -> float | None:
-        """The limit in W that all GPUs of a pool enforced when they were last read; None when they differ or nobody has
-        looked."""
-        return self._enforced.get(pool)
+    def limit(self, pool: str) -> PoolLimit | None:
+        """The limit that most GPUs of a pool enforced when they were last read, and the odd ones; None when too few of
+        them agree, or nobody has looked."""
+        return self._limit.held.get(pool)
 
     def read_limits(self) -> None:
-        """Read what pools enforce where we write nothing, or where they had no common limit after the last order."""
-        pools = [pool for pool in self.gpus if not self.writes or self.enforced_w(pool) is None]
+        """Read what pools enforce where we write nothing, or where not all had one limit after the last order."""
+        pools = list(self.gpus) if not self.writes else self._limit.unsettled()
         if not pools:
             return
         try:
             found = self.actuator.discover()
         except AdapterError:
             found = {}
-        limits = {gpu: info.enforced_w for gpu, info in found.items()}
         with self._lock:
-            self._enforced |= {pool: common_w(self.gpus[pool], limits) for pool in pools}
+            self._limit.read(pools, {gpu: info.enforced_w for gpu, info in found.items()})
 
     def in_force(self) -> dict[str, int]:
         """Cap in W that each pool's GPUs have now, read from the hardware: the highest of them, since the others are

@@ -96,8 +96,8 @@ class Levers:
 
     def see(self, pool: GpuPool, lowest_w: float, draw_w: float | None, most_w: float | None, mhz: int | None) -> bool:
         """Take in one reading of a pool as its limits move it: the lowest limit that may be ordered, draw of a busy GPU
-        (None: nobody knows), what the limit that all its GPUs enforce lets it draw, and the clock that they are locked
-        to (None: free). True when the lever has changed."""
+        (None: nobody knows), what the limits that its GPUs enforce let it draw, and the clock that they are locked to
+        (None: free). True when the lever has changed."""
         if pool.id not in self.ranges or draw_w is None or draw_w < WORKS * pool.curve.idle_w:
             self._agree.pop(pool.id, None)
             return False

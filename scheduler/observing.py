@@ -111,10 +111,8 @@ def teach(ctx: Context, state: State, reading: Reading | None, now: datetime) ->
             continue  # what sleeping cards draw teaches nothing about the others
         busy = known_busy(ctx, state, model, reading, now)
         by_clock = ctx.clocks is not None and model.pool.id in ctx.clocks.levers.clocked
-        cap_w = (
-            None if by_clock else ctx.dispatcher.enforced_w(model.pool.id)
-        )  # a clock in force says nothing of limits
-        ctx.curves.see(model, reading, cap_w, busy)
+        # A clock in force says nothing of limits.
+        ctx.curves.see(model, reading, ctx.dispatcher.limit(model.pool.id), None if by_clock else busy)
 
 
 def _observe_pool(state: State, model: PoolModel, reading: Reading | None) -> None:

@@ -218,15 +218,16 @@ def test_in_observe_it_learns_at_the_limits_that_others_set(tmp_path):
         made.run(timedelta(minutes=30), step_s=5)
         curve = made.ctx.pools["chat"].pool.curve
         assert draw_at_cap(curve, 250.0) == pytest.approx(214.0, rel=0.02)
-        gpu = made.hall.gpus_of["train"][0]
+        some = made.hall.gpus_of["train"][:4]
         before = made.ctx.curves.status("train").samples
-        made.hall.set_limits({gpu: 200.0})
+        made.hall.set_limits(dict.fromkeys(some, 200.0))
         made.run(timedelta(minutes=5), step_s=5)
         held = made.ctx.curves.status("train").samples
         made.run(timedelta(minutes=5), step_s=5)
         assert made.ctx.curves.status("train").samples == held >= before, (
             "cards of one pool at two limits teach nothing"
         )
+        assert "no limit is known that most of its GPUs enforce" in made.ctx.curves.status("train").text
 
 
 def test_without_noise_and_with_the_right_curve_nothing_moves(tmp_path):

@@ -1,0 +1,115 @@
+"""The limit that the GPUs of a pool enforce, and the few of them that enforce another one or don't tell.
+
+Why not simply the limit of all: among thousands of cards there is always one that fell off its bus, that its board
+holds lower, or that was found at another limit. What is concluded from the others must not end with it. So the limit
+of most cards is the pool's, the odd ones are kept with what they may enforce, and whoever concludes something says how
+much they matter to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from adapters.ports import GpuId
+from scheduler.capwatch import DRIFT_W
+
+MOST = 0.9
+"""Share of a pool's cards that must enforce one limit for it to be the pool's."""
+
+FEW = 10
+"""In a pool of fewer cards than this, one is more than a tenth of them: there all must."""
+
+INF = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a card enforces, in W, as far as anybody knows: from `least_w` to `most_w`."""
+
+    least_w: float = 0.0
+    most_w: float = INF
+
+
+UNKNOWN = Span()
+
+
+@dataclass(frozen=True)
+class PoolLimit:
+    """The limit in W that most cards of a pool enforce, how many cards it has, and the odd ones."""
+
+    cap_w: float
+    count: int
+    odd: Mapping[GpuId, Span] = field(default_factory=dict)
+
+    @cached_property
+    def spans(self) -> Mapping[Span, int]:
+        """How many odd cards enforce what."""
+        return Counter(self.odd.values())
+
+    def but(self, odd: Mapping[GpuId, Span]) -> PoolLimit | None:
+        """With these cards odd as well; None when the others are too few."""
+        every = {**self.odd, **odd}
+        return replace(self, odd=every) if _enough(self.count - len(every), self.count) else None
+
+
+def _enough(alike: int, count: int) -> bool:
+    return alike == count if count < FEW else alike >= MOST * count - 1e-9
+
+
+def limit_of(gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> PoolLimit | None:
+    """The limit that most of these GPUs have, within `DRIFT_W` of each other; None when too few do."""
+    found = Counter(limits_w.get(gpu, INF) for gpu in gpus)
+    unknown = found.pop(INF, 0)
+    if not found:
+        return None
+    alike = _largest(found)
+    if not _enough(sum(alike.values()), len(gpus)):
+        return None
+    cap_w = max(alike, key=alike.__getitem__)
+    if not unknown and len(alike) == len(found):
+        return PoolLimit(cap_w, len(gpus))
+    odd = {gpu: limits_w.get(gpu) for gpu in gpus if limits_w.get(gpu, INF) not in alike}
+    return PoolLimit(cap_w, len(gpus), {gpu: UNKNOWN if w is None else Span(w, w) for gpu, w in odd.items()})
+
+
+def _largest(found: Mapping[float, int]) -> dict[float, int]:
+    """Of limits and how many cards have each: those within `DRIFT_W` of each other that most cards have."""
+    limits, first, cards, best = sorted(found), 0, 0, (0, 0, 0)
+    for last, limit_w in enumerate(limits):
+        cards += found[limit_w]
+        while limit_w - limits[first] > DRIFT_W:
+            cards -= found[limits[first]]
+            first += 1
+        best = max(best, (cards, first, last + 1))
+    return {limit_w: found[limit_w] for limit_w in limits[best[1] : best[2]]}
+
+
+@dataclass
+class PoolLimits:
+    """What each pool's cards enforced when they were looked at last. Not thread-safe: the dispatcher's lock is held."""
+
+    gpus: Mapping[str, tuple[GpuId, ...]]
+    held: dict[str, PoolLimit | None] = field(default_factory=dict)
+
+    def read(self, pools: Iterable[str], limits_w: Mapping[GpuId, float]) -> None:
+        """All cards of these pools were read: this is what they enforce."""
+        self.held |= {pool: limit_of(self.gpus[pool], limits_w) for pool in pools}
+
+    def unsettled(self) -> list[str]:
+        """Pools that have odd cards or no limit: they are worth another look."""
+        return [pool for pool in self.gpus if (held := self.held.get(pool)) is None or held.odd]
+
+    def differ(self, gpus: Collection[GpuId], limits_w: Mapping[GpuId, float], lower: bool = False) -> None:
+        """These cards enforce something else than their order since the last look, and `limits_w` where they are in it;
+        `lower`: less than the others in any case."""
+        for pool, held in self.held.items() if gpus else ():
+            if held is None:
+                continue
+            rest = Span(0.0, held.cap_w) if lower else UNKNOWN
+            odd = {gpu: Span(limits_w[gpu], limits_w[gpu]) if gpu in limits_w else held.odd.get(gpu, rest)
+                   for gpu in self.gpus[pool] if gpu in gpus}  # fmt: skip
+            if any(held.odd.get(gpu) != span for gpu, span in odd.items()):
+                self.held[pool] = held.but(odd)
