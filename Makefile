@@ -89,7 +89,7 @@ install: setup ## install the service below PREFIX (/opt/gridpace); run again to
 	rm -f $(STAGED_VENV)/.lock
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(UNITDIR) && install -d -m 750 $(DESTDIR)$(CONFDIR)
 	ln -sf $(PREFIX)/venv/bin/gridpace $(DESTDIR)$(BINDIR)/gridpace
-	for unit in gridpace gridpace-agent gridpace-gateway gridpace-coordinator; do \
+	for unit in gridpace gridpace-agent gridpace-agent-fleet gridpace-gateway gridpace-coordinator; do \
 	  sed -e 's#/opt/gridpace/#$(PREFIX)/#g' -e 's#/etc/gridpace/#$(CONFDIR)/#g' systemd/$$unit.service \
 	    > $(DESTDIR)$(UNITDIR)/$$unit.service || exit 1; done
 	install -D -m 644 systemd/gridpace.sysusers $(DESTDIR)$(SYSUSERSDIR)/gridpace.conf
@@ -97,6 +97,7 @@ install: setup ## install the service below PREFIX (/opt/gridpace); run again to
 	  && sed 's#/etc/gridpace#$(CONFDIR)#' systemd/gridpace.tmpfiles > $(DESTDIR)$(TMPFILESDIR)/gridpace.conf
 	for file in gridpace gateway coordinator; do test -e $(DESTDIR)$(CONFDIR)/$$file.yaml \
 	  || install -m 640 config/$$file.yaml $(DESTDIR)$(CONFDIR)/$$file.yaml || exit 1; done
+	test -e $(DESTDIR)$(CONFDIR)/agent.env || install -m 640 systemd/agent.env $(DESTDIR)$(CONFDIR)/agent.env
 ifeq ($(DESTDIR),)
 	systemd-sysusers $(SYSUSERSDIR)/gridpace.conf && systemd-tmpfiles --create $(TMPFILESDIR)/gridpace.conf
 	if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

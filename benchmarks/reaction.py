@@ -25,7 +25,7 @@ import pytest
 from benchmarks.support.node import Node, node
 from benchmarks.support.report import Figures, run, say, spread
 from benchmarks.support.slips import slips
-from benchmarks.support.twin_fleet import twin_fleet
+from benchmarks.support.twin_fleet import rates, twin_fleet
 from scheduler.clock import VirtualClock, WallClock
 from tests.support.fake_nvml import STATE, FakeGpu, FakeNvml
 
@@ -160,6 +160,7 @@ def _fleet(nodes: int, orders: int, folder: Path) -> dict[str, Any]:
         raise RuntimeError(f"some of {fleet.cards} cards did not follow")
     times = [seconds for seconds, _ in turns]
     say(f"{orders} orders to {nodes:,} nodes, {fleet.cards:,} cards, one NATS server, all on this machine; seconds")
+    say(f"  {rates()}; counted from the order, not from the accepted event")
     say(f"  from the dispatcher's order to the last read-back  {spread(times, '.2f')}")
     say(f"  processor time of one order                        {_parts(spent)}")
     say(f"  a message's way to the server and back             {wire_s:.4f}")

@@ -20,6 +20,7 @@ from statistics import median
 
 from adapters.bus_settings import BusSettings
 from adapters.power.fleet import FleetPower
+from scheduler.agent.settings import AgentSettings
 from scheduler.daemon import settle
 from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
@@ -28,6 +29,10 @@ from scheduler.store.store import Store
 SERVER = Path(sys.executable).with_name("nats-server")
 START_S = 120.0
 NODES_A_PROCESS = 2500
+
+TICK_S, STATE_S = 5.0, 10.0
+"""Seconds between two looks of a simulated node at its lease and limits, and at whether its state is news: ten times an
+agent's defaults, so that thousands of them leave this machine's cores to the order that is timed."""
 
 
 @dataclass
@@ -56,6 +61,15 @@ class TwinFleet:
         return spent | {"daemon": time.process_time()}
 
 
+def rates() -> str:
+    """How often the nodes of `twin_fleet` look and tell, beside an agent's defaults."""
+    usual = AgentSettings()
+    return (
+        f"a node looks at its limits every {TICK_S:g} s and tells its state every {STATE_S:g} s "
+        f"(an agent by default: {usual.tick_s:g} and {usual.state_s:g} s)"
+    )
+
+
 @contextmanager
 def twin_nodes(folder: Path, nodes: int, gpus: int, state_s: float) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
     """A NATS server and `nodes` simulated nodes; its URL, and the processes by part."""
@@ -77,7 +91,7 @@ def twin_fleet(folder: Path, nodes: int, gpus: int = 8, deadline_s: float = 60.0
     """`nodes` simulated nodes with `gpus` cards each, all answering. RuntimeError where they don't in two minutes."""
     with ExitStack() as stack:
         # The states that nodes tell are a load of their own, measured as such (the footprint).
-        url, processes = stack.enter_context(twin_nodes(folder, nodes, gpus, state_s=10.0))
+        url, processes = stack.enter_context(twin_nodes(folder, nodes, gpus, state_s=STATE_S))
         power = FleetPower(BusSettings((url,), "daemon"), deadline_s, replicas=1)
         stack.callback(power.close)
         store = Store.open(folder / "books.sqlite")
@@ -100,7 +114,7 @@ def _twins(
     folder: Path, url: str, number: int, count: int, gpus: int, state_s: float
 ) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "scheduler.fleet.twin", "--fleet", url, "--prefix", f"t{number}"]
-    command += ["--count", str(count), "--gpus", str(gpus), "--tick-s", "5", "--state-s", str(state_s)]
+    command += ["--count", str(count), "--gpus", str(gpus), "--tick-s", str(TICK_S), "--state-s", str(state_s)]
     with process(command, folder / f"twins-{number}.log") as twin:
         yield twin
 

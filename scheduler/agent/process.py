@@ -333,8 +333,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fleet(options: argparse.Namespace) -> BusSettings | None:
-    """The fleet's bus as the options name it. AdapterError for a name that no subject can carry."""
+    """The fleet's bus as the options name it. AdapterError for a name that no subject can carry, and for the key of a
+    fleet that isn't named."""
     if not options.fleet:
+        if options.seed or options.ca:
+            raise AdapterError("--seed and --ca are for a fleet, but no server of one is named: give --fleet URL")
         return None
     from adapters.bus_settings import BusSettings
     from adapters.power.fleet_wire import node_name

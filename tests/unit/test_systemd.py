@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from adapters.ports import AdapterError
+from scheduler.agent import process
 from tests.support.system import require
 
 ROOT = Path(__file__).resolve().parents[2]
-UNITS = {"gridpace.service": 1.5, "gridpace-agent.service": 2.0, "gridpace-gateway.service": 1.5,
-         "gridpace-coordinator.service": 1.5}  # fmt: skip
+UNITS = {"gridpace.service": 1.5, "gridpace-agent.service": 2.0, "gridpace-agent-fleet.service": 2.2,
+         "gridpace-gateway.service": 1.5, "gridpace-coordinator.service": 1.5}  # fmt: skip
 COMMAND = "/opt/gridpace/venv/bin/gridpace"
 
 
@@ -56,6 +58,33 @@ def test_daemon_has_no_device_and_agent_has_no_network():
     )
 
 
+def test_the_agent_of_a_fleet_differs_by_the_way_to_its_servers_alone():
+    """It may connect, and listens nowhere; its books, socket, devices and rights are the other unit's."""
+    plain, fleet = (set(directives(name)) for name in ("gridpace-agent.service", "gridpace-agent-fleet.service"))
+    keys = {line.partition("=")[0].strip() for line in plain ^ fleet}
+    assert keys == {
+        "Description", "Documentation", "Conflicts", "Wants", "After", "EnvironmentFile", "LoadCredential", "ExecStart",
+        "PrivateNetwork", "IPAddressDeny", "SocketBindDeny", "RestrictAddressFamilies",
+    }  # fmt: skip
+    assert {"SocketBindDeny=any", "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+            "Conflicts=gridpace-agent.service"} <= fleet  # fmt: skip
+
+
+def test_the_command_of_a_fleets_agent_is_one_that_the_agent_takes(tmp_path):
+    """As systemd reads it: the shipped file's example for the servers, credentials in the folder it hands over."""
+    unit = (ROOT / "systemd/gridpace-agent-fleet.service").read_text().replace("\\\n", "")
+    (command,) = re.findall(r"^ExecStart=\S+ agent (.*)$", unit, re.MULTILINE)
+    (servers,) = re.findall(r'^#GRIDPACE_FLEET="(.*)"$', (ROOT / "systemd/agent.env").read_text(), re.MULTILINE)
+    words = command.replace("${CREDENTIALS_DIRECTORY}", str(tmp_path)).replace("$GRIDPACE_FLEET", servers).split()
+    options = process._parser().parse_args(words)
+    settings = process._fleet(options)
+    assert (settings.servers, settings.name) == (("tls://nats.example.net:4222",), "n01")
+    assert (settings.seed_file, settings.ca_file) == (tmp_path / "node.seed", tmp_path / "ca.pem")
+    unedited = process._parser().parse_args([word for word in words if word not in servers.split()])
+    with pytest.raises(AdapterError, match="no server of one is named: give --fleet URL"):
+        process._fleet(unedited)
+
+
 def test_both_answer_the_watchdog_and_the_daemon_reloads():
     for unit in UNITS:
         assert {"Type=notify", "WatchdogSec=60", "KillMode=mixed"} <= set(directives(unit))
@@ -85,6 +114,11 @@ def test_install_stages_a_whole_service(tmp_path):
     assert (stage / "etc/site/gateway.yaml").read_text() == (ROOT / "config/gateway.yaml").read_text()
     coordinator = (stage / "etc/systemd/system/gridpace-coordinator.service").read_text()
     assert "\nExecStart=/srv/pace/venv/bin/gridpace coordinate --config /etc/site/coordinator.yaml\n" in coordinator
+    fleet = (stage / "etc/systemd/system/gridpace-agent-fleet.service").read_text()
+    assert "\nExecStart=/srv/pace/venv/bin/gridpace agent " in fleet
+    assert "\nEnvironmentFile=/etc/site/agent.env\n" in fleet
+    assert "\nLoadCredential=node.seed:/etc/site/fleet/node.seed\n" in fleet
+    assert (stage / "etc/site/agent.env").read_text() == (ROOT / "systemd/agent.env").read_text()
     assert "d /etc/site " in (stage / "etc/tmpfiles.d/gridpace.conf").read_text()
     assert "u gridpace " in (stage / "etc/sysusers.d/gridpace.conf").read_text()
     assert not [path for path in (stage / "srv").rglob("*") if path.stat(follow_symlinks=False).st_mode & 0o022
