@@ -13,7 +13,6 @@ import logging
 import os
 import platform
 import pwd
-import signal
 import socket
 import socketserver
 import struct
@@ -31,6 +30,7 @@ from scheduler.agent.core import AgentCore, AgentSettings, Fenced
 from scheduler.agent.state import AgentFiles
 from scheduler.capwatch import DriftRules
 from scheduler.sdnotify import notify
+from scheduler.stopsignals import stop_event
 
 if TYPE_CHECKING:
     from adapters.bus_settings import BusSettings
@@ -287,9 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
     """`gridpace agent`, also `python -m scheduler.agent.process`; returns the exit status (2: it can't run here)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_event()
     drift = DriftRules(options.reassert, options.quiet_s)
     settings = replace(_DEFAULTS, release_w_per_s=options.release_w_per_s, tick_s=options.tick_s, drift=drift)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from scheduler.coordination.coordinator import Coordinator, Turn
 from scheduler.logs import configure_logs
 from scheduler.planner import ChildPlanner
 from scheduler.sdnotify import notify
+from scheduler.stopsignals import stop_event
 
 log = structlog.get_logger("gridpace.coordinator")
 
@@ -27,7 +27,6 @@ def run(file: Path, once: Callable[[Turn], None] | None = None) -> int:
     heard in that turn. Raises ConfigError."""
     config = load_coordinator(file)
     configure_logs(config.log_format)
-    stop = threading.Event()
     solver = config.solver
     planner = ChildPlanner(solver.time_limit.total_seconds(), solver.hard_deadline.total_seconds(), solver.memory_mb)
     coordinator = Coordinator(config, planner)
@@ -36,8 +35,7 @@ def run(file: Path, once: Callable[[Turn], None] | None = None) -> int:
             turn = coordinator.turn(datetime.now(UTC))
             once(turn)
             return int(bool(turn.silent or turn.trouble))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        stop = stop_event()
         notify("READY=1")
         _work(coordinator, stop, config.interval.total_seconds())
     finally:

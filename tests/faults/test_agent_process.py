@@ -45,7 +45,7 @@ class Service:
         manager.bind(name)
         manager.settimeout(20)
         with manager:
-            environment = {**self.fake.env(), "NOTIFY_SOCKET": name}
+            environment = {**self.fake.env(), "NOTIFY_SOCKET": name, "PYTHONFAULTHANDLER": "1"}
             self.process = subprocess.Popen(self.command(), cwd=ROOT, env=environment)
             while b"READY=1" not in manager.recv(4096):
                 pass
@@ -53,7 +53,11 @@ class Service:
 
     def end(self, number):
         self.process.send_signal(number)
-        return self.process.wait(30)
+        try:
+            return self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # it says where each thread is
+            raise
 
 
 @pytest.fixture

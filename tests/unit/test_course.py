@@ -41,10 +41,10 @@ def test_a_pool_of_which_a_board_holds_some_cards_lower_has_no_common_limit(book
     cards = Cards(books)
     hand = Dispatcher(books, cards, {"a": GPUS}, writes=True, epoch=3, monotonic=clock)
     hand.apply({"a": PoolOrder(500, 3)}, 900.0, NOW)
-    assert hand.enforced_w("a") == 500
+    assert hand.limit("a").cap_w == 500
     cards.limits["GPU-b"] = 150.0
     hand.verify(NOW)
-    assert hand.enforced_w("a") is None
+    assert hand.limit("a") is None
 
 
 def test_room_is_made_for_the_rise_of_nodes_that_follow_what_they_heard_last(books, clock):
