@@ -63,7 +63,7 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     orders = [ordered(plan, inputs) for inputs in problem.pools]
     for inputs, order in zip(problem.pools, orders, strict=True):
         found.extend(_pool(problem, plan, inputs, work[inputs.pool.id]))
-        found.extend(Violation(*fault) for fault in order_faults(plan, inputs, order))
+        found.extend(Violation(*fault) for fault in order_faults(plan, order))
     found.extend(check_jobs(problem, jobs, {name: orders.cap_w for name, orders in plan.pools.items()}))
     found.extend(Violation(*fault) for fault in step_faults(problem, jobs))
     found.extend(Violation(*fault) for fault in run_faults(problem, plan, jobs))

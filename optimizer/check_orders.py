@@ -47,10 +47,14 @@ def _curve(pool: GpuPool) -> _Curve:
 
 @dataclass(frozen=True)
 class Ordered:
-    """A pool under its orders, all [interval]: kW that they allow and that are planned; where they allow more than a
-    plan and its rounding explain; and the kW that a batch pool is rounded up by, to a whole GPU."""
+    """A pool under its orders, all [interval]: caps; GPUs with work; kW that these allow and that are planned; where
+    they allow more than a plan and its rounding explain; and the kW that a batch pool is rounded up by, to a whole GPU.
+    """
 
     pool: GpuPool
+    curve: _Curve
+    cap_w: Floats
+    working: Floats
     allowed_kw: Floats
     planned_kw: Floats
     beyond: NDArray[np.bool_]
@@ -61,30 +65,29 @@ def ordered(plan: Plan, inputs: PoolInputs) -> Ordered:
     """What the cards of a pool draw at most: those with work under its cap, the others idle or parked. A lowest cap
     that is no whole watt is ordered as the next one."""
     pool, orders = inputs.pool, plan.pools[inputs.pool.id]
-    cap, planned, curve = np.array(orders.cap_w), np.array(orders.draw_kw), _curve(pool)
+    cap, planned, curve = np.array(orders.cap_w, dtype=np.float64), np.array(orders.draw_kw), _curve(pool)
     lowest = cap <= ceil(pool.min_cap_w)
     above = np.interp(np.where(lowest, pool.min_cap_w, cap), curve.cap_w, curve.draw_w) - pool.curve.idle_w
     working = np.array(orders.active_gpus) if pool.work is Work.BATCH else np.array(inputs.load) * pool.count
     allowed = (pool.count * pool.curve.idle_w + working * above) / 1000.0 - saved_kw(plan, inputs, len(cap))
     over, tol = allowed - planned, TOL_KW + TOL * np.abs(planned)
     beyond = over > tol + (above / 1000.0 if pool.work is Work.BATCH else 0.0)
-    return Ordered(pool, allowed, planned, beyond, np.where((over > tol) & ~beyond, over, 0.0))
+    rounded = np.where((over > tol) & ~beyond, over, 0.0)
+    return Ordered(pool, curve, cap, working, allowed, planned, beyond, rounded)
 
 
-def order_faults(plan: Plan, inputs: PoolInputs, found: Ordered) -> Iterator[Fault]:
+def order_faults(plan: Plan, found: Ordered) -> Iterator[Fault]:
     """Orders that allow more draw than planned (a batch pool's by a whole GPU: see `rounding_faults`), and those under
     which the planned work can't be done, a watt and (of a batch pool) a GPU more given. An interactive or training pool
     whose planned work keeps its floor so keeps it under its cap."""
-    pool, orders, curve = inputs.pool, plan.pools[inputs.pool.id], _curve(inputs.pool)
-    cap, work = np.array(orders.cap_w), np.array(orders.work_gpus)
+    pool, curve, work = found.pool, found.curve, np.array(plan.pools[found.pool.id].work_gpus)
     for t in np.flatnonzero(found.beyond).tolist():
         yield pool.id, t, _allow(plan, found, t)
     if pool.work is Work.BATCH:
-        drawn = np.interp(cap + 1.0, curve.cap_w, curve.draw_w)
-        gpus = np.minimum(np.array(orders.active_gpus) + 1.0, pool.count)
-        most = gpus * np.interp(drawn, curve.corner_w, curve.corner_rate)
+        drawn = np.interp(found.cap_w + 1.0, curve.cap_w, curve.draw_w)
+        most = np.minimum(found.working + 1.0, pool.count) * np.interp(drawn, curve.corner_w, curve.corner_rate)
     else:
-        most = np.array(inputs.load) * pool.count * np.interp(cap + 1.0, curve.cap_w, curve.rate)
+        most = found.working * np.interp(found.cap_w + 1.0, curve.cap_w, curve.rate)
     for t in np.flatnonzero(work > most + 1e-4 * (1 + pool.count)).tolist():
         yield pool.id, t, f"{_told(plan, pool, t)} do {most[t]:.3f} of the planned work {work[t]:.3f}"
 
