@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.check_jobs import TOL, Violation, check_jobs
+from optimizer.check_orders import Ordered, order_faults, ordered, rounding_faults
 from optimizer.check_parking import awake_gpus, parking_faults, saved_kw
 from optimizer.check_reserve import reserve_faults
 from optimizer.check_runs import run_faults
@@ -44,10 +45,10 @@ __all__ = ["Violation", "check_plan"]
 def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     """Every promise that the plan breaks; empty when it may be obeyed.
 
-    Checked: completeness, numbers, import through PUE, draws and work on the curves, orders inside the cards' range,
-    service floors, hard limits and firm events kept as far as is possible and the rest declared, jobs inside window,
-    rate and pool, work conserved, jobs that may not be interrupted unbroken, gangs whole, least runs kept while there
-    is room, jobs after those before them, promised deadlines met while there is room.
+    Checked: completeness, numbers, import through PUE, draws and work on the curves, orders inside the cards' range and
+    as planned, service floors, hard limits and firm events kept as far as is possible and the rest declared, jobs
+    inside window, rate and pool, work conserved, jobs that may not be interrupted unbroken, gangs whole, least runs
+    kept while there is room, jobs after those before them, promised deadlines met while there is room.
     """
     shape = _shape(problem, plan)
     if shape:
@@ -59,14 +60,16 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     due = promised_jobs(problem, plan, jobs)
     promised = _work_of_jobs(problem, jobs.chosen([*whole, *due])) if due else fixed
     found: list[Violation] = []
-    for inputs in problem.pools:
+    orders = [ordered(plan, inputs) for inputs in problem.pools]
+    for inputs, order in zip(problem.pools, orders, strict=True):
         found.extend(_pool(problem, plan, inputs, work[inputs.pool.id]))
+        found.extend(Violation(*fault) for fault in order_faults(plan, order))
     found.extend(check_jobs(problem, jobs, {name: orders.cap_w for name, orders in plan.pools.items()}))
     found.extend(Violation(*fault) for fault in step_faults(problem, jobs))
     found.extend(Violation(*fault) for fault in run_faults(problem, plan, jobs))
     found.extend(Violation(*fault) for fault in tier_faults(problem, plan, jobs))
     for number, site in enumerate(problem.sites):
-        found.extend(_site(problem, plan, number, (fixed, promised)))
+        found.extend(_site(problem, plan, number, (fixed, promised), orders))
         found.extend(Violation(*fault) for fault in supply_faults(problem, plan, site))
         found.extend(Violation(*fault) for fault in reserve_faults(problem, plan, site))
     return tuple(found)
@@ -270,10 +273,13 @@ def _may_break(problem: Problem, plan: Plan, inputs: PoolInputs) -> NDArray[np.b
 
 
 # ---------------------------------------------------------------- sites
-def _site(problem: Problem, plan: Plan, number: int, kept: tuple[Mapping[str, Floats], ...]) -> list[Violation]:
+def _site(
+    problem: Problem, plan: Plan, number: int, kept: tuple[Mapping[str, Floats], ...], told: Sequence[Ordered]
+) -> list[Violation]:
     """Import through PUE, hard limit and firm events: kept, or exceeded by no more than what nothing allowed could
-    shed; all declared. `kept`: work of jobs that may not be interrupted, and with that of jobs whose promised deadline
-    leaves them no other time, which a firm event does not stop either; by pool [interval]."""
+    shed; all declared; kept under the pools' orders (`told`) too. `kept`: work of jobs that may not be interrupted, and
+    with that of jobs whose promised deadline leaves them no other time, which a firm event does not stop either; by
+    pool [interval]."""
     fixed = kept[0]
     site, orders = problem.sites[number], plan.sites[problem.sites[number].id]
     pools = [inputs for inputs in problem.pools if inputs.pool.site == site.id]
@@ -285,6 +291,9 @@ def _site(problem: Problem, plan: Plan, number: int, kept: tuple[Mapping[str, Fl
     made = drawn + [net_kw(plan, site, t) for t in steps]
     output = np.array([most_output_kw(site, t) for t in steps])
     tol = TOL_KW + TOL * np.abs(bought)
+    asks = [(event, _caps_kw(problem, event)) for event in problem.events if event.site == site.id]
+    asks = [(event, cap) for event, cap in asks if holds(plan, event)]
+    mine = [order for order in told if order.pool.site == site.id]
     unmet = pue * (_least_kw(pools, fixed, _emergency(problem, site.id), limit=True) + other) - output
     return [
         *(Violation(site.id, t, f"import {bought[t]:.3f} kW, but its draws make {made[t]:.3f}")
@@ -293,9 +302,15 @@ def _site(problem: Problem, plan: Plan, number: int, kept: tuple[Mapping[str, Fl
           for t in _where(bought > np.maximum(limit, unmet) + tol)),
         *(Violation(site.id, t, "import over the hard limit is not declared")
           for t in _where(bought > limit + over + tol)),
-        *(broken for event in problem.events if event.site == site.id and holds(plan, event)
-          for broken in _event(problem, plan, event, (pools, kept, other, output))),
+        *(Violation(*fault) for fault in rounding_faults(plan, site, [cap for _, cap in asks], mine)),
+        *(broken for event, cap in asks for broken in _event(problem, plan, event, cap, (pools, kept, other, output))),
     ]  # fmt: skip
+
+
+def _caps_kw(problem: Problem, event: GridEvent) -> Floats:
+    """What an event lets its site import [interval]."""
+    found: Floats = np.maximum(0.0, [mean_limit_kw(event, *pair) for pair in pairwise(problem.grid.edges)])
+    return found
 
 
 def holds(plan: Plan, event: GridEvent) -> bool:
@@ -307,15 +322,16 @@ def _event(
     problem: Problem,
     plan: Plan,
     event: GridEvent,
+    cap: Floats,
     parts: tuple[list[PoolInputs], tuple[Mapping[str, Floats], ...], Floats, Floats],
 ) -> list[Violation]:
-    """An event's cap on the import of its site; `parts`: pools, work that is kept (see `_site`: promised deadlines give
-    way while an emergency is in force, not to its rebound limit), other IT load and most output of generators."""
+    """An event's cap, in kW [interval], on the import of its site; `parts`: pools, work that is kept (see `_site`:
+    promised deadlines give way while an emergency is in force, not to its rebound limit), other IT load and most output
+    of generators."""
     pools, (fixed, promised), other, output = parts
     site = next(site for site in problem.sites if site.id == event.site)
     bought, declared = (np.array(getattr(plan.sites[site.id], name)) for name in ("import_kw", "over_event_kw"))
     tol = TOL_KW + TOL * np.abs(bought)
-    cap = np.maximum(0.0, [mean_limit_kw(event, *pair) for pair in pairwise(problem.grid.edges)])
     found = [
         Violation(event.id, t, "import over the event's cap is not declared")
         for t in _where(bought > cap + declared + tol)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from optimizer.check_parking import awake_gpus
+from optimizer.check_parking import awake_gpus, saved_kw
 from optimizer.curves import clipped, hull_from_idle, throughput_at_cap
 from optimizer.domain import BatchJob, JobState, Plan, PoolInputs, PowerCurve, Problem, Work
 from optimizer.envelope import mean_limit_kw
@@ -70,15 +70,19 @@ def _curve(item: PoolInputs) -> PowerCurve:
 
 
 def _room(problem: Problem, plan: Plan, job: BatchJob, home: PoolInputs, t: int) -> bool:
-    """Whether the pool had GPUs, and the site power, for the least that the job needs."""
+    """Whether the pool had GPUs, and the site power, for the least that the job needs. The power is what surely
+    suffices: all work of the pool at full speed, whatever else is drawn as it is planned."""
     hulls = [hull_from_idle(_curve(item)) for item in _able(problem, job)]
     need = max(1, job.min_gpus) * min(h.segments[0].width_w * h.segments[0].slope_per_w for h in hulls)
     need = min(need, job.left_gpu_h / problem.grid.hours[t])
-    own = hull_from_idle(_curve(home))
-    free = awake_gpus(problem, plan, home)[t] * own.top_throughput - plan.pools[home.pool.id].work_gpus[t]
+    own, orders, awake = hull_from_idle(_curve(home)), plan.pools[home.pool.id], awake_gpus(problem, plan, home)
+    free = awake[t] * own.top_throughput - orders.work_gpus[t]
     site = next(site for site in problem.sites if site.id == home.pool.site)
     asking = [event for event in problem.events if event.site == site.id]
     asking = [event for event in asking if not event.undecided or event.id in plan.taken]
     cap = min([site.limit_kw[t], *(max(0.0, mean_limit_kw(event, *problem.grid.edges[t : t + 2])) for event in asking)])
-    kw = need * (own.top_w - own.base_w) / own.top_throughput / 1000.0 * site.pue[t]
+    full_kw = (orders.work_gpus[t] + need) * (own.top_w - own.base_w) / own.top_throughput / 1000.0
+    saved = float(saved_kw(plan, home, len(awake))[t])
+    above_kw = orders.draw_kw[t] + saved - home.pool.count * home.pool.curve.idle_w / 1000.0
+    kw = max(0.0, full_kw - above_kw) * site.pue[t]
     return bool(need * (1 + 1e-3) + 1e-6 < free and plan.sites[site.id].import_kw[t] + kw * (1 + 1e-3) + 1e-3 < cap)

@@ -22,7 +22,6 @@ from optimizer.poolfacts import PoolFacts
 from optimizer.promises import keep_promises
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.room import fit, fixed_draw, headroom_kw, kw_per_work, wanted_draw
-from optimizer.speeds import fastest
 from optimizer.steps import depths, least_now, may_work, steps_of
 from optimizer.weights import job_weights
 
@@ -249,15 +248,10 @@ class _Book:
 
     def plan(self, rung: Rung, reason: Reason, text: str, events: Mapping[str, EventPlan] | None = None) -> Plan:
         """The plan of what was booked; `events`: answers to voluntary events (None: no to all)."""
-        facts, draw = self.facts, self.draw_kw
+        facts = self.facts
         space = Space(self.free, self.room_kw, self.kw_per_work)
         keep_promises(facts, self.steps, self.rates, self.homes, space)
-        keep_runs(facts, self.steps, self.rates, self.homes, space)
-        speeds = fastest(facts, self.rates, np.array(self.homes, dtype=np.int64))
-        for pool in facts.pools:
-            if pool.batch:
-                mine = [number for number, home in enumerate(self.homes) if home == pool.index]
-                draw[pool.index] = pool.draws_for(self.rates[mine].sum(axis=0), speeds[pool.index])
+        draw = keep_runs(facts, self.steps, self.rates, self.homes, self.draw_kw)
         note = Note(reason, "plan", text, Severity.WARNING)
         return assemble(facts, Draft(draw, self.rates, tuple(self.homes), events=events or {}), rung, (note,))
 

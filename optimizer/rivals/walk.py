@@ -16,11 +16,10 @@ from optimizer.assemble import Draft, assemble
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of, unbroken_run, with_taken
 from optimizer.jobfacts import JobFacts
-from optimizer.leastruns import Space, keep_runs
+from optimizer.leastruns import keep_runs
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.rivals.asked import Asked, Given, Scale, least_cut
-from optimizer.room import fit, headroom_kw, kw_per_work
-from optimizer.speeds import fastest
+from optimizer.room import fit
 from optimizer.steps import least_now, steps_of
 
 INF = float("inf")
@@ -152,18 +151,7 @@ class _Walk:
 
     def keep_runs(self) -> None:
         """Keep up what must run for a least time, where there is room."""
-        facts, room_kw = self.facts, headroom_kw(self.facts, self.draw_kw)
-        batch = [pool for pool in facts.pools if pool.batch]
-        free = np.zeros((len(facts.pools), facts.count))
-        homes = np.array(self.homes, dtype=np.int64)
-        for pool in batch:
-            work = self.rates[homes == pool.index].sum(axis=0)
-            free[pool.index] = np.clip(pool.working * pool.hulls[0].top_throughput - work, 0.0, None)
-        keep_runs(facts, self.steps, self.rates, self.homes, Space(free, room_kw, kw_per_work(facts)))
-        speeds = fastest(facts, self.rates, homes)
-        for pool in batch:
-            work = self.rates[homes == pool.index].sum(axis=0)
-            self.draw_kw[pool.index] = pool.draws_for(work, speeds[pool.index])
+        self.draw_kw = keep_runs(self.facts, self.steps, self.rates, self.homes, self.draw_kw)
 
     def _wants(self, t: int) -> dict[int, float]:
         """Rates that jobs that may wait ask for in interval t, in their turn, up to the GPUs of their pools. Before
