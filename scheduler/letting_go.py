@@ -8,6 +8,7 @@ know what is held, and the adapters of the config know how to let it go; neither
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from adapters.jobs.held import KIND as JOBS
@@ -20,11 +21,14 @@ from scheduler.holdings import Holding, records_in
 from scheduler.lock import DaemonLock, runs_in
 from scheduler.parking import BOOK as PARKED
 from scheduler.parking import adopt_parking, release_parking
+from scheduler.store.store import Store, StoreDegraded
 from scheduler.supply import release_devices
 from scheduler.wiring import Parts, build
 from scheduler.work import let_work_go
 
 LIMITS = "first_limit"
+LEFT = "left_at_stop"
+"""What a daemon left to its agents when it was stopped in the middle of an event (scheduler/stopping.py)."""
 
 
 def let_all_go(parts: Parts) -> tuple[Note, ...]:
@@ -33,7 +37,22 @@ def let_all_go(parts: Parts) -> tuple[Note, ...]:
     ctx.dispatcher.writes = False
     left = release_devices(ctx, state, now) + release_parking(ctx, state, now) + let_work_go(ctx)
     left += ctx.clocks.release(now) if ctx.clocks is not None else ()
-    return left + ctx.dispatcher.release(now)
+    left += ctx.dispatcher.release(now)
+    if not left:
+        forget_left(ctx.store)
+    return left
+
+
+def left_at_stop(store: Store) -> bool:
+    """Whether a daemon before was stopped in the middle of an event, and nobody has seen to what it left."""
+    return any(body.get("events") for body in store.all(LEFT).values())
+
+
+def forget_left(store: Store) -> None:
+    """Who runs now holds what was left, or has given it back."""
+    if left_at_stop(store):
+        with suppress(StoreDegraded):  # `doctor` then tells of it once more than it should
+            store.put(LEFT, "stop", {"events": []})
 
 
 def release_alone(config: Config) -> tuple[Note, ...]:
@@ -62,7 +81,7 @@ def daemon_runs(config: Config) -> bool:
 def held_in_books(config: Config) -> tuple[Holding, ...]:
     """Everything that the books say is held, read beside whoever writes. Raises AdapterError where they can't be
     read."""
-    rows = records_in(config.store_path, (LIMITS, CLOCKS, PARKED, JOBS))
+    rows = records_in(config.store_path, (LIMITS, CLOCKS, PARKED, JOBS, LEFT))
     return tuple(found for kind, key, body in rows for found in _READ[kind](key, body))
 
 
@@ -86,6 +105,11 @@ def _jobs(system: str, body: Mapping[str, Any]) -> Iterator[Holding]:
             yield Holding("job", job, f"{did} in {system}")
 
 
+def _left(_: str, body: Mapping[str, Any]) -> Iterator[Holding]:
+    if body.get("events"):
+        yield Holding("event", ", ".join(body["events"]), str(body["text"]))
+
+
 _READ: Mapping[str, Callable[[str, Mapping[str, Any]], Iterator[Holding]]] = {
-    LIMITS: _limit, CLOCKS: _clock, PARKED: _parked, JOBS: _jobs,
+    LIMITS: _limit, CLOCKS: _clock, PARKED: _parked, JOBS: _jobs, LEFT: _left,
 }  # fmt: skip

@@ -20,9 +20,9 @@ from scheduler.clock import ScaledClock
 from scheduler.config import Config, Scope, is_simulated
 from scheduler.control import run_tick
 from scheduler.cycle import expire_notes, run_cycle
-from scheduler.letting_go import let_all_go
 from scheduler.metrics import Metrics
 from scheduler.sdnotify import notify
+from scheduler.stopping import end_in_order
 from scheduler.store.store import Store, StoreDegraded
 from scheduler.takeover import reconcile
 from scheduler.timing import Timer
@@ -157,8 +157,8 @@ class App:
             log.warning(text)
 
     def stop(self, release: bool | Callable[[], bool], keep_store: bool = False) -> None:
-        """Finish the running turns; give every limit back (`release`, asked when they are over), or leave them for the
-        next config; close."""
+        """Finish the running turns; then (`release`, asked when they are over) give every limit back, or in the middle
+        of an event leave it to agents that follow alone; or leave all for who commands next; close."""
         try:
             self.parts.sessions.close()
             self.parts.feeds.stop()
@@ -167,25 +167,25 @@ class App:
             self.timer.stop()  # whatever else fails, these parts command nothing any more, beside the next ones
         if self.desk is not None:
             self.desk.close()
-        alone = False
+        released = False
         try:
-            alone = release() if callable(release) else release
-            if alone:
-                self.release()
+            if release() if callable(release) else release:
+                released = self.release()
         finally:
             self.server.stop()
             self._keep_books()
             self.parts.close(keep_store)
-        log.info("stopped", released=alone)
+        log.info("stopped", released=released)
 
-    def release(self) -> None:
-        """Give back every limit that we hold. In the middle of an event that is a jump of a site, and said."""
-        now = self.parts.ctx.clock.now()
-        for event in self.parts.ctx.ledger.active(now):
-            if event.start <= now < event.end:
-                log.warning("stopped in the middle of an event: its site is free to rise", event_id=event.id)
-        for note in let_all_go(self.parts):
+    def release(self) -> bool:
+        """Give back everything that we hold, and return True; or leave the rest of an event to its agents, and say
+        so."""
+        ending = end_in_order(self.parts)
+        for note in ending.notes:
             log.error(note.text)
+        if ending.left:
+            notify(f"STATUS={ending.left}")
+        return not ending.left
 
 
 def api_server(parts: Parts, metrics: Metrics) -> ApiServer:

@@ -7,6 +7,8 @@ they would count busy GPUs from the wrong cap and start their ramps at the wrong
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import structlog
 
 from optimizer.domain import Work
@@ -14,6 +16,7 @@ from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, Decision, State
 from scheduler.flex import catch_up
 from scheduler.granting import granted
+from scheduler.letting_go import forget_left, left_at_stop
 from scheduler.orders import PoolOrder
 from scheduler.overrides import restore_orders
 from scheduler.parking import adopt_parking
@@ -38,12 +41,21 @@ def reconcile(parts: Parts, reloaded: bool = False) -> None:
     if left and ctx.dispatcher.writes:
         inherit_caps(ctx, state)
     if left and not reloaded:
-        text = f"{left} GPUs still had our limits from a daemon that did not stop in order; what it found first is kept"
-        state.notes.append(Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now))
+        state.notes.append(_outstanding(ctx, left, now))
+    forget_left(ctx.store)
     if left:
         strangers = ctx.dispatcher.strangers() if ctx.dispatcher.writes else None
         state.notes.extend(ctx.dispatcher.release(now, strangers))
     log.info("reconciled", outstanding_gpus=left, mode=ctx.mode)
+
+
+def _outstanding(ctx: Context, gpus: int, now: datetime) -> Note:
+    """Why GPUs still have our limits."""
+    if left_at_stop(ctx.store):
+        text = f"{gpus} GPUs were left to their agents by a daemon that was stopped in the middle of an event"
+        return Note(Reason.CAP_DRIFT, "power", f"{text}; what it found first is kept", Severity.INFO, now)
+    text = f"{gpus} GPUs still had our limits from a daemon that did not stop in order; what it found first is kept"
+    return Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now)
 
 
 def inherit_grants(ctx: Context, state: State) -> None:

@@ -51,11 +51,8 @@ INSTANT = timedelta(microseconds=1)
 
 def trajectory(ctx: Context, state: State, plan: Plan, now: datetime) -> tuple[Steps, float]:
     """(seconds from now, orders by pool) at each change of the plan, and the seconds until which it holds."""
-    until = now + LEASE_INTERVALS * ctx.timing.interval
     events = ctx.ledger.active(now)
-    for event in events:
-        if event.start <= until:
-            until = max(until, event.end + timedelta(seconds=event.ramp_out_s))
+    until = reach(ctx, events, now)
     edges = {*plan.grid.starts, *(cut for event in events for cut in event_breakpoints(event))}
     fallen = {cut for event in events for cut in fallen_at(event)}
     moments = [now, *sorted(edge for edge in edges if now < edge < until), until]
@@ -75,6 +72,15 @@ def trajectory(ctx: Context, state: State, plan: Plan, now: datetime) -> tuple[S
         if not steps or at in fallen or orders != steps[-1][1]:
             steps.append(((at - now).total_seconds(), orders))
     return steps, (until - now).total_seconds()
+
+
+def reach(ctx: Context, events: Sequence[GridEvent], now: datetime) -> datetime:
+    """Until when a trajectory goes: three intervals, and to the end of the events that have begun by then."""
+    until = now + LEASE_INTERVALS * ctx.timing.interval
+    for event in events:
+        if event.start <= until:
+            until = max(until, event.end + timedelta(seconds=event.ramp_out_s))
+    return until
 
 
 def climbed(

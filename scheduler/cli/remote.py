@@ -95,8 +95,9 @@ def release(
     """Give back everything that is held and only observe.
 
     Limits, clocks, parked GPUs, and jobs that wait or are suspended. Without a daemon (dead, or about to be removed) it
-    does so itself, from the books of the config. Of a gateway that is to be removed, once it is stopped: its batches
-    are cancelled, its sales withdrawn, and their jobs with them; what was answered stays in its folder.
+    does so itself, from the books of the config; so it does after a stop in the middle of an event, of which agents
+    else deliver the rest and then give back what they hold. Of a gateway that is to be removed, once it is stopped: its
+    batches are cancelled, its sales withdrawn, and their jobs with them; what was answered stays in its folder.
 
     Exit code 0: nothing is held any more; 1: something could not be given back; 3: it runs and doesn't answer (a
     gateway: it runs).

@@ -1,8 +1,11 @@
-"""Daemon and node agent, both real: what the agent does when the daemon is killed in the middle of an event."""
+"""Daemon and node agent, both real: what the agent does when the daemon is killed or stopped in mid-event."""
 
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
+from datetime import datetime
 
 import pytest
 
@@ -72,15 +75,84 @@ def test_a_killed_daemons_event_is_held_and_its_successor_takes_over_without_a_j
     assert after["epoch"] > before["epoch"]
     assert after["found_w"] == machine.first
     assert life.serving().get("/api/v1/events")["events"][0]["state"] == "active"
+    withdraw(life)
+    assert life.stop() == 0
+    assert machine.fake.limits_w() == machine.first, "with no event in force a stop gives everything back"
+    assert machine.agent.status()["phase"] == "free"
+
+
+@contextmanager
+def watched(machine):
+    """Look all the while; the caller gets every import seen, in kW."""
+    seen, done = [], threading.Event()
+
+    def look():
+        while not done.wait(0.02):
+            seen.append(import_kw(machine))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join(10)
+
+
+def withdraw(life):
+    """Withdraw the event, and wait until nothing is left of it, its rebound limit included."""
+    assert life.event(id="now", version=2, cancelled=True)[0] == 200
+    life.wait(lambda: life.get("/api/v1/events")["events"][0]["state"] in {"cancelled", "completed"})
+    time.sleep(5.0)  # its ramp out takes 2 s, its rebound limit 1 s
+
+
+def test_a_restart_in_the_middle_of_an_event_is_no_gap_in_it(machine):
+    life = machine.start()
+    under_event(machine, life, 600)
+    before = machine.agent.status()["epoch"]
+    with watched(machine) as seen:
+        assert life.stop() == 0
+        assert machine.agent.status()["phase"] == "holding", "at once, and not when a lease has run out"
+        life = machine.start().serving()
+        life.wait(lambda: machine.agent.status()["phase"] == "leased")
+        time.sleep(2.0)
+    assert max(seen) < EVENT_KW * 1.02
+    assert machine.agent.status()["epoch"] > before
+    assert machine.agent.status()["found_w"] == machine.first
+    notes = [note["text"] for note in life.get("/api/v1/status")["cycle"]["notes"]]
+    assert any("stopped in the middle of an event" in text for text in notes), notes
+    withdraw(life)
     assert life.stop() == 0
     assert machine.fake.limits_w() == machine.first
     assert machine.agent.status()["phase"] == "free"
 
 
-def test_with_no_successor_the_event_is_delivered_and_then_every_card_ramps_back(machine):
+def test_what_a_stop_left_is_listed_and_given_back_at_once_on_request(machine):
+    life = machine.start()
+    under_event(machine, life, 600)
+    assert life.stop() == 0
+    said = [text for _, text in life.told if text.startswith("STATUS=stopped in the middle of now: its agents deliver")]
+    assert said
+    assert next(line for line in life.lines() if line.get("event") == "stopped")["released"] is False
+    code, listed = life.command("doctor")
+    assert code == 1
+    assert "event now: stopped in the middle of now: its agents deliver to the end" in listed
+    assert all(f"limit {gpu}: gets back {watts:g} W" in listed for gpu, watts in machine.first.items()), listed
+    assert import_kw(machine) < EVENT_KW * 1.02
+    assert life.command("release") == (0, "No daemon runs. Everything is given back.\n")
+    assert machine.fake.limits_w() == machine.first
+    assert machine.agent.status()["phase"] == "free"
+    assert life.command("doctor") == (0, "0 held; no daemon runs\n")
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["killed", "stopped"])
+def test_with_no_successor_the_event_is_delivered_and_then_every_card_ramps_back(machine, stops):
     life = machine.start(before=NO_SPARE_INTERVALS)
-    ends = under_event(machine, life, 14)
-    life.kill()
+    ends = under_event(machine, life, 20)
+    if stops:
+        assert life.stop() == 0
+    else:
+        life.kill()
     assert time.monotonic() < ends, "this machine is too slow for so short an event"
     highest = last = max(machine.fake.limits_w().values())
     at = time.monotonic()
@@ -95,3 +167,25 @@ def test_with_no_successor_the_event_is_delivered_and_then_every_card_ramps_back
         last, at = highest, now
         time.sleep(0.02)
     wait_until(lambda: machine.agent.status()["phase"] == "free")
+
+
+def test_an_event_that_ends_on_the_trajectory_of_a_dead_daemon_ends_by_the_sites_ramp(machine):
+    """Three intervals reach beyond the event, and from its end on the plan's caps are full. A node that is late only
+    stays below the line."""
+    up_kw_per_s, step_s = 6.0 / 60.0, 2.0
+    machine.configure(limit="100, ramp_kw_per_min: {up: 6}")
+    life = machine.start()
+    under_event(machine, life, 20)
+    end = datetime.fromisoformat(life.get("/api/v1/events")["events"][0]["end"]).timestamp()
+    life.kill()
+    assert time.time() < end, "this machine is too slow for so short an event"
+    seen = []
+    while not seen or seen[-1][1] < EVENT_KW * 1.35:
+        kw = import_kw(machine)
+        seen.append((time.time() - end, kw))
+        assert seen[-1][0] < 60, seen[-1]
+        time.sleep(0.05)
+    assert machine.agent.status()["phase"] == "holding", "the trajectory is not over"
+    for after_s, kw in seen:
+        # What cards draw beside their curves, and the kilowatts of the step under way, come on top of the line.
+        assert kw <= EVENT_KW * 1.02 + 1.3 * up_kw_per_s * max(0.0, after_s + step_s), (after_s, kw)

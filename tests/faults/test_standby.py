@@ -106,7 +106,15 @@ def test_an_event_outlives_the_leader_and_an_old_leader_that_comes_back_is_fence
         assert pair.lives[lead].stop(60) == 0  # in order: the other goes on, so that nothing is given back
         del pair.lives[lead]
         assert pair.leader(BOUND_S)[0] == other
-    assert set(seen) == {CARDS}
+        assert pair.lives[other].stop(60) == 0  # the last one, in the middle of the event: its agents go on alone
+        wait_until(lambda: pair.phase() == "holding", BOUND_S)
+        assert pair.held() >= LOWERED
+        pair.start(other)
+        assert pair.leader(BOUND_S)[0] == other
+    assert set(seen) == {CARDS}, "limits were given back in the middle of the event"
+    for event in ("heat", "deeper", "late"):
+        assert pair.lives[other].event(id=event, version=2, cancelled=True)[0] == 200
+    time.sleep(5.0)  # ramps out take 2 s, rebound limits 1 s
     assert pair.lives[other].stop(60) == 0
     wait_until(lambda: pair.cards.limits_w() == pair.machines["a"].first, BOUND_S)  # the last one gives them back
 
