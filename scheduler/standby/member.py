@@ -88,7 +88,7 @@ class Member:
         self._trouble = ""
         self._began = self._told_at = self._looked_at = time.monotonic()
         self._snapshot_at = -1
-        self._listening = False
+        self._listening = self._said = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="standby", daemon=True)
 
@@ -193,8 +193,8 @@ class Member:
                 log.exception("standby.turn")
 
     def _turn(self) -> None:
-        was = self.lease.leading
         if self._role == "following":
+            self._say()  # other threads give the lead up too
             self._follow()
             self.lease.turn(self._eligible(), self._books.epoch)
             if self.lease.leading:
@@ -202,12 +202,18 @@ class Member:
         else:
             self.lease.turn(eligible=False)
             self._keep_short()
-        if was != self.lease.leading or self.lost:
+        self._say()
+        self._tell()
+
+    def _say(self) -> None:
+        """Tell of a lead that was won or lost since this was last asked, in whichever thread that was."""
+        leading = self.lease.leading and not self.lost
+        if leading != self._said:
+            self._said = leading
             over_at = datetime.now(UTC) - timedelta(seconds=self.lease.over_s())  # it may be noticed late
             said = {"epoch": self.lease.epoch, "since": over_at.isoformat(), "why": self.lease.trouble}
-            log.info("standby.lead", leading=self.lease.leading, **said)
+            log.info("standby.lead", leading=leading, **said)
             self._wake()
-        self._tell()
 
     def _follow(self) -> None:
         """Apply what is new; where that is much, part of it."""

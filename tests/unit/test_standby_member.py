@@ -296,3 +296,44 @@ def test_it_is_said_whether_nobody_heard_a_request_or_nobody_knows_what_became_o
         answer = made.post("/api/v1/jobs", json={})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert words in answer.json()["error"]
+
+
+class Cell:
+    """An entry that is always written."""
+
+    def __init__(self):
+        self.entry = (0, None)
+
+    def read(self):
+        return self.entry
+
+    def write(self, data, last):
+        self.entry = (last + 1, data)
+        return last + 1
+
+
+@pytest.mark.parametrize("how", ["books", "clock"])
+def test_a_lead_that_other_threads_end_between_two_turns_is_told_all_the_same(tmp_path, monkeypatch, how):
+    """The books end it where the bus is gone, and the daemon may follow again before this thread has its next turn: it
+    waits for a bus that doesn't answer."""
+    monkeypatch.setattr("scheduler.standby.member.Bus", lambda *_: FakeBus())
+    woken, told, now = [], [], [100.0]
+    member = Member(Membership("a", "http://a", 3.0, None, 1, tmp_path / "books.db"), lambda: woken.append(1))
+    member.lease._cell, member.lease._clock = Cell(), lambda: now[0]
+    monkeypatch.setattr(member, "_follow", lambda: None)
+    monkeypatch.setattr(member, "_eligible", lambda: True)
+    monkeypatch.setattr("scheduler.standby.member.log.info", lambda event, **said: told.append((event, said)))
+    member._turn()
+    assert member.elected
+    member._role = "leading"
+    if how == "books":
+        member._end("the stream does not answer")
+    else:
+        monkeypatch.setattr(member, "_keep_short", lambda: now.__setitem__(0, 103.5))
+        member._turn()  # in the middle of it the lease runs out
+        assert member.lost
+    member.follow()
+    monkeypatch.setattr(member, "_eligible", lambda: False)
+    member._turn()
+    assert [said["leading"] for event, said in told if event == "standby.lead"] == [True, False]
+    assert len(woken) >= 2
