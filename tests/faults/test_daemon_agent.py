@@ -154,6 +154,7 @@ def test_with_no_successor_the_event_is_delivered_and_then_every_card_ramps_back
     else:
         life.kill()
     assert time.monotonic() < ends, "this machine is too slow for so short an event"
+    assert machine.agent.status()["phase"] != "free"
     highest = last = max(machine.fake.limits_w().values())
     at = time.monotonic()
     while machine.fake.limits_w() != machine.first:
@@ -172,8 +173,8 @@ def test_with_no_successor_the_event_is_delivered_and_then_every_card_ramps_back
 def test_an_event_that_ends_on_the_trajectory_of_a_dead_daemon_ends_by_the_sites_ramp(machine):
     """Three intervals reach beyond the event, and from its end on the plan's caps are full. A node that is late only
     stays below the line."""
-    up_kw_per_s, step_s = 6.0 / 60.0, 2.0
-    machine.configure(limit="100, ramp_kw_per_min: {up: 6}")
+    up_kw_per_s, step_s = 3.0 / 60.0, 2.0
+    machine.configure(limit="100, ramp_kw_per_min: {up: 3}")
     life = machine.start()
     under_event(machine, life, 20)
     end = datetime.fromisoformat(life.get("/api/v1/events")["events"][0]["end"]).timestamp()
