@@ -151,6 +151,19 @@ def test_jobs_and_parked_gpus_are_let_go_only_where_the_caps_alone_keep_the_limi
         assert made.ctx.parking["tune"].read() == (asleep if kept else 0)
 
 
+def test_jobs_stay_held_where_their_idle_cards_have_higher_caps_than_the_limit_bears(tmp_path):
+    with lab(tmp_path, lambda text: text.split("jobs:")[0]) as made:
+        alone(made)
+        parts = replace(made.parts, ctx=replace(made.ctx, jobs=Keeper(made.ctx.jobs, made.ctx.store)))
+        made.run(2 * MINUTE, step_s=10)
+        limited(made, 34.0)
+        made.run(3 * MINUTE, step_s=10)
+        assert made.state.tick.import_kw["lab"] < 34.0
+        assert made.state.held["tune"].cap_w > 300
+        assert "jobs (1) stay held" in end_in_order(parts).left
+        assert kept_jobs(made)
+
+
 def test_agents_that_do_not_hear_the_last_word_follow_what_they_had_and_work_stays_held(tmp_path):
     with lab(tmp_path) as made:
         agents, _ = alone(made)
