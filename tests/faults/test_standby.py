@@ -147,6 +147,7 @@ def test_the_only_server_is_killed_in_the_middle_of_an_event_and_ends_the_lead_b
     life = pair.lives["a"]
     assert life.event(id="heat", reduce_percent=40, duration="PT20M")[0] == 200
     wait_until(lambda: pair.held() >= LOWERED and pair.owed() == CARDS, BOUND_S)
+    wait_until(lambda: pair.alone_s() > 900, BOUND_S)  # the fast loop was first; now nodes know of the event too
     with watched(pair) as seen:
         pair.servers.stop()
         wait_until(lambda: pair.said_at("a", leading=False), BOUND_S)

@@ -99,6 +99,10 @@ class Pair:
         """How many cards their agent has to give back; a cap may be as high as a first limit, so `held` may be less."""
         return len(json.loads(self.found.read_bytes())["limits_w"]) if self.found.exists() else 0
 
+    def alone_s(self):
+        """For how many seconds from now on the agent was told what to follow, should nobody speak any more."""
+        return json.loads(self.found.read_bytes())["hold_until"] - time.monotonic() if self.found.exists() else 0.0
+
     def said_at(self, name, leading):
         """When a daemon last began to lead, or when its lease was over, as it said."""
         lines = [line for line in self.lives[name].lines() if line.get("event") == "standby.lead"]
