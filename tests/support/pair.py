@@ -99,6 +99,12 @@ class Pair:
         """How many cards their agent has to give back; a cap may be as high as a first limit, so `held` may be less."""
         return len(json.loads(self.found.read_bytes())["limits_w"]) if self.found.exists() else 0
 
+    def promised(self):
+        """How many cards the trajectory that their agent has begins with below the limit found first."""
+        steps = json.loads(self.found.read_bytes())["steps"] if self.found.exists() else []
+        caps = steps[0][1] if steps else {}
+        return sum(caps.get(gpu, watts) < watts for gpu, watts in self.machines["a"].first.items())
+
     def said_at(self, name, leading):
         """When a daemon last began to lead, or when its lease was over, as it said."""
         lines = [line for line in self.lives[name].lines() if line.get("event") == "standby.lead"]
