@@ -18,6 +18,7 @@ from scheduler.dispatch import Dispatched
 from scheduler.engine import Context, State
 from scheduler.flex import watch_tiers
 from scheduler.granting import grant_jobs
+from scheduler.handing import hand_news
 from scheduler.jobmeter import meter_jobs
 from scheduler.latency_trim import latencies, needed, watch_latency
 from scheduler.observing import observe, read_meter, site_import, teach
@@ -43,7 +44,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     2. per site: ceiling, set-point, and the orders that reach it (trim)
     3. clamp to floors and card ranges
     4. look at what became of the last orders; dispatch under a lease: journal, apply, read back
-    5. grant GPUs to jobs inside what the orders leave, and park what stays idle
+    5. grant GPUs to jobs inside what the orders leave, and park what stays idle; tell nodes of events that are new
     6. book: ledger, samples; return the tick
     """
     started = time.perf_counter()
@@ -79,6 +80,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     state.lately = state.lately if writes else {}
     for site, kw in state.setpoint_kw.items():
         state.lately.setdefault(site, LastMinute()).see(now, kw)
+    notes += hand_news(ctx, state, events, now)
     notes += shortfalls(trims, now) + overdrawn(ctx, state, trims, now)
     notes = tuple(note if note.at is not None else replace(note, at=now) for note in notes)
     state.followed = decision

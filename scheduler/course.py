@@ -7,12 +7,14 @@ none of them above the cap in force now unless the plan itself rises there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from optimizer.domain import GridEvent
 from scheduler.orders import PoolOrder
 
 Orders = Mapping[str, PoolOrder]
+Steps = Sequence[tuple[float, Orders]]
 
 ABOUT_S = 2.0
 """So long before and after a step every tick renews the lease: a node that hears of nobody when its trajectory falls
@@ -28,11 +30,13 @@ class Course:
 
     steps: tuple[tuple[float, Orders], ...]
     until: float
+    known: tuple[GridEvent, ...] = ()
+    """The events that it keeps."""
 
     @classmethod
-    def begun(cls, steps: Sequence[tuple[float, Orders]], until_s: float, now: float) -> Course:
+    def begun(cls, steps: Steps, until_s: float, now: float, known: Iterable[GridEvent] = ()) -> Course:
         """A course from offsets in seconds from `now`."""
-        return cls(tuple((now + offset_s, orders) for offset_s, orders in steps), now + until_s)
+        return cls(tuple((now + offset_s, orders) for offset_s, orders in steps), now + until_s, tuple(known))
 
     def ahead(self, now: float, in_force: Orders) -> list[tuple[float, Orders]]:
         """The rest of it as (seconds from now, orders), caps no higher than those in force until the plan rises."""
@@ -75,12 +79,12 @@ class Courses:
     """The one handed over last; None when nothing is to be followed."""
     _coming: dict[float, dict[str, int]] = field(default_factory=dict)
 
-    def begin(self, steps: Sequence[tuple[float, Orders]], until_s: float, now: float) -> Course:
+    def begin(self, steps: Steps, until_s: float, now: float, known: Iterable[GridEvent] = ()) -> Course:
         """A new one."""
-        self.last = Course.begun(steps, until_s, now)
+        self.last = Course.begun(steps, until_s, now, known)
         return self.last
 
-    def told(self, steps: Sequence[tuple[float, Orders]], now: float) -> None:
+    def told(self, steps: Steps, now: float) -> None:
         """Nodes that hear it follow these from now on: each step counts with the highest caps it was told with. What
         the fast loop may be reading meanwhile is replaced, never changed."""
         coming = {at: caps for at, caps in self._coming.items() if at >= now - SEEN_S}

@@ -11,14 +11,13 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from adapters.ports import AdapterError
 from optimizer.check import Violation, check_plan
 from optimizer.domain import Problem
 from optimizer.fallback import safe_plan
 from optimizer.reasons import Note, Reason, Severity
-from scheduler.clocked import limits_of
 from scheduler.collect import collect
 from scheduler.engine import Context, Decision, State
+from scheduler.handing import hand_over
 from scheduler.latency_trim import keep_books
 from scheduler.peaks import book_peaks
 from scheduler.problem import build_problem, signal_window
@@ -27,7 +26,6 @@ from scheduler.status import CycleReport
 from scheduler.store.store import StoreDegraded
 from scheduler.supply import read_devices
 from scheduler.timing import next_boundary
-from scheduler.trajectory import trajectory
 from scheduler.voluntary import answer_events
 from scheduler.work import tell_starts
 
@@ -107,11 +105,7 @@ def publish(ctx: Context, state: State, decision: Decision) -> None:
     state.decision = decision
     tell_starts(ctx, plan)
     now = ctx.clock.now()  # the solver took its time: seconds of the trajectory count from here
-    try:
-        steps, until_s = trajectory(ctx, state, plan, now)
-        ctx.dispatcher.hold([(at, limits_of(ctx.pools, orders)) for at, orders in steps], until_s, now)
-    except (AdapterError, StoreDegraded) as error:
-        state.notes.append(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, plan.made_at))
+    state.notes.extend(hand_over(ctx, state, plan, now))
     try:
         ctx.store.save_plan(plan)
     except StoreDegraded as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -25,9 +25,10 @@ from adapters.ports import (
     Receipt,
     TrajectoryHolder,
 )
+from optimizer.domain import GridEvent
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.capwatch import CapWatch
-from scheduler.course import Course, Courses
+from scheduler.course import Course, Courses, Steps
 from scheduler.dispatch_books import Books
 from scheduler.dispatch_notes import disagreements, raised_notes, returned, yielded_notes
 from scheduler.orders import PoolOrder
@@ -199,15 +200,14 @@ class Dispatcher:
         self._renewed_at = self.monotonic()
         return Lease(self.epoch, self._sequence, lease_s)
 
-    def hold(self, steps: Sequence[tuple[float, Mapping[str, PoolOrder]]], until_s: float, now: datetime) -> None:
-        """Hand the trajectory to an actuator that can follow it alone, until `until_s` seconds from now. Raises
-        AdapterError and StoreDegraded."""
+    def hold(self, steps: Steps, until_s: float, now: datetime, known: Iterable[GridEvent] = ()) -> None:
+        """Hand the trajectory, which keeps the events `known`, to an actuator that can follow it alone, until `until_s`
+        seconds from now. Raises AdapterError and StoreDegraded."""
         with self._lock:
             if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
                 return
             self._remember((gpu for _, orders in steps for pool in orders for gpu in self.gpus[pool]), now)
-            course = self.courses.begin(steps, until_s, self.monotonic())
-            self._hand_over(course, self._applied)
+            self._hand_over(self.courses.begin(steps, until_s, self.monotonic(), known), self._applied)
 
     def _hand_over(self, course: Course, in_force: Mapping[str, PoolOrder]) -> None:
         """Give the rest of the course to the actuator, and a lease with it."""
@@ -219,7 +219,7 @@ class Dispatcher:
             for offset_s, orders in ahead
         ]
         self.courses.told(ahead, now)
-        self._handed = ()
+        self._handed, self._handed_at = (), float("-inf")  # where it fails, the next turn tries again
         self.actuator.hold(steps, max(0.0, course.until - now), self._lease(self.lease_s or 0.0))
         self._handed_at, self._handed = now, course.rest(now, in_force)
 

@@ -53,11 +53,12 @@ class Held:
 
 
 def boot_id() -> str:
-    """Names this boot of the machine; a monotonic time is comparable only inside one."""
+    """Names this boot of the machine; a monotonic time is comparable only inside one. Where the kernel doesn't tell,
+    every start counts as one, and a lease or trajectory of before has ended."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or os.urandom(16).hex()
     except OSError:
-        return ""
+        return os.urandom(16).hex()
 
 
 class AgentFiles:

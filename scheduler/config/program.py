@@ -27,7 +27,7 @@ class BaselineConfig(Model):
 
     type: BaselineKind = Field(
         default=BaselineKind.METER_BEFORE,
-        description="meter_before (mean import before the event is announced to begin) or declared (a fixed level).",
+        description="meter_before (mean import before the message that announces it) or declared (a fixed level).",
         examples=["meter_before"],
     )
     minutes: Count = Field(default=60, description="For meter_before: length of the mean, in minutes.", examples=[60])

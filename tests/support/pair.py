@@ -99,9 +99,11 @@ class Pair:
         """How many cards their agent has to give back; a cap may be as high as a first limit, so `held` may be less."""
         return len(json.loads(self.found.read_bytes())["limits_w"]) if self.found.exists() else 0
 
-    def alone_s(self):
-        """For how many seconds from now on the agent was told what to follow, should nobody speak any more."""
-        return json.loads(self.found.read_bytes())["hold_until"] - time.monotonic() if self.found.exists() else 0.0
+    def promised(self):
+        """How many cards the trajectory that their agent has begins with below the limit found first."""
+        steps = json.loads(self.found.read_bytes())["steps"] if self.found.exists() else []
+        caps = steps[0][1] if steps else {}
+        return sum(caps.get(gpu, watts) < watts for gpu, watts in self.machines["a"].first.items())
 
     def said_at(self, name, leading):
         """When a daemon last began to lead, or when its lease was over, as it said."""
