@@ -22,6 +22,7 @@ from tests.support.problems import (
     HOUR,
     START,
     curves,
+    event,
     hourly,
     inputs,
     job,
@@ -30,6 +31,7 @@ from tests.support.problems import (
     random_problem,
     site,
     under_one_cap,
+    with_steps,
 )
 
 POOL = replace(pool("batch", Work.BATCH, 100), one_cap=True)
@@ -93,6 +95,18 @@ def test_a_gang_needs_its_least_gpus_whatever_the_speed_of_its_pool():
     assert (plan.rung, check_plan(made, plan)) == (Rung.OPTIMUM, ())
     assert plan.jobs["gang"].work_gpus[:2] == pytest.approx((20.0, 0.0))
     assert plan.pools["batch"].draw_kw[0] == pytest.approx(20.0 + 20.0 * 0.2)
+
+
+def test_a_least_run_gives_way_to_a_firm_event_even_where_a_part_of_it_would_fit():
+    """Idle cards alone are over the event's cap. In part (at the knee) the run would be worth more than what it takes,
+    if both its work and its being whole were counted in full."""
+    began = {"started_at": START - HOUR, "running_since": START}
+    run = job("j", (-2, 4), 400.0, 100, min_run_h=2.0, state=JobState.RUNNING, **began)
+    made = replace(of([replace(run, gpus=100)], [50.0] * 4), events=(event(hours=(1, 2), target=5.0),))
+    plan = answer(made, None, solve_problem)
+    assert (plan.rung, check_plan(made, plan)) == (Rung.OPTIMUM, ())
+    assert plan.jobs["j"].work_gpus == pytest.approx((100.0, 0.0, 100.0, 100.0))
+    assert plan.sites["dc"].over_event_kw == pytest.approx((0.0, 5.0, 0.0, 0.0))
 
 
 @pytest.mark.parametrize("work", [75.0, 90.0, 95.0])
@@ -170,10 +184,12 @@ def test_a_look_that_takes_too_long_leaves_the_plan_that_was_found(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_every_plan_of_any_problem_is_one_that_the_cards_can_follow(seed):
-    made, session = under_one_cap(random_problem(seed, exact=True)), Session()
-    for plan in (session.plan(made), session.plan(made), greedy_plan(made)):
-        assert check_plan(made, plan) == ()
-        assert evaluate(made, plan).total == pytest.approx(plan.objective, rel=1e-9)
+    exact = random_problem(seed, exact=True)
+    for free in (exact, with_steps(exact, seed), with_steps(random_problem(seed), seed)):
+        made, session = under_one_cap(free), Session()
+        for plan in (session.plan(made), session.plan(made), greedy_plan(made)):
+            assert check_plan(made, plan) == ()
+            assert evaluate(made, plan).total == pytest.approx(plan.objective, rel=1e-9)
 
 
 def test_a_day_under_one_cap_does_what_was_planned_and_loses_nothing_to_being_planned_anew():
