@@ -19,11 +19,12 @@ from typing import Any
 from benchmarks.support.days import CLOSED_LOOP, WAYS, Days, figures_of
 from benchmarks.support.longrun import roll, told
 from benchmarks.support.memory import peak_mb
-from benchmarks.support.plans import Hasty, Planned, Whole, arrays_of, highs_alone
+from benchmarks.support.plans import Hasty, Planned, Whole, arrays_of, highs_alone, timed
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import Figures, run, say, spread
 from benchmarks.support.rolling import refreshed, stepped
-from optimizer.domain import Problem, Rung
+from optimizer.domain import Plan, Problem, Rung
+from optimizer.evaluate import evaluate
 
 CHANGE_PER_KW = 0.002
 """The daemon's own price of moving a kW, for change_cost_ratio."""
@@ -144,6 +145,19 @@ def _defaults(size: Size, seed: int, backwards: bool) -> Ratios:
     }
 
 
+def _first(size: Size, seed: int, backwards: bool) -> Ratios:
+    """The first plan of a daemon's life, with its defaults: CPU seconds, and by how many per cent of the bill for
+    energy and its peak the second plan of the very same problem is better."""
+    planned = Planned()
+    problem = stepped(seed, 0, size.jobs, size.pools, size.horizon_h, CHANGE_PER_KW, one_cap=True)
+    plans: list[Plan] = []
+    took = timed(lambda: plans.append(planned.plan(problem)))[0]
+    plans.append(planned.plan(problem))
+    first, second = (evaluate(problem, plan) for plan in plans)
+    bill = second.energy + second.demand_charge
+    return {"first_plan_s": took, "first_behind_pct": 100.0 * (second.total - first.total) / bill}
+
+
 def _next_plans(size: Size, seed: int, more: dict[str, Any]) -> tuple[Whole, Whole, float, float]:
     """A refresh and a next step of a warm planner, and the seconds of HiGHS alone on the arrays of each."""
     planned = Planned()
@@ -224,6 +238,7 @@ PARTS: dict[str, Callable[..., Figures]] = {
     "grids": _every_day(_grids),
     "intervals": _every_day(_intervals),
     "defaults": _every_day(_defaults),
+    "first": _every_day(_first),
     "many": _many,
     "emergency": _emergency,
     "days": partial(_days, ways=[CLOSED_LOOP]),

@@ -33,7 +33,7 @@ from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import awake_in_time, draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.sifting import MOST_SHARE, Sifted, worth_sifting
-from optimizer.speeds import MOST_LOOKS, Speeds, beside_late
+from optimizer.speeds import LOOK_SHARE, MOST_LOOKS, Speeds, beside_late
 from optimizer.steady import tried, worth_steadying
 from optimizer.tankhours import in_hours
 from optimizer.tanks import Grouped, tanks_of
@@ -198,14 +198,15 @@ class Session:
         """The answer at speeds that pay more, where there are any, and the seconds that were spent on it."""
         seconds = 0.0
         for _ in range(MOST_LOOKS):
-            other = self._speeds.look(facts, arrays, answer)
+            left_s = time_limit_s - seconds
+            other = self._speeds.look(facts, arrays, answer, left_s)
             if other is None:
                 break
             before, tried = self._last, self._arrays(other, late)
             try:
-                found = self._solve(other, tried, max(0.1, time_limit_s - seconds))
+                found = self._solve(other, tried, max(0.1, LOOK_SHARE * left_s))
             except SolveError:  # what was found before is a plan all the same
-                found = replace(answer, seconds=max(0.0, time_limit_s - seconds))
+                found = replace(answer, seconds=LOOK_SHARE * max(0.0, left_s))
             seconds += found.seconds
             if not self._speeds.better(found, answer):
                 self._solver, self._sifted, self._last = None, None, before

@@ -37,8 +37,8 @@ OTHER_WORK, MORE_HOPE = 0.1, 2.0
 """But it is another problem where the work left is more or less by that share, or where other speeds should gain so
 many times what they should have gained then."""
 
-MOST_LOOKS = 2
-"""So many times a plan looks for speeds of its pools that pay more."""
+MOST_LOOKS, LOOK_SHARE = 2, 0.5
+"""So many times a plan looks for speeds of its pools that pay more, each time within that share of the time left."""
 
 WORTH_OF_MISSED = 0.1
 """Where higher speeds should gain less of what missed deadlines cost, it is not speed that is missing."""
@@ -147,10 +147,10 @@ class Speeds:
                         speeds[pool.index] = np.maximum(speeds[pool.index], pool.speed)
         return with_speeds(apart, speeds)
 
-    def look(self, facts: Facts, arrays: Arrays, answer: Answer) -> Facts | None:
-        """The facts with other speeds that should pay by an answer's duals; None: none do, or it is too early. The
-        first plan is made at the speeds of the tightest jobs; but whoever misses a deadline for want of speed gets it
-        at once."""
+    def look(self, facts: Facts, arrays: Arrays, answer: Answer, time_limit_s: float) -> Facts | None:
+        """The facts with other speeds that should pay by an answer's duals; None: none do, or looking rests. The first
+        plan, made from nothing at the speeds of the tightest jobs, looks for others where as much time is left as its
+        solve took; but whoever misses a deadline for want of speed gets it at once."""
         if facts.table.stock is not None or not _held(facts):
             return None
         speeds, faster, saved, spent = better_speeds(facts, arrays, answer)
@@ -160,7 +160,7 @@ class Speeds:
         hope = (faster + saved) / max(spent, 1e-12)
         work_h = float(facts.table.left.sum())
         self._rest = max(0, self._rest - 1) if self._alike(work_h, hope) else 0
-        if self._rest or self._grid is None:
+        if self._rest or (self._grid is None and answer.seconds > time_limit_s):
             return None
         self._looked = work_h, max(LEAST_GAIN, hope)
         if hope <= LEAST_GAIN:

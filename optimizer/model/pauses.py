@@ -12,6 +12,7 @@ from optimizer.domain import GridEvent
 from optimizer.facts import Facts, Floats
 from optimizer.model.parts import NO_INTS, Columns, Flags, Ints, Model, Rows
 from optimizer.steps import Steps, steps_of
+from optimizer.weights import MARGIN
 
 
 def add_pauses(model: Model) -> None:
@@ -155,7 +156,10 @@ def _add_least_runs(model: Model, steps: Steps, open_: Flags) -> None:
     """on[j,t] + cut[j,t] >= sum of up[j,u] over starts u < t less than the least run (or what the work left takes)
     before t; and on[j,t] + cut[j,t] >= 1 while a run in progress has not lasted that long. Objective: + weight of
     undone work * least work * hours * cut: a least run gives way to hard limits and firm events, and to nothing
-    cheaper. (Without `cut` a run that must not be cut could not begin before a limit that stops it, or would break it.)
+    cheaper. In later intervals, where `on` may be a part, it is of that only what an event's price is above the work's:
+    work and run together must be worth less than what they take from a firm event. `cut` may be above 1: of a run that
+    was cut and the one after it, both are cut where neither can be. (Without `cut` a run that must not be cut could not
+    begin before a limit that stops it, or would break it.)
     """
     facts = model.facts
     begun, hold_on = _starts_before(facts, steps, open_), held(facts, steps) & open_
@@ -163,8 +167,8 @@ def _add_least_runs(model: Model, steps: Steps, open_: Flags) -> None:
     kept = np.zeros(shape, dtype=np.bool_)
     kept[begun[:, 0], begun[:, 1]] = True
     j, t = np.nonzero(kept | hold_on)
-    lost = model.job_weights.undone_per_gpu_h
-    cut = model.columns("cut", "jt", (j, t), high=1.0, cost=lost[j] * steps.least_work[j] * facts.hours[t])
+    lost = model.job_weights.undone_per_gpu_h[j] * np.where(t == 0, 1.0, MARGIN - 1.0)
+    cut = model.columns("cut", "jt", (j, t), cost=lost * steps.least_work[j] * facts.hours[t])
     cut_at = cut.find(shape)
     lasts = model.rows("least_run", "jt", np.nonzero(kept), low=0.0)
     up: Columns = model.get("up")

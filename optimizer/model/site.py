@@ -43,8 +43,8 @@ def import_at(facts: Facts, s: Ints | int, t: Ints | int) -> Ints:
 
 
 def add_limits(model: Model) -> None:
-    """import - over <= hard limit (kW), 0 <= over <= what the least import exceeds the limit by. Objective: + weight *
-    hours * over.
+    """import - over <= hard limit (kW), 0 <= over <= what the least import, with all that generators can give, exceeds
+    the limit by. Objective: + weight * hours * over.
 
     Why not by price alone: a small job that many others wait for carries the value of all of them, and no price of a
     kilowatt outweighs whatever work could be worth.
@@ -52,7 +52,7 @@ def add_limits(model: Model) -> None:
     facts = model.facts
     s, t = np.nonzero(facts.limit_kw < inf)
     weight = np.array([weights.limit_per_kwh for weights in model.weights])
-    beyond = (facts.least_import_kw - facts.limit_kw)[s, t]
+    beyond = (facts.least_import_kw - facts.supply.most_output_kw - facts.limit_kw)[s, t]
     most = np.where(beyond > 0, beyond + LEEWAY_KW, 0.0)
     over = model.columns("over_limit", "st", (s, t), high=most, cost=weight[s] * facts.hours[t])
     limit = model.rows("limit", "st", (s, t), high=facts.limit_kw[s, t])

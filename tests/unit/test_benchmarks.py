@@ -95,7 +95,7 @@ SIGNED = {
     "lost", "doubled", "late_ticks", "flood_late_ticks", "flood_longest_gap_s", "flood_wrong",
     "webhooks_lost", "webhooks_wrong", "webhooks_late_ticks", "webhooks_longest_gap_s",
     "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost", "failing_cases", "excused_seconds",
-    "worst_kw",
+    "worst_kw", "first_behind_pct",
 }  # fmt: skip
 """Figures that may be nothing, or less."""
 

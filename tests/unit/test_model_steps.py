@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from optimizer.assets import Generator
 from optimizer.check import check_plan
 from optimizer.domain import JobState, Work
 from optimizer.evaluate import evaluate
@@ -141,6 +142,16 @@ def test_a_run_may_begin_before_a_limit_that_cuts_it_and_the_limit_holds():
     assert plan.jobs["j"].work_gpus == pytest.approx((100.0, 100.0, 0.0, 0.0, 0.0, 100.0))
 
 
+def test_a_run_that_was_cut_and_the_one_after_it_are_both_cut_by_an_event():
+    """Idle cards take the limit of the third hour and the event's cap in the fifth, which lies in the least four hours
+    of the run from the second hour and of that from the fourth."""
+    of = job("j", (1, 6), 500.0, 100, min_run_h=4.0, value_per_gpu_h=1.0)
+    here = made([of], limit=[1e9, 1e9, 100.0, 1e9, 1e9, 1e9], events=[event("e", (4, 5), 100.0, 400.0)])
+    plan = solve_problem(here)
+    assert check_plan(here, plan) == ()
+    assert plan.jobs["j"].work_gpus == pytest.approx((0.0, 100.0, 0.0, 100.0, 0.0, 100.0))
+
+
 def test_a_run_in_its_second_pool_counts_where_its_first_can_not_hold_it():
     """Begun in the pool that has its four GPUs; 0.4 kW above the hard limit then are out of reach, and said."""
     of = job("j", (-1, 6), 24.0, 4, pools=("small", "batch"), min_gpus=4, preemptible=False, started_at=START - HOUR)
@@ -151,10 +162,13 @@ def test_a_run_in_its_second_pool_counts_where_its_first_can_not_hold_it():
         assert check_plan(here, plan) == ()
 
 
-def test_a_limit_holds_whatever_the_jobs_are_worth_that_wait_for_a_small_one():
-    """The small job would need 0.2 kW beyond the limit for an hour, and 400 GPU-hours of the other would be in time."""
+@pytest.mark.parametrize("output_kw", [0.0, 60.0])
+def test_a_limit_holds_whatever_the_jobs_are_worth_that_wait_for_a_small_one(output_kw):
+    """The small job would need 0.2 kW beyond the limit for an hour, and 400 GPU-hours of the other would be in time; an
+    engine at full output is a part of what can be reached."""
     jobs = [job("a", (0, 6), 0.5, 1), job("b", (0, 6), 500.0, 100, after=("a",), value_per_gpu_h=1e4)]
-    here = made(jobs, limit=[100.0, *[1e9] * 5])
+    engine = Generator("gas", (0.0,) * HOURS, (output_kw,) * HOURS, 400.0, False, False)
+    here = made(jobs, limit=[100.0 - output_kw, *[1e9] * 5], generators=(engine,))
     plan = solve_problem(here)
     assert plan.sites["dc"].over_limit_kw == (0.0,) * 6
     assert plan.jobs["a"].work_gpus[:2] == pytest.approx((0.0, 0.5))
