@@ -150,8 +150,9 @@ class Judge:
 
     def _rise(self, import_kw: float, infos: Mapping[GpuId, GpuInfo], now: datetime) -> None:
         """Power that caps give back comes by the site's ramp, whoever gives it back."""
-        over_kw = self._ramp.risen_kw(import_kw, infos, self.foreign) if now - self._broken_at >= GRACE else 0.0
-        self._ramp.see(import_kw, infos)
+        broken = now - self._broken_at < GRACE
+        over_kw = 0.0 if broken else self._ramp.risen_kw(import_kw, infos, self.foreign)
+        self._ramp.see(import_kw, infos, broken)
         if over_kw > 0:
             self.found.too_fast += 1
             alive = "" if self.world.parts is not None else ", daemon down"

@@ -3,7 +3,9 @@
 Two measures, and the smaller counts: what the site drew more at its connection than in some second of the last minute,
 and what the cards that are busy now may draw more under their limits of now than under those of then. So load that
 comes, a job that begins and a machine that boots are no fault, nor are caps that rise where cards draw less. Left out
-are cards that were away meanwhile, or that others write to, and the way back to a floor, which is given at once.
+are cards that were away meanwhile, or that others write to, and the way back to a floor, which is given at once. No rise
+is counted from a second in which something broke: another program's limits are put right by the agents in the very second
+in which the loop sheds their power elsewhere, and what both took is given back in the next.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ what they kept free for that they may give back at once. (A step of all cards is
 
 @dataclass(frozen=True)
 class Seen:
-    """One second: import in kW, and the limit in W of every card that was there."""
+    """One second: import in kW (inf: nothing is compared with it), and the limit in W of every card that was there."""
 
     import_kw: float
     limits_w: Mapping[GpuId, float]
@@ -52,9 +54,11 @@ class RampWatch:
                 over_kw = max(over_kw, rise_kw - allowed_kw)
         return over_kw
 
-    def see(self, import_kw: float, infos: Mapping[GpuId, GpuInfo]) -> None:
-        """Take in the second that was judged."""
-        self._seen.append(Seen(import_kw, {gpu: info.limit_w for gpu, info in infos.items()}))
+    def see(self, import_kw: float, infos: Mapping[GpuId, GpuInfo], broken: bool = False) -> None:
+        """Take in the second that was judged; `broken`: something broke in it or just before."""
+        self._seen.append(
+            Seen(float("inf") if broken else import_kw, {gpu: info.limit_w for gpu, info in infos.items()})
+        )
 
     def _released_kw(self, then: Seen, infos: Mapping[GpuId, GpuInfo], left_out: Collection[GpuId]) -> float:
         """What busy cards may draw more than under the limits of then."""

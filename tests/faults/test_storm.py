@@ -101,6 +101,24 @@ def test_the_judge_sees_nodes_that_give_everything_back_at_once_over_a_dead_daem
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_nodes_give_back_where_no_event_ends_comes_by_the_ramp_of_their_site(monkeypatch, world, broken):
+    """Their agents know of no site, and give ten watts a second back, each card."""
+    if broken:
+        monkeypatch.setattr("scheduler.trajectory.ramped", lambda _ctx: False)
+    judge = Judge(world)
+    world.operator_limit(13.0)
+    assert more(world, judge, "too_fast", 60) == 0
+    judge.remember()
+    world.kill()
+    held_kw = world.hall.reading().import_kw["lab"]
+    found = more(world, judge, "too_fast", 960)
+    assert world.hall.reading().import_kw["lab"] > held_kw + 4.0, "there was something to give back"
+    assert {node.core.status()["phase"] for node in world.nodes} == {"free"}
+    assert (found > 5) if broken else (found == 0)
+
+
+@pytest.mark.timeout(300)
 def test_the_judge_asks_of_no_ramp_what_load_does_and_of_no_daemon_to_wait_with_a_floor(world):
     judge = Judge(world)
     infos = world.view.infos()
@@ -119,6 +137,18 @@ def test_the_judge_asks_of_no_ramp_what_load_does_and_of_no_daemon_to_wait_with_
     assert ramp.risen_kw(30.0, low, set()) == 0.0
     ramp.see(10.0, {})
     assert ramp.risen_kw(30.0, busy, set()) == 0.0, "these were away"
+
+
+@pytest.mark.timeout(300)
+def test_the_judge_counts_no_rise_from_a_second_in_which_something_broke_but_from_those_before(world):
+    judge, ramp = Judge(world), Judge(world)._ramp
+    busy = {gpu: replace(info, utilisation=1.0) for gpu, info in world.view.infos().items()}
+    low, high = ({gpu: replace(info, limit_w=watts) for gpu, info in busy.items()} for watts in (200.0, 400.0))
+    ramp.see(10.0, low, broken=True)
+    assert ramp.risen_kw(20.0, high, judge.foreign) == 0.0
+    ramp.see(10.0, low)
+    ramp.see(10.0, low, broken=True)
+    assert ramp.risen_kw(20.0, high, judge.foreign) > 5.0
 
 
 def test_an_event_that_is_withdrawn_later_may_not_be_lost_before(world):
