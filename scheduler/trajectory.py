@@ -65,7 +65,7 @@ def trajectory(ctx: Context, state: State, plan: Plan, now: datetime) -> tuple[S
     moments = [now, *sorted(edge for edge in edges if now < edge < until), until]
     lines: dict[str, Line] = {}
     for site in ctx.sites:
-        spans = [
+        spans: list[tuple[Span, Orders]] = [
             (span, _orders(ctx, state, plan, site, span, lagging=span[0] < now + LAG)) for span in pairwise(moments)
         ]
         spans += [((until, until + LONGEST_RELEASE), freed(ctx, site, spans[-1][1]))] if ramped(ctx) else []

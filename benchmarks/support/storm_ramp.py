@@ -3,9 +3,9 @@
 Two measures, and the smaller counts: what the site drew more at its connection than in some second of the last minute,
 and what the cards that are busy now may draw more under their limits of now than under those of then. So load that
 comes, a job that begins and a machine that boots are no fault, nor are caps that rise where cards draw less. Left out
-are cards that were away meanwhile, or that others write to, and the way back to a floor, which is given at once. No rise
-is counted from a second in which something broke: another program's limits are put right by the agents in the very second
-in which the loop sheds their power elsewhere, and what both took is given back in the next.
+are cards that were away meanwhile, or that others write to, and the way back to a floor, which is given at once. No
+rise is counted from a second in which something broke: another program's limits are put right by the agents in the very
+second in which the loop sheds their power elsewhere, and what both took is given back in the next.
 """
 
 from __future__ import annotations
