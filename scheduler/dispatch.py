@@ -27,14 +27,12 @@ from adapters.ports import (
 )
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.capwatch import CapWatch
-from scheduler.course import Course, Courses
+from scheduler.course import INF, Course, Courses, steps_of
 from scheduler.dispatch_books import Books
 from scheduler.dispatch_notes import disagreements, raised_notes, returned, yielded_notes
 from scheduler.orders import PoolOrder
 from scheduler.pool_limits import PoolLimit, PoolLimits
 from scheduler.store.database import StoreDegraded
-
-INF = float("inf")
 
 RENEWALS = 3
 """A lease is renewed when this part of it has passed."""
@@ -86,6 +84,7 @@ class Dispatcher:
     _retry_at: float = 0.0
     _retry_s: float = 1.0
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _handing: threading.Lock = field(default_factory=threading.Lock)  # a trajectory is on its way
 
     def __post_init__(self) -> None:
         self._limit = PoolLimits(self.gpus)
@@ -184,13 +183,13 @@ class Dispatcher:
         """Renew the lease when a part of it has passed, by handing over the trajectory where it was corrected since."""
         now, course = self.monotonic(), self.courses.last
         due = course is not None and now - self._handed_at > lease_s / RENEWALS
-        if course is not None and due and course.rest(now, orders) != self._handed:
-            self._hand_over(course, orders)
+        if course is not None and due and course.rest(now, orders) != self._handed and self._handing.acquire(False):
+            self._ready(course, orders)()
         elif now - self._renewed_at > (0.0 if course is not None and course.near(now) else lease_s / RENEWALS):
             self.actuator.apply({}, self._lease(lease_s))
 
     def next_lease(self, lease_s: float) -> Lease:
-        """A lease for an order about clocks, in the same sequence."""
+        """A lease for an order about clocks."""
         return self._lease(self.lease_s or lease_s)
 
     def _lease(self, lease_s: float) -> Lease:
@@ -205,23 +204,29 @@ class Dispatcher:
         with self._lock:
             if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
                 return
-            self._remember((gpu for _, orders in steps for pool in orders for gpu in self.gpus[pool]), now)
-            course = self.courses.begin(steps, until_s, self.monotonic())
-            self._hand_over(course, self._applied)
+            pools = {pool for _, orders in steps for pool in orders}
+            self._remember((gpu for pool in pools for gpu in self.gpus[pool]), now)
+            hand_over = self._ready(self.courses.begin(steps, until_s, self.monotonic()), self._applied)
+            self._handing.acquire()
+        hand_over()  # thousands of nodes take seconds, and an order of the fast loop may not wait for them
 
-    def _hand_over(self, course: Course, in_force: Mapping[str, PoolOrder]) -> None:
-        """Give the rest of the course to the actuator, and a lease with it."""
+    def _ready(self, course: Course, in_force: Mapping[str, PoolOrder]) -> Callable[[], None]:
+        """What gives the rest of the course to the actuator, and a lease with it, and lets go of `_handing`."""
         assert isinstance(self.actuator, TrajectoryHolder)
-        now = self.monotonic()
-        ahead = course.ahead(now, in_force)
-        steps = [
-            (offset_s, {gpu: self._cap(gpu, order.cap_w) for pool, order in orders.items() for gpu in self.gpus[pool]})
-            for offset_s, orders in ahead
-        ]
+        now, hold = self.monotonic(), self.actuator.hold
+        ahead, self._handed_at, self._handed = course.ahead(now, in_force), now, ()
         self.courses.told(ahead, now)
-        self._handed = ()
-        self.actuator.hold(steps, max(0.0, course.until - now), self._lease(self.lease_s or 0.0))
-        self._handed_at, self._handed = now, course.rest(now, in_force)
+        lease, rest = self._lease(self.lease_s or 0.0), course.rest(now, in_force)
+        steps = steps_of(ahead, self.gpus, self._first, self._cap)
+
+        def hand_over() -> None:
+            try:
+                hold(steps, max(0.0, course.until - now), lease)
+                self._handed = rest if self.courses.last is course else ()
+            finally:
+                self._handing.release()
+
+        return hand_over
 
     def verify(self, now: datetime) -> tuple[Note, ...]:
         """Read every limit back, whatever the actuator. Where nothing may be written, limits that could not be given
@@ -323,7 +328,7 @@ class Dispatcher:
     def release(self, now: datetime, only: Collection[GpuId] | None = None) -> tuple[Note, ...]:
         """Give back the limits found before the first write (of `only` these GPUs, or of all), those of a killed
         predecessor included. What is not confirmed is kept, and tried again by `verify`."""
-        with self._lock:
+        with self._lock, self._handing:  # a trajectory that comes after its release would bring the caps back
             limits = self.books.first_limits()
             if only is not None:
                 limits = {gpu: limit for gpu, limit in limits.items() if gpu in only}
