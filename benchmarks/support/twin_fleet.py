@@ -94,11 +94,12 @@ def messages(monitor: str) -> int:
 
 @dataclass(frozen=True)
 class Nodes:
-    """The URLs of a server and of what it tells of itself, and the processes by part."""
+    """The URLs of a server and of what it tells of itself, the processes by part, and the nodes' names."""
 
     url: str
     monitor: str
     processes: dict[str, tuple[int, ...]]
+    names: list[str]
 
 
 @contextmanager
@@ -121,7 +122,8 @@ def twin_nodes(
         for twin in twins:
             _wait_until_ready(twin)
         processes = {"server": (server.pid,), "nodes": tuple(twin.pid for twin in twins)}
-        yield Nodes(url, f"http://127.0.0.1:{monitor}", processes)
+        names = [f"t{number}-{node}" for number, count in _parts(nodes) for node in range(count)]
+        yield Nodes(url, f"http://127.0.0.1:{monitor}", processes, names)
 
 
 @contextmanager

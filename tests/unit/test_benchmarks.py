@@ -59,7 +59,7 @@ TINY = {
     "failover": {"deaths": 1, "lease_s": 2},
     "quotes": {"clients": 20, "seconds": 3.0, "think_s": 0.3},
     "storm": {"cases": 1, "events": 2, "faults": 1},
-    "reaction": {"events": 2, "simulated": 4, "phases": 2, "slips": 1, "fleets": ((12, 2),)},
+    "reaction": {"events": 2, "simulated": 4, "phases": 2, "slips": 1, "fleets": ((12, 2),), "idle_s": 0.5},
 }
 KEYS = {
     "plan_speed": {
@@ -87,9 +87,9 @@ KEYS = {
     "failover": {"failover_s", "worst_s", "beyond_lease_s"},
     "quotes": {"calls", "p99_s", "prices_p99_s", "ask_p99_s", "lost", "late_ticks", "longest_gap_s"},
     "storm": {"events", "samples_above_limit", "floors_broken", "caps_past_lease", "not_restored"},
-    "reaction": {"gpus8_ms", "measured_30pct_s", "users_s", "nodes12_p99_s", "nodes12_server_cpu_s"},
+    "reaction": {"gpus8_ms", "measured_30pct_s", "users_s", "nodes12_before_s", "nodes12_server_cpu_s"},
 }
-COUNTED = ("cpu_s", "core_share")
+COUNTED = ("cpu_s", "core_share", "messages_per_s")
 SIGNED = {
     "lowest_point", "highest_point", "rebound_points", "worst_points", "bursty_worst_points", "samples_above_limit",
     "bursty_samples_above_limit", "over_delivery_points", "bursty_over_delivery_points", "reversals", "orders_per_h",
