@@ -152,7 +152,8 @@ class Judge:
         """Power that caps give back comes by the site's ramp, whoever gives it back."""
         broken = now - self._broken_at < GRACE
         over_kw = 0.0 if broken else self._ramp.risen_kw(import_kw, infos, self.foreign)
-        self._ramp.see(import_kw, infos, broken)
+        # What was done about a break, a tick after it, shows in the second that ends with the grace.
+        self._ramp.see(import_kw, infos, broken=now - self._broken_at <= GRACE)
         if over_kw > 0:
             self.found.too_fast += 1
             alive = "" if self.world.parts is not None else ", daemon down"
