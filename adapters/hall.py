@@ -2,12 +2,11 @@
 
 Why one hall behind three adapters: a power cap changes what the meter reads and how fast the jobs run, so the
 simulated actuator, meter and job system must share one physics. GPUs follow measured curves (cap -> draw, cap ->
-throughput, linear between the measured points), their power settles to a new target at first order, and energy, work
-and import are integrated exactly over each step, whether it lasts a second or a quarter of an hour. All GPUs live in
-flat numpy arrays, a slice a pool, so that tens of thousands of them cost less than a real node of eight.
+throughput, linear between the measured points), their power settles at first order, and energy, work and import are
+integrated exactly. All GPUs live in flat arrays: tens of thousands of them cost less than a real node of eight.
 
-A lower cap settles faster than a higher one. The defaults (95 % after 50 ms down, 0.4 s up) are read from the step
-responses of a V100 sampled at 200 Hz that were published with GridPilot (github.com/denisa-c/gridpilot, experiment E2).
+A lower cap settles faster than a higher one. The defaults (95 % after 50 ms down, 0.4 s up) are read from a V100's step
+responses at 200 Hz, published with GridPilot (github.com/denisa-c/gridpilot, experiment E2).
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from adapters.hall_state import (
     Signal,
     Signals,
     clock_reader,
+    column_reader,
     follow,
     gpu_ids,
     mean_speed,
@@ -93,7 +93,7 @@ class SimulatedHall:
         self._looked: tuple[object, dict[GpuId, float]] = (None, {})
         self._gpus = new_gpus(self._pools)
         follow(self._gpus, self._pools)
-        self.clocks = clock_reader(self._gpus, self._index)
+        self.clocks, self.columns = clock_reader(self._gpus, self._index), column_reader(self._gpus)
         self.parking = HallParking(self._pools, self._now, self._lock)
         self._occupy(self._signals(self._now))
         self._gpus.draw_w = self._targets()

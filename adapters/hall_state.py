@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,6 +204,21 @@ def serving(gpus: Gpus, state: PoolState) -> tuple[int, float, float]:
     """GPUs of a pool on the bus, the busy share of them, and their mean throughput while busy."""
     count, busy = int(gpus.live[state.part].sum()), float(gpus.busy[state.part].sum())
     return count, busy / count if count else 0.0, mean_speed(gpus, state)
+
+
+class Columns(NamedTuple):
+    """All GPUs as they are now, an entry each, in the order of the pools: limit in force and draw in W, whether it is
+    on the bus, how busy it is."""
+
+    enforced_w: Floats
+    draw_w: Floats
+    live: NDArray[np.bool_]
+    busy: Floats
+
+
+def column_reader(gpus: Gpus) -> Callable[[], Columns]:
+    """Tells all GPUs at once, for who has thousands."""
+    return lambda: Columns(gpus.enforced_w, gpus.draw_w, gpus.live, gpus.busy)
 
 
 def clock_reader(gpus: Gpus, places: Mapping[GpuId, int]) -> Callable[[Collection[GpuId]], dict[GpuId, int]]:

@@ -48,14 +48,9 @@ horizon: 6h
 state_dir: state
 sites:
   - {{id: hall, timezone: Etc/UTC, price: energy, limit_kw: 20000}}
-curves:
-  - id: twin
-    idle_w: 75
-    points: [{{cap_w: 200, draw_w: 195, throughput: 0.4}}, {{cap_w: 450, draw_w: 440, throughput: 0.85}},
-             {{cap_w: 700, draw_w: 640, throughput: 1.0}}]
 pools:
-  - {{id: train, site: hall, gpu_model: twin, count: {cards}, work: training, curve: twin, value_per_gpu_h: 2.0,
-     floor: 0.5, gpus: {{all: true}}}}
+  - {{id: train, site: hall, gpu_model: A100-400W, count: {cards}, work: training, curve: A100-400W/pt_mpt_7b_fast,
+     value_per_gpu_h: 2.0, floor: 0.5, gpus: {{all: true}}}}
 signals:
   - {{id: energy, type: constant, unit: USD/MWh, value: 60}}
 power: {{type: fleet, servers: ["{url}"]}}
@@ -80,7 +75,7 @@ def _agent(size: Size, folder: Path) -> dict[str, Any]:
         say(f"the agent is not measured: {missing}")
         return {}
     with ExitStack() as stack:
-        url, _ = stack.enter_context(twin_nodes(folder / "bus", 1, 1, 10.0))
+        url = stack.enter_context(twin_nodes(folder / "bus", 1, 1)).url
         options = ["--socket", folder / "a.sock", "--state-dir", folder / "state", "--node", "n1", "--tick-s", "1"]
         command = [sys.executable, "-m", "scheduler.agent.process", *map(str, options), "--fleet", url]
         agent = stack.enter_context(process(command, folder / "agent.log", machine.env()))
@@ -95,7 +90,7 @@ def _agent(size: Size, folder: Path) -> dict[str, Any]:
 def _daemon(size: Size, folder: Path) -> dict[str, Any]:
     """The daemon on a fleet to which nothing happens, its plans included."""
     with ExitStack() as stack:
-        url, _ = stack.enter_context(twin_nodes(folder, size.nodes, CARDS, 1.0))
+        url = stack.enter_context(twin_nodes(folder, size.nodes, CARDS)).url
         port = free_port()
         config = folder / "gridpace.yaml"
         config.write_text(CONFIG.format(cards=size.nodes * CARDS, url=url, port=port), encoding="utf-8")

@@ -22,16 +22,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.support.fleet_events import live_fleet
 from benchmarks.support.node import Node, node
 from benchmarks.support.report import Figures, run, say, spread
 from benchmarks.support.slips import slips
-from benchmarks.support.twin_fleet import rates, twin_fleet
+from benchmarks.support.twin_fleet import OWN, Rates
 from scheduler.clock import VirtualClock, WallClock
 from tests.support.fake_nvml import STATE, FakeGpu, FakeNvml
 
 CALL_MS = 30
 CARDS = 8
 PARTS = ("cards", "measured", "users", "nodes1000", "nodes10000")
+TIMES = ("whole_s", "before_s", "bus_s", "measured_s")
 SHARE = 0.7
 """What is left of the power before: the event asks for 30 % less."""
 
@@ -39,20 +41,21 @@ SHARE = 0.7
 @dataclass(frozen=True)
 class Size:
     """Events on the node of eight cards; simulated cards, and events at different moments between two ticks; moments
-    at which users begin to wait; orders to fleets by their number of nodes."""
+    at which users begin to wait; events at fleets by their number of nodes; seconds in which these are left alone."""
 
     events: int = 21
     simulated: int = 512
     phases: int = 10
     slips: int = 21
-    fleets: tuple[tuple[int, int], ...] = ((1000, 100), (10000, 20))
+    fleets: tuple[tuple[int, int], ...] = ((1000, 40), (10000, 10))
+    idle_s: float = 20.0
 
 
 FULL = Size()
-QUICK = Size(events=5, simulated=64, phases=3, slips=5, fleets=((1000, 5),))
+QUICK = Size(events=5, simulated=64, phases=3, slips=5, fleets=((1000, 3),), idle_s=3.0)
 
 
-def measure(quick: bool, seed: int, parts: Sequence[str] = ()) -> Figures:
+def measure(quick: bool, seed: int, parts: Sequence[str] = (), rates: Rates = OWN) -> Figures:
     """The figures of these parts (none named: of all), printed on the way. Nothing here is random: the seed plays no
     part."""
     size, figures = QUICK if quick else FULL, dict[str, Any]()
@@ -63,9 +66,9 @@ def measure(quick: bool, seed: int, parts: Sequence[str] = ()) -> Figures:
             figures |= _measured(size, Path(name))
         if not parts or "users" in parts:
             figures |= _users(size, Path(name))
-        for nodes, orders in size.fleets:
+        for nodes, events in size.fleets:
             if not parts or f"nodes{nodes}" in parts:
-                figures |= _fleet(nodes, orders, Path(name) / f"fleet-{nodes}")
+                figures |= _fleet(nodes, events, size.idle_s, rates, Path(name) / f"fleet-{nodes}")
     return figures
 
 
@@ -148,26 +151,35 @@ def _users(size: Size, folder: Path) -> dict[str, Any]:
     return {"users_s": median(times), "users_worst_s": max(times)}
 
 
-def _fleet(nodes: int, orders: int, folder: Path) -> dict[str, Any]:
-    """Orders to all cards of so many nodes at once. RuntimeError when a card did not follow."""
-    with twin_fleet(folder, nodes) as fleet:
-        fleet.order(650)
+def _fleet(nodes: int, events: int, idle_s: float, rates: Rates, folder: Path) -> dict[str, Any]:
+    """Events at a site of so many nodes, each for 30 % less. RuntimeError when a card did not follow."""
+    with live_fleet(folder, nodes, rates) as fleet:
+        shares, messages = fleet.idle(idle_s)
         before = fleet.cpu_s()
-        turns = [fleet.order(600 - number % 50) for number in range(orders)]
-        spent = {part: (cpu_s - before[part]) / orders for part, cpu_s in fleet.cpu_s().items()}
+        seen = [fleet.event(SHARE) for _ in range(events)]
+        spent = {part: (cpu_s - before[part]) / events for part, cpu_s in fleet.cpu_s().items()}
         wire_s = fleet.round_trip_s()
-    if any(bad for _, bad in turns):
-        raise RuntimeError(f"some of {fleet.cards} cards did not follow")
-    times = [seconds for seconds, _ in turns]
-    say(f"{orders} orders to {nodes:,} nodes, {fleet.cards:,} cards, one NATS server, all on this machine; seconds")
-    say(f"  {rates()}; counted from the order, not from the accepted event")
-    say(f"  from the dispatcher's order to the last read-back  {spread(times, '.2f')}")
-    say(f"  processor time of one order                        {_parts(spent)}")
+    whole, before_s, bus_s, measured = ([getattr(one, part) for one in seen] for part in TIMES)
+    own_s = [one.whole_s - one.before_s - one.bus_s for one in seen]
+    say(f"{events} events at {nodes:,} nodes of {CARDS} cards, one NATS server, all on this machine; {rates}; seconds")
+    say(f"  from the accepted event to the last read-back      {spread(whole, '.2f')}")
+    say(f"  of that until the order goes to the dispatcher     {spread(before_s, '.2f')}")
+    say(f"  on the bus and in the nodes                        {spread(bus_s, '.2f')}")
+    say(f"  in the dispatcher and the books                    {spread(own_s, '.2f')}")
+    say(f"  until the cards' sensors, as told, show 30 % less  {spread(measured, '.2f')}")
+    say(f"  processor time of an event and its withdrawal      {_parts(spent)}")
+    say(f"  shares of a core while nothing happens             {_parts(shares)}; {messages:.0f} messages a second")
     say(f"  a message's way to the server and back             {wire_s:.4f}")
-    return {
-        f"nodes{nodes}_p99_s": float(np.quantile(times, 0.99, method="higher")),
-        f"nodes{nodes}_median_s": median(times),
-    } | {f"nodes{nodes}_{part}_cpu_s": cpu_s for part, cpu_s in spent.items()}
+    figures: dict[str, Any] = {"p99_s": _p99(whole), "median_s": median(whole), "before_s": median(before_s),
+                               "bus_s": median(bus_s), "measured_p99_s": _p99(measured), "messages_per_s": messages,
+                               "wire_s": wire_s, "tick_s": rates.tick_s, "state_s": rates.state_s}  # fmt: skip
+    figures |= {f"{part}_cpu_s": cpu_s for part, cpu_s in spent.items()}
+    figures |= {f"{part}_idle_core_share": share for part, share in shares.items()}
+    return {f"nodes{nodes}_{name}": value for name, value in figures.items()}
+
+
+def _p99(times: Sequence[float]) -> float:
+    return float(np.quantile(times, 0.99, method="higher"))
 
 
 def _parts(spent: dict[str, float]) -> str:
@@ -182,11 +194,15 @@ def _took(call: Any) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run from the command line; `--part NAME`, as often as one likes, for a part of it."""
+    """Run from the command line; `--part NAME`, as often as one likes, for a part of it; `--tick-s` and `--state-s` for
+    the nodes' rates, by default the product's."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--part", action="append", default=[], choices=PARTS)
+    options.add_argument("--tick-s", type=float, default=OWN.tick_s)
+    options.add_argument("--state-s", type=float, default=OWN.state_s)
     asked, others = options.parse_known_args(argv)
-    run("reaction", __doc__.splitlines()[0], partial(measure, parts=asked.part), others)
+    rates = Rates(asked.tick_s, asked.state_s)
+    run("reaction", __doc__.splitlines()[0], partial(measure, parts=asked.part, rates=rates), others)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def measure(seed: int, cases: Sequence[int], size: Size = FULL) -> Figures:
         total["caps_past_lease"] += found.past_lease
         total["not_restored"] += found.not_restored
         total["acknowledged_lost"] += found.lost
+        total["risen_too_fast"] += found.too_fast
         total["failing_cases"] += found.bad > 0
         worst_kw = max(worst_kw, found.worst_kw)
         say(f"case {one.case}: {one.events} events, {found.bound} s under a limit, {found.excused} s not reachable, "
@@ -76,7 +77,7 @@ def measure(seed: int, cases: Sequence[int], size: Size = FULL) -> Figures:
             say(str(one))
             say("found:\n" + "\n".join(found.lines))
     names = ("events", "samples_above_limit", "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost",
-             "failing_cases", "seconds", "bound_seconds", "excused_seconds")  # fmt: skip
+             "risen_too_fast", "failing_cases", "seconds", "bound_seconds", "excused_seconds")  # fmt: skip
     say(f"{len(cases)} cases: {total['events']} events, {total['seconds']:,} s, {total['bound_seconds']:,} of them "
         f"under a limit; {total['samples_above_limit']} above a reachable one (worst {worst_kw:.3f} kW), "
         f"{total['excused_seconds']} above one that nobody could keep")  # fmt: skip

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.support.course import RAMP, Piece, message, pieces, read_signal
 from benchmarks.support.mix import Mix, World, config_text, mix_from, split_data
@@ -33,6 +34,8 @@ from scheduler.store.store import Store
 from scheduler.wiring import Parts, build
 
 SECOND, SETTLED, WARM = timedelta(seconds=1), timedelta(minutes=1), timedelta(minutes=15)
+RISE_S = 60
+"""Seconds in which a rise is compared with the ramp."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,16 @@ class Seen:
 @dataclass(frozen=True)
 class Score:
     """Error in per cent of the target (95 % of the seconds of the event are better), points of the baseline delivered
-    too much, seconds above the limit once the ramp in is over, and the highest second after the release, in points
-    above the baseline."""
+    too much, seconds above the limit once the ramp in is over, the highest second after the release, in points
+    above the baseline, and by how many points the site rose more than the event's ramp out allows, in any minute of the
+    release or less."""
 
     p95: float
     over_points: float
     above: int
     worst_points: float
     rebound_points: float
+    rise_points: float
 
 
 PARTS = ("steady", "bursty", "rivals", "day")
@@ -129,7 +134,7 @@ def measure(
     size = replace(size, hours=event_h or size.hours)
     stairs = pieces(3600.0 * size.hours, seed, signal)
     say(f"{sum(job.gpus for job in mix.jobs)} GPUs and a queue, {size.hours:g} h; points are per cent of the baseline")
-    say(f"{'':<24}error p95   too much   seconds above (worst)   rebound")
+    say(f"{'':<24}error p95   too much   seconds above (worst)   rebound   too steep")
     found = {}
     asked = [(kind, "gridpace") for kind in ("steady", "bursty") if kind in parts]
     if "rivals" in parts:
@@ -196,13 +201,23 @@ def judged(seen: Seen) -> Score:
     bound = (since >= event.ramp_in_s) & (limit < INF)
     over = (kw - limit)[bound] / event.baseline_kw * 100.0
     after = kw[since >= length + event.ramp_out_s]
+    given_back = (since >= length - 1.0) & (since < length + event.ramp_out_s + RISE_S)
+    per_s = (event.baseline_kw - limit[inside][-1]) / max(event.ramp_out_s, 1.0)
     return Score(
         p95=float(np.percentile(np.abs(kw - limit)[inside] / limit[inside] * 100.0, 95)),
         over_points=float((limit - kw)[held].mean() / event.baseline_kw * 100.0),
         above=int((over > 1e-9).sum()),
         worst_points=float(over.max()),
         rebound_points=float((after.max() - event.baseline_kw) / event.baseline_kw * 100.0),
+        rise_points=risen_kw(kw[given_back], per_s) / event.baseline_kw * 100.0,
     )
+
+
+def risen_kw(kw: NDArray[np.float64], per_s: float) -> float:
+    """The most by which power rose within a minute beyond `per_s` kW a second; negative where it always rose more
+    slowly."""
+    spans = range(1, min(RISE_S, len(kw) - 1) + 1)
+    return max((float((kw[span:] - kw[:-span]).max()) - per_s * span for span in spans), default=0.0)
 
 
 def day(mix: Mix, seed: int, size: Size, data: Path | None, hours: tuple[float, float]) -> tuple[int, float]:
@@ -229,7 +244,7 @@ def day(mix: Mix, seed: int, size: Size, data: Path | None, hours: tuple[float, 
 def told(name: str, score: Score) -> Score:
     """Print a line about a run."""
     say(f"{name:<24}{score.p95:>8.2f} %{score.over_points:>11.2f}{score.above:>10} ({score.worst_points:+.2f})"
-        f"{score.rebound_points:>16.2f}")  # fmt: skip
+        f"{score.rebound_points:>16.2f}{score.rise_points:>11.2f}")  # fmt: skip
     return score
 
 
@@ -246,6 +261,7 @@ def _figures(found: dict[tuple[str, str], Score]) -> dict[str, Any]:
             figures[f"{before}over_delivery_points"] = score.over_points
             figures[f"{before}samples_above_limit"] = score.above
             figures[f"{before}worst_points"] = score.worst_points
+            figures[f"{before}rise_points"] = score.rise_points
     mine = [score.rebound_points for (_, name), score in found.items() if name == "gridpace"]
     if mine:
         figures["rebound_points"] = max(mine)

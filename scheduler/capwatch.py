@@ -69,6 +69,8 @@ class CapWatch:
     @property
     def yielded_w(self) -> dict[GpuId, float]:
         """Yielded GPUs with the limit that somebody else holds there, in W."""
+        if not self._contests:  # as good as always, and asked for in every tick
+            return {}
         return {gpu: one.limit_w for gpu, one in self._contests.items() if one.limit_w is not None}
 
     def bounds(self, lowest_w: Mapping[GpuId, float]) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from optimizer.domain import GridEvent
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.clocked import learn_levers, limits_of, locked_mhz, move_clocks, yielded_gpus
-from scheduler.dispatch import Dispatched
+from scheduler.dispatch_notes import Dispatched
 from scheduler.engine import Context, State
 from scheduler.flex import watch_tiers
 from scheduler.granting import grant_jobs

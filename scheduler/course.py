@@ -7,14 +7,16 @@ none of them above the cap in force now unless the plan itself rises there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from adapters.ports import GpuId
 from optimizer.domain import GridEvent
 from scheduler.orders import PoolOrder
 
 Orders = Mapping[str, PoolOrder]
 Steps = Sequence[tuple[float, Orders]]
+INF = float("inf")
 
 ABOUT_S = 2.0
 """So long before and after a step every tick renews the lease: a node that hears of nobody when its trajectory falls
@@ -68,6 +70,30 @@ def _corrected(orders: Orders, current: Orders, in_force: Orders) -> dict[str, P
         cap_w = order.cap_w if rises or held is None else min(order.cap_w, held.cap_w)
         corrected[pool] = PoolOrder(cap_w, order.active_gpus)
     return corrected
+
+
+def steps_of(
+    ahead: Sequence[tuple[float, Orders]],
+    gpus: Mapping[str, Sequence[GpuId]],
+    first_w: Mapping[GpuId, float],
+    cap: Callable[[GpuId, int], int],
+) -> list[tuple[float, dict[GpuId, int]]]:
+    """Steps of a trajectory by GPU, each with its own cap. Where no GPU of a pool was found below its order (`first_w`)
+    none is asked: they are a million in a large fleet."""
+    lowest_w = {
+        pool: min((first_w.get(gpu, INF) for gpu in gpus[pool]), default=INF)
+        for pool in {pool for _, orders in ahead for pool in orders}
+    }
+    steps = []
+    for offset_s, orders in ahead:
+        caps: dict[GpuId, int] = {}
+        for pool, order in orders.items():
+            if order.cap_w <= lowest_w[pool]:
+                caps |= dict.fromkeys(gpus[pool], order.cap_w)
+            else:
+                caps |= {gpu: cap(gpu, order.cap_w) for gpu in gpus[pool]}
+        steps.append((offset_s, caps))
+    return steps
 
 
 @dataclass

@@ -28,29 +28,18 @@ from adapters.ports import (
 from optimizer.domain import GridEvent
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.capwatch import CapWatch
-from scheduler.course import Course, Courses, Steps
+from scheduler.course import INF, Course, Courses, Steps, steps_of
 from scheduler.dispatch_books import Books
-from scheduler.dispatch_notes import disagreements, raised_notes, returned, yielded_notes
+from scheduler.dispatch_notes import Dispatched, disagreements, raised_notes, returned, yielded_notes
 from scheduler.orders import PoolOrder
 from scheduler.pool_limits import PoolLimit, PoolLimits
 from scheduler.store.database import StoreDegraded
-
-INF = float("inf")
 
 RENEWALS = 3
 """A lease is renewed when this part of it has passed."""
 
 MOST_RETRY_S = 30.0
 """A GPU that does not follow is tried again after 1, 2, 4, ... seconds, and at least this often."""
-
-
-@dataclass(frozen=True)
-class Dispatched:
-    """What one dispatch did: pools written, notes about GPUs that did not follow, seconds it took."""
-
-    pools: tuple[str, ...] = ()
-    notes: tuple[Note, ...] = ()
-    seconds: float = 0.0
 
 
 @dataclass
@@ -87,6 +76,7 @@ class Dispatcher:
     _retry_at: float = 0.0
     _retry_s: float = 1.0
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    handing: threading.Lock = field(default_factory=threading.Lock)  # a trajectory is on its way; taken before `_lock`
 
     def __post_init__(self) -> None:
         self._limit = PoolLimits(self.gpus)
@@ -185,13 +175,16 @@ class Dispatcher:
         """Renew the lease when a part of it has passed, by handing over the trajectory where it was corrected since."""
         now, course = self.monotonic(), self.courses.last
         due = course is not None and now - self._handed_at > lease_s / RENEWALS
-        if course is not None and due and course.rest(now, orders) != self._handed:
-            self._hand_over(course, orders)
+        if course is not None and due and course.rest(now, orders) != self._handed and self.handing.acquire(False):
+            try:
+                self._ready(course, orders)()
+            finally:
+                self.handing.release()
         elif now - self._renewed_at > (0.0 if course is not None and course.near(now) else lease_s / RENEWALS):
             self.actuator.apply({}, self._lease(lease_s))
 
     def next_lease(self, lease_s: float) -> Lease:
-        """A lease for an order about clocks, in the same sequence."""
+        """A lease for an order about clocks."""
         return self._lease(self.lease_s or lease_s)
 
     def _lease(self, lease_s: float) -> Lease:
@@ -203,33 +196,41 @@ class Dispatcher:
     def hold(self, steps: Steps, until_s: float, now: datetime, known: Iterable[GridEvent] = ()) -> None:
         """Hand the trajectory, which keeps the events `known`, to an actuator that can follow it alone, until `until_s`
         seconds from now. Raises AdapterError and StoreDegraded."""
-        with self._lock:
-            if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
-                return
-            self._remember((gpu for _, orders in steps for pool in orders for gpu in self.gpus[pool]), now)
-            self._hand_over(self.courses.begin(steps, until_s, self.monotonic(), known), self._applied)
+        with self.handing:
+            with self._lock:
+                if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
+                    return
+                pools = {pool for _, orders in steps for pool in orders}
+                self._remember((gpu for pool in pools for gpu in self.gpus[pool]), now)
+                hand_over = self._ready(self.courses.begin(steps, until_s, self.monotonic(), known), self._applied)
+            hand_over()  # thousands of nodes take seconds, and an order of the fast loop may not wait for them
 
-    def _hand_over(self, course: Course, in_force: Mapping[str, PoolOrder]) -> None:
-        """Give the rest of the course to the actuator, and a lease with it."""
+    def _ready(self, course: Course, in_force: Mapping[str, PoolOrder]) -> Callable[[], None]:
+        """What gives the rest of the course to the actuator, and a lease with it."""
         assert isinstance(self.actuator, TrajectoryHolder)
-        now = self.monotonic()
-        ahead = course.ahead(now, in_force)
-        steps = [
-            (offset_s, {gpu: self._cap(gpu, order.cap_w) for pool, order in orders.items() for gpu in self.gpus[pool]})
-            for offset_s, orders in ahead
-        ]
+        now, hold = self.monotonic(), self.actuator.hold
+        ahead, self._handed_at, self._handed = course.ahead(now, in_force), now, ()
         self.courses.told(ahead, now)
-        self._handed, self._handed_at = (), float("-inf")  # where it fails, the next turn tries again
-        self.actuator.hold(steps, max(0.0, course.until - now), self._lease(self.lease_s or 0.0))
-        self._handed_at, self._handed = now, course.rest(now, in_force)
+        lease, rest = self._lease(self.lease_s or 0.0), course.rest(now, in_force)
+        steps = steps_of(ahead, self.gpus, self._first, self._cap)
+
+        def hand_over() -> None:
+            try:
+                hold(steps, max(0.0, course.until - now), lease)
+            except AdapterError:
+                self._handed_at = -INF  # tried again in the next turn
+                raise
+            self._handed = rest if self.courses.last is course else ()
+
+        return hand_over
 
     def verify(self, now: datetime) -> tuple[Note, ...]:
         """Read every limit back, whatever the actuator. Where nothing may be written, limits that could not be given
         back before are given back now."""
+        if not self.writes and self.books.first_limits():
+            return self.release(now)
         with self._lock:
-            if not self.writes:
-                return self.release(now) if self.books.first_limits() else ()
-            if not self._applied:
+            if not (self.writes and self._applied):
                 return ()
             try:
                 return self._judge(self._limits(), now)
@@ -323,7 +324,7 @@ class Dispatcher:
     def release(self, now: datetime, only: Collection[GpuId] | None = None) -> tuple[Note, ...]:
         """Give back the limits found before the first write (of `only` these GPUs, or of all), those of a killed
         predecessor included. What is not confirmed is kept, and tried again by `verify`."""
-        with self._lock:
+        with self.handing, self._lock:  # a trajectory that comes after its release would bring the caps back
             limits = self.books.first_limits()
             if only is not None:
                 limits = {gpu: limit for gpu, limit in limits.items() if gpu in only}

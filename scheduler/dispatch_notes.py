@@ -6,6 +6,7 @@ Why apart: a thousand GPUs with one fault are one fact, and the sentence names a
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from adapters.ports import GpuId, Receipt
@@ -13,6 +14,15 @@ from optimizer.reasons import Note, Reason, Severity
 
 NAMED = 3
 """GPUs that a sentence names; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Dispatched:
+    """What one dispatch did: pools written, notes about GPUs that did not follow, seconds it took."""
+
+    pools: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    seconds: float = 0.0
 
 
 def disagreements(count: int, failures: Mapping[GpuId, Reason], now: datetime) -> tuple[Note, ...]:

@@ -35,4 +35,6 @@ def hand_news(ctx: Context, state: State, events: Collection[GridEvent], now: da
     course = ctx.dispatcher.courses.last
     if course is None or state.plan is None or all(event in course.known for event in events):
         return ()
+    if ctx.dispatcher.handing.locked():  # of thousands of nodes that takes seconds; the next turn asks again
+        return ()
     return hand_over(ctx, state, state.plan, now)

@@ -11,6 +11,7 @@ were off by, with as many users as there were at most lately, and with cooling t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -43,6 +44,9 @@ CLIMB, MOST_STEPS, MINUTE = timedelta(seconds=2), 20, timedelta(minutes=1)
 RELEASE_W_PER_S = 10.0
 """How fast a card rises where no ramp says so: as an agent that is told nothing else gives it back (its default)."""
 
+LONGEST_RELEASE = timedelta(hours=6)
+"""A site whose ramp takes longer to give everything back is given back by its agents then."""
+
 SAME_KW = 0.01
 """A rise that is not worth a step."""
 
@@ -58,10 +62,12 @@ def trajectory(ctx: Context, state: State, plan: Plan, now: datetime) -> tuple[S
     moments = [now, *sorted(edge for edge in edges if now < edge < until), until]
     lines: dict[str, Line] = {}
     for site in ctx.sites:
-        spans = [
+        spans: list[tuple[Span, Orders]] = [
             (span, _orders(ctx, state, plan, site, span, lagging=span[0] < now + LAG)) for span in pairwise(moments)
         ]
+        spans += [((until, until + LONGEST_RELEASE), freed(ctx, site, spans[-1][1]))] if ramped(ctx) else []
         lines[site] = dict(climbed(ctx, state, site, spans, events))
+    lines, until = released(lines, until)
     steps: Steps = []
     wished: dict[str, PoolOrder] = {}
     for at in sorted({at for line in lines.values() for at in line}):
@@ -81,6 +87,27 @@ def reach(ctx: Context, events: Sequence[GridEvent], now: datetime) -> datetime:
         if event.start <= until:
             until = max(until, event.end + timedelta(seconds=event.ramp_out_s))
     return until
+
+
+def ramped(ctx: Context) -> bool:
+    """Whether a site may not rise as fast as its agents give cards back by themselves, which know of no site."""
+    return any(site.ramp_up_kw_per_min < INF for site in ctx.sites.values())
+
+
+def freed(ctx: Context, site: str, orders: Orders) -> Orders:
+    """Every card of a site at its highest limit, with the work that it has in `orders`."""
+    most_w = {entry.pool.id: int(entry.pool.max_cap_w) for entry in site_pools(ctx, site)}
+    return {pool: replace(order, cap_w=most_w[pool]) for pool, order in orders.items()}
+
+
+def released(lines: Mapping[str, Line], until: datetime) -> tuple[dict[str, Line], datetime]:
+    """Lines without what was to be followed where nothing is held any more, and the moment at which the last site has
+    climbed: there the agents give the cards back, which have what was found on them by then."""
+    last = max((at for line in lines.values() for at in line), default=until)
+    climbing = any(len([at for at in line if at >= until]) > 1 for line in lines.values())
+    if climbing:
+        return dict(lines), last + CLIMB
+    return {site: {at: orders for at, orders in line.items() if at < until} for site, line in lines.items()}, until
 
 
 def climbed(

@@ -25,10 +25,10 @@ from adapters.bus import Bus
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
-from adapters.power.fleet_answers import answer_of, not_kept, silence, with_absent
+from adapters.power.fleet_answers import answer_of, not_kept, receipt_of, with_absent
 from adapters.power.fleet_wire import NodeState
 from adapters.power.receipts import UNKNOWN_GPU
-from optimizer.reasons import Note, Reason
+from optimizer.reasons import Reason
 
 HELLO_S = 1.0
 """How long a call to all nodes waits for the last answer after the one before, and `NODE_S` more for each so far: a
@@ -85,6 +85,7 @@ class FleetPower:
         self._back: set[str] = set()
         self._gone: set[str] = set()  # did not answer, or the server says that nobody is there
         self._lock = threading.Lock()
+        self._unpack: set[str] = set()
         self._bucket: KeyValue | None = None
         self.permit: Callable[[], None] = lambda: None
         """Raises AdapterError when this daemon may not order anything: asked before each order leaves."""
@@ -95,7 +96,8 @@ class FleetPower:
         """Every GPU of every node that answers now. AdapterError when no server or no node does."""
         self.bus.wait_connected(self._deadline_s)
         found: dict[GpuId, GpuInfo] = {}
-        for data in self.bus.call(self._everybody(b"", len(self._expected)), LONGEST_HELLO_S):
+        last_s = self._deadline_s if self._expected else self.hello_s
+        for data in self.bus.call(self._everybody(b"", len(self._expected), last_s), LONGEST_HELLO_S):
             found.update(self._take(data)[1])
         if not found:
             raise AdapterError(
@@ -108,7 +110,8 @@ class FleetPower:
         was not heard of lately is not waited for. AdapterError when no node answers."""
         self.bus.wait_connected(self._deadline_s)
         found: dict[GpuId, float] = {}
-        for data in self.bus.call(self._everybody(fleet_wire.LIMITS, len(self.states())), LONGEST_HELLO_S):
+        asked = self._everybody(fleet_wire.LIMITS, len(self.states()), self.hello_s)
+        for data in self.bus.call(asked, LONGEST_HELLO_S):
             state, _ = self._take(data)
             found.update(state.enforced_w if state is not None else {})
         if not found:
@@ -146,14 +149,21 @@ class FleetPower:
     def hold(self, steps: Sequence[tuple[float, Mapping[GpuId, int]]], until_s: float, lease: Lease) -> None:
         """Put every node's trajectory into the bucket, from where nodes that are there take it at once and others when
         they come back. AdapterError when the bucket can't be written."""
-        mine: dict[str, list[tuple[float, dict[GpuId, int]]]] = {}
-        for offset, caps in steps:
-            for node, part in self._by_node(caps)[0].items():
-                mine.setdefault(node, []).append((offset, {gpu: round(cap) for gpu, cap in part.items()}))
-        now = self._wall()
-        puts = {node: fleet_wire.trajectory_out(tuple(plan), until_s, lease, now) for node, plan in mine.items()}
+        now, puts = self._wall(), dict[str, bytes]()
+        for node, gpus in self._cards(steps).items():
+            plan = [(offset, {gpu: caps[gpu] for gpu in gpus if gpu in caps}) for offset, caps in steps]
+            told = tuple((offset, caps) for offset, caps in plan if caps)
+            puts[node] = fleet_wire.trajectory_out(told, until_s, lease, now, packed=node in self._unpack)
         if puts:
             self.bus.call(self._hand_over(puts), 2.0 * self._patience_s(puts))
+
+    def _cards(self, steps: Sequence[tuple[float, Mapping[GpuId, int]]]) -> dict[str, dict[GpuId, Any]]:
+        """By node: its cards in these steps. Of thousands of cards each is looked for once, not in every step."""
+        named: dict[GpuId, int] = {}
+        for _, caps in steps:
+            if not caps.keys() <= named.keys():
+                named.update(caps)
+        return self._by_node(named)[0]
 
     def states(self) -> dict[str, NodeState]:
         """Every node heard of lately, as it told of itself."""
@@ -249,12 +259,14 @@ class FleetPower:
             self._mute.discard(state.node)
             self._gone.discard(state.node)
             self._states[state.node] = (self._clock(), state)
+            if infos:
+                (self._unpack.add if state.unpacks else self._unpack.discard)(state.node)
             self._node_of.update(dict.fromkeys(state.draw_w, state.node))
         return state, infos
 
-    async def _everybody(self, ask: bytes, expected: int) -> list[bytes]:
+    async def _everybody(self, ask: bytes, expected: int, last_s: float) -> list[bytes]:
         """Answers of all nodes to one call; it ends when so many as are `expected` (0: nobody knows) have answered, or
-        nobody does any more."""
+        nobody does any more for `last_s`, and some more for each that did."""
         client = self.bus.client
         inbox = client.new_inbox()
         heard: asyncio.Queue[bytes] = asyncio.Queue()
@@ -271,7 +283,7 @@ class FleetPower:
                 answers.append(await asyncio.wait_for(heard.get(), quiet_s))
             except TimeoutError:
                 break
-            quiet_s = self.hello_s + NODE_S * len(answers)
+            quiet_s = last_s + NODE_S * len(answers)
         await subscription.unsubscribe()
         return [data for data in answers if data]
 
@@ -382,17 +394,4 @@ class FleetPower:
         if not self.bus.connected:
             raise self.bus.unreachable()
         answers = self.bus.call(self._gather(asks, renew), 2.0 * self._patience_s(asks) + 1.0)
-        enforced: dict[GpuId, float] = {}
-        failures: dict[GpuId, Reason] = {}
-        notes: list[Note] = []
-        for (node, ask), answer in zip(asks.items(), answers, strict=True):
-            if isinstance(answer, str) or answer.get("ok") is not True:
-                gpus = ask.get("caps_w") or ask.get("limits_w") or {}
-                failures.update(dict.fromkeys(gpus, Reason.NODE_LOST))
-                notes.append(silence(node, answer, len(gpus)))
-                continue
-            part = wire.receipt_in(answer["result"])
-            enforced.update(part.enforced_w)
-            failures.update(part.failures)
-            notes.extend(part.notes)
-        return Receipt(enforced, failures, tuple(notes))
+        return receipt_of(asks, answers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +44,24 @@ def silence(node: str, answer: dict[str, Any] | str, gpus: int) -> Note:
     why = answer if isinstance(answer, str) else answer.get("error", "refused without a reason")
     text = f"node {node} ({gpus} GPUs): {why}; its agent keeps to its lease, then to its trajectory"
     return Note(Reason.NODE_LOST, node, text, Severity.ALERT)
+
+
+def receipt_of(asks: Mapping[str, Mapping[str, Any]], answers: Sequence[dict[str, Any] | str]) -> Receipt:
+    """All nodes' answers to orders about limits as one receipt."""
+    enforced: dict[GpuId, float] = {}
+    failures: dict[GpuId, Reason] = {}
+    notes: list[Note] = []
+    for (node, ask), answer in zip(asks.items(), answers, strict=True):
+        if isinstance(answer, str) or answer.get("ok") is not True:
+            gpus = ask.get("caps_w") or ask.get("limits_w") or {}
+            failures.update(dict.fromkeys(gpus, Reason.NODE_LOST))
+            notes.append(silence(node, answer, len(gpus)))
+            continue
+        part = wire.receipt_in(answer["result"])
+        enforced.update(part.enforced_w)
+        failures.update(part.failures)
+        notes.extend(part.notes)
+    return Receipt(enforced, failures, tuple(notes))
 
 
 def with_absent(receipt: Receipt, absent: Sequence[GpuId]) -> Receipt:

@@ -93,6 +93,8 @@ class NodeState:
     """GPUs whose locked clocks the agent left to who freed them, with the clock in MHz at which they ran."""
     enforced_w: Mapping[GpuId, float] = field(default_factory=dict)
     """Limits in force in W, where they were asked for."""
+    unpacks: bool = False
+    """Whether the node reads trajectories that name its GPUs once."""
 
 
 def state_out(
@@ -103,7 +105,7 @@ def state_out(
     kept = {name: status[name] for name in ("phase", "epoch", "sequence", "lease_left_s")}
     draws = {gpu: round(info.draw_w, 1) for gpu, info in infos.items()}
     busy = [None if info.utilisation is None else round(info.utilisation, 2) for info in infos.values()]
-    more: dict[str, Any] = {"gpus": wire.infos_out(infos)} if whole else {}
+    more: dict[str, Any] = {"gpus": wire.infos_out(infos), "unpacks": True} if whole else {}
     if status["reasserted"] or status["yielded_w"]:
         more |= {"reasserted": status["reasserted"], "yielded_w": status["yielded_w"]}
     if status.get("yielded_mhz"):
@@ -134,17 +136,40 @@ def state_in(data: bytes) -> tuple[NodeState, dict[GpuId, GpuInfo]]:
             limits = wire.watts(message["enforced_w"], "enforced_w")
         clocks = wire.watts(message["yielded_mhz"], "yielded_mhz") if "yielded_mhz" in message else {}
         node, phase = str(message["node"]), str(message["phase"])
-        state = NodeState(node, draws, phase, *counts, busy, *contest, lowered, clocks, limits)
+        unpacks = message.get("unpacks") is True
+        state = NodeState(node, draws, phase, *counts, busy, *contest, lowered, clocks, limits, unpacks)
         return state, infos
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise wire.BadRequest(f"not a node's state: {error!r}") from error
 
 
-def trajectory_out(steps: wire.Steps, until_s: float, lease: Lease, issued_at: float) -> bytes:
-    """A trajectory; `issued_at` is UTC seconds, so that a node that reads it later knows how old it is."""
-    plan = [[offset, dict(caps)] for offset, caps in steps]
+def trajectory_out(steps: wire.Steps, until_s: float, lease: Lease, issued_at: float, *, packed: bool = False) -> bytes:
+    """A trajectory; `issued_at` is UTC seconds, so that a node that reads it later knows how old it is. `packed`: the
+    names of the GPUs once and not in every step, which is most of it; for nodes that say that they read it."""
+    gpus = list(steps[0][1]) if packed and steps else []
+    plan: list[list[Any]] = [[offset, list(caps.values())] for offset, caps in steps if list(caps) == gpus]
+    told: dict[str, Any] = {"gpus": gpus, "packed": [[at, _same(caps)] for at, caps in plan]}
+    if not gpus or len(plan) < len(steps):
+        told = {"steps": [[offset, dict(caps)] for offset, caps in steps]}
     body = {"epoch": lease.epoch, "sequence": lease.sequence, "expires_in_s": lease.expires_in_s}
-    return wire.encode({"steps": plan, "until_s": until_s, "lease": body, "issued_at": issued_at})
+    return wire.encode({**told, "until_s": until_s, "lease": body, "issued_at": issued_at})
+
+
+def _same(caps: list[int]) -> int | list[int]:
+    """One cap, where all are the same."""
+    return caps[0] if caps.count(caps[0]) == len(caps) else caps
+
+
+def _unpacked(message: Mapping[str, Any]) -> list[list[Any]]:
+    """The steps of a trajectory that names its GPUs once. BadRequest when it is none."""
+    try:
+        gpus = [*map(str, message["gpus"])]
+        return [
+            [at, dict(zip(gpus, caps, strict=True) if isinstance(caps, list) else dict.fromkeys(gpus, caps))]
+            for at, caps in message["packed"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise wire.BadRequest(f"not a trajectory: {error!r}") from error
 
 
 @dataclass(frozen=True)
@@ -163,7 +188,8 @@ def trajectory_in(data: bytes, now: float) -> Trajectory | None:
     """
     message = wire.decode(data)
     age_s = max(0.0, now - wire.seconds(message.get("issued_at"), "issued_at"))
-    steps, lease = wire.steps(message.get("steps")), wire.lease(message.get("lease"))
+    told = _unpacked(message) if "packed" in message else message.get("steps")
+    steps, lease = wire.steps(told), wire.lease(message.get("lease"))
     until_s = wire.seconds(message.get("until_s"), "until_s") - age_s
     if until_s <= 0 or not steps:
         return None

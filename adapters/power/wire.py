@@ -57,6 +57,8 @@ def watts(value: Any, name: str) -> dict[GpuId, float]:
     """A map GPU -> watts, checked: finite, not negative."""
     if not isinstance(value, dict):
         raise BadRequest(f"{name} must be an object GPU -> watts")
+    if _all_whole(value):
+        return dict(zip(value, map(float, value.values()), strict=True))
     for gpu, number in value.items():
         if not _is_number(number) or not 0 <= number < 1e6:
             raise BadRequest(f"{name}[{gpu!r}] must be watts, not {number!r}")
@@ -65,6 +67,8 @@ def watts(value: Any, name: str) -> dict[GpuId, float]:
 
 def caps(value: Any, name: str) -> dict[GpuId, int]:
     """A map GPU -> whole watts."""
+    if isinstance(value, dict) and _all_whole(value):
+        return value
     return {gpu: round(number) for gpu, number in watts(value, name).items()}
 
 
@@ -143,6 +147,13 @@ def infos_out(infos: Mapping[GpuId, GpuInfo]) -> list[dict[str, Any]]:
 def infos_in(value: list[dict[str, Any]]) -> dict[GpuId, GpuInfo]:
     """GPUs from JSON."""
     return {fields["id"]: GpuInfo(**fields) for fields in value}
+
+
+def _all_whole(value: Mapping[str, Any]) -> bool:
+    """Whether all values are whole watts, as the caps of a trajectory with its many steps are: nothing more need be
+    asked of each then."""
+    numbers = value.values()
+    return {*map(type, numbers)} == {int} and min(numbers) >= 0 and max(numbers) < 1e6
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -16,7 +16,8 @@ from adapters.ports import Clock, EventMessage, EventTarget
 from scheduler.config import load_config
 from scheduler.control import run_tick
 from scheduler.cycle import run_cycle
-from scheduler.dispatch import Dispatched, Dispatcher
+from scheduler.dispatch import Dispatcher
+from scheduler.dispatch_notes import Dispatched
 from scheduler.orders import PoolOrder
 from scheduler.planner import InlinePlanner
 from scheduler.store.store import Store

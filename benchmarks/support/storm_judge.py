@@ -11,6 +11,8 @@ trajectories do from then on is judged.
 
 A card is below its floor by permission while an emergency allows it; on a node that is cut off, one that its node had
 heard of, for as long as it was to last by then: that it was withdrawn since nobody can have told.
+
+Power that caps give back comes by the site's ramp, with and without a daemon: see `storm_ramp`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adapters.ports import EventMessage, GpuId, GpuInfo
+from benchmarks.support.storm_ramp import RampWatch
 from optimizer.domain import GpuPool, GridEvent, Work
 from optimizer.envelope import event_limit_kw
 
@@ -53,13 +56,14 @@ class Findings:
     past_lease: int = 0
     not_restored: int = 0
     lost: int = 0
+    too_fast: int = 0
     worst_kw: float = 0.0
     lines: list[str] = field(default_factory=list)
 
     @property
     def bad(self) -> int:
         """Everything that must not be."""
-        return self.above_limit + self.floors + self.past_lease + self.not_restored + self.lost
+        return self.above_limit + self.floors + self.past_lease + self.not_restored + self.lost + self.too_fast
 
     def say(self, line: str) -> None:
         """Keep the first few."""
@@ -99,6 +103,8 @@ class Judge:
         self._leases_end_at = self._broken_at
         self._knows: dict[str, tuple[GridEvent, ...]] = {}
         self._away: set[str] = set()
+        self._withdrawals: set[str] = set()
+        self._ramp = self._ramp_watch(world)
         self.foreign: set[GpuId] = set()
         """Cards on which somebody else has written."""
         self.found_w = {gpu: info.limit_w for gpu, info in world.view.infos().items()}
@@ -129,10 +135,29 @@ class Judge:
             self.found.bound += 1
             if import_kw > limit_kw + 1e-6:
                 self._above(import_kw, it_kw, limit_kw, whose, deep, infos, now)
+        self._rise(import_kw, infos, now)
         self._floors(infos, middle)
         self._leases(infos)
         self._away = {node.name for node in world.nodes if not node.heard}
         self._knows.update({node.name: world.events() for node in world.nodes if node.heard})
+
+    def _ramp_watch(self, world: World) -> RampWatch:
+        site, pools = world.config.sites[0], self._pools
+        pool_of = {gpu: pools[name] for name, gpus in world.hall.gpus_of.items() for gpu in gpus}
+        floored = {name: pool for name, pool in pools.items() if pool.work is not Work.BATCH and pool.floor > 0}
+        floors_w = {name: lowest_cap_w(pool, floored=True) for name, pool in floored.items()}
+        return RampWatch(site.ramp_kw_per_min.up or float("inf"), site.pue.base, pool_of, floors_w)
+
+    def _rise(self, import_kw: float, infos: Mapping[GpuId, GpuInfo], now: datetime) -> None:
+        """Power that caps give back comes by the site's ramp, whoever gives it back."""
+        broken = now - self._broken_at < GRACE
+        over_kw = 0.0 if broken else self._ramp.risen_kw(import_kw, infos, self.foreign)
+        # What was done about a break, a tick after it, shows in the second that ends with the grace.
+        self._ramp.see(import_kw, infos, broken=now - self._broken_at <= GRACE)
+        if over_kw > 0:
+            self.found.too_fast += 1
+            alive = "" if self.world.parts is not None else ", daemon down"
+            self.found.say(f"{self.world.at_s:>5} s  {import_kw:.3f} kW, {over_kw:.3f} more than the ramp up{alive}")
 
     def _limit(self, middle: datetime) -> tuple[float, str, bool]:
         """The strictest cap, whose it is, and whether an emergency allows to go below the floors. Ramps in and what is
@@ -257,18 +282,16 @@ class Judge:
     # ------------------------------------------------------------ what was acknowledged
     def acknowledged(self, message: EventMessage, opt: str) -> None:
         """What was answered with yes must be in the books, with the cap that it means."""
+        if message.cancelled and opt != "refused":
+            self._withdrawals.add(message.id)
         if opt != "in" or message.cancelled or self.world.parts is None:
             return
         held = {(event.id, event.version) for event in self.world.events()}
         if (message.id, message.version) not in held and message.end > self.world.clock.now():
             newer = any(name == message.id for name, _ in held)
-            if not newer and not self._withdrawn(message):
+            if not newer and message.id not in self._withdrawals:
                 self.found.lost += 1
                 self.found.say(f"{self.world.at_s:>5} s  {message.id} v{message.version} was agreed and is not held")
-
-    def _withdrawn(self, message: EventMessage) -> bool:
-        deeds = self.world.script.deeds
-        return any(d.message is not None and d.message.id == message.id and d.message.cancelled for d in deeds)
 
     def remember(self) -> None:
         """The daemon is about to be killed: this is what it has promised."""

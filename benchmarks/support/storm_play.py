@@ -221,9 +221,11 @@ def _end(world: World, judge: Judge) -> None:
         for _ in range(5):
             world.second()
     else:
+        judge.remember()
         world.kill()
         for _ in range(LONGEST_END_S):
             world.second()
+            judge.second()
             if all(node.core is not None and node.core.status()["phase"] == "free" for node in world.nodes):
                 break
     judge.restored()

@@ -6,6 +6,7 @@ time is told apart by process.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from urllib.request import urlopen
 
 from adapters.bus_settings import BusSettings
 from adapters.power.fleet import FleetPower
@@ -30,9 +32,27 @@ SERVER = Path(sys.executable).with_name("nats-server")
 START_S = 120.0
 NODES_A_PROCESS = 2500
 
-TICK_S, STATE_S = 5.0, 10.0
-"""Seconds between two looks of a simulated node at its lease and limits, and at whether its state is news: ten times an
-agent's defaults, so that thousands of them leave this machine's cores to the order that is timed."""
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds between two looks of a simulated node at its lease and limits, and at whether its state is news; by
+    default those of the product's agents."""
+
+    tick_s: float = AgentSettings().tick_s
+    state_s: float = AgentSettings().state_s
+
+    def __str__(self) -> str:
+        return f"a node looks at its limits every {self.tick_s:g} s and for news of itself every {self.state_s:g} s"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """As `scheduler.fleet.twin` takes them."""
+        return "--tick-s", str(self.tick_s), "--state-s", str(self.state_s)
+
+
+OWN = Rates()
+SLOW = Rates(5.0, 10.0)
+"""A tenth of the product's, so that thousands of nodes leave this machine's cores to what is timed."""
 
 
 @dataclass
@@ -52,8 +72,7 @@ class TwinFleet:
 
     def round_trip_s(self) -> float:
         """Median seconds of a message to the server and back."""
-        client = self.power.bus.client
-        return median(_took(lambda: self.power.bus.call(client.flush(5), 6.0)) for _ in range(21))
+        return round_trip_s(self.power)
 
     def cpu_s(self) -> dict[str, float]:
         """Seconds of processor time so far: of the server, of the nodes, and of this process."""
@@ -61,45 +80,67 @@ class TwinFleet:
         return spent | {"daemon": time.process_time()}
 
 
-def rates() -> str:
-    """How often the nodes of `twin_fleet` look and tell, beside an agent's defaults."""
-    usual = AgentSettings()
-    return (
-        f"a node looks at its limits every {TICK_S:g} s and tells its state every {STATE_S:g} s "
-        f"(an agent by default: {usual.tick_s:g} and {usual.state_s:g} s)"
-    )
+def round_trip_s(power: FleetPower) -> float:
+    """Median seconds of a message to the server and back."""
+    client = power.bus.client
+    return median(_took(lambda: power.bus.call(client.flush(5), 6.0)) for _ in range(21))
+
+
+def messages(monitor: str) -> int:
+    """Messages that a server has taken in so far."""
+    with urlopen(f"{monitor}/varz", timeout=10) as answer:
+        return int(json.load(answer)["in_msgs"])
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The URLs of a server and of what it tells of itself, the processes by part, and the nodes' names."""
+
+    url: str
+    monitor: str
+    processes: dict[str, tuple[int, ...]]
+    names: list[str]
 
 
 @contextmanager
-def twin_nodes(folder: Path, nodes: int, gpus: int, state_s: float) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
-    """A NATS server and `nodes` simulated nodes; its URL, and the processes by part."""
+def twin_nodes(
+    folder: Path, nodes: int, gpus: int, rates: Rates = OWN, behaviour: tuple[str, ...] = ()
+) -> Iterator[Nodes]:
+    """A NATS server and `nodes` simulated nodes; `behaviour`: more options of `scheduler.fleet.twin`."""
     folder.mkdir(parents=True)
     with ExitStack() as stack:
-        port = free_port()
+        port, monitor = free_port(), free_port()
         url = f"nats://127.0.0.1:{port}"
-        command = [str(SERVER), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "streams")]
+        command = [str(SERVER), "-a", "127.0.0.1", "-p", str(port), "-m", str(monitor)]
+        command += ["-js", "-sd", str(folder / "streams")]
         server = stack.enter_context(process(command, folder / "server.log"))
         wait_for(port)
-        twins = [stack.enter_context(_twins(folder, url, *part, gpus, state_s)) for part in _parts(nodes)]
+        twins = [
+            stack.enter_context(_twins(folder, url, *part, gpus, (*rates.options, *behaviour)))
+            for part in _parts(nodes)
+        ]
         for twin in twins:
             _wait_until_ready(twin)
-        yield url, {"server": (server.pid,), "nodes": tuple(twin.pid for twin in twins)}
+        processes = {"server": (server.pid,), "nodes": tuple(twin.pid for twin in twins)}
+        names = [f"t{number}-{node}" for number, count in _parts(nodes) for node in range(count)]
+        yield Nodes(url, f"http://127.0.0.1:{monitor}", processes, names)
 
 
 @contextmanager
-def twin_fleet(folder: Path, nodes: int, gpus: int = 8, deadline_s: float = 60.0) -> Iterator[TwinFleet]:
+def twin_fleet(
+    folder: Path, nodes: int, gpus: int = 8, deadline_s: float = 60.0, rates: Rates = SLOW
+) -> Iterator[TwinFleet]:
     """`nodes` simulated nodes with `gpus` cards each, all answering. RuntimeError where they don't in two minutes."""
     with ExitStack() as stack:
-        # The states that nodes tell are a load of their own, measured as such (the footprint).
-        url, processes = stack.enter_context(twin_nodes(folder, nodes, gpus, state_s=STATE_S))
-        power = FleetPower(BusSettings((url,), "daemon"), deadline_s, replicas=1)
+        made = stack.enter_context(twin_nodes(folder, nodes, gpus, rates))
+        power = FleetPower(BusSettings((made.url,), "daemon"), deadline_s, replicas=1)
         stack.callback(power.close)
         store = Store.open(folder / "books.sqlite")
         stack.callback(store.close)
         cards = _all_cards(power, nodes * gpus)
         dispatcher = Dispatcher(store, power, {"all": cards}, writes=True, epoch=1)
         settle()  # as the daemon does once it is built
-        yield TwinFleet(power, dispatcher, len(cards), processes)
+        yield TwinFleet(power, dispatcher, len(cards), made.processes)
 
 
 def _parts(nodes: int) -> list[tuple[int, int]]:
@@ -111,10 +152,10 @@ def _parts(nodes: int) -> list[tuple[int, int]]:
 
 @contextmanager
 def _twins(
-    folder: Path, url: str, number: int, count: int, gpus: int, state_s: float
+    folder: Path, url: str, number: int, count: int, gpus: int, options: tuple[str, ...]
 ) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "scheduler.fleet.twin", "--fleet", url, "--prefix", f"t{number}"]
-    command += ["--count", str(count), "--gpus", str(gpus), "--tick-s", str(TICK_S), "--state-s", str(state_s)]
+    command += ["--count", str(count), "--gpus", str(gpus), *options]
     with process(command, folder / f"twins-{number}.log") as twin:
         yield twin
 

@@ -50,6 +50,7 @@ class AgentCore:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._power, self._files, self._clock = power, files, clock
+        self._reader = power if isinstance(power, LimitReader) else None  # to ask this costs as much as a look
         self._settings = settings or AgentSettings()
         self._lock = threading.RLock()
         self._found, self._held = files.load()
@@ -86,7 +87,7 @@ class AgentCore:
             known = {gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}
             receipt = self._in_force_again(known, lease)
             absent = {gpu: UNKNOWN_GPU for gpu in caps_w if gpu not in known}
-            absent |= {gpu: Reason.CAP_YIELDED for gpu in known if gpu in self._watch.yielded_w}
+            absent |= dict.fromkeys(known.keys() & self._watch.yielded_w.keys(), Reason.CAP_YIELDED)
             notes = receipt.notes + failure_notes(absent)
             return replace(receipt, failures={**receipt.failures, **absent}, notes=notes)
 
@@ -317,8 +318,8 @@ class AgentCore:
         capped = self._watch.wanted_w
         if not capped:
             return {}
-        if isinstance(self._power, LimitReader):
-            return self._power.enforced(tuple(capped))
+        if self._reader is not None:
+            return self._reader.enforced(tuple(capped))
         return {gpu: info.enforced_w for gpu, info in self._discover().items()}
 
     def _follow(self, caps_w: Mapping[GpuId, int]) -> None:

@@ -1,7 +1,7 @@
 """Many simulated nodes in one process: real agents on a real bus, with simulated cards. To rehearse, and to measure.
 
-Why real agents: what a fleet does when it is ordered about is their judgement and the bus; only the cards behind them,
-and the disk on which they keep the limits found, are simulated here.
+Why real agents: what a fleet does when it is ordered about is their judgement and the bus; only the cards behind them
+(slices of a simulated hall, see `twin_hall`), and the disk on which they keep the limits found, are simulated here.
 """
 
 from __future__ import annotations
@@ -9,75 +9,32 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import math
 import resource
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from time import monotonic
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
 
-from adapters.ports import GpuId, GpuInfo, Lease, Receipt
-from adapters.power.receipts import UNKNOWN_GPU
+from adapters.ports import AdapterError
 from scheduler.agent.bus import Ear
 from scheduler.agent.core import AgentCore, AgentSettings
 from scheduler.agent.process import answer
 from scheduler.agent.state import AgentFiles, Found, Held
+from scheduler.config.load import shipped_curves
+from scheduler.fleet.twin_hall import TwinHall, TwinModel
 
 T = TypeVar("T")
-
-MIN_W, MAX_W, FULL_W, IDLE_W = 200.0, 700.0, 640.0, 75.0
-DOWN_S, UP_S = 0.05 / 3, 0.4 / 3
-"""Time constants of a step in power: 95 % in 50 ms downwards and in 0.4 s upwards, as measured on a V100."""
 
 AT_ONCE = 64
 """Connections that are opened at the same time."""
 
+TURNS = 20
+"""Parts in which nodes take their ticks: all at once, they would keep orders waiting."""
 
-class TwinCards:
-    """`PowerActuator` over simulated cards of one node, each busy at `load` of its full draw."""
-
-    def __init__(self, node: str, gpus: int, load: float = 0.9, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
-        self._free_w = IDLE_W + load * (FULL_W - IDLE_W)
-        self._limit_w = {f"GPU-{node}-{number}": MAX_W for number in range(gpus)}
-        self._step: dict[GpuId, tuple[float, float]] = dict.fromkeys(self._limit_w, (0.0, self._free_w))
-
-    def discover(self) -> Mapping[GpuId, GpuInfo]:
-        """Every card, as it is now."""
-        return {
-            gpu: GpuInfo(gpu, "twin", MIN_W, MAX_W, MAX_W, limit, limit, self.draw_w(gpu))
-            for gpu, limit in self._limit_w.items()
-        }
-
-    def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
-        """Enforced limits in W of these cards."""
-        return {gpu: self._limit_w[gpu] for gpu in gpus if gpu in self._limit_w}
-
-    def draw_w(self, gpu: GpuId) -> float:
-        """Draw in W: on its way from where it was at the last step to where the limit lets it be."""
-        at, before = self._step[gpu]
-        goal = min(self._free_w, self._limit_w[gpu])
-        constant = DOWN_S if goal < before else UP_S
-        return goal + (before - goal) * math.exp(-(self._clock() - at) / constant)
-
-    def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
-        """Set these limits."""
-        return self._set({gpu: min(MAX_W, max(MIN_W, float(cap))) for gpu, cap in caps_w.items()})
-
-    def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:
-        """Give these limits back."""
-        return self._set(limits_w)
-
-    def _set(self, limits_w: Mapping[GpuId, float]) -> Receipt:
-        now = self._clock()
-        known = {gpu: limit for gpu, limit in limits_w.items() if gpu in self._limit_w}
-        for gpu, limit in known.items():
-            self._step[gpu] = (now, self.draw_w(gpu))
-            self._limit_w[gpu] = limit
-        return Receipt(known, dict.fromkeys(limits_w.keys() - known.keys(), UNKNOWN_GPU))
+CURVE = "A100-400W/pt_mpt_7b_fast"
 
 
 class TwinFiles(AgentFiles):
@@ -100,10 +57,10 @@ class TwinFiles(AgentFiles):
         self.kept = (self.kept[0], held)
 
 
-async def serve(names: list[str], gpus: int, connect: Mapping[str, Any], settings: AgentSettings) -> None:
-    """Run these nodes until cancelled; says "ready" on stdout when all are connected."""
-    turns = asyncio.Semaphore(AT_ONCE)
-    cores = [AgentCore(TwinCards(name, gpus), TwinFiles(), settings) for name in names]
+async def serve(hall: TwinHall, connect: Mapping[str, Any], settings: AgentSettings) -> None:
+    """Run the nodes of a hall until cancelled; says "ready" on stdout when all are connected."""
+    turns, names = asyncio.Semaphore(AT_ONCE), hall.names
+    cores = [AgentCore(cards, TwinFiles(), settings) for cards in hall.cards]
     clients = await asyncio.gather(
         *(_one(core, name, connect, turns, settings) for core, name in zip(cores, names, strict=True))
     )
@@ -114,9 +71,11 @@ async def serve(names: list[str], gpus: int, connect: Mapping[str, Any], setting
     sys.stdout.flush()
     try:
         while True:
-            await asyncio.sleep(settings.tick_s)
-            for core in cores:
-                core.tick()
+            for turn in range(TURNS):
+                await asyncio.sleep(settings.tick_s / TURNS)
+                for core in cores[turn::TURNS]:
+                    with suppress(AdapterError):  # its cards can't be read now
+                        core.tick()
     finally:
         await asyncio.gather(*(client.close() for client in clients))
 
@@ -147,7 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tick-s", type=float, default=1.0, help="seconds between two checks of the leases")
     parser.add_argument("--state-s", type=float, default=1.0, help="seconds between two tellings of a node's state")
     parser.add_argument("--ca", type=Path, help="certificate authority of the servers")
+    _behaviour(parser)
     options = parser.parse_args(arguments)
+    if options.curve not in shipped_curves():
+        parser.error(f"--curve {options.curve}: not one of {', '.join(shipped_curves())}")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 65536), hard))
     connect: dict[str, Any] = {"servers": options.fleet, "connect_timeout": 30, "ping_interval": 60}
@@ -157,11 +119,40 @@ def main(arguments: list[str] | None = None) -> int:
         connect["tls"] = ssl.create_default_context(cafile=str(options.ca))
     names = [f"{options.prefix}-{number}" for number in range(options.count)]
     settings = AgentSettings(tick_s=options.tick_s, state_s=options.state_s)
+    hall = TwinHall(names, options.gpus, _model(options))
     try:
-        asyncio.run(serve(names, options.gpus, connect, settings))
+        asyncio.run(serve(hall, connect, settings))
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def _behaviour(parser: argparse.ArgumentParser) -> None:
+    """How the simulated cards behave: see `TwinModel`."""
+    group = parser.add_argument_group("the cards", "slices of the simulated hall")
+    group.add_argument("--curve", default=CURVE, help="a measured curve (default: %(default)s)")
+    group.add_argument("--load", type=float, default=0.9, help="share of time that cards work")
+    group.add_argument("--seed", type=int, default=0, help="of all that is drawn by chance")
+    group.add_argument("--load-noise", type=float, default=0.0, help="dips of the load, a deviation")
+    group.add_argument("--bursts", type=float, default=0.0, help="depth of the load's bursts, 0 to 1")
+    group.add_argument("--noise", type=float, default=0.0, help="relative noise of a card's sensor")
+    group.add_argument("--losses", type=float, default=0.0, help="chance that a node's cards can't be read in a second")
+    group.add_argument("--gpu-loss-per-h", type=float, default=0.0, help="cards lost, per card and hour")
+    group.add_argument("--cap-reset-per-h", type=float, default=0.0, help="limits put back, per card and hour")
+
+
+def _model(options: argparse.Namespace) -> TwinModel:
+    return TwinModel(
+        shipped_curves()[options.curve],
+        options.load,
+        options.seed,
+        options.load_noise,
+        options.bursts,
+        options.noise,
+        options.losses,
+        options.gpu_loss_per_h,
+        options.cap_reset_per_h,
+    )
 
 
 if __name__ == "__main__":

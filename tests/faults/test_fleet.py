@@ -305,20 +305,20 @@ def test_the_agent_stays_small_with_the_bus(tmp_path):
 
 def test_simulated_nodes_of_one_process_obey_and_fall_silent_like_real_ones(tmp_path):
     with twin_fleet(tmp_path / "fleet", 30, gpus=2, deadline_s=1.0) as fleet:
-        assert fleet.order(500)[1] == 0
-        assert {info.enforced_w for info in fleet.power.discover().values()} == {500.0}
+        assert fleet.order(300)[1] == 0
+        assert {info.enforced_w for info in fleet.power.discover().values()} == {300.0}
         fleet.dispatcher.lease_s = 900.0
-        fleet.dispatcher.hold([(60.0, {"all": PoolOrder(300, 60)})], 120.0, datetime.now(UTC))
+        fleet.dispatcher.hold([(60.0, {"all": PoolOrder(200, 60)})], 120.0, datetime.now(UTC))
         lease = Lease(1, 99, 60.0)
         kept = fleet.power.bus.call(_kept(fleet.power.bus, "t0-14"), 5.0)
-        assert set(fleet_wire.trajectory_in(kept, time.time()).steps[0][1].values()) == {300}
+        assert set(fleet_wire.trajectory_in(kept, time.time()).steps[0][1].values()) == {200}
         first = fleet.processes["nodes"][0]
         os.kill(first, signal.SIGSTOP)  # its connections stay open: silence, not a hang-up
         try:
-            receipt = fleet.power.apply(dict.fromkeys(fleet.dispatcher.gpus["all"], 450), lease)
+            receipt = fleet.power.apply(dict.fromkeys(fleet.dispatcher.gpus["all"], 350), lease)
         finally:
             os.kill(first, signal.SIGCONT)
-        assert set(receipt.enforced_w.values()) == {450.0}
+        assert set(receipt.enforced_w.values()) == {350.0}
         assert {gpu.split("-")[1] for gpu in receipt.enforced_w} == {"t1"}
         assert {gpu.split("-")[1] for gpu in receipt.failures} == {"t0"}
         assert set(receipt.failures.values()) == {Reason.NODE_LOST}

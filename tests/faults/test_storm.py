@@ -74,6 +74,97 @@ def test_the_judge_sees_broken_floors_caps_without_a_lease_and_limits_that_are_k
     assert judge.found.not_restored == 1
 
 
+def under_event(world, limit_kw, seconds):
+    """An event that has been kept for a minute when the daemon is killed, and what its site draws then."""
+    begin = world.clock.now() + timedelta(seconds=5)
+    end = begin + timedelta(seconds=seconds)
+    event = EventMessage("e1", 1, "lab", begin, end, (EventTarget(begin, end, limit_kw=limit_kw),), program="grid",
+                         source="test", ramp_in_s=0.0, ramp_out_s=0.0, rebound_s=0.0)  # fmt: skip
+    assert world.tell(event) == "in"
+    for _ in range(65):
+        world.second()
+    world.kill()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_judge_sees_nodes_that_give_everything_back_at_once_over_a_dead_daemon(monkeypatch, world, broken):
+    if broken:
+        at_once = lambda _ctx, _state, _site, spans, _events: ((span[0], orders) for span, orders in spans)  # noqa: E731
+        monkeypatch.setattr("scheduler.trajectory.climbed", at_once)
+    judge = Judge(world)
+    under_event(world, 13.0, 120)
+    drawn_kw = world.hall.reading().import_kw["lab"]
+    found = more(world, judge, "too_fast", 300)
+    assert world.hall.reading().import_kw["lab"] > drawn_kw + 4.0, "there was something to give back"
+    assert (found > 10) if broken else (found == 0)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_nodes_give_back_where_no_event_ends_comes_by_the_ramp_of_their_site(monkeypatch, world, broken):
+    """Their agents know of no site, and give ten watts a second back, each card."""
+    if broken:
+        monkeypatch.setattr("scheduler.trajectory.ramped", lambda _ctx: False)
+    judge = Judge(world)
+    world.operator_limit(13.0)
+    assert more(world, judge, "too_fast", 60) == 0
+    judge.remember()
+    world.kill()
+    held_kw = world.hall.reading().import_kw["lab"]
+    found = more(world, judge, "too_fast", 960)
+    assert world.hall.reading().import_kw["lab"] > held_kw + 4.0, "there was something to give back"
+    assert {node.core.status()["phase"] for node in world.nodes} == {"free"}
+    assert (found > 5) if broken else (found == 0)
+
+
+@pytest.mark.timeout(300)
+def test_the_judge_asks_of_no_ramp_what_load_does_and_of_no_daemon_to_wait_with_a_floor(world):
+    judge = Judge(world)
+    infos = world.view.infos()
+    idle = {gpu: replace(info, utilisation=0.0, limit_w=200.0) for gpu, info in infos.items()}
+    ramp = judge._ramp
+    ramp.see(10.0, idle)
+    assert ramp.risen_kw(20.0, {gpu: replace(info, limit_w=200.0) for gpu, info in infos.items()}, set()) == 0.0
+    busy = {gpu: replace(info, utilisation=1.0, limit_w=400.0) for gpu, info in infos.items()}
+    over_kw = ramp.risen_kw(30.0, busy, set())
+    assert over_kw > 1.0
+    assert ramp.risen_kw(30.0, busy, set(infos)) == 0.0, "others write to these"
+    chat = set(world.hall.gpus_of["chat"])
+    floor_w = lowest_cap_w(world.models["chat"].pool, floored=True)
+    assert floor_w > 200.0
+    low = {gpu: replace(info, limit_w=floor_w if gpu in chat else 200.0) for gpu, info in busy.items()}
+    assert ramp.risen_kw(30.0, low, set()) == 0.0
+    ramp.see(10.0, {})
+    assert ramp.risen_kw(30.0, busy, set()) == 0.0, "these were away"
+
+
+@pytest.mark.timeout(300)
+def test_the_judge_counts_no_rise_from_a_second_in_which_something_broke_but_from_those_before(world):
+    judge, ramp = Judge(world), Judge(world)._ramp
+    busy = {gpu: replace(info, utilisation=1.0) for gpu, info in world.view.infos().items()}
+    low, high = ({gpu: replace(info, limit_w=watts) for gpu, info in busy.items()} for watts in (200.0, 400.0))
+    ramp.see(10.0, low, broken=True)
+    assert ramp.risen_kw(20.0, high, judge.foreign) == 0.0
+    ramp.see(10.0, low)
+    ramp.see(10.0, low, broken=True)
+    assert ramp.risen_kw(20.0, high, judge.foreign) > 5.0
+
+
+def test_an_event_that_is_withdrawn_later_may_not_be_lost_before(world):
+    judge, now = Judge(world), world.clock.now()
+    end = now + timedelta(seconds=300)
+    event = EventMessage("e1", 1, "lab", now, end, (EventTarget(now, end, limit_kw=15.0),), program="grid",
+                         source="test", ramp_in_s=0.0, ramp_out_s=0.0, rebound_s=0.0)  # fmt: skip
+    withdrawal = replace(event, cancelled=True, targets=())
+    world.script = replace(world.script, deeds=(Deed(200, "withdraw", message=withdrawal),))
+    judge.acknowledged(event, "in")
+    assert judge.found.lost == 1, "it is in no book, and nobody has withdrawn it yet"
+    judge.acknowledged(withdrawal, "out")
+    judge.acknowledged(event, "in")
+    assert judge.found.lost == 1
+
+
 def more(world, judge, figure, seconds):
     """By how much a figure of the judge's rises in so many seconds."""
     before = getattr(judge.found, figure)

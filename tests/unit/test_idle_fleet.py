@@ -17,9 +17,11 @@ from scheduler.agent.bus import Ear
 from scheduler.agent.core import AgentCore, AgentSettings
 from scheduler.agent.process import answer
 from scheduler.capwatch import DriftRules
+from scheduler.config.load import shipped_curves
 from scheduler.daemon import STOP, Daemon
 from scheduler.dispatch import Dispatcher
-from scheduler.fleet.twin import TwinCards, TwinFiles
+from scheduler.fleet.twin import CURVE, TwinFiles
+from scheduler.fleet.twin_hall import TwinHall, TwinModel
 from scheduler.orders import PoolOrder
 from scheduler.store.store import Store
 
@@ -33,7 +35,7 @@ class Fleet:
         self.wires = Wires(asyncio.new_event_loop())
         self.hellos, self.sizes, self.cards = [], [], {}
         for name in ("n1", "n2"):
-            self.cards[name] = TwinCards(name, 4)
+            self.cards[name] = TwinHall([name], 4, TwinModel(shipped_curves()[CURVE])).cards[0]
             core = AgentCore(self.cards[name], TwinFiles(), AgentSettings(drift=DriftRules(0)))
             ear = Ear(core, name, answer, 1.0, self._do)
             self.wires.run(ear.listen(LocalClient(self.wires, name)))
@@ -52,7 +54,7 @@ class Fleet:
         self.power._take = lambda data: (self.sizes.append(len(data)), take(data))[1]
         gpus = tuple(sorted(self.power.discover()))
         self.dispatcher = Dispatcher(Store.in_memory(), self.power, {"all": gpus}, writes=True, epoch=1)
-        assert not self.dispatcher.apply({"all": PoolOrder(500, 8)}, 60.0, NOW).notes
+        assert not self.dispatcher.apply({"all": PoolOrder(300, 8)}, 60.0, NOW).notes
 
     async def _do(self, work):
         return work()
@@ -71,10 +73,10 @@ def test_limits_of_a_fleet_are_read_back_by_a_small_question_and_a_raised_one_is
     assert fleet.dispatcher.verify(NOW) == ()
     assert fleet.hellos == [fleet_wire.LIMITS]
     assert fleet.sizes[-1] < whole / 2
-    fleet.cards["n2"]._limit_w["GPU-n2-1"] = 700.0
+    fleet.cards["n2"].release({"GPU-n2-1": 400.0})
     (note,) = fleet.dispatcher.verify(NOW)
     assert note.code is Reason.CAP_DRIFT
-    assert "GPU-n2-1 is at 700 W" in note.text
+    assert "GPU-n2-1 is at 400 W" in note.text
     assert fleet.dispatcher._again == {"GPU-n2-1"}
 
 
@@ -88,7 +90,7 @@ def test_a_successor_reads_everything_once_and_nodes_that_know_only_whole_answer
         if fleet_wire.HELLO in hear:
             hear[fleet_wire.HELLO] = _whole(hear[fleet_wire.HELLO])
     found = fleet.power.enforced(["GPU-n1-0", "GPU-n2-3", "GPU-x"])
-    assert found == {"GPU-n1-0": 500.0, "GPU-n2-3": 500.0}
+    assert found == {"GPU-n1-0": 300.0, "GPU-n2-3": 300.0}
     fleet.wires.cut.update(("n1", "n2"))
     with pytest.raises(AdapterError, match="no node tells its limits"):
         fleet.power.enforced(["GPU-n1-0"])

@@ -50,7 +50,8 @@ def test_it_reaches_three_intervals_without_an_event_and_the_plans_orders_are_ke
         made.run(5 * MINUTE, step_s=10)
         made.plan()
         steps, until_s = trajectory(made.ctx, made.state, made.state.plan, made.clock.now())
-        assert until_s == 15 * 60
+        assert until_s > 15 * 60, "and then gives back by the site's ramp"
+        steps = [(offset_s, orders) for offset_s, orders in steps if offset_s < 15 * 60]
         plan, now = made.state.plan, made.clock.now()
         last = {plan.grid.index(now + timedelta(seconds=offset_s)): orders for offset_s, orders in steps}
         assert {index: orders["train"].cap_w for index, orders in last.items()} == {

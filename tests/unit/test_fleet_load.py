@@ -1,0 +1,151 @@
+"""What a large fleet must not cost: messages that name every card in every step, orders that wait for trajectories."""
+
+import asyncio
+import threading
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from adapters.ports import AdapterError, Lease, Receipt
+from adapters.power import fleet_wire, wire
+from adapters.power.fleet import FleetPower
+from benchmarks.support.storm_bus import LocalBus, LocalClient, Wires
+from scheduler.agent.bus import Ear
+from scheduler.agent.core import AgentCore, AgentSettings
+from scheduler.agent.process import answer
+from scheduler.config.load import shipped_curves
+from scheduler.dispatch import Dispatcher
+from scheduler.fleet.twin import CURVE, TwinFiles
+from scheduler.fleet.twin_hall import TwinHall, TwinModel
+from scheduler.orders import PoolOrder
+from scheduler.store.store import Store
+
+NOW = datetime(2022, 9, 6, 21, tzinfo=UTC)
+GPUS = [f"GPU-12345678-1234-1234-1234-12345678901{number}" for number in range(8)]
+LEASE = Lease(1, 5, 60.0)
+
+
+def test_a_trajectory_names_its_cards_once_and_says_the_same():
+    uneven = {gpu: 300 + number for number, gpu in enumerate(GPUS)}
+    steps = ((0.0, dict.fromkeys(GPUS, 250)), *((float(at), {**uneven, GPUS[0]: 200 + at}) for at in range(2, 42, 2)))
+    plain = fleet_wire.trajectory_out(steps, 900.0, LEASE, 1000.0)
+    packed = fleet_wire.trajectory_out(steps, 900.0, LEASE, 1000.0, packed=True)
+    assert len(packed) < 0.25 * len(plain)
+    for now in (1000.0, 1011.0):
+        assert fleet_wire.trajectory_in(packed, now) == fleet_wire.trajectory_in(plain, now)
+    odd = ((0.0, {GPUS[0]: 250}), (2.0, {GPUS[0]: 300, GPUS[1]: 300}))
+    assert fleet_wire.trajectory_in(fleet_wire.trajectory_out(odd, 9.0, LEASE, 0.0, packed=True), 0.0).steps == odd
+
+
+@pytest.mark.parametrize("packed", [[[0.0, [1]]], [[0.0]], [[0.0, -1]], [[0.0, "much"]], 7, [[0.0, True]]])
+def test_a_packed_trajectory_that_is_wrong_is_refused(packed):
+    lease = {"epoch": 1, "sequence": 1, "expires_in_s": 5.0}
+    message = {"gpus": GPUS, "packed": packed, "until_s": 9.0, "lease": lease, "issued_at": 0.0}
+    with pytest.raises(wire.BadRequest):
+        fleet_wire.trajectory_in(wire.encode(message), 0.0)
+
+
+def test_only_nodes_that_say_so_are_told_packed_trajectories():
+    wires, told = Wires(asyncio.new_event_loop()), {}
+    cores = {}
+
+    async def do(work):
+        return work()
+
+    for name in ("new", "old"):
+        cores[name] = AgentCore(
+            TwinHall([name], 2, TwinModel(shipped_curves()[CURVE])).cards[0], TwinFiles(), AgentSettings()
+        )
+        wires.run(Ear(cores[name], name, answer, 1.0, do).listen(LocalClient(wires, name)))
+    power = FleetPower(LocalBus(wires, "daemon").settings, 0.05, bus=LocalBus(wires, "daemon"))
+    power.hello_s = 0.05
+    gpus = tuple(power.discover())
+    state = power._states["old"][1]
+    assert state.unpacks
+    infos = cores["old"].discover()
+    hello = wire.decode(fleet_wire.state_out("old", infos, cores["old"].status(), whole=True))
+    power._take(wire.encode({name: value for name, value in hello.items() if name not in {"unpacks", "v"}}))
+    power.bus.call = lambda work, _s: work.close()
+    power._hand_over = told_to(told)
+    power.hold([(0.0, dict.fromkeys(gpus, 250)), (2.0, dict.fromkeys(gpus, 300))], 60.0, LEASE)
+    assert "packed" in wire.decode(told["new"])
+    assert "steps" in wire.decode(told["old"])
+    wires.loop.close()
+
+
+def told_to(told):
+    async def nothing():
+        return None
+
+    def take(puts):
+        told.update(puts)
+        return nothing()
+
+    return take
+
+
+class SlowHolder:
+    """An actuator whose trajectories take until they are let through."""
+
+    def __init__(self):
+        self.holding, self.go, self.done = threading.Event(), threading.Event(), []
+
+    def discover(self):
+        return {}
+
+    def apply(self, caps_w, lease):
+        self.done.append("apply")
+        return Receipt({gpu: float(cap) for gpu, cap in caps_w.items()})
+
+    def release(self, limits_w):
+        self.done.append("release")
+        return Receipt(dict(limits_w))
+
+    def hold(self, steps, until_s, lease):
+        self.holding.set()
+        assert self.go.wait(20.0)
+        self.done.append("hold")
+
+
+def test_an_order_does_not_wait_for_a_trajectory_on_its_way_and_a_release_does():
+    slow, store = SlowHolder(), Store.in_memory()
+    dispatcher = Dispatcher(store, slow, {"all": ("g",)}, writes=True, epoch=1, lease_s=60.0)
+    store.remember_first_limits({"g": (400.0, "card")}, NOW)
+    dispatcher.adopt()
+    handing = threading.Thread(target=dispatcher.hold, args=([(0.0, {"all": PoolOrder(300, 1)})], 60.0, NOW))
+    handing.start()
+    assert slow.holding.wait(20.0)
+    started = time.monotonic()
+    assert dispatcher.apply({"all": PoolOrder(250, 1)}, 60.0, NOW).pools == ("all",)
+    assert time.monotonic() - started < 5.0
+    releasing = threading.Thread(target=dispatcher.release, args=(NOW,))
+    releasing.start()
+    time.sleep(0.2)
+    assert slow.done == ["apply"], "a trajectory that comes after its release would bring the caps back"
+    slow.go.set()
+    handing.join(20.0)
+    releasing.join(20.0)
+    assert slow.done == ["apply", "hold", "release"]
+
+
+def test_nodes_that_the_config_names_are_waited_for(monkeypatch):
+    """Thousands of nodes on few cores answer in bursts, and the first of them is not the last."""
+    wires = Wires(asyncio.new_event_loop())
+    bus = LocalBus(wires, "daemon")
+    waited = []
+
+    async def nobody(_waiting, seconds):
+        _waiting.close()
+        waited.append(seconds)
+        if len(waited) == 1:
+            return b"state"
+        raise TimeoutError
+
+    monkeypatch.setattr("adapters.power.fleet.asyncio.wait_for", nobody)
+    for nodes, last_s in ((("n1", "n2"), 7.0), ((), 1.0)):
+        waited.clear()
+        with pytest.raises(AdapterError):
+            FleetPower(bus.settings, 7.0, nodes, bus=bus).discover()
+        assert waited == [7.0, pytest.approx(last_s + 0.001)]
+    wires.loop.close()
