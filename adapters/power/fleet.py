@@ -17,15 +17,13 @@ from typing import Any
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.api import KeyValueConfig
-from nats.js.errors import BucketNotFoundError, NotFoundError
-from nats.js.kv import KeyValue
 
 from adapters.bus import Bus
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
-from adapters.power.fleet_answers import answer_of, not_kept, receipt_of, with_absent
+from adapters.power.fleet_answers import answer_of, receipt_of, with_absent
+from adapters.power.fleet_post import Message, TrajectoryPost
 from adapters.power.fleet_wire import NodeState
 from adapters.power.receipts import UNKNOWN_GPU
 from optimizer.reasons import Reason
@@ -40,9 +38,6 @@ LONGEST_HELLO_S = 120.0
 NODE_S = 0.001
 """What each node adds to the time that answers may take: the daemon reads them one after the other."""
 
-MOST_UNCONFIRMED = 2000
-"""Trajectories that may wait for the server's word at the same time: it drops what comes faster than it writes."""
-
 MUTE_S = 0.1
 """Where only nodes are asked that did not answer the last time, they are waited for so long."""
 
@@ -51,9 +46,6 @@ RENEWALS = 3
 
 STALE_S = 10.0
 """A node whose last word is older counts as lost."""
-
-Message = tuple[str, bytes, dict[str, str] | None]
-"""Subject, payload and headers."""
 
 
 class FleetPower:
@@ -74,7 +66,7 @@ class FleetPower:
     ) -> None:
         """`nodes`: names that must be there (empty: whoever answers). `replicas` of the trajectories' bucket: 3 in a
         cluster. `wall` tells UTC seconds; `bus` is used in place of one of its own, and must be told who listens."""
-        self._deadline_s, self._expected, self._replicas, self._clock = deadline_s, tuple(nodes), replicas, clock
+        self._deadline_s, self._expected, self._clock = deadline_s, tuple(nodes), clock
         self._wall = wall
         self._states: dict[str, tuple[float, NodeState]] = {}
         self._node_of: dict[GpuId, str] = {}
@@ -86,10 +78,13 @@ class FleetPower:
         self._gone: set[str] = set()  # did not answer, or the server says that nobody is there
         self._lock = threading.Lock()
         self._unpack: set[str] = set()
-        self._bucket: KeyValue | None = None
+        self._post = TrajectoryPost(replicas, self._exchange, self._permit)
         self.permit: Callable[[], None] = lambda: None
         """Raises AdapterError when this daemon may not order anything: asked before each order leaves."""
         self.bus = bus or Bus(settings, self.listen)
+
+    def _permit(self) -> None:
+        self.permit()
 
     # ------------------------------------------------------------ the port
     def discover(self) -> Mapping[GpuId, GpuInfo]:
@@ -143,19 +138,22 @@ class FleetPower:
         per_node, absent = self._by_node(limits_w)
         asks = {node: {"op": "release", "limits_w": limits, "epoch": self._epoch} for node, limits in per_node.items()}
         if asks:
-            self.bus.call(self._forget_trajectories(list(asks)), self._patience_s(asks))
+            self.bus.call(self._post.forget(self.bus, list(asks)), self._patience_s(asks))
         return with_absent(self._ask_all(asks), absent)
 
     def hold(self, steps: Sequence[tuple[float, Mapping[GpuId, int]]], until_s: float, lease: Lease) -> None:
         """Put every node's trajectory into the bucket, from where nodes that are there take it at once and others when
         they come back. AdapterError when the bucket can't be written."""
-        now, puts = self._wall(), dict[str, bytes]()
-        for node, gpus in self._cards(steps).items():
-            plan = [(offset, {gpu: caps[gpu] for gpu in gpus if gpu in caps}) for offset, caps in steps]
-            told = tuple((offset, caps) for offset, caps in plan if caps)
-            puts[node] = fleet_wire.trajectory_out(told, until_s, lease, now, packed=node in self._unpack)
-        if puts:
-            self.bus.call(self._hand_over(puts), 2.0 * self._patience_s(puts))
+        now, cards = self._wall(), self._cards(steps)
+
+        def told(node: str) -> bytes:
+            plan = [(offset, {gpu: caps[gpu] for gpu in cards[node] if gpu in caps}) for offset, caps in steps]
+            mine = tuple((offset, caps) for offset, caps in plan if caps)
+            return fleet_wire.trajectory_out(mine, until_s, lease, now, packed=node in self._unpack)
+
+        if cards:
+            most_s = self._patience_s(cards)
+            self.bus.call(self._post.hand_over(self.bus, list(cards), told, most_s), 3.0 * most_s)
 
     def _cards(self, steps: Sequence[tuple[float, Mapping[GpuId, int]]]) -> dict[str, dict[GpuId, Any]]:
         """By node: its cards in these steps. Of thousands of cards each is looked for once, not in every step."""
@@ -235,7 +233,7 @@ class FleetPower:
     # ------------------------------------------------------------ in the bus's loop
     async def listen(self, client: Client) -> None:
         """Hear the states; once a connection is new, its bucket is looked up again."""
-        self._bucket = None
+        self._post.renew()
         if not self._states_heard:
             self._states_heard = True
             await client.subscribe(fleet_wire.STATES, cb=self._on_state)
@@ -287,38 +285,6 @@ class FleetPower:
         await subscription.unsubscribe()
         return [data for data in answers if data]
 
-    async def _hand_over(self, puts: Mapping[str, bytes]) -> None:
-        """Keep nodes' trajectories for who is away, then tell who is there: a bucket's own news don't pass a leaf."""
-        await self._put(puts)
-        for node, data in puts.items():
-            await self.bus.client.publish(fleet_wire.follow_subject(node), data)
-
-    async def _put(self, puts: Mapping[str, bytes], headers: dict[str, str] | None = None) -> None:
-        """Write nodes' trajectories into the bucket; each is confirmed by the server. AdapterError for the first that
-        isn't."""
-        await self._trajectories()
-        self.permit()
-        waiting = [(fleet_wire.key_subject(node), data, headers) for node, data in puts.items()]
-        for begin in range(0, len(waiting), MOST_UNCONFIRMED):
-            answers = await self._exchange(waiting[begin : begin + MOST_UNCONFIRMED])
-            lost = next((why for why in map(not_kept, answers) if why), None)
-            if lost is not None:
-                raise AdapterError(f"NATS at {self.bus.settings.place}: a trajectory was not kept: {lost}")
-
-    async def _forget_trajectories(self, nodes: Sequence[str]) -> None:
-        await self._put(dict.fromkeys(nodes, b""), {"KV-Operation": "DEL"})
-
-    async def _trajectories(self) -> KeyValue:
-        """The bucket, made when it isn't there."""
-        if self._bucket is None:
-            stream = self.bus.jetstream
-            try:
-                self._bucket = await stream.key_value(fleet_wire.BUCKET)
-            except (BucketNotFoundError, NotFoundError):
-                made = KeyValueConfig(bucket=fleet_wire.BUCKET, history=1, replicas=self._replicas, direct=True)
-                self._bucket = await stream.create_key_value(made)
-        return self._bucket
-
     async def _gather(
         self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None
     ) -> list[dict[str, Any] | str]:
@@ -328,7 +294,11 @@ class FleetPower:
             await self.bus.client.publish(fleet_wire.RENEW, wire.encode(renew))
         messages = [(fleet_wire.ask_subject(node), wire.encode(ask), None) for node, ask in asks.items()]
         mute = {number for number, node in enumerate(asks) if node in self._mute}
-        answers = await self._exchange(messages, mute)
+        self._post.orders += 1
+        try:
+            answers = await self._exchange(messages, mute)
+        finally:
+            self._post.orders -= 1
         with self._lock:
             self._back.difference_update(asks)
             self._mute |= {node for node, answer in zip(asks, answers, strict=True) if isinstance(answer, str)}

@@ -116,8 +116,8 @@ class LiveFleet:
         self.dispatcher.turns.clear()
         started = time.perf_counter()
         facade.accept(asked)
-        _until(lambda: bool(self.dispatcher.turns), EVENT_S, "no order went out")
-        first = self.dispatcher.turns[0]
+        _until(lambda: bool(self._since(started)), EVENT_S, "no order went out")
+        first = self._since(started)[0]
         _until(lambda: self.drawn_kw() <= aim_kw, EVENT_S, f"the cards never drew {aim_kw:.0f} kW")
         measured_s = time.perf_counter() - started
         if first.failed:
@@ -125,6 +125,10 @@ class LiveFleet:
         facade.accept(replace(asked, version=2, cancelled=True, targets=()))
         self.rest()
         return Reaction(first.over - started, first.begun - started, first.bus_s, measured_s)
+
+    def _since(self, moment: float) -> list[Turn]:
+        """Turns that began after it."""
+        return [turn for turn in self.dispatcher.turns if turn.begun > moment]
 
     def rest(self) -> None:
         """Until nothing is capped and nothing is written any more. RuntimeError when that never comes."""

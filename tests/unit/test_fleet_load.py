@@ -4,12 +4,14 @@ import asyncio
 import threading
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from adapters.ports import AdapterError, Lease, Receipt
 from adapters.power import fleet_wire, wire
 from adapters.power.fleet import FleetPower
+from adapters.power.fleet_post import PART, TrajectoryPost
 from benchmarks.support.storm_bus import LocalBus, LocalClient, Wires
 from scheduler.agent.bus import Ear
 from scheduler.agent.core import AgentCore, AgentSettings
@@ -67,7 +69,7 @@ def test_only_nodes_that_say_so_are_told_packed_trajectories():
     hello = wire.decode(fleet_wire.state_out("old", infos, cores["old"].status(), whole=True))
     power._take(wire.encode({name: value for name, value in hello.items() if name not in {"unpacks", "v"}}))
     power.bus.call = lambda work, _s: work.close()
-    power._hand_over = told_to(told)
+    power._post.hand_over = told_to(told)
     power.hold([(0.0, dict.fromkeys(gpus, 250)), (2.0, dict.fromkeys(gpus, 300))], 60.0, LEASE)
     assert "packed" in wire.decode(told["new"])
     assert "steps" in wire.decode(told["old"])
@@ -78,8 +80,8 @@ def told_to(told):
     async def nothing():
         return None
 
-    def take(puts):
-        told.update(puts)
+    def take(_bus, nodes, one, _most_s):
+        told.update({node: one(node) for node in nodes})
         return nothing()
 
     return take
@@ -149,3 +151,39 @@ def test_nodes_that_the_config_names_are_waited_for(monkeypatch):
             FleetPower(bus.settings, 7.0, nodes, bus=bus).discover()
         assert waited == [7.0, pytest.approx(last_s + 0.001)]
     wires.loop.close()
+
+
+class Counted:
+    """A bus that keeps everything, and counts what it is told."""
+
+    def __init__(self):
+        self.client = self
+        self.told = []
+
+    async def publish(self, subject, _data):
+        self.told.append(subject)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_an_order_that_comes_while_trajectories_go_out_is_let_through_first_but_not_for_ever(patient):
+    async def rehearse():
+        bus, kept = Counted(), []
+
+        async def exchange(messages):
+            kept.append(len(messages))
+            if len(kept) == 1:
+                post.orders = 1  # an event has come
+            return [SimpleNamespace(data=b"{}")] * len(messages)
+
+        post = TrajectoryPost(1, exchange, lambda: None)
+        post._bucket, nodes = object(), [f"n{number}" for number in range(2 * PART + 1)]
+        on_its_way = asyncio.create_task(post.hand_over(bus, nodes, lambda _node: b"{}", 30.0 if patient else 0.2))
+        await asyncio.sleep(0.1)
+        assert (kept, bus.told) == ([PART], []), "nothing more beside the order"
+        if patient:
+            post.orders = 0
+        await asyncio.wait_for(on_its_way, 20.0)
+        assert kept == [PART, PART, 1]
+        assert len(bus.told) == len(nodes)
+
+    asyncio.run(rehearse())
