@@ -160,6 +160,7 @@ def book(
     """Write down what was measured and aimed at, and make it the tick that everybody sees."""
     imports = {site: site_import(ctx, state, site, now) for site in trims}
     shown = {site: kw if kw is not None else trims[site].setpoint_kw for site, kw in imports.items()}
+    state.unmetered = frozenset(site for site, kw in imports.items() if kw is None)
     for site, kw in imports.items():
         if kw is not None:
             ctx.ledger.record(now, site, kw)

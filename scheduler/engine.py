@@ -193,6 +193,8 @@ class State:
     cap_kw: dict[str, float] = field(default_factory=dict)
     """What the last tick's set-points had to stay below: ceilings, and the way down to coming events."""
     lately: dict[str, LastMinute] = field(default_factory=dict)
+    unmetered: frozenset[str] = frozenset()
+    """Sites of whose import nothing was known in the last tick."""
     bias_kw: dict[str, float] = field(default_factory=dict)
     base_errors: BaseLoadErrors = field(default_factory=BaseLoadErrors)
     busy: dict[str, float] = field(default_factory=dict)

@@ -104,7 +104,7 @@ def trim_site(
     line = meter_line(ctx, state, site, now)
     held_kw = line.import_of(held_it_kw(state, pools))
     surge_kw = surprises.surge_kw(drawn_kw, held_kw, coming_kw(state, pools))
-    seconds, last_kw = ramped_s(state, now, then), state.setpoint_kw.get(site)
+    seconds, last_kw = ramped_s(state, now, then), _last_kw(state, site, drawn_kw)
     cap_kw = min(top.kw, coming_cap_kw(ctx, state, site, events, now, then))
     surge_kw += surprises.onset_kw(missing_kw(state, pools), cap_kw, quiet_kw(state, pools)) - surprises.ebb_kw
     most_kw = cap_kw - surprises.margin_kw(cap_kw, ctx.margin) if cap_kw < INF else INF
@@ -148,6 +148,15 @@ def coming_cap_kw(
         above_kw = 2.0 * state.surprises[site].margin_kw(last_kw, ctx.margin)
         last_kw = min(state.cap_kw.get(site, INF), last_kw + above_kw)
     return approach_kw(site, events, then, last_kw, min(passed, LATE_TICKS * period).total_seconds())
+
+
+def _last_kw(state: State, site: str, drawn_kw: float | None) -> float | None:
+    """Import from which a ramp goes on: the last set-point; where no meter told how far below it the site was (what
+    nobody sees is counted in full), what is drawn when one does again."""
+    last_kw = state.setpoint_kw.get(site)
+    if last_kw is None or drawn_kw is None or site not in state.unmetered:
+        return last_kw
+    return min(last_kw, drawn_kw)
 
 
 def ramped_s(state: State, now: datetime, then: datetime) -> float:
