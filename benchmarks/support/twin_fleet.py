@@ -144,8 +144,8 @@ def twin_fleet(
 
 
 def _parts(nodes: int) -> list[tuple[int, int]]:
-    """Number and size of each process of nodes: two at least, so that both cores work."""
-    processes = max(2, -(-nodes // NODES_A_PROCESS))
+    """Number and size of each process of nodes: two at least, so that both cores work, but none without nodes."""
+    processes = min(nodes, max(2, -(-nodes // NODES_A_PROCESS)))
     share, rest = divmod(nodes, processes)
     return [(number, share + (number < rest)) for number in range(processes)]
 

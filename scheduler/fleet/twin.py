@@ -108,6 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ca", type=Path, help="certificate authority of the servers")
     _behaviour(parser)
     options = parser.parse_args(arguments)
+    if options.count < 1 or options.gpus < 1:
+        parser.error("--count and --gpus must be at least 1")
     if options.curve not in shipped_curves():
         parser.error(f"--curve {options.curve}: not one of {', '.join(shipped_curves())}")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -180,3 +180,11 @@ def test_a_curve_that_nobody_measured_is_an_error(capsys):
     with pytest.raises(SystemExit):
         main(["--fleet", "nats://127.0.0.1:1", "--curve", "none"])
     assert "A100-400W" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--count", "--gpus"])
+def test_a_twin_without_nodes_or_cards_is_refused_in_one_line(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--fleet", "nats://127.0.0.1:1", option, "0"])
+    assert ended.value.code == 2
+    assert "must be at least 1" in capsys.readouterr().err
