@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from adapters.hall_cooling import Overhead
 from adapters.hall_parking import HallParking
+from adapters.hall_sensors import Sensors
 from adapters.hall_state import (
     MAX_MHZ,
     MIN_MHZ,
@@ -88,12 +89,13 @@ class SimulatedHall:
         self._import_kwh = dict.fromkeys(self.sites, 0.0)
         self.beside: list[Beside] = []
         """Batteries, engines and panels at the sites' meters, in the order in which they see the site's power."""
-        self._overhead = Overhead(self._physics.cooling_s)
+        self._overhead, self._sensors = Overhead(self._physics.cooling_s), Sensors(self._physics.sensor_s)
         self._work, self._now = HallWork(), clock.now()
         self._looked: tuple[object, dict[GpuId, float]] = (None, {})
         self._gpus = new_gpus(self._pools)
         follow(self._gpus, self._pools)
-        self.clocks, self.columns = clock_reader(self._gpus, self._index), column_reader(self._gpus)
+        self.clocks = clock_reader(self._gpus, self._index)
+        self.columns = column_reader(self._gpus, self._sensors.told_w)
         self.parking = HallParking(self._pools, self._now, self._lock)
         self._occupy(self._signals(self._now))
         self._gpus.draw_w = self._targets()
@@ -181,6 +183,7 @@ class SimulatedHall:
         left = np.where(falling, exp(-seconds / down), exp(-seconds / up))
         joules = targets * seconds + gap * np.where(falling, down, up) * (1.0 - left)
         gpus.draw_w = targets + gap * left
+        self._sensors.ran(seconds, joules)
         energy_kwh = np.add.reduceat(joules, self._starts) / 3.6e6
         work_gpu_h = np.add.reduceat(gpus.busy * gpus.speed, self._starts) * (seconds / 3600.0)
         asked_gpu_h = np.add.reduceat(gpus.busy, self._starts) * (seconds / 3600.0)
@@ -238,7 +241,8 @@ class SimulatedHall:
         with self._lock:
             self.advance()
             gpus, enforced = self._gpus, self._gpus.enforced_w.tolist()
-            limits, draws, live, busy = (row.tolist() for row in (gpus.limit_w, gpus.draw_w, gpus.live, gpus.busy))
+            told_w = self._sensors.told_w(gpus.draw_w)
+            limits, draws, live, busy = (row.tolist() for row in (gpus.limit_w, told_w, gpus.live, gpus.busy))
         found: dict[GpuId, GpuInfo] = {}
         for state in self._pools:
             low, high, model = state.pool.min_cap_w, state.pool.max_cap_w, f"{state.pool.gpu_model} ({SIMULATED})"
@@ -325,7 +329,7 @@ class SimulatedHall:
             for state, kw in zip(self._pools, true_kw.tolist(), strict=True):
                 site_kw[state.pool.site] += kw
             lost = [self._ids[k] for k in np.flatnonzero(~self._gpus.live).tolist()]
-            pool_kw, busy, work = self._metered_pools(true_kw, lost)
+            pool_kw, busy, work = self._metered_pools(lost)
             import_kw = {}
             for site, pue, other_kw in zip(self.sites, signals.pue, signals.other_kw, strict=True):
                 if self._telemetry_fails():
@@ -337,9 +341,9 @@ class SimulatedHall:
             energy = {state.pool.id: state.energy_kwh for state in self._pools if state.pool.id in pool_kw}
             return Reading(self._now, pool_kw, import_kw, energy, tuple(lost), busy, work)
 
-    def _metered_pools(self, true_kw: Floats, lost: list[str]) -> tuple[dict[str, float], ...]:
+    def _metered_pools(self, lost: list[str]) -> tuple[dict[str, float], ...]:
         """Power, busy GPUs and work of each pool that the sensors see enough of; the others join `lost`."""
-        gpus = self._gpus
+        gpus, told_w = self._gpus, self._sensors.told_w(self._gpus.draw_w)
         answering = np.add.reduceat(gpus.live.astype(np.float64), self._starts)
         busy = np.add.reduceat(gpus.busy, self._starts)
         work = np.add.reduceat(gpus.busy * gpus.speed, self._starts)
@@ -347,8 +351,7 @@ class SimulatedHall:
         busy_gpus: dict[str, float] = {}
         work_gpus: dict[str, float] = {}
         for position, state in enumerate(self._pools):
-            seen_kw = self._seen_kw(state, float(true_kw[position]))
-            if seen_kw is None:
+            if (seen_kw := self._seen_kw(state, told_w[state.part])) is None:
                 lost.append(state.pool.id)
                 continue
             whole = state.pool.count / float(answering[position])
@@ -357,20 +360,18 @@ class SimulatedHall:
             work_gpus[state.pool.id] = self._blurred(float(work[position]) * whole)
         return kw, busy_gpus, work_gpus
 
-    def _seen_kw(self, state: PoolState, true_kw: float) -> float | None:
-        """A pool's power as its sensors tell it; None when too few of them answer."""
+    def _seen_kw(self, state: PoolState, told_w: Floats) -> float | None:
+        """A pool's power as its cards tell theirs; None when too few of them answer."""
         live = self._gpus.live[state.part]
         answering = int(live.sum())
         if self._telemetry_fails() or answering < LEAST_SHARE_METERED * state.pool.count:
             return None
-        if answering < state.pool.count:
-            true_kw = float(self._gpus.draw_w[state.part][live].mean()) * state.pool.count / 1000.0
-        noise = self._faults.sensor_noise
-        if noise > 0:
-            true_kw *= 1.0 + float(self._random.normal()) * noise / answering**0.5
+        kw = float(told_w.sum() if answering == state.pool.count else told_w[live].mean() * state.pool.count) / 1000.0
+        if (noise := self._faults.sensor_noise) > 0:
+            kw *= 1.0 + float(self._random.normal()) * noise / answering**0.5
         if self._faults.outliers > 0 and float(self._random.random()) < self._faults.outliers:
-            return true_kw * float(self._random.uniform(0.0, 2.0))
-        return self._blurred(true_kw)
+            return kw * float(self._random.uniform(0.0, 2.0))
+        return self._blurred(kw)
 
     def _blurred(self, value: float) -> float:
         """A figure of a whole pool, as a meter of the configured noise tells it."""
@@ -378,8 +379,7 @@ class SimulatedHall:
         return value * max(0.0, 1.0 + float(self._random.normal()) * noise) if noise > 0 else value
 
     def _telemetry_fails(self) -> bool:
-        chance = self._faults.telemetry_loss
-        return chance > 0 and float(self._random.random()) < chance
+        return self._faults.telemetry_loss > 0 and float(self._random.random()) < self._faults.telemetry_loss
 
     def counters(self) -> HallCounters:
         """Totals since the start, free of sensor noise: what a backtest settles on."""

@@ -47,13 +47,15 @@ class Beside(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HallPhysics:
-    """Seconds until 95 % of a step in power is done, downwards and upwards, how often the signals are sampled, and
-    seconds until cooling has followed 95 % of a step in heat (0: at once)."""
+    """Seconds until 95 % of a step in power is done, downwards and upwards, how often the signals are sampled, seconds
+    until cooling has followed 95 % of a step in heat (0: at once), and the seconds whose mean cards tell as their power
+    (0: that of the moment)."""
 
     settle_down_s: float = 0.05
     settle_up_s: float = 0.4
     sample_s: float = 60.0
     cooling_s: float = 0.0
+    sensor_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +209,8 @@ def serving(gpus: Gpus, state: PoolState) -> tuple[int, float, float]:
 
 
 class Columns(NamedTuple):
-    """All GPUs as they are now, an entry each, in the order of the pools: limit in force and draw in W, whether it is
-    on the bus, how busy it is."""
+    """All GPUs as they are now, an entry each, in the order of the pools: limit in force and draw as told, in W,
+    whether it is on the bus, how busy it is."""
 
     enforced_w: Floats
     draw_w: Floats
@@ -216,9 +218,9 @@ class Columns(NamedTuple):
     busy: Floats
 
 
-def column_reader(gpus: Gpus) -> Callable[[], Columns]:
-    """Tells all GPUs at once, for who has thousands."""
-    return lambda: Columns(gpus.enforced_w, gpus.draw_w, gpus.live, gpus.busy)
+def column_reader(gpus: Gpus, told_w: Callable[[Floats], Floats]) -> Callable[[], Columns]:
+    """Tells all GPUs at once, for who has thousands; `told_w` says what sensors make of draws."""
+    return lambda: Columns(gpus.enforced_w, told_w(gpus.draw_w), gpus.live, gpus.busy)
 
 
 def clock_reader(gpus: Gpus, places: Mapping[GpuId, int]) -> Callable[[Collection[GpuId]], dict[GpuId, int]]:

@@ -31,6 +31,7 @@ from scheduler.capwatch import CapWatch
 from scheduler.course import INF, Course, Courses, Steps, steps_of
 from scheduler.dispatch_books import Books
 from scheduler.dispatch_notes import Dispatched, disagreements, raised_notes, returned, yielded_notes
+from scheduler.errand import Errand
 from scheduler.orders import PoolOrder
 from scheduler.pool_limits import PoolLimit, PoolLimits
 from scheduler.store.database import StoreDegraded
@@ -76,7 +77,7 @@ class Dispatcher:
     _retry_at: float = 0.0
     _retry_s: float = 1.0
     _lock: threading.RLock = field(default_factory=threading.RLock)
-    handing: threading.Lock = field(default_factory=threading.Lock)  # a trajectory is on its way; taken before `_lock`
+    handing: Errand = field(default_factory=Errand)  # a trajectory on its way; its lock is taken before `_lock`
 
     def __post_init__(self) -> None:
         self._limit = PoolLimits(self.gpus)
@@ -175,11 +176,9 @@ class Dispatcher:
         """Renew the lease when a part of it has passed, by handing over the trajectory where it was corrected since."""
         now, course = self.monotonic(), self.courses.last
         due = course is not None and now - self._handed_at > lease_s / RENEWALS
-        if course is not None and due and course.rest(now, orders) != self._handed and self.handing.acquire(False):
-            try:
-                self._ready(course, orders)()
-            finally:
-                self.handing.release()
+        self.handing.check()
+        if course is not None and due and not self.handing.busy and course.rest(now, orders) != self._handed:
+            self.handing.do(lambda: self._ready(course, orders), aside=True, wait=False)  # a plan's waits for `_lock`
         elif now - self._renewed_at > (0.0 if course is not None and course.near(now) else lease_s / RENEWALS):
             self.actuator.apply({}, self._lease(lease_s))
 
@@ -193,17 +192,21 @@ class Dispatcher:
         self._renewed_at = self.monotonic()
         return Lease(self.epoch, self._sequence, lease_s)
 
-    def hold(self, steps: Steps, until_s: float, now: datetime, known: Iterable[GridEvent] = ()) -> None:
+    def hold(
+        self, steps: Steps, until_s: float, now: datetime, known: Iterable[GridEvent] = (), aside: bool = False
+    ) -> None:
         """Hand the trajectory, which keeps the events `known`, to an actuator that can follow it alone, until `until_s`
-        seconds from now. Raises AdapterError and StoreDegraded."""
-        with self.handing:
+        seconds from now; `aside`: without waiting for it. Raises AdapterError and StoreDegraded."""
+
+        def prepare() -> Callable[[], None] | None:
             with self._lock:
                 if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
-                    return
+                    return None
                 pools = {pool for _, orders in steps for pool in orders}
                 self._remember((gpu for pool in pools for gpu in self.gpus[pool]), now)
-                hand_over = self._ready(self.courses.begin(steps, until_s, self.monotonic(), known), self._applied)
-            hand_over()  # thousands of nodes take seconds, and an order of the fast loop may not wait for them
+                return self._ready(self.courses.begin(steps, until_s, self.monotonic(), known), self._applied)
+
+        self.handing.do(prepare, aside)
 
     def _ready(self, course: Course, in_force: Mapping[str, PoolOrder]) -> Callable[[], None]:
         """What gives the rest of the course to the actuator, and a lease with it."""
@@ -212,11 +215,10 @@ class Dispatcher:
         ahead, self._handed_at, self._handed = course.ahead(now, in_force), now, ()
         self.courses.told(ahead, now)
         lease, rest = self._lease(self.lease_s or 0.0), course.rest(now, in_force)
-        steps = steps_of(ahead, self.gpus, self._first, self._cap)
 
         def hand_over() -> None:
             try:
-                hold(steps, max(0.0, course.until - now), lease)
+                hold(steps_of(ahead, self.gpus, self._first, self._cap), max(0.0, course.until - now), lease)
             except AdapterError:
                 self._handed_at = -INF  # tried again in the next turn
                 raise
@@ -324,7 +326,7 @@ class Dispatcher:
     def release(self, now: datetime, only: Collection[GpuId] | None = None) -> tuple[Note, ...]:
         """Give back the limits found before the first write (of `only` these GPUs, or of all), those of a killed
         predecessor included. What is not confirmed is kept, and tried again by `verify`."""
-        with self.handing, self._lock:  # a trajectory that comes after its release would bring the caps back
+        with self.handing.lock, self._lock:  # a trajectory that comes after its release would bring the caps back
             limits = self.books.first_limits()
             if only is not None:
                 limits = {gpu: limit for gpu, limit in limits.items() if gpu in only}

@@ -208,11 +208,11 @@ class Facade:
     def _act(self) -> None:
         """Somebody's word has changed what a site may draw: the fast loop acts on it now, not at its next turn by the
         clock, and the slow loop plans with it."""
-        self.wake()
         now = monotonic()
         if now - self._hurried_at >= APART_S:
             self._hurried_at = now
             self.hurry()
+        self.wake()
 
     def _weighed(self, message: EventMessage, now: datetime) -> tuple[ProgramRules, float, float]:
         """The program's rules, the site's baseline, and what can be shed while the message lasts."""

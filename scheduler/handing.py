@@ -18,12 +18,13 @@ from scheduler.store.store import StoreDegraded
 from scheduler.trajectory import trajectory
 
 
-def hand_over(ctx: Context, state: State, plan: Plan, now: datetime) -> tuple[Note, ...]:
-    """Hand the rest of a plan to nodes that can follow it alone, with all events that are known."""
+def hand_over(ctx: Context, state: State, plan: Plan, now: datetime, aside: bool = False) -> tuple[Note, ...]:
+    """Hand the rest of a plan to nodes that can follow it alone, with all events that are known; `aside`: without
+    waiting for them."""
     try:
         known = ctx.ledger.active(now)
         steps, until_s = trajectory(ctx, state, plan, now)
-        ctx.dispatcher.hold([(at, limits_of(ctx.pools, orders)) for at, orders in steps], until_s, now, known)
+        ctx.dispatcher.hold([(at, limits_of(ctx.pools, orders)) for at, orders in steps], until_s, now, known, aside)
     except (AdapterError, StoreDegraded) as error:
         return (Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),)
     return ()
@@ -35,6 +36,6 @@ def hand_news(ctx: Context, state: State, events: Collection[GridEvent], now: da
     course = ctx.dispatcher.courses.last
     if course is None or state.plan is None or all(event in course.known for event in events):
         return ()
-    if ctx.dispatcher.handing.locked():  # of thousands of nodes that takes seconds; the next turn asks again
+    if ctx.dispatcher.handing.busy:  # of thousands of nodes that takes seconds; the next turn asks again
         return ()
-    return hand_over(ctx, state, state.plan, now)
+    return hand_over(ctx, state, state.plan, now, aside=True)

@@ -302,9 +302,10 @@ def _physics(config: Config) -> HallPhysics:
         return HallPhysics()
     entry = config.power
     down_s, up_s = entry.settle_down.total_seconds(), entry.settle_up.total_seconds()
+    sensor_s = entry.sensor_mean.total_seconds()
     restless = entry.load_noise > 0 or entry.load_bursts > 0
     sample_s = 1.0 if restless else HallPhysics().sample_s
-    return HallPhysics(down_s, up_s, sample_s, entry.cooling_settle.total_seconds())
+    return HallPhysics(down_s, up_s, sample_s, entry.cooling_settle.total_seconds(), sensor_s)
 
 
 def _load(config: Config, model: PoolModel, sources: Mapping[str, Source]) -> Callable[[datetime], float]:

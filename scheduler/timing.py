@@ -22,6 +22,9 @@ from adapters.ports import Clock
 from optimizer.timegrid import floor_time
 from scheduler.clock import ClockGuard, WallClock
 
+URGENT_S = 10.0
+"""How long a plan lets the fast loop go first, where that was hurried: it needs the processor more, and the bus."""
+
 LEAST_APART_S = 1.0
 """Least time between the beginnings of two plans of which the second was asked for while the first was made."""
 
@@ -60,6 +63,7 @@ class Timer:
         self._woken, self._stopping = threading.Event(), threading.Event()
         self._lock, self._turning = threading.Lock(), False
         self._tick, self._ticking, self._hurried = tick, threading.Lock(), threading.Event()
+        self._acting, self._asked, self._acted = threading.Condition(), 0, 0
         self._guard = ClockGuard(WallClock())
         self._scheduler: Any = BackgroundScheduler(
             timezone=UTC,
@@ -96,6 +100,7 @@ class Timer:
                 return
             self._turning = True
         while True:
+            self._let_act()
             self._woken.clear()
             soonest = time.monotonic() + min(LEAST_APART_S, self._period_s())
             try:
@@ -107,6 +112,12 @@ class Timer:
                     again = self._turning = self._woken.is_set() and not self._stopping.is_set()
             if not again:
                 return
+
+    def _let_act(self) -> None:
+        """Wait until the fast loop has acted on what it was hurried for by now, or has had its time."""
+        with self._acting:
+            asked = self._asked
+            self._acting.wait_for(lambda: self._acted >= asked or self._stopping.is_set(), URGENT_S)
 
     def wake(self) -> None:
         """Plan at once, or soon after the plan that is being made; several wake-ups before it are one. A flood of them
@@ -123,14 +134,23 @@ class Timer:
         while self._ticking.acquire(blocking=False):
             try:
                 self._hurried.clear()
+                asked = self._asked
                 self._tick()
             finally:
                 self._ticking.release()
+                self._say_acted(asked)
             if not self._hurried.is_set() or self._stopping.is_set():
                 return
 
+    def _say_acted(self, asked: int) -> None:
+        with self._acting:
+            self._acted = asked
+            self._acting.notify_all()
+
     def hurry(self) -> None:
-        """Tick at once; those after it come a period apart from there."""
+        """Tick at once; those after it come a period apart from there. Plans wait for it."""
+        with self._acting:
+            self._asked += 1
         self._hurried.set()
         if self._scheduler.running and not self._stopping.is_set():
             self._scheduler.modify_job("tick", next_run_time=datetime.now(UTC))
@@ -147,5 +167,6 @@ class Timer:
     def stop(self) -> None:
         """Let the running turns finish, start no more."""
         self._stopping.set()
+        self._say_acted(self._asked)
         if self._scheduler.running:
             self._scheduler.shutdown(wait=True)

@@ -39,6 +39,7 @@ from scheduler.curve_book import CurveBook, borrowed
 from scheduler.desk import Sessions, desks
 from scheduler.dispatch import Dispatcher
 from scheduler.engine import ChargeBuilder, Context, Planner, SiteModel, State
+from scheduler.errand import Errand
 from scheduler.facade import Facade
 from scheduler.feeds import Feeds
 from scheduler.flex_book import FlexBook
@@ -254,6 +255,7 @@ def build_dispatcher(config: Config, hardware: Hardware, store: Store, clock: Cl
         monotonic=clock.monotonic,
         watch=CapWatch(DriftRules(config.drift.reassert, config.drift.quiet.total_seconds())),
         raisable=frozenset(gpu for p in config.pools if p.max_cap_w is not None for gpu in hardware.gpus[p.id]),
+        handing=Errand(threads=isinstance(clock, WallClock)),
     )
 
 

@@ -17,7 +17,7 @@ OUTSIDE_C = (19, 18, 18, 17, 17, 17, 18, 20, 22, 24, 26, 28, 29, 30, 31, 31, 30,
 QUEUE, JOBS, START = 48, 8, datetime(2025, 5, 3, 21, tzinfo=UTC)
 BUSY, LATER = 0.8, timedelta(hours=2)
 """Share of the time until the queue's deadline, which comes so long after the end of the run, that its work takes."""
-LOAD, NOISE = 0.95, "noise: 0.003, settle_down: 0.05s, settle_up: 0.4s"
+LOAD, NOISE = 0.95, "noise: 0.003, settle_down: 0.05s, settle_up: 0.4s, sensor_mean: 1s"
 KINDS = {"steady": "load_noise: 0.005", "bursty": "load_noise: 0.01, load_bursts: 0.3"}
 
 Rule = Callable[[Parts, GridEvent | None, datetime, float], None]

@@ -66,6 +66,12 @@ class SimulatedPowerConfig(Model):
         description="Time until cooling has followed 95 % of a step in the heat of IT (0: PUE holds at any moment).",
         examples=["5m"],
     )
+    sensor_mean: Duration = Field(
+        default=timedelta(0),
+        description="Cards tell their mean power of so much time (0: the power of the moment). NVIDIA's tell that of "
+        "the last second from Ampere on, the A100 excepted.",
+        examples=["1s"],
+    )
     telemetry_loss: Share = Field(
         default=0.0, description="Chance that a reading of a pool, or of a site's meter, is lost.", examples=[0.01]
     )

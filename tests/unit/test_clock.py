@@ -117,6 +117,38 @@ def test_who_hurries_gets_a_tick_at_once_also_while_one_is_running() -> None:
     assert 3 <= len(begun) <= 5
 
 
+def test_a_plan_lets_the_fast_loop_act_first_where_that_was_hurried() -> None:
+    order: list[str] = []
+    go_on, acting = threading.Event(), threading.Event()
+
+    def tick() -> None:
+        acting.set()
+        go_on.wait(10)
+        order.append("tick")
+
+    timer = Timer(WallClock(), timedelta(hours=1), timedelta(hours=1), lambda: order.append("plan"), tick)
+    go_on.set()
+    timer.start()
+    try:
+        while not {"tick", "plan"} <= set(order):
+            time.sleep(0.01)
+        go_on.clear()
+        acting.clear()
+        order.clear()
+        timer.hurry()
+        timer.wake()
+        assert acting.wait(10)
+        time.sleep(0.3)  # time for the plan to come first, if it would
+        assert order == []
+        go_on.set()
+        while "plan" not in order:
+            time.sleep(0.01)
+    finally:
+        go_on.set()
+        timer.stop()
+    assert order[:2] == ["tick", "plan"]
+
+
 def test_slow_loop_fires_on_the_controlled_clocks_boundaries() -> None:
     clock = ScaledClock(NOON + timedelta(minutes=2), speed=60.0)
     time.sleep(0.05)

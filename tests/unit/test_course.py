@@ -1,12 +1,14 @@
 """A trajectory and the leases about its steps, and what a pool's cards have in common."""
 
+import threading
+
 import pytest
 
 from scheduler.course import Courses
 from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
 from scheduler.store.store import Store
-from tests.unit.test_dispatch import GPUS, NOW, Cards, Clock, Held
+from tests.unit.test_dispatch import GPUS, NOW, Cards, Clock, Held, dispatcher, orders
 
 
 @pytest.fixture
@@ -93,3 +95,24 @@ def test_a_trajectory_that_is_told_in_the_middle_of_a_tick_disturbs_no_tick():
     assert [list(one) for one in asked] == [[(5.0, {"a": 300})], [("a", 300)]]
     assert [courses.coming_w(pool, 5.0) for pool in "ab"] == [400, 200]
     assert courses.coming_w("a", 10.0) == 500
+
+
+def test_an_order_goes_out_while_a_corrected_trajectory_is_still_on_its_way(books, clock):
+    class Slow(Held):
+        def hold(self, steps, until_s, lease):
+            if self.held is not None:  # a corrected one: the first is the plan's
+                assert go_on.wait(10)
+            super().hold(steps, until_s, lease)
+
+    cards, go_on = Slow(books), threading.Event()
+    hand = dispatcher(books, cards, clock, lease_s=30.0)
+    hand.handing.threads = True
+    hand.hold([(0.0, orders(400)), (60.0, orders(350))], 180.0, NOW)
+    clock.now += 20.0
+    hand.apply(orders(380), 900.0, NOW)
+    assert hand.handing.busy
+    hand.apply(orders(300), 900.0, NOW)
+    assert set(cards.calls[-1][0].values()) == {300}
+    go_on.set()
+    hand.release(NOW)
+    assert [caps["GPU-a"] for _, caps in cards.held[0]] == [380, 350], "released only once it had arrived"
