@@ -42,8 +42,9 @@ TOL_KW = 1e-3
 __all__ = ["Violation", "check_plan"]
 
 
-def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
-    """Every promise that the plan breaks; empty when it may be obeyed.
+def check_plan(problem: Problem, plan: Plan, *, lived: bool = False) -> tuple[Violation, ...]:
+    """Every promise that the plan breaks; empty when it may be obeyed. `lived`: it tells what was done, under orders of
+    other plans; its own are not judged.
 
     Checked: completeness, numbers, import through PUE, draws and work on the curves, orders inside the cards' range and
     as planned, service floors, hard limits and firm events kept as far as is possible and the rest declared, jobs
@@ -60,10 +61,10 @@ def check_plan(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     due = promised_jobs(problem, plan, jobs)
     promised = _work_of_jobs(problem, jobs.chosen([*whole, *due])) if due else fixed
     found: list[Violation] = []
-    orders = [ordered(plan, inputs) for inputs in problem.pools]
-    for inputs, order in zip(problem.pools, orders, strict=True):
+    orders = [] if lived else [ordered(plan, inputs) for inputs in problem.pools]
+    for inputs in problem.pools:
         found.extend(_pool(problem, plan, inputs, work[inputs.pool.id]))
-        found.extend(Violation(*fault) for fault in order_faults(plan, order))
+    found.extend(Violation(*fault) for order in orders for fault in order_faults(plan, order))
     found.extend(check_jobs(problem, jobs, {name: orders.cap_w for name, orders in plan.pools.items()}))
     found.extend(Violation(*fault) for fault in step_faults(problem, jobs))
     found.extend(Violation(*fault) for fault in run_faults(problem, plan, jobs))

@@ -22,7 +22,7 @@ from adapters.bus import Bus
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
-from adapters.power.fleet_answers import answer_of, receipt_of, with_absent
+from adapters.power.fleet_answers import Unheard, answer_of, receipt_of, with_absent
 from adapters.power.fleet_post import Message, TrajectoryPost
 from adapters.power.fleet_wire import NodeState
 from adapters.power.receipts import UNKNOWN_GPU
@@ -40,6 +40,9 @@ NODE_S = 0.001
 
 MUTE_S = 0.1
 """Where only nodes are asked that did not answer the last time, they are waited for so long."""
+
+BURST = 64
+"""So many messages are written down before the first of them leave."""
 
 RENEWALS = 3
 """All nodes are told of a lease again when this part of it has passed."""
@@ -292,32 +295,34 @@ class FleetPower:
         self.permit()
         if renew is not None:
             await self.bus.client.publish(fleet_wire.RENEW, wire.encode(renew))
-        messages = [(fleet_wire.ask_subject(node), wire.encode(ask), None) for node, ask in asks.items()]
+        messages: list[Message] = [(fleet_wire.ask_subject(node), ask, None) for node, ask in asks.items()]
         mute = {number for number, node in enumerate(asks) if node in self._mute}
         self._post.orders += 1
         try:
-            answers = await self._exchange(messages, mute)
+            found = await self._exchange(messages, mute, answer_of)
         finally:
             self._post.orders -= 1
         with self._lock:
             self._back.difference_update(asks)
-            self._mute |= {node for node, answer in zip(asks, answers, strict=True) if isinstance(answer, str)}
-            found = [answer_of(message) for message in answers]
+            self._mute |= {node for node, answer in zip(asks, found, strict=True) if isinstance(answer, Unheard)}
             self._gone |= {node for node, answer in zip(asks, found, strict=True) if isinstance(answer, str)}
         return found
 
-    async def _exchange(self, messages: Sequence[Message], mute: Collection[int] = ()) -> list[Msg | str]:
-        """Send all these at once; each one's answer, or why there is none. One subscription hears all answers, by
-        number: a request of its own for each of ten thousand nodes would cost more than everything else. Who is `mute`,
-        because nothing was heard of it since it did not answer the last time, is asked but not waited for."""
+    async def _exchange(
+        self, messages: Sequence[Message], mute: Collection[int] = (), read: Callable[[Msg], Any] = lambda told: told
+    ) -> list[Any]:
+        """Send all these at once; each one's answer as `read`, or why there is none (`Unheard`). One subscription hears
+        all answers, by number: a request of its own for each of ten thousand nodes would cost more than everything
+        else. Who is `mute`, because nothing was heard of it since it did not answer the last time, is asked but not
+        waited for. What is sent is written down, and answers are read, one by one: meanwhile nodes work already."""
         client = self.bus.client
         patience_s = self._patience_s(messages)
-        answers: list[Msg | str] = [f"no answer within {patience_s:.3g} s"] * len(messages)
+        answers: list[Any] = [Unheard(f"no answer within {patience_s:.3g} s")] * len(messages)
         missing, done = set(range(len(messages))).difference(mute), asyncio.Event()
 
         async def on_answer(message: Msg) -> None:
             number = int(message.subject.rpartition(".")[2])
-            answers[number] = message
+            answers[number] = read(message)
             missing.discard(number)
             if not missing:
                 done.set()
@@ -325,8 +330,11 @@ class FleetPower:
         inbox = client.new_inbox()
         subscription = await client.subscribe(f"{inbox}.*", cb=on_answer, pending_msgs_limit=-1, pending_bytes_limit=-1)
         try:
-            for number, (subject, data, headers) in enumerate(messages):
+            for number, (subject, told, headers) in enumerate(messages):
+                data = told if isinstance(told, bytes) else wire.encode(told)
                 await client.publish(subject, data, reply=f"{inbox}.{number}", headers=headers)
+                if number % BURST == BURST - 1:
+                    await asyncio.sleep(0)  # let them leave, and answers come in
             if missing:
                 await asyncio.wait_for(done.wait(), patience_s)
             elif messages:
@@ -335,7 +343,7 @@ class FleetPower:
             pass  # who has not answered is named by the caller
         except (NatsError, OSError) as error:
             for number in missing:
-                answers[number] = str(error) or type(error).__name__
+                answers[number] = Unheard(str(error) or type(error).__name__)
         finally:
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()

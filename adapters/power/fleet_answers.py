@@ -15,10 +15,14 @@ from adapters.power.receipts import UNKNOWN_GPU
 from optimizer.reasons import Note, Reason, Severity
 
 
-def answer_of(message: Msg | str) -> dict[str, Any] | str:
+class Unheard(str):
+    """Why no answer came."""
+
+    __slots__ = ()
+
+
+def answer_of(message: Msg) -> dict[str, Any] | str:
     """An answer; or that it isn't one, or comes from the server because nobody listens there."""
-    if isinstance(message, str):
-        return message
     if message.headers and message.headers.get("Status") == "503":
         return "nobody listens there"
     try:

@@ -149,7 +149,7 @@ def closed_loop(
         living.least = _least(facts) if living.least is None else living.least
         known = Day(0.0, most - max(living.optima), most + living.least)
     lived, done_gpu_h, planned_gpu_h = _lived(facts, planner, living)
-    broken = check_plan(whole, lived)
+    broken = check_plan(whole, lived, lived=True)
     if broken:
         raise RuntimeError(f"the day that was lived breaks a promise: {broken[0]}")
     short_gpu_h = planned_gpu_h - done_gpu_h

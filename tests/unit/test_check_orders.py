@@ -69,6 +69,17 @@ def test_orders_that_are_not_the_plan_are_refused(name):
     assert told(made, plan, where, **orders) == [(where, 0, text)]
 
 
+def test_what_was_lived_under_the_orders_of_other_plans_is_judged_without_orders():
+    made, name, orders, _ = SPOILS["more power for users than the limit has"]
+    plan = solve_problem(made)
+    of = plan.pools[name]
+    spoilt = replace(plan, pools={name: replace(of, cap_w=(orders["cap_w"], *of.cap_w[1:]))})
+    assert check_plan(made, spoilt) != ()
+    assert check_plan(made, spoilt, lived=True) == ()
+    drawn = replace(plan, pools={name: replace(of, draw_kw=(3.0, *of.draw_kw[1:]))})
+    assert check_plan(made, drawn, lived=True) != ()
+
+
 def test_a_whole_gpu_more_is_ordered_only_where_limit_and_events_have_room():
     """Jobs get 10.5 GPUs at half speed, 1.05 kW above the idle cards' 10: the eleventh takes 50 W more."""
     asks = [job("a", (0, 1), 5.25, 100)]
