@@ -20,6 +20,7 @@ from nats.errors import Error as NatsError
 from pydantic_core import from_json
 
 from adapters.bus import Bus
+from adapters.bus_pace import GATHER_S
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
@@ -80,7 +81,7 @@ class FleetPower:
         self._post = TrajectoryPost(replicas, self._exchange, self._permit)
         self.permit: Callable[[], None] = lambda: None
         """Raises AdapterError when this daemon may not order anything: asked before each order leaves."""
-        self.bus = bus or Bus(settings, self.listen)
+        self.bus = bus or Bus(settings, self.listen, GATHER_S)
 
     def _permit(self) -> None:
         self.permit()
