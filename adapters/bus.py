@@ -20,6 +20,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
+from adapters.bus_pace import Pace
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError
 
@@ -37,8 +38,14 @@ PENDING_BYTES = 64 * 1024 * 1024
 class Bus:
     """Connects in the background and for ever. Every call has a deadline and raises AdapterError."""
 
-    def __init__(self, settings: BusSettings, on_connect: Callable[[Client], Awaitable[None]] | None = None) -> None:
-        """`on_connect` runs after every connection, the first and each later one; subscriptions outlive the gap."""
+    def __init__(
+        self,
+        settings: BusSettings,
+        on_connect: Callable[[Client], Awaitable[None]] | None = None,
+        gather_s: float = 0.0,
+    ) -> None:
+        """`on_connect` runs after every connection, the first and each later one; subscriptions outlive the gap. What
+        is heard while no call is under way may wait for `gather_s` (see `adapters.bus_pace`)."""
         if settings.seed_file is not None and not settings.seed_file.is_file():
             raise AdapterError(f"{settings.seed_file}: no such file (the nkey's seed of {settings.name!r})")
         self.settings = settings
@@ -47,7 +54,8 @@ class Bus:
         self._trouble = "not connected yet"
         self._ever = threading.Event()
         self._closing = False
-        self._loop = asyncio.new_event_loop()
+        self._pace = Pace(gather_s)
+        self._loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop(self._pace)
         self._thread = threading.Thread(target=self._run, name="bus", daemon=True)
         self._thread.start()
         self._connecting = asyncio.run_coroutine_threadsafe(self._connect(), self._loop)
@@ -74,7 +82,7 @@ class Bus:
 
     def call(self, work: Coroutine[Any, Any, T], deadline_s: float) -> T:
         """Run a coroutine in the bus's loop and wait for its result."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self.begin(work)
         try:
             return future.result(deadline_s)
         except TimeoutError as error:
@@ -85,7 +93,14 @@ class Bus:
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine in the bus's loop, for who waits in a loop of its own."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._pace.hurry()
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except BaseException:
+            self._pace.rest()
+            raise
+        future.add_done_callback(lambda _: self._pace.rest())
+        return future
 
     def unreachable(self) -> AdapterError:
         """The error that says why nobody is there."""
@@ -124,6 +139,7 @@ class Bus:
                 await asyncio.sleep(RETRY_S)
                 continue
             await self._greet()
+            self._pace.steady = True
             self._ever.set()
             return
 
@@ -160,12 +176,14 @@ class Bus:
         self._trouble = str(error) or type(error).__name__
 
     async def _on_lost(self) -> None:
+        self._pace.steady = False
         if not self._closing:
             _log.warning("NATS at %s: the connection is lost (%s)", self.settings.place, self._trouble)
 
     async def _on_back(self) -> None:
         _log.info("NATS at %s: connected again", self.settings.place)
         await self._greet()
+        self._pace.steady = True
 
     async def _hang_up(self) -> None:
         if self._client.is_connected:

@@ -1,7 +1,8 @@
-"""One conversation with NVML: cards by UUID, a worker thread for each, a deadline for every round of calls.
+"""One conversation with NVML: cards by UUID, threads that make the calls, a deadline for every round of them.
 
 Why threads: NVML calls block, sometimes for ever when a card falls off the bus, and ctypes lets other threads run
-meanwhile. A card whose call has not returned is left alone until it does; it never holds up the others. Handles are
+meanwhile. A card whose call has not returned is left alone until it does; it never holds up the others. Orders go to
+all cards at once; readings are made by one thread while none of them takes long (see `adapters.hands`). Handles are
 looked up by UUID, because indices change over a reboot, and again after a card was lost or the driver reloaded.
 
 Function names and error classes are those of the `nvidia-ml-py` package (module `pynvml`), units milliwatts and
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, wait
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import pynvml
 
+from adapters.hands import ALONE_S, Call, Hands
 from adapters.ports import AdapterError, GpuId
-from adapters.workers import Abandoned, Turn, Worker
+from adapters.workers import Abandoned, Turn
 from optimizer.reasons import Reason
 
 T = TypeVar("T")
@@ -48,12 +50,14 @@ def reason_of(error: Exception) -> Reason:
     return _REASONS.get(getattr(error, "value", -1), Reason.CAP_REFUSED)
 
 
-class _Worker(Worker):
-    """One card's thread, and the driver's handle of the card."""
+class _Card:
+    """The driver's handle of one card, and the last call about it."""
 
-    def __init__(self, gpu: GpuId) -> None:
+    __slots__ = ("call", "handle")
+
+    def __init__(self) -> None:
         self.handle: Handle = None
-        super().__init__(f"nvml-{gpu[-8:]}")
+        self.call: Call[Any] | None = None
 
 
 class NvmlSession:
@@ -62,9 +66,10 @@ class NvmlSession:
 
     def __init__(self, deadline_s: float = 3.0) -> None:
         self.deadline_s = deadline_s
-        self._workers: dict[GpuId, _Worker] = {}
-        self._slots: dict[int, _Worker] = {}
-        self._door = _Worker("driver")
+        self._cards: dict[GpuId, _Card] = {}
+        self._places: dict[int, Call[tuple[GpuId, Handle]]] = {}
+        self._counted: Call[int] | None = None
+        self._hands = Hands("nvml")
         self._round = threading.Lock()
         self._open = False
 
@@ -74,24 +79,27 @@ class NvmlSession:
             return self._find()
 
     def _find(self) -> tuple[GpuId, ...]:
-        """Count the cards, then ask each place for its card, all at once: one that hangs hides none of the others."""
-        future = self._door.submit(self._count)
+        """Count the cards, then ask each place for its card: one that hangs hides none of the others, and is not asked
+        again before it has answered."""
         opening = not self._open
         patience_s = OPENING_S if opening else self.deadline_s / 4
-        if future is None or not wait([future], patience_s).done:
+        out = self._counted is not None and not self._counted.back
+        if not out:
+            self._counted = Call(self._count)
+            self._hands.make([self._counted], patience_s)
+        if out or self._counted is None or not self._counted.back:
             raise AdapterError(f"NVML: the driver did not say within {patience_s:g} s how many GPUs there are")
-        error = future.exception()
+        error = self._counted.error
         if error is not None:
             self._open = False
             raise AdapterError(_instruction(error)) from error
-        asked = {index: self._ask(index) for index in range(future.result())}
-        answers = [answer for answer in asked.values() if answer is not None]
-        wait(answers, self.deadline_s if opening else self.deadline_s / 4)
-        found = [answer.result() for answer in answers if answer.done() and answer.exception() is None]
+        free = [at for at in range(self._counted.result or 0) if at not in self._places or self._places[at].back]
+        asked = [Call(partial(_identify, at)) for at in free]
+        self._places.update(zip(free, asked, strict=True))
+        self._hands.make(asked, self.deadline_s if opening else self.deadline_s / 4, ALONE_S)
+        found = [call.result for call in asked if call.back and call.result is not None]
         for gpu, handle in found:
-            if gpu not in self._workers:
-                self._workers[gpu] = _Worker(gpu)
-            self._workers[gpu].handle = handle
+            self._cards.setdefault(gpu, _Card()).handle = handle
         return tuple(gpu for gpu, _ in found)
 
     def _count(self) -> int:
@@ -100,62 +108,47 @@ class NvmlSession:
             self._open = True
         return int(pynvml.nvmlDeviceGetCount())
 
-    def _ask(self, index: int) -> Future[tuple[GpuId, Handle]] | None:
-        """Ask one place for its card; None while the last question is still open."""
-
-        def identify() -> tuple[GpuId, Handle]:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            return str(pynvml.nvmlDeviceGetUUID(handle)), handle
-
-        if index not in self._slots:
-            self._slots[index] = _Worker(f"slot-{index}")
-        return self._slots[index].submit(identify)
-
     def each(
         self, gpus: Iterable[GpuId], call: Callable[[GpuId, Handle, Turn], T]
     ) -> tuple[dict[GpuId, T], dict[GpuId, Reason]]:
         """Run `call(gpu, handle, turn)` on all these cards at once; results, and a reason for each that has none."""
+        return self._each(gpus, call, 0.0)
+
+    def look(
+        self, gpus: Iterable[GpuId], call: Callable[[GpuId, Handle, Turn], T]
+    ) -> tuple[dict[GpuId, T], dict[GpuId, Reason]]:
+        """The same for calls that only read, and take no time as a rule: the cards take turns while that is so."""
+        return self._each(gpus, call, ALONE_S)
+
+    def _each(
+        self, gpus: Iterable[GpuId], call: Callable[[GpuId, Handle, Turn], T], alone_s: float
+    ) -> tuple[dict[GpuId, T], dict[GpuId, Reason]]:
         with self._round:
             wanted = list(gpus)
-            if not self._open or any(gpu not in self._workers for gpu in wanted):
+            if not self._open or any(gpu not in self._cards for gpu in wanted):
                 self._find()
             turn = Turn(self.deadline_s / 2)
-            failures = {gpu: Reason.GPU_LOST for gpu in wanted if gpu not in self._workers}
-            futures: dict[GpuId, Future[T]] = {}
+            failures: dict[GpuId, Reason] = {}
+            calls: dict[GpuId, Call[T]] = {}
             for gpu in wanted:
-                if gpu in failures:
-                    continue
-                future = self._workers[gpu].submit(self._bound(gpu, call, turn))
-                if future is None:
+                card = self._cards.get(gpu)
+                if card is None:
+                    failures[gpu] = Reason.GPU_LOST
+                elif card.call is not None and not card.call.back:
                     failures[gpu] = Reason.CALL_TIMEOUT
                 else:
-                    futures[gpu] = future
-            wait(futures.values(), self.deadline_s / 2)
-        return self._sorted_out(futures, failures)
-
-    def _bound(self, gpu: GpuId, call: Callable[[GpuId, Handle, Turn], T], turn: Turn) -> Callable[[], T]:
-        worker = self._workers[gpu]
-
-        def run() -> T:
-            if worker.handle is None:
-                worker.handle = pynvml.nvmlDeviceGetHandleByUUID(gpu)
-            try:
-                return call(gpu, worker.handle, turn)
-            except pynvml.NVMLError as error:
-                if reason_of(error) is Reason.GPU_LOST:
-                    worker.handle = None
-                raise
-
-        return run
+                    card.call = calls[gpu] = Call(partial(_about, card, gpu, call, turn))
+            self._hands.make(list(calls.values()), self.deadline_s / 2, alone_s)
+        return self._sorted_out(calls, failures)
 
     def _sorted_out(
-        self, futures: Mapping[GpuId, Future[T]], failures: dict[GpuId, Reason]
+        self, calls: Mapping[GpuId, Call[T]], failures: dict[GpuId, Reason]
     ) -> tuple[dict[GpuId, T], dict[GpuId, Reason]]:
         results: dict[GpuId, T] = {}
-        for gpu, future in futures.items():
-            error = future.exception() if future.done() else Abandoned()
+        for gpu, call in calls.items():
+            error = call.error if call.back else Abandoned()
             if error is None:
-                results[gpu] = future.result()
+                results[gpu] = cast("T", call.result)
             elif isinstance(error, Abandoned):
                 failures[gpu] = Reason.CALL_TIMEOUT
             elif isinstance(error, pynvml.NVMLError):
@@ -166,15 +159,32 @@ class NvmlSession:
         return results, failures
 
     def close(self) -> None:
-        """End the workers (a hanging one when its call returns) and let NVML go."""
+        """End the threads (one that hangs when its call returns) and let NVML go."""
         with self._round:
-            for worker in (*self._workers.values(), *self._slots.values(), self._door):
-                worker.stop()
-            self._workers.clear()
-            self._slots.clear()
+            self._hands.stop()
+            self._cards.clear()
+            self._places.clear()
             if self._open:
                 self._open = False
                 pynvml.nvmlShutdown()
+
+
+def _identify(index: int) -> tuple[GpuId, Handle]:
+    """The card at a place."""
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    return str(pynvml.nvmlDeviceGetUUID(handle)), handle
+
+
+def _about(card: _Card, gpu: GpuId, call: Callable[[GpuId, Handle, Turn], T], turn: Turn) -> T:
+    """One call about a card. Its handle is looked up again after it was lost."""
+    if card.handle is None:
+        card.handle = pynvml.nvmlDeviceGetHandleByUUID(gpu)
+    try:
+        return call(gpu, card.handle, turn)
+    except pynvml.NVMLError as error:
+        if reason_of(error) is Reason.GPU_LOST:
+            card.handle = None
+        raise
 
 
 def _instruction(error: BaseException) -> str:

@@ -132,6 +132,7 @@ class Metrics:
         self._of = {family.name.removeprefix("gridpace_"): self._made(family) for family in FAMILIES}
         self._of["build_info"].labels(version).set(1)
         self._sites: dict[str, SiteStatus] = {}
+        self._shown: dict[str, dict[tuple[Any, ...], float]] = {}
         self._last_tick: tuple[datetime, Mapping[str, float], Mapping[str, SiteStatus]] | None = None
 
     def _made(self, family: Family) -> Any:
@@ -254,11 +255,13 @@ class Metrics:
 
     def _show(self, name: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Set a gauge to exactly these rows (labels, then the value); infinite and vanished ones are absent."""
-        gauge = self._of[name]
+        shown = {tuple(labels): value for *labels, value in rows if abs(value) != float("inf")}
+        if shown == self._shown.get(name):  # as most are from second to second, and to say so again costs the most
+            return
+        gauge, self._shown[name] = self._of[name], shown
         gauge.clear()
-        for *labels, value in rows:
-            if abs(value) != float("inf"):
-                gauge.labels(*labels).set(value)
+        for labels, value in shown.items():
+            gauge.labels(*labels).set(value)
 
     def _book_energy(self, tick: Tick) -> None:
         last, self._last_tick = self._last_tick, (tick.at, tick.import_kw, self._sites)

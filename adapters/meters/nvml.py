@@ -33,7 +33,7 @@ class NvmlMeter:
 
     def read(self) -> Reading:
         """One reading of all cards at once. AdapterError when none of them answers."""
-        seen, failures = self.session.each(self._pool_of, _card)
+        seen, failures = self.session.look(self._pool_of, _card)
         if self._pool_of and not seen:
             named = ", ".join(f"{gpu}: {reason}" for gpu, reason in list(failures.items())[:3])
             raise AdapterError(f"NVML: no GPU could be read ({named})")

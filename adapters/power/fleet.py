@@ -17,13 +17,16 @@ from typing import Any
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from pydantic_core import from_json
 
 from adapters.bus import Bus
+from adapters.bus_pace import GATHER_S
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
 from adapters.power.fleet_answers import Unheard, answer_of, receipt_of, with_absent
 from adapters.power.fleet_post import Message, TrajectoryPost
+from adapters.power.fleet_roll import Roll
 from adapters.power.fleet_wire import NodeState
 from adapters.power.receipts import UNKNOWN_GPU
 from optimizer.reasons import Reason
@@ -47,9 +50,6 @@ BURST = 64
 RENEWALS = 3
 """All nodes are told of a lease again when this part of it has passed."""
 
-STALE_S = 10.0
-"""A node whose last word is older counts as lost."""
-
 
 class FleetPower:
     """`PowerActuator` and `TrajectoryHolder` over all nodes that answer; calls end soon after `deadline_s`, with some
@@ -71,7 +71,7 @@ class FleetPower:
         cluster. `wall` tells UTC seconds; `bus` is used in place of one of its own, and must be told who listens."""
         self._deadline_s, self._expected, self._clock = deadline_s, tuple(nodes), clock
         self._wall = wall
-        self._states: dict[str, tuple[float, NodeState]] = {}
+        self._roll = Roll(clock)
         self._node_of: dict[GpuId, str] = {}
         self._epoch: int | None = None
         self._reasserted = 0
@@ -84,7 +84,7 @@ class FleetPower:
         self._post = TrajectoryPost(replicas, self._exchange, self._permit)
         self.permit: Callable[[], None] = lambda: None
         """Raises AdapterError when this daemon may not order anything: asked before each order leaves."""
-        self.bus = bus or Bus(settings, self.listen)
+        self.bus = bus or Bus(settings, self.listen, GATHER_S)
 
     def _permit(self) -> None:
         self.permit()
@@ -131,7 +131,7 @@ class FleetPower:
         one of ours all the same, so it is told now and then whatever is asked."""
         now = self._clock()
         with self._lock:
-            if self._states.keys() <= asks.keys() and now - self._renewed_at < lease.expires_in_s / RENEWALS:
+            if self._roll.last.keys() <= asks.keys() and now - self._renewed_at < lease.expires_in_s / RENEWALS:
                 return False
         self._renewed_at = now
         return True
@@ -168,9 +168,8 @@ class FleetPower:
 
     def states(self) -> dict[str, NodeState]:
         """Every node heard of lately, as it told of itself."""
-        now = self._clock()
         with self._lock:
-            return {node: state for node, (at, state) in self._states.items() if now - at <= STALE_S}
+            return self._roll.fresh()
 
     def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
         """Hold these SM clocks down, each node its own."""
@@ -204,14 +203,17 @@ class FleetPower:
 
     def contested(self) -> Contested:
         """What became of the caps, as the nodes told it within the last seconds; nobody is asked."""
-        states = self.states().values()
-        yielded = {gpu: watts for state in states if state.yielded_w for gpu, watts in state.yielded_w.items()}
-        lowered = frozenset(gpu for state in states if state.lowered for gpu in state.lowered)
-        clocks = {gpu: mhz for state in states if state.yielded_mhz for gpu, mhz in state.yielded_mhz.items()}
+        with self._lock:
+            states = self._roll.contested()
+        yielded = {gpu: watts for state in states for gpu, watts in state.yielded_w.items()}
+        lowered = frozenset(gpu for state in states for gpu in state.lowered)
+        clocks = {gpu: mhz for state in states for gpu, mhz in state.yielded_mhz.items()}
         return Contested(yielded, self._reasserted, lowered, clocks)
 
     def heard(self, gpus: Collection[GpuId]) -> Collection[GpuId]:
         """Those of these GPUs whose node speaks again (or for the first time) and was asked nothing since."""
+        if not self._back:  # as good as always
+            return set()
         back = {gpu for node, state in self.states().items() if node in self._back for gpu in state.draw_w}
         return back.intersection(gpus)
 
@@ -224,10 +226,9 @@ class FleetPower:
 
     def silent(self) -> tuple[str, ...]:
         """Nodes that were known or are expected, and say nothing."""
-        fresh = self.states()
         with self._lock:
-            known = {*self._states, *self._expected}
-        return tuple(sorted(known - fresh.keys()))
+            never = [node for node in self._expected if node not in self._roll.last]
+            return tuple(sorted({*self._roll.stale(), *never}))
 
     def close(self) -> None:
         """Hang up; the agents keep to their leases."""
@@ -249,17 +250,18 @@ class FleetPower:
     def _take(self, data: bytes) -> tuple[NodeState | None, dict[GpuId, GpuInfo]]:
         """Keep a node's state, and return it with its GPUs where they are told; what isn't one is left out."""
         try:
-            state, infos = fleet_wire.state_in(data)
+            # Of all that an idle daemon does most is to read this: here by a reader that agents are too small for.
+            state, infos = fleet_wire.state_in(data, from_json)
         except wire.BadRequest:
             return None, {}
         with self._lock:
-            before = self._states[state.node][1].reasserted if state.node in self._states else state.reasserted
-            self._reasserted += max(0, state.reasserted - before)
-            if state.node in self._gone or state.node not in self._states:
+            before = self._roll.last.get(state.node)
+            self._reasserted += max(0, state.reasserted - before.reasserted) if before is not None else 0
+            if before is None or state.node in self._gone:
                 self._back.add(state.node)
             self._mute.discard(state.node)
             self._gone.discard(state.node)
-            self._states[state.node] = (self._clock(), state)
+            self._roll.hear(state)
             if infos:
                 (self._unpack.add if state.unpacks else self._unpack.discard)(state.node)
             self._node_of.update(dict.fromkeys(state.draw_w, state.node))

@@ -55,7 +55,7 @@ class NvmlPower:
         while one that was there before is missing.
         """
         if monotonic() - self._found_at < FIND_S and len(self._known) == self._most > 0:
-            infos, failures = self.session.each(self._known, self._fresh)
+            infos, failures = self.session.look(self._known, self._fresh)
             if not failures:
                 return infos
         self._known = {}  # whatever goes wrong below, the next call looks for all again
@@ -74,10 +74,10 @@ class NvmlPower:
         )
 
     def _find(self) -> dict[GpuId, GpuInfo]:
-        infos, _ = self.session.each(self.session.find(), _info)
+        infos, _ = self.session.look(self.session.find(), _info)
         self._without_persistence = {gpu for gpu, info in infos.items() if not info.persistence}
         new = infos.keys() - self._clocks.keys()
-        self._clocks.update(self.session.each(new, clock_range)[0] if new else {})
+        self._clocks.update(self.session.look(new, clock_range)[0] if new else {})
         return {gpu: _with_clocks(info, *self._clocks.get(gpu, NO_RANGE)) for gpu, info in infos.items()}
 
     def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
@@ -93,13 +93,13 @@ class NvmlPower:
 
     def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
         """Enforced limit in W of each of these cards that answers, read now: one call a card."""
-        return self.session.each(gpus, _enforced)[0]
+        return self.session.look(gpus, _enforced)[0]
 
     def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
         """Lock these SM clocks at most, all cards at once, and read them back; needs root."""
         orders = dict(clocks_mhz)
         if new := orders.keys() - self._clocks.keys():
-            self._clocks.update(self.session.each(new, clock_range)[0])
+            self._clocks.update(self.session.look(new, clock_range)[0])
         return lock_clocks(self.session, orders, self._clocks)
 
     def unlock(self, gpus: Collection[GpuId]) -> ClockReceipt:

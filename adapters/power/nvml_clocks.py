@@ -61,4 +61,4 @@ def read_clocks(session: NvmlSession, gpus: Collection[GpuId]) -> Mapping[GpuId,
     def read(_gpu: GpuId, handle: Handle, _turn: Turn) -> int:
         return int(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))
 
-    return session.each(gpus, read)[0]
+    return session.look(gpus, read)[0]

@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import pwd
+import selectors
 import socket
 import socketserver
 import struct
@@ -62,7 +63,7 @@ def run_agent(
     with _only_one(state_dir):
         core = AgentCore(power, AgentFiles(state_dir), settings)
         with _Server(socket_path, core, {0, os.geteuid(), *writers}) as server, _ear(core, fleet, settings.state_s):
-            threading.Thread(target=server.serve_forever, args=(0.5,), name="agent-socket", daemon=True).start()
+            threading.Thread(target=server.serve_forever, name="agent-socket", daemon=True).start()
             _greet(core)
             _tick(core)
             notify("READY=1")
@@ -142,11 +143,13 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
+    timeout = 0.0  # of `handle_request`, which is called when somebody waits
 
     def __init__(self, path: Path, core: AgentCore, writers: Collection[int]) -> None:
         self.core, self.writers = core, writers
         self._seats = threading.BoundedSemaphore(MOST_CONNECTIONS)
         self._path = path
+        self._bell, self._ended = socket.socketpair(), threading.Event()
         path.parent.mkdir(parents=True, exist_ok=True)
         # Whoever holds the lock is the only agent, so a socket that lies here belongs to a dead one.
         path.unlink(missing_ok=True)
@@ -154,6 +157,21 @@ class _Server(socketserver.ThreadingUnixStreamServer):
             super().__init__(str(path), _Conversation)
         except OSError as error:
             raise AdapterError(f"{path}: {error}") from error
+
+    def serve_forever(self, poll_interval: float = 0.0) -> None:
+        """Serve until `shutdown`. The library's wakes up again and again to see whether it shall end; this one sleeps
+        until somebody calls or the bell rings."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            selector.register(self._bell[0], selectors.EVENT_READ)
+            while all(key.fileobj is self for key, _ in selector.select()):
+                self.handle_request()
+        self._ended.set()
+
+    def shutdown(self) -> None:
+        """End `serve_forever`, which must be running, and wait for that."""
+        self._bell[1].send(b".")
+        self._ended.wait()
 
     def server_bind(self) -> None:
         """Make the socket file for its owner alone, then open it to the group: never for a moment to others, and
@@ -183,6 +201,8 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     def server_close(self) -> None:
         """Close and take the file away."""
         super().server_close()
+        for end in self._bell:
+            end.close()
         self._path.unlink(missing_ok=True)
 
 

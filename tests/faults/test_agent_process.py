@@ -2,11 +2,13 @@
 
 import json
 import os
+import selectors
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
@@ -185,6 +187,33 @@ def test_the_socket_is_made_for_the_group_whatever_the_umask_and_leaves_that_alo
         server.server_close()
     finally:
         assert os.umask(before) == 0, "it belongs to every thread of the process"
+
+
+def test_the_socket_wakes_nobody_while_nobody_calls_and_ends_at_once(tmp_path, monkeypatch):
+    woken, select = [], selectors.DefaultSelector.select
+    monkeypatch.setattr(
+        selectors.DefaultSelector, "select", lambda self, *wait: [woken.append(1), select(self, *wait)][1]
+    )
+    server = _Server(tmp_path / "agent.sock", None, ())
+
+    def hang_up():
+        server.socket.accept()[0].close()
+
+    monkeypatch.setattr(server, "handle_request", hang_up)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    sleep(1.2)
+    assert woken == [1]
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(tmp_path / "agent.sock"))
+        assert caller.recv(1) == b""  # served at once
+    started = monotonic()
+    server.shutdown()
+    thread.join(20)
+    server.server_close()
+    assert not thread.is_alive()
+    assert monotonic() - started < 10.0
+    assert len(woken) == 2
 
 
 def test_strangers_may_look_but_not_touch(service):

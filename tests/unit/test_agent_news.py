@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from adapters.ports import GpuInfo
-from adapters.power.fleet import STALE_S
+from adapters.power.fleet_roll import STALE_S
 from scheduler.agent.news import QUIET_S, News
 
 CARD = GpuInfo("GPU-1", "A100", 100.0, 400.0, 400.0, 400.0, 400.0, 300.0)

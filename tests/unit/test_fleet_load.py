@@ -63,7 +63,7 @@ def test_only_nodes_that_say_so_are_told_packed_trajectories():
     power = FleetPower(LocalBus(wires, "daemon").settings, 0.05, bus=LocalBus(wires, "daemon"))
     power.hello_s = 0.05
     gpus = tuple(power.discover())
-    state = power._states["old"][1]
+    state = power.states()["old"]
     assert state.unpacks
     infos = cores["old"].discover()
     hello = wire.decode(fleet_wire.state_out("old", infos, cores["old"].status(), whole=True))

@@ -112,6 +112,21 @@ def test_what_is_gone_disappears(service):
     assert said["gridpace_mode", "control"] == 0
 
 
+def test_what_stays_as_it_is_is_not_set_again_and_what_changes_is(service, monkeypatch):
+    metrics, tick = Metrics(), service.tick()
+    metrics.observe_tick(replace(tick, import_kw={"west": 3300.0, "east": 10.0}))
+    gauge, cleared = metrics._of["site_power_watts"], []
+    clear = gauge.clear
+    monkeypatch.setattr(gauge, "clear", lambda: (cleared.append(1), clear()))
+    for import_kw in ({"west": 3300.0, "east": 10.0}, {"west": 3200.0, "east": 10.0}, {"west": 3200.0}, {}, {"a": 1.0}):
+        metrics.observe_tick(replace(tick, import_kw=import_kw))
+        said = {
+            labels[0]: value for (name, *labels), value in samples(metrics).items() if name.endswith("site_power_watts")
+        }
+        assert said == {site: 1000 * kw for site, kw in import_kw.items()}
+    assert len(cleared) == 4
+
+
 def test_energy_and_cost_are_power_over_time_and_unknown_over_a_silence(service):
     metrics = Metrics()
     report, tick = service.report(), service.tick()

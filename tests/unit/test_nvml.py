@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from time import perf_counter
 
@@ -135,6 +136,31 @@ def test_no_permission_says_what_to_do(fake, power):
     assert set(receipt.failures.values()) == {Reason.NO_PERMISSION}
     assert "root" in receipt.notes[0].text
     assert "and 3 more" in receipt.notes[0].text
+
+
+def test_a_look_at_all_cards_takes_one_thread_and_orders_one_each(fake):
+    before = {thread.ident for thread in threading.enumerate()}
+    session, readers = NvmlSession(60.0), set()  # on a busy machine a reading is slow, and then there may be more
+    for _ in range(20):
+        made, failures = session.look(session.find(), lambda _gpu, _handle, _turn: threading.get_ident())
+        assert failures == {}
+        readers.add(frozenset(made.values()))
+    assert min(map(len, readers)) == 1
+    assert len({thread.ident for thread in threading.enumerate()} - before) <= len(fake.gpus)
+    meet = threading.Barrier(4)
+    assert sorted(session.each(session.find(), lambda *_: meet.wait(20.0))[0].values()) == [0, 1, 2, 3]
+    session.close()
+
+
+def test_a_card_that_hangs_delays_a_look_at_the_others_once(fake, power):
+    gpus = list(power.discover())
+    fake.set(0, hang=HANG_ALL)  # the first one to be asked
+    assert list(power.enforced(gpus)) == gpus[1:]
+    started = perf_counter()
+    assert list(power.enforced(gpus)) == gpus[1:]
+    assert perf_counter() - started < DEADLINE_S / 4
+    fake.set(0, hang=0)
+    wait_until(lambda: list(power.enforced(gpus)) == gpus)
 
 
 def test_two_sessions_live_side_by_side(fake):

@@ -1,0 +1,82 @@
+"""What a daemon knows of its nodes from what they told: cheap to ask, and the same as looking at every node."""
+
+import json
+
+import numpy as np
+import pytest
+from pydantic_core import from_json
+
+from adapters.ports import GpuInfo
+from adapters.power import fleet_wire, wire
+from adapters.power.fleet_roll import STALE_S, Roll
+from adapters.power.fleet_wire import NodeState
+
+STATUS = {"phase": "leased", "epoch": 1, "sequence": 7, "lease_left_s": 9.5, "found_w": {"g": 1}, "reasserted": 0,
+          "yielded_w": {}}  # fmt: skip
+
+
+def said(node, odd):
+    more = {0: {}, 1: {"yielded_w": {f"{node}-0": 500.0}}, 2: {"lowered": (f"{node}-0",)}, 3: {"yielded_mhz": {"x": 9}}}
+    return NodeState(node, {f"{node}-0": 300.0}, "leased", 1, 1, 9.0, 1, **more[odd])
+
+
+def test_who_is_heard_who_is_silent_and_who_is_contested_is_what_looking_at_all_would_say():
+    rng, now = np.random.default_rng(2), [100.0]
+    roll, told = Roll(lambda: now[0]), {}
+    for _ in range(400):
+        now[0] += float(rng.random() * 2.0)
+        node = f"n{rng.integers(8)}"
+        told[node] = (now[0], said(node, int(rng.integers(4))))
+        roll.hear(told[node][1])
+        fresh = {name: state for name, (at, state) in told.items() if now[0] - at <= STALE_S}
+        assert roll.fresh() == fresh
+        assert set(roll.stale()) == told.keys() - fresh.keys()
+        odd = [state for state in fresh.values() if state.yielded_w or state.lowered or state.yielded_mhz]
+        assert sorted(roll.contested()) == sorted(odd)
+
+
+def message(**more):
+    infos = {
+        f"g{k}": GpuInfo(f"g{k}", "H100", 200, 700, 700, 700, 300 + k, 250.0 + k, utilisation=0.5) for k in range(3)
+    }
+    return fleet_wire.state_out("n1", infos, {**STATUS, **more}, whole=False, limits=bool(more))
+
+
+@pytest.mark.parametrize("more", [{}, {"lowered": ["g1"], "yielded_w": {"g2": 700.0}, "reasserted": 3}])
+def test_both_readers_of_json_read_the_same_state(more):
+    slow, fast = fleet_wire.state_in(message(**more)), fleet_wire.state_in(message(**more), from_json)
+    assert slow == fast
+    assert fast[0].draw_w == {"g0": 250.0, "g1": 251.0, "g2": 252.0}
+    assert fast[0].utilisation == dict.fromkeys(("g0", "g1", "g2"), 0.5)
+    assert fast[0].lowered == tuple(more.get("lowered", ()))
+    assert fast[0].enforced_w == ({"g0": 300.0, "g1": 301.0, "g2": 302.0} if more else {})
+
+
+@pytest.mark.parametrize("loads", [None, from_json])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"", b"\n", b"[]\n", b"{\n", b'{"v":1}\n', b"\xff\n", b'{"v":2,"node":"n"}\n', b"[" * 100_000 + b"\n",
+        message().replace(b"250.0", b'"x"'), message().replace(b'"capped":1', b'"capped":null'),
+        message().replace(b'"busy":[', b'"busy":["y",'),
+        message().replace(b'"draw_w":{', b'"draw_w":[{').replace(b"},", b"}],", 1),
+        message(reasserted=1).replace(b'"enforced_w":{"g0":300', b'"enforced_w":{"g0":NaN'),
+        message(reasserted=1).replace(b'"enforced_w":{"g0":300', b'"enforced_w":{"g0":-3.0'),
+    ],
+)  # fmt: skip
+def test_what_is_no_state_is_refused_by_both(loads, broken):
+    with pytest.raises(wire.BadRequest):
+        fleet_wire.state_in(broken, loads)
+
+
+def test_whole_numbers_are_watts_too_and_floats_are_checked_as_strictly():
+    draws = json.loads(message())["draw_w"]
+    told = message().replace(json.dumps(draws, separators=(",", ":")).encode(), b'{"g0":250,"g1":251.5,"g2":0}')
+    (state, _) = fleet_wire.state_in(told, from_json)
+    assert state.draw_w == {"g0": 250.0, "g1": 251.5, "g2": 0.0}
+    assert {*map(type, state.draw_w.values())} == {float}
+    assert wire.watts({"a": 1.5, "b": 0.0}, "w") == {"a": 1.5, "b": 0.0}
+    for wrong in (float("nan"), float("inf"), -1.0, 1e6):
+        for beside in ({}, {"b": 2.0}, {"b": 2}):
+            with pytest.raises(wire.BadRequest):
+                wire.watts({"a": wrong, **beside}, "w")
