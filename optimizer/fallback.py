@@ -156,7 +156,7 @@ class _Book:
         return available
 
     def _take(self, number: int, g: int, rates: Floats) -> None:
-        """Book a job's rates on a pool; a gang that is short of GPUs in the present interval waits in it."""
+        """Book a job's rates on a pool; one that is short of its least GPUs in the present interval waits in it."""
         if 1e-12 < rates[0] < least_now(self.facts, self.steps, number):
             rates = np.concatenate(([0.0], rates[1:]))
         self.rates[number] = rates
@@ -184,8 +184,9 @@ class _Book:
         """Rates of a preemptible job: its cheapest hours before the deadline, then the earliest after it."""
         job, facts, s = self.facts.jobs[number], self.facts, self.facts.pools[g].site
         available = self._available(g) * facts.hours * may_work(facts, self.steps, self.rates, number)
-        if available[0] < least_now(facts, self.steps, number) * facts.hours[0] * (1 - 1e-9):
-            available[0] = 0.0  # too few GPUs for a gang now: it waits
+        least = least_now(facts, self.steps, number) * float(facts.hours[0])
+        if available[0] < least * (1 - 1e-9):
+            available[0] = 0.0  # too few GPUs for it now: it waits
         limit = np.minimum(available, job.rate * job.on_time_h)
         order = self.order[s]
         work = _fill(limit, order, job.left)
@@ -200,6 +201,9 @@ class _Book:
         if left > 1e-9 and job.late_h.any():
             spare = np.minimum(available - work, job.rate * job.late_h)
             work = work + np.where(pays, _fill(np.clip(spare, 0.0, None), np.arange(facts.count), left), 0.0)
+        if 1e-12 < work[0] < least:  # now it runs with its least GPUs, and has less to do later
+            work[0] = least
+            work = np.clip(np.minimum(work, job.left - (np.cumsum(work) - work)), 0.0, None)
         rates: Floats = work / facts.hours
         return rates
 

@@ -24,6 +24,7 @@ from optimizer.faults import SolveError
 from optimizer.highs import Answer, Highs
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Ints
+from optimizer.search import searched
 
 Solve = Callable[[Arrays], Answer]
 MOST_SOLVES = 40
@@ -98,11 +99,10 @@ def _searched(arrays: Arrays, found: OneWay, solve: Solve, search_s: float) -> O
     best = found.answer
     solver = Highs(_with_directions(arrays))
     solver.option("mip_rel_gap", GAP)
-    solver.start_at(np.append(best.point, _charges(arrays, best.point)))
+    start = np.append(best.point, _charges(arrays, best.point))
     try:
-        mixed = solver.run(search_s)
-        spent = best.seconds + mixed.seconds
-        bound = max(found.bound, solver.bound_found())
+        mixed, bound = searched(solver, start, search_s, GAP * (1.0 + abs(best.objective)))
+        spent, bound = best.seconds + mixed.seconds, max(found.bound, bound)
         again = solve(replace(arrays, high=_directed(arrays, mixed.point[: len(arrays.cost)])))
     except SolveError:
         return found

@@ -21,8 +21,11 @@ def keep_promises(facts: Facts, steps: Steps, rates: Floats, homes: list[int], s
     for number in firm[np.argsort(table.deadline_h[firm], kind="stable")].tolist():
         g = homes[number] = homes[number] if homes[number] >= 0 else int(table.first_pool[number])
         pair = np.flatnonzero((table.pair_job == number) & (table.pair_pool == g))
-        limit = table.rate[number] * float(table.pair_share[pair].max(initial=0.0)) * table.on_time_h[number]
-        work = rates[number] * facts.hours
+        rate = table.rate[number] * float(table.pair_share[pair].max(initial=0.0))
+        limit = rate * table.on_time_h[number]
+        # What its GPUs here can't do (another pool's are faster) would take the place of work that they can.
+        work = np.minimum(rates[number] * facts.hours, limit + rate * table.late_h[number])
+        rates[number] = work / facts.hours
         timely = np.minimum(work, limit)
         missing = table.left[number] - float(timely.sum()) - table.rate[number] * table.beyond_h[number]
         if missing <= 1e-9:

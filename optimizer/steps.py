@@ -145,9 +145,10 @@ def may_work(facts: Facts, steps: Steps, rates: Floats, number: int) -> Flags:
 
 
 def least_now(facts: Facts, steps: Steps, number: int) -> float:
-    """Least mean rate of a gang in the interval about to run, if it runs in it at all; 0 for other jobs."""
+    """Least mean rate in GPU equivalents, in the interval about to run, of a job that runs with its least GPUs or not
+    at all (a gang, a least run, pauses that cost); 0 for other jobs."""
     job = facts.jobs[number]
-    if not job.job.preemptible or job.job.min_gpus <= 1:
+    if not steps.stepped[number]:
         return 0.0
     share = float(job.on_time_h[0] + job.late_h[0]) / float(facts.hours[0])
     return min(float(steps.least_work[number]) * share, job.left / float(facts.hours[0]))

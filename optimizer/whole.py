@@ -20,6 +20,7 @@ from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import GAP, Answer, Highs
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Ints
+from optimizer.search import searched
 
 WHOLE = 1e-6
 """How far from a whole number a value may be and still be one."""
@@ -267,10 +268,9 @@ def _improved(arrays: Arrays, relaxed: Answer, found: Whole, run: Run, seconds: 
     solver = Highs(asked)
     solver.option("mip_rel_gap", RESOLVED)
     solver.option("mip_abs_gap", found.tolerance)
-    solver.start_at(found.answer.point)
     try:
-        mixed = solver.run(seconds)
-        bound = max(found.bound, solver.bound_found()) if all_of_it else found.bound
+        mixed, bound = searched(solver, found.answer.point, seconds, found.tolerance)
+        bound = max(found.bound, bound) if all_of_it else found.bound
         fixed = _fixed(arrays, mixed)
         answer = run(fixed, LAST_S)
     except SolveError:

@@ -136,7 +136,7 @@ class _Walk:
     def _take(self, asked: Asked, given: Given) -> None:
         """Book what an interval gives."""
         t, hours = asked.t, float(self.facts.hours[asked.t])
-        given = given if t else self._whole_gangs(given)
+        given = given if t else self._whole_jobs(given)
         for g, draw in (*given.draw_kw.items(), *asked.batch_kw(given.rates).items()):
             self.draw_kw[g, t] = draw
         for number, rate in given.rates.items():
@@ -144,8 +144,8 @@ class _Walk:
             self.left[number] -= rate * hours
             self.begun[number] = self.begun[number] or rate > LEAST
 
-    def _whole_gangs(self, given: Given) -> Given:
-        """In the interval about to run: a gang that was cut below its least GPUs waits."""
+    def _whole_jobs(self, given: Given) -> Given:
+        """In the interval about to run: a job that was cut below its least GPUs waits."""
         least = {number: least_now(self.facts, self.steps, number) * (1 - LEAST) for number in given.rates}
         return replace(given, rates={n: rate if rate >= least[n] else 0.0 for n, rate in given.rates.items()})
 

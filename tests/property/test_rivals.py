@@ -1,7 +1,7 @@
 """Whatever the problem: every rule of thumb keeps every promise, and none is worth more than the optimum."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from optimizer.check import check_plan
@@ -27,6 +27,7 @@ def test_every_rule_may_be_obeyed(name, seed):
 
 
 @many
+@example(3520)  # rules ran a part of a card that the model did not
 @given(seeds)
 def test_no_rule_is_worth_more_than_the_optimum(seed):
     made = random_problem(seed, exact=True)

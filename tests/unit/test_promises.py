@@ -18,7 +18,20 @@ from optimizer.solve import solve_problem
 from optimizer.steps import steps_of
 from scheduler.flex import bound_jobs
 from tests.support.loops import lab
-from tests.support.problems import HOUR, START, event, hourly, inputs, job, pool, problem, random_problem, site
+from tests.support.problems import (
+    HOUR,
+    START,
+    event,
+    hourly,
+    inputs,
+    job,
+    pool,
+    problem,
+    random_problem,
+    site,
+    with_promises,
+    with_steps,
+)
 
 BATCH = pool("batch", Work.BATCH, count=100)
 CAP_KW = 12.0
@@ -83,6 +96,12 @@ def test_rules_fill_later_hours_where_a_gang_is_short_of_work_for_the_first():
     space, rates = replace(space, free=np.array([[25.0, 0.0, 0.0, 25.0]])), np.array([[0.0, 50.0, 0.0, 0.0]])
     keep_promises(facts, steps_of(facts), rates, [0], space)
     assert rates[0] == pytest.approx([25.0, 43.0, 0.0, 0.0])
+
+
+def test_rules_keep_a_promise_where_another_pool_of_the_job_is_faster():
+    """What was planned at the other pool's speed took the place of work in time, at the end of the plan."""
+    asked = with_promises(with_steps(random_problem(3789), 3790), 3790)
+    assert check_plan(asked, greedy_plan(asked)) == ()
 
 
 def test_a_promise_gives_to_an_emergency_and_not_to_the_rebound_limit_after_it():

@@ -10,8 +10,19 @@ from optimizer.domain import JobState, Work
 from optimizer.fallback import greedy_plan, safe_plan
 from optimizer.ladder import answer
 from optimizer.rivals import RIVALS
-from optimizer.solve import SolveError, SolveFault
-from tests.support.problems import START, hourly, inputs, job, pool, problem, random_problem, site, with_steps
+from optimizer.solve import SolveError, SolveFault, solve_problem
+from tests.support.problems import (
+    HOUR,
+    START,
+    hourly,
+    inputs,
+    job,
+    pool,
+    problem,
+    random_problem,
+    site,
+    with_steps,
+)
 
 BATCH = inputs(pool("batch", Work.BATCH, 100), 2)
 """SIMPLE: idle 10 kW; half of the work for 0.1 kW a GPU, all of it for 0.3."""
@@ -21,6 +32,32 @@ def running(**more):
     """A run of ten GPUs that must go on for two hours."""
     begun = {"gpus": 10, "min_gpus": 10, "state": JobState.RUNNING, "started_at": START, "running_since": START}
     return replace(job("run", (-1, 9), 40.0, 10, min_run_h=2.0), **{**begun, **more})
+
+
+ALONE = inputs(pool("batch", Work.BATCH, 1), 3)
+
+
+def on_one_card(hours, work, **more):
+    """A job that runs on the one card of its pool."""
+    begun = {"gpus": 1, "state": JobState.RUNNING, "started_at": START - HOUR, "running_since": START - HOUR / 4}
+    return replace(job("run", hours, work, 1, **more), **begun)
+
+
+@pytest.mark.parametrize("name", ["optimum", *RIVALS])
+@pytest.mark.parametrize("more", [{"min_run_h": 2.0}, {"pause_cost": 1.0}])
+def test_nobody_plans_a_part_of_the_card_that_a_run_needs(name, more):
+    """At full speed, as its deadline asks for, 0.1486 kW are 0.4953 of a card, and 0.16 are 0.5333; with less than 0.5
+    there is no card for it at all."""
+    for limit, rate in ((0.2486, 0.0), (0.26, 0.5333)):
+        made = problem(hourly(3), [site(3, limit=[limit, 0.1, 0.1])], [ALONE], [on_one_card((-2, 6), 20.0, **more)])
+        plan = solve_problem(made) if name == "optimum" else RIVALS[name](made, None)
+        assert plan.jobs["run"].work_gpus == pytest.approx((rate, 0.0, 0.0), abs=1e-4)
+        assert check_plan(made, plan) == ()
+
+
+def test_greedy_gives_a_run_its_least_now_and_less_later_where_the_cheap_hours_leave_a_rest():
+    made = problem(hourly(3), [site(3, price=[30, 20, 10])], [ALONE], [on_one_card((-2, 3), 2.3, pause_cost=1.0)])
+    assert greedy_plan(made).jobs["run"].work_gpus == pytest.approx((0.5, 1.0, 0.8))
 
 
 def fail(_problem):

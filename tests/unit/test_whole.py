@@ -10,12 +10,13 @@ import pytest
 from optimizer import whole
 from optimizer.check import check_plan
 from optimizer.domain import JobState, Rung, Work
-from optimizer.faults import SolveError
+from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import Highs, solve_arrays
 from optimizer.ladder import answer
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import declare
 from optimizer.reasons import Reason
+from optimizer.search import searched
 from optimizer.session import Session
 from optimizer.solve import solve_problem
 from optimizer.timegrid import planning_grid
@@ -143,6 +144,61 @@ def test_what_was_rounded_up_is_taken_back_where_it_leaves_no_way_out():
 def test_problems_that_once_ended_in_rules_have_an_optimum(seed):
     """Least runs that a limit cuts, jobs that wait for others, promises, prices of what gives up to 1e11."""
     made = with_promises(with_steps(random_problem(seed), seed + 1), seed + 2)
+    plan = answer(made, None, solve_problem)
+    assert (plan.rung, check_plan(made, plan)) == (Rung.OPTIMUM, ()), [note.text for note in plan.notes]
+
+
+INF = float("inf")
+CANCELLED = {
+    "cost": [1e-4, 0.0, 0.0, 0.0, 0.5, 0.5, -0.5, -0.2, -0.1],
+    "rows": [
+        [1.0, 0.0, -0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 1.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 1.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 0.0, -1.0, -1.0, 1.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0],
+    ],
+    "low": [0.0, 0.0, 0.0, 0.0, -INF, 0.0, -INF],
+    "high": [INF, INF, INF, INF, 0.0, INF, 1.0],
+    "integer": [0, 1, 0, 0, 0, 0, 0, 1, 1],
+}
+"""Starts of a run cost a half each (columns five and six), the first one nothing (seven); one of the last two pays."""
+
+WORSE = np.array([0.0, 0.0, 0.0, 0.4, 0.0, 0.4, 0.4, 0.0, 1.0])
+"""Costs -0.1, and the best -0.2. HiGHS hands it back as the best, and says that it costs -0.5."""
+
+
+def test_a_start_that_the_solver_takes_for_cheaper_than_it_is_does_not_end_the_search():
+    solver = Highs(by_hand(**CANCELLED))
+    found, bound = searched(solver, WORSE, 5.0, 1e-6)
+    assert found.point[7:] == pytest.approx([1.0, 0.0])
+    assert (found.objective, bound) == (pytest.approx(-0.2), pytest.approx(-0.2))
+
+
+def test_a_search_without_time_for_a_second_one_keeps_its_start_and_tells_what_it_costs(monkeypatch):
+    solver = Highs(by_hand(**CANCELLED))
+    said = solver.run(5.0)
+    solver.forget()
+    runs = [replace(said, point=WORSE, objective=-0.5), SolveError(SolveFault.TIMEOUT, "no time")]
+
+    def run(_seconds):
+        if isinstance(runs[0], SolveError):
+            raise runs.pop(0)
+        return runs.pop(0)
+
+    monkeypatch.setattr(solver, "run", run)
+    monkeypatch.setattr(solver, "bound_found", lambda: -0.5)
+    found, bound = searched(solver, WORSE, 5.0, 1e-6)
+    assert (found.objective, found.optimal, found.seconds, bound) == (pytest.approx(-0.1), False, 5.0, -0.5)
+    assert found.point is WORSE
+    assert runs == []
+
+
+def test_pauses_that_cost_beside_a_first_start_that_is_none_have_an_optimum():
+    """A start that the search took for 0.29 cheaper than it was: the best plan was called unproven, 4 % off."""
+    made = with_promises(with_steps(random_problem(1329), 1330), 1330)
     plan = answer(made, None, solve_problem)
     assert (plan.rung, check_plan(made, plan)) == (Rung.OPTIMUM, ()), [note.text for note in plan.notes]
 
