@@ -86,7 +86,7 @@ class TenantConfig(Model):
     name: Id = Field(description="Who it is; files and batches belong to it.", examples=["research"])
     key: Secret = Field(description="Where its API key lies.", examples=["credential:research-key"])
     weight: Positive = Field(
-        default=1.0, description="Share of a server's requests beside other tenants that wait.", examples=[2.0]
+        default=1.0, description="Share of a server's time beside other tenants that wait.", examples=[2.0]
     )
     max_batches: Count = Field(default=100, description="Batches at once that are not over.", examples=[100])
     max_requests: Count = Field(

@@ -29,7 +29,8 @@ from scheduler.gateway.lines import ENDPOINTS
 from scheduler.gateway.model import ApiError, Batch, InputError, Status
 from scheduler.gateway.mover import mover_of
 from scheduler.gateway.quota import beyond, refuse_beyond
-from scheduler.gateway.runner import Runner, Running, expire
+from scheduler.gateway.runner import Runner
+from scheduler.gateway.running import Running, expire
 from scheduler.gateway.served import check_served
 from scheduler.gateway.settling import Settling
 from scheduler.gateway.shelf import Shelf
