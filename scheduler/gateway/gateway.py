@@ -43,8 +43,6 @@ from scheduler.gateway.validate import Checked, check
 log = structlog.get_logger("gridpace.gateway")
 
 TURN_S = 0.5
-LEAST_WAIT_S = 60.0
-"""Who has too much under way comes back after this, or when power is cheap and his work gets done."""
 PRICES_EVERY = 4
 """Turns between looks at the daemon's quotes."""
 TIDY_EVERY = 7200
@@ -160,8 +158,7 @@ class Gateway:
         return f"{doing}; {left} requests wait or run{f'; {trouble[0]}' if trouble else ''}"
 
     def _quota(self, tenant: TenantConfig) -> None:
-        wait_s = max(LEAST_WAIT_S, self.trade.cheap_in_s(self._clock.now()))
-        refuse_beyond(tenant, self.shelf.batches(tenant.name), wait_s)
+        refuse_beyond(tenant, self.shelf.batches(tenant.name), self.trade.cheap_in_s)
 
     def _beyond(self, batch: Batch, found: Checked) -> tuple[InputError, ...]:
         """Why a batch that was checked can't begin."""
