@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+BYTES_PER_TOKEN = 4.0
+"""English text; https://platform.openai.com/docs/concepts (tokens). Only first estimates rest on it."""
 MOST_ERRORS = 100
 """Errors of a batch's input that are listed; the rest is counted in the last one."""
 
