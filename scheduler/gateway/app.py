@@ -72,8 +72,8 @@ class _Files:
         tenant = self._guests.tenant(request)
         size = announced(request)
         with self._gateway.incoming(tenant, size and max(0, size - FORM_BYTES)) as coming:
-            name = await receive(request, coming)
-            kept = await run_in_threadpool(self._shelf.keep, coming, name)
+            name, keep_s = await receive(request, coming)
+            kept = await run_in_threadpool(self._shelf.keep, coming, name, keep_s=keep_s)
         return JSONResponse(kept.json())
 
     async def listing(self, request: Request) -> Response:

@@ -23,6 +23,7 @@ from scheduler.gateway.checks import Checks, Lane
 from scheduler.gateway.config import GatewayConfig, TenantConfig
 from scheduler.gateway.daemon import Daemon
 from scheduler.gateway.disk import AGAIN_S, Disk
+from scheduler.gateway.expiry import expires_after_s
 from scheduler.gateway.host import Host
 from scheduler.gateway.intake import Incoming
 from scheduler.gateway.lines import ENDPOINTS
@@ -98,6 +99,7 @@ class Gateway:
         if not isinstance(window, str):
             raise ApiError(400, 'completion_window: write a time such as "24h"', "invalid_value", "completion_window")
         metadata = checked_metadata(body.get("metadata"))
+        keep_s = expires_after_s(body.get("output_expires_after"), "output_expires_after")
         asked = terms(window, metadata, now)
         file = self.shelf.file(tenant.name, str(body.get("input_file_id")))
         if file.purpose != "batch":
@@ -110,6 +112,7 @@ class Gateway:
             window=window, created_at=now, expires_at=asked.expires_at, deadline=asked.deadline,
             priority=asked.priority, max_price=asked.max_price, metadata=metadata,
             quote=quote.id if quote is not None else None, sites=sites_of(metadata, tenant.sites),
+            output_keep_s=keep_s,
         )  # fmt: skip
         return self._begin(self.shelf.put(batch))
 
