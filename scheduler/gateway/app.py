@@ -72,8 +72,8 @@ class _Files:
         tenant = self._guests.tenant(request)
         size = announced(request)
         with self._gateway.incoming(tenant, size and max(0, size - FORM_BYTES)) as coming:
-            name = await receive(request, coming)
-            kept = await run_in_threadpool(self._shelf.keep, coming, name)
+            name, keep_s = await receive(request, coming)
+            kept = await run_in_threadpool(self._shelf.keep, coming, name, keep_s=keep_s)
         return JSONResponse(kept.json())
 
     async def listing(self, request: Request) -> Response:
@@ -141,8 +141,9 @@ def _others(gateway: Gateway, guests: Guests) -> list[Route]:
         trouble = gateway.trouble()
         return JSONResponse({"ok": not trouble, "trouble": trouble})
 
-    async def metrics(_: Request) -> Response:
-        return Response(metrics_text(gateway), media_type="text/plain; version=0.0.4")
+    async def metrics(request: Request) -> Response:
+        told = metrics_text(gateway, by_tenant=guests.may_name_tenants(request))
+        return Response(told, media_type="text/plain; version=0.0.4")
 
     return [Route("/v1/models", models), Route("/health", health), Route("/metrics", metrics)]
 

@@ -86,7 +86,7 @@ class TenantConfig(Model):
     name: Id = Field(description="Who it is; files and batches belong to it.", examples=["research"])
     key: Secret = Field(description="Where its API key lies.", examples=["credential:research-key"])
     weight: Positive = Field(
-        default=1.0, description="Share of a server's requests beside other tenants that wait.", examples=[2.0]
+        default=1.0, description="Share of a server's time beside other tenants that wait.", examples=[2.0]
     )
     max_batches: Count = Field(default=100, description="Batches at once that are not over.", examples=[100])
     max_requests: Count = Field(
@@ -129,6 +129,12 @@ class GatewayConfig(Model):
         default="http://127.0.0.1:8642", description="The daemon's address.", examples=["http://127.0.0.1:8642"]
     )
     token: Secret = Field(description="Where a token of the daemon's API with scope write lies.", examples=["env:T"])
+    metrics_key: Secret | None = Field(
+        default=None,
+        description="Where the key lies with which `/metrics` tells requests and tokens by tenant; without it, and for "
+        "who does not send it, `/metrics` has totals alone.",
+        examples=["credential:metrics-key"],
+    )
     upstreams: tuple[UpstreamConfig, ...] = Field(min_length=1, description="Servers behind it.", examples=[[]])
     tenants: tuple[TenantConfig, ...] = Field(min_length=1, description="Who may use it.", examples=[[]])
     firm: FirmConfig = Field(
@@ -214,7 +220,10 @@ def load_gateway(path: Path) -> GatewayConfig:
 
 
 def _check_secrets(document: Document, config: GatewayConfig) -> None:
-    places: list[tuple[tuple[str | int, ...], SecretRef | None]] = [(("token",), config.token)]
+    places: list[tuple[tuple[str | int, ...], SecretRef | None]] = [
+        (("token",), config.token),
+        (("metrics_key",), config.metrics_key),
+    ]
     places += [(("upstreams", i, "key"), upstream.key) for i, upstream in enumerate(config.upstreams)]
     places += [(("tenants", i, "key"), tenant.key) for i, tenant in enumerate(config.tenants)]
     places += [(("peers", i, "key"), peer.key) for i, peer in enumerate(config.peers)]

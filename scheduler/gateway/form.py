@@ -13,6 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from scheduler.gateway.expiry import of_form
 from scheduler.gateway.intake import FORM_BYTES, PIECE, Incoming
 from scheduler.gateway.model import ApiError
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 MOST_PARTS = 12
 
 
-async def receive(request: Request, coming: Incoming) -> str:
-    """Take an upload in; the name of its file. Raises ApiError (400 naming the field, 413) and OSError."""
+async def receive(request: Request, coming: Incoming) -> tuple[str, int | None]:
+    """Take an upload in; the name of its file, and after how many seconds it ends (None: it was not said). Raises
+    ApiError (400 naming the field, 413) and OSError."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise ApiError(400, "file: is missing; send multipart/form-data", "missing_required_parameter", "file")
@@ -76,14 +78,15 @@ class _Form:
             "on_end": self._end,
         }
 
-    def finished(self) -> str:
-        """The name of the file. Raises ApiError for a form that is not what was asked for."""
+    def finished(self) -> tuple[str, int | None]:
+        """The name of the file, and how long it is kept (s). Raises ApiError for a form that is not what was asked
+        for."""
         if not self._ended:
             raise ApiError(400, "the form ends before its end", "invalid_form")
         self._check_purpose()
         if self._filename is None:
             raise ApiError(400, "file: is missing", "missing_required_parameter", "file")
-        return self._filename or "input.jsonl"
+        return self._filename or "input.jsonl", of_form(self._fields, "expires_after")
 
     def _check_purpose(self) -> None:
         if self._fields.get("purpose") != b"batch":

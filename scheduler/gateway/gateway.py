@@ -23,13 +23,15 @@ from scheduler.gateway.checks import Checks, Lane
 from scheduler.gateway.config import GatewayConfig, TenantConfig
 from scheduler.gateway.daemon import Daemon
 from scheduler.gateway.disk import AGAIN_S, Disk
+from scheduler.gateway.expiry import expires_after_s
 from scheduler.gateway.host import Host
 from scheduler.gateway.intake import Incoming
 from scheduler.gateway.lines import ENDPOINTS
 from scheduler.gateway.model import ApiError, Batch, InputError, Status
 from scheduler.gateway.mover import mover_of
 from scheduler.gateway.quota import beyond, refuse_beyond
-from scheduler.gateway.runner import Runner, Running, expire
+from scheduler.gateway.runner import Runner
+from scheduler.gateway.running import Running, expire
 from scheduler.gateway.served import check_served
 from scheduler.gateway.settling import Settling
 from scheduler.gateway.shelf import Shelf
@@ -42,8 +44,6 @@ from scheduler.gateway.validate import Checked, check
 log = structlog.get_logger("gridpace.gateway")
 
 TURN_S = 0.5
-LEAST_WAIT_S = 60.0
-"""Who has too much under way comes back after this, or when power is cheap and his work gets done."""
 PRICES_EVERY = 4
 """Turns between looks at the daemon's quotes."""
 TIDY_EVERY = 7200
@@ -99,6 +99,7 @@ class Gateway:
         if not isinstance(window, str):
             raise ApiError(400, 'completion_window: write a time such as "24h"', "invalid_value", "completion_window")
         metadata = checked_metadata(body.get("metadata"))
+        keep_s = expires_after_s(body.get("output_expires_after"), "output_expires_after")
         asked = terms(window, metadata, now)
         file = self.shelf.file(tenant.name, str(body.get("input_file_id")))
         if file.purpose != "batch":
@@ -111,6 +112,7 @@ class Gateway:
             window=window, created_at=now, expires_at=asked.expires_at, deadline=asked.deadline,
             priority=asked.priority, max_price=asked.max_price, metadata=metadata,
             quote=quote.id if quote is not None else None, sites=sites_of(metadata, tenant.sites),
+            output_keep_s=keep_s,
         )  # fmt: skip
         return self._begin(self.shelf.put(batch))
 
@@ -159,8 +161,7 @@ class Gateway:
         return f"{doing}; {left} requests wait or run{f'; {trouble[0]}' if trouble else ''}"
 
     def _quota(self, tenant: TenantConfig) -> None:
-        wait_s = max(LEAST_WAIT_S, self.trade.cheap_in_s(self._clock.now()))
-        refuse_beyond(tenant, self.shelf.batches(tenant.name), wait_s)
+        refuse_beyond(tenant, self.shelf.batches(tenant.name), self.trade.cheap_in_s)
 
     def _beyond(self, batch: Batch, found: Checked) -> tuple[InputError, ...]:
         """Why a batch that was checked can't begin."""

@@ -22,16 +22,21 @@ class Guests:
 
     def __init__(self, config: GatewayConfig) -> None:
         self._tenants = {_digest(one.key.reveal(config.base_dir)): one for one in config.tenants}
+        metrics = config.metrics_key
+        self._metrics = None if metrics is None else _digest(metrics.reveal(config.base_dir))
         self._left = {one.name: (one.requests_per_s * BURST_S, monotonic()) for one in config.tenants}
 
     def tenant(self, request: Request) -> TenantConfig:
         """The tenant of a request's key. Raises ApiError: 401, or 429 when it asks too often."""
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        found = self._tenants.get(_digest(shown.strip()))
-        if found is None or scheme.lower() != "bearer":
+        found = self._tenants.get(_shown(request))
+        if found is None:
             raise ApiError(401, "Incorrect API key provided.", "invalid_api_key")
         self._count(found)
         return found
+
+    def may_name_tenants(self, request: Request) -> bool:
+        """Whether a request for metrics may see who the tenants are: with the key for that, and no other."""
+        return self._metrics is not None and _shown(request) == self._metrics
 
     def _count(self, tenant: TenantConfig) -> None:
         """A bucket of tokens that fills at the tenant's rate and holds those of BURST_S."""
@@ -41,6 +46,12 @@ class Guests:
         if left < 1.0:
             text = f"{tenant.name} may ask {rate:g} times a second"
             raise ApiError(429, text, "rate_limit_exceeded", None, retry_after_s=(1.0 - left) / rate)
+
+
+def _shown(request: Request) -> bytes:
+    """The hash of the key that a request shows; of none where it shows none."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return _digest(key.strip()) if scheme.lower() == "bearer" else b""
 
 
 def _digest(key: str) -> bytes:

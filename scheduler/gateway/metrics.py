@@ -11,16 +11,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from scheduler.gateway.gateway import Gateway
 
 
-def metrics_text(gateway: Gateway) -> bytes:
-    """Everything as it is now."""
+def metrics_text(gateway: Gateway, *, by_tenant: bool = False) -> bytes:
+    """Everything as it is now. `by_tenant`: who asks may know the tenants and what each has done."""
     registry = CollectorRegistry()
-    registry.register(_Collector(gateway))
+    registry.register(_Collector(gateway, by_tenant))
     return generate_latest(registry)
 
 
 class _Collector:
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    def __init__(self, gateway: Gateway, by_tenant: bool) -> None:
+        self._gateway, self._by_tenant = gateway, by_tenant
 
     def collect(self) -> Iterable[Metric]:
         """The families."""
@@ -54,23 +54,25 @@ class _Collector:
 
     def _work(self) -> Iterable[Metric]:
         batches = GaugeMetricFamily("gridpace_gateway_batches", "Batches that are kept.", labels=["status"])
+        whose = ["tenant"] if self._by_tenant else []
         requests = CounterMetricFamily(
-            "gridpace_gateway_requests", "Requests answered, of batches that are kept.", labels=["tenant", "result"]
+            "gridpace_gateway_requests", "Requests answered, of batches that are kept.", labels=[*whose, "result"]
         )
         tokens = CounterMetricFamily(
-            "gridpace_gateway_tokens", "Tokens by the servers' own count.", labels=["tenant", "kind"]
+            "gridpace_gateway_tokens", "Tokens by the servers' own count.", labels=[*whose, "kind"]
         )
         kept = self._gateway.shelf.batches()
         for status, number in Counter(one.status.value for one in kept).items():
             batches.add_metric([status], number)
-        sums: Counter[tuple[str, str]] = Counter()
+        sums: Counter[tuple[str, ...]] = Counter()
         for one in kept:
-            sums[one.tenant, "completed"] += one.completed
-            sums[one.tenant, "failed"] += one.failed
-            sums[one.tenant, "input"] += one.input_tokens
-            sums[one.tenant, "output"] += one.output_tokens
-        for (tenant, kind), number in sums.items():
-            (requests if kind in {"completed", "failed"} else tokens).add_metric([tenant, kind], number)
+            labels = (one.tenant,) if self._by_tenant else ()
+            sums[*labels, "completed"] += one.completed
+            sums[*labels, "failed"] += one.failed
+            sums[*labels, "input"] += one.input_tokens
+            sums[*labels, "output"] += one.output_tokens
+        for found, number in sums.items():
+            (requests if found[-1] in {"completed", "failed"} else tokens).add_metric(found, number)
         yield from (batches, requests, tokens)
 
     def _moves(self) -> Iterable[Metric]:

@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+BYTES_PER_TOKEN = 4.0
+"""English text; https://platform.openai.com/docs/concepts (tokens). Only first estimates rest on it."""
 MOST_ERRORS = 100
 """Errors of a batch's input that are listed; the rest is counted in the last one."""
 
@@ -99,6 +101,8 @@ class Batch:
     estimated to need. `quote`: the firm quote whose tokens it uses. `paid` is owed for its first `paid_tokens`, those
     that its quote pays for left out. `told`: the daemon has heard that it is over.
 
+    `output_keep_s`: seconds from their creation after which its files of answers end (None: they do with it).
+
     `sites`: other sites that may run it. From `leg` RELEASED on it is the site's that is called `away`, by its `token`,
     until it has come back; `moves` counts its tokens, `shunned` are sites that did not do it. `origin`: whose it is,
     where it was taken over from another site."""
@@ -137,6 +141,7 @@ class Batch:
     moves: int = 0
     shunned: tuple[str, ...] = ()
     origin: str = ""
+    output_keep_s: int | None = None
 
     @property
     def tokens(self) -> int:

@@ -28,7 +28,7 @@ from scheduler.gateway.disk import DISK_ERRORS, Disk
 from scheduler.gateway.lines import LONGEST_ID, Line, LineError, answered, parse, read_lines, unanswered
 from scheduler.gateway.model import Batch, Leg, Status
 from scheduler.gateway.peer import Far, HttpPeer, Peer, PeerError, PeerRefused
-from scheduler.gateway.runner import Running
+from scheduler.gateway.running import Running
 from scheduler.gateway.shelf import Shelf
 
 log = structlog.get_logger("gridpace.gateway")

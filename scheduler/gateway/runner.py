@@ -3,7 +3,11 @@
 Slots are what the daemon granted: GPUs of all batches of this server times requests a GPU. When grants fall, nothing
 new is sent until enough has come back; what is under way is never broken off. A batch on a firm quote has what its sale
 was granted before anybody else, for that was bought, and beyond that what nobody else wants. Tenants share the rest by
-weight (start-time fair queueing), a tenant's own batches go by priority, then deadline.
+weight, in seconds of slots (`Shares`), a tenant's own batches go by priority, then deadline.
+
+Whom a server turns away for load waits. Where all batches that send are turned away, all of them do, as long as the
+server asks for. Where others are answered, that batch does, and its line as long as the server asks for; and where it
+is one line again and again (`Turned`), that line alone, until what the server says is its answer.
 
 Why queues: thousands of batches wait, and a choice is made for each request. So those that may send stand in a queue of
 their tenant's, which `order` makes anew with each turn; in between who may no longer send is found when his turn comes,
@@ -14,21 +18,18 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import structlog
 
-from scheduler.gateway.answers import Answers
-from scheduler.gateway.disk import AGAIN_S
-from scheduler.gateway.lines import Line, LineError, answered, parse, read_lines, unanswered
-from scheduler.gateway.model import Batch, InputError
+from scheduler.gateway.lines import Line, answered, unanswered
+from scheduler.gateway.running import Ring, Running
+from scheduler.gateway.shares import Begun, Shares
+from scheduler.gateway.turned import Turned
 from scheduler.gateway.upstream import Answer, Away, Broken, Outcome
 
 log = structlog.get_logger("gridpace.gateway")
@@ -43,112 +44,20 @@ DISK_WAIT_S = 5.0
 Send = Callable[[str, Mapping[str, Any]], Awaitable[Outcome]]
 
 
-@dataclass
-class Running:
-    """A batch under way. `gpus` is its grant; `again` are lines to be sent once more before new ones are read; `done`
-    is called when nothing of it is under way and nothing is left, or nothing more may be sent; `told`: answers that
-    the daemon has heard of; `leaving`: it waits for what is under way, to go to another site; `elsewhere`: answers and
-    errors that lie there; `unread_until`: its input could not be read, and is not tried again before (monotonic);
-    `spoiled`: why its input is not the one that was checked, so that nothing more of it can be sent."""
-
-    batch: Batch
-    answers: Answers
-    source: Path
-    gpus: int = 0
-    stopped: bool = False
-    in_flight: int = 0
-    done: Callable[[], None] = lambda: None
-    told: int = 0
-    leaving: bool = False
-    elsewhere: tuple[int, int] = (0, 0)
-    again: deque[Line] = field(default_factory=deque)
-    attempts: dict[int, int] = field(default_factory=dict)
-    unread_until: float = 0.0
-    spoiled: InputError | None = None
-    _read: int = 0
-    _lines: Iterator[tuple[int, bytes]] | None = None
-    _all_read: bool = False
-
-    @property
-    def eligible(self) -> bool:
-        """Whether a request of it may be sent now."""
-        unsent = self.answers.left > self.in_flight and (self.again or not self._all_read)
-        able = self.gpus > 0 and not self.stopped and self.spoiled is None
-        return able and bool(unsent) and monotonic() >= self.unread_until
-
-    def restart(self) -> None:
-        """Read the lines from the first on again: others have answered some of them. Nothing may be under way."""
-        self.again.clear()
-        self.attempts.clear()
-        self._lines, self._all_read, self._read = None, False, 0
-
-    def next(self) -> Line | None:
-        """The next line that is not answered; None where the input is spoiled. Raises OSError; again goes on where it
-        was. To be called while it is eligible."""
-        if self.again:
-            return self.again.popleft()
-        try:
-            return self._next_read()
-        except OSError:
-            self._lines, self.unread_until = None, monotonic() + AGAIN_S
-            raise
-        except LineError as error:
-            self.spoil(self._read, str(error))
-            self.done()
-            return None
-
-    def _next_read(self) -> Line:
-        if self._lines is None:
-            self._lines = read_lines(self.source, self._read)
-        for number, text in self._lines:
-            self._read = number + 1
-            if number < self.answers.total and not self.answers.has(number):
-                return parse(number, text, self.batch.endpoint)
-        self._all_read = True
-        raise LineError("input_changed", f"{self.answers.total} lines were checked, and some are gone")
-
-    def spoil(self, line: int, why: str) -> None:
-        """Its input was altered after it was checked, as its line with that number (from 1) shows."""
-        text = f"{self.batch.input_file}: the file was altered after it was checked: {why}"
-        self.spoiled = InputError("input_changed", text, None, line)
-        log.error("gateway.input_changed", batch=self.batch.id, line=line, why=why)
-
-
-class Ring:
-    """Batches that take turns."""
-
-    def __init__(self) -> None:
-        self._turns: deque[Running] = deque()
-        self._names: set[str] = set()
-
-    def add(self, one: Running) -> None:
-        """Behind the others, where it does not stand here."""
-        if one.batch.id not in self._names:
-            self._names.add(one.batch.id)
-            self._turns.append(one)
-
-    def next(self, able: Callable[[Running], bool]) -> Running | None:
-        """Whose turn it is; who is not able any more leaves."""
-        while self._turns and not able(self._turns[0]):
-            self._names.discard(self._turns.popleft().batch.id)
-        self._turns.rotate(-1)
-        return self._turns[-1] if self._turns else None
-
-
 class Runner:
     """All batches of one server. Lives in one event loop."""
 
     def __init__(self, name: str, send: Send, per_gpu: int, weights: Mapping[str, float]) -> None:
-        self.name, self._send, self._per_gpu, self._weights = name, send, per_gpu, weights
+        self.name, self._send, self._per_gpu = name, send, per_gpu
         self.running: dict[str, Running] = {}
         self.in_flight = 0
         self._trouble, self._slots = "", 0
         self._ready: dict[str, list[tuple[int, datetime, str, Running]]] = {}
         self._queued: set[str] = set()
         self._sold, self._spare = Ring(), Ring()
-        self._served: dict[str, float] = {}
-        self._waiting: set[str] = set()
-        self._level = 0.0
+        self._shares = Shares(weights)
+        self._refused: set[str] = set()  # batches that were turned away since the last answer
+        self._answered = self._turned = 0
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._hold_until, self._wait_s = 0.0, FIRST_WAIT_S
@@ -260,28 +169,26 @@ class Runner:
         heads = self._heads()
         if not heads:
             return self._spare.next(lambda one: one.eligible)
-        tenants = heads.keys()
-        for name in tenants - self._waiting:
-            # Who comes (back) starts level with the others: there is no claim on what was not asked for.
-            self._served[name] = max(self._served.get(name, 0.0), self._level)
-        self._waiting = set(tenants)
-        turn = min(sorted(tenants), key=self._served.__getitem__)
-        self._level = self._served[turn]
-        self._served[turn] += 1.0 / self._weights.get(turn, 1.0)
-        return heads[turn]
+        return heads[self._shares.turn(heads.keys())]
 
     def _begin(self, running: Running, line: Line) -> None:
         running.in_flight += 1
         self.in_flight += 1
-        task = asyncio.create_task(self._one(running, line))
+        begun = self._shares.begin(running.batch.tenant) if running.batch.quote is None else None
+        task = asyncio.create_task(self._one(running, line, begun))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     # ---------------------------------------------------------------- one request
-    async def _one(self, running: Running, line: Line) -> None:
+    async def _one(self, running: Running, line: Line, begun: Begun | None = None) -> None:
+        """Send it and take in what comes back. `begun`: as its tenant's share counts it (None: it was bought)."""
         try:
             try:
-                outcome = await self._send(running.batch.endpoint, line.body)
+                try:
+                    outcome = await self._send(running.batch.endpoint, line.body)
+                finally:
+                    if begun is not None:
+                        self._shares.end(running.batch.tenant, begun)
                 self._settle(running, line, outcome)
             except (RecursionError, TypeError, ValueError) as error:  # an answer that can't be written as JSON
                 why = f"{type(error).__name__}: {error}"
@@ -301,8 +208,7 @@ class Runner:
     def _settle(self, running: Running, line: Line, outcome: Outcome) -> None:
         batch = running.batch.id
         if isinstance(outcome, Away):
-            running.again.append(line)
-            self._hold(outcome.text, outcome.wait_s)
+            self._turn_away(running, line, outcome)
             return
         if isinstance(outcome, Broken):
             self._broken += 1
@@ -320,8 +226,64 @@ class Runner:
                 running.answers.put(line.number, _text(batch, line, answer))
             return
         self._wait_s, self._trouble, self._broken = FIRST_WAIT_S, "", 0
+        self._answered += 1
+        self._refused.clear()
+        running.held_s = 0.0
         running.attempts.pop(line.number, None)
+        running.turned.pop(line.number, None)
         running.answers.put(line.number, _text(batch, line, outcome), outcome.body if outcome.good else None)
+
+    def _turn_away(self, running: Running, line: Line, said: Away) -> None:
+        """The server took it not: who waits for that, and how long."""
+        if not said.reached:
+            running.again.append(line)
+            self._hold(said.text, said.wait_s)
+            return
+        self._turned += 1
+        turned = running.turned.setdefault(line.number, Turned())
+        if turned.again(self._answered, self._turned):  # it is this line, whatever waits longer for the server
+            if turned.given_up:
+                self._give_up(running, line, said)
+            else:
+                self._wait_alone(running, line, turned, said)
+            return
+        self._refused.add(running.batch.id)
+        if self._all_refused():
+            running.again.append(line)
+            self._hold(said.text, said.wait_s)
+            return
+        self._wait_alone(running, line, turned, said)
+        if running.hold(FIRST_WAIT_S, MOST_WAIT_S):
+            log.warning("gateway.batch_held", batch=running.batch.id, why=said.text, seconds=running.held_s)
+            self._stir_in(running, running.held_s)
+
+    def _all_refused(self) -> bool:
+        """Whether every batch that sends was turned away since the last answer."""
+        return all(name in self._refused for name, one in self.running.items() if one.in_flight or one.eligible)
+
+    def _wait_alone(self, running: Running, line: Line, turned: Turned, said: Away) -> None:
+        wait_s = max(said.wait_s or 0.0, min(MOST_WAIT_S, FIRST_WAIT_S * 2.0**turned.waits))
+        turned.waits += 1
+        running.wait(line, wait_s)
+        self._stir_in(running, wait_s)
+
+    def _stir_in(self, running: Running, seconds: float) -> None:
+        """Look at a batch again then; a little later, for timers may come early by a clock's tick."""
+
+        def stir() -> None:
+            self._queue(running)
+            self._wake.set()
+
+        asyncio.get_running_loop().call_later(seconds + 0.001, stir)
+
+    def _give_up(self, running: Running, line: Line, said: Away) -> None:
+        batch, answer = running.batch.id, said.answer
+        log.warning("gateway.given_up", batch=batch, line=line.number + 1, why=said.text)
+        del running.turned[line.number]
+        if answer is None:
+            running.answers.put(line.number, unanswered(batch, line, "upstream_busy", said.text))
+        else:
+            running.answers.put(line.number, _text(batch, line, answer))
 
     def _hold(self, why: str, asked_s: float | None) -> None:
         """Send nothing for a while: as long as the server asked for, else ever longer."""
@@ -337,19 +299,3 @@ class Runner:
 
 def _text(batch: str, line: Line, answer: Answer) -> bytes:
     return answered(batch, line, answer.status, answer.request_id, answer.body)
-
-
-def expire(running: Running) -> None:
-    """Write an error line for every request that was not answered in time, or tell that its input is spoiled."""
-    number = -1
-    try:
-        for number, text in read_lines(running.source):
-            if number < running.answers.total and not running.answers.has(number):
-                line = parse(number, text, running.batch.endpoint)
-                error = unanswered(running.batch.id, line, "batch_expired", "not answered before the window ended")
-                running.answers.put(number, error)
-    except (LineError, FileNotFoundError) as error:
-        running.spoil(number + 1, str(error))
-    else:
-        if running.answers.left:
-            running.spoil(number + 1, f"{running.answers.total} lines were checked, and some are gone")

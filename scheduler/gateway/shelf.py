@@ -50,9 +50,9 @@ class Shelf:
             self._coming.discard(coming)
             coming.discard()
 
-    def keep(self, coming: Incoming, filename: str, name: str | None = None) -> StoredFile:
-        """Store what came (blocking), as `name` where one is given: what stands there already stays. Raises OSError and
-        StoreDegraded; then it keeps nothing."""
+    def keep(self, coming: Incoming, filename: str, name: str | None = None, keep_s: int | None = None) -> StoredFile:
+        """Store what came (blocking), as `name` where one is given: what stands there already stays. It ends after
+        `keep_s`. Raises OSError and StoreDegraded; then it keeps nothing."""
         coming.seal()
         name = name or f"file-{secrets.token_hex(12)}"
         place = f"files/{name}"
@@ -63,7 +63,9 @@ class Shelf:
             coming.path.rename(path)
             try:
                 _sync(path.parent)
-                kept = self._add(StoredFile(name, coming.tenant, filename, coming.size, "batch", self._now(), place))
+                now, whose = self._now(), coming.tenant
+                ends = _ends(now, keep_s)
+                kept = self._add(StoredFile(name, whose, filename, coming.size, "batch", now, place, ends))
             except DISK_ERRORS:
                 path.unlink(missing_ok=True)  # nobody was told its name
                 raise
@@ -76,8 +78,9 @@ class Shelf:
         if not size:
             return None
         name = f"file-{batch.id.removeprefix('batch_')}-{kind}"
-        place = str(path.relative_to(self.folder))
-        self._add(StoredFile(name, batch.tenant, f"{batch.id}_{kind}.jsonl", size, "batch_output", self._now(), place))
+        place, now, shown = str(path.relative_to(self.folder)), self._now(), f"{batch.id}_{kind}.jsonl"
+        ends = _ends(now, batch.output_keep_s)
+        self._add(StoredFile(name, batch.tenant, shown, size, "batch_output", now, place, ends))
         return name
 
     def _add(self, file: StoredFile) -> StoredFile:
@@ -154,8 +157,13 @@ class Shelf:
 
     # ---------------------------------------------------------------- tidying
     def tidy(self, keep: timedelta) -> None:
-        """Forget batches that have been over for `keep`, with their answers, and files as old that none needs."""
-        before = self._now() - keep
+        """Forget batches that have been over for `keep`, with their answers, and files as old that none needs; and
+        files that are to end by now, unless a batch that is not over reads them."""
+        now = self._now()
+        before, read = now - keep, {one.input_file for one in self._batches.values() if not one.over}
+        for file in [one for one in self._files.values() if one.expires_at is not None and one.expires_at <= now]:
+            if file.id not in read:
+                self._forget(file)
         for batch in [one for one in self._batches.values() if one.over and _ended(one) < before]:
             for name in (batch.output_file, batch.error_file):
                 if name in self._files:
@@ -202,6 +210,10 @@ def page(
         "last_id": shown[-1].id if shown else None,
         "has_more": len(found) > limit,
     }
+
+
+def _ends(now: datetime, keep_s: int | None) -> datetime | None:
+    return None if keep_s is None else now + timedelta(seconds=keep_s)
 
 
 def _ended(batch: Batch) -> datetime:

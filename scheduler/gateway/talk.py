@@ -22,7 +22,8 @@ from scheduler.gateway.config import UpstreamConfig
 from scheduler.gateway.daemon import Daemon, DaemonError
 from scheduler.gateway.disk import Disk
 from scheduler.gateway.model import Batch, InputError, Status
-from scheduler.gateway.runner import Runner, Running
+from scheduler.gateway.runner import Runner
+from scheduler.gateway.running import Running
 from scheduler.gateway.shelf import Shelf
 from scheduler.gateway.terms import job_of
 from scheduler.gateway.trade import HELD, LOOK_EVERY, NEVER, TALK_S, UNKNOWN, Trade

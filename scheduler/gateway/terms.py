@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from scheduler.coordination.messages import MOVED_FROM
-from scheduler.gateway.model import ApiError, Batch
+from scheduler.gateway.model import BYTES_PER_TOKEN, ApiError, Batch
 
 DEADLINE, PRIORITY, MAX_PRICE, QUOTE = "deadline", "priority", "max_price_per_million_tokens", "quote"
 SITES = "sites"
@@ -116,6 +116,14 @@ def _bad(param: str, text: str) -> ApiError:
     return ApiError(400, f"{param}: {text}", "invalid_value", param)
 
 
+def data_gb(batch: Batch, tokens_per_gpu_h: float, size_bytes: int) -> float:
+    """Gigabytes that go to another site with a batch of so many bytes, and come back from it: of its lines without an
+    answer, and of the answers that they are estimated to have."""
+    left = 1.0 - (batch.completed + batch.failed) / batch.total if batch.total else 1.0
+    both_bytes = batch.work_gpu_h * tokens_per_gpu_h * BYTES_PER_TOKEN  # of questions and answers, as it was checked
+    return left * max(both_bytes, size_bytes) / 1e9
+
+
 def job_of(
     batch: Batch, pool: str, tokens_per_gpu_h: float, per_gpu: int, now: datetime, size_bytes: int = 0
 ) -> dict[str, Any]:
@@ -132,7 +140,7 @@ def job_of(
         "metadata": {"tenant": batch.tenant, "model": batch.model},
     }
     if batch.sites:
-        job |= {"sites": list(batch.open_sites), "data_gb": size_bytes / 1e9}
+        job |= {"sites": list(batch.open_sites), "data_gb": data_gb(batch, tokens_per_gpu_h, size_bytes)}
     if batch.origin:
         job["metadata"][MOVED_FROM] = batch.origin
     if batch.max_price is not None:

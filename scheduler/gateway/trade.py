@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from datetime import datetime
 from time import monotonic
 from typing import Any
 from zlib import crc32
@@ -54,9 +53,10 @@ class Trade:
         self._refused: set[str] = set()
         self.sales = Sales(upstreams, config.firm, self.market, shelf.store, clock.now)
 
-    def cheap_in_s(self, now: datetime) -> float:
-        """Seconds until power for some model is cheap; 0 where nobody knows."""
-        waits = [self.market.cheap_in_s(one, now) for one in set(self._of_model.values())]
+    def cheap_in_s(self, models: Collection[str]) -> float:
+        """Seconds until power for one of these models (none: for any) is cheap; 0 where nobody knows."""
+        now, served = self._clock.now(), {self._of_model[one] for one in models or self._of_model}
+        waits = [self.market.cheap_in_s(one, now) for one in served]
         return min((one for one in waits if one is not None), default=0.0)
 
     def bought(self, tenant: TenantConfig, metadata: Mapping[str, str], bid: float | None = None) -> Quote | None:

@@ -52,10 +52,13 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """The server takes nothing now: not reached, or too busy. `wait_s` is what it asked for (None: it did not say)."""
+    """The server took it not: not `reached`, or too busy. `wait_s` is what it asked for (None: it did not say);
+    `answer`: what it said."""
 
     text: str
     wait_s: float | None = None
+    reached: bool = True
+    answer: Answer | None = None
 
 
 Outcome = Answer | Broken | Away
@@ -83,7 +86,7 @@ class Upstream:
                     return Broken("upstream_error", f"{self.url} answers with more than {LONGEST_ANSWER} bytes")
                 return _outcome(response, text)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return Away(f"{self.url} can't be reached: {error}")
+            return Away(f"{self.url} can't be reached: {error}", reached=False)
         except asyncio.TimeoutError:  # noqa: UP041 - aiohttp's own timeouts inherit from this name
             return Broken("upstream_timeout", f"{self.url} gave no answer in time")
         except aiohttp.ClientError as error:
@@ -114,9 +117,10 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
 
 def _outcome(response: aiohttp.ClientResponse, text: bytes) -> Outcome:
     status = response.status
-    if status in _OVERLOADED:
-        return Away(f"{response.url} answers {status}", _retry_after(response.headers.get("Retry-After")))
     answer = Answer(status, response.headers.get("x-request-id", ""), _body(text))
+    if status in _OVERLOADED:
+        wait_s = _retry_after(response.headers.get("Retry-After"))
+        return Away(f"{response.url} answers {status}", wait_s, answer=answer)
     if status >= 500 or status in _AGAIN:
         return Broken("upstream_error", f"{response.url} answers {status}", answer)
     if answer.good and not isinstance(answer.body, dict):

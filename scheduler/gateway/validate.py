@@ -13,10 +13,8 @@ from time import sleep
 from typing import Any
 
 from scheduler.gateway.lines import Line, LineError, parse, read_lines
-from scheduler.gateway.model import MOST_ERRORS, InputError
+from scheduler.gateway.model import BYTES_PER_TOKEN, MOST_ERRORS, InputError
 
-BYTES_PER_TOKEN = 4.0
-"""English text; https://platform.openai.com/docs/concepts (tokens). Only the first estimate rests on it."""
 YIELD_EVERY = 500
 
 

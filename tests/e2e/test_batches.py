@@ -74,6 +74,34 @@ def test_the_life_of_a_batch_with_the_official_client(hall):
 
 
 @pytest.mark.timeout(180)
+def test_what_went_wrong_is_read_with_the_official_client(hall):
+    """Errors of lines, errors of a whole input, and files that are looked at and deleted."""
+    _, desk, client = hall
+    rows = [line(0, "fine", temperature=0, max_tokens=6), line(1, "odd", messages="no list of messages")]
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    file = client.files.create(file=("some.jsonl", text), purpose="batch")
+    held = client.files.retrieve(file.id)
+    assert (held.filename, held.bytes, held.purpose, held.status) == ("some.jsonl", len(text), "batch", "processed")
+    terms = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    found = finished(desk, client, client.batches.create(input_file_id=file.id, **terms))
+    assert (found.status, found.request_counts.completed, found.request_counts.failed) == ("completed", 1, 1)
+    (error,) = [json.loads(row) for row in client.files.content(found.error_file_id).text.splitlines()]
+    assert (error["custom_id"], error["error"]) == ("c-1", None)
+    assert error["response"]["status_code"] == 400, "as the server said it"
+    assert client.files.retrieve(found.error_file_id).purpose == "batch_output"
+    for name in (file.id, found.error_file_id):
+        assert client.files.delete(name).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.files.retrieve(name)
+    wrong = client.files.create(file=("wrong.jsonl", text + json.dumps(rows[0]).encode()), purpose="batch")
+    refused = finished(desk, client, client.batches.create(input_file_id=wrong.id, **terms))
+    (why,) = refused.errors.data
+    assert (refused.status, why.code, why.line, why.param) == ("failed", "duplicate_custom_id", 3, "custom_id")
+    assert "c-0" in why.message
+    assert (refused.output_file_id, refused.error_file_id) == (None, None)
+
+
+@pytest.mark.timeout(180)
 def test_an_operator_who_stops_the_pool_stops_the_batch(hall):
     machine, desk, client = hall
     daemon = machine.lives[-1]

@@ -343,9 +343,16 @@ def test_a_tenant_that_asks_too_much_is_told_when_to_come_back(stack, tmp_path, 
     daemon.gpus = 0
     name = desk.batch([f"w{k}" for k in range(12)])
     desk.wait(lambda: name in daemon.jobs)
-    answer = desk.create(desk.upload(asked(["a"])))
+    full = desk.upload(asked(["a"]))
+    answer = desk.create(full)
     assert answer.status_code == 429
-    assert int(answer.headers["Retry-After"]) > 0
+    assert int(answer.headers["Retry-After"]) == 60, "nobody knows a price"
+    daemon.quote(3.0, 1.0)
+    made = daemon.quotes["made_at"]
+    desk.wait(lambda: desk.call("GET", "/v1/quotes").json()["made_at"] == made)
+    answer = desk.create(full)
+    assert answer.status_code == 429
+    assert 3400 < int(answer.headers["Retry-After"]) <= 3600, "when power is cheap, and its batch gets done"
     large = desk.call("POST", "/v1/files", files={"file": ("in", b"x" * 10_001)}, data={"purpose": "batch"})
     assert large.status_code == 413
     found = desk.ended(

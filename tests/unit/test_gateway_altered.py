@@ -13,7 +13,8 @@ from scheduler.gateway.lines import DEEPEST, Line
 from scheduler.gateway.model import ApiError, Status
 from scheduler.gateway.mover import write_rest
 from scheduler.gateway.peer import PeerRefused
-from scheduler.gateway.runner import Runner, Running
+from scheduler.gateway.runner import Runner
+from scheduler.gateway.running import Running
 from scheduler.gateway.terms import checked_metadata
 from scheduler.gateway.upstream import Answer
 from scheduler.gateway.validate import check

@@ -12,7 +12,7 @@ from scheduler.gateway.disk import Disk
 from scheduler.gateway.model import Leg, Status
 from scheduler.gateway.mover import Mover
 from scheduler.gateway.peer import PeerError
-from scheduler.gateway.runner import Running
+from scheduler.gateway.running import Running
 from tests.support.gateway import asked
 from tests.unit.test_gateway_talk import begun, opened, run
 

@@ -15,7 +15,8 @@ from scheduler.gateway.answers import Answers
 from scheduler.gateway.config import load_gateway
 from scheduler.gateway.lines import LONGEST_LINE, Line, answered, parse, read_lines, unanswered
 from scheduler.gateway.model import Batch, InputError, Status, read_batch, written
-from scheduler.gateway.runner import Runner, Running
+from scheduler.gateway.runner import Runner
+from scheduler.gateway.running import Running
 from scheduler.gateway.upstream import Answer, Away, Broken, _retry_after
 from tests.support.gateway import asked, line
 
@@ -141,6 +142,7 @@ def test_a_tenant_that_comes_later_has_no_claim_on_what_it_did_not_ask_for(tmp_p
         async def send(_endpoint, body):
             order.append(body["messages"][0]["content"])
             await gate.wait()
+            await asyncio.sleep(0.02)  # it is time that is shared, so all take some
             return Answer(200, "", {})
 
         runner = Runner("r", send, 1, {"a": 1.0, "b": 1.0})

@@ -9,7 +9,8 @@ import pytest
 
 from scheduler.gateway.answers import Answers
 from scheduler.gateway.lines import Line
-from scheduler.gateway.runner import Runner, Running
+from scheduler.gateway.runner import Runner
+from scheduler.gateway.running import Running
 from tests.support.gateway import line
 from tests.unit.test_gateway_parts import NOW, batch, waiting
 
