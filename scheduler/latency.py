@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from adapters.latency.window import LatencyReading, LatencySource
+from adapters.latency.window import FEW, LONGEST_S, LatencyReading, LatencySource
 from adapters.ports import AdapterError
 from optimizer.curves import throughput_at_cap
 from optimizer.domain import GpuPool
@@ -26,9 +26,6 @@ from scheduler.status import LatencyStatus
 
 BAND = 0.9
 """Share of a threshold below which an objective counts as kept with room to spare."""
-
-LEAST_SEEN = 5.0
-"""With fewer requests in the window nothing is judged."""
 
 STEP, LEAD = 0.02, 0.05
 """Throughput that is let go at a time, and how far below what the pool runs at: a plan must follow first."""
@@ -41,6 +38,7 @@ class GuardState(StrEnum):
     """What the guard does."""
 
     IDLE = "idle"
+    FEW = "few"
     KEPT = "kept"
     SLIPPING = "slipping"
     HOLDING = "holding"
@@ -80,6 +78,8 @@ class Guard:
     measured_s: dict[str, float] = field(default_factory=dict)
     wait_s: float | None = None
     """How long the last of those that wait now will have waited, at the present rate."""
+    few: dict[str, str] = field(default_factory=dict)
+    """Why an objective is not judged though requests came, by its name."""
     changed: bool = False
     """Whether the books have news."""
     alarm: Callable[[], None] = lambda: None
@@ -97,13 +97,13 @@ class Guard:
         try:
             reading = self.source.read()
         except AdapterError as error:
-            self.state, self.measured_s, self.wait_s, self._calm = GuardState.LOST, {}, None, None
+            self.state, self.measured_s, self.wait_s, self._calm, self.few = GuardState.LOST, {}, None, None, {}
             text = f"{self.pool}: {error}; what was learned of its latencies holds"
             return (Note(Reason.LATENCY_LOST, self.pool, text, Severity.WARNING, now),)
-        window = timedelta(seconds=reading.window_s)
-        while len(self._speeds) > 1 and self._speeds[0][0] < now - window:
+        longest = timedelta(seconds=max(LONGEST_S, reading.window_s))
+        while len(self._speeds) > 1 and self._speeds[0][0] < now - longest:
             self._speeds.popleft()
-        worst = self._judge(reading, load, now)
+        worst, window = self._judge(reading, load, now)
         notes = self._act(worst, load, top, window, now)
         if reading.lost:
             text = f"{self.pool}: no latencies from {', '.join(reading.lost[:5])}"
@@ -112,7 +112,7 @@ class Guard:
 
     def hear(self, reading: LatencyReading) -> None:
         """A new reading: a slip in it waits for no tick. Changes nothing; the tick judges it again."""
-        if self.floor < 1.0 and self._worst(self._ratios(reading), self._queue_s(reading)) > 1.0:
+        if self.floor < 1.0 and self._worst(self._judged(reading), self._queue_s(reading)) > 1.0:
             self.alarm()
 
     def _outlive(self, now: datetime) -> None:
@@ -138,42 +138,58 @@ class Guard:
 
     def sentence(self) -> str:
         """What is seen, in words."""
-        measured_s, wait_s = self.measured_s, self.wait_s  # the fast loop replaces them while others ask
+        measured_s, wait_s, few = self.measured_s, self.wait_s, self.few  # the fast loop replaces them meanwhile
         seen = [
             f"{one.name} {1000 * measured_s[one.name]:.0f} ms of {1000 * one.threshold_s:.0f}"
-            for one in self.objectives
             if one.name in measured_s
+            else f"{one.name} {few[one.name]}"
+            for one in self.objectives
+            if one.name in measured_s or one.name in few
         ]
         queued = f", a queue of {wait_s:.1f} s" if wait_s is not None and wait_s > 0.05 else ""
         return (", ".join(seen) or "no requests") + queued
 
-    def _judge(self, reading: LatencyReading, load: float, now: datetime) -> float | None:
-        """The worst quantile over its threshold, learned on the way; None where nobody waits and nothing came."""
-        ratios = self._ratios(reading)
+    def _judge(self, reading: LatencyReading, load: float, now: datetime) -> tuple[float | None, timedelta]:
+        """The worst quantile over its threshold, learned on the way (None where nobody waits and nothing that can be
+        judged came), and the time of which it is."""
+        judged = self._judged(reading)
         self.measured_s = {
-            one.name: ratios[one.name] * one.threshold_s for one in self.objectives if one.name in ratios
+            one.name: judged[one.name][0] * one.threshold_s for one in self.objectives if one.name in judged
         }
-        for name, ratio in ratios.items():
-            self._learn(name, load, ratio, now)
+        self.few = self._too_few(reading)
+        for name, (ratio, span_s) in judged.items():
+            self._learn(name, load, ratio, timedelta(seconds=span_s), now)
         self.wait_s = self._wait_s(reading, now)
-        worst = self._worst(ratios, self.wait_s)
-        return worst if worst > 0 or ratios else None
+        worst = self._worst(judged, self.wait_s)
+        spans_s = [span_s for ratio, span_s in judged.values() if ratio >= worst]
+        window = timedelta(seconds=max(spans_s, default=reading.window_s))
+        return (worst if worst > 0 or judged else None), window
 
-    def _ratios(self, reading: LatencyReading) -> dict[str, float]:
-        """Quantiles over their thresholds, by objective; those of too few requests are left out."""
+    def _judged(self, reading: LatencyReading) -> dict[str, tuple[float, float]]:
+        """Quantiles over their thresholds by objective, each with the seconds of which it is; those of too few requests
+        are left out."""
         found = {}
         for one in self.objectives:
-            histogram = reading.histograms.get(one.metric)
-            seen = histogram.quantile(one.quantile) if histogram and histogram.total >= LEAST_SEEN else None
-            if seen is not None:
-                found[one.name] = seen / one.threshold_s
+            histogram, span_s = reading.seen(one.metric)
+            quantile = histogram.quantile(one.quantile) if histogram and histogram.total >= FEW else None
+            if quantile is not None:
+                found[one.name] = quantile / one.threshold_s, span_s
         return found
 
-    def _worst(self, ratios: dict[str, float], wait_s: float | None) -> float:
+    def _too_few(self, reading: LatencyReading) -> dict[str, str]:
+        """What is said of objectives for which something came, and not enough to judge by."""
+        seen = ((one.name, *reading.seen(one.metric)) for one in self.objectives)
+        return {
+            name: f"of {histogram.total:.0f} in {span_s:.0f} s, too few to judge"
+            for name, histogram, span_s in seen
+            if histogram and 0.5 <= histogram.total < FEW
+        }
+
+    def _worst(self, judged: dict[str, tuple[float, float]], wait_s: float | None) -> float:
         """The worst of the quantiles, and of the queue where it is longer than the shortest threshold; 0: none."""
         firsts = [one.threshold_s for one in self.objectives if one.metric == "ttft"]
         queue = [wait_s / min(firsts)] if firsts and wait_s is not None and wait_s > min(firsts) else []
-        return max([*ratios.values(), *queue], default=0.0)
+        return max([*(ratio for ratio, _ in judged.values()), *queue], default=0.0)
 
     @staticmethod
     def _queue_s(reading: LatencyReading) -> float | None:
@@ -191,12 +207,16 @@ class Guard:
         self._stalled = self._stalled or now
         return (now - self._stalled).total_seconds()
 
-    def _learn(self, name: str, load: float, ratio: float, now: datetime) -> None:
+    def _speeds_in(self, window: timedelta, now: datetime) -> list[float]:
+        """Throughputs of the last `window`; at least the newest."""
+        return [speed for at, speed in self._speeds if at >= now - window] or [self._speeds[-1][1]]
+
+    def _learn(self, name: str, load: float, ratio: float, window: timedelta, now: datetime) -> None:
         """The window holds requests under every throughput in it: what was missed is the slowest one's doing, what was
         kept the fastest one's merit. While it is not the caps' doing nothing is held against them."""
         if ratio > 1.0 and self.state is GuardState.MISSED:
             return
-        speeds = [speed for _, speed in self._speeds]
+        speeds = self._speeds_in(window, now)
         book, place = self.books[name], place_of(load, min(speeds) if ratio > 1.0 else max(speeds))
         if ratio > 1.0:
             self._blamed.setdefault((name, place), book.cells.get(place))
@@ -215,12 +235,13 @@ class Guard:
         if 0 < least < self.floor and self._calm is not None and now - self._calm >= self.hold:
             self.floor = least if least > max(self.configured, self._slips(load, now)) else 0.0
             self._calm = now - self.hold + max(window, self.hold / 6)
-        self.state = GuardState.HOLDING if self.floor > 0 else GuardState.IDLE if worst is None else GuardState.KEPT
+        idle = GuardState.FEW if self.few else GuardState.IDLE
+        self.state = GuardState.HOLDING if self.floor > 0 else idle if worst is None else GuardState.KEPT
         return ()
 
     def _take_back(self, top: float, window: timedelta, now: datetime) -> tuple[Note, ...]:
         self._slipped, self._slipped_last, self._calm, self.floor = self._slipped or now, now, None, 1.0
-        full = all(speed >= top - 1e-6 for _, speed in self._speeds)
+        full = all(speed >= top - 1e-6 for speed in self._speeds_in(window, now))
         if full and now - self._slipped >= NOT_THE_CAP * window:
             self._acquit()
             self.state = GuardState.MISSED

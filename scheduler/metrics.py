@@ -104,8 +104,8 @@ FAMILIES = (
            "the plan; absent: not known", ("pool", "objective")),
     Family("gridpace_pool_latency_floor_ratio", "gauge", "Throughput that latency objectives need now; 0: no more than "
            "the floor", ("pool",)),
-    Family("gridpace_pool_latency_guard", "gauge", "1 for what the latency guard does (idle, kept, slipping, holding, "
-           "missed, lost)", ("pool", "state")),
+    Family("gridpace_pool_latency_guard", "gauge", "1 for what the latency guard does (idle, few, kept, slipping, "
+           "holding, missed, lost)", ("pool", "state")),
     Family("gridpace_pool_yielded_gpus", "gauge", "GPUs whose limit another program insists on; left to it", ("pool",)),
     Family("gridpace_jobs", "gauge", "Jobs by state", ("state",)),
     Family("gridpace_jobs_elsewhere", "gauge", "Jobs that another site works on", ("site",)),

@@ -19,7 +19,7 @@ from adapters.fields import Duration
 from adapters.http import JsonServer
 from adapters.latency.polled import Polled
 from adapters.latency.vllm import MetricNames
-from adapters.latency.window import METRICS, LatencyReading, from_buckets
+from adapters.latency.window import FEW, LONGEST_S, METRICS, Histogram, LatencyReading, from_buckets
 from adapters.ports import AdapterError
 from adapters.prometheus import series_of
 
@@ -71,12 +71,11 @@ class PrometheusLatency:
         self._polled.close()
         self._server.close()
 
-    @property
-    def query(self) -> str:
-        """What is asked, for a person to try by hand."""
+    def query(self, window_s: float) -> str:
+        """What is asked of a window of so many seconds, for a person to try by hand."""
         config = self._config
         chosen = f"{{{config.selector}}}" if config.selector.strip() else ""
-        window = f"{max(1, round(config.window.total_seconds()))}s"
+        window = f"{max(1, round(window_s))}s"
         parts = []
         for metric in METRICS:
             rises = (f"sum by (le) (increase({name}_bucket{chosen}[{window}]))" for name in config.names[metric])
@@ -87,20 +86,31 @@ class PrometheusLatency:
         return " or ".join(parts)
 
     def ask(self) -> LatencyReading:
-        """Ask now. Raises AdapterError when there is no answer, or no series in it."""
+        """Ask now, and once more of a longer time where too few came. Raises AdapterError when there is no answer, or
+        no series in it."""
+        window_s = self._config.window.total_seconds()
+        histograms, single = self._told(window_s)
+        if "age" not in single:
+            raise AdapterError(f"{self._server.place}: no series of {self._config.ttft_metric} in its answer")
+        longer: dict[str, tuple[Histogram, float]] = {}
+        few = [metric for metric, found in histograms.items() if found.total < FEW]
+        if few and window_s < LONGEST_S:
+            more, _ = self._told(LONGEST_S)
+            longer = {metric: (more[metric], LONGEST_S) for metric in few if metric in more}
+        age_s = max(0.0, single["age"])
+        return LatencyReading(histograms, single.get("waiting"), window_s, age_s, longer=longer)
+
+    def _told(self, window_s: float) -> tuple[dict[str, Histogram], dict[str, float]]:
+        """Histograms by metric, and what is a number."""
         buckets: dict[str, dict[float, float]] = {metric: {} for metric in METRICS}
         single: dict[str, float] = {}
-        for what, bound, value in filter(None, map(_parsed, series_of(self._server, self.query))):
+        for what, bound, value in filter(None, map(_parsed, series_of(self._server, self.query(window_s)))):
             if what in buckets:
                 buckets[what][bound] = value
             else:
                 single[what] = value
         found = {metric: from_buckets(some) for metric, some in buckets.items() if some}
-        histograms = {metric: histogram for metric, histogram in found.items() if histogram is not None}
-        if "age" not in single:
-            raise AdapterError(f"{self._server.place}: no series of {self._config.ttft_metric} in its answer")
-        age_s = max(0.0, single["age"])
-        return LatencyReading(histograms, single.get("waiting"), self._config.window.total_seconds(), age_s)
+        return {metric: histogram for metric, histogram in found.items() if histogram is not None}, single
 
 
 def _as(query: str, what: str) -> str:

@@ -22,7 +22,7 @@ from adapters.context import AdapterContext
 from adapters.fields import Duration
 from adapters.http import HttpConfig, JsonServer
 from adapters.latency.polled import Polled
-from adapters.latency.window import METRICS, Histogram, LatencyReading, from_buckets, together
+from adapters.latency.window import FEW, LONGEST_S, METRICS, Histogram, LatencyReading, from_buckets, together
 from adapters.ports import AdapterError
 from adapters.workers import Crew
 
@@ -76,21 +76,37 @@ class VllmConfig(MetricNames):
     )  # fmt: skip
 
 
+Reading = tuple[float, Mapping[str, Histogram], float | None]
+"""When, counters by metric, and how many wait."""
+
+OLDER_S = 5.0
+"""Of readings before the window one in so many seconds is kept."""
+
+
 @dataclass
 class _Seen:
     """Counters of one server, by the moment at which they were read. What came while it was not heard of for `silent_s`
-    is of no window: it is counted anew from then on."""
+    is of no window: it is counted anew from then on. `older`: some of those before the window, up to LONGEST_S."""
 
     silent_s: float
-    readings: deque[tuple[float, Mapping[str, Histogram], float | None]] = field(default_factory=deque)
+    readings: deque[Reading] = field(default_factory=deque)
+    older: deque[Reading] = field(default_factory=deque)
 
     def add(self, at: float, counters: Mapping[str, Histogram], waiting: float | None, window_s: float) -> None:
-        """Take in a reading; forget all but one of those that are older than the window."""
+        """Take in a reading; all but one of those that are older than the window are none of it any more."""
         if self.readings and self.readings[-1][0] < at - self.silent_s:
-            self.readings.clear()
+            self._begin_anew()
         self.readings.append((at, counters, waiting))
         while len(self.readings) > 2 and self.readings[1][0] <= at - window_s:
-            self.readings.popleft()
+            past = self.readings.popleft()
+            if not self.older or past[0] - self.older[-1][0] >= OLDER_S:
+                self.older.append(past)
+        while self.older and self.older[0][0] < at - LONGEST_S:
+            self.older.popleft()
+
+    def _begin_anew(self) -> None:
+        self.readings.clear()
+        self.older.clear()
 
     @property
     def span_s(self) -> float:
@@ -106,9 +122,17 @@ class _Seen:
         added = now.since(before)
         if added is None:
             newest = self.readings[-1]
-            self.readings.clear()
+            self._begin_anew()
             self.readings.append(newest)
         return added
+
+    def over(self, metric: str, span_s: float) -> tuple[Histogram, float] | None:
+        """What came in the last `span_s` seconds, or since it is known, and in how many; None where nobody tells."""
+        at, counters, _ = self.readings[-1]
+        first = next((one for one in reversed(self.older) if one[0] <= at - span_s), None)
+        then, before, _ = first or next(iter(self.older), self.readings[0])
+        added = counters[metric].since(before[metric]) if metric in counters and metric in before else None
+        return (added, at - then) if added is not None else None
 
 
 class VllmLatency:
@@ -152,24 +176,43 @@ class VllmLatency:
         if len(errors) == len(told):
             raise AdapterError("; ".join(str(error) for error in errors.values()))
         alive = [self._seen[url] for url in told if url not in errors]
-        histograms = {metric: together([h for seen in alive if (h := seen.within(metric))]) for metric in METRICS}
         if not any(seen.readings[-1][1] for seen in alive):
             names = " or ".join(name for metric in METRICS for name in self._config.names[metric])
             raise AdapterError(f"metrics of {self._config.url}: no histogram {names}")
-        waits = [seen.readings[-1][2] for seen in alive]
-        known = [count for count in waits if count is not None]
-        return LatencyReading(
-            {metric: found for metric, found in histograms.items() if found is not None},
-            sum(known) if known else None,
-            max(self._window_s, *(seen.span_s for seen in alive)),
-            lost=tuple(errors),
-            firsts_per_s=_rate(alive),
-        )
+        return _reading(alive, self._window_s, tuple(errors))
 
     def _scrape(self, url: str) -> None:
         text = self._servers[url].text("/metrics")
         counters, waiting = parsed(text, self._config.names, self._config.waiting_metric)
         self._seen[url].add(monotonic(), counters, waiting, self._window_s)
+
+
+def _reading(alive: list[_Seen], window_s: float, lost: tuple[str, ...] = ()) -> LatencyReading:
+    """What these servers tell together. `lost`: those that did not answer."""
+    told = {metric: together([h for seen in alive if (h := seen.within(metric))]) for metric in METRICS}
+    histograms = {metric: found for metric, found in told.items() if found is not None}
+    few = (metric for metric, found in histograms.items() if found.total < FEW)
+    known = [count for _, _, count in (seen.readings[-1] for seen in alive) if count is not None]
+    return LatencyReading(
+        histograms,
+        sum(known) if known else None,
+        max(window_s, *(seen.span_s for seen in alive)),
+        lost=lost,
+        firsts_per_s=_rate(alive),
+        longer={metric: more for metric in few if (more := _longer(alive, metric, window_s))},
+    )
+
+
+def _longer(alive: list[_Seen], metric: str, window_s: float) -> tuple[Histogram, float] | None:
+    """What all servers tell of a time twice as long as the window, or four times and so on, until it is enough to
+    judge by: the shortest, so that what users felt long ago is forgotten as soon as something is known of now."""
+    found, span_s = None, window_s
+    while span_s < LONGEST_S and (found is None or found[0].total < FEW):
+        span_s = min(2 * span_s, LONGEST_S)
+        parts = [part for seen in alive if (part := seen.over(metric, span_s)) is not None]
+        histogram = together([part for part, _ in parts])
+        found = (histogram, max(seconds for _, seconds in parts)) if histogram is not None else None
+    return found
 
 
 def _rate(alive: list[_Seen]) -> float:

@@ -16,6 +16,12 @@ from typing import Protocol
 METRICS = ("ttft", "itl")
 """Time to the first token of a request; time between two tokens of one."""
 
+FEW = 5.0
+"""Fewer observations than these say nothing of a quantile."""
+
+LONGEST_S = 300.0
+"""Where fewer come in the window, so many seconds at most are looked at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
@@ -78,6 +84,7 @@ class LatencyReading:
     """What was seen in the last `window_s` seconds at most, `age_s` seconds ago: a histogram by metric (absent: nobody
     tells), and requests that wait for their turn (None: nobody tells). `lost`: servers that did not answer.
     `firsts_per_s`: rate of first tokens, where not all servers were seen for the whole window (None: the histogram's).
+    `longer`: where a histogram holds less than `FEW`, one of a longer time, and of how many seconds.
     """
 
     histograms: Mapping[str, Histogram]
@@ -86,6 +93,14 @@ class LatencyReading:
     age_s: float = 0.0
     lost: tuple[str, ...] = field(default=())
     firsts_per_s: float | None = None
+    longer: Mapping[str, tuple[Histogram, float]] = field(default_factory=dict)
+
+    def seen(self, metric: str) -> tuple[Histogram | None, float]:
+        """The shortest histogram known that holds enough to judge by, else the longest; and of how many seconds."""
+        short = self.histograms.get(metric)
+        if short is None or short.total < FEW:
+            return self.longer.get(metric, (short, self.window_s))
+        return short, self.window_s
 
     @property
     def rate(self) -> float:

@@ -4,6 +4,7 @@ The twin may serve other tests only because it gives the recorded answers to the
 compared: uids, versions, times, names' suffixes, texts, finalizers, and the counters in a ClusterQueue's status.
 """
 
+import copy
 import itertools
 import json
 import re
@@ -109,6 +110,86 @@ def test_recorded_requests_are_well_formed_by_the_schemas_save_those_that_are_wr
         if told["status"] < 300:
             objects[plural, told["body"]["metadata"]["name"]] = told["body"]
     assert odd == WRONG_ON_PURPOSE
+
+
+def kueue_objects():
+    """Each object of Kueue that a real server told, by its plural."""
+    plurals = {kind: plural for plural, kind in rules.KINDS.items() if plural not in {"jobs", "pods"}}
+    for one in EXCHANGES:
+        body = one["response"]["body"]
+        for item in body.get("items", [body]) if isinstance(body, dict) else []:
+            kind = item.get("kind", "")
+            if kind in plurals:
+                yield plurals[kind], copy.deepcopy(item)
+
+
+def test_what_real_servers_told_of_kueue_is_valid_by_the_closed_schemas():
+    seen = [(plural, rules.problems(plural, item)) for plural, item in kueue_objects()]
+    assert seen == [(plural, ([], [])) for plural, _ in seen]
+    assert {plural for plural, _ in seen} >= {"workloads", "clusterqueues", "localqueues", "resourceflavors"}
+
+
+def refused(twin, plural, name, body, status):
+    """What the twin says to a strict patch, and whether anything has changed."""
+    before = twin.peek(plural, "work" if plural == "workloads" else "", name)
+    code, answer = twin.patch(plural, before["metadata"].get("namespace", ""), name, body, strict=True, status=status)
+    assert twin.peek(plural, before["metadata"].get("namespace", ""), name) == before
+    return code, answer["reason"]
+
+
+CHECK = {"name": "gridpace", "state": "Ready", "lastTransitionTime": "2026-11-23T17:09:45Z", "message": ""}
+CONDITION = {"type": "Active", "status": "True", "reason": "Active", "message": "",
+             "lastTransitionTime": "2026-11-23T17:09:45Z"}  # fmt: skip
+RIGHT = [
+    ("workloads", True, {"status": {"admissionChecks": [CHECK]}}),
+    ("workloads", False, {"metadata": {"annotations": {"gridpace/held": "deactivated"}}, "spec": {"active": False}}),
+    ("clusterqueues", False, {"spec": {"stopPolicy": "HoldAndDrain"}}),
+    ("clusterqueues", False, {"spec": {"admissionChecksStrategy": {"admissionChecks": [{"name": "gridpace"}]}}}),
+    ("admissionchecks", True, {"status": {"conditions": [CONDITION]}}),
+]
+WRONG = [
+    ("workloads", True, {"status": {"admissionCheks": [CHECK]}}),
+    ("workloads", True, {"status": {"admissionChecks": [CHECK | {"messages": "so"}]}}),
+    ("workloads", True, {"status": {"admissionChecks": [CHECK | {"name": f"c{k}"} for k in range(9)]}}),
+    ("workloads", True, {"status": {"admissionChecks": [CHECK | {"podSetUpdates": [{"name": "main"}] * 9}]}}),
+    ("workloads", True, {"status": {"conditions": [CONDITION, {"type": "Other"}]}}),
+    ("workloads", False, {"metadata": {"annotation": {"gridpace/held": "deactivated"}}, "spec": {"active": False}}),
+    ("workloads", False, {"metadata": {"annotations": {"gridpace/ran": 5}}}),
+    ("workloads", False, {"spec": {"actives": False}}),
+    ("clusterqueues", False, {"metadata": {"annotation": {"gridpace/check": "gridpace"}}}),
+    ("clusterqueues", False, {"spec": {"admissionChecksStrategy": {"admissionChecks": []}}}),
+    ("clusterqueues", False, {"spec": {"admissionChecksStrategy": {"admissionCheks": [{"name": "gridpace"}]}}}),
+    ("clusterqueues", False, {"spec": {"stopPolicy": "Drain"}}),
+    ("admissionchecks", True, {"status": {"condition": [CONDITION]}}),
+    ("admissionchecks", True, {"status": {"conditions": [CONDITION | {"status": "yes"}]}}),
+    ("admissionchecks", True, {"metadata": {"label": {}}, "status": {"conditions": [CONDITION]}}),
+]
+
+
+@pytest.fixture
+def kueue():
+    """A cluster with one object of each kind, which stand still."""
+    twin = Twin()
+    with twin.lock:
+        twin.create("admissionchecks", "", {"metadata": {"name": "a"}, "spec": {"controllerName": "gridpace/power"}})
+        twin.create("clusterqueues", "", {"metadata": {"name": "a"}, "spec": {"namespaceSelector": {}}})
+        workload = RECORDED["workload-deactivate"]["response"]["body"]
+        pods = {"spec": workload["spec"], "status": workload["status"]}
+        assert twin.create("workloads", "work", {"metadata": {"name": "a"}, **copy.deepcopy(pods)})[0] == 201
+        yield twin
+
+
+@pytest.mark.parametrize(("plural", "status", "body"), WRONG)
+def test_a_misspelt_field_of_kueues_is_refused_wherever_it_stands(kueue, plural, status, body):
+    assert refused(kueue, plural, "a", body, status) == (422, "Invalid")
+
+
+@pytest.mark.parametrize(("plural", "status", "body"), RIGHT)
+def test_what_is_spelt_right_is_written(kueue, plural, status, body):
+    place = "work" if plural == "workloads" else ""
+    code, item = kueue.patch(plural, place, "a", body, strict=True, status=status)
+    assert code == 200
+    assert rules.merge(item, body) == item
 
 
 class Replay:

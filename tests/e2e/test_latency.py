@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 import requests
@@ -116,6 +117,18 @@ def guarded(folder, llama):
             exporter.stop()
 
 
+def alarms_of(guard, clock):
+    """When readings showed a slip, in the thread that read them."""
+    told, alarm = [], guard.alarm
+
+    def tell():
+        told.append(clock.now())
+        alarm()
+
+    guard.alarm = tell
+    return told
+
+
 @pytest.mark.timeout(120)
 def test_users_of_a_real_server_who_begin_to_wait_get_their_power_back_between_two_ticks(tmp_path, llama):
     with guarded(tmp_path, llama) as (site, app, crowd):
@@ -124,15 +137,18 @@ def test_users_of_a_real_server_who_begin_to_wait_get_their_power_back_between_t
         site.plan()
         site.tick()
         assert site.tick().cap_w["chat"] < 250, "throttled, and nothing is known of latencies yet"
+        guard = site.ctx.latency["chat"]
+        alarms = alarms_of(guard, site.clock)
         app.timer.start()
         try:
             wait_until(lambda: site.state.ticks == 3, 60)
             assert site.state.tick.cap_w["chat"] < 250
             crowd.crowd(48)
-            wait_until(lambda: site.state.tick.cap_w["chat"] == TOP_W, 90)
-            guard = site.ctx.latency["chat"]
+            wait_until(lambda: site.state.tick.cap_w["chat"] == TOP_W, 90)  # until so many have waited
             assert (guard.state.value, guard.floor) == ("slipping", 1.0)
             assert site.state.ticks == 4, "the next one by the clock is an hour away"
+            acted = site.state.tick.at + timedelta(seconds=site.state.tick.seconds)
+            assert timedelta() <= acted - alarms[0] < timedelta(seconds=1), "from the reading to full power"
         finally:
             app.timer.stop()
 

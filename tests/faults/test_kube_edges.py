@@ -1,6 +1,7 @@
 """Kubernetes at its edges: a queue that is missing, pods that wait for a node, servers that don't tell who is ready."""
 
 from datetime import UTC, datetime, timedelta
+from time import sleep
 
 import pytest
 
@@ -51,6 +52,59 @@ def test_an_emergency_that_is_called_while_queues_are_written_to_is_no_word_less
     jobs.apply({name: 8})
     cluster.wait(lambda: cluster.marked() == {"batch": "None"})
     assert told[:2] == [False, True]
+
+
+def policy(cluster, choose=None):
+    """The queue's stopPolicy; `choose`: what a person sets it to before."""
+    with cluster.twin.lock:
+        if choose is not None:
+            assert cluster.twin.patch("clusterqueues", "", "batch", {"spec": {"stopPolicy": choose}})[0] == 200
+        return cluster.twin.peek("clusterqueues", "", "batch")["spec"]["stopPolicy"]
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "after", "how"),
+    [("None", None, "None", "over"), ("Hold", None, "Hold", "over"), ("Hold", None, "Hold", "released"),
+     ("Hold", None, "Hold", "next daemon"), ("HoldAndDrain", None, "HoldAndDrain", "over"),
+     ("None", "Hold", "Hold", "over"), ("None", "Hold", "Hold", "next daemon"), ("Hold", "None", "None", "over")],
+)  # fmt: skip
+def test_after_an_emergency_a_queue_is_as_it_was_or_as_somebody_set_it_meanwhile(made, before, meanwhile, after, how):
+    cluster, jobs = made(kueue=True, drain_in_emergency=True)
+    name = cluster.submit(deadline="8h", queue="lq")
+    paced(cluster, jobs, name)
+    jobs.apply({name: 8})
+    cluster.wait(lambda: cluster.running() == {name})
+    assert policy(cluster, before) == before
+    jobs.emergency(True)
+    cluster.wait(lambda: cluster.running() == set())
+    cluster.wait(lambda: policy(cluster) == "HoldAndDrain" and jobs._drained is True)
+    if meanwhile is not None:
+        policy(cluster, meanwhile)
+    let_go(cluster, jobs, how)
+    assert policy(cluster) == after
+    assert "gridpace/stop-policy" not in annotations(cluster)
+    if after == "None":
+        cluster.wait(lambda: cluster.running() == {name})
+    else:
+        sleep(1.0)
+        assert cluster.running() == set(), "what somebody stopped starts nothing"
+
+
+def annotations(cluster):
+    with cluster.twin.lock:
+        return cluster.twin.peek("clusterqueues", "", "batch")["metadata"].get("annotations") or {}
+
+
+def let_go(cluster, jobs, how):
+    """The emergency's end, by itself, by `gridpace release`, or by that after a kill."""
+    if how == "over":
+        jobs.emergency(False)
+        cluster.wait(lambda: jobs._drained is False)
+    elif how == "released":
+        assert jobs.release() == ()
+    else:
+        jobs.close()  # killed
+        assert cluster.pace(cluster_queues=("batch",)).release() == ()
 
 
 def test_what_pods_waited_for_a_node_is_no_work_done(made):

@@ -380,7 +380,7 @@ def test_kueue_is_asked_for_new_work_and_runs_go_by_their_workload(made):
         assert "admissionChecksStrategy" not in cluster.twin.peek("clusterqueues", "", "batch")["spec"]
 
 
-def test_an_emergency_drains_only_where_the_site_allows_and_what_somebody_stopped_stays_stopped(made):
+def test_an_emergency_drains_only_where_the_site_allows(made):
     cluster, jobs = made(kueue=True, drain_in_emergency=True)
     name = cluster.submit(deadline="8h", queue="lq")
     paced(cluster, jobs, name)

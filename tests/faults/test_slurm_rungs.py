@@ -57,16 +57,34 @@ def test_licences_that_nobody_was_granted_are_kept_and_no_job_is_touched(cluster
     cluster.wait(lambda: kept(cluster) == 16)  # a job that is not paced has its licences on top
 
 
-def test_a_reservation_ends_by_itself_is_made_again_and_is_known_after_a_crash(cluster, pace, tmp_path):
+def reserved_until(cluster):
+    """When Slurm ends our reservation."""
+    text = cluster.run("scontrol", "show", "reservation", "gridpace", "-o")
+    return datetime.fromisoformat(text.partition("EndTime=")[2].split()[0]).astimezone(UTC)
+
+
+def test_a_reservation_is_renewed_while_nothing_changes_what_it_keeps(cluster, pace):
+    # Slurm counts a reservation in whole minutes, so it stands for one; renewed after a third of the lease.
+    jobs = pace(licence_lease="12s", **LICENCES)
+    jobs.snapshot()
+    jobs.apply({})
+    cluster.wait(lambda: kept(cluster) == 40)
+    first = reserved_until(cluster)
+    for more in (2, 6):  # and again
+        cluster.wait(lambda more=more: reserved_until(cluster) >= first + timedelta(seconds=more))
+        assert kept(cluster) == 40
+    assert jobs.notes() == ()
+
+
+def test_a_reservation_that_is_gone_is_made_again_and_is_known_after_a_crash(cluster, pace, tmp_path):
     store = Store.open(tmp_path / "books.db")
-    crashed = pace(store, licence_lease="1m", **LICENCES)
+    crashed = pace(store, licence_lease="12s", **LICENCES)
     crashed.snapshot()
     crashed.apply({})
     cluster.wait(lambda: kept(cluster) == 40)
     cluster.run("scontrol", "delete", "ReservationName=gridpace")  # as its end does
-    name = cluster.submit("--comment=gridpace deadline=8h", POWER, "--hold")
-    cluster.run("scontrol", "release", name)
-    cluster.wait(lambda: kept(cluster) in {32, 40}, 40)
+    assert kept(cluster) == 0
+    cluster.wait(lambda: kept(cluster) == 40)  # though nothing has changed
     crashed.close()  # as a crash: nothing is released
     again = pace(store, **LICENCES)
     assert again.held()["reservation gridpace"] == "reserved"
@@ -161,6 +179,18 @@ def test_what_waits_is_put_off_until_the_plan_starts_it_and_slurm_shows_that(clu
     cluster.wait(lambda: near(start_of(cluster, first), own, 30))  # its owner's own, which is still to come
     cluster.wait(lambda: start_of(cluster, soon) <= datetime.now(UTC) + timedelta(minutes=1))
     assert set(jobs.held()) == {f"{array}_1"}
+
+
+def test_a_start_that_was_put_off_is_put_off_again_in_time_while_nothing_is_granted(cluster, pace):
+    jobs = pace(Store.in_memory(), **{**DEFER, "defer_lease": "16s"})
+    jobs.snapshot()
+    jobs.apply({})
+    name = cluster.submit("--comment=gridpace deadline=8h", "--begin=now+3")
+    cluster.wait(lambda: name in jobs.held())
+    first = cluster.wait(lambda: start_of(cluster, name))
+    cluster.wait(lambda: (start_of(cluster, name) or first) >= first + timedelta(seconds=5))
+    assert datetime.now(UTC) < first, "renewed before its time came, not after Slurm had started it"
+    assert cluster.states()[name][0] == "PENDING"
 
 
 def test_a_job_that_was_put_off_begins_by_itself_and_the_next_daemon_knows_it(cluster, pace, tmp_path):

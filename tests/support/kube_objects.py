@@ -1,8 +1,6 @@
 """What an API server checks and fills in, for the twin: schemas, defaults, immutable fields, JSON merge patches.
 
-Jobs are held to the OpenAPI schemas of Kubernetes 1.36 (kubernetes-validate). For Kueue, whose schemas no package
-carries, the fields that Gridpace may write are described here, after apis/kueue/v1beta2 of kubernetes-sigs/kueue
-(Apache-2.0): `spec.active`, `spec.stopPolicy`, `spec.admissionChecksStrategy`, `status.admissionChecks`, conditions.
+Jobs are held to the OpenAPI schemas of Kubernetes 1.36 (kubernetes-validate), Kueue's objects to `kueue_schemas.py`.
 """
 
 import copy
@@ -13,76 +11,9 @@ from kubernetes_validate import utils
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
+from tests.support import kueue_schemas
+
 VERSION = "1.36"
-LABEL = {"type": "object", "additionalProperties": {"type": "string"}}
-TIME = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"}
-META = {"type": "object", "properties": {"labels": LABEL, "annotations": LABEL}}
-CHECK = {
-    "type": "object",
-    "required": ["name", "state", "lastTransitionTime", "message"],
-    "additionalProperties": False,
-    "properties": {
-        "name": {"type": "string", "maxLength": 316},
-        "state": {"enum": ["Pending", "Ready", "Retry", "Rejected"]},
-        "lastTransitionTime": TIME,
-        "message": {"type": "string", "maxLength": 32768},
-        "requeueAfterSeconds": {"type": "integer"},
-        "retryCount": {"type": "integer"},
-        "podSetUpdates": {"type": "array", "maxItems": 10},
-    },
-}
-CONDITION = {
-    "type": "object",
-    "required": ["type", "status", "lastTransitionTime", "reason", "message"],
-    "additionalProperties": False,
-    "properties": {
-        "type": {"type": "string"},
-        "status": {"enum": ["True", "False", "Unknown"]},
-        "reason": {"type": "string", "minLength": 1, "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"},
-        "message": {"type": "string", "maxLength": 32768},
-        "lastTransitionTime": TIME,
-        "observedGeneration": {"type": "integer"},
-    },
-}
-RULE = {
-    "type": "object",
-    "required": ["name"],
-    "additionalProperties": False,
-    "properties": {"name": {"type": "string", "maxLength": 316}, "onFlavors": {"type": "array"}},
-}
-STRATEGY = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {"admissionChecks": {"type": "array", "items": RULE}},
-}
-
-
-def _kind(spec, status, free=()):
-    spec_schema = {
-        "type": "object",
-        "properties": {**spec, **{name: {} for name in free}},
-        "additionalProperties": False,
-    }
-    return {"type": "object", "properties": {"metadata": META, "spec": spec_schema,
-                                             "status": {"type": "object", "properties": status}}}  # fmt: skip
-
-
-CONDITIONS = {"conditions": {"type": "array", "items": CONDITION}}
-KUEUE = {
-    "workloads": _kind(
-        {"active": {"type": "boolean"}, "queueName": {"type": "string"}, "priority": {"type": "integer"}},
-        CONDITIONS | {"admissionChecks": {"type": "array", "items": CHECK}},
-        ("podSets",),
-    ),
-    "clusterqueues": _kind(
-        {"stopPolicy": {"enum": ["None", "Hold", "HoldAndDrain"]}, "admissionChecksStrategy": STRATEGY},
-        CONDITIONS,
-        ("flavorFungibility", "namespaceSelector", "preemption", "queueingStrategy", "resourceGroups"),
-    ),
-    "localqueues": _kind({"clusterQueue": {"type": "string"}, "stopPolicy": {"type": "string"}}, CONDITIONS),
-    "resourceflavors": _kind({}, {}),
-    "admissionchecks": _kind({"controllerName": {"type": "string", "minLength": 1}}, CONDITIONS),
-}
 KINDS = {
     "jobs": "Job",
     "pods": "Pod",
@@ -121,7 +52,7 @@ def problems(plural, item):
     if plural == "jobs":
         return _job_problems(item)
     unknown, wrong = [], []
-    for error in jsonschema.Draft202012Validator(KUEUE[plural]).iter_errors(item):
+    for error in _kueue_validator(plural).iter_errors(item):
         if error.validator == "additionalProperties":
             unknown += [name for name in error.instance if name not in error.schema["properties"]]
         else:
@@ -141,11 +72,24 @@ def _job_problems(item):
 @functools.cache
 def _job_validator(strict):
     """The schema of a Job with its definitions, read once: the package's own call reads 4 MB each time."""
-    folder = f"kubernetes-json-schema/v{VERSION}.0-local{'-strict' if strict else ''}"
-    schema, definitions = (utils.schema_contents(f"{folder}/{name}.json", VERSION)
-                           for name in ("job-batch-v1", "_definitions"))  # fmt: skip
-    texts = Registry().with_resource("/api/_definitions.json", Resource.from_contents(definitions, DRAFT202012)).crawl()
+    schema, texts = _contents("job-batch-v1", strict), _definitions(strict)
     return jsonschema.Draft202012Validator(schema, registry=texts)
+
+
+@functools.cache
+def _kueue_validator(plural):
+    return jsonschema.Draft202012Validator(kueue_schemas.SCHEMAS[plural], registry=_definitions(strict=True))
+
+
+@functools.cache
+def _definitions(strict):
+    contents = Resource.from_contents(_contents("_definitions", strict), DRAFT202012)
+    return Registry().with_resource("/api/_definitions.json", contents).crawl()
+
+
+def _contents(name, strict):
+    folder = f"kubernetes-json-schema/v{VERSION}.0-local{'-strict' if strict else ''}"
+    return utils.schema_contents(f"{folder}/{name}.json", VERSION)
 
 
 def without_unknown(item, old):

@@ -1,10 +1,12 @@
 """The latency guard in the loops: what it takes back, what ranks above it, what plans learn from it."""
 
+import re
 from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 
+from adapters.latency.vllm import _reading, _Seen
 from adapters.latency.window import Histogram, LatencyReading
 from adapters.ports import AdapterError, EventTarget
 from optimizer.curves import throughput_at_cap
@@ -181,6 +183,67 @@ def test_a_queue_that_grows_is_a_slip_before_any_first_token_says_so(tmp_path):
         assert [tick.latency["chat"][0].guard for tick in ticks(site, 3)] == ["idle", "idle", "slipping"], (
             "no token at all"
         )
+
+
+class Rare:
+    """A server that is asked once in `every` seconds, on the site's clock; slow unless its pool has nearly full speed,
+    or always as `ttft_s` says."""
+
+    def __init__(self, site, every, ttft_s=None):
+        self.site, self.every, self.ttft_s = site, every, ttft_s
+        self.seen, self.first, self.counts = _Seen(10.0), site.clock.now(), [0.0, 0.0]
+
+    def read(self):
+        now_s = (self.site.clock.now() - self.first).total_seconds()
+        while self.counts[1] < now_s // self.every:
+            slow = self.site.hall.serving("chat")[2] < 0.97 if self.ttft_s is None else self.ttft_s > 1.3
+            self.counts = [self.counts[0] + (not slow), self.counts[1] + 1]
+        bounds = (0.5, 2.0, float("inf"))
+        counters = Histogram(bounds, (self.counts[0], self.counts[1], self.counts[1]))
+        self.seen.add(now_s, {"ttft": counters}, 0.0, 10.0)
+        return _reading([self.seen], 10.0)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(("every", "within"), [(3, 21), (12, 65), (50, 255)])
+def test_a_pool_that_is_seldom_asked_has_its_throttling_taken_back_too(tmp_path, every, within):
+    """Five slow ones say it, also where they came in four minutes; and what takes so long is not blamed on others."""
+    with served(tmp_path) as (site, guard):
+        guard.source = Rare(site, every)
+        site.plan()
+        throttled = ticks(site, within)
+        assert throttled[0].cap_w["chat"] < 250
+        assert throttled[-1].cap_w["chat"] == TOP_W
+        assert sum(tick.cap_w["chat"] < 250 for tick in throttled) >= 4 * every, "not before five are known"
+        assert guard.state.value == "slipping"
+        later = ticks(site, 720)
+        assert {tick.latency["chat"][0].guard for tick in later} <= {"slipping", "holding", "kept"}
+        assert all(tick.cap_w["chat"] == TOP_W for tick in later[: 4 * every])
+        assert min(tick.cap_w["chat"] for tick in later) > 300, (
+            "it is let go in steps, and no further than what was kept"
+        )
+        assert guard.least_speed(0.7, site.clock.now()) > 0.65, "the plan knows it too"
+
+
+def test_few_that_are_fast_take_nothing_back(tmp_path):
+    with served(tmp_path) as (site, guard):
+        guard.source = Rare(site, 12, ttft_s=0.3)
+        site.plan()
+        kept = ticks(site, 400)
+        assert all(tick.cap_w["chat"] < 250 for tick in kept)
+        assert [kept[at].latency["chat"][0].guard for at in (5, 30, 70, 399)] == ["idle", "few", "kept", "kept"]
+        assert p95_s(kept[-1]) <= 0.5
+
+
+def test_too_few_to_judge_in_five_minutes_is_said(tmp_path):
+    with served(tmp_path) as (site, guard):
+        guard.source = Rare(site, 90, ttft_s=5.0)
+        site.plan()
+        last = ticks(site, 700)[-1]
+        assert (last.cap_w["chat"] < 250, last.latency["chat"][0].guard, p95_s(last)) == (True, "few", None)
+        assert re.search(r"\(few\): ttft_p95 of 3 in (29\d|300) s, too few to judge;", site.facade.explain("chat"))
 
 
 def test_without_telemetry_what_was_learned_holds_and_is_said_also_after_a_restart(tmp_path):

@@ -63,6 +63,12 @@ def told(source):
         return None
 
 
+def seen_s(source):
+    """Of how many seconds its first tokens are judged."""
+    reading = told(source)
+    return reading.seen("ttft")[1] if reading else None
+
+
 def p95(source):
     reading = told(source)
     histogram = reading.histograms.get("ttft") if reading else None
@@ -82,6 +88,8 @@ def test_servers_are_asked_themselves_together_and_only_for_what_came_lately():
         assert reading.histograms["ttft"].quantile(0.4) <= 0.25
         assert (reading.waiting, reading.lost) == (4, ())
         wait_until(lambda: told(source).histograms["ttft"].total == 0)  # a second later nobody is served
+        longer, span_s = told(source).seen("ttft")
+        assert (longer.total, 1 < span_s < 10) == (100, True), "but a little before"
         two.begin_anew()
         two.serve(0.6, 10)  # fewer than before: its counters begin anew
         wait_until(lambda: told(source).waiting == 0)
@@ -126,6 +134,10 @@ def test_a_real_prometheus_tells_the_same_and_how_old_it_is():
         assert reading.waiting == 3
         assert 0 <= reading.age_s < 5
         assert 0.01 < reading.histograms["itl"].quantile(0.5) <= 0.1
+        with source_of(PrometheusLatency, PrometheusLatencyConfig, **(asked | {"window": "2s"})) as short:
+            wait_until(lambda: seen_s(short) == 300.0, 30)  # nobody came in the last two seconds
+            assert told(short).seen("ttft")[0].total >= 45
+            assert 0.5 < told(short).seen("ttft")[0].quantile(0.95) <= 0.75
         exporter.text = lambda: "up_and_running 1"
         wait_until(lambda: told(source) is None, 60)
         assert "no series of" in said(source) or "too old" in said(source)
