@@ -103,6 +103,7 @@ class Judge:
         self._leases_end_at = self._broken_at
         self._knows: dict[str, tuple[GridEvent, ...]] = {}
         self._away: set[str] = set()
+        self._died: dict[str, datetime] = {}
         self._withdrawals: set[str] = set()
         self._ramp = self._ramp_watch(world)
         self.foreign: set[GpuId] = set()
@@ -228,12 +229,17 @@ class Judge:
 
     def _may_go_deep(self, middle: datetime) -> set[GpuId]:
         """Cards that an emergency allows to be below their floor: as the books have it, and on nodes that are away, or
-        were a second ago, as the books were when these heard last."""
+        were a second ago, as the books were when these heard last. Where no agent lives nobody can raise them: what
+        was allowed when it died still is."""
         now, allowed = self.world.events(), set()
         for node in self.world.nodes:
             away = not node.heard or node.name in self._away
+            if node.core is not None and not away:
+                self._died.pop(node.name, None)
+            elif node.core is None:
+                self._died.setdefault(node.name, middle)
             events = (*now, *self._knows.get(node.name, ())) if away else now
-            if any(_allows_deep(event, middle, SECOND) for event in events):
+            if any(_allows_deep(event, self._died.get(node.name, middle), SECOND) for event in events):
                 allowed.update(node.cards.gpus)
         return allowed
 

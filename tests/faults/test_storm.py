@@ -223,6 +223,32 @@ def test_the_judge_lets_a_node_go_below_its_floor_that_did_not_hear_of_the_end_o
 
 
 @pytest.mark.timeout(300)
+def test_the_judge_asks_no_card_to_be_raised_while_its_agent_is_dead(world):
+    judge, train = Judge(world), world.models["train"].pool
+    begin, end = world.clock.now(), world.clock.now() + timedelta(seconds=20)
+    target = EventTarget(begin, end, limit_kw=11.0)
+    message = EventMessage("e1", 1, "lab", begin, end, (target,), emergency=True, program="emergency", source="test",
+                           ramp_in_s=0.0, ramp_out_s=0.0, rebound_s=0.0)  # fmt: skip
+    assert world.tell(message) == "in"
+    more(world, judge, "floors", 10)
+    world.nodes[3].kill()
+    assert more(world, judge, "floors", 40) == 0
+    floor_w = lowest_cap_w(train, floored=True)
+    assert world.view.infos()[world.nodes[3].cards.gpus[0]].limit_w < floor_w - 2, "as it was when its agent died"
+    world.hall.set_limits({world.nodes[4].cards.gpus[0]: floor_w - 20})
+    world.view.touched()
+    judge.second()
+    assert judge.found.floors == 1, "n4 has an agent"
+    world.nodes[3].start()
+    judge.found.floors = 0
+    more(world, judge, "floors", 10)
+    world.hall.set_limits({world.nodes[3].cards.gpus[0]: floor_w - 20})
+    world.view.touched()
+    judge.second()
+    assert judge.found.floors >= 1, "n3 has one again"
+
+
+@pytest.mark.timeout(300)
 def test_power_that_comes_back_to_a_dead_daemon_excuses_no_more_than_itself_and_no_longer_than_a_lease(world):
     """A machine boots while nobody is there; the others hold what was ordered, and one of them then goes beyond it."""
     judge = Judge(world)
