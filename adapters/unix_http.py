@@ -7,11 +7,15 @@ open a pool for every address asked, and here limits are a part of it.
 from __future__ import annotations
 
 import socket
+from time import monotonic, sleep
 from typing import Any
 
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
+
+AGAIN_S, BUSY_S = 0.005, 3.0
+"""How soon a full queue is tried again, and for how long where a request has no time-out of its own."""
 
 
 class UnixAdapter(HTTPAdapter):
@@ -37,10 +41,21 @@ class _Connection(HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
+        """Connect within the time that a connection may take. A socket whose queue is full refuses at once (EAGAIN)
+        where a blocking one would wait: eight cards that are asked at the same time fill a queue of five."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        seconds = float(self.timeout) if isinstance(self.timeout, int | float) else BUSY_S
+        ends = monotonic() + seconds
         try:
             sock.settimeout(self.timeout)
-            sock.connect(self._path)
+            while True:
+                try:
+                    sock.connect(self._path)
+                    break
+                except BlockingIOError:
+                    if monotonic() >= ends:
+                        raise TimeoutError(f"{self._path}: its queue is full") from None
+                    sleep(AGAIN_S)
         except OSError:
             sock.close()
             raise
