@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,8 +50,21 @@ def silence(node: str, answer: dict[str, Any] | str, gpus: int) -> Note:
     return Note(Reason.NODE_LOST, node, text, Severity.ALERT)
 
 
-def receipt_of(asks: Mapping[str, Mapping[str, Any]], answers: Sequence[dict[str, Any] | str]) -> Receipt:
-    """All nodes' answers to orders about limits as one receipt."""
+def refusals(refused: Mapping[str, str]) -> tuple[Note, ...]:
+    """Notes about nodes whose word of themselves is not believed."""
+    more = "no such word of it is believed; somebody else has its key, or it is set up wrong"
+    return tuple(
+        Note(Reason.NODE_LOST, node, f"node {node} {why}: {more}", Severity.ALERT) for node, why in refused.items()
+    )
+
+
+def receipt_of(
+    asks: Mapping[str, Mapping[str, Any]],
+    answers: Sequence[dict[str, Any] | str],
+    has: Callable[[str, GpuId], bool] = lambda _node, _gpu: True,
+) -> Receipt:
+    """All nodes' answers to orders about limits as one receipt; what a node says of cards that it has not (`has`) is
+    left out."""
     enforced: dict[GpuId, float] = {}
     failures: dict[GpuId, Reason] = {}
     notes: list[Note] = []
@@ -62,8 +75,8 @@ def receipt_of(asks: Mapping[str, Mapping[str, Any]], answers: Sequence[dict[str
             notes.append(silence(node, answer, len(gpus)))
             continue
         part = wire.receipt_in(answer["result"])
-        enforced.update(part.enforced_w)
-        failures.update(part.failures)
+        enforced.update((gpu, watts) for gpu, watts in part.enforced_w.items() if has(node, gpu))
+        failures.update((gpu, why) for gpu, why in part.failures.items() if has(node, gpu))
         notes.extend(part.notes)
     return Receipt(enforced, failures, tuple(notes))
 
