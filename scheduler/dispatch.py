@@ -290,7 +290,7 @@ class Dispatcher:
         self._limit.differ(told.lowered, {}, lower=True)
         text = f"{again} caps came back raised and were set again by their agents"
         notes = (Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now),) if again > 0 else ()
-        return (*notes, *yielded_notes(self.gpus, self._yielded, now))
+        return (*notes, *told.notes, *yielded_notes(self.gpus, self._yielded, now))
 
     def _yield(self, limits_w: dict[GpuId, float]) -> None:
         """Leave these GPUs to their other writer, and take those back that it has left."""

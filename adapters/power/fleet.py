@@ -24,9 +24,9 @@ from adapters.bus_pace import GATHER_S
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
-from adapters.power.fleet_answers import Unheard, answer_of, receipt_of, with_absent
+from adapters.power.fleet_answers import Unheard, answer_of, receipt_of, refusals, with_absent
 from adapters.power.fleet_post import Message, TrajectoryPost
-from adapters.power.fleet_roll import Roll
+from adapters.power.fleet_roll import Ordered, Roll
 from adapters.power.fleet_wire import NodeState
 from adapters.power.receipts import UNKNOWN_GPU
 from optimizer.reasons import Reason
@@ -72,10 +72,11 @@ class FleetPower:
         self._deadline_s, self._expected, self._clock = deadline_s, tuple(nodes), clock
         self._wall = wall
         self._roll = Roll(clock)
-        self._node_of: dict[GpuId, str] = {}
+        self._greeted: set[asyncio.Queue[tuple[str, dict[GpuId, GpuInfo]]]] = set()
         self._epoch: int | None = None
         self._reasserted = 0
         self._renewed_at = float("-inf")
+        self._ordered: dict[str, Ordered] = {}
         self._mute: set[str] = set()
         self._back: set[str] = set()
         self._gone: set[str] = set()  # did not answer, or the server says that nobody is there
@@ -95,8 +96,8 @@ class FleetPower:
         self.bus.wait_connected(self._deadline_s)
         found: dict[GpuId, GpuInfo] = {}
         last_s = self._deadline_s if self._expected else self.hello_s
-        for data in self.bus.call(self._everybody(b"", len(self._expected), last_s), LONGEST_HELLO_S):
-            found.update(self._take(data)[1])
+        for infos in self.bus.call(self._everybody(len(self._expected), last_s), LONGEST_HELLO_S):
+            found.update(infos)
         if not found:
             raise AdapterError(
                 f"NATS at {self.bus.settings.place}: no node answers; is `gridpace agent --fleet` running?"
@@ -104,16 +105,16 @@ class FleetPower:
         return found
 
     def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
-        """Enforced limit in W of those of these GPUs whose nodes answer: a tenth of what a node knows of its cards. Who
-        was not heard of lately is not waited for. AdapterError when no node answers."""
+        """Enforced limit in W of those of these GPUs whose nodes told it since their last order: each tells it of
+        itself, again as soon as it changes. AdapterError when no node is heard."""
         self.bus.wait_connected(self._deadline_s)
         found: dict[GpuId, float] = {}
-        asked = self._everybody(fleet_wire.LIMITS, len(self.states()), self.hello_s)
-        for data in self.bus.call(asked, LONGEST_HELLO_S):
-            state, _ = self._take(data)
-            found.update(state.enforced_w if state is not None else {})
-        if not found:
-            raise AdapterError(f"NATS at {self.bus.settings.place}: no node tells its limits")
+        with self._lock:
+            if not (heard := self._roll.fresh()):
+                raise AdapterError(f"NATS at {self.bus.settings.place}: no node tells its limits")
+            for state in heard.values():
+                if self._roll.obeyed(state, self._ordered.get(state.node)):
+                    found.update(state.enforced_w)
         return {gpu: found[gpu] for gpu in gpus if gpu in found}
 
     def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
@@ -123,6 +124,8 @@ class FleetPower:
         per_node, absent = self._by_node(caps_w)
         body = asdict(lease)
         asks = {node: {"op": "apply", "caps_w": caps, "lease": body} for node, caps in per_node.items()}
+        with self._lock:
+            self._ordered.update(dict.fromkeys(asks, (lease.epoch, lease.sequence, started)))
         receipt = self._ask_all(asks, renew={"lease": body} if self._renews(asks, lease) else None)
         return with_absent(replace(receipt, seconds=self._clock() - started), absent)
 
@@ -204,11 +207,11 @@ class FleetPower:
     def contested(self) -> Contested:
         """What became of the caps, as the nodes told it within the last seconds; nobody is asked."""
         with self._lock:
-            states = self._roll.contested()
-        yielded = {gpu: watts for state in states for gpu, watts in state.yielded_w.items()}
-        lowered = frozenset(gpu for state in states for gpu in state.lowered)
-        clocks = {gpu: mhz for state in states for gpu, mhz in state.yielded_mhz.items()}
-        return Contested(yielded, self._reasserted, lowered, clocks)
+            states, refused, has = self._roll.contested(), self._roll.refused(), self._roll.has
+            yielded = {g: watts for state in states for g, watts in state.yielded_w.items() if has(state.node, g)}
+            lowered = frozenset(gpu for state in states for gpu in state.lowered if has(state.node, gpu))
+            clocks = {g: mhz for state in states for g, mhz in state.yielded_mhz.items() if has(state.node, g)}
+        return Contested(yielded, self._reasserted, lowered, clocks, refusals(refused))
 
     def heard(self, gpus: Collection[GpuId]) -> Collection[GpuId]:
         """Those of these GPUs whose node speaks again (or for the first time) and was asked nothing since."""
@@ -245,50 +248,51 @@ class FleetPower:
     _states_heard = False
 
     async def _on_state(self, message: Msg) -> None:
-        self._take(message.data)
+        node = message.subject.rpartition(".")[2]  # the server lets nobody speak under another's name
+        infos = self._take(message.data, node)
+        if infos is not None:
+            for greeted in self._greeted:
+                greeted.put_nowait((node, infos))
 
-    def _take(self, data: bytes) -> tuple[NodeState | None, dict[GpuId, GpuInfo]]:
-        """Keep a node's state, and return it with its GPUs where they are told; what isn't one is left out."""
+    def _take(self, data: bytes, node: str) -> dict[GpuId, GpuInfo] | None:
+        """Keep what a node told of itself; its GPUs, where all of them are told. What can't be so is left out."""
         try:
             # Of all that an idle daemon does most is to read this: here by a reader that agents are too small for.
             state, infos = fleet_wire.state_in(data, from_json)
         except wire.BadRequest:
-            return None, {}
+            return None
         with self._lock:
-            before = self._roll.last.get(state.node)
+            if not self._roll.believes(state, node):
+                return None
+            before = self._roll.last.get(node)
             self._reasserted += max(0, state.reasserted - before.reasserted) if before is not None else 0
-            if before is None or state.node in self._gone:
-                self._back.add(state.node)
-            self._mute.discard(state.node)
-            self._gone.discard(state.node)
+            if before is None or node in self._gone:
+                self._back.add(node)
+            self._mute.discard(node)
+            self._gone.discard(node)
             self._roll.hear(state)
-            if infos:
-                (self._unpack.add if state.unpacks else self._unpack.discard)(state.node)
-            self._node_of.update(dict.fromkeys(state.draw_w, state.node))
-        return state, infos
+            if infos is not None:
+                (self._unpack.add if state.unpacks else self._unpack.discard)(node)
+        return infos
 
-    async def _everybody(self, ask: bytes, expected: int, last_s: float) -> list[bytes]:
-        """Answers of all nodes to one call; it ends when so many as are `expected` (0: nobody knows) have answered, or
-        nobody does any more for `last_s`, and some more for each that did."""
-        client = self.bus.client
-        inbox = client.new_inbox()
-        heard: asyncio.Queue[bytes] = asyncio.Queue()
-
-        async def on_answer(message: Msg) -> None:
-            heard.put_nowait(message.data)
-
-        subscription = await client.subscribe(inbox, cb=on_answer)
-        await client.publish(fleet_wire.HELLO, ask, reply=inbox)
-        answers: list[bytes] = []
+    async def _everybody(self, expected: int, last_s: float) -> list[dict[GpuId, GpuInfo]]:
+        """The GPUs of all nodes, which tell them under their own names; it ends when so many as are `expected` (0:
+        nobody knows) have spoken, or nobody does any more for `last_s`, and some more for each that did."""
+        heard: asyncio.Queue[tuple[str, dict[GpuId, GpuInfo]]] = asyncio.Queue()
+        answers: dict[str, dict[GpuId, GpuInfo]] = {}
         quiet_s = max(self._deadline_s, self.hello_s)
-        while not expected or len(answers) < expected:
-            try:
-                answers.append(await asyncio.wait_for(heard.get(), quiet_s))
-            except TimeoutError:
-                break
-            quiet_s = last_s + NODE_S * len(answers)
-        await subscription.unsubscribe()
-        return [data for data in answers if data]
+        self._greeted.add(heard)
+        try:
+            await self.bus.client.publish(fleet_wire.HELLO, b"")
+            while not expected or len(answers) < expected:
+                node, infos = await asyncio.wait_for(heard.get(), quiet_s)
+                answers[node] = infos
+                quiet_s = last_s + NODE_S * len(answers)
+        except TimeoutError:
+            pass
+        finally:
+            self._greeted.discard(heard)
+        return list(answers.values())
 
     async def _gather(
         self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None
@@ -332,11 +336,7 @@ class FleetPower:
         inbox = client.new_inbox()
         subscription = await client.subscribe(f"{inbox}.*", cb=on_answer, pending_msgs_limit=-1, pending_bytes_limit=-1)
         try:
-            for number, (subject, told, headers) in enumerate(messages):
-                data = told if isinstance(told, bytes) else wire.encode(told)
-                await client.publish(subject, data, reply=f"{inbox}.{number}", headers=headers)
-                if number % BURST == BURST - 1:
-                    await asyncio.sleep(0)  # let them leave, and answers come in
+            await self._send(inbox, messages, answers, missing)
             if missing:
                 await asyncio.wait_for(done.wait(), patience_s)
             elif messages:
@@ -351,6 +351,18 @@ class FleetPower:
                 await subscription.unsubscribe()
         return answers
 
+    async def _send(self, inbox: str, messages: Sequence[Message], answers: list[Any], missing: set[int]) -> None:
+        """Send these; what can't be sent fails alone, and is not waited for."""
+        for number, (subject, told, headers) in enumerate(messages):
+            data = told if isinstance(told, bytes) else wire.encode(told)
+            try:
+                await self.bus.client.publish(subject, data, reply=f"{inbox}.{number}", headers=headers)
+            except (NatsError, OSError) as error:
+                answers[number] = Unheard(str(error) or type(error).__name__)
+                missing.discard(number)
+            if number % BURST == BURST - 1:
+                await asyncio.sleep(0)  # let them leave, and answers come in
+
     # ------------------------------------------------------------ asking many
     def _patience_s(self, asks: Sized) -> float:
         """How long so many answers may take."""
@@ -362,7 +374,7 @@ class FleetPower:
         absent = []
         with self._lock:
             for gpu, value in values.items():
-                node = self._node_of.get(gpu)
+                node = self._roll.cards.get(gpu)
                 if node is None:
                     absent.append(gpu)
                 else:
@@ -374,4 +386,4 @@ class FleetPower:
         if not self.bus.connected:
             raise self.bus.unreachable()
         answers = self.bus.call(self._gather(asks, renew), 2.0 * self._patience_s(asks) + 1.0)
-        return receipt_of(asks, answers)
+        return receipt_of(asks, answers, self._roll.has)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
+from pydantic_core import from_json
 
 from adapters.ports import GpuId, Receipt
 from adapters.power import wire
 from adapters.power.receipts import UNKNOWN_GPU
 from optimizer.reasons import Note, Reason, Severity
+
+T = TypeVar("T")
 
 
 class Unheard(str):
@@ -26,7 +29,7 @@ def answer_of(message: Msg) -> dict[str, Any] | str:
     if message.headers and message.headers.get("Status") == "503":
         return "nobody listens there"
     try:
-        return wire.decode(message.data)
+        return wire.decode(message.data, from_json)
     except wire.BadRequest as error:
         return str(error)
 
@@ -50,8 +53,21 @@ def silence(node: str, answer: dict[str, Any] | str, gpus: int) -> Note:
     return Note(Reason.NODE_LOST, node, text, Severity.ALERT)
 
 
-def receipt_of(asks: Mapping[str, Mapping[str, Any]], answers: Sequence[dict[str, Any] | str]) -> Receipt:
-    """All nodes' answers to orders about limits as one receipt."""
+def refusals(refused: Mapping[str, str]) -> tuple[Note, ...]:
+    """Notes about nodes whose word of themselves is not believed."""
+    more = "no such word of it is believed; somebody else has its key, or it is set up wrong"
+    return tuple(
+        Note(Reason.NODE_LOST, node, f"node {node} {why}: {more}", Severity.ALERT) for node, why in refused.items()
+    )
+
+
+def receipt_of(
+    asks: Mapping[str, Mapping[str, Any]],
+    answers: Sequence[dict[str, Any] | str],
+    has: Callable[[str, GpuId], bool] = lambda _node, _gpu: True,
+) -> Receipt:
+    """All nodes' answers to orders about limits as one receipt; what a node says of cards that it has not (`has`) is
+    left out."""
     enforced: dict[GpuId, float] = {}
     failures: dict[GpuId, Reason] = {}
     notes: list[Note] = []
@@ -61,11 +77,20 @@ def receipt_of(asks: Mapping[str, Mapping[str, Any]], answers: Sequence[dict[str
             failures.update(dict.fromkeys(gpus, Reason.NODE_LOST))
             notes.append(silence(node, answer, len(gpus)))
             continue
-        part = wire.receipt_in(answer["result"])
-        enforced.update(part.enforced_w)
-        failures.update(part.failures)
+        part, asked = wire.receipt_in(answer["result"]), ask.get("caps_w") or ask.get("limits_w") or {}
+        enforced.update(_of_its_own(part.enforced_w, node, asked, has))
+        failures.update(_of_its_own(part.failures, node, asked, has))
         notes.extend(part.notes)
     return Receipt(enforced, failures, tuple(notes))
+
+
+def _of_its_own(
+    said: Mapping[GpuId, T], node: str, asked: Mapping[GpuId, object], has: Callable[[str, GpuId], bool]
+) -> Mapping[GpuId, T]:
+    """What a node says of the cards it was asked about, and of others that it has: it may put back more than that."""
+    if said.keys() <= asked.keys():
+        return said
+    return {gpu: value for gpu, value in said.items() if gpu in asked or has(node, gpu)}
 
 
 def with_absent(receipt: Receipt, absent: Sequence[GpuId]) -> Receipt:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from adapters.ports import GpuId
 from adapters.power.fleet_wire import NodeState
 
 STALE_S = 10.0
 """A node whose last word is older counts as lost."""
+
+Ordered = tuple[int, int, float]
+"""Epoch and sequence of a node's last order, and when it left (monotonic)."""
 
 
 class Roll:
@@ -25,6 +29,39 @@ class Roll:
         """The last word of each node, however old."""
         self._at: OrderedDict[str, float] = OrderedDict()
         self._contested: dict[str, NodeState] = {}
+        self.cards: dict[GpuId, str] = {}
+        """Which node has a card."""
+        self._refused: dict[str, tuple[str, float]] = {}
+
+    def believes(self, state: NodeState, node: str) -> bool:
+        """Whether to take this word of who speaks as `node`, which the server vouches for: whoever names itself
+        otherwise, or claims a card that another node has and tells of, could have that card's orders sent to itself."""
+        why = f"calls itself {state.node!r}" if state.node != node else self._claim(state)
+        if why is not None:
+            self._refused[node] = (why, self._clock())
+        return why is None
+
+    def refused(self) -> dict[str, str]:
+        """Nodes of which a word was not believed lately, and why."""
+        if self._refused:
+            since = self._clock() - STALE_S
+            self._refused = {node: (why, at) for node, (why, at) in self._refused.items() if at >= since}
+        return {node: why for node, (why, _) in self._refused.items()}
+
+    def _claim(self, state: NodeState) -> str | None:
+        """Why a node's cards can't all be its own."""
+        if all(self.has(state.node, gpu) for gpu in state.draw_w):
+            return None
+        now = self._clock()
+        for gpu in state.draw_w:
+            owner = self.cards.get(gpu, state.node)
+            if owner != state.node and gpu in self.last[owner].draw_w and now - self._at[owner] <= STALE_S:
+                return f"claims {gpu}, which {owner} has"
+        return None
+
+    def has(self, node: str, gpu: GpuId) -> bool:
+        """Whether a node may speak of this card: it is its own, or nobody's."""
+        return self.cards.get(gpu, node) == node
 
     def hear(self, state: NodeState) -> None:
         """A node spoke now."""
@@ -32,6 +69,7 @@ class Roll:
         self.last[node] = state
         self._at[node] = self._clock()
         self._at.move_to_end(node)
+        self.cards.update(dict.fromkeys(state.draw_w, node))
         if state.yielded_w or state.lowered or state.yielded_mhz:
             self._contested[node] = state
         else:
@@ -59,3 +97,11 @@ class Roll:
             return []
         stale = set(self.stale())
         return [state for node, state in self._contested.items() if node not in stale]
+
+    def obeyed(self, state: NodeState, last: Ordered | None) -> bool:
+        """Whether a node said this after its last order, so that its limits can be compared with it: it knows the
+        order's number, or (after a reboot it knows none) speaks long after it."""
+        if last is None:
+            return True
+        epoch, sequence, at = last
+        return (state.epoch, state.sequence) >= (epoch, sequence) or self._at[state.node] - at > STALE_S

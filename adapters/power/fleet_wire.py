@@ -10,17 +10,19 @@ Lease, sequence and epoch are in the payload, and the agent alone enforces them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from adapters.ports import GpuId, GpuInfo, Lease
 from adapters.power import wire
 
+T = TypeVar("T")
+
 HELLO = "gridpace.hello"
-LIMITS = wire.encode({"tell": "limits"})
-"""What a hello says that asks for no more than the limits in force; an empty one asks for all that is known."""
+"""Asks every node for all that it knows of its GPUs."""
 
 RENEW = "gridpace.renew"
 STATES = "gridpace.state.*"
@@ -94,17 +96,24 @@ class NodeState(NamedTuple):
     """GPUs that enforce less than was ordered: a board controller's limit."""
     yielded_mhz: Mapping[GpuId, float] = _NONE
     """GPUs whose locked clocks the agent left to who freed them, with the clock in MHz at which they ran."""
-    enforced_w: Mapping[GpuId, float] = _NONE
-    """Limits in force in W, where they were asked for."""
+    limit_w: float | Sequence[float] | None = None
+    """The limit in force in W of all GPUs, or of each, in the order of `draw_w`; None where it is not told."""
     unpacks: bool = False
     """Whether the node reads trajectories that name its GPUs once."""
 
+    @property
+    def enforced_w(self) -> Mapping[GpuId, float]:
+        """Limits in force in W of its GPUs, where they are told."""
+        if self.limit_w is None:
+            return {}
+        if isinstance(self.limit_w, float):
+            return dict.fromkeys(self.draw_w, self.limit_w)
+        return dict(zip(self.draw_w, self.limit_w, strict=True))
 
-def state_out(
-    node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, Any], *, whole: bool, limits: bool = False
-) -> bytes:
-    """A node's state as one message; `whole`: with all that is known of each GPU, as an answer to a hello; `limits`:
-    with those in force. What is told every second stays small: ten thousand nodes tell it to one daemon."""
+
+def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, Any], *, whole: bool) -> bytes:
+    """A node's state as one message; `whole`: with all that is known of each GPU, as an answer to a hello. What is told
+    every second stays small: ten thousand nodes tell it to one daemon."""
     kept = {name: status[name] for name in ("phase", "epoch", "sequence", "lease_left_s")}
     draws = {gpu: round(info.draw_w, 1) for gpu, info in infos.items()}
     busy = [None if info.utilisation is None else round(info.utilisation, 2) for info in infos.values()]
@@ -115,20 +124,23 @@ def state_out(
         more |= {"yielded_mhz": status["yielded_mhz"]}
     if status.get("lowered"):
         more |= {"lowered": status["lowered"]}
+    limits = [info.enforced_w for info in infos.values()]
     if limits:
-        more["enforced_w"] = {gpu: info.enforced_w for gpu, info in infos.items()}
+        more["limit_w"] = _same(limits)
     told = {"node": node, "draw_w": draws, "busy": busy, "capped": len(status["found_w"])}
     return wire.encode({**told, **kept, **more})
 
 
-def state_in(data: bytes, loads: Callable[..., Any] | None = None) -> tuple[NodeState, dict[GpuId, GpuInfo]]:
-    """A node's state from its message, and its GPUs where they are told. BadRequest when it isn't one. `loads`: see
-    `wire.decode`."""
+def state_in(data: bytes, loads: Callable[..., Any] | None = None) -> tuple[NodeState, dict[GpuId, GpuInfo] | None]:
+    """A node's state from its message, and its GPUs where they are told (else None). BadRequest when it isn't one.
+    `loads`: see `wire.decode`."""
     message = wire.decode(data, loads) if loads is not None else wire.decode(data)
     try:
         draws, shares = _numbers(message["draw_w"]), message.get("busy", ())
         if not {*map(type, shares)} <= _SHARES:
             shares = [None if share is None else float(share) for share in shares]
+        if not isfinite(sum(share for share in shares if share is not None)):
+            raise ValueError("busy must be shares of time")
         state = NodeState(
             str(message["node"]),
             draws,
@@ -138,38 +150,50 @@ def state_in(data: bytes, loads: Callable[..., Any] | None = None) -> tuple[Node
             float(message["lease_left_s"]),
             int(message["capped"]),
             dict(zip(draws, shares)),  # noqa: B905 - no keyword: ten thousand nodes are read every second
+            limit_w=_limit(message.get("limit_w"), len(draws)),
         )
-        return (state, {}) if _SELDOM.isdisjoint(message) else _with_more(state, message)
+        return (state, None) if _SELDOM.isdisjoint(message) else _with_more(state, message)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise wire.BadRequest(f"not a node's state: {error!r}") from error
 
 
 _SHARES = {float, type(None)}
-_SELDOM = frozenset({"yielded_w", "reasserted", "lowered", "gpus", "enforced_w", "yielded_mhz", "unpacks"})
+_SELDOM = frozenset({"yielded_w", "reasserted", "lowered", "gpus", "yielded_mhz", "unpacks"})
 """What most messages don't have."""
 
 
-def _with_more(state: NodeState, message: Mapping[str, Any]) -> tuple[NodeState, dict[GpuId, GpuInfo]]:
+def _with_more(state: NodeState, message: Mapping[str, Any]) -> tuple[NodeState, dict[GpuId, GpuInfo] | None]:
     """The state with what is told now and then."""
-    infos = wire.infos_in(message["gpus"]) if "gpus" in message else {}
-    limits = {gpu: info.enforced_w for gpu, info in infos.items()}
-    if "enforced_w" in message:
-        limits = wire.watts(message["enforced_w"], "enforced_w")
+    infos = wire.infos_in(message["gpus"]) if "gpus" in message else None
+    if infos is not None and infos.keys() != state.draw_w.keys():
+        raise ValueError("gpus and draw_w are not of the same GPUs")
     more = state._replace(
         yielded_w=wire.watts(message["yielded_w"], "yielded_w") if "yielded_w" in message else {},
         reasserted=int(message.get("reasserted", 0)),
         lowered=tuple(map(str, message.get("lowered", ()))),
         yielded_mhz=wire.watts(message["yielded_mhz"], "yielded_mhz") if "yielded_mhz" in message else {},
-        enforced_w=limits,
         unpacks=message.get("unpacks") is True,
     )
     return more, infos
 
 
+def _limit(told: Any, gpus: int) -> float | Sequence[float] | None:
+    """One limit of all GPUs or as many as there are GPUs, checked. TypeError or ValueError for others."""
+    if told is None:
+        return None
+    limits = [*map(float, told)] if isinstance(told, list) else [float(told)]
+    if not all(0.0 <= watts < 1e6 for watts in limits) or (isinstance(told, list) and len(limits) != gpus):
+        raise ValueError(f"limit_w must be watts of {gpus} GPUs")
+    return limits if isinstance(told, list) else limits[0]
+
+
 def _numbers(told: Mapping[GpuId, Any]) -> Mapping[GpuId, float]:
-    """Numbers by GPU, as floats; as they are where they are such already. TypeError or ValueError for others."""
-    values = told.values()
-    return told if {*map(type, values)} <= {float} else dict(zip(told, map(float, values), strict=True))
+    """Watts by GPU, as floats; as they are where they are such already. TypeError or ValueError for others: a sum tells
+    of NaN, a minimum may not."""
+    found = told if {*map(type, told.values())} <= {float} else dict(zip(told, map(float, told.values()), strict=True))
+    if found and not (isfinite(sum(found.values())) and min(found.values()) >= 0.0):
+        raise ValueError("draw_w must be watts")
+    return found
 
 
 def trajectory_out(steps: wire.Steps, until_s: float, lease: Lease, issued_at: float, *, packed: bool = False) -> bytes:
@@ -184,8 +208,8 @@ def trajectory_out(steps: wire.Steps, until_s: float, lease: Lease, issued_at: f
     return wire.encode({**told, "until_s": until_s, "lease": body, "issued_at": issued_at})
 
 
-def _same(caps: list[int]) -> int | list[int]:
-    """One cap, where all are the same."""
+def _same(caps: list[T]) -> T | list[T]:
+    """One value, where all are the same."""
     return caps[0] if caps.count(caps[0]) == len(caps) else caps
 
 

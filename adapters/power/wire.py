@@ -150,8 +150,13 @@ def infos_out(infos: Mapping[GpuId, GpuInfo]) -> list[dict[str, Any]]:
 
 
 def infos_in(value: list[dict[str, Any]]) -> dict[GpuId, GpuInfo]:
-    """GPUs from JSON."""
-    return {fields["id"]: GpuInfo(**fields) for fields in value}
+    """GPUs from JSON. BadRequest or TypeError for what is none."""
+    found = {fields["id"]: GpuInfo(**fields) for fields in value}
+    for one in found.values():
+        read_w = (one.min_w, one.max_w, one.default_w, one.limit_w, one.enforced_w, one.draw_w)
+        if not all(isfinite(watts) and watts >= 0.0 for watts in read_w):
+            raise BadRequest(f"{one.id} is told with {read_w} W")
+    return found
 
 
 def _all_whole(value: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from typing import Any, TypeVar
 
@@ -77,7 +78,7 @@ class Ear:
     async def listen(self, client: Client) -> None:
         """Hear what is for this node, and what is for all."""
         await client.subscribe(fleet_wire.ask_subject(self._node), cb=self._on_ask)
-        await client.subscribe(fleet_wire.HELLO, cb=self._on_hello)
+        await client.subscribe(fleet_wire.HELLO, cb=partial(self._on_hello, client))
         await client.subscribe(fleet_wire.RENEW, cb=self._on_renew)
         await client.subscribe(fleet_wire.follow_subject(self._node), cb=self._on_trajectory)
 
@@ -106,11 +107,11 @@ class Ear:
             return
         await message.respond(wire.encode(await self._do(lambda: self._answer(self._core, request, True))))
 
-    async def _on_hello(self, message: Msg) -> None:
-        limits = message.data == fleet_wire.LIMITS
-        state = await self._state(whole=not limits, limits=limits)
+    async def _on_hello(self, client: Client, _: Msg) -> None:
+        """Told as every state is, under this node's own name, which the server vouches for."""
+        state = await self._state(whole=True)
         if state is not None:
-            await message.respond(state)
+            await client.publish(fleet_wire.state_subject(self._node), state)
 
     async def _on_renew(self, message: Msg) -> None:
         """A renewal is unanswered; one that is refused shows in the state that is told."""
@@ -152,20 +153,20 @@ class Ear:
             except (NatsError, OSError) as error:
                 _log.warning("the state is not told: %s", error)
 
-    async def _state(self, *, whole: bool = False, limits: bool = False) -> bytes | None:
+    async def _state(self, *, whole: bool = False) -> bytes | None:
         """This node's state as one message, empty where nothing is new; None while its cards can't be reached."""
         try:
-            told: bytes = await self._do(lambda: self._told(whole, limits))
+            told: bytes = await self._do(lambda: self._told(whole))
         except AdapterError as error:
             _log.warning("%s", error)
             return None
         return told
 
-    def _told(self, whole: bool, limits: bool) -> bytes:
+    def _told(self, whole: bool) -> bytes:
         infos, status = self._core.discover(), self._core.status()
-        if not (whole or limits) and not self._news.worth(infos, status):
+        if not whole and not self._news.worth(infos, status):
             return b""
-        return fleet_wire.state_out(self._node, infos, status, whole=whole, limits=limits)
+        return fleet_wire.state_out(self._node, infos, status, whole=whole)
 
 
 class FleetEar:

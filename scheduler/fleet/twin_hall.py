@@ -16,6 +16,7 @@ from time import monotonic
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adapters.hall import SimulatedHall
 from adapters.hall_noise import Bursts, Flicker
@@ -71,42 +72,55 @@ class TwinHall:
         """Nodes whose cards can't be read in this second."""
         self.cards = tuple(TwinCards(self, number) for number in range(len(self.names)))
         """Of each node, in the order of the names."""
-        self._see()
+        self.limit_w: list[float] = []
+        self.live: list[bool] = []
+        self._seen: tuple[NDArray[np.float64], NDArray[np.bool_]] | None = None
+        self._told: tuple[list[float], list[float]] | None = None
+        self._see(())
 
     def look(self) -> None:
         """Bring everything to the last whole step."""
         until = int((self._clock() - self._began) * STEPS_A_SECOND + 1e-6)
         if until <= self._step:
             return
+        written: set[int] = set()
         while self._step < until:
             self._step += 1
             self._world.sleep(STEP_S)
             self._hall.advance()
             if self._written:
                 self._hall.set_limits({self._ids[at]: watts for at, watts in self._written.items()})
+                written |= self._written.keys()
                 self._written = {}
             if self._step % STEPS_A_SECOND == 0 and self.model.losses > 0:
                 chances = np.random.default_rng((self._seed, 2, self._step)).random(len(self.names))
                 self.silent = frozenset(np.flatnonzero(chances < self.model.losses).tolist())
-        self._see()
+        self._see(written)
 
     def write(self, at: int, watts: float) -> None:
         """Set a card's limit, from the next step on."""
         self.limit_w[at] = self._written[at] = watts
 
-    def _see(self) -> None:
-        """Take over what the cards do now."""
-        before, live = getattr(self, "limit_w", []), getattr(self, "live", [])
-        seen = self._hall.columns()
+    def _see(self, written: Collection[int]) -> None:
+        """Take over what the cards do now, and what became of the limits that were written."""
+        seen, before = self._hall.columns(), self._seen
         noise = 1.0 + self.model.sensor_noise * self._noise.normal(size=len(self._ids))
-        self.draw_w: list[float] = (seen.draw_w * noise).tolist() if self.model.sensor_noise else seen.draw_w.tolist()
-        self.limit_w: list[float] = seen.enforced_w.tolist()
-        self.live: list[bool] = seen.live.tolist()
-        self.busy: list[float] = seen.busy.tolist()
-        if self.limit_w != before or self.live != live:
-            rows = zip(zip(before, live, strict=True), zip(self.limit_w, self.live, strict=True), strict=False)
-            for node in {at // self.gpus for at, (was, now) in enumerate(rows) if was != now}:
-                self.cards[node].touched()
+        self._draw_w = seen.draw_w * noise if self.model.sensor_noise else seen.draw_w
+        self._busy, self._told = seen.busy, None
+        self._seen = (seen.enforced_w.copy(), seen.live.copy())
+        if before is not None:
+            changed = (self._seen[0] != before[0]) | (self._seen[1] != before[1])
+            written = {*written, *np.flatnonzero(changed).tolist()}
+        if written or before is None:
+            self.limit_w, self.live = self._seen[0].tolist(), self._seen[1].tolist()
+        for node in {at // self.gpus for at in written}:
+            self.cards[node].touched()
+
+    def told(self) -> tuple[list[float], list[float]]:
+        """Draw in W and share of time at work of every card: made once for all who ask in a step, if anybody does."""
+        if self._told is None:
+            self._told = (self._draw_w.tolist(), self._busy.tolist())
+        return self._told
 
 
 class TwinCards:
@@ -126,7 +140,7 @@ class TwinCards:
         """Every card that is there, as it is now. AdapterError while they can't be read."""
         hall = self._ready()
         low, high, model = hall.low_w, hall.high_w, hall.model.curve.name
-        limits, draws, busy, live = hall.limit_w, hall.draw_w, hall.busy, hall.live
+        limits, live, (draws, busy) = hall.limit_w, hall.live, hall.told()
         return {
             gpu: GpuInfo(gpu, model, low, high, high, limits[at], limits[at], draws[at], utilisation=busy[at])
             for gpu, at in self.places.items()

@@ -199,6 +199,31 @@ def test_a_nodes_key_opens_its_own_subjects_alone(stack, tmp_path):
         stranger.wait_connected(1.5)
 
 
+@pytest.mark.parametrize("name", ["n1", "n2", "no name"])
+def test_a_nodes_key_moves_no_other_nodes_cards_to_itself(stack, tmp_path, name):
+    servers, nodes, fleet = fleet_of(stack, tmp_path)
+    gpus = everything(nodes)
+    fleet.apply(dict.fromkeys(gpus, 400), Lease(1, 1, 60.0))
+    thief = Bus(replace(servers.settings("n1"), name="n1"))
+    stack.callback(thief.close)
+    thief.wait_connected(5.0)
+    told = {"node": name, "draw_w": {gpus[0]: 1.0, nodes["n2"].gpus[0]: 1.0}, "busy": [], "capped": 2, "phase": "free",
+            "epoch": 1, "sequence": 1, "lease_left_s": 9.0, "yielded_w": dict.fromkeys(nodes["n2"].gpus, 700.0),
+            "limit_w": 400.0}  # fmt: skip
+    heard = []
+    fleet.bus.call(_listen(fleet.bus, fleet_wire.STATES, heard), 5.0)
+    for subject in ("gridpace.state.n1", "gridpace.state.n2"):
+        thief.call(thief.client.publish(subject, wire.encode(told)), 3.0)
+    thief.call(thief.client.flush(5), 6.0)
+    wait_until(lambda: b'"draw_w":{"' + gpus[0].encode() + b'":1.0' in b"".join(heard), 5)
+    told_of = fleet.contested()
+    assert ([note.subject for note in told_of.notes], told_of.yielded_w) == (["n1"], {})
+    assert "no such word of it is believed" in told_of.notes[0].text
+    receipt = fleet.apply(dict.fromkeys(gpus, 250), Lease(1, 2, 60.0))
+    assert receipt.failures == {}
+    assert all(node.limits() == {250} for node in nodes.values())
+
+
 async def _read(bus, node):
     bucket = await bus.jetstream.key_value(fleet_wire.BUCKET)
     return (await bucket.get(node)).value

@@ -118,7 +118,7 @@ def test_the_faults_of_a_seed_are_the_same_ones_however_often_anybody_looks():
         hall, clock = made(seed, **behaviour)
         for cards in hall.cards:
             cards.apply(dict.fromkeys(cards.places, 300), Lease(1, 1, 60.0))
-        stories[name] = (lived(hall, clock, step_s), tuple(hall.draw_w))
+        stories[name] = (lived(hall, clock, step_s), tuple(hall.told()[0]))
     assert stories["often"] == stories["seldom"]
     assert stories["often"] != stories["other"]
     silent, live, limits = zip(*stories["often"][0], strict=True)

@@ -60,14 +60,16 @@ def test_only_nodes_that_say_so_are_told_packed_trajectories():
             TwinHall([name], 2, TwinModel(shipped_curves()[CURVE])).cards[0], TwinFiles(), AgentSettings()
         )
         wires.run(Ear(cores[name], name, answer, 1.0, do).listen(LocalClient(wires, name)))
-    power = FleetPower(LocalBus(wires, "daemon").settings, 0.05, bus=LocalBus(wires, "daemon"))
+    bus = LocalBus(wires, "daemon")
+    power = FleetPower(bus.settings, 0.05, bus=bus)
+    wires.run(power.listen(bus.client))
     power.hello_s = 0.05
     gpus = tuple(power.discover())
     state = power.states()["old"]
     assert state.unpacks
     infos = cores["old"].discover()
     hello = wire.decode(fleet_wire.state_out("old", infos, cores["old"].status(), whole=True))
-    power._take(wire.encode({name: value for name, value in hello.items() if name not in {"unpacks", "v"}}))
+    power._take(wire.encode({name: value for name, value in hello.items() if name not in {"unpacks", "v"}}), "old")
     power.bus.call = lambda work, _s: work.close()
     power._post.hand_over = told_to(told)
     power.hold([(0.0, dict.fromkeys(gpus, 250)), (2.0, dict.fromkeys(gpus, 300))], 60.0, LEASE)
@@ -141,7 +143,7 @@ def test_nodes_that_the_config_names_are_waited_for(monkeypatch):
         _waiting.close()
         waited.append(seconds)
         if len(waited) == 1:
-            return b"state"
+            return "n1", {}
         raise TimeoutError
 
     monkeypatch.setattr("adapters.power.fleet.asyncio.wait_for", nobody)

@@ -36,10 +36,17 @@ def test_who_is_heard_who_is_silent_and_who_is_contested_is_what_looking_at_all_
 
 
 def message(**more):
+    apart = 1.0 if more else 0.0
     infos = {
-        f"g{k}": GpuInfo(f"g{k}", "H100", 200, 700, 700, 700, 300 + k, 250.0 + k, utilisation=0.5) for k in range(3)
+        f"g{k}": GpuInfo(f"g{k}", "H100", 200, 700, 700, 700, 300.0 + apart * k, 250.0 + k, utilisation=0.5)
+        for k in range(3)
     }
-    return fleet_wire.state_out("n1", infos, {**STATUS, **more}, whole=False, limits=bool(more))
+    return fleet_wire.state_out("n1", infos, {**STATUS, **more}, whole=False)
+
+
+def whole():
+    infos = {f"g{k}": GpuInfo(f"g{k}", "H100", 200, 700, 700, 700, 300.0, 250.0) for k in range(3)}
+    return fleet_wire.state_out("n1", infos, STATUS, whole=True)
 
 
 @pytest.mark.parametrize("more", [{}, {"lowered": ["g1"], "yielded_w": {"g2": 700.0}, "reasserted": 3}])
@@ -49,7 +56,40 @@ def test_both_readers_of_json_read_the_same_state(more):
     assert fast[0].draw_w == {"g0": 250.0, "g1": 251.0, "g2": 252.0}
     assert fast[0].utilisation == dict.fromkeys(("g0", "g1", "g2"), 0.5)
     assert fast[0].lowered == tuple(more.get("lowered", ()))
-    assert fast[0].enforced_w == ({"g0": 300.0, "g1": 301.0, "g2": 302.0} if more else {})
+    apart = 1.0 if more else 0.0
+    assert fast[0].enforced_w == {f"g{k}": 300.0 + apart * k for k in range(3)}
+    assert (b'"limit_w":300.0' in message(**more)) == (not more), "what all have in common is told once"
+
+
+def test_a_node_is_believed_of_itself_and_of_its_own_cards():
+    now = [100.0]
+    roll = Roll(lambda: now[0])
+    roll.hear(said("n2", 0))
+    assert roll.believes(said("n1", 0), "n1")
+    assert not roll.believes(said("n2", 0), "n1"), "another's name"
+    thief = said("n1", 0)._replace(draw_w={"n1-0": 300.0, "n2-0": 300.0})
+    assert not roll.believes(thief, "n1")
+    assert roll.refused() == {"n1": "claims n2-0, which n2 has"}
+    assert (roll.has("n2", "n2-0"), roll.has("n1", "n2-0"), roll.has("n1", "nobody's")) == (True, False, True)
+    assert roll.believes(said("n1", 0), "n1")
+    assert roll.refused(), "told for a while: who asks comes once a second"
+    now[0] += STALE_S + 0.1
+    assert roll.refused() == {}
+    assert roll.believes(thief, "n1"), "a card that went to another host, while its first one is gone"
+    roll.hear(thief)
+    assert roll.cards == {"n1-0": "n1", "n2-0": "n1"}
+
+
+def test_limits_are_compared_once_a_node_knows_its_last_order():
+    now = [100.0]
+    roll = Roll(lambda: now[0])
+    one = said("n1", 0)._replace(epoch=2, sequence=5)
+    roll.hear(one)
+    assert [roll.obeyed(one, last) for last in (None, (2, 5, 99.0), (2, 6, 99.0), (3, 1, 99.0), (1, 9, 99.0))] == [
+        True, True, False, False, True]  # fmt: skip
+    now[0] += STALE_S
+    roll.hear(one)  # after a reboot a node knows of no order
+    assert roll.obeyed(one, (2, 6, 99.0))
 
 
 @pytest.mark.parametrize("loads", [None, from_json])
@@ -60,8 +100,11 @@ def test_both_readers_of_json_read_the_same_state(more):
         message().replace(b"250.0", b'"x"'), message().replace(b'"capped":1', b'"capped":null'),
         message().replace(b'"busy":[', b'"busy":["y",'),
         message().replace(b'"draw_w":{', b'"draw_w":[{').replace(b"},", b"}],", 1),
-        message(reasserted=1).replace(b'"enforced_w":{"g0":300', b'"enforced_w":{"g0":NaN'),
-        message(reasserted=1).replace(b'"enforced_w":{"g0":300', b'"enforced_w":{"g0":-3.0'),
+        message().replace(b'"limit_w":300.0', b'"limit_w":NaN'), message().replace(b"250.0", b"NaN"),
+        message().replace(b"250.0", b"-1.0"), message().replace(b'"busy":[0.5', b'"busy":[NaN'),
+        message(reasserted=1).replace(b'"limit_w":[300.0', b'"limit_w":[-3.0'),
+        message(reasserted=1).replace(b'"limit_w":[300.0,', b'"limit_w":['),
+        whole().replace(b'"max_w":700', b'"max_w":NaN', 1), whole().replace(b'"id":"g1"', b'"id":"g9"'),
     ],
 )  # fmt: skip
 def test_what_is_no_state_is_refused_by_both(loads, broken):

@@ -30,20 +30,21 @@ def wires():
 def test_a_mute_node_is_waited_for_once_and_heard_again_when_it_speaks(wires):
     mute = {"n2"}
 
-    def node(name):
+    def node(name, client):
         async def ask(message):
             caps = wire.decode(message.data)["caps_w"]
             if name not in mute:
                 body = {"enforced_w": caps, "failures": {}, "notes": [], "seconds": 0.0}
                 await message.respond(wire.encode({"ok": True, "result": body}))
 
-        async def hello(message):
-            await message.respond(state(name))
+        async def hello(_):
+            await client.publish(fleet_wire.state_subject(name), state(name))
 
         return ask, hello
 
     for name in ("n1", "n2"):
-        client, (ask, hello) = LocalClient(wires, name), node(name)
+        client = LocalClient(wires, name)
+        ask, hello = node(name, client)
         wires.run(client.subscribe(fleet_wire.ask_subject(name), cb=ask))
         wires.run(client.subscribe(fleet_wire.HELLO, cb=hello))
     bus = LocalBus(wires, "daemon")
@@ -97,8 +98,8 @@ def test_a_lease_is_told_to_all_beside_orders_only_where_not_all_are_asked_or_it
     wires.run(LocalClient(wires, "n3").subscribe(fleet_wire.RENEW, cb=renew))
     bus = LocalBus(wires, "daemon")
     power = FleetPower(bus.settings, 0.05, bus=bus, clock=lambda: now[0])
-    power._take(state("n1"))
-    power._take(state("n2"))
+    power._take(state("n1"), "n1")
+    power._take(state("n2"), "n2")
     both = {"GPU-n1": 500, "GPU-n2": 500}
     power.apply(both, Lease(1, 1, 30.0))
     assert heard == [1], "nobody knows who else has a lease of ours"
@@ -115,8 +116,8 @@ def test_a_lease_is_told_to_all_beside_orders_only_where_not_all_are_asked_or_it
 def test_cards_that_a_board_holds_lower_are_told_of(wires):
     bus = LocalBus(wires, "daemon")
     power = FleetPower(bus.settings, 0.05, ("n1",), bus=bus)
-    power._take(state("n1"))
+    power._take(state("n1"), "n1")
     assert power.contested().lowered == frozenset()
     info = GpuInfo("GPU-n1", "H100", 200, 700, 700, 700, 700, 400.0)
-    power._take(fleet_wire.state_out("n1", {info.id: info}, {**STATUS, "lowered": ["GPU-n1"]}, whole=False))
+    power._take(fleet_wire.state_out("n1", {info.id: info}, {**STATUS, "lowered": ["GPU-n1"]}, whole=False), "n1")
     assert power.contested().lowered == {"GPU-n1"}

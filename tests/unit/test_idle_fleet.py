@@ -29,16 +29,16 @@ NOW = datetime(2022, 9, 6, 21, tzinfo=UTC)
 
 
 class Fleet:
-    """Two nodes of four cards, a dispatcher over them, and what was said to all nodes in which size it was answered."""
+    """Two nodes of four cards, a dispatcher over them, and the questions to all nodes."""
 
     def __init__(self):
         self.wires = Wires(asyncio.new_event_loop())
-        self.hellos, self.sizes, self.cards = [], [], {}
+        self.hellos, self.ears, self.cards, self.now = [], {}, {}, 100.0
         for name in ("n1", "n2"):
             self.cards[name] = TwinHall([name], 4, TwinModel(shipped_curves()[CURVE])).cards[0]
             core = AgentCore(self.cards[name], TwinFiles(), AgentSettings(drift=DriftRules(0)))
-            ear = Ear(core, name, answer, 1.0, self._do)
-            self.wires.run(ear.listen(LocalClient(self.wires, name)))
+            self.ears[name] = Ear(core, name, answer, 1.0, self._do)
+            self.wires.run(self.ears[name].listen(LocalClient(self.wires, name)))
         bus = LocalBus(self.wires, "daemon")
         publish = bus.client.publish
 
@@ -48,16 +48,20 @@ class Fleet:
             await publish(subject, data, reply, headers)
 
         bus.client.publish = told
-        self.power = FleetPower(bus.settings, 0.05, bus=bus)
+        self.power = FleetPower(bus.settings, 0.05, bus=bus, clock=lambda: self.now)
         self.power.hello_s = 0.05
-        take = self.power._take
-        self.power._take = lambda data: (self.sizes.append(len(data)), take(data))[1]
+        self.wires.run(self.power.listen(bus.client))
         gpus = tuple(sorted(self.power.discover()))
         self.dispatcher = Dispatcher(Store.in_memory(), self.power, {"all": gpus}, writes=True, epoch=1)
         assert not self.dispatcher.apply({"all": PoolOrder(300, 8)}, 60.0, NOW).notes
 
     async def _do(self, work):
         return work()
+
+    def tell(self, *names):
+        """These nodes tell their state, where it is news."""
+        for name in names or self.ears:
+            self.wires.run(self.ears[name].tell(LocalClient(self.wires, name)))
 
 
 @pytest.fixture
@@ -67,37 +71,38 @@ def fleet():
     made.wires.loop.close()
 
 
-def test_limits_of_a_fleet_are_read_back_by_a_small_question_and_a_raised_one_is_found(fleet):
-    whole = fleet.sizes[-1]
+def test_limits_of_a_fleet_are_compared_as_nodes_tell_them_and_nobody_is_asked(fleet):
+    fleet.tell()
     fleet.hellos.clear()
     assert fleet.dispatcher.verify(NOW) == ()
-    assert fleet.hellos == [fleet_wire.LIMITS]
-    assert fleet.sizes[-1] < whole / 2
     fleet.cards["n2"].release({"GPU-n2-1": 400.0})
+    fleet.tell()
     (note,) = fleet.dispatcher.verify(NOW)
     assert note.code is Reason.CAP_DRIFT
     assert "GPU-n2-1 is at 400 W" in note.text
     assert fleet.dispatcher._again == {"GPU-n2-1"}
+    assert fleet.hellos == []
 
 
-def test_a_successor_reads_everything_once_and_nodes_that_know_only_whole_answers_are_understood(fleet):
-    fleet.dispatcher.watch._lowest.clear()  # as after a restart: no card's range is known
-    fleet.hellos.clear()
-    fleet.dispatcher.verify(NOW)
-    fleet.dispatcher.verify(NOW)
-    assert fleet.hellos == [b"", fleet_wire.LIMITS]
-    for hear in fleet.wires.heard.values():
-        if fleet_wire.HELLO in hear:
-            hear[fleet_wire.HELLO] = _whole(hear[fleet_wire.HELLO])
-    found = fleet.power.enforced(["GPU-n1-0", "GPU-n2-3", "GPU-x"])
-    assert found == {"GPU-n1-0": 300.0, "GPU-n2-3": 300.0}
-    fleet.wires.cut.update(("n1", "n2"))
+def test_what_was_told_before_an_order_says_nothing_of_it(fleet):
+    fleet.tell()
+    assert not fleet.dispatcher.apply({"all": PoolOrder(250, 8)}, 60.0, NOW).notes
+    fleet.tell("n1")
+    assert fleet.power.enforced(["GPU-n1-0", "GPU-n2-3", "GPU-x"]) == {"GPU-n1-0": 250.0}
+    assert fleet.dispatcher.verify(NOW) == ()
+    fleet.tell("n2")
+    assert fleet.power.enforced(["GPU-n1-0", "GPU-n2-3"]) == {"GPU-n1-0": 250.0, "GPU-n2-3": 250.0}
+    fleet.now += 11.0
     with pytest.raises(AdapterError, match="no node tells its limits"):
         fleet.power.enforced(["GPU-n1-0"])
 
 
-def _whole(hear):
-    return lambda message: hear(SimpleNamespace(data=b"", respond=message.respond))
+def test_a_successor_reads_everything_once(fleet):
+    fleet.dispatcher.watch._lowest.clear()  # as after a restart: no card's range is known
+    fleet.hellos.clear()
+    fleet.dispatcher.verify(NOW)
+    fleet.dispatcher.verify(NOW)
+    assert fleet.hellos == [b""]
 
 
 def test_the_collector_does_not_look_through_what_stays(monkeypatch):
