@@ -57,10 +57,11 @@ QUIET = 0.01
 
 def quiet_kw(state: State, pools: list[GpuPool]) -> float:
     """What of `missing_kw` is missing in pools whose load does not rise now."""
-    return missing_kw(state, [pool for pool in pools if not _rises(state, pool)])
+    return missing_kw(state, [pool for pool in pools if not rises(state, pool)])
 
 
-def _rises(state: State, pool: GpuPool) -> bool:
+def rises(state: State, pool: GpuPool) -> bool:
+    """Whether a pool's load rose within the last tick."""
     seen = state.loads.get(pool.id)
     return seen is not None and len(seen) > 1 and seen[-1] - seen[-2] > QUIET * pool.count
 

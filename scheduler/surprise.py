@@ -70,6 +70,8 @@ class Surprises:
     _behind_kw: float = 0.0
     _expected_kw: float | None = None
     _moved_kw: float = 0.0
+    _held_kw: float = 0.0
+    _cut_kw: float = 0.0
     _allowed_kw: float = 0.0
     _onset_kw: float = 0.0
     _at_cap: bool = False
@@ -87,9 +89,11 @@ class Surprises:
     def surge_kw(self, drawn_kw: float | None, modelled_kw: float, coming_kw: float = 0.0) -> float:
         """What to allow for above the model in the next tick: that the smoothed loads lag behind, and that a rise goes
         on for as long as it does. The site's meter says so, because a pool's reading may be nonsense; only that a rise
-        has ended it can't tell while our own orders bring power down by more than modelled: as long as the pools'
-        readings rise (by `coming_kw` in the last tick) it goes on, no faster than before."""
-        going_kw = min(self._moved_kw, coming_kw) if self.rising else 0.0
+        has begun or ended it can't tell while our own orders bring power down by more than modelled: as long as the
+        pools' readings rise (by `coming_kw` in the last tick) it goes on, no faster than before, and where the last
+        orders took power off one begins, no faster than that."""
+        going_kw = min(self._moved_kw if self.rising else self._cut_kw, coming_kw)
+        self._held_kw, self._cut_kw = modelled_kw, 0.0
         self._behind_kw, self._allowed_kw, self._moved_kw, self.rising = 0.0, 0.0, 0.0, False
         if drawn_kw is None:
             self._expected_kw = None
@@ -130,6 +134,7 @@ class Surprises:
         self._at_cap = (1.0 - STEP) * most_kw < counted_kw
         self.aimed_kw = most_kw if self._at_cap else counted_kw
         self._expected_kw = ordered_kw + self._beyond[-1] if self._beyond else None
+        self._cut_kw = max(0.0, self._held_kw - ordered_kw)
 
     def margin_kw(self, cap_kw: float, least: float) -> float:
         """How far to stay below a cap: a little more than the worst of these lately was, and nearly the worst at a cap

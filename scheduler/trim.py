@@ -35,6 +35,7 @@ from scheduler.predict import (
     missing_kw,
     peak_it_kw,
     quiet_kw,
+    rises,
 )
 from scheduler.safety import clamp, lowest_cap_w
 from scheduler.supply import asked_kw, relieve, sun_kw
@@ -62,7 +63,7 @@ SLACK_KW = 0.5
 STILL_W, STILL_SHARE, MARGIN_USED = 4, 0.0015, 0.5
 """Caps that would move by no more than this stay as they are, while the power that they leave unused is less than this
 share and they take no more than this part of the margin: a site that answers every flicker with an order to all its
-cards hunts after noise."""
+cards hunts after noise. While a load rises nothing of the margin is taken: another one may turn in the same second."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def trim_site(
     orders, left_kw, more = give_way(state, pools, orders, left_kw, top, room_kw, now)
     take(state, pools, wish, orders, now)
     if orders != planned:
-        orders = still(state, pools, orders, target_kw, MARGIN_USED * ctx.margin)
+        orders = still(state, pools, orders, target_kw, ctx.margin)
     ordered_kw = line.import_of(it_kw(state, pools, orders))
     surprises.aim(most_kw if left_kw <= 0 else INF, ordered_kw, drawn_kw)
     short_kw = max(0.0, ordered_kw - (min(top.kw, aim_kw) if top.kw <= cap_kw else top.kw)) if left_kw > 0 else 0.0
@@ -195,10 +196,11 @@ def _base(
 
 
 def still(
-    state: State, pools: list[GpuPool], orders: dict[str, PoolOrder], target_kw: float, beyond: float
+    state: State, pools: list[GpuPool], orders: dict[str, PoolOrder], target_kw: float, margin: float
 ) -> dict[str, PoolOrder]:
-    """The orders in force instead of `orders`, where they do as well: hardly another cap, no more IT power than the
-    share `beyond` above `target_kw`, and little less."""
+    """The orders in force instead of `orders`, where they do as well: hardly another cap, no more IT power above
+    `target_kw` than is to spare of the least `margin` (a share), and little less."""
+    beyond = 0.0 if any(rises(state, pool) for pool in pools) else MARGIN_USED * margin
     held = {pool.id: state.held.get(pool.id) for pool in pools}
     near = {
         name: before for name, before in held.items()

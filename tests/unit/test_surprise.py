@@ -8,8 +8,10 @@ import pytest
 from optimizer.curves import draw_at_cap
 from optimizer.domain import Work
 from scheduler.engine import State
-from scheduler.predict import coming_kw, missing_kw, quiet_kw
+from scheduler.orders import PoolOrder
+from scheduler.predict import coming_kw, it_kw, missing_kw, quiet_kw
 from scheduler.surprise import BUCKET_TICKS, BUCKETS, Highest, Surprises
+from scheduler.trim import still
 from tests.support.loops import lab
 from tests.support.problems import pool
 
@@ -57,6 +59,29 @@ def test_a_rise_goes_on_while_pools_say_so_though_our_own_orders_bring_the_meter
         allowed.append(loads.surge_kw(98.5, 98.4, adds_kw))
         assert loads.rising == (adds_kw > 0.0)
     assert allowed == pytest.approx([0.1, 0.1 + 0.5, 0.1 + 0.6]), "no faster than the meter saw it go"
+
+
+def test_a_rise_that_our_own_orders_hide_from_the_meter_begins_with_the_pools_readings():
+    """0.4 kW were taken off and came out larger, while users came: for the meter nothing rose. A pool's broken sensor
+    makes no more of it than was taken off, and nothing where nothing was."""
+    allowed = []
+    for ordered_kw, adds_kw in ((98.6, 0.3), (98.6, 5.0), (98.6, 0.0), (99.0, 5.0), (99.2, 5.0)):
+        loads = Surprises()
+        loads.surge_kw(99.0, 99.0)
+        loads.aim(99.0, ordered_kw, 99.0)
+        allowed.append(loads.surge_kw(ordered_kw, ordered_kw, adds_kw))
+    assert allowed == pytest.approx([0.3, 0.4, 0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(("before", "stands"), [(40.0, True), (39.0, False)])
+def test_caps_that_stand_still_take_of_the_margin_only_while_no_load_rises(before, stands):
+    """Half a margin of 0.3 % is 0.15 % above the target: to stand there needs no order, and room for no users."""
+    chat, state = pool("chat", count=64), State()
+    state.busy["chat"], state.loads["chat"] = 40.0, deque([before, 40.0])
+    state.held["chat"] = PoolOrder(300, 64)
+    target_kw = it_kw(state, [chat], state.held) / 1.001
+    orders = {"chat": PoolOrder(299, 64)}
+    assert (still(state, [chat], orders, target_kw, LEAST) == state.held) is stands
 
 
 def test_what_comes_is_what_users_add_and_falls_take_nothing_off():
