@@ -133,6 +133,15 @@ class TrajectoryHolder(Protocol):
 
 
 @runtime_checkable
+class WayMaker(Protocol):
+    """An actuator that may have trajectories on their way to thousands of nodes when an order is about to be made."""
+
+    def make_way(self) -> None:
+        """Hold back what nobody waits for, for a moment: an order comes."""
+        ...
+
+
+@runtime_checkable
 class LimitReader(Protocol):
     """An actuator that tells enforced limits cheaply, so that every one of them can be looked at every second."""
 

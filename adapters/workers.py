@@ -78,21 +78,22 @@ class Worker:
 
 
 class Crew(Generic[K]):
-    """A thread for each of many things; one that hangs holds up none of the others."""
+    """A thread for each of many things; one that hangs holds up none of the others. Two threads that ask take turns."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name, self._round = name, threading.Lock()
         self._workers: dict[K, Worker] = {}
 
     def each(self, keys: Iterable[K], call: Callable[[K, Turn], T], deadline_s: float) -> Mapping[K, T | Exception]:
         """What `call` returned or raised for each key, all at once; Abandoned for those that are not back in time."""
-        turn = Turn(deadline_s)
         futures: dict[K, Future[T] | None] = {}
-        for key in keys:
-            if key not in self._workers:
-                self._workers[key] = Worker(f"{self._name}-{key}")
-            futures[key] = self._workers[key].submit(lambda key=key: call(key, turn))  # type: ignore[misc]
-        wait([future for future in futures.values() if future is not None], deadline_s)
+        with self._round:
+            turn = Turn(deadline_s)
+            for key in keys:
+                if key not in self._workers:
+                    self._workers[key] = Worker(f"{self._name}-{key}")
+                futures[key] = self._workers[key].submit(lambda key=key: call(key, turn))  # type: ignore[misc]
+            wait([future for future in futures.values() if future is not None], deadline_s)
         return {key: _outcome(future) for key, future in futures.items()}
 
     def stop(self) -> None:

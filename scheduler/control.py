@@ -21,6 +21,7 @@ from scheduler.granting import grant_jobs
 from scheduler.handing import hand_news
 from scheduler.jobmeter import meter_jobs
 from scheduler.latency_trim import latencies, needed, watch_latency
+from scheduler.lowered import enforced_w, tell_lowered
 from scheduler.observing import observe, read_meter, site_import, teach
 from scheduler.orders import PoolOrder
 from scheduler.parking import awake_orders, set_parking
@@ -60,7 +61,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     events = ctx.ledger.active(now)
     below_floor = emergency_sites(ctx.emergency_programs, events, now)
     notes += read_jobs(ctx, state, now) + watch_tiers(ctx, state, now)
-    notes += drift(ctx, state, now)
+    notes += drift(ctx, state, now) + tell_lowered(ctx, state, now)
     count_unreached(ctx, state, reading, now)
     trims, orders, done = order_sites(ctx, state, events, below_floor, now)
     notes += done.notes
@@ -178,6 +179,7 @@ def book(
         shed_kw={site: trim.shed_kw for site, trim in trims.items()},
         pool_kw=dict(state.reading.pool_kw) if state.reading else {},
         cap_w={pool: order.cap_w for pool, order in state.orders.items()},
+        enforced_w=enforced_w(ctx),
         active_gpus={pool: order.active_gpus for pool, order in state.orders.items()},
         clock_mhz=locked_mhz(ctx),
         latency=latencies(ctx),

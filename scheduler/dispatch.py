@@ -33,7 +33,7 @@ from scheduler.dispatch_books import Books
 from scheduler.dispatch_notes import Dispatched, disagreements, raised_notes, returned, yielded_notes
 from scheduler.errand import Errand
 from scheduler.orders import PoolOrder
-from scheduler.pool_limits import PoolLimit, PoolLimits
+from scheduler.pool_limits import Lowered, PoolLimit, PoolLimits
 from scheduler.store.database import StoreDegraded
 
 RENEWALS = 3
@@ -113,8 +113,7 @@ class Dispatcher:
 
     def _remember(self, gpus: Iterable[GpuId], now: datetime) -> None:
         """Put the limits found before our first write of these GPUs on disk. Raises StoreDegraded."""
-        fresh = [gpu for gpu in gpus if gpu not in self._first]
-        if not fresh:
+        if not (fresh := [gpu for gpu in gpus if gpu not in self._first]):
             return
         found = self._discover()
         limits = {gpu: (found[gpu].limit_w, found[gpu].model) for gpu in fresh if gpu in found}
@@ -141,10 +140,11 @@ class Dispatcher:
         intent = self.books.journal_intent(
             {pool: [order.cap_w, len(self.gpus[pool])] for pool, order in orders.items()} or {"again": len(caps)}
         )
-        known = {gpu: self._cap(gpu, cap) for gpu, cap in caps.items() if gpu in self._first}
+        first, free = self._first, self.raisable  # as `_cap`, without a call for each of a hundred thousand
+        known = {g: cap if g in free or cap <= first[g] else int(first[g]) for g, cap in caps.items() if g in first}
         self.watch.order(known)
         try:
-            mine = {gpu: cap for gpu, cap in known.items() if gpu not in self._yielded}
+            mine = {gpu: cap for gpu, cap in known.items() if gpu not in self._yielded} if self._yielded else known
             receipt = self.actuator.apply(mine, self._lease(lease_s))
         except AdapterError as error:
             self.watch.unwritten(known)
@@ -263,8 +263,7 @@ class Dispatcher:
 
     def _judge(self, enforced_w: Mapping[GpuId, float], now: datetime) -> tuple[Note, ...]:
         """Caps that came back raised are written again with the next orders, or yielded; so are lower ones that agents
-        hold, which were away: they followed a trajectory, or missed an order. What they find lowered stays. Raises
-        AdapterError."""
+        hold since they were away (a trajectory, a missed order). What they find lowered stays. Raises AdapterError."""
         theirs = self.actuator.contested().lowered if isinstance(self.actuator, CapGuard) else frozenset()
         judged = self.watch.judge(enforced_w, self.monotonic())
         off = dict(judged.again)
@@ -276,7 +275,7 @@ class Dispatcher:
         again = {gpu: watts for gpu, watts in off.items() if gpu not in self._yielded}
         self._again |= again.keys()
         self._limit.differ(again.keys(), enforced_w)
-        self._limit.differ(self.watch.lowered, enforced_w, lower=True)
+        self._limit.settle(self.watch.lowered, enforced_w)
         notes = raised_notes(self.gpus, self.watch.wanted_w, again, now)
         return notes + yielded_notes(self.gpus, self._yielded, now)
 
@@ -287,7 +286,7 @@ class Dispatcher:
         again = told.reasserted - before if before is not None else 0
         mine = {gpu for gpus in self.gpus.values() for gpu in gpus} if told.yielded_w else set()
         self._yield({gpu: watts for gpu, watts in told.yielded_w.items() if gpu in mine})
-        self._limit.differ(told.lowered, {}, lower=True)
+        self._limit.lower(told.lowered)
         text = f"{again} caps came back raised and were set again by their agents"
         notes = (Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now),) if again > 0 else ()
         return (*notes, *told.notes, *yielded_notes(self.gpus, self._yielded, now))
@@ -314,6 +313,10 @@ class Dispatcher:
         """By pool: GPUs left to another writer, with the limit in W that it holds there."""
         left = self._yielded  # replaced, never changed
         return {p: {gpu: left[gpu] for gpu in self.gpus[p] if gpu in left} for p in self._pools_of(left)}
+
+    def lowered(self) -> dict[str, Lowered]:
+        """By pool: GPUs that enforce less than was ordered, by a board's or another program's limit."""
+        return self._limit.below(self.watch.wanted_w)
 
     def take_back(self) -> None:
         """An operator's word: GPUs left to another writer are capped again. Raises AdapterError."""
@@ -348,7 +351,7 @@ class Dispatcher:
             self._again.difference_update(limits)
             self.watch.forget(limits)
             self._yielded = {gpu: watts for gpu, watts in self._yielded.items() if gpu not in limits}
-            self._limit.held.clear()
+            self._limit.clear()
             self._applied = {p: order for p, order in self._applied.items() if not limits.keys() & set(self.gpus[p])}
             missing = len(limits) - len(confirmed)
             text = f"{missing} of {len(limits)} GPUs did not take their limit back"

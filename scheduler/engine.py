@@ -35,6 +35,7 @@ from scheduler.meterline import Overhead
 from scheduler.news import Notes
 from scheduler.orders import PoolOrder
 from scheduler.parked import ParkedState
+from scheduler.pool_limits import Lowered
 from scheduler.pools import Pools
 from scheduler.pue import PueModel
 from scheduler.sales import SalesBook
@@ -228,6 +229,8 @@ class State:
     supply_kw: dict[str, float] = field(default_factory=dict)
     """What batteries and generators are expected to add to each site's import now."""
     parked: dict[str, ParkedState] = field(default_factory=dict)
+    lowered: dict[str, Lowered] = field(default_factory=dict)
+    """By pool: cards that enforce less than was ordered, as they were told of last."""
     taken: dict[str, tuple[int, datetime]] = field(default_factory=dict)
     """GPUs of a batch pool that the fast loop left, when it last took some, and until when they stay as many."""
     grants: dict[str, tuple[str, int]] = field(default_factory=dict)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 
 from adapters.ports import AdapterError
+from optimizer.curves import throughput_at_cap
 from optimizer.explain import explain_job, explain_pool
 from scheduler.clocked import clock_text
 from scheduler.dispatch_notes import yielded_text
 from scheduler.engine import Context, State
 from scheduler.holding import held_by
 from scheduler.latency_trim import latency_text
+from scheduler.lowered import effective_w
 from scheduler.orders import step_index
 from scheduler.reporting import coordinated, elsewhere, zone_of
 from scheduler.service import Refused
@@ -39,8 +41,9 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
         why = held[1] if held is not None else explain_pool(problem, plan, target, step, zone_of(ctx, target))
         left = ctx.dispatcher.yielded().get(target, {})
         others = f" {yielded_text(target, tuple(left), left)}." if left else ""
+        curve = f" Its power curve: {ctx.curves.status(target).text}."
         waits = latency_text(ctx, state, target)
-        return f"{why} Its power curve: {ctx.curves.status(target).text}.{others}{clock_text(ctx, target)}{waits}"
+        return f"{why}{_enforced(ctx, state, target)}{curve}{others}{clock_text(ctx, target)}{waits}"
     if elsewhere(ctx, target):
         return coordinated(ctx, target)
     if target in plan.jobs:
@@ -53,6 +56,18 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
             return f"{target} is queued and not planned yet; the next plan decides about it."
     known = [*ctx.pools, *ctx.sites, *plan.jobs]
     raise Refused(f"nothing is called {target!r}; known: {', '.join(known[:20])}", 404)
+
+
+def _enforced(ctx: Context, state: State, pool: str) -> str:
+    """What holds instead of the order, where boards or other programs hold cards lower."""
+    lowered, order = ctx.dispatcher.lowered().get(pool), state.orders.get(pool)
+    if lowered is None or order is None:
+        return ""
+    limit, held_w = ctx.dispatcher.limit(pool), effective_w(ctx, pool, order.cap_w)
+    if limit is None or held_w >= order.cap_w:
+        return f" {lowered.text(pool)}."
+    share = throughput_at_cap(ctx.pools[pool].pool.curve, held_w)
+    return f" {lowered.text(pool)}; {held_w:.0f} W are {share:.0%} throughput."
 
 
 def _site_sentence(state: State, site: str) -> str:

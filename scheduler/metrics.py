@@ -78,7 +78,9 @@ FAMILIES = (
     Family("gridpace_cost", "counter", "Money paid for energy at prices above zero", ("site", "currency")),
     Family("gridpace_cost_refund", "counter", "Money received for energy at prices below zero", ("site", "currency")),
     Family("gridpace_pool_power_watts", "gauge", "IT power of a pool, measured where a meter answers", ("pool",)),
-    Family("gridpace_pool_cap_watts", "gauge", "Cap of each active GPU of a pool", ("pool",)),
+    Family("gridpace_pool_cap_watts", "gauge", "Cap ordered for each active GPU of a pool", ("pool",)),
+    Family("gridpace_pool_enforced_watts", "gauge", "Limit that most GPUs of a pool enforce, as read back; absent: not "
+           "known, or too few agree", ("pool",)),
     Family("gridpace_pool_active_gpus", "gauge", "GPUs of a pool that may work", ("pool",)),
     Family("gridpace_pool_throughput_ratio", "gauge", "Throughput of a pool against full power, 0 to 1", ("pool",)),
     Family("gridpace_pool_curve_learned", "gauge", "1 while a pool's power curve is learned, 0 for the library's",
@@ -162,6 +164,7 @@ class Metrics:
             self._show("dr_shortfall_watts", ((site, 1000 * kw) for site, kw in over.items()))
             self._show("pool_power_watts", ((pool, 1000 * kw) for pool, kw in tick.pool_kw.items()))
             self._show("pool_cap_watts", tick.cap_w.items())
+            self._show("pool_enforced_watts", tick.enforced_w.items())
             self._show("device_power_watts", ((it.id, 1000 * it.kw) for it in tick.supply if it.kw is not None))
             stored = ((it.id, 3.6e6 * it.stored_kwh) for it in tick.supply if it.stored_kwh is not None)
             self._show("battery_stored_joules", stored)

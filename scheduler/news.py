@@ -33,6 +33,11 @@ class Notes:
             for key in list(self._held)[: -self._most]:
                 del self._held[key]
 
+    def withdraw(self, code: Reason, subject: str) -> None:
+        """It is so no more."""
+        with self._lock:
+            self._held.pop((code, subject), None)
+
     def forget(self, before: datetime) -> None:
         """Drop what was last said before a moment; what has no time stays."""
         with self._lock:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 
 from adapters.ports import GpuId
 from scheduler.capwatch import DRIFT_W
@@ -61,7 +62,7 @@ def _enough(alike: int, count: int) -> bool:
 
 def limit_of(gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> PoolLimit | None:
     """The limit that most of these GPUs have, within `DRIFT_W` of each other; None when too few do."""
-    found = Counter(limits_w.get(gpu, INF) for gpu in gpus)
+    found = Counter(map(limits_w.get, gpus, repeat(INF)))
     unknown = found.pop(INF, 0)
     if not found:
         return None
@@ -87,12 +88,33 @@ def _largest(found: Mapping[float, int]) -> dict[float, int]:
     return {limit_w: found[limit_w] for limit_w in limits[best[1] : best[2]]}
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """Cards of a pool that enforce less than the `ordered_w` that they were last told: from `least_w` to `most_w`, None
+    where agents say that they do, and nobody has read how much yet."""
+
+    count: int
+    ordered_w: float
+    least_w: float | None
+    most_w: float | None
+
+    def text(self, pool: str) -> str:
+        """What a person should know."""
+        held = "" if self.least_w is None else f" {self.least_w:.0f} W,"
+        if self.least_w is not None and self.most_w is not None and self.most_w - self.least_w > DRIFT_W:
+            held = f" {self.least_w:.0f} to {self.most_w:.0f} W,"
+        who = f"{self.count:,} GPUs of {pool} enforce" if self.count > 1 else f"1 GPU of {pool} enforces"
+        return f"{who}{held} less than the {self.ordered_w:.0f} W ordered: a board's or another program's limit"
+
+
 @dataclass
 class PoolLimits:
     """What each pool's cards enforced when they were looked at last. Not thread-safe: the dispatcher's lock is held."""
 
     gpus: Mapping[str, tuple[GpuId, ...]]
     held: dict[str, PoolLimit | None] = field(default_factory=dict)
+    lowered: Mapping[GpuId, float | None] = field(default_factory=dict)
+    """Cards that enforce less than was ordered, with their limit in W where it was read; replaced, never changed."""
 
     def read(self, pools: Iterable[str], limits_w: Mapping[GpuId, float]) -> None:
         """All cards of these pools were read: this is what they enforce."""
@@ -101,6 +123,42 @@ class PoolLimits:
     def unsettled(self) -> list[str]:
         """Pools that have odd cards or no limit: they are worth another look."""
         return [pool for pool in self.gpus if (held := self.held.get(pool)) is None or held.odd]
+
+    def settle(self, lowered: Collection[GpuId], limits_w: Mapping[GpuId, float]) -> None:
+        """All limits were read, and these cards enforce less than was ordered: pools that have such cards, or had, have
+        the limit that was read, which may be the lower one of them all."""
+        concerned = {*lowered, *self.lowered}
+        self.lowered = {gpu: limits_w.get(gpu) for gpu in lowered}
+        if concerned:
+            self.read([pool for pool in self.held if not concerned.isdisjoint(self.gpus[pool])], limits_w)
+
+    def lower(self, gpus: Collection[GpuId]) -> None:
+        """Agents say that these cards enforce less than was ordered, and not how much: who was not among them before is
+        odd until limits are read, and so is who is no more."""
+        self.differ([gpu for gpu in gpus if gpu not in self.lowered], {}, lower=True)
+        self.differ([gpu for gpu in self.lowered if gpu not in gpus], {})
+        self.lowered = {gpu: self.lowered.get(gpu) for gpu in gpus}
+
+    def below(self, wanted_w: Mapping[GpuId, float]) -> dict[str, Lowered]:
+        """By pool: the cards that enforce less than was ordered, where that is less than what is wanted now."""
+        found: dict[str, Lowered] = {}
+        low = {
+            gpu: watts
+            for gpu, watts in self.lowered.items()
+            if gpu in wanted_w and (watts is None or watts < wanted_w[gpu] - DRIFT_W)
+        }
+        for pool, gpus in self.gpus.items() if low else ():
+            mine = [gpu for gpu in gpus if gpu in low]
+            known = [watts for gpu in mine if (watts := low[gpu]) is not None]
+            if mine:
+                ordered_w = max(wanted_w[gpu] for gpu in mine)
+                found[pool] = Lowered(len(mine), ordered_w, min(known, default=None), max(known, default=None))
+        return found
+
+    def clear(self) -> None:
+        """Limits were given back: nothing is known of what is enforced now."""
+        self.held.clear()
+        self.lowered = {}
 
     def differ(self, gpus: Collection[GpuId], limits_w: Mapping[GpuId, float], lower: bool = False) -> None:
         """These cards enforce something else than their order since the last look, and `limits_w` where they are in it;

@@ -21,6 +21,7 @@ from scheduler.holding import held_by
 from scheduler.latency import status_of
 from scheduler.latency_plan import forecast_s
 from scheduler.latency_trim import needed
+from scheduler.lowered import effective_w, enforced_w
 from scheduler.orders import planned_order, step_index
 from scheduler.overrides import mode_now
 from scheduler.status import CycleReport, JobStatus, LatencyStatus, PoolStatus, SiteStatus, SourceStatus
@@ -127,11 +128,12 @@ def pool_status(ctx: Context, state: State, pool: GpuPool, problem: Problem, pla
         max_cap_w=int(pool.max_cap_w),
         planned_kw=plan.pools[pool.id].draw_kw[step],
         draw_kw=draw,
-        throughput=throughput_at_cap(pool.curve, order.cap_w),
+        throughput=throughput_at_cap(pool.curve, effective_w(ctx, pool.id, order.cap_w)),
         reason=held[0].value if held else plan.pools[pool.id].reasons[step].value,
         why=held[1] if held else explain_pool(problem, plan, pool.id, step, zone_of(ctx, pool.id)),
         curve=ctx.curves.status(pool.id),
         clock_mhz=locked_mhz(ctx).get(pool.id),
+        enforced_w=enforced_w(ctx).get(pool.id),
         yielded=yielded_gpus(ctx).get(pool.id, 0),
         parked_gpus=state.parked[pool.id].asleep if pool.id in state.parked else 0,
         latency=_latency(ctx, pool, problem, plan, now),

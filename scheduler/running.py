@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from adapters.ports import Clock
+from adapters.ports import Clock, WayMaker
 from adapters.work_ports import WorkKeeper
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.clock import ScaledClock
@@ -50,9 +50,9 @@ class App:
         self.desk = lead_desk(lead, self.server) if lead is not None else None
         self._ready = False
         parts.wake.listeners.append(self.timer.wake)
-        parts.facade.hurry = self.timer.hurry
+        parts.facade.hurry = self.hurry
         for guard in parts.ctx.latency.values():
-            guard.alarm = self.timer.hurry
+            guard.alarm = self.hurry
 
     @classmethod
     def start(
@@ -85,6 +85,12 @@ class App:
         parts.feeds.start()
         log.info("started", mode=ctx.mode, page=app.server.url, sites=len(ctx.sites), pools=len(ctx.pools))
         return app
+
+    def hurry(self) -> None:
+        """A turn of the fast loop at once; what nobody waits for makes way."""
+        if isinstance(self.parts.hardware.power, WayMaker):
+            self.parts.hardware.power.make_way()
+        self.timer.hurry()
 
     def cycle(self) -> None:
         """One turn of the slow loop, logged in one line. A failure keeps the plan before in force."""

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from optimizer.reasons import Note, Severity
+from scheduler.capwatch import DRIFT_W
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ class LatencyStatus:
 
 @dataclass(frozen=True)
 class PoolStatus:
-    """One pool now: cap of its active GPUs, planned and measured draw, relative throughput, reason code and sentence,
-    and the curve that all of it is reckoned from."""
+    """One pool now: cap ordered for its active GPUs, planned and measured draw, relative throughput, reason code and
+    sentence, and the curve that all of it is reckoned from."""
 
     id: str
     site: str
@@ -120,6 +121,14 @@ class PoolStatus:
     latency: tuple[LatencyStatus, ...] = ()
     latency_floor: float = 0.0
     """Throughput that its latency objectives need now; 0: no more than the floor."""
+    enforced_w: float | None = None
+    """Limit that most of its GPUs enforce, as read back from them; None: not known, or too few agree. `cap_w` is what
+    is ordered, `draw_kw` what is measured."""
+
+    @property
+    def departs(self) -> bool:
+        """Whether its GPUs enforce another limit than the one ordered, where limits are what moves them."""
+        return self.enforced_w is not None and not self.clock_mhz and abs(self.enforced_w - self.cap_w) > DRIFT_W
 
 
 @dataclass(frozen=True)
@@ -213,6 +222,8 @@ class Tick:
     """Latency objectives by pool."""
     latency_floor: Mapping[str, float] = field(default_factory=dict)
     """Throughput that they need, by pool."""
+    enforced_w: Mapping[str, float] = field(default_factory=dict)
+    """Limit that most GPUs of a pool enforce, by pool; absent: not known, or too few agree."""
 
 
 @dataclass(frozen=True)

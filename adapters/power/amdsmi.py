@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from contextlib import redirect_stdout
 from datetime import timedelta
 from time import perf_counter
@@ -25,6 +26,7 @@ from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration
 from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, Receipt
 from adapters.power.orders import CardError, OrderBook, Setting
+from adapters.power.servers import nothing
 from adapters.registry import MissingExtra
 from adapters.workers import Crew, Turn, Worker
 from optimizer.reasons import Reason
@@ -64,7 +66,8 @@ class AmdConfig(AdapterConfig):
 
 
 class AmdPower:
-    """`PowerActuator` over AMD SMI. No call takes longer than about `call_timeout`, whatever a card does."""
+    """`PowerActuator` and `LimitReader` over AMD SMI. No call takes longer than about `call_timeout`, whatever a card
+    does."""
 
     Config = AmdConfig
 
@@ -72,7 +75,7 @@ class AmdPower:
         self._config = config
         self._deadline_s = config.call_timeout.total_seconds()
         self._smi = load()
-        self._door = Worker("amdsmi")
+        self._door, self._finding = Worker("amdsmi"), threading.Lock()
         self._crew: Crew[GpuId] = Crew("amdsmi")
         self._handles: dict[GpuId, Any] = {}
         self._open = False
@@ -80,8 +83,8 @@ class AmdPower:
 
     def discover(self) -> Mapping[GpuId, GpuInfo]:
         """Every card that answers now, by UUID. AdapterError without driver or any card that can be limited."""
-        self._handles = self._door.answer(self._find, self._deadline_s, "AMD SMI")
-        answers = self._crew.each(self._handles, lambda gpu, _: self._info(gpu), self._deadline_s)
+        handles = self._there()
+        answers = self._crew.each(handles, lambda gpu, _: self._info(gpu, handles[gpu]), self._deadline_s)
         infos = {gpu: answer for gpu, answer in answers.items() if isinstance(answer, GpuInfo)}
         if not infos:
             said = [f"{gpu}: {error}" for gpu, error in answers.items() if isinstance(error, Exception)]
@@ -97,6 +100,16 @@ class AmdPower:
         """Give these limits back, to the microwatt, and read them back."""
         return self._order(limits_w, ours=False)
 
+    def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
+        """Cap in W of each of these cards that answers, read now: one call a card. AdapterError when none does."""
+        known = self._known(gpus)
+        done = self._crew.each(known, lambda gpu, _: self._cap(known[gpu])["power_cap"] / UW, self._deadline_s)
+        self._look_again(done)
+        limits = {gpu: limit_w for gpu, limit_w in done.items() if isinstance(limit_w, float)}
+        if gpus and not limits:
+            raise nothing("AMD SMI", (), done.values())
+        return limits
+
     def close(self) -> None:
         """Let the library go; the limits stay as they are."""
         self._crew.stop()
@@ -108,35 +121,53 @@ class AmdPower:
     # ---------------------------------------------------------------- orders
     def _order(self, limits_w: Mapping[GpuId, float], ours: bool) -> Receipt:
         started = perf_counter()
-        if any(gpu not in self._handles for gpu in limits_w):
-            self._handles = self._door.answer(self._find, self._deadline_s, "AMD SMI")
-        known = [gpu for gpu in limits_w if gpu in self._handles]
+        known = self._known(limits_w)
 
         def order(gpu: GpuId, turn: Turn) -> Setting:
-            return self._set(gpu, limits_w[gpu], ours, turn)
+            return self._set(gpu, known[gpu], limits_w[gpu], ours, turn)
 
         done = self._crew.each(known, order, self._deadline_s)
-        if any(isinstance(one, CardError) and one.reason is Reason.GPU_LOST for one in done.values()):
-            self._handles = {}  # looked for anew with the next order
+        self._look_again(done)
         return self._book.receipt(limits_w, done, ours, started)
 
-    def _set(self, gpu: GpuId, ordered_w: float, ours: bool, turn: Turn) -> Setting:
+    def _set(self, gpu: GpuId, handle: Any, ordered_w: float, ours: bool, turn: Turn) -> Setting:
         """Bring one card to a limit and read it back; writes only where another limit holds. What is given back was
         found on the card, so that the config's own lowest does not count then."""
-        handle = self._handles[gpu]
-        found = self._call(self._smi.amdsmi_get_power_cap_info, handle)
+        found = self._cap(handle)
         low_w, high_w = self._range(gpu, found) if ours else (found["min_power_cap"] / UW, found["max_power_cap"] / UW)
         allowed_w = min(max(ordered_w, low_w), high_w)
         cap = round(allowed_w * UW)
         if found["power_cap"] != cap:
             turn.check()
             self._call(self._smi.amdsmi_set_power_cap, handle, SENSOR, cap)
-            enforced = self._call(self._smi.amdsmi_get_power_cap_info, handle)["power_cap"]
+            enforced = self._cap(handle)["power_cap"]
         else:
             enforced = cap
         return Setting(ordered_w, allowed_w, found["power_cap"] / UW, enforced / UW)
 
     # ---------------------------------------------------------------- looking
+    def _there(self) -> dict[GpuId, Any]:
+        """All cards that are there now. Two threads that ask take turns."""
+        with self._finding:
+            self._handles = handles = self._door.answer(self._find, self._deadline_s, "AMD SMI")
+        return handles
+
+    def _known(self, gpus: Collection[GpuId]) -> dict[GpuId, Any]:
+        """Those of these cards that are there."""
+        handles = self._handles
+        if any(gpu not in handles for gpu in gpus):
+            handles = self._there()
+        return {gpu: handles[gpu] for gpu in gpus if gpu in handles}
+
+    def _look_again(self, done: Mapping[GpuId, object]) -> None:
+        """Look for all cards anew with the next call, where one was lost."""
+        if any(isinstance(one, CardError) and one.reason is Reason.GPU_LOST for one in done.values()):
+            self._handles = {}
+
+    def _cap(self, handle: Any) -> dict[str, Any]:
+        """A card's cap and the range of it, in microwatts."""
+        return self._call(self._smi.amdsmi_get_power_cap_info, handle)
+
     def _find(self) -> dict[GpuId, Any]:
         """The cards by UUID. Partitions of a card have no limit of their own and are left out."""
         if not self._open:
@@ -155,9 +186,8 @@ class AmdPower:
                 continue  # a card that has fallen off has no name any more
         return found
 
-    def _info(self, gpu: GpuId) -> GpuInfo:
-        handle = self._handles[gpu]
-        cap = self._call(self._smi.amdsmi_get_power_cap_info, handle)
+    def _info(self, gpu: GpuId, handle: Any) -> GpuInfo:
+        cap = self._cap(handle)
         low_w, high_w = self._range(gpu, cap)
         limit_w = cap["power_cap"] / UW
         asic = self._call(self._smi.amdsmi_get_gpu_asic_info, handle)

@@ -106,15 +106,16 @@ class FleetPower:
 
     def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
         """Enforced limit in W of those of these GPUs whose nodes told it since their last order: each tells it of
-        itself, again as soon as it changes. AdapterError when no node is heard."""
+        itself, again as soon as it changes. AdapterError when none tells any."""
         self.bus.wait_connected(self._deadline_s)
         found: dict[GpuId, float] = {}
         with self._lock:
-            if not (heard := self._roll.fresh()):
-                raise AdapterError(f"NATS at {self.bus.settings.place}: no node tells its limits")
-            for state in heard.values():
+            told = [state for state in self._roll.fresh().values() if state.limit_w is not None]
+            for state in told:
                 if self._roll.obeyed(state, self._ordered.get(state.node)):
                     found.update(state.enforced_w)
+        if not told:
+            raise AdapterError(f"NATS at {self.bus.settings.place}: no node tells its limits")
         return {gpu: found[gpu] for gpu in gpus if gpu in found}
 
     def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
@@ -160,6 +161,10 @@ class FleetPower:
         if cards:
             most_s = self._patience_s(cards)
             self.bus.call(self._post.hand_over(self.bus, list(cards), told, most_s), 3.0 * most_s)
+
+    def make_way(self) -> None:
+        """Trajectories wait until the order that comes has left."""
+        self._post.make_way()
 
     def _cards(self, steps: Sequence[tuple[float, Mapping[GpuId, int]]]) -> dict[str, dict[GpuId, Any]]:
         """By node: its cards in these steps. Of thousands of cards each is looked for once, not in every step."""

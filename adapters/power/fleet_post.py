@@ -28,6 +28,9 @@ PART = 250
 """So many nodes at a time; all of them may wait for the server's word at once, which drops what comes faster than it
 writes."""
 
+WAY_S = 1.0
+"""So long nothing more goes out where an order is about to come: it is made in the same process meanwhile."""
+
 LOOK_S = 0.005
 """How often a waiting part looks whether the order is over."""
 
@@ -44,6 +47,11 @@ class TrajectoryPost:
         self._bucket: KeyValue | None = None
         self.orders = 0
         """Orders that are on their way now."""
+        self._coming_until = float("-inf")
+
+    def make_way(self) -> None:
+        """An order comes. From any thread."""
+        self._coming_until = monotonic() + WAY_S
 
     def renew(self) -> None:
         """The connection is new: the bucket is looked up again."""
@@ -68,7 +76,7 @@ class TrajectoryPost:
             await self._put(bus, [(fleet_wire.key_subject(node), b"", {"KV-Operation": "DEL"}) for node in part])
 
     async def _behind(self, ends: float) -> None:
-        while self.orders and monotonic() < ends:
+        while (now := monotonic()) < ends and (self.orders or now < self._coming_until):
             await asyncio.sleep(LOOK_S)
 
     async def _put(self, bus: Bus, messages: Sequence[Message]) -> None:

@@ -15,7 +15,7 @@ from time import monotonic, perf_counter
 import pynvml
 
 from adapters.nvml_session import MW, Handle, NvmlSession, optional, utilisation
-from adapters.ports import ClockReceipt, GpuId, GpuInfo, Lease, Receipt
+from adapters.ports import AdapterError, ClockReceipt, GpuId, GpuInfo, Lease, Receipt
 from adapters.power.nvml_clocks import NO_RANGE, clock_range, lock_clocks, read_clocks, unlock_clocks
 from adapters.power.receipts import clamp_notes, failure_notes
 from adapters.workers import Turn
@@ -92,8 +92,12 @@ class NvmlPower:
         return self._order(limits_w, ours=False)
 
     def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
-        """Enforced limit in W of each of these cards that answers, read now: one call a card."""
-        return self.session.look(gpus, _enforced)[0]
+        """Enforced limit in W of each of these cards that answers, read now: one call a card. AdapterError when none
+        does."""
+        limits, failures = self.session.look(gpus, _enforced)
+        if failures and not limits:
+            raise AdapterError(f"NVML: none of {len(failures)} GPUs tells its limit ({next(iter(failures.values()))})")
+        return limits
 
     def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
         """Lock these SM clocks at most, all cards at once, and read them back; needs root."""

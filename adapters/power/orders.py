@@ -53,18 +53,24 @@ class Recent:
 
     def __init__(self, clock: Clock, keep: timedelta) -> None:
         self._clock, self._keep_s = clock, keep.total_seconds()
-        self._until, self._infos = float("-inf"), dict[GpuId, GpuInfo]()
+        self._until, self._infos, self._orders = float("-inf"), dict[GpuId, GpuInfo](), 0
 
     def get(self) -> dict[GpuId, GpuInfo] | None:
         """The reading, while it is young enough."""
         return dict(self._infos) if self._clock.monotonic() < self._until else None
 
-    def put(self, infos: Mapping[GpuId, GpuInfo]) -> None:
-        """Keep a reading."""
-        self._until, self._infos = self._clock.monotonic() + self._keep_s, dict(infos)
+    def begin(self) -> int:
+        """A reading begins: what to give to `put` with it."""
+        return self._orders
+
+    def put(self, infos: Mapping[GpuId, GpuInfo], begun: int) -> None:
+        """Keep a reading, unless another thread gave an order after it began."""
+        if begun == self._orders:
+            self._until, self._infos = self._clock.monotonic() + self._keep_s, dict(infos)
 
     def forget(self) -> None:
         """An order was given: what was read before is no longer so."""
+        self._orders += 1
         self._until = float("-inf")
 
 

@@ -9,7 +9,7 @@ back. Limits of a controller survive a reboot of its server: run one writer only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from functools import partial
 from time import perf_counter
@@ -22,7 +22,7 @@ from adapters.fields import AdapterConfig, Duration, Id
 from adapters.ports import GpuId, GpuInfo, Lease, Receipt
 from adapters.power.orders import CardError, OrderBook, Recent, Setting
 from adapters.power.redfish_cards import Card, Rated, cards_of
-from adapters.power.servers import Servers, by_server, nothing
+from adapters.power.servers import Servers, by_server, limits_of, nothing
 from adapters.redfish import Bmc
 from adapters.secrets import Secret
 from adapters.workers import Turn
@@ -95,7 +95,8 @@ class RedfishConfig(AdapterConfig):
 
 
 class RedfishPower:
-    """`PowerActuator` over many controllers, all at once; within one, card after card over one connection."""
+    """`PowerActuator` and `LimitReader` over many controllers, all at once; within one, card after card over one
+    connection."""
 
     Config = RedfishConfig
 
@@ -117,6 +118,7 @@ class RedfishPower:
         when none does."""
         if (recent := self._recent.get()) is not None:
             return recent
+        begun = self._recent.begin()
         found: dict[GpuId, GpuInfo | CardError] = {}
 
         def look(name: str, _turn: Turn) -> None:
@@ -128,8 +130,13 @@ class RedfishPower:
         infos = {gpu: info for gpu, info in seen.items() if isinstance(info, GpuInfo)}
         if not infos:
             raise nothing("Redfish", troubled.values(), seen.values())
-        self._recent.put(infos)
+        self._recent.put(infos, begun)
         return infos
+
+    def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
+        """Limit in W of each of these cards that answers, or did within `refresh`: a controller tells it together with
+        the card's power, so that the meter's reading serves. AdapterError when none does."""
+        return limits_of(gpus, self.discover(), "Redfish") if gpus else {}
 
     def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
         """Set these limits, each clamped to its card's range, and read them back. The lease is the agent's to keep."""
@@ -145,7 +152,6 @@ class RedfishPower:
 
     def _order(self, limits_w: Mapping[GpuId, float], ours: bool) -> Receipt:
         started = perf_counter()
-        self._recent.forget()
         mine = by_server(limits_w, self._bmcs)
         done: dict[GpuId, Setting | CardError] = {}
 
@@ -156,6 +162,7 @@ class RedfishPower:
                     done[gpu] = self._tried(name, order)
 
         _, troubled = self._controllers.ask(dict.fromkeys(mine.values()), bring, self._deadline_s)
+        self._recent.forget()
         outcomes: dict[GpuId, Setting | Exception] = {
             gpu: troubled[name] for gpu, name in mine.items() if name in troubled
         }

@@ -7,10 +7,10 @@ words, and one dead server must not cost every tick its time-out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
-from adapters.ports import AdapterError, Clock, GpuId
+from adapters.ports import AdapterError, Clock, GpuId, GpuInfo
 from adapters.power.orders import CardError
 from adapters.workers import Abandoned, Crew, Patience, Turn
 from optimizer.reasons import Reason
@@ -70,6 +70,14 @@ def by_server(gpus: Iterable[GpuId], servers: Iterable[str]) -> dict[GpuId, str]
     """The server of each card that is named SERVER/CARD, for those of `servers`."""
     known = set(servers)
     return {gpu: gpu.partition("/")[0] for gpu in gpus if gpu.partition("/")[0] in known}
+
+
+def limits_of(gpus: Collection[GpuId], infos: Mapping[GpuId, GpuInfo], kind: str) -> dict[GpuId, float]:
+    """Enforced limit in W of those of these cards that a reading has. Raises AdapterError when it has none of them."""
+    limits = {gpu: infos[gpu].enforced_w for gpu in gpus if gpu in infos}
+    if gpus and not limits:
+        raise AdapterError(f"{kind}: none of the {len(gpus)} GPUs asked about answers")
+    return limits
 
 
 def nothing(kind: str, troubled: Iterable[object], answers: Iterable[object]) -> AdapterError:

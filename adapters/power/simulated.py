@@ -12,7 +12,7 @@ from time import perf_counter
 
 from adapters.hall import SimulatedHall
 from adapters.hall_state import MAX_MHZ
-from adapters.ports import ClockReceipt, GpuId, GpuInfo, Lease, Receipt
+from adapters.ports import AdapterError, ClockReceipt, GpuId, GpuInfo, Lease, Receipt
 from optimizer.reasons import Note
 
 
@@ -37,8 +37,11 @@ class SimulatedPower:
         return Receipt(receipt.enforced_w, receipt.failures, receipt.notes, perf_counter() - started)
 
     def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
-        """Enforced limit in W of each of these GPUs that is on the bus."""
-        return self.hall.enforced(gpus)
+        """Enforced limit in W of each of these GPUs that is on the bus. AdapterError when none is."""
+        limits = self.hall.enforced(gpus)
+        if gpus and not limits:
+            raise AdapterError(f"the simulated hall: none of {len(gpus)} GPUs is on the bus")
+        return limits
 
     def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
         """Hold these SM clocks down."""

@@ -10,7 +10,7 @@ that don't tell limits and addresses yet are refused with a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 from time import perf_counter
 from typing import Annotated, Literal
@@ -21,7 +21,7 @@ from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration, Id
 from adapters.ports import GpuId, GpuInfo, Lease, Receipt
 from adapters.power.orders import CardError, OrderBook, Recent, Setting
-from adapters.power.servers import Servers, by_server, nothing
+from adapters.power.servers import Servers, by_server, limits_of, nothing
 from adapters.power.zeusd_api import Zeusd
 from adapters.secrets import Secret
 from adapters.workers import Crew, Turn
@@ -69,7 +69,7 @@ class ZeusdConfig(AdapterConfig):
 
 
 class ZeusdPower:
-    """`PowerActuator` over zeusd, in parallel over the cards of all machines."""
+    """`PowerActuator` and `LimitReader` over zeusd, in parallel over the cards of all machines."""
 
     Config = ZeusdConfig
 
@@ -90,6 +90,7 @@ class ZeusdPower:
         does."""
         if (recent := self._recent.get()) is not None:
             return recent
+        begun = self._recent.begin()
         places, troubled = self._places(self._servers)
 
         def look(gpu: GpuId, _turn: Turn) -> GpuInfo:
@@ -100,8 +101,26 @@ class ZeusdPower:
         infos = {gpu: answer for gpu, answer in answers.items() if isinstance(answer, GpuInfo)}
         if not infos:
             raise nothing("zeusd", troubled.values(), answers.values())
-        self._recent.put(infos)
+        self._recent.put(infos, begun)
         return infos
+
+    def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
+        """Limit in W of each of these cards that answers, as read within `refresh`, else now: one request a card, and
+        one a server for where it is. AdapterError when none does."""
+        if (recent := self._recent.get()) is not None:
+            return limits_of(gpus, recent, "zeusd")
+        mine = by_server(gpus, self._servers)
+        places, troubled = self._places(dict.fromkeys(mine.values()))
+
+        def look(gpu: GpuId, _turn: Turn) -> float:
+            server, index, _ = places[gpu]
+            return server.limit_mw(index) / MW
+
+        answers = self._crew.each([gpu for gpu in mine if gpu in places], look, self._seconds / 2)
+        limits = {gpu: answer for gpu, answer in answers.items() if isinstance(answer, float)}
+        if gpus and not limits:
+            raise nothing("zeusd", troubled.values(), answers.values())
+        return limits
 
     def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
         """Set these limits on all cards at once, each clamped to its range, and read them back. The lease is the
@@ -121,7 +140,6 @@ class ZeusdPower:
 
     def _order(self, limits_w: Mapping[GpuId, float], ours: bool) -> Receipt:
         started = perf_counter()
-        self._recent.forget()
         mine = by_server(limits_w, self._servers)
         places, troubled = self._places(dict.fromkeys(mine.values()))
         notes: dict[GpuId, Note] = {}
@@ -133,6 +151,7 @@ class ZeusdPower:
             return _set(server, index, limits_w[gpu], turn)
 
         done = self._crew.each([gpu for gpu in mine if gpu in places], bring, self._seconds / 2)
+        self._recent.forget()
         silent: dict[GpuId, Setting | Exception] = {g: troubled[name] for g, name in mine.items() if name in troubled}
         receipt = self._book.receipt(limits_w, silent | dict(done), ours, started)
         told = receipt.notes + tuple(dict(notes).values())

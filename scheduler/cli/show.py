@@ -7,6 +7,9 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+ROUNDED_W = 1.5
+"""Limits closer than this are the same: firmware rounds."""
+
 Row = Mapping[str, Any]
 Columns = Mapping[str, Callable[[Row], str]]
 
@@ -31,6 +34,13 @@ def table(title: str, rows: Iterable[Row], columns: Columns) -> None:
 def kilowatts(value: float | None) -> str:
     """A power; `-` where there is none or no limit."""
     return "-" if value is None or value > 1e12 else f"{value:,.0f}"
+
+
+def enforced(pool: Row) -> str:
+    """What a pool's GPUs enforce, where that is not what is ordered and limits are what moves them."""
+    watts = pool.get("enforced_w")
+    same = watts is None or pool.get("clock_mhz") or abs(watts - pool["cap_w"]) <= ROUNDED_W
+    return "" if same else f" ({watts:.0f} enforced)"
 
 
 def local(text: str | None, zone: str | None = None) -> str:
@@ -80,7 +90,7 @@ def show_status(answer: Row) -> None:
     })  # fmt: skip
     table("\nPools", cycle["pools"], {
         "pool": lambda row: row["id"],
-        "cap W": lambda row: f"{row['cap_w']}/{row['max_cap_w']}",
+        "cap W": lambda row: f"{row['cap_w']}/{row['max_cap_w']}{enforced(row)}",
         "GPUs": lambda row: f"{row['active_gpus']}/{row['gpus']}",
         "parked": lambda row: str(row.get("parked_gpus") or "-"),
         "kW": lambda row: kilowatts(row["draw_kw"] if row["draw_kw"] is not None else row["planned_kw"]),

@@ -145,9 +145,11 @@ def _pool_row(pool: PoolStatus, board: Board) -> Sequence[object]:
 
 
 def _cap(pool: PoolStatus) -> Markup:
-    """Watts of a busy GPU that are ordered, and the clock where that is what holds them."""
+    """Watts of a busy GPU that are ordered, what is enforced where that is not the same, and the clock where that is
+    what holds them."""
     share, mhz = pool.cap_w / pool.max_cap_w if pool.max_cap_w else 0.0, pool.clock_mhz
-    bar = _metered(f"{pool.cap_w} W", share, f"of {pool.max_cap_w} W")
+    enforced = f" ({pool.enforced_w:.0f} W enforced)" if pool.departs else ""
+    bar = _metered(f"{pool.cap_w} W{enforced}", share, f"of {pool.max_cap_w} W")
     return bar + Markup(' <span class="gp-dim">by clock, {} MHz</span>').format(f"{mhz:,}") if mhz else bar
 
 

@@ -5,9 +5,9 @@ from time import perf_counter
 
 import pytest
 
-from adapters.ports import Lease
+from adapters.ports import AdapterError, Lease, LimitReader
 from optimizer.reasons import Reason
-from tests.support.power_worlds import DEADLINE_S, power_world
+from tests.support.power_worlds import DEADLINE_S, power_world, wait_until
 
 FAULTS = [Reason.GPU_LOST, Reason.NO_PERMISSION, Reason.CAP_REFUSED, Reason.CALL_TIMEOUT]
 
@@ -95,6 +95,46 @@ def test_release_restores_exactly_what_was_found(world):
     assert receipt.failures == {}
     assert receipt.enforced_w == pytest.approx(before, abs=1e-9)
     assert world.truth() == pytest.approx(found, abs=1e-9)
+
+
+# ---------------------------------------------------------------- who tells limits every second
+READERS = pytest.mark.parametrize("world", ["simulated", "nvml", "fleet", "redfish", "amdsmi", "zeusd"], indirect=True)
+
+
+def test_all_but_the_agent_say_that_they_tell_limits(world, request):
+    assert isinstance(world.actuator, LimitReader) == (request.node.callspec.params["world"] != "agent")
+
+
+@READERS
+def test_limits_are_told_as_they_are_read_back(world):
+    caps = {gpu: 300 + place for place, gpu in enumerate(world.gpus)}
+    world.actuator.apply(caps, lease())
+    wait_until(lambda: world.actuator.enforced(world.gpus) == pytest.approx(caps))
+    raised, asked = world.gpus[3], world.gpus[2:5]
+    world.write(raised, 650.0)
+    if "fleet" not in type(world.actuator).__module__:  # its node sets it again at once
+        wait_until(lambda: world.actuator.enforced(asked)[raised] == 650.0)
+    assert list(world.actuator.enforced(asked)) == asked, "nobody else's"
+    assert world.actuator.enforced(()) == {}
+
+
+@READERS
+def test_a_card_that_does_not_answer_has_no_limit_and_none_of_them_is_an_error(world):
+    world.actuator.apply(dict.fromkeys(world.gpus, 300), lease())
+    lost, *others = world.gpus
+    world.fail(lost, Reason.GPU_LOST)
+    wait_until(lambda: world.actuator.enforced(world.gpus) == dict.fromkeys(others, 300.0))
+    for gpu in others:
+        world.fail(gpu, Reason.GPU_LOST)
+    wait_until(lambda: _refused(world))
+
+
+def _refused(world):
+    try:
+        world.actuator.enforced(world.gpus)
+    except AdapterError as error:
+        return str(error)
+    return ""
 
 
 def test_an_empty_order_is_no_error(world):

@@ -1,16 +1,14 @@
 """Another program writes limits too: put right when it was an accident, left to it when it insists; nothing is lost.
 
-Through the real `pynvml` against the fake library: the daemon alone, over the agent, and over the fleet's bus; and the
-loops on the simulated hall.
+Over every kind of hardware: the real `pynvml` against the fake library (the daemon alone, over the agent, and over the
+fleet's bus), AMD SMI, zeusd and management controllers; and the loops on the simulated hall.
 """
 
 import time
-from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from adapters.power.nvml import NvmlPower
 from optimizer.reasons import Reason, Severity
 from scheduler.capwatch import CapWatch, DriftRules
 from scheduler.dispatch import Dispatcher
@@ -19,7 +17,7 @@ from scheduler.safety import floor_cap_w
 from scheduler.service import OperatorOrder
 from scheduler.store.store import Store
 from tests.support.loops import lab
-from tests.support.power_worlds import DEADLINE_S, fake_machine, running_agent, running_fleet, wait_until
+from tests.support.power_worlds import power_world, wait_until
 
 NOW = datetime(2022, 9, 6, 21, tzinfo=UTC)
 RULES = DriftRules(reassert=3, quiet_s=600.0)
@@ -27,19 +25,30 @@ ORDERS = {"chat": PoolOrder(300, 8)}
 
 
 class Site:
-    """A dispatcher over eight fake cards, all found at 650 W, and what it said."""
+    """A dispatcher over eight cards, all found at 650 W, what it said, and another program that `insists` on limits."""
 
-    def __init__(self, fake, actuator):
-        self.fake, self.gpus, self.books = fake, [gpu.uuid for gpu in fake.gpus], Store.in_memory()
+    def __init__(self, world):
+        self.world, self.gpus, self.books = world, list(world.gpus), Store.in_memory()
+        self.insists = {}
+        for gpu in self.gpus:
+            world.write(gpu, 650.0)
         self.hand = Dispatcher(
-            self.books, actuator, {"chat": tuple(self.gpus)}, writes=True, epoch=1, lease_s=60.0, watch=CapWatch(RULES)
+            self.books,
+            world.actuator,
+            {"chat": tuple(self.gpus)},
+            writes=True,
+            epoch=1,
+            lease_s=60.0,
+            watch=CapWatch(RULES),
         )
         self.said = []
         self.turn()
-        assert set(fake.limits_w().values()) == {300.0}
+        assert set(world.truth().values()) == {300.0}
 
     def turn(self, orders=None):
         """One tick: look, then order; the notes of it."""
+        for gpu, watts in self.insists.items():
+            self.world.write(gpu, watts)
         notes = self.hand.look(NOW) + self.hand.apply(orders or ORDERS, 60.0, NOW).notes
         self.said.extend(notes)
         return notes
@@ -52,73 +61,73 @@ class Site:
         return {note.code for note in self.said}
 
 
-@contextmanager
-def site(kind, folder, monkeypatch):
-    with ExitStack() as stack:
-        fake = fake_machine(folder, monkeypatch)
-        for gpu in range(8):
-            fake.set(gpu, limit_w=650)
-        power = NvmlPower(DEADLINE_S)
-        stack.callback(power.close)
-        if kind == "agent":
-            power = stack.enter_context(running_agent(folder, power, drift=RULES))
-        if kind == "fleet":
-            power = stack.enter_context(running_fleet(folder, power, drift=RULES))
-        yield Site(fake, power)
-
-
-@pytest.fixture(params=["nvml", "agent", "fleet"])
+@pytest.fixture(params=["simulated", "nvml", "agent", "fleet", "amdsmi", "zeusd", "redfish"])
 def made(request, tmp_path, monkeypatch):
-    with site(request.param, tmp_path, monkeypatch) as made_:
-        yield made_
+    with power_world(request.param, tmp_path, monkeypatch, drift=RULES) as world:
+        yield Site(world)
 
 
 def test_a_writer_that_writes_once_is_put_right_and_told_of(made):
     made.turn()
-    made.fake.set(2, limit_w=700)
-    made.until(lambda: made.fake.limits_w()[made.gpus[2]] == 300.0 and Reason.CAP_DRIFT in made.codes())
+    made.world.write(made.gpus[2], 700.0)
+    made.until(lambda: made.world.truth()[made.gpus[2]] == 300.0 and Reason.CAP_DRIFT in made.codes())
     assert made.hand.yielded() == {}
     assert Reason.CAP_YIELDED not in made.codes()
     assert made.turn() == (), "and then it is quiet"
 
 
+@pytest.mark.parametrize("made", ["simulated", "nvml", "amdsmi", "zeusd", "redfish"], indirect=True)
+def test_a_daemon_that_drives_cards_itself_sees_it_in_the_next_tick(made):
+    made.turn()
+    time.sleep(0.6)  # longer than any reading here is kept
+    made.world.write(made.gpus[2], 700.0)
+    note, *_ = made.turn()
+    assert note.code is Reason.CAP_DRIFT
+    assert f"({made.gpus[2]} is at 700 W); written again" in note.text
+    assert set(made.world.truth().values()) == {300.0}
+
+
 def test_a_driver_reload_costs_one_tick_and_no_restore_value(made):
     made.turn()
-    made.fake.reload_driver()
-    made.until(lambda: set(made.fake.limits_w().values()) == {300.0})
+    if made.world.fake is not None:
+        made.world.fake.reload_driver()
+    else:
+        for gpu in made.gpus:
+            made.world.write(gpu, 700.0)
+    made.until(lambda: set(made.world.truth().values()) == {300.0})
     assert made.hand.yielded() == {}
     assert made.books.first_limits() == dict.fromkeys(made.gpus, 650.0)
     assert made.hand.release(NOW) == ()
-    assert set(made.fake.limits_w().values()) == {650.0}
+    assert set(made.world.truth().values()) == {650.0}
 
 
 def test_a_writer_that_insists_gets_the_gpu_and_is_an_alert(made):
     bad = made.gpus[5]
-    made.fake.set(bad, reset_after_ms=10, limit_w=700)
+    made.insists[bad] = 700.0
     made.until(made.hand.yielded)
     assert made.hand.yielded() == {"chat": {bad: 700.0}}
     (alert,) = [note for note in made.turn() if note.code is Reason.CAP_YIELDED]
     assert (alert.subject, alert.severity) == ("chat", Severity.ALERT)
     assert bad in alert.text
-    writes = made.fake.state(bad)["set_calls"]
-    assert writes == 1 + RULES.reassert
+    writes = made.world.writes(bad)
+    assert writes in {0, 1 + RULES.reassert}, "0: the simulated hall counts none"
     for cap in (310, 290, 305):
         made.turn({"chat": PoolOrder(cap, 8)})
         time.sleep(0.05)
-    assert made.fake.state(bad)["set_calls"] == writes, "left alone, whatever is ordered"
-    assert {watts for gpu, watts in made.fake.limits_w().items() if gpu != bad} == {305.0}
+    assert made.world.writes(bad) == writes, "left alone, whatever is ordered"
+    assert made.world.truth()[bad] == 700.0
+    assert {watts for gpu, watts in made.world.truth().items() if gpu != bad} == {305.0}
     assert made.books.first_limits()[bad] == 650.0, "its way back is kept"
 
 
 def test_a_yielded_gpu_is_given_back_once_and_never_raised(made):
     high, low = made.gpus[0], made.gpus[1]
-    for gpu in (high, low):
-        made.fake.set(gpu, reset_after_ms=10, limit_w=700)
+    made.insists |= {high: 700.0, low: 700.0}
     made.until(lambda: len(made.hand.yielded().get("chat", ())) == 2)
-    made.fake.set(low, limit_w=420, reset_after_ms=0)
-    made.fake.set(high, reset_after_ms=0)
+    made.world.write(low, 420.0)
+    time.sleep(0.12)  # the controller's last reading is old by then
     assert made.hand.release(NOW) == ()
-    limits = made.fake.limits_w()
+    limits = made.world.truth()
     assert limits[high] == 650.0, "lowered to what was found"
     assert limits[low] == 420.0, "not raised over its owner"
     assert made.books.first_limits() == {}
@@ -126,11 +135,11 @@ def test_a_yielded_gpu_is_given_back_once_and_never_raised(made):
 
 def test_an_operator_takes_a_gpu_back(made):
     bad = made.gpus[3]
-    made.fake.set(bad, reset_after_ms=10, limit_w=700)
+    made.insists[bad] = 700.0
     made.until(made.hand.yielded)
-    made.fake.set(bad, reset_after_ms=0)
+    made.insists.clear()
     made.hand.take_back()
-    made.until(lambda: made.fake.limits_w()[bad] == 300.0 and not made.hand.yielded())
+    made.until(lambda: made.world.truth()[bad] == 300.0 and not made.hand.yielded())
 
 
 # ---------------------------------------------------------------- the loops, on the simulated hall

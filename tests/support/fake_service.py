@@ -60,6 +60,7 @@ class FakeService:
         self.queue = {job.id: job for job in first_jobs(START)}
         self.orders = []
         self.extra_notes = ()
+        self.enforced_w = {}  # by pool, where it is not the cap
         self.started, self.broken = True, False
 
         self.coordination = Alone()
@@ -125,7 +126,8 @@ class FakeService:
         return PoolStatus(name, SITE, work, gpus, gpus, cap_w, top_w, full_kw * part, full_kw * part * 0.993,
                           min(1.0, part**0.4), reason.value, whys[reason], CURVE,
                           self.price_at(self.clock.now()) * 0.0005,
-                          latency=WAITS if name == "chat" else (), latency_floor=0.9)  # fmt: skip
+                          latency=WAITS if name == "chat" else (), latency_floor=0.9,
+                          enforced_w=self.enforced_w.get(name, float(cap_w)))  # fmt: skip
 
     def _jobs(self):
         now = self.clock.now()
@@ -180,6 +182,7 @@ class FakeService:
             {SITE: max(0.0, FULL_KW - drawn)}, {name: pool.draw_kw for name, pool in pools.items()},
             {name: pool.cap_w for name, pool in pools.items()}, {name: pool.gpus for name, pool in pools.items()},
             orders=3, seconds=0.004,
+            enforced_w={name: pool.enforced_w for name, pool in pools.items()},
         )  # fmt: skip
 
     def _grid(self):

@@ -48,21 +48,24 @@ DEADLINE_S = 3.0
 @dataclass
 class World:
     """An actuator, its GPUs, and the hand that breaks them: `fail(gpu, reason)`, `board(gpu, watts)` for a limit set
-    out of band, `truth()` for the limits that the hardware holds. `fake` is there where the driver is the fake one."""
+    out of band, `truth()` for the limits that the hardware holds, `write(gpu, watts)` for another program that sets
+    limits, `writes(gpu)` for how often ours did. `fake` is there where the driver is the fake one."""
 
     actuator: PowerActuator
     gpus: list[str]
     fail: Callable[[str, Reason], None]
     board: Callable[[str, float], None]
     truth: Callable[[], dict[str, float]]
+    write: Callable[[str, float], None]
+    writes: Callable[[str], int] = lambda gpu: 0
     fake: FakeNvml | None = None
     tells_requested: bool = True
     """False where the hardware tells one limit only, not the requested one beside the enforced one."""
 
 
 @contextmanager
-def power_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """The world of one kind of actuator: simulated, nvml or agent."""
+def power_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[World]:
+    """The world of one kind of actuator; `settings` are the agent's, where there is one."""
     if kind == "simulated":
         yield _simulated_world()
         return
@@ -78,10 +81,11 @@ def power_world(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         stack.callback(power.close)
         actuator: PowerActuator = power
         if kind == "agent":
-            actuator = stack.enter_context(running_agent(folder, power))
+            actuator = stack.enter_context(running_agent(folder, power, **settings))
         if kind == "fleet":
-            actuator = stack.enter_context(running_fleet(folder, power))
-        yield World(actuator, [gpu.uuid for gpu in fake.gpus], _breaker(fake), _board(fake), fake.limits_w, fake)
+            actuator = stack.enter_context(running_fleet(folder, power, **settings))
+        gpus = [gpu.uuid for gpu in fake.gpus]
+        yield World(actuator, gpus, _breaker(fake), _board(fake), fake.limits_w, _writer(fake), _writes(fake), fake)
 
 
 @contextmanager
@@ -230,7 +234,10 @@ def _simulated_world() -> World:
     def truth() -> dict[str, float]:
         return {gpu: info.limit_w for gpu, info in hall.infos().items()}
 
-    return World(SimulatedPower(hall), list(hall.pool_of), hall.fail, hall.limit_out_of_band, truth)
+    def write(gpu: str, watts: float) -> None:
+        hall.set_limits({gpu: watts})
+
+    return World(SimulatedPower(hall), list(hall.pool_of), hall.fail, hall.limit_out_of_band, truth, write)
 
 
 @contextmanager
@@ -241,6 +248,7 @@ def _redfish_world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wo
     with running_bmc() as (bmc, url):
         config = RedfishConfig.model_validate({
             "type": "redfish", "servers": {"n1": url}, "username": USER, "password": "env:BMC", "timeout": "1s",
+            "refresh": "0.1s",
         })  # fmt: skip
         power = RedfishPower(config, AdapterContext(WallClock(), folder))
         gpus = [f"n1/HGX_Baseboard_0/GPU_SXM_{number}" for number in range(1, 9)]
@@ -260,7 +268,13 @@ def _redfish_world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wo
         def board(gpu: str, watts: float) -> None:
             bmc.board[uris[gpu]] = watts
 
-        yield World(power, gpus, fail, board, truth, tells_requested=False)
+        def write(gpu: str, watts: float) -> None:
+            bmc.touch(uris[gpu], SetPoint=watts)
+
+        def writes(gpu: str) -> int:
+            return sum(uri == uris[gpu] for uri, _ in bmc.patches)
+
+        yield World(power, gpus, fail, board, truth, write, writes, tells_requested=False)
         for held in bmc.hang.values():
             held.set()
         power.close()
@@ -281,9 +295,15 @@ def _amd_world(folder: Path, _monkeypatch: pytest.MonkeyPatch) -> Iterator[World
     def board(gpu: str, watts: float) -> None:
         cards[gpu].board_uw = round(watts * 1e6)
 
+    def write(gpu: str, watts: float) -> None:
+        cards[gpu].cap_uw = round(watts * 1e6)
+
+    def writes(gpu: str) -> int:
+        return cards[gpu].set_calls
+
     try:
         fail = lambda gpu, reason: setattr(cards[gpu], fields[reason], 1)  # noqa: E731
-        yield World(power, list(cards), fail, board, truth, tells_requested=False)
+        yield World(power, list(cards), fail, board, truth, write, writes, tells_requested=False)
     finally:
         for card in cards.values():
             card.hang = 0
@@ -315,7 +335,13 @@ def _zeusd_world(folder: Path, _monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
         def truth() -> dict[str, float]:
             return {gpu: card.limit / 1000 for gpu, card in cards.items()}
 
-        yield World(power, list(cards), fail, board, truth, tells_requested=False)
+        def write(gpu: str, watts: float) -> None:
+            cards[gpu].limit = round(watts * 1000)
+
+        def writes(gpu: str) -> int:
+            return cards[gpu].sets
+
+        yield World(power, list(cards), fail, board, truth, write, writes, tells_requested=False)
         power.close()
 
 
@@ -331,6 +357,14 @@ def _breaker(fake: FakeNvml) -> Callable[[str, Reason], None]:
 
 def _board(fake: FakeNvml) -> Callable[[str, float], None]:
     return lambda gpu, watts: fake.set(gpu, bmc_w=watts)
+
+
+def _writer(fake: FakeNvml) -> Callable[[str, float], None]:
+    return lambda gpu, watts: fake.set(gpu, limit_w=watts)
+
+
+def _writes(fake: FakeNvml) -> Callable[[str], int]:
+    return lambda gpu: fake.state(gpu)["set_calls"]
 
 
 @cache

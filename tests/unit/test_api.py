@@ -216,6 +216,18 @@ def test_refusals_and_failures_of_the_service_keep_their_status_and_shape():
     assert client.get("/no/such/path").json() == {"error": "Not Found", "field": None}
 
 
+def test_requested_enforced_and_measured_power_of_a_pool_are_told_apart():
+    service = FakeService(VirtualClock(START))
+    service.enforced_w = {"chat": 150.0}
+    answer = client_for(service).get("/api/v1/status").json()
+    chat, *others = answer["cycle"]["pools"]
+    assert (chat["id"], chat["enforced_w"]) == ("chat", 150.0)
+    assert chat["cap_w"] > 150
+    assert chat["draw_kw"] > 0
+    assert all(pool["enforced_w"] == pool["cap_w"] for pool in others)
+    assert answer["tick"]["enforced_w"]["chat"] == 150.0
+
+
 # ---------------------------------------------------------------- limits
 def test_a_body_above_the_limit_is_refused_whether_it_says_its_length_or_not():
     client = client_for(max_body_bytes=1000)

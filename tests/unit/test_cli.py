@@ -161,6 +161,14 @@ def test_status_is_what_the_daemon_says(gridpace, daemon):
     assert json.loads(gridpace("status", "--json").stdout)["cycle"]["sentence"] == daemon.report().sentence()
 
 
+def test_status_shows_an_enforced_limit_beside_the_cap_where_it_differs(gridpace, daemon):
+    assert "enforced" not in gridpace("status").stdout
+    daemon.enforced_w = {"chat": 150.0}
+    said = gridpace("status").stdout
+    assert "(150" in said
+    assert "enforced)" in said, "on a line of its own, where the terminal is narrow"
+
+
 def test_status_before_the_first_plan(gridpace, daemon):
     daemon.started = False
     assert gridpace("status").stdout == "The daemon has not planned yet.\n"

@@ -21,6 +21,7 @@ from scheduler.dispatch import Dispatcher
 from scheduler.fleet.twin import CURVE, TwinFiles
 from scheduler.fleet.twin_hall import TwinHall, TwinModel
 from scheduler.orders import PoolOrder
+from scheduler.running import App
 from scheduler.store.store import Store
 
 NOW = datetime(2022, 9, 6, 21, tzinfo=UTC)
@@ -166,15 +167,23 @@ class Counted:
         self.told.append(subject)
 
 
+@pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("patient", [True, False])
-def test_an_order_that_comes_while_trajectories_go_out_is_let_through_first_but_not_for_ever(patient):
+def test_an_order_that_comes_while_trajectories_go_out_is_let_through_first_but_not_for_ever(
+    monkeypatch, patient, told
+):
+    """Whether it is on its way already, or only told of."""
+    monkeypatch.setattr("adapters.power.fleet_post.WAY_S", 30.0)
+
     async def rehearse():
         bus, kept = Counted(), []
 
         async def exchange(messages):
             kept.append(len(messages))
             if len(kept) == 1:
-                post.orders = 1  # an event has come
+                post.orders = 0 if told else 1  # an event has come
+                if told:
+                    post.make_way()
             return [SimpleNamespace(data=b"{}")] * len(messages)
 
         post = TrajectoryPost(1, exchange, lambda: None)
@@ -183,9 +192,18 @@ def test_an_order_that_comes_while_trajectories_go_out_is_let_through_first_but_
         await asyncio.sleep(0.1)
         assert (kept, bus.told) == ([PART], []), "nothing more beside the order"
         if patient:
-            post.orders = 0
+            post.orders, post._coming_until = 0, 0.0
         await asyncio.wait_for(on_its_way, 20.0)
         assert kept == [PART, PART, 1]
         assert len(bus.told) == len(nodes)
 
     asyncio.run(rehearse())
+
+
+def test_whoever_hurries_the_fast_loop_makes_trajectories_wait():
+    wires, hurried = Wires(asyncio.new_event_loop()), []
+    power = FleetPower(LocalBus(wires, "daemon").settings, 0.05, bus=LocalBus(wires, "daemon"))
+    timer = SimpleNamespace(hurry=lambda: hurried.append(power._post._coming_until))
+    App.hurry(SimpleNamespace(parts=SimpleNamespace(hardware=SimpleNamespace(power=power)), timer=timer))
+    assert hurried[0] > time.monotonic()
+    wires.loop.close()

@@ -91,6 +91,12 @@ def test_a_tick_shows_power_and_how_far_it_is_above_the_target(service):
     assert said["gridpace_site_limit_watts", "west"] == LIMIT_KW * 1000
     assert said["gridpace_dr_shortfall_watts", "west"] == 143e3
     assert said["gridpace_pool_cap_watts", "pretrain"] == tick.cap_w["pretrain"]
+    assert said["gridpace_pool_enforced_watts", "pretrain"] == tick.cap_w["pretrain"]
+    metrics.observe_tick(replace(tick, enforced_w={"chat": 150.0}))
+    said = samples(metrics)
+    assert said["gridpace_pool_enforced_watts", "chat"] == 150.0
+    assert said["gridpace_pool_cap_watts", "chat"] == tick.cap_w["chat"], "what is ordered stays what it is"
+    assert ("gridpace_pool_enforced_watts", "pretrain") not in said, "not known"
 
 
 def test_no_limit_and_no_target_are_absent_not_infinite(service):

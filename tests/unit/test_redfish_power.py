@@ -3,6 +3,7 @@
 DMTF's own client talks to a stub that behaves as the standard says; no real controller was at hand.
 """
 
+import threading
 from contextlib import contextmanager
 from time import perf_counter, sleep
 
@@ -240,3 +241,35 @@ def test_a_config_that_cannot_be_is_refused(change):
     good = {"type": "redfish", "servers": {"n1": "https://h"}, "username": "u", "password": "env:P"}
     with pytest.raises(ValidationError, match=next(iter(change))):
         RedfishConfig.model_validate(good | change)
+
+
+def test_meter_and_look_share_a_reading_however_often_limits_are_asked_for(tmp_path):
+    clock = VirtualClock(START)
+    with running_bmc(tree(2)) as (bmc, url), power_of(url, tmp_path, clock, refresh="2s") as actuator:
+        actuator.apply({gpu(1): 300, gpu(2): 310}, LEASE)
+        assert actuator.enforced([gpu(1)]) == {gpu(1): 300}
+        asked = bmc.requests
+        for _ in range(3):
+            actuator.discover()
+            assert actuator.enforced([gpu(1), gpu(2)]) == {gpu(1): 300, gpu(2): 310}
+            clock.sleep(0.6)
+        assert bmc.requests == asked, "within `refresh` nobody asks"
+        bmc.touch(uri(1), SetPoint=650)
+        clock.sleep(0.3)
+        assert actuator.enforced([gpu(1)]) == {gpu(1): 650}
+        assert bmc.requests == asked + 2
+        with pytest.raises(AdapterError, match="Redfish: none of the 1 GPUs asked about answers"):
+            actuator.enforced(["n1/nowhere"])
+
+
+def test_threads_that_ask_at_the_same_time_take_turns_and_no_old_reading_outlives_an_order(tmp_path):
+    with running_bmc(tree(2)) as (bmc, url), power_of(url, tmp_path, refresh="60s") as actuator:
+        actuator.apply({gpu(1): 400, gpu(2): 400}, LEASE)
+        bmc.slow_s = 0.1
+        reader = threading.Thread(target=actuator.discover)
+        reader.start()
+        sleep(0.05)
+        receipt = actuator.apply({gpu(1): 300, gpu(2): 310}, LEASE)
+        reader.join()
+        assert receipt.failures == {}, "a controller that is being read is not taken for one that hangs"
+        assert actuator.enforced([gpu(1), gpu(2)]) == {gpu(1): 300, gpu(2): 310}

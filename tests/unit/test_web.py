@@ -116,6 +116,18 @@ def test_how_long_users_wait_is_shown_now_and_ahead():
     assert shown in tables.pools(board)
 
 
+def test_what_is_enforced_stands_beside_the_cap_where_it_differs():
+    service = FakeService(VirtualClock(START + timedelta(hours=4)))
+    board = board_at(4, service)
+    assert "enforced" not in tables.pools(board)
+    service.enforced_w = {"chat": 150.4}
+    board = board_at(4, service)
+    chat = board.report.pools[0]
+    assert f"{chat.cap_w} W (150 W enforced)" in tables.pools(board)
+    by_clock = replace(chat, clock_mhz=1200)
+    assert "enforced" not in tables.pools(replace(board, report=replace(board.report, pools=(by_clock,))))
+
+
 def test_power_above_its_target_is_loud():
     board = board_at(4)
     assert 'gp-tile tone-lead"><span class="gp-name">Site power now' in tables.tiles(board)

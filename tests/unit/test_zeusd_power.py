@@ -45,6 +45,17 @@ def test_it_is_asked_as_its_documentation_says(tmp_path):
         ]
 
 
+def test_limits_alone_are_asked_for_unless_a_reading_is_at_hand(tmp_path):
+    clock = VirtualClock(START)
+    with running_zeusd(tmp_path / "s", 2) as (zeusd, url), power_of(url, tmp_path, clock) as actuator:
+        assert actuator.enforced([SECOND, "n2/0000:01:00.0"]) == {SECOND: 700}
+        assert zeusd.requests == [("GET", "/discover", {}), ("GET", "/gpu/get_power_limit", {"gpu_ids": "1"})]
+        actuator.discover()
+        asked = len(zeusd.requests)
+        assert actuator.enforced([FIRST, SECOND]) == {FIRST: 700, SECOND: 700}
+        assert len(zeusd.requests) == asked
+
+
 def test_a_card_keeps_its_name_when_its_index_changes(tmp_path):
     with running_zeusd(tmp_path / "s", 2) as (zeusd, url), power_of(url, tmp_path) as actuator:
         actuator.apply({FIRST: 300, SECOND: 400}, LEASE)

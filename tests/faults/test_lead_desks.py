@@ -1,0 +1,72 @@
+"""In the moment of a change two daemons believe that they lead: what is passed on is done once and answered once."""
+
+import time
+from contextlib import ExitStack
+
+from adapters.bus import Bus
+from adapters.power.fleet_wire import LEAD
+from scheduler.standby.proxy import LeadDesk, decode, encode, passed_on
+from tests.support.nats import nats_servers
+from tests.support.power_worlds import wait_until
+
+REQUESTS = 40
+"""So many that of two desks each has some, but for once in 10^12 runs."""
+
+
+def application(name, done):
+    """A daemon's API that keeps what it did."""
+
+    async def app(scope, receive, send):
+        body = (await receive())["body"]
+        done.append((name, body))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": name.encode()})
+
+    return app
+
+
+def request(number):
+    return {"method": "POST", "path": "/api/v1/events", "query": "", "headers": [], "body": str(number).encode()}
+
+
+async def answers_to_all(bus):
+    """Send the requests at once, and gather every answer that comes: a client's own request takes only the first."""
+    inbox, heard = bus.client.new_inbox(), []
+
+    async def hear(message):
+        heard.append(decode(message.data))
+
+    await bus.client.subscribe(f"{inbox}.*", cb=hear)
+    for number in range(REQUESTS):
+        await bus.client.publish(LEAD, encode(request(number)), reply=f"{inbox}.{number}")
+    await bus.client.flush()
+    return heard
+
+
+def test_two_daemons_that_lead_at_once_do_a_request_once_and_answer_it_once(tmp_path):
+    done = []
+    with ExitStack() as stack:
+        server = stack.enter_context(nats_servers(tmp_path, "n1"))
+        buses = [Bus(server.settings("daemon")) for _ in range(3)]
+        for bus in buses:
+            stack.callback(bus.close)
+            bus.wait_connected(20.0)
+        first, second = (LeadDesk(bus, application(name, done)) for name, bus in zip("ab", buses, strict=False))
+        for bus in buses[:2]:
+            bus.call(bus.client.flush(), 5.0)  # the server knows of both
+
+        heard = buses[2].call(answers_to_all(buses[2]), 10.0)
+        wait_until(lambda: len(heard) >= REQUESTS)
+        time.sleep(0.5)  # a second answer would be here by now
+        assert sorted(int(body) for _, body in done) == list(range(REQUESTS)), "each is done, and once"
+        assert len(heard) == REQUESTS, "each is answered once"
+        assert {name for name, _ in done} == {"a", "b"} == {answer["body"].decode() for answer in heard}, "both hear"
+
+        first.close()
+        done.clear()
+        for number in range(5):
+            answer = buses[2].call(passed_on(buses[2], request(number)), 10.0)
+            assert (answer["status"], answer["body"]) == (200, b"b")
+        assert len(done) == 5, "who leads alone has them all"
+        second.close()
+        assert buses[2].call(passed_on(buses[2], request(9)), 10.0) is None, "nobody leads"
