@@ -230,7 +230,7 @@ class Judge:
     def _may_go_deep(self, middle: datetime) -> set[GpuId]:
         """Cards that an emergency allows to be below their floor: as the books have it, and on nodes that are away, or
         were a second ago, as the books were when these heard last. Where no agent lives nobody can raise them: what
-        was allowed when it died still is."""
+        was allowed when it died still is; one that just came back may have written what is allowed now."""
         now, allowed = self.world.events(), set()
         for node in self.world.nodes:
             away = not node.heard or node.name in self._away
@@ -239,7 +239,8 @@ class Judge:
             elif node.core is None:
                 self._died.setdefault(node.name, middle)
             events = (*now, *self._knows.get(node.name, ())) if away else now
-            if any(_allows_deep(event, self._died.get(node.name, middle), SECOND) for event in events):
+            moments = {self._died.get(node.name, middle), *([middle] if node.core is not None else [])}
+            if any(_allows_deep(event, moment, SECOND) for event in events for moment in moments):
                 allowed.update(node.cards.gpus)
         return allowed
 

@@ -249,6 +249,24 @@ def test_the_judge_asks_no_card_to_be_raised_while_its_agent_is_dead(world):
 
 
 @pytest.mark.timeout(300)
+def test_the_judge_lets_a_node_that_just_came_back_do_what_is_allowed_now(world):
+    judge, train = Judge(world), world.models["train"].pool
+    world.nodes[3].kill()
+    more(world, judge, "floors", 5)
+    begin, end = world.clock.now(), world.clock.now() + timedelta(seconds=60)
+    target = EventTarget(begin, end, limit_kw=11.0)
+    message = EventMessage("e1", 1, "lab", begin, end, (target,), emergency=True, program="emergency", source="test",
+                           ramp_in_s=0.0, ramp_out_s=0.0, rebound_s=0.0)  # fmt: skip
+    assert world.tell(message) == "in"
+    more(world, judge, "floors", 10)
+    world.nodes[3].start()
+    world.hall.set_limits({world.nodes[3].cards.gpus[0]: lowest_cap_w(train, floored=True) - 20})
+    world.view.touched()
+    judge.second()
+    assert judge.found.floors == 0, "the emergency began while its agent was dead"
+
+
+@pytest.mark.timeout(300)
 def test_power_that_comes_back_to_a_dead_daemon_excuses_no_more_than_itself_and_no_longer_than_a_lease(world):
     """A machine boots while nobody is there; the others hold what was ordered, and one of them then goes beyond it."""
     judge = Judge(world)
