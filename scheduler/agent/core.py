@@ -2,7 +2,8 @@
 
 It knows nothing of markets. While the lease runs, caps are as ordered. When it ends, the trajectory handed over earlier
 is followed to its end, and then every GPU is ramped, some watts a second, to the limit found before the first write.
-Only the monotonic clock counts. An order of an older epoch (a daemon that was replaced) or sequence is refused.
+Only a clock that nobody sets counts, one that runs through a suspension. An order of an older epoch (a daemon that was
+replaced) or sequence is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 from adapters.ports import AdapterError, ClockReceipt, GpuId, GpuInfo, Lease, LimitReader, PowerActuator, Receipt
@@ -20,17 +21,14 @@ from adapters.power.wire import Steps
 from optimizer.reasons import Note, Reason
 from scheduler.agent.clocks import AgentClocks
 from scheduler.agent.settings import AgentSettings
-from scheduler.agent.state import AgentFiles, Held
+from scheduler.agent.state import AgentFiles, Held, overtaken
+from scheduler.boottime import boottime
 from scheduler.capwatch import CapWatch
 
 __all__ = ["AgentCore", "AgentSettings", "Fenced"]
 
 SAME_W = 1.0
 """Limits closer than this are the same: drivers round."""
-
-
-PATIENCE_S = 3.0
-"""Who was heard so shortly before a step of the trajectory is still waited for after it; see `AgentCore._overtaken`."""
 
 _log = logging.getLogger("gridpace.agent")
 
@@ -47,7 +45,7 @@ class AgentCore:
         power: PowerActuator,
         files: AgentFiles,
         settings: AgentSettings | None = None,
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float] = boottime,
     ) -> None:
         self._power, self._files, self._clock = power, files, clock
         self._reader = power if isinstance(power, LimitReader) else None  # to ask this costs as much as a look
@@ -242,15 +240,9 @@ class AgentCore:
         return receipt
 
     def _overtaken(self, now: float) -> bool:
-        """Whether the trajectory has fallen below the caps in force since anybody was heard. A lease says how long an
-        order holds that nobody repeats, not that it may hold through a step that was promised: who is there repeats
-        himself about then, and is waited for a little; so he is after a restart of ours."""
-        in_force, spoken = {**self._watch.wanted_w, **self._caps}, max(self._heard_at, self._began) + PATIENCE_S
-        return now < self._held.expires_at and any(
-            self._heard_at < at and max(at, spoken) <= now < self._found.hold_until
-            and any(cap < in_force.get(gpu, cap) for gpu, cap in caps.items())
-            for at, caps in self._found.steps
-        )  # fmt: skip
+        """See `overtaken`; after a restart of ours who commands is waited for too."""
+        in_force, spoken = {**self._watch.wanted_w, **self._caps}, max(self._heard_at, self._began)
+        return now < self._held.expires_at and overtaken(self._found, self._heard_at, spoken, in_force, now)
 
     # ---------------------------------------------------------------- time
     def tick(self) -> str:
@@ -292,11 +284,8 @@ class AgentCore:
 
     def _step(self, now: float) -> dict[GpuId, int]:
         """The trajectory's caps for this moment; before its first step nothing changes."""
-        current: dict[GpuId, int] = {}
-        for at, caps in self._found.steps:
-            if at <= now:
-                current = caps
-        return current
+        due = [caps for at, caps in self._found.steps if at <= now]
+        return due[-1] if due else {}
 
     def _guard(self, now: float) -> None:
         """Look at every cap that is to be in force; one that came back raised is set again, or yielded. Where nobody
@@ -378,20 +367,33 @@ class AgentCore:
             self._keep_lease(0.0, self._held.sequence)
         self._files.save_found(self._found)
 
-    def stop(self) -> None:
-        """Give everything back by the ramp, or faster where it would take longer than a stop may."""
+    def stop(self) -> str:
+        """Take no more orders. While a lease or a trajectory asks for caps they stay, for the successor to keep: all
+        that it must know is on disk (docs/decisions/0056). Else give everything back. Returns what became of it."""
+        with self._lock:
+            self._stopping, now = True, self._clock()
+            if (phase := self._phase(now)) in {"leased", "holding"}:
+                return f"left as it is, for the next agent: {self._line(phase, now)}"
+        self.give_back()
+        return "what could not be given back stays written down" if self.outstanding else "everything is given back"
+
+    def give_back(self) -> None:
+        """Give everything back by the ramp, or faster where it would take longer than a stop may; end lease and
+        trajectory."""
         ends = self._clock() + self._settings.stop_s
         with self._lock:
             self._stopping = True
             self._clocks.unlock(tuple(self._found.clocks_mhz))
             gaps = [abs(limit - self._caps.get(gpu, limit)) for gpu, limit in self._found.limits_w.items()]
             rate = max([self._settings.release_w_per_s, *(gap / max(self._settings.stop_s / 2, 0.1) for gap in gaps)])
-            while self._found.limits_w and self._clock() < ends:
+        while self._found.limits_w and self._clock() < ends:
+            with self._lock:
                 self._ramp(rate * self._settings.tick_s)
-                if self._found.limits_w:
-                    sleep(self._settings.tick_s)
             if self._found.limits_w:
-                self._forget(self._found.limits_w, self._give_back(self._owed(self._found.limits_w)))
+                sleep(self._settings.tick_s)
+        with self._lock:
+            left = dict(self._found.limits_w)
+            self._forget(left, self._give_back(self._owed(left)))
 
 
 def _first(gpus: Mapping[GpuId, float]) -> tuple[int, GpuId]:

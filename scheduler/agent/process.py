@@ -8,7 +8,6 @@ named may change anything. It imports nothing heavy: no market, no solver, no we
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
 import os
 import platform
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.ports import AdapterError, PowerActuator
 from adapters.power import wire
 from scheduler.agent.core import AgentCore, AgentSettings, Fenced
+from scheduler.agent.ending import only_one, release_alone
 from scheduler.agent.state import AgentFiles
 from scheduler.capwatch import DriftRules
 from scheduler.sdnotify import notify
@@ -56,11 +56,11 @@ def run_agent(
     stop: threading.Event | None = None,
     fleet: BusSettings | None = None,
 ) -> None:
-    """Serve until `stop` is set, then give every limit back. `writers` are user ids that may give orders besides root
+    """Serve until `stop` is set; then see `AgentCore.stop`. `writers` are user ids that may give orders besides root
     and the agent's own; with `fleet` the daemon of that bus gives orders too. AdapterError when another
     agent runs over `state_dir`, or its files or the socket can't be used."""
     settings, stop = settings or _DEFAULTS, stop or threading.Event()
-    with _only_one(state_dir):
+    with only_one(state_dir):
         core = AgentCore(power, AgentFiles(state_dir), settings)
         with _Server(socket_path, core, {0, os.geteuid(), *writers}) as server, _ear(core, fleet, settings.state_s):
             threading.Thread(target=server.serve_forever, name="agent-socket", daemon=True).start()
@@ -69,9 +69,11 @@ def run_agent(
             notify("READY=1")
             while not stop.wait(settings.tick_s):
                 _tick(core)
-            notify("STOPPING=1\nSTATUS=giving the limits back")
+            notify("STOPPING=1")
             server.shutdown()
-        core.stop()
+        line = core.stop()
+        notify(f"STATUS={line}")
+        _log.warning("%s", line)
 
 
 def _greet(core: AgentCore) -> None:
@@ -112,22 +114,6 @@ def _ear(core: AgentCore, fleet: BusSettings | None, state_s: float) -> Iterator
         yield
     finally:
         ear.close()
-
-
-@contextmanager
-def _only_one(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder's lock; the kernel lets it go with the process, however that ends."""
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (state_dir / "agent.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise AdapterError(f"{state_dir}: another agent (pid {file.read().strip() or '?'}) runs here") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
 
 
 def peer_uid(channel: socket.socket) -> int:
@@ -314,6 +300,8 @@ def main(arguments: list[str] | None = None) -> int:
         writers = _writers(options.allow_user)
         fleet = _fleet(options)
         power = _power(options)
+        if options.release:
+            return release_alone(power, options.state_dir, settings)
         run_agent(options.socket, options.state_dir, power, writers, settings, stop, fleet)
         getattr(power, "close", lambda: None)()
     except AdapterError as error:
@@ -332,6 +320,9 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-user", action="append", default=[], help="user or uid that may give orders (repeatable)"
     )
     parser.add_argument("--release-w-per-s", type=float, default=_DEFAULTS.release_w_per_s, help="ramp of a release")
+    parser.add_argument(
+        "--release", action="store_true", help="give back what a stopped agent left here, at once, and end"
+    )
     parser.add_argument(
         "--tick-s", type=float, default=_DEFAULTS.tick_s, help="seconds between two checks of lease and limits"
     )

@@ -3,13 +3,14 @@
 Two files, because they are written at different rates. `found.json` is synced to disk before the write that it guards
 and then stays as it is until a release was read back: whatever crashes in between, the limit to restore is the first
 one. `lease.json` changes with every renewal and is only renamed into place: it must survive the death of the process,
-not of the machine, since after a reboot its monotonic clock means nothing anyway.
+not of the machine, since after a reboot its clock means nothing anyway.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any
 from adapters.ports import AdapterError, GpuId
 
 FORMAT = 1
+
+PATIENCE_S = 3.0
+"""Who was heard so shortly before a step of the trajectory is still waited for after it; see `overtaken`."""
 
 
 @dataclass
@@ -50,6 +54,17 @@ class Held:
     heard_at: float = -1.0
     ordered: dict[GpuId, int] = field(default_factory=dict)
     early: bool = False
+
+
+def overtaken(found: Found, heard_at: float, spoken_at: float, in_force: Mapping[GpuId, float], now: float) -> bool:
+    """Whether the trajectory has fallen below the caps in force (W) since anybody was heard. A lease says how long an
+    order holds that nobody repeats, not that it may hold through a step that was promised: who is there repeats himself
+    about then, and whoever spoke (`spoken_at`) so shortly before is waited for a little."""
+    return any(
+        heard_at < at and max(at, spoken_at + PATIENCE_S) <= now < found.hold_until
+        and any(cap < in_force.get(gpu, cap) for gpu, cap in caps.items())
+        for at, caps in found.steps
+    )  # fmt: skip
 
 
 def boot_id() -> str:

@@ -11,23 +11,18 @@ from __future__ import annotations
 import json
 import math
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 from adapters.ports import AdapterError
+from scheduler.boottime import boottime
 
 MARGIN = 0.1
 """Others wait this share of the lease longer than it lasts: clocks run at slightly different rates."""
 
 KEPT = 2.0 / 3.0
 """A lease is renewed when no more than this share of it is left."""
-
-
-def boottime() -> float:
-    """Seconds that also pass while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True)

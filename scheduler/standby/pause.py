@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scheduler.standby.lease import boottime
+from scheduler.boottime import boottime
 
 FIRST_S, LONGEST_S = 1.0, 30.0
 """The first pause, and the longest: each is twice as long as the one before."""

@@ -19,7 +19,9 @@ from adapters.ports import AdapterError, Lease
 from adapters.power.agent import AgentPower
 from adapters.power.nvml import NvmlPower
 from optimizer.reasons import Reason
+from scheduler.agent.ending import release_alone
 from scheduler.agent.process import MOST_CONNECTIONS, _Server
+from scheduler.agent.settings import AgentSettings
 from tests.support.fake_nvml import FakeNvml, h100s
 from tests.support.power_worlds import fake_machine, running_agent, serves, wait_until
 
@@ -53,6 +55,11 @@ class Service:
                 pass
         return AgentPower(self.path)
 
+    def release(self):
+        """What an operator calls where the agent has been stopped for good; its exit status."""
+        command = [*self.command(), "--release"]
+        return subprocess.run(command, cwd=ROOT, env=self.fake.env(), timeout=60, check=False).returncode
+
     def end(self, number):
         self.process.send_signal(number)
         try:
@@ -83,8 +90,32 @@ def test_the_limit_found_first_survives_five_kills_and_is_restored_by_a_stop(ser
         assert set(service.fake.limits_w().values()) == {300 + death}
     service.start().close()
     assert service.end(signal.SIGTERM) == 0
-    assert service.fake.limits_w() == first
+    assert set(service.fake.limits_w().values()) == {304}, "a lease runs: its successor's"
     assert not service.path.exists()
+    assert service.release() == 0
+    assert service.fake.limits_w() == first
+
+
+def test_an_orderly_restart_in_the_middle_of_an_event_raises_no_cap(service):
+    first = service.fake.limits_w()
+    power = service.start()
+    power.apply(dict.fromkeys(service.gpus, 300), Lease(1, 1, 1.0))
+    power.hold([(0.0, dict.fromkeys(service.gpus, 300))], 3600.0, Lease(1, 2, 1.0))
+    power.close()
+    wait_until(lambda: service.fake.limits_w().values() and set(service.fake.limits_w().values()) == {300.0})
+    for _ in range(3):
+        with pytest.raises(AdapterError, match="another agent"):
+            release_alone(None, service.state_dir, AgentSettings())
+        assert service.end(signal.SIGTERM) == 0
+        assert set(service.fake.limits_w().values()) == {300.0}
+        power = service.start()
+        assert power.status()["found_w"] == first
+        assert power.status()["phase"] in {"leased", "holding"}
+        power.close()
+        assert set(service.fake.limits_w().values()) == {300.0}
+    assert service.end(signal.SIGTERM) == 0
+    assert service.release() == 0
+    assert service.fake.limits_w() == first
 
 
 def reboot(service):

@@ -2,57 +2,17 @@
 
 import asyncio
 import json
-from datetime import UTC, datetime
 
 import pytest
 
-from adapters.hall import SimulatedHall
 from adapters.ports import AdapterError, Lease
 from adapters.power.fleet_wire import trajectory_out
-from adapters.power.simulated import SimulatedPower
 from benchmarks.support.storm_bus import LocalClient, Wires
 from optimizer.reasons import Reason
 from scheduler.agent.bus import Ear
-from scheduler.agent.core import AgentCore, AgentSettings, Fenced
+from scheduler.agent.core import Fenced
 from scheduler.agent.process import answer
-from scheduler.agent.state import AgentFiles
-from scheduler.clock import VirtualClock
-from tests.support.power_worlds import POOL
-
-SETTINGS = AgentSettings(tick_s=1.0, release_w_per_s=10.0, stop_s=5.0)
-
-
-class Node:
-    """A simulated node with an agent that can be killed: what it had in memory is gone, its files stay."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.clock = VirtualClock(datetime(2022, 9, 6, tzinfo=UTC))
-        self.hall = SimulatedHall([POOL], self.clock)
-        self.power = SimulatedPower(self.hall)
-        self.gpus = list(self.hall.pool_of)
-        self.kill_and_restart()
-
-    def kill_and_restart(self):
-        self.core = AgentCore(self.power, AgentFiles(self.folder), SETTINGS, self.clock.monotonic)
-
-    def cap(self, watts, sequence=1, seconds=30.0, epoch=1, gpus=None):
-        return self.core.apply(dict.fromkeys(gpus or self.gpus, watts), Lease(epoch, sequence, seconds))
-
-    def live(self, seconds):
-        """Let time pass, a tick a second; returns the limit of the first GPU after each."""
-        seen = []
-        for _ in range(seconds):
-            self.clock.sleep(1)
-            self.core.tick()
-            seen.append(self.limit())
-        return seen
-
-    def limit(self, place=0):
-        return self.hall.infos()[self.gpus[place]].limit_w
-
-    def limits(self):
-        return {info.limit_w for info in self.hall.infos().values()}
+from tests.support.agent_node import SETTINGS, Node
 
 
 @pytest.fixture
@@ -240,16 +200,6 @@ def test_an_older_agent_reads_what_a_newer_one_wrote_and_keeps_what_it_does_not_
     with pytest.raises(AdapterError, match=r"its format is 2, this agent knows 1; install the other one again"):
         node.kill_and_restart()
     assert path.read_bytes() == before
-
-
-def test_a_stop_restores_everything_and_takes_no_more_orders(node, monkeypatch):
-    monkeypatch.setattr("scheduler.agent.core.sleep", node.clock.sleep)
-    node.cap(250)
-    node.core.stop()
-    assert node.limits() == {700}
-    assert not node.core.outstanding
-    with pytest.raises(AdapterError, match="stopping"):
-        node.cap(300, sequence=9)
 
 
 def test_an_orderly_release_ends_lease_and_trajectory(node):
