@@ -29,7 +29,8 @@ def machine(tmp_path):
         made.fake.set(k, demand_w=75)
     options = ["--socket", socket, "--state-dir", tmp_path / "agent", "--tick-s", "0.1"]
     command = [sys.executable, "-m", "scheduler.cli", "agent", *map(str, options)]
-    process = subprocess.Popen([*command, "--release-w-per-s", str(RELEASE_W_PER_S)], cwd=ROOT, env=made.fake.env())
+    command += ["--release-w-per-s", str(RELEASE_W_PER_S)]
+    process = subprocess.Popen(command, cwd=ROOT, env=made.fake.env())
     made.agent = AgentPower(socket)
     wait_until(lambda: serves(made.agent))
     yield made
@@ -37,6 +38,7 @@ def machine(tmp_path):
     made.agent.close()
     process.terminate()
     assert process.wait(30) == 0
+    subprocess.run([*command, "--release"], cwd=ROOT, env=made.fake.env(), check=True, timeout=60)
     assert made.fake.limits_w() == made.first
 
 
