@@ -1,21 +1,17 @@
 """Servers of a fleet by name, the leaves among them with their nodes, and who may say what.
 
 A leaf is a server of its own for a hall or a site: the nodes there need to reach it alone, and it opens one connection
-outwards. Which node belongs to which leaf is kept beside the keys, so that nodes are added later by name.
+outwards.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from adapters.ports import AdapterError
 from adapters.power import fleet_wire
 
 DAEMON = "daemon"
-BOOK = "leaves.json"
 STREAM = f"KV_{fleet_wire.BUCKET}"
 
 
@@ -63,24 +59,6 @@ def _port(text: str) -> int:
     if not 0 < number < 65536:
         raise ValueError(text)
     return number
-
-
-def remembered(folder: Path, leaves: Sequence[Peer], nodes: Sequence[tuple[str, str]]) -> list[Leaf]:
-    """All leaves, those of earlier calls included, with the nodes (node, its leaf or empty) added; kept in `folder`.
-    AdapterError for a node of a leaf that nobody named."""
-    path = folder / BOOK
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    peers = {row["peer"]["name"]: Peer(**row["peer"]) for row in kept} | {leaf.name: leaf for leaf in leaves}
-    members = {row["peer"]["name"]: set(row["nodes"]) for row in kept}
-    for node, leaf in nodes:
-        if leaf and leaf not in peers:
-            raise AdapterError(f"--node {node}@{leaf}: there is no leaf {leaf!r}; name it: --leaf {leaf}=HOST[:PORT]")
-        for name in peers:
-            members[name] = (members.get(name, set()) | {node}) if name == leaf else members.get(name, set()) - {node}
-    found = [Leaf(peer, tuple(sorted(members.get(name, ())))) for name, peer in sorted(peers.items())]
-    if found:
-        path.write_text(json.dumps([asdict(leaf) for leaf in found], indent=1), encoding="utf-8")
-    return found
 
 
 # ---------------------------------------------------------------- who may say what

@@ -16,7 +16,7 @@ from adapters.context import AdapterContext
 from adapters.meters.prometheus import PrometheusConfig, PrometheusMeter
 from adapters.ports import AdapterError
 from scheduler.clock import VirtualClock, WallClock
-from scheduler.fleet.init import certificates
+from scheduler.fleet.certificates import certificates
 from tests.support.nats import free_port
 from tests.support.power_worlds import wait_until
 from tests.support.prometheus import Exporter, dcgm, prometheus, shared, wait_for_scrapes

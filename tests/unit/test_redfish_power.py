@@ -15,7 +15,7 @@ from adapters.ports import AdapterError, Lease
 from adapters.power.redfish import RedfishConfig, RedfishPower
 from optimizer.reasons import Reason
 from scheduler.clock import VirtualClock, WallClock
-from scheduler.fleet.init import certificates
+from scheduler.fleet.certificates import certificates
 from tests.support.nats import free_port
 from tests.support.power_worlds import wait_until
 from tests.support.problems import START
