@@ -268,8 +268,8 @@ def _segments(facts: Facts, arrays: Arrays, answer: Answer, prices: Prices) -> t
     here, shape = g * facts.count + t, prices.more.shape
     np.minimum.at(prices.more.reshape(-1), here[room], cost[room])
     rents, done = np.zeros(shape), np.zeros(shape)
-    for total, part in ((rents, reduced * at), (done, slope * at)):
-        total += np.bincount(here, part, minlength=total.size).reshape(shape)
+    rents += np.bincount(here, reduced * at, minlength=rents.size).reshape(shape)
+    done += np.bincount(here, slope * at, minlength=done.size).reshape(shape)
     return rents, done
 
 
