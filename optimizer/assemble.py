@@ -1,8 +1,7 @@
 """From draws and job rates to a plan that can be ordered: caps, active GPUs, imports, notes and reasons.
 
 Why one place for every rung of the ladder: an optimum, a greedy and a held plan must differ in what they decide and in
-nothing else. Rounding is on the safe side: whole-watt caps that draw no more than planned, and whole GPUs that only
-round up where the site has room for one more.
+nothing else.
 """
 
 from __future__ import annotations
@@ -14,20 +13,16 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from optimizer.answers import EventPlan, PoolQuote, StartPrice
-from optimizer.curve_arrays import Ints, caps_for_draws, throughputs_at_draws
-from optimizer.domain import Plan, PoolPlan, Rung, SitePlan
+from optimizer.domain import Plan, Rung, SitePlan
 from optimizer.evaluate import evaluate_facts
 from optimizer.facts import Facts, Floats, late_tail, with_taken
-from optimizer.jobplans import NAMES, JobPlans
+from optimizer.jobplans import JobPlans
 from optimizer.notes import notes_of
 from optimizer.once import once_for_jobs
-from optimizer.parked import Parked
-from optimizer.poolfacts import PoolFacts
+from optimizer.orders import TOL_KW, busy_work, pool_plans
 from optimizer.reasons import CODE, Note, Reason
 from optimizer.supply import Drawn, battery_plans, generator_plans, reserve_plans, without_solver
-from optimizer.why import Codes, job_reasons, pool_reasons, site_bindings
-
-TOL_KW = 1e-6
+from optimizer.why import Codes, Ints, job_reasons, pool_reasons, site_bindings
 
 
 @dataclass(frozen=True)
@@ -73,21 +68,12 @@ def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (
     room_kw = (np.minimum(facts.limit_kw, facts.events_cap_kw) - imports) / facts.pue
     bindings = site_bindings(facts, imports)
     reasons = pool_reasons(facts, draft.draw_kw, work, imports, bindings)
-    pools = {
-        pool.pool.id: _pool_plan(facts, pool, draft.draw_kw[pool.index], work[pool.index], room_kw, reasons[pool.index])
-        for pool in facts.pools
-    }
-    pools |= {
-        pool.pool.id: _with_parked(pool, pool.parked, pools[pool.pool.id], parked[pool.index])
-        for pool in facts.pools
-        if pool.parked is not None
-    }
+    pools = pool_plans(facts, draft.draw_kw, work, room_kw, reasons, parked)
     sites = {
         site.id: _site_plan(facts, s, imports[s], draft.worth.marginal) for s, site in enumerate(facts.problem.sites)
     }
-    plan = Plan(
-        facts.problem.made_at, facts.problem.grid, rung, pools, _job_plans(facts, draft, bindings), sites, 0.0, solve_s
-    )
+    jobs = _job_plans(facts, draft, work, bindings)
+    plan = Plan(facts.problem.made_at, facts.problem.grid, rung, pools, jobs, sites, 0.0, solve_s)
     plan = replace(plan, batteries=battery_plans(facts, drawn), generators=generator_plans(facts, drawn))
     plan = replace(plan, reserves=reserve_plans(facts, drawn), events=answers)
     objective = evaluate_facts(facts, plan).total
@@ -97,23 +83,11 @@ def assemble(facts: Facts, draft: Draft, rung: Rung, notes: tuple[Note, ...] = (
 
 def _work(facts: Facts, draft: Draft) -> Floats:
     """Work in GPU equivalents [pool, interval]: along the measured curve, for batch pools what their jobs do."""
-    work = np.zeros_like(draft.draw_kw)
-    for pool in facts.pools:
-        if not pool.batch:
-            busy = busy_w(pool, draft.draw_kw[pool.index])
-            work[pool.index] = pool.working * throughputs_at_draws(pool.curve, busy)
+    work = busy_work(facts, draft.draw_kw)
     pools = np.array(draft.job_pool, dtype=np.int64)
     for g in np.unique(pools[pools >= 0]).tolist():
         work[g] += draft.rates[pools == g].sum(axis=0)
     return work
-
-
-def busy_w(pool: PoolFacts, draw_kw: Floats) -> Floats:
-    """Draw in W of one busy GPU of an interactive or training pool [interval]."""
-    some = pool.working > 0
-    above = (draw_kw - pool.base_kw) * 1000.0 / np.where(some, pool.working, 1.0)
-    found: Floats = np.where(some, pool.base_w + above, pool.top_w)
-    return found
 
 
 def _per_site(facts: Facts, draw_kw: Floats) -> Floats:
@@ -122,66 +96,6 @@ def _per_site(facts: Facts, draw_kw: Floats) -> Floats:
     for pool in facts.pools:
         total[pool.site] += draw_kw[pool.index]
     return total
-
-
-def _pool_plan(
-    facts: Facts, pool: PoolFacts, draw_kw: Floats, work: Floats, room_kw: Floats, reasons: Codes
-) -> PoolPlan:
-    """Orders of one pool; rounding a batch pool up by a part of a GPU uses up the site's room."""
-    if pool.batch:
-        caps, active = _batch_orders(pool, draw_kw, work, room_kw)
-    else:
-        caps, active = _caps(pool, busy_w(pool, draw_kw)), np.full(facts.count, pool.pool.count)
-    names = tuple(NAMES[reasons].tolist())
-    return PoolPlan(tuple(draw_kw.tolist()), tuple(work.tolist()), tuple(caps.tolist()), tuple(active.tolist()), names)
-
-
-def _with_parked(pool: PoolFacts, how: Parked, orders: PoolPlan, parked: Floats) -> PoolPlan:
-    """The orders with parked GPUs: they draw less, and no more are active than are awake."""
-    awake = np.ceil(how.awake(parked) - 1e-6)
-    active = np.minimum(np.array(orders.active_gpus), np.maximum(0, awake).astype(np.int64))
-    draw = np.array(orders.draw_kw) - parked * how.saves_kw
-    rows = (tuple(row.tolist()) for row in (draw, active, parked))
-    return replace(orders, **dict(zip(("draw_kw", "active_gpus", "parked_gpus"), rows, strict=True)))
-
-
-def _caps(pool: PoolFacts, draw_w: Floats) -> Ints:
-    """Whole-watt caps for draws of one busy GPU; never below the floor's cap, where the floor holds."""
-    caps = caps_for_draws(pool.curve, draw_w + 1e-6)
-    lowest = int(np.ceil(pool.pool.min_cap_w))
-    if not pool.batch:
-        caps = np.where(pool.may_break_floor, caps, np.maximum(caps, pool.floor_caps_w))
-    return np.minimum(int(pool.pool.max_cap_w), np.maximum(lowest, caps))
-
-
-def _batch_orders(pool: PoolFacts, draw_kw: Floats, work: Floats, room_kw: Floats) -> tuple[Ints, Ints]:
-    """Caps and active GPUs that do `work` with the planned draw, all [interval]."""
-    busy = work > 1e-9
-    done = np.where(busy, work, 1.0)
-    above_w, rate = _gpus_at(pool, (draw_kw - pool.base_kw) * 1000.0 / done)
-    gpus = np.minimum(float(pool.pool.count), work / np.where(rate > 0, rate, 1.0))
-    whole = np.ceil(gpus - 1e-6)
-    extra_kw = (whole - gpus) * above_w / 1000.0
-    fits = extra_kw <= room_kw[pool.site] + TOL_KW
-    room_kw[pool.site] -= np.where(busy & fits, np.maximum(0.0, extra_kw), 0.0)
-    active = np.where(busy, np.where(fits, whole, np.floor(gpus + 1e-6)), 0.0).astype(np.int64)
-    return np.where(busy, _caps(pool, pool.curve.idle_w + above_w), int(pool.pool.max_cap_w)), active
-
-
-def _gpus_at(pool: PoolFacts, w_per_work: Floats) -> tuple[Floats, Floats]:
-    """Draw above idle in W and throughput of one GPU that needs `w_per_work` watts for each unit of work [interval]."""
-    above, rate = np.zeros(len(w_per_work)), np.zeros(len(w_per_work))
-    going = np.ones(len(w_per_work), dtype=np.bool_)
-    for k in range(pool.seg_width_w.shape[1]):
-        width, slope = pool.seg_width_w[:, k], pool.seg_slope_per_kw[:, k] / 1000.0
-        full, done = above + width, rate + width * slope
-        ends = going & (above > 0) & (full > w_per_work * done)
-        rest = 1.0 - w_per_work * slope
-        step = np.clip((w_per_work * rate - above) / np.where(ends, rest, 1.0), 0.0, width)
-        above = np.where(ends, above + step, np.where(going, full, above))
-        rate = np.where(ends, rate + step * slope, np.where(going, done, rate))
-        going &= ~ends
-    return above, rate
 
 
 def _site_plan(facts: Facts, s: int, imports: Floats, marginal: Floats | None) -> SitePlan:
@@ -193,11 +107,11 @@ def _site_plan(facts: Facts, s: int, imports: Floats, marginal: Floats | None) -
     return SitePlan(tuple(imports.tolist()), tuple(overs[0].tolist()), tuple(overs[1].tolist()), value)
 
 
-def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> JobPlans:
-    """Plans of all jobs of the problem, in its order; those with nothing left to do are done."""
+def _job_plans(facts: Facts, draft: Draft, work: Floats, bindings: Codes) -> JobPlans:
+    """Plans of all jobs of the problem, in its order; those with nothing left to do are done. `work` of the pools."""
     table, everyone = facts.table, facts.problem.jobs
     done = draft.rates * facts.hours
-    totals = done.sum(axis=1)
+    until, totals = np.cumsum(done, axis=1), done.sum(axis=1)
     late = np.clip(done - table.rate[:, None] * table.on_time_h, 0.0, None).sum(axis=1)
     late = np.where(late > 1e-9, late, 0.0)
     for n in np.flatnonzero(~table.preemptible & (totals > 1e-9)).tolist():
@@ -206,8 +120,8 @@ def _job_plans(facts: Facts, draft: Draft, bindings: Codes) -> JobPlans:
     ids, at, firsts = _everyone(facts)
     names = [*(pool.pool.id for pool in facts.pools), ""]
     homes = [names[g] if g >= 0 else first for g, first in zip(draft.job_pool, firsts, strict=True)]
-    ends = _finishes(facts, done, totals, undone)
-    rates, codes = draft.rates, job_reasons(facts, draft.rates, draft.job_pool, bindings)
+    ends = _finishes(facts, (done, until), totals, undone)
+    rates, codes = draft.rates, job_reasons(facts, draft.rates, until - done, (draft.job_pool, work), bindings)
     if np.array_equal(at, np.arange(len(table))):
         return JobPlans(ids, tuple(homes), rates, codes, late, undone, tuple(ends), draft.worth.starts)
     here = at >= 0
@@ -250,12 +164,13 @@ def undone_gpu_h(facts: Facts, done: Floats) -> Floats:
     return found
 
 
-def _finishes(facts: Facts, done: Floats, totals: Floats, undone: Floats) -> list[datetime | None]:
-    """When each job's last work is done; None when that is never, or after the horizon at a rate not yet planned."""
-    table, grid = facts.table, facts.problem.grid
-    reached = np.cumsum(done, axis=1) >= (table.left * (1 - 1e-9))[:, None]
-    last = np.where(reached.any(axis=1), reached.argmax(axis=1), facts.count - 1)
-    row = np.arange(len(last))
+def _finishes(facts: Facts, work: tuple[Floats, Floats], totals: Floats, undone: Floats) -> list[datetime | None]:
+    """When each job's last work is done; None when that is never, or after the horizon at a rate not yet planned.
+    `work`: done in each interval, and by its end."""
+    table, grid, (done, until) = facts.table, facts.problem.grid, work
+    reached = until >= (table.left * (1 - 1e-9))[:, None]
+    last, row = reached.argmax(axis=1), np.arange(len(reached))
+    last = np.where(reached[row, last], last, facts.count - 1)
     in_time = done[row, last] <= table.rate * table.on_time_h[row, last] * (1 + 1e-9)
     inside = totals >= table.left * (1 - 1e-9)
     found = np.array(grid.edges, dtype=object)[last + 1]

@@ -85,6 +85,8 @@ def _too_fast(
 ) -> list[Violation]:
     """Jobs that are promised more than their GPUs do under the one cap of their pool (which is rounded down to a whole
     watt). Runs without a break go at the highest rate by rule, and are not judged."""
+    if not any(inputs.pool.one_cap for inputs in problem.pools):
+        return []
     homes, found = np.array(jobs.pools, dtype=object), []
     gpus = np.array([job.max_gpus for job in problem.jobs], dtype=np.float64)
     for pool in (inputs.pool for inputs in problem.pools if inputs.pool.one_cap):

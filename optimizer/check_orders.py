@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.check_parking import saved_kw
+from optimizer.check_pools import Fault, Flags, Told, along
 from optimizer.curves import clipped, hull_from_idle, monotone
-from optimizer.domain import GpuPool, Plan, PoolInputs, SiteInputs, Work
+from optimizer.domain import GpuPool, Plan, SiteInputs, Work
 
 Floats = NDArray[np.float64]
 TOL_KW = 1e-3
 TOL = 1e-6
-Fault = tuple[str, int, str]
 
 
 @dataclass(frozen=True)
@@ -47,74 +45,85 @@ def _curve(pool: GpuPool) -> _Curve:
 
 @dataclass(frozen=True)
 class Ordered:
-    """A pool under its orders, all [interval]: caps; GPUs with work; kW that these allow and that are planned; where
-    they allow more than a plan and its rounding explain; and the kW that a batch pool is rounded up by, to a whole GPU.
-    """
+    """All pools under their orders, [pool, interval]: GPUs with work; kW that the orders allow; where that is more than
+    a plan and its rounding explain; and the kW that a batch pool is rounded up by, to a whole GPU."""
 
-    pool: GpuPool
-    curve: _Curve
-    cap_w: Floats
+    told: Told
+    curves: tuple[_Curve, ...]
     working: Floats
     allowed_kw: Floats
-    planned_kw: Floats
-    beyond: NDArray[np.bool_]
+    beyond: Flags
     rounded_kw: Floats
 
 
-def ordered(plan: Plan, inputs: PoolInputs) -> Ordered:
-    """What the cards of a pool draw at most: those with work under its cap, the others idle or parked. A lowest cap
-    that is no whole watt is ordered as the next one."""
-    pool, orders = inputs.pool, plan.pools[inputs.pool.id]
-    cap, planned, curve = np.array(orders.cap_w, dtype=np.float64), np.array(orders.draw_kw), _curve(pool)
-    lowest = cap <= ceil(pool.min_cap_w)
-    above = np.interp(np.where(lowest, pool.min_cap_w, cap), curve.cap_w, curve.draw_w) - pool.curve.idle_w
-    working = np.array(orders.active_gpus) if pool.work is Work.BATCH else np.array(inputs.load) * pool.count
-    allowed = (pool.count * pool.curve.idle_w + working * above) / 1000.0 - saved_kw(plan, inputs, len(cap))
-    over, tol = allowed - planned, TOL_KW + TOL * np.abs(planned)
-    beyond = over > tol + (above / 1000.0 if pool.work is Work.BATCH else 0.0)
+def ordered(told: Told) -> Ordered:
+    """What the cards of all pools draw at most: those with work under their cap, the others idle or parked. A lowest
+    cap that is no whole watt is ordered as the next one."""
+    curves, lowest_w = tuple(_curve(pool) for pool in told.pools), told.column(lambda pool: pool.min_cap_w)
+    batch = _batch(told)
+    working = np.where(batch, told.active, told.busy)
+    cap = np.where(told.cap_w <= np.ceil(lowest_w), lowest_w, told.cap_w)
+    above = along(cap, ((curve.cap_w, curve.draw_w) for curve in curves)) - told.idle_w
+    allowed = (told.count * told.idle_w + working * above) / 1000.0 - told.saved_kw
+    over, tol = allowed - told.draw_kw, TOL_KW + TOL * np.abs(told.draw_kw)
+    beyond = over > tol + np.where(batch, above / 1000.0, 0.0)
     rounded = np.where((over > tol) & ~beyond, over, 0.0)
-    return Ordered(pool, curve, cap, working, allowed, planned, beyond, rounded)
+    return Ordered(told, curves, working, allowed, beyond, rounded)
 
 
-def order_faults(plan: Plan, found: Ordered) -> Iterator[Fault]:
+def _batch(told: Told) -> Flags:
+    """Which pools run queued jobs [pool, 1]."""
+    return np.array([pool.work is Work.BATCH for pool in told.pools], dtype=np.bool_).reshape(-1, 1)
+
+
+def order_faults(plan: Plan, found: Ordered) -> list[Fault]:
     """Orders that allow more draw than planned (a batch pool's by a whole GPU: see `rounding_faults`), and those under
     which the planned work can't be done, a watt and (of a batch pool) a GPU more given. An interactive or training pool
     whose planned work keeps its floor so keeps it under its cap."""
-    pool, curve, work = found.pool, found.curve, np.array(plan.pools[found.pool.id].work_gpus)
-    for t in np.flatnonzero(found.beyond).tolist():
-        yield pool.id, t, _allow(plan, found, t)
-    if pool.work is Work.BATCH:
-        drawn = np.interp(found.cap_w + 1.0, curve.cap_w, curve.draw_w)
-        most = np.minimum(found.working + 1.0, pool.count) * np.interp(drawn, curve.corner_w, curve.corner_rate)
-    else:
-        most = found.working * np.interp(found.cap_w + 1.0, curve.cap_w, curve.rate)
-    for t in np.flatnonzero(work > most + 1e-4 * (1 + pool.count)).tolist():
-        yield pool.id, t, f"{_told(plan, pool, t)} do {most[t]:.3f} of the planned work {work[t]:.3f}"
+    told, cap, curves = found.told, found.told.cap_w + 1.0, found.curves
+    drawn = along(cap, ((curve.cap_w, curve.draw_w) for curve in curves))
+    at_hull = along(drawn, ((curve.corner_w, curve.corner_rate) for curve in curves))
+    at_cap = along(cap, ((curve.cap_w, curve.rate) for curve in curves))
+    queued = np.minimum(found.working + 1.0, told.count) * at_hull
+    most = np.where(_batch(told), queued, found.working * at_cap)
+    missed = told.work > most + 1e-4 * (1 + told.count)
+    return [
+        *told.faults(found.beyond, lambda g, t: _allow(plan, found, g, t)),
+        *told.faults(missed, lambda g, t: f"{_said(plan, told.pools[g], t)} do {most[g, t]:.3f} of the planned work "
+                                          f"{told.work[g, t]:.3f}"),
+    ]  # fmt: skip
 
 
 def rounding_faults(
-    plan: Plan, site: SiteInputs, caps_kw: Sequence[Floats], pools: Sequence[Ordered]
-) -> Iterator[Fault]:
+    plan: Plan, site: SiteInputs, caps_kw: Sequence[Floats], found: Ordered | None
+) -> Iterator[tuple[str, int, str]]:
     """Batch pools of a site that were rounded up to a whole GPU where it has no room for that under its limit and the
     events that it owes, whose caps are `caps_kw` [interval]."""
-    if not any(pool.rounded_kw.any() for pool in pools):
+    if found is None or not found.rounded_kw.any():
         return
+    here = np.array([pool.site == site.id for pool in found.told.pools], dtype=np.bool_).reshape(-1, 1)
+    rounded = np.where(here, found.rounded_kw, 0.0)
     bought, cap = np.array(plan.sites[site.id].import_kw), np.array(site.limit_kw)
     for other in caps_kw:
         cap = np.minimum(cap, other)
     room = np.maximum(0.0, cap - bought) / np.array(site.pue)
-    over = np.sum([pool.rounded_kw for pool in pools], axis=0)
+    over = rounded.sum(axis=0)
     for t in np.flatnonzero(over > room + TOL_KW + TOL * np.abs(bought)).tolist():
-        for item in pools:
-            if item.rounded_kw[t] > 0:
-                yield item.pool.id, t, f"{_allow(plan, item, t)}, and the site has {room[t]:.3f} kW left"
+        for g in np.flatnonzero(rounded[:, t] > 0).tolist():
+            yield (
+                found.told.pools[g].id,
+                t,
+                f"{_allow(plan, found, g, t)}, and the site has {room[t]:.3f} kW left",
+            )
 
 
-def _allow(plan: Plan, item: Ordered, t: int) -> str:
-    return f"{_told(plan, item.pool, t)} allow {item.allowed_kw[t]:.3f} kW, planned {item.planned_kw[t]:.3f}"
+def _allow(plan: Plan, found: Ordered, g: int, t: int) -> str:
+    told = found.told
+    text = f"allow {found.allowed_kw[g, t]:.3f} kW, planned {told.draw_kw[g, t]:.3f}"
+    return f"{_said(plan, told.pools[g], t)} {text}"
 
 
-def _told(plan: Plan, pool: GpuPool, t: int) -> str:
+def _said(plan: Plan, pool: GpuPool, t: int) -> str:
     """Its orders in words."""
     orders = plan.pools[pool.id]
     gpus = f" on {orders.active_gpus[t]} GPUs" if pool.work is Work.BATCH else ""

@@ -12,11 +12,10 @@ OVER = (JobState.DONE, JobState.CANCELLED)
 
 def step_faults(problem: Problem, jobs: JobPlans) -> list[Fault]:
     """What the jobs' plans break: gangs short of GPUs in the interval about to run, work before others are done."""
-    place = {job.id: number for number, job in enumerate(problem.jobs)}
+    bound = [(number, job) for number, job in enumerate(problem.jobs) if job.min_gpus > 1 or job.after]
+    place = {job.id: number for number, job in enumerate(problem.jobs)} if bound else {}
     found: list[Fault] = []
-    for number, job in enumerate(problem.jobs):
-        if job.min_gpus <= 1 and not job.after:
-            continue
+    for number, job in bound:
         if job.state not in OVER and job.left_gpu_h > 1e-9:
             if job.preemptible and job.min_gpus > 1:
                 found += _gang(problem, job, float(jobs.rates[number, 0]))

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf, isfinite
 
+import numpy as np
+from numpy.typing import NDArray
+
 from optimizer.assets import Battery, Generator
 from optimizer.domain import Plan, Problem, SiteInputs
 from optimizer.envelope import mean_limit_kw
 
+Floats = NDArray[np.float64]
 TOL = 1e-6
 TOL_KW = 1e-3
 
@@ -36,10 +40,15 @@ def _shape(name: str, kind: str, rows: tuple[tuple[float, ...], ...], count: int
         yield name, None, f"{kind} has missing values, or values that are no numbers"
 
 
-def net_kw(plan: Plan, site: SiteInputs, t: int) -> float:
-    """What a site's batteries and generators add to its import."""
-    stored = sum(plan.batteries[b.id].charge_kw[t] - plan.batteries[b.id].discharge_kw[t] for b in site.batteries)
-    return stored - sum(plan.generators[unit.id].output_kw[t] for unit in site.generators)
+def net_kw(plan: Plan, site: SiteInputs) -> Floats:
+    """What a site's batteries and generators add to its import [interval]."""
+    net = np.zeros(len(site.pue))
+    for battery in site.batteries:
+        orders = plan.batteries[battery.id]
+        net += np.array(orders.charge_kw) - np.array(orders.discharge_kw)
+    for unit in site.generators:
+        net -= np.array(plan.generators[unit.id].output_kw)
+    return net
 
 
 def supply_faults(problem: Problem, plan: Plan, site: SiteInputs) -> Iterator[Fault]:
@@ -48,11 +57,15 @@ def supply_faults(problem: Problem, plan: Plan, site: SiteInputs) -> Iterator[Fa
         yield from _battery(problem, plan, battery)
     for unit in site.generators:
         yield from _generator(plan, unit)
-    for t, bought in enumerate(plan.sites[site.id].import_kw):
-        leaves = sum(plan.batteries[b.id].discharge_kw[t] for b in site.batteries if b.may_export)
-        leaves += sum(plan.generators[unit.id].output_kw[t] for unit in site.generators if unit.may_export)
-        if bought < -leaves - TOL_KW:
-            yield site.id, t, f"{-bought:.3f} kW leave the site, {leaves:.3f} kW may"
+    bought = np.array(plan.sites[site.id].import_kw)
+    leaves = np.zeros(len(bought))
+    for leaving in (
+        *(plan.batteries[battery.id].discharge_kw for battery in site.batteries if battery.may_export),
+        *(plan.generators[unit.id].output_kw for unit in site.generators if unit.may_export),
+    ):
+        leaves += np.array(leaving)
+    for t in np.flatnonzero(bought < -leaves - TOL_KW).tolist():
+        yield site.id, t, f"{-bought[t]:.3f} kW leave the site, {leaves[t]:.3f} kW may"
 
 
 def _battery(problem: Problem, plan: Plan, battery: Battery) -> Iterator[Fault]:
@@ -77,9 +90,12 @@ def _generator(plan: Plan, unit: Generator) -> Iterator[Fault]:
             yield unit.id, t, f"gives {output:.3f} kW, outside {low:.3f}..{unit.high_kw[t]:.3f} kW"
 
 
-def most_output_kw(site: SiteInputs, t: int) -> float:
-    """All that a site's generators can give in an interval."""
-    return sum(unit.high_kw[t] for unit in site.generators)
+def most_output_kw(site: SiteInputs) -> Floats:
+    """All that a site's generators can give [interval]."""
+    most = np.zeros(len(site.pue))
+    for unit in site.generators:
+        most += np.array(unit.high_kw)
+    return most
 
 
 def charged_for_kw(problem: Problem, plan: Plan, site: SiteInputs, t: int) -> float:

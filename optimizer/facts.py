@@ -181,7 +181,7 @@ class Facts:
         total = self.other_kw.copy()
         for facts in self.pools:
             draw = np.where(facts.may_break_floor, facts.base_kw, facts.least_kw)
-            if facts.batch:
+            if facts.batch and self.fixed_work[facts.index].any():
                 draw = facts.draws_for(self.fixed_work[facts.index])
             total[facts.site] += draw
         return total * self.pue

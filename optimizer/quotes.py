@@ -20,11 +20,14 @@ from optimizer.facts import Facts, Floats
 from optimizer.highs import Answer
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Columns, Flags, Ints
-from optimizer.poolfacts import PoolFacts
-from optimizer.reasons import Reason
+from optimizer.poolfacts import PoolFacts, stacked
+from optimizer.reasons import CODE, REASONS, Reason
 
 INF = float("inf")
 TOL = 1e-7
+NONE = -1
+REASON = np.array([*REASONS, None], dtype=object)
+"""By place in REASONS; the last one, at -1, is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ class Prices:
     `given` one more in the place of another job's work, `yields` the same even where a limit forbids more; `spent` one
     less by power alone; `heir` the job that would best fill the gap of one less (-1: none), `heir_saves` what that
     saves, `next_saves` what it saves with any other job.
-    `why` says what forbids more, or that another job has to give way for it."""
+    `why` says what forbids more, or that another job has to give way for it (a place in REASONS, -1: neither)."""
 
     more: Floats
     less: Floats
@@ -48,15 +51,15 @@ class Prices:
     heir: Ints
     heir_saves: Floats
     next_saves: Floats
-    why: dict[tuple[int, int], Reason]
+    why: Ints
 
 
 def _unknown(shape: tuple[int, int]) -> Prices:
     """Prices before any way is known."""
     high = [np.full(shape, INF) for _ in range(4)]
     low = [np.full(shape, -INF) for _ in range(4)]
-    heir = np.full(shape, -1, dtype=np.int64)
-    return Prices(high[0], low[0], high[1], np.zeros(shape), high[2], high[3], low[1], heir, low[2], low[3], {})
+    heir, why = (np.full(shape, NONE, dtype=np.int64) for _ in range(2))
+    return Prices(high[0], low[0], high[1], np.zeros(shape), high[2], high[3], low[1], heir, low[2], low[3], why)
 
 
 def marginal_per_mwh(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
@@ -82,43 +85,36 @@ def prices_of(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints) -> Pric
     prices.yields[:] = prices.given
     np.minimum(prices.fill, prices.given, out=prices.more)
     np.maximum(prices.spent, prices.heir_saves, out=prices.less)
-    gives = np.argwhere(prices.given < prices.fill).tolist()
-    prices.why.update({(g, t): Reason.POOL_FULL for g, t in gives})  # noqa: C420 - lists are no keys
-    segments = _segments(facts, arrays, answer)
+    prices.why[prices.given < prices.fill] = CODE[Reason.POOL_FULL]
     for pool in facts.pools:
         if pool.batch:
             _spare_gpus(facts, pool, per_kw[pool.index], prices)
-        else:
-            _served(facts, arrays, answer, pool, prices, segments)
+    _served(facts, arrays, answer, prices)
     _forbidden(facts, arrays, answer, prices)
     return prices
 
 
 def quotes_of(facts: Facts, prices: Prices) -> dict[str, PoolQuote]:
     """The prices as the plan carries them."""
-    return {pool.pool.id: _quote(pool, prices) for pool in facts.pools}
+    tokens = np.array([pool.pool.tokens_per_gpu_h for pool in facts.pools], dtype=np.float64)[:, None]
+    known = prices.more < INF
+    million = np.where(known, prices.more, 0.0) / np.where(tokens > 0, tokens, 1.0) * 1e6
+    why = REASON[np.where(known | (prices.why != NONE), prices.why, CODE[Reason.POOL_FULL])].tolist()
+    more, less = _where(known, prices.more), _where(prices.less > -INF, prices.less)
+    per_mtok, yields = _where(known & (tokens > 0), million), _where(prices.yields < INF, prices.yields)
+    rows = zip(facts.pools, more, less, per_mtok, why, yields, strict=True)
+    return {
+        pool.pool.id: PoolQuote(tuple(one), tuple(gone), tuple(mtok), tuple(said), tuple(lost) if pool.batch else ())
+        for pool, one, gone, mtok, said, lost in rows
+    }
 
 
-def _quote(pool: PoolFacts, prices: Prices) -> PoolQuote:
-    more, less = prices.more[pool.index], prices.less[pool.index]
-    tokens, known = pool.pool.tokens_per_gpu_h, more < INF
-    named = known & (tokens > 0)
-    per_mtok = np.where(known, more, 0.0) / (tokens if tokens > 0 else 1.0) * 1e6
-    reasons = [None if one else Reason.POOL_FULL for one in known.tolist()]
-    return PoolQuote(
-        _where(known, more),
-        _where(less > -INF, less),
-        _where(named, per_mtok),
-        tuple(prices.why.get((pool.index, t), reason) for t, reason in enumerate(reasons)),
-        _where(prices.yields[pool.index] < INF, prices.yields[pool.index]) if pool.batch else (),
-    )
-
-
-def _where(known: Flags, values: Floats) -> tuple[float | None, ...]:
+def _where(known: Flags, values: Floats) -> list[list[float | None]]:
     """Numbers, None where they are not known."""
     found = values.astype(object)
     found[~known] = None
-    return tuple(found.tolist())
+    made: list[list[float | None]] = found.tolist()
+    return made
 
 
 def _cost_of_draw(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
@@ -219,34 +215,11 @@ def _spare_gpus(facts: Facts, pool: PoolFacts, per_kw: Floats, prices: Prices) -
     knee_kw = 1.0 / pool.seg_slope_per_kw[:, 0]
     cost = np.minimum(per_kw * knee_kw, per_kw * pool.kw_per_work) / facts.hours
     row = prices.more[pool.index]
-    for t in np.flatnonzero(spare & (cost < row)).tolist():
-        prices.why.pop((pool.index, t), None)
+    prices.why[pool.index, spare & (cost < row)] = NONE
     row[spare] = np.minimum(row[spare], cost[spare])
 
 
-@dataclass(frozen=True, eq=False)
-class _Segments:
-    """Every segment column, those of a pool side by side from its place in `starts`: interval, slope in GPU equivalents
-    per kW, value, bound and reduced cost; and y_change[t] - y_change[t+1] [pool, interval]."""
-
-    starts: Ints
-    t: Ints
-    slope: Floats
-    at: Floats
-    high: Floats
-    reduced: Floats
-    moved: Floats
-
-
-def _segments(facts: Facts, arrays: Arrays, answer: Answer) -> _Segments:
-    seg = arrays.families["seg"]
-    at, _, high = _bounds(arrays, seg, answer)
-    starts = np.searchsorted(seg.keys[0], np.arange(len(facts.pools) + 1))
-    moved = _change_of_level(facts, arrays, answer)
-    return _Segments(starts, seg.keys[1], _slopes(facts, seg), at, high, arrays.of("seg", answer.reduced), moved)
-
-
-def _served(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts, prices: Prices, seg: _Segments) -> None:
+def _served(facts: Facts, arrays: Arrays, answer: Answer, prices: Prices) -> None:
     """Interactive and training pools: the least of two ways.
 
     1. An idle GPU becomes busy at the present point of the curve (one less: a busy one idle). With n busy GPUs the
@@ -255,38 +228,56 @@ def _served(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts, price
        of a linear program to its right sides and bounds); its work costs (S/h + value * throughput) / throughput.
     2. A higher cap on the busy ones: (r + value * h * slope) / (h * slope) over the segments with room.
     """
-    value, count, idle_w = pool.pool.value_per_gpu_h, pool.pool.count, pool.curve.idle_w
-    mine = slice(*seg.starts[pool.index : pool.index + 2].tolist())
-    t, slope, at, high = seg.t[mine], seg.slope[mine], seg.at[mine], seg.high[mine]
-    reduced, hours = seg.reduced[mine], facts.hours
-    cost = reduced / (slope * hours[t]) + value
-    more, less = prices.more[pool.index], prices.less[pool.index]
-    room = at < high - _tol(high)
-    np.minimum.at(more, t[room], cost[room])
-    busy = np.maximum(pool.working, 1e-12)
-    rents = np.bincount(t, reduced * at, minlength=facts.count) / busy
-    rate = pool.base_throughput + np.bincount(t, slope * at, minlength=facts.count) / busy
-    none = pool.working <= 1e-9
-    low_w, top_w, top = pool.base_w, pool.top_w, pool.top_throughput
-    balance = arrays.of_rows("balance", answer.duals).reshape(facts.other_kw.shape)[pool.site] * facts.pue[pool.site]
-    moved = seg.moved[pool.index] * (top_w - low_w) / 1000.0
-    floor = _floor_dual(facts, arrays, answer, pool) * (pool.floor_work / busy - pool.base_throughput)
-    shift = balance * (low_w - idle_w) / 1000.0 + rents + floor + moved - value * hours * pool.base_throughput
+    pools, hours = [pool for pool in facts.pools if not pool.batch], facts.hours
+    rows, site = [pool.index for pool in pools], [pool.site for pool in pools]
+    if not pools:
+        return
+    value = np.array([pool.pool.value_per_gpu_h for pool in pools])[:, None]
+    count = np.array([pool.pool.count for pool in pools])[:, None]
+    idle_w = np.array([pool.curve.idle_w for pool in pools])[:, None]
+    working, least, low_w, top_w, top, floor_work = (
+        stacked(pools, name, facts.count)
+        for name in ("working", "base_throughput", "base_w", "top_w", "top_throughput", "floor_work")
+    )
+    busy, none = np.maximum(working, 1e-12), working <= 1e-9
+    rents, done = (part[rows] for part in _segments(facts, arrays, answer, prices))
+    rate = least + done / busy
+    balance = arrays.of_rows("balance", answer.duals).reshape(facts.other_kw.shape)[site] * facts.pue[site]
+    moved = _change_of_level(facts, arrays, answer)[rows] * (top_w - low_w) / 1000.0
+    floor = _floor_duals(facts, arrays, answer)[rows] * (floor_work / busy - least)
+    shift = balance * (low_w - idle_w) / 1000.0 + rents / busy + floor + moved - value * hours * least
     one = np.where(
         none, balance * (top_w - idle_w) / 1000.0 / hours / top, (shift / hours / np.maximum(rate, 1e-12)) + value
     )
-    able = (pool.working < count * (1 - TOL)) & (none | (rate > TOL)) & (count > 0)
-    more[able] = np.minimum(more[able], one[able])
-    loaded = ~none & (rate > TOL)
-    less[loaded] = one[loaded]
+    able = (working < count * (1 - TOL)) & (none | (rate > TOL)) & (count > 0)
+    prices.more[rows] = np.where(able, np.minimum(prices.more[rows], one), prices.more[rows])
+    prices.less[rows] = np.where(~none & (rate > TOL), one, prices.less[rows])
 
 
-def _floor_dual(facts: Facts, arrays: Arrays, answer: Answer, pool: PoolFacts) -> Floats:
-    """y_floor of a pool [interval]; 0 where its floor may not give."""
-    dual = np.zeros(facts.count)
+def _segments(facts: Facts, arrays: Arrays, answer: Answer, prices: Prices) -> tuple[Floats, Floats]:
+    """What the segments' bounds are worth to a pool, and the work along them [pool, interval]. A higher cap of
+    interactive and training pools is a way to do more (see `_served`)."""
+    seg = arrays.families["seg"]
+    g, t, _ = seg.keys
+    slope, reduced = _slopes(facts, seg), arrays.of("seg", answer.reduced)
+    at, _, high = _bounds(arrays, seg, answer)
+    batch = np.array([pool.batch for pool in facts.pools], dtype=np.bool_)
+    value = np.array([pool.pool.value_per_gpu_h for pool in facts.pools])
+    room = ~batch[g] & (at < high - _tol(high))
+    cost = reduced / (slope * facts.hours[t]) + value[g]
+    here, shape = g * facts.count + t, prices.more.shape
+    np.minimum.at(prices.more.reshape(-1), here[room], cost[room])
+    rents, done = np.zeros(shape), np.zeros(shape)
+    rents += np.bincount(here, reduced * at, minlength=rents.size).reshape(shape)
+    done += np.bincount(here, slope * at, minlength=done.size).reshape(shape)
+    return rents, done
+
+
+def _floor_duals(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:
+    """y_floor [pool, interval]; 0 where a floor may not give."""
+    dual = np.zeros((len(facts.pools), facts.count))
     rows = arrays.row_families["floor"]
-    mine = rows.keys[0] == pool.index
-    dual[rows.keys[1][mine]] = arrays.of_rows("floor", answer.duals)[mine]
+    dual[rows.keys] = arrays.of_rows("floor", answer.duals)
     return dual
 
 
@@ -308,7 +299,7 @@ def _forbidden(facts: Facts, arrays: Arrays, answer: Answer, prices: Prices) -> 
             if pool.site == s:
                 for table in (prices.more, prices.fill, prices.given):
                     table[pool.index, now] = INF
-                prices.why[pool.index, now] = codes[0] if over[s, now] else codes[1]
+                prices.why[pool.index, now] = CODE[codes[0] if over[s, now] else codes[1]]
 
 
 _EVENT_CODES = (Reason.EVENT_UNREACHABLE, Reason.DR_EVENT)

@@ -12,6 +12,7 @@ from optimizer.facts import Facts, Floats, with_taken
 from optimizer.highs import Answer
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Columns, Ints
+from optimizer.once import once_for_jobs
 from optimizer.probe import NO_PROBES, Basis, Budget, confined, probed
 from optimizer.quotes import marginal_per_mwh, prices_of, quotes_of
 from optimizer.starts import prices_now, starts_of
@@ -35,6 +36,7 @@ def pair_rates(facts: Facts, arrays: Arrays, point: Floats) -> Floats:
     return rates
 
 
+@once_for_jobs
 def pair_index(facts: Facts) -> Ints:
     """Number of the pair of a job and a pool [job, pool] (-1: the job may not run there)."""
     table = facts.table
@@ -124,5 +126,6 @@ def _worth(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, basis: Bas
     starts = starts_of(facts, arrays, answer, homes, prices, prices_now(facts))
     if starts and budget.probes > 0:
         starts = probed(facts, confined(facts, arrays, answer, homes), homes, starts, basis, budget)
-    named = {facts.table.jobs[job].id: start for job, start in starts.items()}
+    jobs = facts.table.jobs
+    named = {jobs[job].id: start for job, start in starts.items()}
     return Worth(marginal_per_mwh(facts, arrays, answer), quotes_of(facts, prices), named)

@@ -65,7 +65,7 @@ def worth_steadying(arrays: Arrays) -> bool:
 def tried(arrays: Arrays, hours: Floats, codes: tuple[Ints, Ints], held: Highs | None, time_limit_s: float) -> Tried:
     """Solve arrays from a basis (see `Highs.start_from`), with `hours` of their intervals. `held`: a solver that has
     this very basis. Raises SolveError (TIMEOUT) where time runs out after its steps were few enough."""
-    leaning = replace(arrays, cost=arrays.cost + _leaning(arrays, hours, codes[0]))
+    leaning = arrays.at_costs(arrays.cost + _leaning(arrays, hours, codes[0]))
     if held is not None and same_matrix(held.arrays, arrays):
         solver = held
         solver.write(leaning)
@@ -88,7 +88,7 @@ def tried(arrays: Arrays, hours: Floats, codes: tuple[Ints, Ints], held: Highs |
 
 def proven(arrays: Arrays, answer: Answer) -> bool:
     """Whether the duals of an answer prove its point the optimum."""
-    gap = answer.objective - least(arrays, answer.duals)
+    gap = answer.objective - least(arrays, answer.duals, answer.reduced)
     return abs(gap) <= PROVEN * (1.0 + abs(answer.objective))
 
 
@@ -104,10 +104,10 @@ def _leaning(arrays: Arrays, hours: Floats, codes: Ints) -> Floats:
     return added
 
 
-def least(arrays: Arrays, duals: Floats) -> float:
+def least(arrays: Arrays, duals: Floats, reduced: Floats | None = None) -> float:
     """What every point costs at least, by these duals of the rows: the bound of weak duality, minus infinity where they
-    prove nothing."""
-    reduced: Floats = arrays.cost - duals @ arrays.matrix
+    prove nothing. `reduced`: the costs less what the duals make of them, where that is known."""
+    reduced = arrays.cost - duals @ arrays.matrix if reduced is None else reduced
     columns = _cheapest(reduced, arrays.low, arrays.high)
     return float(arrays.offset + columns.sum() + _cheapest(duals, arrays.row_low, arrays.row_high).sum())
 

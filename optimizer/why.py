@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.domain import Work
 from optimizer.facts import Facts, Floats
+from optimizer.once import once_for_jobs
 from optimizer.poolfacts import PoolFacts, stacked, stacked_segments
 from optimizer.ramps import allowed_kw, is_paced
 from optimizer.reasons import CODE, Reason
@@ -20,6 +20,7 @@ from optimizer.steps import may_work, steps_of
 
 Codes = NDArray[np.int64]
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 SMALL = {reason: np.int16(code) for reason, code in CODE.items()}
 """Codes in two bytes: those of fifty thousand jobs in a day are four million."""
 
@@ -157,21 +158,30 @@ def _batch_reasons(facts: Facts, pools: list[PoolFacts], work: Floats, binding: 
     )
 
 
-def job_reasons(facts: Facts, rates: Floats, job_pool: tuple[int, ...], bindings: Codes) -> NDArray[np.int16]:
-    """Primary reason of every job and interval, as codes [job, interval]."""
+@once_for_jobs
+def _windows(facts: Facts) -> tuple[Floats, Flags, Flags]:
+    """Hours in which each job may work [job], when it is pressed by its deadline, and when it may not work [job,
+    interval]."""
     table = facts.table
-    pools = np.array(job_pool, dtype=np.int64)
-    site = np.array([*(pool.site for pool in facts.pools), 0], dtype=np.int64)[pools]
-    done = rates * facts.hours
-    before = np.cumsum(done, axis=1) - done
     hours = table.on_time_h + table.late_h
+    return hours.sum(axis=1), (table.late_h > 0) | (table.pace > 0.9)[:, None], hours <= 1e-9
+
+
+def job_reasons(
+    facts: Facts, rates: Floats, before: Floats, homes: tuple[tuple[int, ...], Floats], bindings: Codes
+) -> NDArray[np.int16]:
+    """Primary reason of every job and interval, as codes [job, interval]; `before`: GPU-hours that each has done before
+    an interval; `homes`: the pool of each job, and the work of the pools."""
+    table = facts.table
+    pools = np.array(homes[0], dtype=np.int64)
+    site = np.array([*(pool.site for pool in facts.pools), 0], dtype=np.int64)[pools]
+    total, pressed, closed = _windows(facts)
     cost = facts.cost_per_kwh
-    mean = _mean_in_window(cost, hours, site)
+    mean = _mean_in_window(facts, total, site)
     cheap = cost[site] <= mean
-    full = np.array([_pool_full(facts, rates, pools, g) for g in range(len(facts.pools))])[pools]
+    full = _full(facts, homes[1])[pools]
     runs = rates > 1e-9
     bound = bindings.astype(np.int16)[site]
-    pressed = (table.late_h > 0) | (table.pace > 0.9)[:, None]
     working = np.where(pressed | ~cheap, SMALL[Reason.DEADLINE], SMALL[Reason.CHEAP_WINDOW])
     working[~table.preemptible] = SMALL[Reason.NOT_PREEMPTIBLE]
     dear: NDArray[np.int16] = np.full((1, 1), SMALL[Reason.HIGH_PRICE])
@@ -181,8 +191,9 @@ def job_reasons(facts: Facts, rates: Floats, job_pool: tuple[int, ...], bindings
         dear = np.where(coincident, SMALL[Reason.COINCIDENT_PEAK], dear)
     codes: NDArray[np.int16] = np.where(bound >= 0, bound, np.where(full, SMALL[Reason.POOL_FULL], dear))
     codes = np.where(runs, working, codes)
-    codes[~runs & _waits(facts, rates)] = CODE[Reason.PREDECESSOR]
-    codes[hours <= 1e-9] = CODE[Reason.NOT_RELEASED]
+    if len(steps_of(facts).order):
+        codes[~runs & _waits(facts, rates)] = CODE[Reason.PREDECESSOR]
+    codes[closed] = CODE[Reason.NOT_RELEASED]
     codes[before >= (table.left * (1 - 1e-9))[:, None]] = CODE[Reason.WORK_DONE]
     codes[pools < 0] = CODE[Reason.DEADLINE_UNREACHABLE]
     return codes
@@ -197,16 +208,16 @@ def _waits(facts: Facts, rates: Floats) -> NDArray[np.bool_]:
     return waits
 
 
-def _mean_in_window(cost: Floats, hours: Floats, site: Ints) -> Floats:
-    """Mean cost of energy [site, interval] over each job's own hours [job, interval], at its site [job, 1]."""
-    total = hours.sum(axis=1)
-    mean: Floats = (hours @ cost.T)[np.arange(len(site)), site] / np.where(total > 0, total, 1.0)
+def _mean_in_window(facts: Facts, total: Floats, site: Ints) -> Floats:
+    """Mean cost of energy over each job's own hours, `total` of them, at its site [job, 1]."""
+    hours = facts.table.on_time_h + facts.table.late_h
+    spent = (hours @ facts.cost_per_kwh.T)[np.arange(len(site)), site]
+    mean: Floats = spent / np.where(total > 0, total, 1.0)
     return mean[:, None]
 
 
-def _pool_full(facts: Facts, rates: Floats, pools: Codes, g: int) -> NDArray[np.bool_]:
-    """Intervals in which a pool has no free GPU for one more job."""
-    if facts.pools[g].pool.work is not Work.BATCH:
-        return np.zeros(facts.count, dtype=np.bool_)
-    used: NDArray[np.bool_] = rates[pools == g].sum(axis=0) >= 0.999 * facts.pools[g].pool.count
-    return used
+def _full(facts: Facts, work: Floats) -> Flags:
+    """Where a batch pool has no free GPU for one more job [pool, interval]; `work` is that of its jobs."""
+    gpus = np.array([0.999 * pool.pool.count if pool.batch else np.inf for pool in facts.pools])
+    full: Flags = work >= gpus[:, None]
+    return full

@@ -7,7 +7,7 @@ one step; writing vectors takes milliseconds. A test holds both to the same last
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -48,6 +48,10 @@ class Arrays:
         shape = (len(self.row_low), len(self.cost))
         return sparse.csc_matrix((self.value, self.index, self.starts), shape=shape)
 
+    def at_costs(self, cost: Floats) -> Arrays:
+        """The same program at other costs, with the very same matrix."""
+        return _lending(self, replace(self, cost=cost))
+
     def of(self, family: str, solution: Floats) -> Floats:
         """The part of a solution that belongs to a family, in the order of its keys."""
         columns = self.families.get(family)
@@ -80,9 +84,10 @@ def entries(families: Iterable[Rows], keep: frozenset[str] | None = None) -> Ent
 
 def with_matrix(model: Model, terms: Entries, before: Arrays | None = None) -> Arrays:
     """Arrays with these terms and the model's own numbers."""
-    starts, index, value = _as_before(model, terms, before) or _compressed(model, terms)
+    known = _as_before(model, terms, before)
+    starts, index, value = known or _compressed(model, terms)
     families, row_families = list(model.families.values()), list(model.row_families.values())
-    return Arrays(
+    made = Arrays(
         cost=_joined([family.cost for family in families]),
         offset=model.constant,
         low=_joined([family.low for family in families]),
@@ -98,6 +103,13 @@ def with_matrix(model: Model, terms: Entries, before: Arrays | None = None) -> A
         runs=model.runs,
         terms=terms,
     )
+    return _lending(before, made) if known and before is not None else made
+
+
+def _lending(before: Arrays, made: Arrays) -> Arrays:
+    """Arrays with the matrix of others, which has the same terms."""
+    made.__dict__["matrix"] = before.matrix
+    return made
 
 
 Matrix = tuple[NDArray[np.int32], NDArray[np.int32], Floats]

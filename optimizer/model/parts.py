@@ -82,8 +82,10 @@ class Rows:
     def add(self, at: ArrayLike, columns: Columns, members: ArrayLike, coefficient: ArrayLike) -> None:
         """Add coefficient * columns[members] to the rows `at` (numbers inside both families; arrays broadcast). Each
         pair of a row and a column is given once."""
-        rows, cols = (np.atleast_1d(np.asarray(part, dtype=np.int64)) for part in (at, members))
+        rows, cols = _keys((at, members))
         values = np.asarray(coefficient, dtype=np.float64)
+        if not values.shape:
+            values = np.full(rows.shape, values)
         if not rows.shape == cols.shape == values.shape:
             rows, cols, values = np.broadcast_arrays(rows, cols, values)
         if len(rows):
@@ -145,10 +147,11 @@ class Model:
 
 def _keys(keys: Sequence[ArrayLike]) -> Keys:
     """Key arrays as integers, all of one length."""
-    return tuple(np.atleast_1d(np.asarray(key, dtype=np.int64)) for key in keys)
+    return tuple(np.array(key, dtype=np.int64, ndmin=1, copy=None) for key in keys)
 
 
 def _filled(value: ArrayLike, count: int) -> Floats:
     """A number or an array as an array of that length, of its own."""
-    given = np.asarray(value, dtype=np.float64)
-    return np.array(given if given.shape == (count,) else np.broadcast_to(given, (count,)))
+    filled = np.empty(count)
+    filled[:] = value
+    return filled
