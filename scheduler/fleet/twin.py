@@ -12,7 +12,7 @@ import gc
 import resource
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,8 @@ from scheduler.agent.process import answer
 from scheduler.agent.state import AgentFiles, Found, Held
 from scheduler.config.load import shipped_curves
 from scheduler.fleet.twin_hall import TwinHall, TwinModel
+from scheduler.fleet.twin_meter import TwinMeter
+from scheduler.fleet.twin_site import TwinSite, site_of, site_options
 
 T = TypeVar("T")
 
@@ -58,8 +60,9 @@ class TwinFiles(AgentFiles):
         self.kept = (self.kept[0], held)
 
 
-async def serve(hall: TwinHall, connect: Mapping[str, Any], settings: AgentSettings) -> None:
-    """Run the nodes of a hall until cancelled; says "ready" on stdout when all are connected."""
+async def serve(hall: TwinHall, connect: Mapping[str, Any], settings: AgentSettings, each: Callable[[], None]) -> None:
+    """Run the nodes of a hall until cancelled, and do `each` twenty times a tick; says "ready" on stdout when all are
+    connected."""
     turns, names = asyncio.Semaphore(AT_ONCE), hall.names
     cores = [AgentCore(cards, TwinFiles(), settings) for cards in hall.cards]
     clients = await asyncio.gather(
@@ -68,12 +71,14 @@ async def serve(hall: TwinHall, connect: Mapping[str, Any], settings: AgentSetti
     # Thousands of nodes share what would be thousands of small heaps; their collector's pauses are nobody's in a fleet.
     gc.collect()
     gc.freeze()
+    each()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     try:
         while True:
             for turn in range(TURNS):
                 await asyncio.sleep(settings.tick_s / TURNS)
+                each()
                 for core in cores[turn::TURNS]:
                     with suppress(AdapterError):  # its cards can't be read now
                         core.tick()
@@ -92,6 +97,10 @@ async def _one(
     return client
 
 
+def _nothing() -> None:
+    """Without a meter there is nothing to do beside the nodes."""
+
+
 async def _at_once(work: Callable[[], T]) -> T:
     """Simulated cards never block."""
     return work()
@@ -108,11 +117,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state-s", type=float, default=1.0, help="seconds between two tellings of a node's state")
     parser.add_argument("--ca", type=Path, help="certificate authority of the servers")
     _behaviour(parser)
+    site_options(parser)
     options = parser.parse_args(arguments)
     if options.count < 1 or options.gpus < 1:
         parser.error("--count and --gpus must be at least 1")
     if options.curve not in shipped_curves():
         parser.error(f"--curve {options.curve}: not one of {', '.join(shipped_curves())}")
+    try:
+        model = _model(options, site_of(options))
+    except ValueError as error:
+        parser.error(str(error))
+    hall = TwinHall([f"{options.prefix}-{number}" for number in range(options.count)], options.gpus, model)
+    try:
+        _run(options, hall)
+    except AdapterError as error:  # the meter's
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace, hall: TwinHall) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 65536), hard))
     connect: dict[str, Any] = {"servers": options.fleet, "connect_timeout": 30, "ping_interval": 60}
@@ -120,13 +144,16 @@ def main(arguments: list[str] | None = None) -> int:
         import ssl
 
         connect["tls"] = ssl.create_default_context(cafile=str(options.ca))
-    names = [f"{options.prefix}-{number}" for number in range(options.count)]
     settings = AgentSettings(tick_s=options.tick_s, state_s=options.state_s)
-    hall = TwinHall(names, options.gpus, _model(options))
-    # Thousands of connections in one process: uvloop's cost a fifth less of its time than asyncio's own.
-    with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(hall, connect, settings))
-    return 0
+    with ExitStack() as stack:
+        see = _nothing
+        if options.meter_port is not None:
+            place = (options.meter_host, options.meter_port)
+            see = stack.enter_context(TwinMeter(hall, place, options.meter_adds)).see
+        # Thousands of connections in one process: uvloop's cost a fifth less of its time than asyncio's own.
+        stack.enter_context(suppress(KeyboardInterrupt))
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        runner.run(serve(hall, connect, settings, see))
 
 
 def _behaviour(parser: argparse.ArgumentParser) -> None:
@@ -143,7 +170,7 @@ def _behaviour(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cap-reset-per-h", type=float, default=0.0, help="limits put back, per card and hour")
 
 
-def _model(options: argparse.Namespace) -> TwinModel:
+def _model(options: argparse.Namespace, site: TwinSite) -> TwinModel:
     return TwinModel(
         shipped_curves()[options.curve],
         options.load,
@@ -154,6 +181,7 @@ def _model(options: argparse.Namespace) -> TwinModel:
         options.losses,
         options.gpu_loss_per_h,
         options.cap_reset_per_h,
+        site,
     )
 
 

@@ -10,7 +10,7 @@ seed the same ones at the same seconds, however busy the machine is.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 from zlib import crc32
@@ -26,11 +26,13 @@ from adapters.power.receipts import UNKNOWN_GPU
 from optimizer.domain import GpuPool, PowerCurve, Work
 from optimizer.reasons import Reason
 from scheduler.clock import VirtualClock
+from scheduler.fleet.twin_site import TwinSite
 
 STEP_S, STEPS_A_SECOND = 0.1, 10
 GROUPS = 16
 """So many groups of nodes in a process have a load of their own."""
 
+SITE = "twin"
 START = datetime(2022, 9, 6, tzinfo=UTC)
 
 
@@ -38,7 +40,8 @@ START = datetime(2022, 9, 6, tzinfo=UTC)
 class TwinModel:
     """How simulated nodes behave: the curve of their cards, the share of time that these work; dips of that load and
     depth of its bursts (see `hall_noise`); relative noise of a card's sensor; chance that a node's cards can't be read
-    in a second; cards lost, and limits put back by a driver, per card and hour. All of it from one seed."""
+    in a second; cards lost, and limits put back by a driver, per card and hour. All of it from one seed. And the site
+    around them, by the wall clock."""
 
     curve: PowerCurve
     load: float = 0.9
@@ -49,21 +52,31 @@ class TwinModel:
     losses: float = 0.0
     gpu_loss_per_h: float = 0.0
     cap_reset_per_h: float = 0.0
+    site: TwinSite = field(default_factory=TwinSite)
 
 
 class TwinHall:
     """The cards of some nodes; `clock` gives seconds. Not thread-safe: one event loop has it."""
 
     def __init__(
-        self, names: Sequence[str], gpus: int, model: TwinModel, clock: Callable[[], float] = monotonic
+        self,
+        names: Sequence[str],
+        gpus: int,
+        model: TwinModel,
+        clock: Callable[[], float] = monotonic,
+        wall: datetime | None = None,
     ) -> None:
+        """`wall`: the moment of the site's weather at the start; now, unless told."""
         self.names, self.gpus, self.model, self._clock = tuple(names), gpus, model, clock
         self._seed = crc32(f"{model.seed}/{self.names[0]}".encode())
         self._began, self._step, self._world = clock(), 0, VirtualClock(START)
         pools = [_pool(number, len(part) * gpus, model.curve) for number, part in enumerate(_groups(self.names))]
         faults = HallFaults(self._seed, gpu_loss_per_h=model.gpu_loss_per_h, cap_reset_per_h=model.cap_reset_per_h)
         loads = {pool.id: _load(model, self._seed, pool.id) for pool in pools}
-        self._hall = SimulatedHall(pools, self._world, loads, physics=HallPhysics(sample_s=1.0), faults=faults)
+        self._ahead = (wall or datetime.now(UTC)) - START
+        pue: Mapping[str, Signal] = {SITE: lambda moment: model.site.pue_at(moment + self._ahead)}
+        physics = HallPhysics(sample_s=1.0, cooling_s=model.site.cooling_s)
+        self._hall = SimulatedHall(pools, self._world, loads, pue, physics=physics, faults=faults)
         self.low_w, self.high_w = pools[0].min_cap_w, pools[0].max_cap_w
         self._ids = [gpu for pool in pools for gpu in self._hall.gpus_of[pool.id]]
         self._written: dict[int, float] = {}
@@ -100,6 +113,13 @@ class TwinHall:
     def write(self, at: int, watts: float) -> None:
         """Set a card's limit, from the next step on."""
         self.limit_w[at] = self._written[at] = watts
+
+    def metered(self) -> tuple[float, float, float]:
+        """Import of the site and power of its cards now in kW, and degrees Celsius outside."""
+        self.look()
+        cards_kw = float(self._hall.columns().draw_w.sum()) / 1000.0
+        outside_c = self.model.site.outside_c(self._world.now() + self._ahead)
+        return self._hall.reading().import_kw[SITE], cards_kw, outside_c
 
     def _see(self, written: Collection[int]) -> None:
         """Take over what the cards do now, and what became of the limits that were written."""
@@ -188,7 +208,7 @@ def _groups(names: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _pool(number: int, count: int, curve: PowerCurve) -> GpuPool:
     low, high = curve.points[0].cap_w, curve.points[-1].cap_w
-    return GpuPool(f"group-{number}", "twin", curve.name, count, Work.TRAINING, curve, 1.0, 0.0, low, high)
+    return GpuPool(f"group-{number}", SITE, curve.name, count, Work.TRAINING, curve, 1.0, 0.0, low, high)
 
 
 def _load(model: TwinModel, seed: int, name: str) -> Signal:
