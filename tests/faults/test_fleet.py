@@ -325,7 +325,7 @@ def test_the_agent_stays_small_with_the_bus(tmp_path):
             fleet.close()
             process.terminate()
             assert process.wait(30) == 0
-        assert set(fake.limits_w().values()) == {700.0}
+        assert set(fake.limits_w().values()) == {300.0}, "its lease runs: the next agent's"
 
 
 def test_simulated_nodes_of_one_process_obey_and_fall_silent_like_real_ones(tmp_path):

@@ -196,8 +196,8 @@ def test_a_server_that_is_gone_fails_no_request(desk, server, daemon):
     name = desk.batch([f"w{k}" for k in range(100)])
     desk.wait(lambda: sum(server.asked.values()) > 20)
     server.close()
-    desk.wait(lambda: not desk.up()["ok"])
-    assert "can't be reached" in desk.up()["trouble"][0]
+    # what was being written when it went is told first; the next try finds nobody
+    desk.wait(lambda: not (up := desk.up())["ok"] and "can't be reached" in up["trouble"][0])
     server.open()
     found = desk.ended(name)
     assert found["request_counts"]["completed"] + found["request_counts"]["failed"] == 100
