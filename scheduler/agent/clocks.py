@@ -106,6 +106,14 @@ class AgentClocks:
             self._found.clocks_mhz.update({gpu: mhz for gpu, mhz in moving.items() if gpu in done})
         self.unlock(free)
 
+    def ramp_s(self) -> float:
+        """How long the ramp takes from here."""
+        held = self._found.clocks_mhz
+        if not held:
+            return 0.0
+        self._bounds(held)
+        return max((self._highest.get(gpu) or FREE_MHZ) - mhz for gpu, mhz in held.items()) / RAMP_MHZ_PER_S
+
     def _put(self, clocks_mhz: dict[GpuId, int]) -> None:
         """Keep on disk, then in memory."""
         if clocks_mhz != self._found.clocks_mhz:

@@ -2,8 +2,7 @@
 
 It knows nothing of markets. While the lease runs, caps are as ordered. When it ends, the trajectory handed over earlier
 is followed to its end, and then every GPU is ramped, some watts a second, to the limit found before the first write.
-Only a clock that nobody sets counts, one that runs through a suspension. An order of an older epoch (a daemon that was
-replaced) or sequence is refused.
+Only a clock counts that nobody sets and no suspension stops. Orders of a replaced daemon or an older number are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from adapters.power.wire import Steps
 from optimizer.reasons import Note, Reason
 from scheduler.agent.clocks import AgentClocks
 from scheduler.agent.settings import AgentSettings
-from scheduler.agent.state import AgentFiles, Held, overtaken
+from scheduler.agent.state import AgentFiles, Held, first_of, overtaken
 from scheduler.boottime import boottime
 from scheduler.capwatch import CapWatch
 
@@ -297,9 +296,9 @@ class AgentCore:
             self._watch.order({gpu: infos[gpu].limit_w for gpu in unknown if gpu in infos})
         judged = self._watch.judge(self._enforced(), now)
         if judged.yielded:
-            _log.error("%d GPUs have another writer and are left to it, %s the first", *_first(judged.yielded))
+            _log.error("%d GPUs have another writer and are left to it, %s the first", *first_of(judged.yielded))
         if judged.again:
-            _log.warning("%d caps came back raised and are set again, %s the first", *_first(judged.again))
+            _log.warning("%d caps came back raised and are set again, %s the first", *first_of(judged.again))
             self._write({gpu: round(self._watch.wanted_w[gpu]) for gpu in judged.again}, self._own_lease())
 
     def _enforced(self) -> Mapping[GpuId, float]:
@@ -368,33 +367,34 @@ class AgentCore:
         self._files.save_found(self._found)
 
     def stop(self) -> str:
-        """Take no more orders. While a lease or a trajectory asks for caps they stay, for the successor to keep: all
-        that it must know is on disk (docs/decisions/0056). Else give everything back. Returns what became of it."""
+        """Take no more orders. What a lease or a trajectory asks for stays, for a successor (docs/decisions/0056); else
+        give everything back. Returns what became of it."""
         with self._lock:
             self._stopping, now = True, self._clock()
             if (phase := self._phase(now)) in {"leased", "holding"}:
                 return f"left as it is, for the next agent: {self._line(phase, now)}"
-        self.give_back()
+        self.give_back(hurry=True)
         return "what could not be given back stays written down" if self.outstanding else "everything is given back"
 
-    def give_back(self) -> None:
-        """Give everything back by the ramp, or faster where it would take longer than a stop may; end lease and
-        trajectory."""
-        ends = self._clock() + self._settings.stop_s
+    def give_back(self, hurry: bool) -> None:
+        """End lease and trajectory, then give all back by the ramp; `hurry`: within what a stop may take. What is not
+        back then is given back at once, or (a card that is away) stays written down."""
+        stop_s, tick_s, rate = self._settings.stop_s, self._settings.tick_s, max(self._settings.release_w_per_s, SAME_W)
         with self._lock:
-            self._stopping = True
-            self._clocks.unlock(tuple(self._found.clocks_mhz))
-            gaps = [abs(limit - self._caps.get(gpu, limit)) for gpu, limit in self._found.limits_w.items()]
-            rate = max([self._settings.release_w_per_s, *(gap / max(self._settings.stop_s / 2, 0.1) for gap in gaps)])
-        while self._found.limits_w and self._clock() < ends:
+            self._stopping, self._found.steps, self._found.hold_until = True, [], 0.0
+            self._files.save_found(self._found)  # first: who is broken off here leaves a release to the next one
+            self._keep_lease(0.0, self._held.sequence)
+            self._ramp(0.0)  # a process that has written nothing yet knows no cap
+            gaps_w = [abs(limit - self._caps.get(gpu, limit)) for gpu, limit in self._found.limits_w.items()]
+            whole_s = max([self._clocks.ramp_s(), *(gap / rate for gap in gaps_w)])
+        speed = max(1.0, whole_s / max(stop_s / 2, 0.1)) if hurry else 1.0
+        ends = self._clock() + stop_s + (0.0 if hurry else whole_s)
+        while self.outstanding and self._clock() < ends:
+            sleep(tick_s)
             with self._lock:
-                self._ramp(rate * self._settings.tick_s)
-            if self._found.limits_w:
-                sleep(self._settings.tick_s)
+                self._clocks.ramp(speed * tick_s, self._own_lease(), self._clock())
+                self._ramp(speed * rate * tick_s)
         with self._lock:
+            self._clocks.unlock(tuple(self._found.clocks_mhz))
             left = dict(self._found.limits_w)
             self._forget(left, self._give_back(self._owed(left)))
-
-
-def _first(gpus: Mapping[GpuId, float]) -> tuple[int, GpuId]:
-    return len(gpus), next(iter(gpus))

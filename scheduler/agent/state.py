@@ -4,12 +4,16 @@ Two files, because they are written at different rates. `found.json` is synced t
 and then stays as it is until a release was read back: whatever crashes in between, the limit to restore is the first
 one. `lease.json` changes with every renewal and is only renamed into place: it must survive the death of the process,
 not of the machine, since after a reboot its clock means nothing anyway.
+
+Times are of the clock that runs through a suspension, and the files say so: those of an agent of before, whose clock
+stood still then, are read as that one would have read them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from adapters.ports import AdapterError, GpuId
+from scheduler.boottime import boottime
 
 FORMAT = 1
+CLOCK = "boottime"
+"""The clock of all times in the files, by name; one without a name is CLOCK_MONOTONIC."""
 
 PATIENCE_S = 3.0
 """Who was heard so shortly before a step of the trajectory is still waited for after it; see `overtaken`."""
@@ -76,6 +83,17 @@ def boot_id() -> str:
         return os.urandom(16).hex()
 
 
+def first_of(gpus: Mapping[GpuId, float]) -> tuple[int, GpuId]:
+    """How many there are, and one of them, for the log."""
+    return len(gpus), next(iter(gpus))
+
+
+def _in_our_time(second: float, clock: object) -> float:
+    """A moment by the clock of a file, by ours; one that is not set (0 or below) stays so."""
+    known = clock == CLOCK or float(second) <= 0
+    return float(second) if known else float(second) + boottime() - time.monotonic()
+
+
 class AgentFiles:
     """The two files in the agent's state folder."""
 
@@ -92,10 +110,12 @@ class AgentFiles:
             try:
                 if (written := document.pop("format")) != FORMAT:
                     raise ValueError(f"its format is {written}, this agent knows {FORMAT}; install the other one again")
+                clock = document.pop("clock", None)
                 known = {item.name for item in fields(Found)} - {"more"}
                 found = Found(**{name: value for name, value in document.items() if name in known})
                 found.more = {name: value for name, value in document.items() if name not in known}
-                found.steps = [(float(at), dict(caps)) for at, caps in found.steps]
+                found.steps = [(_in_our_time(at, clock), dict(caps)) for at, caps in found.steps]
+                found.hold_until = _in_our_time(found.hold_until, clock)
                 found.told = (int(found.told[0]), int(found.told[1]))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise AdapterError(f"{self._folder / 'found.json'}: not written by this agent: {error}") from error
@@ -103,7 +123,7 @@ class AgentFiles:
             kept, known = self._read("lease.json") or {}, {item.name for item in fields(Held)}
             held = Held(**{name: value for name, value in kept.items() if name in known})
             held = replace(held, ordered={str(gpu): int(cap) for gpu, cap in held.ordered.items()})
-            seconds = (float(held.expires_at), float(held.heard_at))
+            seconds = [_in_our_time(at, kept.get("clock")) for at in (held.expires_at, held.heard_at)]
             held = replace(held, expires_at=seconds[0], heard_at=seconds[1], sequence=int(held.sequence))
         except (TypeError, ValueError, OverflowError, AttributeError, AdapterError):
             held = Held()  # an unreadable lease has ended
@@ -118,13 +138,13 @@ class AgentFiles:
         GPU."""
         found.boot = self.boot
         held = asdict(found)
-        self._write("found.json", {"format": FORMAT, **held.pop("more"), **held}, sync=True)
+        self._write("found.json", {"format": FORMAT, **held.pop("more"), "clock": CLOCK, **held}, sync=True)
 
     def save_lease(self, held: Held) -> None:
         """Remember the lease for a successor in the same boot. A full disk leaves the last one, which ends earlier: the
         successor then releases too soon rather than never."""
         with suppress(AdapterError):
-            self._write("lease.json", asdict(held), sync=False)
+            self._write("lease.json", {**asdict(held), "clock": CLOCK}, sync=False)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self._folder / name
