@@ -2,7 +2,7 @@
 
 It knows nothing of markets. While the lease runs, caps are as ordered. When it ends, the trajectory handed over earlier
 is followed to its end, and then every GPU is ramped, some watts a second, to the limit found before the first write.
-Only a clock counts that nobody sets and no suspension stops. Orders of a replaced daemon or an older number are refused.
+Only a clock counts that nobody sets and no suspension stops. A replaced daemon, or an older number, is refused.
 """
 
 from __future__ import annotations

@@ -222,14 +222,19 @@ def test_the_judge_lets_a_node_go_below_its_floor_that_did_not_hear_of_the_end_o
     assert judge.found.floors == before + 1, "it would be over by now, by all that n3 has heard"
 
 
-@pytest.mark.timeout(300)
-def test_the_judge_asks_no_card_to_be_raised_while_its_agent_is_dead(world):
-    judge, train = Judge(world), world.models["train"].pool
-    begin, end = world.clock.now(), world.clock.now() + timedelta(seconds=20)
+def emergency(world, seconds):
+    """An order that allows to go below floors, for so long from now."""
+    begin, end = world.clock.now(), world.clock.now() + timedelta(seconds=seconds)
     target = EventTarget(begin, end, limit_kw=11.0)
     message = EventMessage("e1", 1, "lab", begin, end, (target,), emergency=True, program="emergency", source="test",
                            ramp_in_s=0.0, ramp_out_s=0.0, rebound_s=0.0)  # fmt: skip
     assert world.tell(message) == "in"
+
+
+@pytest.mark.timeout(300)
+def test_the_judge_asks_no_card_to_be_raised_while_its_agent_is_dead(world):
+    judge, train = Judge(world), world.models["train"].pool
+    emergency(world, 20)
     more(world, judge, "floors", 10)
     world.nodes[3].kill()
     assert more(world, judge, "floors", 40) == 0
@@ -253,11 +258,7 @@ def test_the_judge_lets_a_node_that_just_came_back_do_what_is_allowed_now(world)
     judge, train = Judge(world), world.models["train"].pool
     world.nodes[3].kill()
     more(world, judge, "floors", 5)
-    begin, end = world.clock.now(), world.clock.now() + timedelta(seconds=60)
-    target = EventTarget(begin, end, limit_kw=11.0)
-    message = EventMessage("e1", 1, "lab", begin, end, (target,), emergency=True, program="emergency", source="test",
-                           ramp_in_s=0.0, ramp_out_s=0.0, rebound_s=0.0)  # fmt: skip
-    assert world.tell(message) == "in"
+    emergency(world, 60)
     more(world, judge, "floors", 10)
     world.nodes[3].start()
     world.hall.set_limits({world.nodes[3].cards.gpus[0]: lowest_cap_w(train, floored=True) - 20})
