@@ -43,7 +43,7 @@ def check_plan(problem: Problem, plan: Plan, *, lived: bool = False) -> tuple[Vi
     shape = _shape(problem, plan)
     if shape:
         return tuple(shape)
-    jobs = job_rows(plan.jobs, [job.id for job in problem.jobs], len(problem.grid))
+    jobs = job_rows(plan.jobs, tuple(job.id for job in problem.jobs), len(problem.grid))
     work = _work_of_jobs(problem, jobs)
     whole = [job.id for job in problem.jobs if not job.preemptible]
     fixed = _work_of_jobs(problem, jobs.chosen(whole)) if whole else {}
@@ -117,8 +117,8 @@ def _rows(plan: Plan, count: int) -> list[tuple[str, str, Sequence[float], int]]
         rows += [(name, part, getattr(site, part), count) for part in parts]
     jobs = plan.jobs
     if isinstance(jobs, JobPlans) and jobs.rates.shape[1] == count:
-        numbers = np.column_stack((jobs.rates, jobs.late_gpu_h, jobs.undone_gpu_h))
-        odd = [jobs.ids[n] for n in _where(~np.isfinite(numbers).all(axis=1))]
+        good = np.isfinite(jobs.rates).all(axis=1) & np.isfinite(jobs.late_gpu_h) & np.isfinite(jobs.undone_gpu_h)
+        odd = [jobs.ids[n] for n in _where(~good)]
     else:
         odd = list(jobs)
     for name in odd:

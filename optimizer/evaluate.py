@@ -239,7 +239,7 @@ def _jobs(facts: Facts, plan: Plan) -> tuple[float, float, float, float, float]:
     if not facts.jobs:
         return (0.0, 0.0, 0.0, 0.0, 0.0)
     table, weights = facts.table, job_weights(facts)
-    orders = job_rows(plan.jobs, [job.id for job in table.jobs], facts.count)
+    orders = job_rows(plan.jobs, table.ids, facts.count)
     work = orders.rates * facts.hours
     late = np.clip(work - table.rate[:, None] * table.on_time_h, 0.0, None)
     late_h = (late * table.hours_late).sum(axis=1)
@@ -266,7 +266,7 @@ def _moves(facts: Facts, plan: Plan) -> float:
     if not facts.move_per_gpu_h.any():
         return 0.0
     table = facts.table
-    rows = job_rows(plan.jobs, [job.id for job in table.jobs], facts.count)
+    rows = job_rows(plan.jobs, table.ids, facts.count)
     done = rows.rates @ facts.hours
     moved = np.where(table.preemptible, done, np.where(done > 1e-9, table.left, 0.0))
     number = {pool.pool.id: pool.index for pool in facts.pools}
@@ -280,7 +280,7 @@ def _pauses(facts: Facts, plan: Plan) -> float:
     steps = steps_of(facts)
     if not steps.lasting.any():
         return 0.0
-    rows = job_rows(plan.jobs, [job.id for job in facts.table.jobs], facts.count)
+    rows = job_rows(plan.jobs, facts.table.ids, facts.count)
     carried = facts.table.left - rows.rates @ facts.hours - rows.undone_gpu_h
     return float(steps.pause_cost @ pauses(facts, steps, rows.rates, carried))
 

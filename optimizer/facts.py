@@ -19,7 +19,6 @@ from optimizer.batchpools import gpus_for, working_of
 from optimizer.curves import (
     cap_for_throughput,
     clipped,
-    hull_from_idle,
     hull_of_caps,
     throughput_at_cap,
 )
@@ -189,7 +188,7 @@ class Facts:
     @cached_property
     def carry_cost(self) -> Floats:
         """Money per GPU-hour of work left for after the horizon: the mean cost of energy at each pool's knee."""
-        knees = [hull_from_idle(facts.curve).segments[0] for facts in self.pools]
+        knees = [facts.from_idle.segments[0] for facts in self.pools]
         found: Floats = self._later_per_kwh * np.array([1.0 / (1000.0 * knee.slope_per_w) for knee in knees])
         return found
 

@@ -99,6 +99,11 @@ class JobTable:
         return len(self.jobs)
 
     @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(job.id for job in self.jobs)
+
+    @cached_property
     def late_anyway(self) -> NDArray[np.bool_]:
         """Jobs that may be late for money alone: nothing is lost with their deadline but a penalty per hour."""
         return self.undone_penalty <= 0

@@ -72,7 +72,7 @@ def _floors(facts: Facts, plan: Plan) -> list[Note]:
 
 def _deadlines(facts: Facts, plan: Plan) -> list[Note]:
     table = facts.table
-    orders = job_rows(plan.jobs, [job.id for job in table.jobs], facts.count)
+    orders = job_rows(plan.jobs, table.ids, facts.count)
     short = orders.late_gpu_h + orders.undone_gpu_h
     missed = ~table.reachable | (short > 1e-6 * np.maximum(1.0, table.left))
     found = [(facts.jobs[n], float(short[n])) for n in np.flatnonzero(missed).tolist()]

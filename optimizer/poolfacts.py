@@ -28,7 +28,7 @@ SLACK = 1e-6
 
 OF_HULLS = (
     "_kinds", "seg_width_w", "seg_slope_per_kw", "base_throughput", "base_w", "top_w", "top_throughput", "kw_per_work",
-    "_floor_w", "_floor_throughput",
+    "_floor_w", "_floor_throughput", "from_idle",
 )  # fmt: skip
 """What follows from the hulls and the floor of a pool alone."""
 
@@ -130,16 +130,9 @@ class PoolFacts:
         return found
 
     @cached_property
-    def draw_columns(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats, Floats]:
-        """Interval, segment, least and most kW, and slope in GPU equivalents per kW, of every segment that may draw. A
-        floor that may not break is a lower bound on the segments."""
-        wide = self.working[:, None] * self.seg_width_w / 1000.0
-        t, k = np.nonzero((self.working[:, None] > 1e-9) & (self.seg_width_w > 0))
-        low = np.zeros(len(t))
-        if not self.batch:
-            floor_kw = np.where(self.may_break_floor, 0.0, self.least_kw - self.base_kw)[:, None]
-            low = np.minimum(np.maximum(floor_kw - (np.cumsum(wide, axis=1) - wide), 0.0), wide)[t, k]
-        return t, k, low, wide[t, k], self.seg_slope_per_kw[t, k]
+    def from_idle(self) -> Hull:
+        """The hull of its curve from idle, whatever its speed."""
+        return hull_from_idle(self.curve)
 
     @cached_property
     def base_throughput(self) -> Floats:

@@ -20,6 +20,7 @@ from optimizer.facts import Facts, Floats
 from optimizer.highs import Answer
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Columns, Flags, Ints
+from optimizer.model.pools import slopes
 from optimizer.poolfacts import PoolFacts, stacked
 from optimizer.reasons import CODE, REASONS, Reason
 
@@ -150,7 +151,7 @@ def _batch_segments(facts: Facts, arrays: Arrays, answer: Answer, per_kw: Floats
     g, t, _ = seg.keys
     full = np.array([pool.kw_per_work for pool in facts.pools]).reshape(per_kw.shape)
     batch = np.array([pool.batch for pool in facts.pools], dtype=np.bool_)
-    takes_kw = np.where(per_kw[g, t] >= 0, 1.0 / _slopes(facts, seg), full[g, t])
+    takes_kw = np.where(per_kw[g, t] >= 0, 1.0 / slopes(facts, seg), full[g, t])
     cost = (per_kw[g, t] - _room_dual(facts, arrays, answer, len(seg))) * takes_kw / facts.hours[t]
     at, low, high = _bounds(arrays, seg, answer)
     room, used = batch[g] & (at < high - _tol(high)), batch[g] & (at > low + _tol(high))
@@ -259,7 +260,7 @@ def _segments(facts: Facts, arrays: Arrays, answer: Answer, prices: Prices) -> t
     interactive and training pools is a way to do more (see `_served`)."""
     seg = arrays.families["seg"]
     g, t, _ = seg.keys
-    slope, reduced = _slopes(facts, seg), arrays.of("seg", answer.reduced)
+    slope, reduced = slopes(facts, seg), arrays.of("seg", answer.reduced)
     at, _, high = _bounds(arrays, seg, answer)
     batch = np.array([pool.batch for pool in facts.pools], dtype=np.bool_)
     value = np.array([pool.pool.value_per_gpu_h for pool in facts.pools])
@@ -291,7 +292,7 @@ def _forbidden(facts: Facts, arrays: Arrays, answer: Answer, prices: Prices) -> 
     beyond = imports - facts.firm_cap_kw
     tight, over = (beyond >= edge * 1e-6 * (1.0 + np.abs(imports)) for edge in (-1.0, 1.0))
     over[where[g[broken]], t[broken]] = True
-    stuck = over | (tight & ~_sheds(facts, arrays, answer))
+    stuck = over | (tight & ~_sheds(facts, arrays, answer)) if tight.any() else over
     limit = facts.limit_kw <= facts.firm_cap_kw + 1e-9
     for s, now in np.argwhere(stuck).tolist():
         codes = (Reason.LIMIT_UNREACHABLE, Reason.SITE_LIMIT) if limit[s, now] else _EVENT_CODES
@@ -324,16 +325,6 @@ def _bounds(arrays: Arrays, columns: Columns, answer: Answer) -> tuple[Floats, F
     """Values and bounds of a family."""
     part = slice(columns.start, columns.start + len(columns))
     return answer.point[part], arrays.low[part], arrays.high[part]
-
-
-def _slopes(facts: Facts, seg: Columns) -> Floats:
-    """Slope in GPU equivalents per kW of every segment column."""
-    widest = max((pool.seg_slope_per_kw.shape[1] for pool in facts.pools), default=0)
-    table = np.ones((len(facts.pools), facts.count, widest))
-    for pool in facts.pools:
-        table[pool.index, :, : pool.seg_slope_per_kw.shape[1]] = pool.seg_slope_per_kw
-    found: Floats = table[seg.keys]
-    return found
 
 
 def _tol(high: Floats) -> Floats:

@@ -126,6 +126,6 @@ def _worth(facts: Facts, arrays: Arrays, answer: Answer, homes: Ints, basis: Bas
     starts = starts_of(facts, arrays, answer, homes, prices, prices_now(facts))
     if starts and budget.probes > 0:
         starts = probed(facts, confined(facts, arrays, answer, homes), homes, starts, basis, budget)
-    jobs = facts.table.jobs
-    named = {jobs[job].id: start for job, start in starts.items()}
+    ids = facts.table.ids
+    named = {ids[job]: start for job, start in starts.items()}
     return Worth(marginal_per_mwh(facts, arrays, answer), quotes_of(facts, prices), named)

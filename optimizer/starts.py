@@ -52,12 +52,11 @@ def starts_of(
     extra = np.minimum(prices.fill[g, 0], prices.given[g, 0]) - worth
     helps = np.array(free)[[pool.site for pool in facts.pools]][g] & (prices.fill[g, 0] < INF)
     start = _below(facts, prices, g[helps], worth[helps], price_now)
-    below = dict(zip(np.flatnonzero(helps).tolist(), start.tolist(), strict=True))
-    found = {
-        job: StartPrice(max(0.0, more) if more < INF else None, below.get(n))
-        for n, (job, more) in enumerate(zip(j.tolist(), extra.tolist(), strict=True))
-    }
-    return found
+    below = np.full(len(j), None, dtype=object)
+    below[helps] = start
+    more = np.maximum(0.0, extra).astype(object)
+    more[extra >= INF] = None
+    return dict(zip(j.tolist(), map(StartPrice, more.tolist(), below.tolist()), strict=True))
 
 
 def rates_now(facts: Facts, arrays: Arrays, answer: Answer) -> Floats:

@@ -115,5 +115,10 @@ def least(arrays: Arrays, duals: Floats, reduced: Floats | None = None) -> float
 def _cheapest(price: Floats, low: Floats, high: Floats) -> Floats:
     """Least of price * value over low <= value <= high."""
     at = np.where(price > 0, low, high)
-    endless = ~np.isfinite(at)
-    return np.where(endless, np.where(np.abs(price) <= NOISE, 0.0, -np.inf), price * np.where(endless, 0.0, at))
+    free = np.isinf(at)
+    if not free.any():
+        return price * at
+    at[free] = 0.0
+    worth = price * at
+    worth[free & ~(np.abs(price) <= NOISE)] = -np.inf
+    return worth

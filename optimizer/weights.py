@@ -16,7 +16,6 @@ from datetime import timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.curves import hull_from_idle
 from optimizer.domain import GridEvent
 from optimizer.facts import Facts, Floats
 from optimizer.once import once
@@ -146,7 +145,7 @@ def _pressure(facts: Facts, site: int) -> float:
 def _kwh_per_gpu_h(facts: Facts, index: int) -> float:
     """Import in kWh that a GPU-hour of work takes in a batch pool at full speed."""
     pool = facts.pools[index]
-    hull = hull_from_idle(pool.curve)
+    hull = pool.from_idle
     return (hull.top_w - hull.base_w) / hull.top_throughput / 1000.0 * float(facts.pue[pool.site].max())
 
 
@@ -158,7 +157,7 @@ def _slopes(facts: Facts, site: int) -> tuple[float, float]:
     for pool in facts.pools:
         if pool.site != site:
             continue
-        steep.append(hull_from_idle(pool.curve).segments[0].slope_per_w * 1000.0 / pue)
+        steep.append(pool.from_idle.segments[0].slope_per_w * 1000.0 / pue)
         if not pool.batch:
             steep.append(max((part.slope_per_w for part in pool.hulls[0].segments), default=0.0) * 1000.0 / pue)
             gentle.append(_slope_at_floor(facts, pool.index) / float(facts.pue[site].max()))

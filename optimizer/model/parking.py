@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from optimizer.model.parts import Ints, Model, Rows
+from optimizer.model.parts import NO_INTS, Ints, Model, Rows
 from optimizer.parked import Parked
 
 Parks = dict[int, Parked]
@@ -27,6 +27,9 @@ def add_parking(model: Model) -> None:
     """
     facts = model.facts
     parks = {pool.index: pool.parked for pool in facts.pools if pool.parked is not None}
+    if not parks:
+        _declare_none(model)
+        return
     _add_columns(model, parks)
     g, t = _keys(list(parks), facts.count)
     waking = model.rows("waking", "gt", (g, t), low=np.where(t == 0, _of(model, parks, "now")[g], 0.0))
@@ -38,9 +41,17 @@ def add_parking(model: Model) -> None:
     gain = _of(model, parks, "saves_kw")[g] * facts.pue[site[g], t]
     _add_parked(model, model.row_families["balance"], (g, t), site[g] * facts.count + t, gain)
     free = [parked.count - parked.waking_now for parked in parks.values()]
-    awake = model.rows("awake", "gt", (g, t), high=np.concatenate(free) if free else 0.0)
+    awake = model.rows("awake", "gt", (g, t), high=np.concatenate(free))
     _add_asleep(model, awake, parks, np.ones(len(awake)))
     _add_room(model, parks)
+
+
+def _declare_none(model: Model) -> None:
+    """The families of a site that parks nothing."""
+    for name, axes in (("parked_now", "g"), ("parked_later", "gt"), ("woken", "gt")):
+        model.columns(name, axes, (NO_INTS,) * len(axes), whole=name == "parked_now")
+    for name, axes in (("waking", "gt"), ("awake", "gt"), ("room", "gtk")):
+        model.rows(name, axes, (NO_INTS,) * len(axes))
 
 
 def _add_columns(model: Model, parks: Parks) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from optimizer.facts import Facts, Floats
-from optimizer.model.parts import NO_INTS, Columns, Flags, Ints, Model, Rows
-from optimizer.poolfacts import PoolFacts
+from optimizer.model.parts import Columns, Flags, Ints, Model, Rows
+from optimizer.once import once
+from optimizer.poolfacts import PoolFacts, stacked, stacked_segments
 
 
 def add_draw(model: Model) -> None:
@@ -16,28 +17,36 @@ def add_draw(model: Model) -> None:
     cheapest way to work fills the segments in order. A floor that may not break is a lower bound on the segments.
     Objective: - value * hours * work of interactive and training pools (money).
     """
-    keys: list[list[Ints]] = []
-    numbers: list[list[Floats]] = []
-    hours = model.facts.hours
-    for pool in model.facts.pools:
-        t, k, low, wide, slope = pool.draw_columns
-        worth = pool.pool.value_per_gpu_h * hours[t] * slope if not pool.batch else np.zeros(len(t))
-        keys.append([np.full(len(t), pool.index), t, k])
-        numbers.append([low, wide, -worth])
+    facts = model.facts
+    g, t, k, low, high = _segments(facts)
+    value = np.array([0.0 if pool.batch else pool.pool.value_per_gpu_h for pool in facts.pools])
+    slope = stacked_segments(facts.pools, "seg_slope_per_kw", facts.count)[g, t, k]
+    model.columns("seg", "gtk", (g, t, k), low=low, high=high, cost=-(value[g] * facts.hours[t] * slope))
+    for pool in facts.pools:
         if not pool.batch:
             base = pool.working * pool.base_throughput
-            model.constant -= float(pool.pool.value_per_gpu_h * (hours * base).sum())
-    key = tuple(np.concatenate(part) for part in zip(*keys, strict=True)) if keys else (NO_INTS,) * 3
-    low, high, cost = (np.concatenate(part) for part in zip(*numbers, strict=True)) if keys else (np.zeros(0),) * 3
-    model.columns("seg", "gtk", key, low=low, high=high, cost=cost)
+            model.constant -= float(pool.pool.value_per_gpu_h * (facts.hours * base).sum())
 
 
+def _segments(facts: Facts) -> tuple[Ints, Ints, Ints, Floats, Floats]:
+    """Pool, interval, number, least and most kW of every segment that may draw. A floor that may not break is a lower
+    bound on the segments."""
+    pools, count = facts.pools, facts.count
+    working, least_kw, base_kw = (stacked(pools, name, count) for name in ("working", "least_kw", "base_kw"))
+    gives = np.array([pool.may_break_floor for pool in pools], dtype=np.bool_).reshape(working.shape)
+    batch = np.array([pool.batch for pool in pools], dtype=np.bool_)
+    width_w = stacked_segments(pools, "seg_width_w", count)
+    g, t, k = np.nonzero((working > 1e-9)[:, :, None] & (width_w > 0))
+    wide = working[:, :, None] * width_w / 1000.0
+    floor_kw = np.where(gives, 0.0, least_kw - base_kw)[:, :, None]
+    low = np.minimum(np.maximum(floor_kw - (np.cumsum(wide, axis=2) - wide), 0.0), wide)[g, t, k]
+    return g, t, k, np.where(batch[g], 0.0, low), wide[g, t, k]
+
+
+@once
 def slopes(facts: Facts, seg: Columns) -> Floats:
     """Slope in GPU equivalents per kW of every segment column."""
-    steepness = np.zeros((len(facts.pools), facts.count, max((p.seg_width_w.shape[1] for p in facts.pools), default=0)))
-    for pool in facts.pools:
-        steepness[pool.index, :, : pool.seg_width_w.shape[1]] = pool.seg_slope_per_kw
-    found: Floats = steepness[seg.keys]
+    found: Floats = stacked_segments(facts.pools, "seg_slope_per_kw", facts.count)[seg.keys]
     return found
 
 
