@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from optimizer.alike import Groups, leaders, near, pair_of
 from optimizer.answers import StartPrice
 from optimizer.assemble import Draft
 from optimizer.facts import Facts, Floats
@@ -38,12 +39,9 @@ MOST_SINGLE = 2000
 MOST_CLASSES = 3000
 """Up to so many classes are few enough."""
 
-LEVELS = ((0.5, 0.5), (1.0, 0.25), (2.0, 0.25))
+LEVELS = ((0.35, 0.85), (0.7, 0.8), (1.5, 0.75))
 """How near is near, tried until classes are few enough: the part of a job's slack by which windows and hours
 of work of a class may differ, and the part of its tightest member's slack that a class must keep."""
-
-FINEST_H = 1.0 / 12.0
-"""Who can spare no more than this stays alone."""
 
 SAME_DIGITS = 11
 """Work left over highest rate is the same where its logarithm agrees to so many digits: rounding, and nothing else."""
@@ -96,14 +94,14 @@ def classes_of(facts: Facts, most: int = MOST_SINGLE, levels: tuple[Level, ...] 
     if len(facts.table) <= most and _all_differ(facts):
         return Classes(facts, facts, np.arange(len(facts.table)), np.ones(len(facts.table)))
     free = plain(facts)
-    leader = _leaders(_exact(facts, free), free)
+    leader = leaders(_exact(facts, free), free)
     exact = leader
     if len(np.unique(leader)) > most:
         for share, kept in levels or LEVELS:
-            leader = _near(facts, free, exact, share, kept)
+            leader = near(facts, free, exact, share, kept)
             if len(np.unique(leader)) <= MOST_CLASSES:
                 break
-    group = _Groups(leader)
+    group = Groups(leader)
     if len(group.first) == len(leader):
         return Classes(facts, facts, group.of, np.ones(len(leader)))
     merged = _merged(facts.table, group)
@@ -116,7 +114,7 @@ def _all_differ(facts: Facts) -> bool:
     """Whether no two jobs are exactly alike, even if moving their data cost nothing."""
     free = plain(facts)
     key = np.delete(_exact(facts, free), 1, axis=1)
-    return bool((_leaders(key, free) == np.arange(len(free))).all())
+    return bool((leaders(key, free) == np.arange(len(free))).all())
 
 
 def plain(facts: Facts) -> Flags:
@@ -128,26 +126,9 @@ def plain(facts: Facts) -> Flags:
     return plain
 
 
-def _leaders(key: Floats, free: Flags) -> Ints:
-    """The first job with the same key for each job [job]; `key` [free job, part]."""
-    leader = np.arange(len(free))
-    order = np.lexsort(key.T)
-    same = np.all(key[order[1:]] == key[order[:-1]], axis=1)
-    begin = np.flatnonzero(np.append(True, ~same)[: len(order)])
-    mine = np.flatnonzero(free)[order]
-    leader[mine] = np.repeat(mine[begin], np.diff(np.append(begin, len(order))))
-    return leader
-
-
-def _pair(facts: Facts, free: Flags) -> Ints:
-    """The one pair of each of these jobs."""
-    found: Ints = np.searchsorted(facts.table.pair_job, np.flatnonzero(free))
-    return found
-
-
 def _exact(facts: Facts, free: Flags) -> Floats:
     """What must be the same for jobs to be exactly alike [free job, part]."""
-    table, pair = facts.table, _pair(facts, free)
+    table, pair = facts.table, pair_of(facts, free)
     need = np.round(np.log(table.left[free] / table.rate[free]), SAME_DIGITS)
     return np.column_stack((
         table.pair_pool[pair], facts.move_per_gpu_h[pair], need, table.release_h[free], table.deadline_h[free],
@@ -155,73 +136,7 @@ def _exact(facts: Facts, free: Flags) -> Floats:
     ))  # fmt: skip
 
 
-# ---------------------------------------------------------------- nearly alike
-def _near(facts: Facts, free: Flags, exact: Ints, share: float, kept: float) -> Ints:
-    """Leaders [job] of classes of nearly alike jobs: by `share` of the slack, then by ever less of it for those whose
-    class would keep too little. Jobs that are optional, or out of reach, stay as they are."""
-    table = facts.table
-    spare_h = table.on_time_h.sum(axis=1) + table.beyond_h - table.left / np.where(free, table.rate, 1.0)
-    leader, left = exact.copy(), free & table.reachable & ~table.late_anyway
-    while share * spare_h.max(initial=0.0, where=left) >= FINEST_H:
-        left &= share * spare_h >= FINEST_H
-        found = _leaders(_alike(facts, left, share * spare_h[left]), left)
-        good = left & _keeps_slack(table, found, spare_h, kept)
-        leader[good] = found[good]
-        left &= ~good
-        share /= 2.0
-    return leader
-
-
-def _alike(facts: Facts, free: Flags, room_h: Floats) -> Floats:
-    """What must be the same for jobs to be nearly alike, on steps of `room_h` or less [free job, part]. Steps are
-    powers of two of an hour, anchored to the clock, so that classes stay what they are from plan to plan."""
-    table, pair = facts.table, _pair(facts, free)
-    power = np.floor(np.log2(room_h))
-    step = 2.0**power
-    clock_h = facts.problem.grid.start.timestamp() / 3600.0
-    release_h = table.release_h[free]
-    return np.column_stack((
-        table.pair_pool[pair], facts.move_per_gpu_h[pair], power,
-        np.where(release_h > 0, np.ceil((clock_h + release_h) / step), 0.0),
-        np.floor((clock_h + table.deadline_h[free]) / step),
-        np.ceil(table.left[free] / table.rate[free] / step),
-        np.round(2.0 * np.log2(table.undone_penalty[free] + np.maximum(0.0, table.value_per_gpu_h[free]))),
-        np.round(2.0 * np.log2(table.late_penalty[free] + 1e-3)), table.priority[free],
-    ))  # fmt: skip
-
-
-def _keeps_slack(table: JobTable, leader: Ints, spare_h: Floats, kept: float) -> Flags:
-    """Jobs [job] whose class keeps that part of its tightest member's slack."""
-    group = _Groups(leader)
-    open_h = group.least(table.deadline_h) - group.most(table.release_h)
-    left_h = open_h - group.most(table.left / np.maximum(table.rate, 1e-12))
-    keeps: Flags = (left_h >= kept * group.least(spare_h) - 1e-9)[group.of]
-    return keeps
-
-
-# ---------------------------------------------------------------- one table row a class
-class _Groups:
-    """Jobs by their leader: `first` is each group's leader, in order, and `of` the group of each job."""
-
-    def __init__(self, leader: Ints) -> None:
-        self.first, self.of = np.unique(leader, return_inverse=True)
-        self._order = np.argsort(self.of, kind="stable")
-        self._starts = np.searchsorted(self.of[self._order], np.arange(len(self.first)))
-
-    def least(self, values: Floats) -> Floats:
-        """Least of each group, along the first axis."""
-        return np.minimum.reduceat(values[self._order], self._starts, axis=0)
-
-    def most(self, values: Floats) -> Floats:
-        """Most of each group, along the first axis."""
-        return np.maximum.reduceat(values[self._order], self._starts, axis=0)
-
-    def total(self, values: Floats) -> Floats:
-        """Sum of each group."""
-        return np.add.reduceat(values[self._order], self._starts)
-
-
-def _merged(table: JobTable, group: _Groups) -> JobTable:
+def _merged(table: JobTable, group: Groups) -> JobTable:
     """The table with one row for each group: work adds up, hours are those that all members have, the rate is that at
     which the member with most work for its rate keeps to its own, prices are means by work."""
     first, left, on_time_h = group.first, group.total(table.left), group.least(table.on_time_h)

@@ -30,7 +30,7 @@ STAY_PER_GPU_H = 1e-5
 """Money per GPU-hour in favour of a rate that stays at its bound, times 0.5 to 1.5: by chance, so that nothing ties. As
 much as an hour's waiting costs (`facts.WAITING_PER_GPU_H_H`), and a hundredth of what a USD/MWh changes."""
 
-PROVEN = 5e-7
+PROVEN = 1e-6
 """Largest relative difference between what a point costs and what its duals prove that every point costs at least. The
 point itself is better than the proof: on the reference problem a billionth from the optimum."""
 

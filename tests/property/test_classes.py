@@ -134,6 +134,31 @@ def test_nearly_alike_jobs_lose_no_promise(seed, level):
     assert Reason.JOBS_GROUPED in {note.code for note in plan.notes}
 
 
+def near_the_line(apart_h, work_gpu_h=1.0):
+    """Two jobs of an hour each due about the fourth hour, on both sides of a line between cells."""
+    first = job("a", (0, 4 - apart_h), 1.0, 1, value_per_gpu_h=1.0)
+    then = job("b", (0, 4), work_gpu_h, 1, value_per_gpu_h=1.0)
+    made = problem(hourly(6), [site(6)], [inputs(pool("batch", Work.BATCH, 4), 6)], [first, then])
+    return facts_of(made)
+
+
+@pytest.mark.parametrize(
+    ("apart_h", "work_gpu_h", "level", "classes"),
+    [
+        (0.25, 1.0, (0.35, 0.85), 1),  # in cells of half an hour these are two
+        (0.5, 1.0, (0.35, 0.85), 1),
+        (0.5, 1.0, (0.1, 0.85), 2),  # the later one would give up more than a tenth of what the other can spare
+        (0.25, 1.25, (0.35, 0.85), 1),  # the first can spare 2.75 h, and keeps 2.5 of them beside the longer one
+        (0.25, 1.25, (0.35, 0.95), 2),
+        (1.2, 1.0, (0.35, 0.85), 2),
+    ],
+)
+def test_neighbours_join_within_what_they_can_spare(apart_h, work_gpu_h, level, classes):
+    merged = classes_of(near_the_line(apart_h, work_gpu_h), 0, (level,))
+    assert len(merged.facts.table) == classes
+    assert merged.facts.table.deadline_h[0] == pytest.approx(4 - apart_h)
+
+
 def test_few_jobs_are_planned_one_by_one_and_many_are_not():
     few, many = (reference_problem(1, coarse_grid(6.0), count, 20) for count in (1000, MOST_SINGLE + 500))
     assert len(classes_of(facts_of(few)).facts.table) == len(facts_of(few).table)

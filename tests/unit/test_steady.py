@@ -54,7 +54,7 @@ def solved(problem: Problem) -> tuple[Arrays, Highs]:
 @pytest.mark.parametrize("way", ["proven", "finished"])
 @pytest.mark.parametrize("change", [lambda p: refreshed(p, 7), dearer, tighter, lambda p: p])
 def test_what_is_found_is_the_optimum_at_the_true_costs(change, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer.steady, "PROVEN", {"proven": 5e-7, "finished": -1.0}[way])
+    monkeypatch.setattr(optimizer.steady, "PROVEN", {"proven": 1e-6, "finished": -1.0}[way])
     for seed in range(3):
         first = day(seed)
         _, solver = solved(first)
