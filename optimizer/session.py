@@ -144,7 +144,7 @@ class Session:
         self._classes, whole, facts = classes, classes.whole, classes.facts
         self._gap = 0.0
         facts, arrays, answer = self._optimum(facts, time_limit_s)
-        if facts.pools is not whole.pools and facts.count == whole.count:
+        if facts.pools is not whole.pools and isinstance(classes, Classes):  # tanks find speeds when they are split
             whole = replace(whole, pools=facts.pools)
         arrays, answer = self._keeping(facts, arrays, answer, time_limit_s)
         answer, homes = self._settled(facts, arrays, answer, time_limit_s)

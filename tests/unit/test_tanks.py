@@ -49,6 +49,14 @@ def test_the_emergency_plan_keeps_every_promise(seed, other):
     assert dict(emergency(replace(made, jobs=tuple(shuffled))).jobs) == dict(plan.jobs)
 
 
+@pytest.mark.parametrize("horizon_h", [2.0, 8.0])
+def test_its_orders_are_those_of_the_jobs_that_were_handed_the_work(horizon_h):
+    """Under one cap for each pool: tanks are planned as if GPUs ran at full speed, jobs then run as slow as they may."""
+    for seed in range(6):
+        made = reference_problem(seed, coarse_grid(horizon_h), 100, 6, one_cap=True)
+        assert check_plan(made, emergency(made)) == ()
+
+
 def test_who_has_the_least_time_to_spare_works_first_and_nobody_faster_than_he_can():
     """Ten GPUs; the cheap hour is the last. One job must run from the start, one from the third hour on, one may wait
     for the cheap hour: all are one tank: worth as much, with as much to spare."""
