@@ -51,7 +51,7 @@ def test_the_emergency_plan_keeps_every_promise(seed, other):
 
 @pytest.mark.parametrize("horizon_h", [2.0, 8.0])
 def test_its_orders_are_those_of_the_jobs_that_were_handed_the_work(horizon_h):
-    """Under one cap for each pool: tanks are planned as if GPUs ran at full speed, jobs then run as slow as they may."""
+    """Under one cap a pool: tanks are planned as if GPUs ran at full speed, jobs then run as slow as they may."""
     for seed in range(6):
         made = reference_problem(seed, coarse_grid(horizon_h), 100, 6, one_cap=True)
         assert check_plan(made, emergency(made)) == ()
