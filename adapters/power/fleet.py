@@ -17,7 +17,6 @@ from typing import Any
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from pydantic_core import from_json
 
 from adapters.bus import Bus
 from adapters.bus_pace import GATHER_S
@@ -262,8 +261,7 @@ class FleetPower:
     def _take(self, data: bytes, node: str) -> dict[GpuId, GpuInfo] | None:
         """Keep what a node told of itself; its GPUs, where all of them are told. What can't be so is left out."""
         try:
-            # Of all that an idle daemon does most is to read this: here by a reader that agents are too small for.
-            state, infos = fleet_wire.state_in(data, from_json)
+            state, infos = fleet_wire.state_in(data)  # of all that an idle daemon does most is to read this
         except wire.BadRequest:
             return None
         with self._lock:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import orjson
 from nats.aio.msg import Msg
-from pydantic_core import from_json
 
 from adapters.ports import GpuId, Receipt
 from adapters.power import wire
@@ -29,7 +28,7 @@ def answer_of(message: Msg) -> dict[str, Any] | str:
     if message.headers and message.headers.get("Status") == "503":
         return "nobody listens there"
     try:
-        return wire.decode(message.data, from_json)
+        return wire.decode(message.data)
     except wire.BadRequest as error:
         return str(error)
 
@@ -39,7 +38,7 @@ def not_kept(message: Msg | str) -> str | None:
     if isinstance(message, str):
         return message
     try:
-        said = json.loads(message.data)
+        said = orjson.loads(message.data)
         error = said.get("error")
         return None if error is None else str(error.get("description", error))
     except (AttributeError, ValueError):

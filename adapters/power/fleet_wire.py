@@ -10,7 +10,7 @@ Lease, sequence and epoch are in the payload, and the agent alone enforces them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
@@ -131,10 +131,9 @@ def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, An
     return wire.encode({**told, **kept, **more})
 
 
-def state_in(data: bytes, loads: Callable[..., Any] | None = None) -> tuple[NodeState, dict[GpuId, GpuInfo] | None]:
-    """A node's state from its message, and its GPUs where they are told (else None). BadRequest when it isn't one.
-    `loads`: see `wire.decode`."""
-    message = wire.decode(data, loads) if loads is not None else wire.decode(data)
+def state_in(data: bytes) -> tuple[NodeState, dict[GpuId, GpuInfo] | None]:
+    """A node's state from its message, and its GPUs where they are told (else None). BadRequest when it isn't one."""
+    message = wire.decode(data)
     try:
         draws, shares = _numbers(message["draw_w"]), message.get("busy", ())
         if not {*map(type, shares)} <= _SHARES:
