@@ -193,8 +193,11 @@ def _all_floats(value: Mapping[str, Any]) -> bool:
     return {*map(type, numbers)} == {float} and isfinite(sum(numbers)) and min(numbers) >= 0 and max(numbers) < 1e6
 
 
+_NUMBERS = int, float
+
+
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool) and isfinite(value)
 
 
 def _is_whole(value: Any) -> TypeGuard[int]:
