@@ -374,14 +374,16 @@ class FleetPower:
     def _by_node(self, values: Mapping[GpuId, Any]) -> tuple[dict[str, dict[GpuId, Any]], list[GpuId]]:
         """Values by node, and GPUs of which no node is known."""
         per_node: dict[str, dict[GpuId, Any]] = {}
-        absent = []
+        absent: list[GpuId] = []
+        before, mine = None, dict[GpuId, Any]()  # the cards of a node mostly follow each other
         with self._lock:
-            for gpu, value in values.items():
-                node = self._roll.cards.get(gpu)
+            for gpu, node in zip(values, map(self._roll.cards.get, values), strict=True):
                 if node is None:
                     absent.append(gpu)
-                else:
-                    per_node.setdefault(node, {})[gpu] = value
+                    continue
+                if node != before:
+                    before, mine = node, per_node.setdefault(node, {})
+                mine[gpu] = values[gpu]
         return per_node, absent
 
     def _ask_all(self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None = None) -> Receipt:

@@ -78,8 +78,9 @@ def receipt_of(
             continue
         part, asked = wire.receipt_in(answer["result"]), ask.get("caps_w") or ask.get("limits_w") or {}
         enforced.update(_of_its_own(part.enforced_w, node, asked, has))
-        failures.update(_of_its_own(part.failures, node, asked, has))
-        notes.extend(part.notes)
+        if part.failures:
+            failures.update(_of_its_own(part.failures, node, asked, has))
+        notes += part.notes
     return Receipt(enforced, failures, tuple(notes))
 
 

@@ -138,12 +138,9 @@ def receipt_out(receipt: Receipt) -> dict[str, Any]:
 
 def receipt_in(value: Mapping[str, Any]) -> Receipt:
     """A receipt from JSON."""
-    return Receipt(
-        enforced_w=dict(value["enforced_w"]),
-        failures={gpu: Reason(reason) for gpu, reason in value["failures"].items()},
-        notes=tuple(Note(Reason(code), subject, text, Severity(loud)) for code, subject, text, loud in value["notes"]),
-        seconds=float(value["seconds"]),
-    )
+    failures = {gpu: Reason(reason) for gpu, reason in value["failures"].items()}
+    notes = [Note(Reason(code), subject, text, Severity(loud)) for code, subject, text, loud in value["notes"]]
+    return Receipt(dict(value["enforced_w"]), failures, tuple(notes), float(value["seconds"]))
 
 
 def clocks(value: Any, name: str) -> dict[GpuId, int]:
