@@ -285,8 +285,8 @@ class SimulatedHall:
             self.advance()
             failures = {gpu: UNKNOWN_GPU for gpu in limits_w if gpu not in self._index}
             known = [gpu for gpu in limits_w if gpu not in failures] if failures else list(limits_w)
-            at = np.fromiter((self._index[gpu] for gpu in known), np.intp, len(known))
-            wanted = np.fromiter((limits_w[gpu] for gpu in known), np.float64, len(known))
+            at = np.fromiter(map(self._index.__getitem__, known), np.intp, len(known))
+            wanted = np.fromiter(map(limits_w.__getitem__, known), np.float64, len(known))
             clamped = np.clip(wanted, self._gpus.min_w[at], self._gpus.max_w[at])
             refused = self._refusals(at)
             self._order(at, clamped, refused)
@@ -308,7 +308,7 @@ class SimulatedHall:
             at, limits_w = at[obeys], limits_w[obeys]
         if np.any(self._gpus.limit_w[at] != limits_w):
             self._gpus.limit_w[at] = limits_w
-            follow(self._gpus, self._pools)
+            follow(self._gpus, [self._pools[k] for k in np.unique(self._starts.searchsorted(at, "right") - 1).tolist()])
 
     def _refusals(self, at: NDArray[np.intp]) -> dict[int, Reason]:
         """The GPUs of an order that will not take it."""

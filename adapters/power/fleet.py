@@ -17,7 +17,6 @@ from typing import Any
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from pydantic_core import from_json
 
 from adapters.bus import Bus
 from adapters.bus_pace import GATHER_S
@@ -262,8 +261,7 @@ class FleetPower:
     def _take(self, data: bytes, node: str) -> dict[GpuId, GpuInfo] | None:
         """Keep what a node told of itself; its GPUs, where all of them are told. What can't be so is left out."""
         try:
-            # Of all that an idle daemon does most is to read this: here by a reader that agents are too small for.
-            state, infos = fleet_wire.state_in(data, from_json)
+            state, infos = fleet_wire.state_in(data)  # of all that an idle daemon does most is to read this
         except wire.BadRequest:
             return None
         with self._lock:
@@ -376,14 +374,16 @@ class FleetPower:
     def _by_node(self, values: Mapping[GpuId, Any]) -> tuple[dict[str, dict[GpuId, Any]], list[GpuId]]:
         """Values by node, and GPUs of which no node is known."""
         per_node: dict[str, dict[GpuId, Any]] = {}
-        absent = []
+        absent: list[GpuId] = []
+        before, mine = None, dict[GpuId, Any]()  # the cards of a node mostly follow each other
         with self._lock:
-            for gpu, value in values.items():
-                node = self._roll.cards.get(gpu)
+            for gpu, node in zip(values, map(self._roll.cards.get, values), strict=True):
                 if node is None:
                     absent.append(gpu)
-                else:
-                    per_node.setdefault(node, {})[gpu] = value
+                    continue
+                if node != before:
+                    before, mine = node, per_node.setdefault(node, {})
+                mine[gpu] = values[gpu]
         return per_node, absent
 
     def _ask_all(self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None = None) -> Receipt:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import orjson
 from nats.aio.msg import Msg
-from pydantic_core import from_json
 
 from adapters.ports import GpuId, Receipt
 from adapters.power import wire
@@ -29,7 +28,7 @@ def answer_of(message: Msg) -> dict[str, Any] | str:
     if message.headers and message.headers.get("Status") == "503":
         return "nobody listens there"
     try:
-        return wire.decode(message.data, from_json)
+        return wire.decode(message.data)
     except wire.BadRequest as error:
         return str(error)
 
@@ -39,7 +38,7 @@ def not_kept(message: Msg | str) -> str | None:
     if isinstance(message, str):
         return message
     try:
-        said = json.loads(message.data)
+        said = orjson.loads(message.data)
         error = said.get("error")
         return None if error is None else str(error.get("description", error))
     except (AttributeError, ValueError):
@@ -79,8 +78,9 @@ def receipt_of(
             continue
         part, asked = wire.receipt_in(answer["result"]), ask.get("caps_w") or ask.get("limits_w") or {}
         enforced.update(_of_its_own(part.enforced_w, node, asked, has))
-        failures.update(_of_its_own(part.failures, node, asked, has))
-        notes.extend(part.notes)
+        if part.failures:
+            failures.update(_of_its_own(part.failures, node, asked, has))
+        notes += part.notes
     return Receipt(enforced, failures, tuple(notes))
 
 

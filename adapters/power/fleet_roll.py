@@ -50,7 +50,7 @@ class Roll:
 
     def _claim(self, state: NodeState) -> str | None:
         """Why a node's cards can't all be its own."""
-        if all(self.has(state.node, gpu) for gpu in state.draw_w):
+        if {*map(self.cards.get, state.draw_w)} == {state.node}:  # as good as always
             return None
         now = self._clock()
         for gpu in state.draw_w:

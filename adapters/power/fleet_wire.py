@@ -10,7 +10,7 @@ Lease, sequence and epoch are in the payload, and the agent alone enforces them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
@@ -131,15 +131,14 @@ def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, An
     return wire.encode({**told, **kept, **more})
 
 
-def state_in(data: bytes, loads: Callable[..., Any] | None = None) -> tuple[NodeState, dict[GpuId, GpuInfo] | None]:
-    """A node's state from its message, and its GPUs where they are told (else None). BadRequest when it isn't one.
-    `loads`: see `wire.decode`."""
-    message = wire.decode(data, loads) if loads is not None else wire.decode(data)
+def state_in(data: bytes) -> tuple[NodeState, dict[GpuId, GpuInfo] | None]:
+    """A node's state from its message, and its GPUs where they are told (else None). BadRequest when it isn't one."""
+    message = wire.decode(data)
     try:
         draws, shares = _numbers(message["draw_w"]), message.get("busy", ())
-        if not {*map(type, shares)} <= _SHARES:
+        if {*map(type, shares)} != _FLOATS:
             shares = [None if share is None else float(share) for share in shares]
-        if not isfinite(sum(share for share in shares if share is not None)):
+        if not isfinite(sum(filter(None, shares))):
             raise ValueError("busy must be shares of time")
         state = NodeState(
             str(message["node"]),
@@ -157,7 +156,7 @@ def state_in(data: bytes, loads: Callable[..., Any] | None = None) -> tuple[Node
         raise wire.BadRequest(f"not a node's state: {error!r}") from error
 
 
-_SHARES = {float, type(None)}
+_FLOATS = {float}
 _SELDOM = frozenset({"yielded_w", "reasserted", "lowered", "gpus", "yielded_mhz", "unpacks"})
 """What most messages don't have."""
 
@@ -179,8 +178,8 @@ def _with_more(state: NodeState, message: Mapping[str, Any]) -> tuple[NodeState,
 
 def _limit(told: Any, gpus: int) -> float | Sequence[float] | None:
     """One limit of all GPUs or as many as there are GPUs, checked. TypeError or ValueError for others."""
-    if told is None:
-        return None
+    if told is None or (type(told) is float and 0.0 <= told < 1e6):
+        return told
     limits = [*map(float, told)] if isinstance(told, list) else [float(told)]
     if not all(0.0 <= watts < 1e6 for watts in limits) or (isinstance(told, list) and len(limits) != gpus):
         raise ValueError(f"limit_w must be watts of {gpus} GPUs")
@@ -190,7 +189,7 @@ def _limit(told: Any, gpus: int) -> float | Sequence[float] | None:
 def _numbers(told: Mapping[GpuId, Any]) -> Mapping[GpuId, float]:
     """Watts by GPU, as floats; as they are where they are such already. TypeError or ValueError for others: a sum tells
     of NaN, a minimum may not."""
-    found = told if {*map(type, told.values())} <= {float} else dict(zip(told, map(float, told.values()), strict=True))
+    found = told if {*map(type, told.values())} == _FLOATS else dict(zip(told, map(float, told.values()), strict=True))
     if found and not (isfinite(sum(found.values())) and min(found.values()) >= 0.0):
         raise ValueError("draw_w must be watts")
     return found

@@ -43,6 +43,8 @@ def clamp_notes(clamped: Iterable[tuple[GpuId, float, float]]) -> tuple[Note, ..
 def failure_notes(failures: Mapping[GpuId, Reason], meaning: Mapping[Reason, str] | None = None) -> tuple[Note, ...]:
     """One note for each kind of failure, naming the first GPU and how many share it. `meaning`: what reasons mean on
     hardware where they don't mean what they do on this machine's own cards."""
+    if not failures:
+        return ()
     meanings = {**_MEANING, **(meaning or {})}
     counts = Counter(failures.values())
     notes = []

@@ -81,20 +81,20 @@ class AgentCore:
             caps_w = {**self._outlasted(), **caps_w}
             self._remember(caps_w)
             self._renew(lease, caps_w)
-            known = {gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}
+            absent = {gpu: UNKNOWN_GPU for gpu in caps_w if gpu not in self._found.limits_w}
+            known = {gpu: cap for gpu, cap in caps_w.items() if gpu not in absent} if absent else caps_w
             receipt = self._in_force_again(known, lease)
-            absent = {gpu: UNKNOWN_GPU for gpu in caps_w if gpu not in known}
             absent |= dict.fromkeys(known.keys() & self._watch.yielded_w.keys(), Reason.CAP_YIELDED)
             notes = receipt.notes + failure_notes(absent)
-            return replace(receipt, failures={**receipt.failures, **absent}, notes=notes)
+            return replace(receipt, failures={**receipt.failures, **absent}, notes=notes) if absent else receipt
 
     def _write(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
         """Set caps, but those of GPUs that are left to another writer, and expect them to stay."""
         yielded = self._watch.yielded_w
-        mine = {gpu: cap for gpu, cap in caps_w.items() if gpu not in yielded}
+        mine = {gpu: cap for gpu, cap in caps_w.items() if gpu not in yielded} if yielded else caps_w
         receipt = self._power.apply(mine, lease) if mine else Receipt({})
         self._caps.update({gpu: receipt.enforced_w[gpu] for gpu in mine if gpu in receipt.enforced_w})
-        self._watch.order({gpu: cap for gpu, cap in caps_w.items() if gpu in yielded or gpu in receipt.enforced_w})
+        self._watch.order(caps_w)
         self._watch.unwritten(mine.keys() - receipt.enforced_w.keys())
         return receipt
 

@@ -88,7 +88,6 @@ class TwinHall:
         self.limit_w: list[float] = []
         self.live: list[bool] = []
         self._seen: tuple[NDArray[np.float64], NDArray[np.bool_]] | None = None
-        self._told: tuple[list[float], list[float]] | None = None
         self._see(())
 
     def look(self) -> None:
@@ -110,9 +109,11 @@ class TwinHall:
                 self.silent = frozenset(np.flatnonzero(chances < self.model.losses).tolist())
         self._see(written)
 
-    def write(self, at: int, watts: float) -> None:
-        """Set a card's limit, from the next step on."""
-        self.limit_w[at] = self._written[at] = watts
+    def write(self, limits_w: Mapping[int, float]) -> None:
+        """Set these cards' limits, from the next step on."""
+        self._written.update(limits_w)
+        for at, watts in limits_w.items():
+            self.limit_w[at] = watts
 
     def metered(self) -> tuple[float, float, float]:
         """Import of the site and power of its cards now in kW, and degrees Celsius outside."""
@@ -124,23 +125,23 @@ class TwinHall:
     def _see(self, written: Collection[int]) -> None:
         """Take over what the cards do now, and what became of the limits that were written."""
         seen, before = self._hall.columns(), self._seen
-        noise = 1.0 + self.model.sensor_noise * self._noise.normal(size=len(self._ids))
-        self._draw_w = seen.draw_w * noise if self.model.sensor_noise else seen.draw_w
-        self._busy, self._told = seen.busy, None
-        self._seen = (seen.enforced_w.copy(), seen.live.copy())
-        if before is not None:
-            changed = (self._seen[0] != before[0]) | (self._seen[1] != before[1])
-            written = {*written, *np.flatnonzero(changed).tolist()}
-        if written or before is None:
-            self.limit_w, self.live = self._seen[0].tolist(), self._seen[1].tolist()
-        for node in {at // self.gpus for at in written}:
+        self._draw_w, self._busy = seen.draw_w, seen.busy
+        if self.model.sensor_noise:
+            self._draw_w = seen.draw_w * (1.0 + self.model.sensor_noise * self._noise.normal(size=len(self._ids)))
+        self._seen = enforced, live = seen.enforced_w.copy(), seen.live.copy()
+        if before is None:
+            self.limit_w, self.live = enforced.tolist(), live.tolist()
+            return
+        changed = np.flatnonzero((enforced != before[0]) | (live != before[1])).tolist()
+        places = [*{*written, *changed}]
+        for at, limit_w, there in zip(places, enforced[places].tolist(), live[places].tolist(), strict=True):
+            self.limit_w[at], self.live[at] = limit_w, there
+        for node in {at // self.gpus for at in places}:
             self.cards[node].touched()
 
-    def told(self) -> tuple[list[float], list[float]]:
-        """Draw in W and share of time at work of every card: made once for all who ask in a step, if anybody does."""
-        if self._told is None:
-            self._told = (self._draw_w.tolist(), self._busy.tolist())
-        return self._told
+    def told(self, part: slice = slice(None)) -> tuple[list[float], list[float]]:
+        """Draw in W and share of time at work of these cards, or of all."""
+        return self._draw_w[part].tolist(), self._busy[part].tolist()
 
 
 class TwinCards:
@@ -150,22 +151,28 @@ class TwinCards:
         self._hall, self._node = hall, node
         first = node * hall.gpus
         self.places = {f"GPU-{hall.names[node]}-{number}": first + number for number in range(hall.gpus)}
+        self._part = slice(first, first + hall.gpus)
         self._looked: dict[GpuId, float] = {}
+        self._found: tuple[object, dict[GpuId, GpuInfo]] = (None, {})
 
     def touched(self) -> None:
-        """A limit has changed."""
-        self._looked = {}
+        """A limit has changed, or a card was lost."""
+        self._looked, self._found = {}, (None, {})
 
     def discover(self) -> Mapping[GpuId, GpuInfo]:
-        """Every card that is there, as it is now. AdapterError while they can't be read."""
+        """Every card that is there, as it is now; the same object while nothing has changed. AdapterError while they
+        can't be read."""
         hall = self._ready()
-        low, high, model = hall.low_w, hall.high_w, hall.model.curve.name
-        limits, live, (draws, busy) = hall.limit_w, hall.live, hall.told()
-        return {
-            gpu: GpuInfo(gpu, model, low, high, high, limits[at], limits[at], draws[at], utilisation=busy[at])
-            for gpu, at in self.places.items()
-            if live[at]
-        }
+        told = hall.told(self._part)
+        if told != self._found[0]:
+            low, high, model, limits, live = hall.low_w, hall.high_w, hall.model.curve.name, hall.limit_w, hall.live
+            found = {
+                gpu: GpuInfo(gpu, model, low, high, high, limits[at], limits[at], draw_w, utilisation=busy)
+                for (gpu, at), draw_w, busy in zip(self.places.items(), *told, strict=True)
+                if live[at]
+            }
+            self._found = (told, found)
+        return self._found[1]
 
     def enforced(self, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
         """Enforced limits in W of these cards; the same object while none has changed. AdapterError as above."""
@@ -178,15 +185,19 @@ class TwinCards:
     def apply(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
         """Set these limits. AdapterError as above."""
         hall, failures, read = self._ready(), dict[GpuId, Reason](), dict[GpuId, float]()
+        places, low, high, limits, live = self.places, hall.low_w, hall.high_w, hall.limit_w, hall.live
+        written: dict[int, float] = {}
         for gpu, watts in caps_w.items():
-            at = self.places.get(gpu)
-            if at is None or not hall.live[at]:
+            at = places.get(gpu)
+            if at is None or not live[at]:
                 failures[gpu] = UNKNOWN_GPU if at is None else Reason.GPU_LOST
                 continue
-            read[gpu] = limit_w = min(hall.high_w, max(hall.low_w, float(watts)))
-            if limit_w != hall.limit_w[at]:
-                hall.write(at, limit_w)
-                self._looked = {}
+            read[gpu] = limit_w = low if watts < low else high if watts > high else float(watts)
+            if limit_w != limits[at]:
+                written[at] = limit_w
+        if written:
+            hall.write(written)
+            self.touched()
         return Receipt(read, failures)
 
     def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:

@@ -127,6 +127,27 @@ def test_the_faults_of_a_seed_are_the_same_ones_however_often_anybody_looks():
     assert 400.0 in limits[-1]
 
 
+def test_cards_are_described_anew_as_soon_as_anything_of_them_changes():
+    hall, clock = made(7, cap_reset_per_h=200.0, gpu_loss_per_h=50.0, bursts=0.4)
+    rng, same, new, before = np.random.default_rng(7), 0, 0, {}
+    for _ in range(600):
+        clock.at += 0.1
+        hall.look()
+        for number in range(8):
+            cards, caps_w = hall.cards[number], float(rng.integers(150, 450))
+            if rng.random() < 0.05:
+                cards.apply({gpu: caps_w for gpu in cards.places if rng.random() < 0.7}, Lease(1, 1, 60.0))
+            draws, busy = hall.told()
+            held = {gpu: (hall.limit_w[at], draws[at], busy[at]) for gpu, at in cards.places.items() if hall.live[at]}
+            found = cards.discover()
+            assert {gpu: (one.enforced_w, one.draw_w, one.utilisation) for gpu, one in found.items()} == held
+            assert cards.enforced(tuple(cards.places)) == {gpu: limit_w for gpu, (limit_w, _, _) in held.items()}
+            kept = found is before.get(number)
+            same, new, before[number] = same + kept, new + (not kept), found
+    assert same > 500, "what stays as it is is not described again"
+    assert new > 500
+
+
 def test_what_can_not_be_read_is_reported_as_an_agent_reports_it():
     hall, clock = made(2, losses=0.5)
     told, node = {}, 0

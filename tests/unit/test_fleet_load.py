@@ -156,6 +156,22 @@ def test_nodes_that_the_config_names_are_waited_for(monkeypatch):
     wires.loop.close()
 
 
+def test_every_card_goes_to_its_own_node_however_cards_are_mixed():
+    wires = Wires(asyncio.new_event_loop())
+    bus = LocalBus(wires, "daemon")
+    power = FleetPower(bus.settings, 1.0, bus=bus)
+    told = {"phase": "free", "epoch": 0, "sequence": -1, "lease_left_s": 0.0, "capped": 0}
+    for node in ("a", "b"):
+        power._take(wire.encode({"node": node, "draw_w": {f"{node}{k}": 9.0 for k in range(3)}, **told}), node)
+    mixed = {"x": 0, "a0": 1, "b1": 2, "b0": 3, "y": 4, "a2": 5, "a1": 6, "z": 7, "a3": 8, "b2": 9}
+    assert power._by_node(mixed) == (
+        {"a": {"a0": 1, "a2": 5, "a1": 6}, "b": {"b1": 2, "b0": 3, "b2": 9}},
+        ["x", "y", "z", "a3"],
+    )
+    assert power._by_node({}) == ({}, [])
+    wires.loop.close()
+
+
 class Counted:
     """A bus that keeps everything, and counts what it is told."""
 

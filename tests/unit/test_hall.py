@@ -10,6 +10,7 @@ from adapters.jobs.simulated import SimulatedJobs
 from adapters.meters.simulated import SimulatedMeter
 from adapters.ports import AdapterError, Lease
 from adapters.power.simulated import SimulatedPower
+from optimizer.curves import draw_at_cap
 from optimizer.domain import BatchJob, CurvePoint, GpuPool, JobState, PowerCurve, Work
 from optimizer.reasons import Reason
 from scheduler.clock import VirtualClock
@@ -84,6 +85,18 @@ def test_draw_and_work_follow_the_measured_curve_between_its_points():
     assert hall.counters().work_gpu_h["serve"] == pytest.approx(10 * 0.5 * 0.6)
     assert hall.counters().tokens["serve"] == pytest.approx(3e6)
     assert hall.counters().asked_gpu_h["serve"] == pytest.approx(5.0)
+
+
+def test_an_order_to_some_cards_moves_those_as_their_curve_says_and_no_others():
+    clock, hall = hall_of(pool("a", 3), pool("b", 1), pool("c", 4))
+    watts = caps(hall, 400.0)
+    for chosen, cap_w in (([0, 2], 150), ([3], 100), ([4, 7], 250), ([2, 4], 400), ([], 100), ([0, 3, 7], 120)):
+        order = {list(watts)[place]: float(cap_w) for place in chosen}
+        SimulatedPower(hall).apply(order, LEASE)
+        watts |= order
+        clock.sleep(60.0)
+        settled = {gpu: draw_at_cap(CURVE, cap_w) for gpu, cap_w in watts.items()}
+        assert {gpu: info.draw_w for gpu, info in hall.infos().items()} == pytest.approx(settled)
 
 
 def test_power_falls_faster_than_it_rises():
