@@ -1,9 +1,11 @@
 """A node tells what is new at once, and what isn't just often enough not to count as lost."""
 
+import asyncio
 from dataclasses import replace
 
 from adapters.ports import GpuInfo
 from adapters.power.fleet_roll import STALE_S
+from scheduler.agent.bus import Ear
 from scheduler.agent.news import QUIET_S, News
 
 CARD = GpuInfo("GPU-1", "A100", 100.0, 400.0, 400.0, 400.0, 400.0, 300.0)
@@ -38,3 +40,35 @@ def test_slow_drift_is_told_when_it_adds_up():
 
 def test_a_quiet_node_is_heard_twice_before_it_counts_as_lost():
     assert 2 * QUIET_S < STALE_S
+
+
+class _Deaf:
+    """A connection on which nothing is heard."""
+
+    is_connected = True
+
+    async def subscribe(self, *_, **__):
+        """Nobody speaks."""
+
+    def jetstream(self, **_):
+        raise OSError("no streams here")
+
+
+def test_nodes_that_are_switched_on_together_do_not_speak_together(monkeypatch):
+    """Ten thousand that did would keep orders waiting, again and again in the same moment."""
+    pauses, sleep = [], asyncio.sleep
+
+    async def asleep(seconds):
+        pauses.append(seconds)
+        await asyncio.Future()
+
+    async def begun():
+        for number in range(400):
+            await Ear(None, f"n{number}", None, 1.0, None).begin(_Deaf())
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", asleep)
+    asyncio.run(begun())
+    first_words = [at for at in pauses if at <= 1.0]  # who can't ask for its trajectory tries again after more
+    assert len(first_words) == 400
+    assert all(20 <= sum(tenth <= 10 * at < tenth + 1 for at in first_words) <= 60 for tenth in range(10))
