@@ -173,13 +173,14 @@ class Dispatcher:
         self._retry_at = self.monotonic() + self._retry_s
 
     def _renew(self, orders: Mapping[str, PoolOrder], lease_s: float) -> None:
-        """Renew the lease when a part of it has passed, by handing over the trajectory where it was corrected since."""
+        """Renew the lease in time: with the trajectory where that was corrected since, and by a word to all."""
         now, course = self.monotonic(), self.courses.last
         due = course is not None and now - self._handed_at > lease_s / RENEWALS
         self.handing.check()
         if course is not None and due and not self.handing.busy and course.rest(now, orders) != self._handed:
             self.handing.do(lambda: self._ready(course, orders), aside=True, wait=False)  # a plan's waits for `_lock`
         elif now - self._renewed_at > (0.0 if course is not None and course.near(now) else lease_s / RENEWALS):
+            self._renewed_at = now
             self.actuator.apply({}, self._lease(lease_s))
 
     def next_lease(self, lease_s: float) -> Lease:
@@ -189,7 +190,6 @@ class Dispatcher:
     def _lease(self, lease_s: float) -> Lease:
         """The next lease; whoever enforces it renews all caps with it."""
         self._sequence += 1
-        self._renewed_at = self.monotonic()
         return Lease(self.epoch, self._sequence, lease_s)
 
     def hold(

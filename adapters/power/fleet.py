@@ -46,8 +46,8 @@ MUTE_S = 0.1
 BURST = 64
 """So many messages are written down before the first of them leave."""
 
-RENEWALS = 3
-"""All nodes are told of a lease again when this part of it has passed."""
+LATE = 2.0 / 3.0
+"""All nodes are told of a lease again at the latest when this share of it has passed."""
 
 
 class FleetPower:
@@ -126,18 +126,20 @@ class FleetPower:
         asks = {node: {"op": "apply", "caps_w": caps, "lease": body} for node, caps in per_node.items()}
         with self._lock:
             self._ordered.update(dict.fromkeys(asks, (lease.epoch, lease.sequence, started)))
-        receipt = self._ask_all(asks, renew={"lease": body} if self._renews(asks, lease) else None)
+        receipt = self._ask_all(asks, *self._renewals(asks, lease))
         return with_absent(replace(receipt, seconds=self._clock() - started), absent)
 
-    def _renews(self, asks: Mapping[str, object], lease: Lease) -> bool:
-        """Whether to tell a lease to all nodes beside these orders, which renew it too. Who was never heard of may have
-        one of ours all the same, so it is told now and then whatever is asked."""
+    def _renewals(self, asks: Mapping[str, object], lease: Lease) -> tuple[bytes, bytes]:
+        """What to tell all nodes of a lease before these orders, which renew it too, and behind them. Who was never
+        heard of may have one of ours all the same, so it is told whatever is asked before that one ends; where all who
+        are known are asked, behind: each node of thousands would have two things to do at once."""
         now = self._clock()
         with self._lock:
-            if self._roll.last.keys() <= asks.keys() and now - self._renewed_at < lease.expires_in_s / RENEWALS:
-                return False
-        self._renewed_at = now
-        return True
+            all_asked = bool(asks) and self._roll.last.keys() <= asks.keys()
+        if all_asked and now - self._renewed_at < lease.expires_in_s * LATE:
+            return b"", b""
+        self._renewed_at, told = now, wire.encode({"lease": asdict(lease)})
+        return (b"", told) if all_asked else (told, b"")
 
     def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:
         """Give back the limits that each agent found; for a GPU that it never capped, the limit named here."""
@@ -196,7 +198,7 @@ class FleetPower:
         """All nodes' answers about clocks as one. AdapterError when there is no server."""
         if not self.bus.connected:
             raise self.bus.unreachable()
-        answers = self.bus.call(self._gather(asks, None), 2.0 * self._patience_s(asks) + 1.0) if asks else []
+        answers = self.bus.call(self._gather(asks), 2.0 * self._patience_s(asks) + 1.0) if asks else []
         clocks: dict[GpuId, int] = {}
         failures: dict[GpuId, Reason] = dict.fromkeys(absent, UNKNOWN_GPU)
         for ask, answer in zip(asks.values(), answers, strict=True):
@@ -229,7 +231,7 @@ class FleetPower:
         ask, states = {"op": "take_back", "epoch": self._epoch}, self.states()
         asks = {node: ask for node, state in states.items() if state.yielded_w or state.yielded_mhz}
         if asks:
-            self.bus.call(self._gather(asks, None), self._patience_s(asks))
+            self.bus.call(self._gather(asks), self._patience_s(asks))
 
     def silent(self) -> tuple[str, ...]:
         """Nodes that were known or are expected, and say nothing."""
@@ -298,12 +300,12 @@ class FleetPower:
         return list(answers.values())
 
     async def _gather(
-        self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None
+        self, asks: Mapping[str, Mapping[str, Any]], before: bytes = b"", behind: bytes = b""
     ) -> list[dict[str, Any] | str]:
-        """Ask all nodes at once; each one's answer, or why there is none."""
+        """Ask all nodes at once, with these renewals; each one's answer, or why there is none."""
         self.permit()
-        if renew is not None:
-            await self.bus.client.publish(fleet_wire.RENEW, wire.encode(renew))
+        if before:
+            await self.bus.client.publish(fleet_wire.RENEW, before)
         messages: list[Message] = [(fleet_wire.ask_subject(node), ask, None) for node, ask in asks.items()]
         mute = {number for number, node in enumerate(asks) if node in self._mute}
         self._post.orders += 1
@@ -311,6 +313,10 @@ class FleetPower:
             found = await self._exchange(messages, mute, answer_of)
         finally:
             self._post.orders -= 1
+        with suppress(AdapterError, NatsError, OSError):  # orders were obeyed, whoever may renew now
+            if behind:
+                self.permit()
+                await self.bus.client.publish(fleet_wire.RENEW, behind)
         with self._lock:
             self._back.difference_update(asks)
             self._mute |= {node for node, answer in zip(asks, found, strict=True) if isinstance(answer, Unheard)}
@@ -386,9 +392,9 @@ class FleetPower:
                 mine[gpu] = values[gpu]
         return per_node, absent
 
-    def _ask_all(self, asks: Mapping[str, Mapping[str, Any]], renew: Mapping[str, Any] | None = None) -> Receipt:
+    def _ask_all(self, asks: Mapping[str, Mapping[str, Any]], before: bytes = b"", behind: bytes = b"") -> Receipt:
         """All answers as one receipt. AdapterError when there is no server."""
         if not self.bus.connected:
             raise self.bus.unreachable()
-        answers = self.bus.call(self._gather(asks, renew), 2.0 * self._patience_s(asks) + 1.0)
+        answers = self.bus.call(self._gather(asks, before, behind), 2.0 * self._patience_s(asks) + 1.0)
         return receipt_of(asks, answers, self._roll.has)

@@ -131,13 +131,15 @@ class LiveFleet:
         return [turn for turn in self.dispatcher.turns if turn.begun > moment]
 
     def rest(self) -> None:
-        """Until nothing is capped and nothing is written any more. RuntimeError when that never comes."""
-        state, last, since = self.app.parts.state, (0, 0.0), time.monotonic()
+        """Until nothing is capped, nothing is written any more and no trajectory is on its way. RuntimeError when that
+        never comes."""
+        state, last, since = self.app.parts.state, (0, 0.0, True), time.monotonic()
         ends = since + EVENT_S
         while time.monotonic() < ends:
-            seen = (len(self.dispatcher.turns), self.dispatcher._handed_at)
+            seen = (len(self.dispatcher.turns), self.dispatcher._handed_at, self.dispatcher.handing.busy)
             last, since = (seen, since) if seen == last else (seen, time.monotonic())
-            if time.monotonic() - since > QUIET_S and self.dispatcher.cap_w >= 400 and state.followed is state.decision:
+            quiet = time.monotonic() - since > QUIET_S and not self.dispatcher.handing.busy
+            if quiet and self.dispatcher.cap_w >= 400 and state.followed is state.decision:
                 return
             time.sleep(0.05)
         raise RuntimeError("the fleet does not come to rest")

@@ -139,12 +139,14 @@ class Ear:
             _log.warning("the trajectory in the bucket is not followed: %s", error)
 
     async def _tell(self, client: Client) -> None:
-        """Tell the state, again and again; while no server is there nothing is kept for later. Each node begins at
-        another moment: a hall that was switched on in one second would speak in the same one for ever."""
-        pause_s = self._state_s * share_of(self._node)
+        """Tell the state, again and again; while no server is there nothing is kept for later. Each node has moments of
+        its own, and keeps to them when one was late: a hall that was switched on in one second, or was busy for some,
+        would speak as one for ever."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._state_s * share_of(self._node)
         while True:
-            await asyncio.sleep(pause_s)
-            pause_s = self._state_s
+            await asyncio.sleep(due - loop.time())
+            due = next_due(due, loop.time(), self._state_s)
             if client.is_connected:
                 await self.tell(client)
 
@@ -176,6 +178,11 @@ class Ear:
 def share_of(node: str) -> float:
     """A number from 0 to 1 that is the same for a node at all times, and another one for the next node."""
     return crc32(node.encode()) / 2**32
+
+
+def next_due(due: float, now: float, every: float) -> float:
+    """The first moment after `now` of those that lie `every` seconds apart, `due` being one that has come."""
+    return due + every * (1 + max(0.0, now - due) // every)
 
 
 class FleetEar:

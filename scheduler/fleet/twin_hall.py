@@ -29,6 +29,9 @@ from scheduler.clock import VirtualClock
 from scheduler.fleet.twin_site import TwinSite
 
 STEP_S, STEPS_A_SECOND = 0.1, 10
+DIGITS = 1
+"""A card's sensor tells tenths of a watt."""
+
 GROUPS = 16
 """So many groups of nodes in a process have a load of their own."""
 
@@ -128,6 +131,7 @@ class TwinHall:
         self._draw_w, self._busy = seen.draw_w, seen.busy
         if self.model.sensor_noise:
             self._draw_w = seen.draw_w * (1.0 + self.model.sensor_noise * self._noise.normal(size=len(self._ids)))
+        self._draw_w = np.round(self._draw_w, DIGITS)  # else a draw that settles is another one for ever
         self._seen = enforced, live = seen.enforced_w.copy(), seen.live.copy()
         if before is None:
             self.limit_w, self.live = enforced.tolist(), live.tolist()

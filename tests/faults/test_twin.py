@@ -85,19 +85,19 @@ def test_power_falls_within_a_tenth_of_a_second_and_rises_within_half_of_one():
         return next(iter(cards.discover().values())).draw_w
 
     free_w, capped_w = draw_at(400, 0.9), draw_at(200, 0.9)
-    assert drawn(1.0) == pytest.approx(free_w)
+    assert drawn(1.0) == pytest.approx(free_w, abs=0.05), "to a tenth of a watt"
     clock.at = 1.05
     assert cards.apply(dict.fromkeys(cards.places, 200), Lease(1, 1, 60.0)).enforced_w == dict.fromkeys(
         cards.places, 200.0
     )
-    assert drawn(0.0) == pytest.approx(free_w), "never sooner than written"
+    assert drawn(0.0) == pytest.approx(free_w, abs=0.05), "never sooner than written"
     assert drawn(0.17) == pytest.approx(capped_w, rel=0.01), "95 % in 50 ms"
     cards.apply(dict.fromkeys(cards.places, 400), Lease(1, 2, 60.0))
     halfway_w = drawn(0.2)
     assert capped_w * 1.1 < halfway_w < free_w * 0.99, "a higher cap takes longer"
     assert drawn(0.6) == pytest.approx(free_w, rel=0.01)
     others = [info.draw_w for info in hall.cards[8].discover().values()]
-    assert others == pytest.approx([free_w] * 2), "nobody else was ordered about"
+    assert others == pytest.approx([free_w] * 2, abs=0.05), "nobody else was ordered about"
 
 
 def lived(hall, clock, step_s):

@@ -1,11 +1,14 @@
 """A node tells what is new at once, and what isn't just often enough not to count as lost."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
+
+import pytest
 
 from adapters.ports import GpuInfo
 from adapters.power.fleet_roll import STALE_S
-from scheduler.agent.bus import Ear
+from scheduler.agent.bus import Ear, share_of
 from scheduler.agent.news import QUIET_S, News
 
 CARD = GpuInfo("GPU-1", "A100", 100.0, 400.0, 400.0, 400.0, 400.0, 300.0)
@@ -72,3 +75,36 @@ def test_nodes_that_are_switched_on_together_do_not_speak_together(monkeypatch):
     first_words = [at for at in pauses if at <= 1.0]  # who can't ask for its trajectory tries again after more
     assert len(first_words) == 400
     assert all(20 <= sum(tenth <= 10 * at < tenth + 1 for at in first_words) <= 60 for tenth in range(10))
+
+
+def test_a_node_that_was_late_keeps_its_moments(monkeypatch):
+    """Thousands that were all late once, on a machine that was busy, would speak together ever after."""
+    at, told, busy_s, sleep = [100.0], [], [0.0, 3.5, 0.2, 0.0], asyncio.sleep
+
+    async def asleep(seconds):
+        at[0] += max(0.0, seconds)
+        await sleep(0)
+
+    async def tell(_client):
+        told.append(at[0])
+        at[0] += busy_s.pop(0)
+        if not busy_s:
+            await asyncio.Future()
+
+    async def begun():
+        asyncio.get_running_loop().time = lambda: at[0]
+        ear = Ear(None, "n1", None, 1.0, None)
+        ear.tell = tell
+        with suppress(TimeoutError):
+            await asyncio.gather(ear._tell(_Deaf()), ended())
+
+    async def ended():
+        while busy_s:
+            await sleep(0)
+        raise TimeoutError
+
+    monkeypatch.setattr(asyncio, "sleep", asleep)
+    asyncio.run(begun())
+    first, *later = told
+    assert first == pytest.approx(100.0 + share_of("n1"))
+    assert later == pytest.approx([first + 1.0, first + 4.5, first + 5.0]), "once for those it missed, then as before"

@@ -291,9 +291,17 @@ def test_a_lease_is_renewed_by_a_third_without_a_change_and_every_one_is_newer(h
         hand.apply(orders(), 90.0, NOW)
         clock.now += 1.0
     leases = [lease for _, lease in cards.calls]
-    assert [caps for caps, _ in cards.calls] == [cards.caps[0], {}, {}, {}]
+    assert [caps for caps, _ in cards.calls] == [cards.caps[0], {}, {}, {}, {}]
     assert {(lease.epoch, lease.expires_in_s) for lease in leases} == {(7, 90.0)}
-    assert [lease.sequence for lease in leases] == [1, 2, 3, 4]
+    assert [lease.sequence for lease in leases] == [1, 2, 3, 4, 5]
+
+
+def test_who_has_no_order_is_renewed_though_others_have_one_every_second(hand, cards, clock):
+    for second in range(101):
+        hand.apply(orders(400 + second % 2), 90.0, NOW)
+        clock.now += 1.0
+    assert len([caps for caps, _ in cards.calls if caps]) == 101
+    assert len([caps for caps, _ in cards.calls if not caps]) == 4
 
 
 def test_the_trajectory_is_handed_over_with_each_lease_as_the_fast_loop_corrected_it(books, clock):

@@ -100,7 +100,7 @@ class SlowHolder:
         return {}
 
     def apply(self, caps_w, lease):
-        self.done.append("apply")
+        self.done += ["apply"] * bool(caps_w)  # a word to all is none
         return Receipt({gpu: float(cap) for gpu, cap in caps_w.items()})
 
     def release(self, limits_w):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from adapters.ports import GpuInfo, Lease
+from adapters.ports import AdapterError, GpuInfo, Lease
 from adapters.power import fleet_wire, wire
 from adapters.power.fleet import FleetPower
 from benchmarks.support.storm_bus import LocalBus, LocalClient, Wires
@@ -108,9 +108,51 @@ def test_a_lease_is_told_to_all_beside_orders_only_where_not_all_are_asked_or_it
     assert heard == [1]
     power.apply({"GPU-n1": 400}, Lease(1, 3, 30.0))
     assert heard == [1, 3], "the other node's lease ends too"
-    now[0] += 11.0
+    now[0] += 19.0
     power.apply(both, Lease(1, 4, 30.0))
-    assert heard == [1, 3, 4]
+    assert heard == [1, 3]
+    now[0] += 2.0
+    power.apply(both, Lease(1, 5, 30.0))
+    assert heard == [1, 3, 5]
+    power.apply({}, Lease(1, 6, 30.0))
+    assert heard == [1, 3, 5, 6], "that is all that it is for"
+
+
+def test_a_lease_for_all_is_told_behind_orders_for_all_even_where_they_fail(wires):
+    """Thousands of nodes that are told to renew while each has an order to obey would do it later; who may no longer
+    order when the answers are in keeps them, and renews nothing."""
+    said, may = [], [True]
+
+    async def renew(_message):
+        said.append("renewed")
+
+    async def ask(message):
+        said.append("obeyed")
+        if not may[0]:
+            power.permit = refuse
+        body = {"enforced_w": wire.decode(message.data)["caps_w"], "failures": {}, "notes": [], "seconds": 0.0}
+        await message.respond(wire.encode({"ok": True, "result": body}))
+
+    def refuse():
+        raise AdapterError("another one leads")
+
+    for name in ("n1", "n2"):
+        wires.run(LocalClient(wires, name).subscribe(fleet_wire.ask_subject(name), cb=ask))
+    wires.run(LocalClient(wires, "n3").subscribe(fleet_wire.RENEW, cb=renew))
+    bus, now = LocalBus(wires, "daemon"), [1000.0]
+    power = FleetPower(bus.settings, 0.05, bus=bus, clock=lambda: now[0])
+    power._take(state("n1"), "n1")
+    power._take(state("n2"), "n2")
+    power.apply({"GPU-n1": 500, "GPU-n2": 500}, Lease(1, 1, 30.0))
+    assert said == ["obeyed", "obeyed", "renewed"]
+    said.clear()
+    power.apply({"GPU-n1": 400}, Lease(1, 2, 30.0))
+    assert said == ["renewed", "obeyed"], "who is not asked waits for nobody"
+    said.clear()
+    now[0], may[0] = 1025.0, False
+    receipt = power.apply({"GPU-n1": 300, "GPU-n2": 300}, Lease(1, 3, 30.0))
+    assert said == ["obeyed", "obeyed"]
+    assert receipt.enforced_w == {"GPU-n1": 300, "GPU-n2": 300}
 
 
 def test_cards_that_a_board_holds_lower_are_told_of(wires):
