@@ -152,6 +152,28 @@ def test_a_run_that_was_cut_and_the_one_after_it_are_both_cut_by_an_event():
     assert plan.jobs["j"].work_gpus == pytest.approx((0.0, 100.0, 0.0, 100.0, 0.0, 100.0))
 
 
+def test_a_later_cut_of_a_run_costs_a_firm_event_nothing():
+    """Begun now for four hours, with two hours in between that leave half of its least GPUs: relaxed, each hour that is
+    cut in part counts for all hours after it, and a part of a run that the event paid for was the cheaper one."""
+    of = job("j", (0, 6), 900.0, 100, min_gpus=100, min_run_h=4.0, value_per_gpu_h=1.0)
+    here = made([of], events=[event(str(hour), (hour, hour + 1), 105.0, 400.0) for hour in (1, 3)])
+    plan = solve_problem(here)
+    assert check_plan(here, plan) == ()
+    assert plan.sites["dc"].import_kw == pytest.approx((130.0, 105.0, 130.0, 105.0, 130.0, 130.0))
+
+
+def test_a_run_that_could_be_elsewhere_gives_way_to_a_firm_event_where_it_is():
+    """Its pause costs more than the hour of the event, and its other site is so dear that it stays."""
+    of = replace(running(min_run_h=2.0, pause_cost=50.0), pools=("here", "there"), max_gpus=1, gpus=1)
+    pools = [inputs(pool(name, Work.BATCH, 2, site=at), HOURS) for name, at in (("here", "dc"), ("there", "lab"))]
+    called = event("e", (0, 1), 0.0, 400.0, "lab")  # below idle cards, which take 0.2 kW
+    here = problem(hourly(HOURS), [site(HOURS, "dc", 9000.0), site(HOURS, "lab", 40.0)], pools, [of], [called])
+    plan = solve_problem(here)
+    assert check_plan(here, plan) == ()
+    assert plan.sites["lab"].import_kw[:2] == pytest.approx((0.2, 0.5), abs=1e-6)
+    assert plan.sites["lab"].over_event_kw[0] == pytest.approx(0.2, abs=1e-6)
+
+
 def test_a_run_in_its_second_pool_counts_where_its_first_can_not_hold_it():
     """Begun in the pool that has its four GPUs; 0.4 kW above the hard limit then are out of reach, and said."""
     of = job("j", (-1, 6), 24.0, 4, pools=("small", "batch"), min_gpus=4, preemptible=False, started_at=START - HOUR)
