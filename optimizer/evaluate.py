@@ -15,8 +15,8 @@ from optimizer.domain import Plan, Problem
 from optimizer.facts import LEAST_GAIN, PREFERENCE_PER_GPU_H, Facts, Floats, facts_of, late_tail, with_taken
 from optimizer.jobplans import job_rows
 from optimizer.ramps import allowed_kw, is_paced
-from optimizer.steps import pauses, steps_of
-from optimizer.weights import Weights, job_weights, weights_of
+from optimizer.steps import pauses, rests, steps_of
+from optimizer.weights import LATER_CUT, Weights, job_weights, weights_of
 
 Ints = NDArray[np.int64]
 
@@ -44,6 +44,7 @@ class Bill:
     ramp: float = 0.0
     change: float = 0.0
     pauses: float = 0.0
+    cuts: float = 0.0
     moves: float = 0.0
     participation: float = 0.0
     parking: float = 0.0
@@ -88,6 +89,7 @@ def evaluate_facts(facts: Facts, plan: Plan) -> Bill:
         ramp=_ramps(facts, imports, weights),
         change=_change(facts, plan),
         pauses=_pauses(facts, plan),
+        cuts=_cuts(facts, plan),
         moves=_moves(facts, plan),
         participation=_participation(facts),
         parking=_parking(facts, plan),
@@ -283,6 +285,19 @@ def _pauses(facts: Facts, plan: Plan) -> float:
     rows = job_rows(plan.jobs, facts.table.ids, facts.count)
     carried = facts.table.left - rows.rates @ facts.hours - rows.undone_gpu_h
     return float(steps.pause_cost @ pauses(facts, steps, rows.rates, carried))
+
+
+def _cuts(facts: Facts, plan: Plan) -> float:
+    """Least runs that rest before they have lasted: the one in progress, or one that begins now. At the price of the
+    work that their least GPUs would do, later at less of it (`weights.LATER_CUT`); what a plan begins later is decided
+    again before it happens."""
+    steps = steps_of(facts)
+    if not steps.least_h.any() and not steps.hold_h.any():
+        return 0.0
+    rates = job_rows(plan.jobs, facts.table.ids, facts.count).rates
+    lost = job_weights(facts).undone_per_gpu_h * steps.least_work
+    share_h = facts.hours * np.where(np.arange(facts.count) == 0, 1.0, LATER_CUT)
+    return float(lost @ (rests(facts, steps, rates) @ share_h))
 
 
 def _tails(facts: Facts, done: Floats) -> tuple[Floats, Floats]:

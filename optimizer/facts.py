@@ -6,6 +6,7 @@ has arithmetic of its own, on purpose.) Power is in kW of a whole pool, work in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -176,13 +177,21 @@ class Facts:
 
     @cached_property
     def least_import_kw(self) -> Floats:
-        """Least import per site and interval: floors, idle GPUs, and jobs that may not be interrupted."""
+        """Least import per site and interval: floors that hold, idle GPUs, and jobs that may not be interrupted."""
+        return self._import_kw([np.where(pool.may_break_floor, pool.base_kw, pool.least_kw) for pool in self.pools])
+
+    @cached_property
+    def kept_import_kw(self) -> Floats:
+        """The same with every floor kept, also where one may give."""
+        return self._import_kw([pool.least_kw for pool in self.pools])
+
+    def _import_kw(self, draws: Sequence[Floats]) -> Floats:
+        """Import per site and interval where pools draw so much, or what the jobs in them that may not be interrupted
+        take."""
         total = self.other_kw.copy()
-        for facts in self.pools:
-            draw = np.where(facts.may_break_floor, facts.base_kw, facts.least_kw)
-            if facts.batch and self.fixed_work[facts.index].any():
-                draw = facts.draws_for(self.fixed_work[facts.index])
-            total[facts.site] += draw
+        for facts, draw in zip(self.pools, draws, strict=True):
+            running = facts.batch and self.fixed_work[facts.index].any()
+            total[facts.site] += facts.draws_for(self.fixed_work[facts.index]) if running else draw
         return total * self.pue
 
     @cached_property

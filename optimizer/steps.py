@@ -162,3 +162,16 @@ def pauses(facts: Facts, steps: Steps, rates: Floats, carried: Floats) -> Floats
     ups = (on & ~before).sum(axis=1) + ((carried > 1e-6) & ~on[:, -1])
     counted: Floats = np.where(steps.lasting, np.maximum(0, ups - np.where(steps.runs, 0, 1)), 0).astype(np.float64)
     return counted
+
+
+def rests(facts: Facts, steps: Steps, rates: Floats) -> Flags:
+    """Intervals [job, interval] in which a plan stops a run that has not lasted as long as it must, with work left: the
+    run in progress, or one that begins in the interval about to run."""
+    ends, work = np.cumsum(facts.hours), rates * facts.hours
+    begun = np.where(~steps.runs & (rates[:, 0] > 1e-9), steps.least_h, 0.0)[:, None]
+    holds = (ends <= steps.hold_h[:, None] + 1e-9) | (np.arange(facts.count) == 0)
+    lasts = holds & (steps.hold_h[:, None] > 1e-9) | (ends - facts.hours < begun - 1e-9)
+    left = np.cumsum(work, axis=1) - work < facts.table.left[:, None] * (1 - 1e-6)
+    open_ = facts.table.on_time_h + facts.table.late_h > 1e-9
+    found: Flags = lasts & left & open_ & steps.lasting[:, None] & (rates <= 1e-9)
+    return found

@@ -21,6 +21,10 @@ from optimizer.facts import Facts, Floats
 from optimizer.once import once
 
 MARGIN = 1.5
+LATER_CUT = MARGIN - 1.0
+"""Part of its price at which a least run is cut in later intervals: work and run together must be worth less than what
+they take from a firm event, which is worth MARGIN of the work."""
+
 LEAST_SLOPE = 0.05
 """GPU-hours per kWh below which a curve is taken as flat; keeps the floor's price finite."""
 

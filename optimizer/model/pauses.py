@@ -12,7 +12,7 @@ from optimizer.domain import GridEvent
 from optimizer.facts import Facts, Floats
 from optimizer.model.parts import NO_INTS, Columns, Flags, Ints, Model, Rows
 from optimizer.steps import Steps, steps_of
-from optimizer.weights import MARGIN
+from optimizer.weights import LATER_CUT
 
 
 def add_pauses(model: Model) -> None:
@@ -167,7 +167,7 @@ def _add_least_runs(model: Model, steps: Steps, open_: Flags) -> None:
     kept = np.zeros(shape, dtype=np.bool_)
     kept[begun[:, 0], begun[:, 1]] = True
     j, t = np.nonzero(kept | hold_on)
-    lost = model.job_weights.undone_per_gpu_h[j] * np.where(t == 0, 1.0, MARGIN - 1.0)
+    lost = model.job_weights.undone_per_gpu_h[j] * np.where(t == 0, 1.0, LATER_CUT)
     cut = model.columns("cut", "jt", (j, t), cost=lost * steps.least_work[j] * facts.hours[t])
     cut_at = cut.find(shape)
     lasts = model.rows("least_run", "jt", np.nonzero(kept), low=0.0)

@@ -8,9 +8,11 @@ import numpy as np
 
 from optimizer.facts import Facts, Floats, with_taken
 from optimizer.model.participation import add_taken, untaken_kw
-from optimizer.model.parts import Columns, Ints, Model, Rows
+from optimizer.model.parts import Columns, Flags, Ints, Model, Rows
 from optimizer.model.supply import import_low
 from optimizer.ramps import allowed_kw, is_paced
+from optimizer.steps import steps_of
+from optimizer.weights import in_force
 
 LEEWAY_KW = 1e-3
 """What a limit that is out of reach leaves open above the least import: so its price, and no bound, is what a kW is
@@ -63,6 +65,9 @@ def add_limits(model: Model) -> None:
 def add_events(model: Model) -> None:
     """import - over <= mean cap of the event (kW), ramps and rebound included. Objective: + weight * hours * over.
 
+    Where jobs have runs that last, gangs or an order, a firm event is missed by no more than it is out of reach by (see
+    `_most_over`): over <= beyond; with batteries over <= beyond + charge, since a later limit may need the charge.
+
     A voluntary event that waits for an answer: import - over + slack * take <= cap + slack, where `slack` is what the
     most that can be imported exceeds the cap by. A firm one is taken whole or not at all: over = 0.
     """
@@ -71,18 +76,63 @@ def add_events(model: Model) -> None:
     sites = np.array([facts.site_index[event.site] for event in facts.problem.events], dtype=np.int64)
     prices = [model.weights[s].event_per_kwh[event.id] for s, event in zip(sites, facts.problem.events, strict=True)]
     cost = np.array(prices)[e, t] * facts.hours[t] if len(e) else 0.0
-    over = model.columns("over_event", "et", (e, t), high=_most_over(facts)[e], cost=cost)
+    most = np.array([_most_over(facts, number) for number in range(len(sites))]).reshape(facts.event_kw.shape)[e, t]
+    charges = _charges(facts)[e] & (most < inf)
+    over = model.columns("over_event", "et", (e, t), high=np.where(charges, inf, most), cost=cost)
     slack = untaken_kw(facts, e, t, sites[e]) if len(e) else np.zeros(0)
     cap = model.rows("event", "et", (e, t), high=np.maximum(0.0, facts.event_kw[e, t]) + slack)
     add_taken(model, cap, e, slack)
     cap.add(cap.all, model.get("import"), import_at(facts, sites[e] if len(e) else e, t), 1.0)
     cap.add(cap.all, over, over.all, -1.0)
+    _add_charged_for(model, over, np.flatnonzero(charges), most)
 
 
-def _most_over(facts: Facts) -> Floats:
-    """Most that an event's cap may be exceeded by [event]."""
-    whole = [event.undecided and event.firm for event in facts.problem.events]
-    return np.where(np.array(whole, dtype=np.bool_), 0.0, inf)
+def _most_over(facts: Facts, number: int) -> Floats:
+    """Most that an event's cap may be exceeded by [interval]: for a firm one what the least import, with all that
+    generators can give, exceeds it by. Only an emergency in force goes below floors for it; and where jobs have
+    promised their end, which goes before any other firm event, the price alone decides.
+
+    Why not by price alone: a kilowatt that a run which must last, or a job that others wait for, does not get may cost
+    hours of work for five minutes of an event, and no price outweighs whatever that could be worth. What all other jobs
+    lose the price outweighs.
+    """
+    event, s, steps = facts.problem.events[number], facts.site_index[facts.problem.events[number].site], steps_of(facts)
+    if event.undecided and event.firm:
+        return np.zeros(facts.count)
+    if event.undecided or not (event.firm or event.emergency) or not (steps.stepped.any() or len(steps.order)):
+        return np.full(facts.count, inf)
+    deep = in_force(facts, event) & event.emergency
+    least = np.where(deep, facts.least_import_kw[s], facts.kept_import_kw[s]) - facts.supply.most_output_kw[s]
+    beyond = least - np.maximum(0.0, facts.event_kw[number])
+    most = np.where(beyond > 0, beyond + LEEWAY_KW, 0.0)
+    return np.where(deep, most, inf) if _has_promised(facts, s) else most
+
+
+def _has_promised(facts: Facts, site: int) -> bool:
+    """Whether a job that may be interrupted, and has promised its end, can run at a site."""
+    table = facts.table
+    promised = table.pair_pool[(table.firm & table.preemptible)[table.pair_job]]
+    return any(facts.pools[g].site == site for g in np.unique(promised).tolist())
+
+
+def _charges(facts: Facts) -> Flags:
+    """Events [event] that have their answer, at sites with batteries."""
+    having = {s for s, _ in facts.supply.batteries}
+    events = facts.problem.events
+    found = [not event.undecided and facts.site_index[event.site] in having for event in events]
+    return np.array(found, dtype=np.bool_)
+
+
+def _add_charged_for(model: Model, over: Columns, which: Ints, most: Floats) -> None:
+    """over <= most + charge of the site's batteries: what they take for a limit or an event after it may be missing."""
+    facts, charge = model.facts, model.get("charge")
+    e, t = over.keys[0][which], over.keys[1][which]
+    rows = model.rows("charged_for", "et", (e, t), high=most[which])
+    rows.add(rows.all, over, which, 1.0)
+    at = np.array([facts.site_index[facts.problem.events[n].site] for n in e.tolist()], dtype=np.int64)
+    site = np.array([s for s, _ in facts.supply.batteries], dtype=np.int64)[charge.keys[0]]
+    row, column = np.nonzero((at[:, None] == site) & (t[:, None] == charge.keys[1]))
+    rows.add(row, charge, column, -1.0)
 
 
 def add_demand_charges(model: Model) -> None:

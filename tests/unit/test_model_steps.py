@@ -9,11 +9,16 @@ from optimizer.assets import Generator
 from optimizer.check import check_plan
 from optimizer.domain import JobState, Work
 from optimizer.evaluate import evaluate
+from optimizer.facts import facts_of
 from optimizer.fallback import greedy_plan, safe_plan
+from optimizer.highs import solve_arrays
+from optimizer.model.arrays import write_arrays
+from optimizer.model.build import declare
 from optimizer.reasons import Reason
 from optimizer.rivals import RIVALS
 from optimizer.solve import solve_problem
 from optimizer.validate import ProblemError, validate
+from optimizer.weights import job_weights
 from tests.support.problems import HOUR, START, event, hourly, inputs, job, pool, problem, site
 
 HOURS = 6
@@ -152,6 +157,28 @@ def test_a_run_that_was_cut_and_the_one_after_it_are_both_cut_by_an_event():
     assert plan.jobs["j"].work_gpus == pytest.approx((0.0, 100.0, 0.0, 100.0, 0.0, 100.0))
 
 
+def test_a_later_cut_of_a_run_costs_a_firm_event_nothing():
+    """Begun now for four hours, with two hours in between that leave half of its least GPUs: relaxed, each hour that is
+    cut in part counts for all hours after it, and a part of a run that the event paid for was the cheaper one."""
+    of = job("j", (0, 6), 900.0, 100, min_gpus=100, min_run_h=4.0, value_per_gpu_h=1.0)
+    here = made([of], events=[event(str(hour), (hour, hour + 1), 105.0, 400.0) for hour in (1, 3)])
+    plan = solve_problem(here)
+    assert check_plan(here, plan) == ()
+    assert plan.sites["dc"].import_kw == pytest.approx((130.0, 105.0, 130.0, 105.0, 130.0, 130.0))
+
+
+def test_a_run_that_could_be_elsewhere_gives_way_to_a_firm_event_where_it_is():
+    """Its pause costs more than the hour of the event, and its other site is so dear that it stays."""
+    of = replace(running(min_run_h=2.0, pause_cost=50.0), pools=("here", "there"), max_gpus=1, gpus=1)
+    pools = [inputs(pool(name, Work.BATCH, 2, site=at), HOURS) for name, at in (("here", "dc"), ("there", "lab"))]
+    called = event("e", (0, 1), 0.0, 400.0, "lab")  # below idle cards, which take 0.2 kW
+    here = problem(hourly(HOURS), [site(HOURS, "dc", 9000.0), site(HOURS, "lab", 40.0)], pools, [of], [called])
+    plan = solve_problem(here)
+    assert check_plan(here, plan) == ()
+    assert plan.sites["lab"].import_kw[:2] == pytest.approx((0.2, 0.5), abs=1e-6)
+    assert plan.sites["lab"].over_event_kw[0] == pytest.approx(0.2, abs=1e-6)
+
+
 def test_a_run_in_its_second_pool_counts_where_its_first_can_not_hold_it():
     """Begun in the pool that has its four GPUs; 0.4 kW above the hard limit then are out of reach, and said."""
     of = job("j", (-1, 6), 24.0, 4, pools=("small", "batch"), min_gpus=4, preemptible=False, started_at=START - HOUR)
@@ -196,6 +223,32 @@ def test_a_run_that_must_last_is_kept_up_on_every_rung_and_the_checker_misses_it
     ended = solve_problem(made([replace(of, min_run_h=0.0)], [900.0, 900.0, 20.0, 20.0, 20.0, 20.0]))
     assert ended.jobs["j"].work_gpus[:2] == pytest.approx((0.0, 0.0))
     assert check_plan(once, ended) == (), "the limit has ended the run; an hour later it is another one"
+
+
+def test_the_bill_counts_what_a_run_that_must_go_on_loses_where_it_rests():
+    """Two that began 15 min ago for two hours share a pool of one card. Each has half of it; a rule gives the first all
+    of it, which the checker lets it, and by the work alone that was the better plan: the second has time."""
+    of = replace(running(min_run_h=2.0), running_since=START - HOUR / 4, gpus=1, max_gpus=1)
+    jobs = [of, replace(of, id="k", work_gpu_h=1.0, deadline=START + 48 * HOUR)]
+    here = made(jobs, of=pool("batch", Work.BATCH, 1))
+    best, rule = solve_problem(here), RIVALS["do_nothing"](here, None)
+    assert best.jobs["k"].work_gpus[0] == pytest.approx(0.5)
+    assert rule.jobs["k"].work_gpus[0] == 0.0
+    assert check_plan(here, rule) == ()
+    bill = evaluate(here, rule)
+    lost = job_weights(facts_of(here)).undone_per_gpu_h[1]
+    assert bill.cuts == pytest.approx(lost * 0.5)  # half of a card's hour; the second hour is not all inside the run
+    assert evaluate(here, best).cuts == 0.0
+    assert bill.total + bill.cuts > evaluate(here, best).total > bill.total
+
+
+def test_a_run_that_a_limit_stops_costs_no_more_in_the_model_than_on_the_bill():
+    of = replace(running(min_run_h=3.0), running_since=START)
+    here = made([of], limit=[100.0, 100.0, 1e9, 1e9, 1e9, 1e9])
+    plan, lost = solve_problem(here), job_weights(facts_of(here)).undone_per_gpu_h[0]
+    assert evaluate(here, plan).cuts == pytest.approx(lost * 0.5 * (1.0 + 0.5))
+    exact = solve_arrays(write_arrays(declare(here)), 10.0)
+    assert plan.objective == pytest.approx(-exact.objective)
 
 
 def test_a_job_begins_only_after_the_jobs_before_it_and_they_are_done_in_time_for_it():

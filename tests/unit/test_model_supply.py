@@ -7,6 +7,7 @@ import pytest
 
 from optimizer.assets import Battery, Generator
 from optimizer.check import check_plan
+from optimizer.domain import Work
 from optimizer.evaluate import evaluate
 from optimizer.fallback import greedy_plan, safe_plan
 from optimizer.highs import solve_arrays
@@ -15,7 +16,7 @@ from optimizer.model.build import declare
 from optimizer.oneway import MOST_SOLVES, both_kw, one_way
 from optimizer.solve import solve_problem
 from optimizer.validate import ProblemError, validate
-from tests.support.problems import event, hourly, inputs, pool, problem, site
+from tests.support.problems import event, hourly, inputs, job, pool, problem, site
 
 CHAT = pool(floor=1.0, value=0.0)
 """1,000 GPUs that must run at full power: 400 kW."""
@@ -73,6 +74,19 @@ def test_the_battery_keeps_limit_and_event_that_load_alone_would_break():
     assert check_plan(of, rules) == ()
     assert rules.sites["dc"].import_kw == pytest.approx((360, 360))
     assert rules.batteries["b"].stored_kwh == pytest.approx((100 - 40 / 0.9, 100 - 80 / 0.9))
+
+
+def test_a_battery_charges_above_an_event_for_the_hard_limit_after_it():
+    """Users' floor takes 400 kW, and the limit after the event leaves 350: 50 kW out of the battery took 50 / 0.81. So
+    also beside a job that must run for two hours, for which nothing above the event's cap is left."""
+    called, idle = event("e", (0, 1), 401.0, 450.0), inputs(pool("batch", Work.BATCH, 10), 2)
+    of = made(2, site(2, limit=[1e9, 351.0], batteries=(STORE,)), [called])
+    for here in (of, replace(of, pools=(*of.pools, idle), jobs=(job("j", (0, 2), 5.0, 10, min_run_h=2.0),))):
+        plan = solve_problem(here)
+        assert check_plan(here, plan) == ()
+        less = 1.0 if here is of else 0.0
+        assert plan.sites["dc"].over_event_kw == pytest.approx(((50 - less) / 0.81 - less, 0.0), abs=2e-3)
+        assert plan.sites["dc"].over_limit_kw == pytest.approx((0.0, 0.0), abs=2e-3)
 
 
 def test_a_negative_price_never_charges_and_discharges_at_once(monkeypatch):
