@@ -173,15 +173,15 @@ class Dispatcher:
         self._retry_at = self.monotonic() + self._retry_s
 
     def _renew(self, orders: Mapping[str, PoolOrder], lease_s: float) -> None:
-        """Renew the lease in time: with the trajectory where that was corrected since, and by a word to all."""
+        """Renew the lease in time by a word to all, first of all; then hand over the trajectory, if corrected since."""
         now, course = self.monotonic(), self.courses.last
+        if now - self._renewed_at > (0.0 if course is not None and course.near(now) else lease_s / RENEWALS):
+            self.actuator.apply({}, self._lease(lease_s))
+            self._renewed_at = now
         due = course is not None and now - self._handed_at > lease_s / RENEWALS
         self.handing.check()
         if course is not None and due and not self.handing.busy and course.rest(now, orders) != self._handed:
             self.handing.do(lambda: self._ready(course, orders), aside=True, wait=False)  # a plan's waits for `_lock`
-        elif now - self._renewed_at > (0.0 if course is not None and course.near(now) else lease_s / RENEWALS):
-            self._renewed_at = now
-            self.actuator.apply({}, self._lease(lease_s))
 
     def next_lease(self, lease_s: float) -> Lease:
         """A lease for an order about clocks."""
