@@ -56,9 +56,9 @@ def leaders(key: Floats, free: Flags) -> Ints:
 
 
 def near(facts: Facts, free: Flags, exact: Ints, share: float, kept: float) -> Ints:
-    """Leaders [job] of classes of nearly alike jobs: windows and hours of work differ by no more than `share` of the
-    slack, and each class keeps the part `kept` of its tightest member's. Jobs that are optional, or out of reach, stay
-    as they are."""
+    """Leaders [job] of classes of nearly alike jobs: who joins differs from what the class is by then by no more than
+    `share` of the slack, and each class keeps the part `kept` of its tightest member's. Jobs that are optional, or out
+    of reach, stay as they are."""
     table = facts.table
     spare_h = table.on_time_h.sum(axis=1) + table.beyond_h - table.left / np.where(free, table.rate, 1.0)
     free = free & table.reachable & ~table.late_anyway

@@ -11,9 +11,9 @@ whose deadline is a promise.
 Above `MOST_SINGLE` jobs, those that are nearly alike are planned as one too, on the safe side: a class has the hours
 that all its members have, and the pace of the one that must run fastest, so that each member can take its part by the
 work that it has left, and no promise is broken by it. How near is measured by what a job can spare, its slack (hours
-until the deadline less hours of work): windows and hours of work differ by no more than a share of it, and a class
-keeps a part of its tightest member's. So whoever has to hurry stays alone, and a class of the others loses a little of
-its choice of hours. `docs/decisions/0009-many-jobs.md` has what that costs a day.
+until the deadline less hours of work): who joins a class differs from what it is by then by no more than a share of it,
+and a class keeps a part of its tightest member's. So whoever has to hurry loses little of its choice of hours; who
+could wait long may lose most of it, and no deadline. `docs/decisions/0009-many-jobs.md` has what that costs a day.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ MOST_CLASSES = 3000
 """Up to so many classes are few enough."""
 
 LEVELS = ((0.35, 0.85), (0.7, 0.8), (1.5, 0.75))
-"""How near is near, tried until classes are few enough: the part of a job's slack by which windows and hours
-of work of a class may differ, and the part of its tightest member's slack that a class must keep."""
+"""How near is near, tried until classes are few enough: by what part of its slack the windows and work of who
+joins a class may differ from the class's own by then, and what part of its tightest member's slack one must keep."""
 
 SAME_DIGITS = 11
 """Work left over highest rate is the same where its logarithm agrees to so many digits: rounding, and nothing else."""

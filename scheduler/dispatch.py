@@ -95,8 +95,10 @@ class Dispatcher:
             if due:
                 caps |= {gpu: orders[pool].cap_w for pool in orders for gpu in self.gpus[pool] if gpu in due}
             try:
-                done = self._write(changed, caps, lease_s, now) if caps else Dispatched()
-                self._renew(orders, lease_s)
+                try:
+                    done = self._write(changed, caps, lease_s, now) if caps else Dispatched()
+                finally:
+                    self._renew(orders, lease_s)
             except (AdapterError, StoreDegraded) as error:
                 return Dispatched(notes=(Note(Reason.CAP_REFUSED, "power", str(error), Severity.ALERT, now),))
             return done
@@ -108,8 +110,7 @@ class Dispatcher:
 
     def _in_force(self, pool: str, order: PoolOrder) -> bool:
         """True when the pool's GPUs have this cap; how many of them may work is no matter of the hardware's."""
-        held = self._applied.get(pool)
-        return held is not None and held.cap_w == order.cap_w
+        return (held := self._applied.get(pool)) is not None and held.cap_w == order.cap_w
 
     def _remember(self, gpus: Iterable[GpuId], now: datetime) -> None:
         """Put the limits found before our first write of these GPUs on disk. Raises StoreDegraded."""
@@ -173,15 +174,15 @@ class Dispatcher:
         self._retry_at = self.monotonic() + self._retry_s
 
     def _renew(self, orders: Mapping[str, PoolOrder], lease_s: float) -> None:
-        """Renew the lease in time: with the trajectory where that was corrected since, and by a word to all."""
+        """Renew the lease in time by a word to all, first of all; then hand over the trajectory, if corrected since."""
         now, course = self.monotonic(), self.courses.last
+        if now - self._renewed_at > (0.0 if course is not None and course.near(now) else lease_s / RENEWALS):
+            self.actuator.apply({}, self._lease(lease_s))
+            self._renewed_at = now
         due = course is not None and now - self._handed_at > lease_s / RENEWALS
         self.handing.check()
         if course is not None and due and not self.handing.busy and course.rest(now, orders) != self._handed:
             self.handing.do(lambda: self._ready(course, orders), aside=True, wait=False)  # a plan's waits for `_lock`
-        elif now - self._renewed_at > (0.0 if course is not None and course.near(now) else lease_s / RENEWALS):
-            self._renewed_at = now
-            self.actuator.apply({}, self._lease(lease_s))
 
     def next_lease(self, lease_s: float) -> Lease:
         """A lease for an order about clocks."""
@@ -202,8 +203,7 @@ class Dispatcher:
             with self._lock:
                 if not self.writes or not isinstance(self.actuator, TrajectoryHolder) or self.lease_s is None:
                     return None
-                pools = {pool for _, orders in steps for pool in orders}
-                self._remember((gpu for pool in pools for gpu in self.gpus[pool]), now)
+                self._remember((gpu for p in {p for _, orders in steps for p in orders} for gpu in self.gpus[p]), now)
                 return self._ready(self.courses.begin(steps, until_s, self.monotonic(), known), self._applied)
 
         self.handing.do(prepare, aside)
