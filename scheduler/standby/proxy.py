@@ -26,6 +26,9 @@ from adapters.ports import AdapterError
 from adapters.power.fleet_wire import LEAD
 
 ANSWER_S = 15.0
+LEAVE_S = 1.0
+"""So long a desk that closes waits for what was on its way to it, and for its answers."""
+
 MOST_AT_ONCE = 32
 QUEUE = "daemons"
 NOT_PASSED = {"host", "connection", "content-length", "transfer-encoding", "expect", "upgrade"}
@@ -55,11 +58,22 @@ class LeadDesk:
         self._subscription: Subscription | None = bus.call(self._listen(), 5.0)
 
     def close(self) -> None:
-        """Hear no more; what was heard is still answered."""
+        """Hear no more; what was heard, or was on its way here, is still answered."""
         if self._subscription is not None:
             with suppress(AdapterError):
-                self._bus.call(self._subscription.unsubscribe(), 1.0)
+                self._bus.call(self._leave(self._subscription), 2.0 * LEAVE_S)
             self._subscription = None
+
+    async def _leave(self, subscription: Subscription) -> None:
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await subscription.drain()
+                if self._tasks:
+                    await asyncio.wait(self._tasks)
+        except (NatsError, TimeoutError, OSError):
+            # A drain that is broken off leaves it with the client, which would subscribe again when it is connected
+            # again, and refuses to unsubscribe.
+            self._bus.client._remove_sub(subscription._id)
 
     async def _listen(self) -> Subscription:
         return await self._bus.client.subscribe(LEAD, queue=QUEUE, cb=self._on_request)

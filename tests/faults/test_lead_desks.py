@@ -1,11 +1,14 @@
 """In the moment of a change two daemons believe that they lead: what is passed on is done once and answered once."""
 
+import signal
 import time
 from contextlib import ExitStack
 
+import pytest
+
 from adapters.bus import Bus
 from adapters.power.fleet_wire import LEAD
-from scheduler.standby.proxy import LeadDesk, decode, encode, passed_on
+from scheduler.standby.proxy import LEAVE_S, LeadDesk, decode, encode, passed_on
 from tests.support.nats import nats_servers
 from tests.support.power_worlds import wait_until
 
@@ -43,7 +46,9 @@ async def answers_to_all(bus):
     return heard
 
 
-def test_two_daemons_that_lead_at_once_do_a_request_once_and_answer_it_once(tmp_path):
+@pytest.fixture
+def world(tmp_path):
+    """A server; three buses to it; the desks of the first two, and what was done at them."""
     done = []
     with ExitStack() as stack:
         server = stack.enter_context(nats_servers(tmp_path, "n1"))
@@ -51,22 +56,59 @@ def test_two_daemons_that_lead_at_once_do_a_request_once_and_answer_it_once(tmp_
         for bus in buses:
             stack.callback(bus.close)
             bus.wait_connected(20.0)
-        first, second = (LeadDesk(bus, application(name, done)) for name, bus in zip("ab", buses, strict=False))
+        desks = [LeadDesk(bus, application(name, done)) for name, bus in zip("ab", buses, strict=False)]
         for bus in buses[:2]:
             bus.call(bus.client.flush(), 5.0)  # the server knows of both
+        yield server, buses, desks, done
 
-        heard = buses[2].call(answers_to_all(buses[2]), 10.0)
-        wait_until(lambda: len(heard) >= REQUESTS)
-        time.sleep(0.5)  # a second answer would be here by now
-        assert sorted(int(body) for _, body in done) == list(range(REQUESTS)), "each is done, and once"
-        assert len(heard) == REQUESTS, "each is answered once"
-        assert {name for name, _ in done} == {"a", "b"} == {answer["body"].decode() for answer in heard}, "both hear"
 
-        first.close()
-        done.clear()
-        for number in range(5):
-            answer = buses[2].call(passed_on(buses[2], request(number)), 10.0)
-            assert (answer["status"], answer["body"]) == (200, b"b")
-        assert len(done) == 5, "who leads alone has them all"
-        second.close()
-        assert buses[2].call(passed_on(buses[2], request(9)), 10.0) is None, "nobody leads"
+def test_two_daemons_that_lead_at_once_do_a_request_once_and_answer_it_once(world):
+    _, buses, (first, second), done = world
+    heard = buses[2].call(answers_to_all(buses[2]), 10.0)
+    wait_until(lambda: len(heard) >= REQUESTS)
+    time.sleep(0.5)  # a second answer would be here by now
+    assert sorted(int(body) for _, body in done) == list(range(REQUESTS)), "each is done, and once"
+    assert len(heard) == REQUESTS, "each is answered once"
+    assert {name for name, _ in done} == {"a", "b"} == {answer["body"].decode() for answer in heard}, "both hear"
+
+    first.close()
+    done.clear()
+    for number in range(5):
+        answer = buses[2].call(passed_on(buses[2], request(number)), 10.0)
+        assert (answer["status"], answer["body"]) == (200, b"b")
+    assert len(done) == 5, "who leads alone has them all"
+    second.close()
+    assert buses[2].call(passed_on(buses[2], request(9)), 10.0) is None, "nobody leads"
+
+
+def test_a_request_that_was_on_its_way_to_a_desk_that_closes_is_answered(world):
+    _, buses, desks, done = world
+
+    async def busy():
+        time.sleep(0.3)  # the first daemon is slow: what the server sends it meanwhile is not read yet
+
+    stalled = buses[0].begin(busy())
+    heard = buses[2].call(answers_to_all(buses[2]), 10.0)
+    desks[0].close()
+    stalled.result(5.0)
+    wait_until(lambda: len(heard) >= REQUESTS)
+    assert {name for name, _ in done} == {"a", "b"}, "the one that closed had some"
+    assert sorted(int(body) for _, body in done) == list(range(REQUESTS))
+
+
+def test_a_desk_that_closes_while_its_server_is_mute_closes_and_hears_no_more_when_it_is_back(world):
+    server, buses, desks, done = world
+    (process,) = server.processes.values()
+    process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    desks[0].close()
+    assert time.monotonic() - began < 2.0 * LEAVE_S + 1.0
+    server.stop()
+    wait_until(lambda: not any(bus.connected for bus in buses), 30.0)
+    server.start()
+    wait_until(lambda: all(bus.connected for bus in buses), 30.0)
+    for bus in buses[:2]:
+        bus.call(bus.client.flush(), 5.0)
+    for number in range(20):
+        assert buses[2].call(passed_on(buses[2], request(number)), 10.0)["body"] == b"b"
+    assert len(done) == 20
