@@ -7,6 +7,10 @@ other, tightest first, each where most is kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from optimizer.facts import Facts, Floats
@@ -141,39 +145,74 @@ def _packed(hours: Floats, slack_h: Floats, kind: Ints, share: float, kept: floa
     others, so that they keep `kept` of it.
     """
     into = np.arange(len(kind))
-    turns = _turns(slack_h, kind)
-    size = (turns.shape[1], len(turns))
-    held, most, least = np.full((3, *size), np.inf), np.full(size, -np.inf), np.full(size, -np.inf)
-    begun, made = np.zeros(size, dtype=np.int64), np.zeros(size[0], dtype=np.int64)
-    for turn in turns:
-        mine = turn[turn >= 0]  # the kinds with most classes come first, so these are the first kinds
-        rows, width = np.arange(len(mine)), int(made.max()) + 1
-        there, asked = held[:, rows, :width], hours[:, mine, None]
+    begun = Begun.none(int(kind.max(initial=-1)) + 1)
+    for mine in _turns(slack_h, kind):
+        begun = begun.room(len(mine))
+        rows, width = np.arange(len(mine)), int(begun.made.max(initial=0)) + 1
+        there, asked = begun.held[:, rows, :width], hours[:, mine, None]
         apart_h = there - asked
-        may = apart_h.max(axis=0) <= most[rows, :width]
-        may &= np.maximum(there, asked).sum(axis=0) <= least[rows, :width]
+        may = apart_h.max(axis=0) <= begun.most[rows, :width]
+        may &= np.maximum(there, asked).sum(axis=0) <= begun.least[rows, :width]
         near_h = np.where(may, np.abs(apart_h).sum(axis=0), np.inf)
         best = near_h.argmin(axis=1)
         joins = may[rows, best]
-        slot = np.where(joins, best, made[rows])
-        into[mine] = begun[rows, slot] = np.where(joins, begun[rows, slot], mine)
-        held[:, rows, slot] = np.where(joins, np.maximum(held[:, rows, slot], hours[:, mine]), hours[:, mine])
-        most[rows, slot] = np.where(joins, most[rows, slot], share * slack_h[mine])
-        least[rows, slot] = np.where(joins, least[rows, slot], -kept * slack_h[mine])
-        made[rows] += ~joins
+        slot = np.where(joins, best, begun.made)
+        into[mine] = begun.first[rows, slot] = np.where(joins, begun.first[rows, slot], mine)
+        held = np.where(joins, np.maximum(begun.held[:, rows, slot], hours[:, mine]), hours[:, mine])
+        begun.held[:, rows, slot] = held
+        begun.most[rows, slot] = np.where(joins, begun.most[rows, slot], share * slack_h[mine])
+        begun.least[rows, slot] = np.where(joins, begun.least[rows, slot], -kept * slack_h[mine])
+        begun.made[rows] += ~joins
     return into
 
 
-def _turns(slack_h: Floats, kind: Ints) -> Ints:
-    """Classes in the order of their slack, each kind's in a column [turn, kind]; -1: that kind has no more. Kinds with
-    most come first."""
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """Classes that were begun, of each kind in the order in which they were: hours that they hold [part, kind, slot],
+    the most that one may differ and the least that must be left [kind, slot], their first members [kind, slot], and how
+    many there are [kind]. Its slots grow as they fill and kinds that have no more go, so that all of it is never more
+    than some numbers for each class, however unlike in size kinds are."""
+
+    held: Floats
+    most: Floats
+    least: Floats
+    first: Ints
+    made: Ints
+
+    @classmethod
+    def none(cls, kinds: int) -> Begun:
+        """Nothing begun, of so many kinds."""
+        empty = np.zeros((kinds, 0))
+        return cls(np.zeros((3, kinds, 0)), empty, empty, empty.astype(np.int64), np.zeros(kinds, dtype=np.int64))
+
+    def room(self, kinds: int) -> Begun:
+        """The first so many kinds, with a slot for one more of each."""
+        made, slots = self.made[:kinds], self.most.shape[1]
+        more = max(4, slots) if int(made.max(initial=0)) >= slots else 0
+        if not more:
+            return self if kinds == len(self.made) else self._map(lambda part, _: part[..., :kinds, :], made)
+        return self._map(lambda part, fill: _wider(part[..., :kinds, :], more, fill), made)
+
+    def _map(self, change: Callable[[Any, float], Any], made: Ints) -> Begun:
+        parts = (change(self.held, np.inf), change(self.most, -np.inf), change(self.least, -np.inf))
+        return Begun(*parts, change(self.first, 0), made)
+
+
+def _wider(part: Any, more: int, fill: float) -> Any:
+    """With so many slots more, filled with this."""
+    return np.concatenate((part, np.full((*part.shape[:-1], more), fill, dtype=part.dtype)), axis=-1)
+
+
+def _turns(slack_h: Floats, kind: Ints) -> list[Ints]:
+    """Classes in the order of their slack, in each turn one of each kind that has so many. Kinds with most come
+    first."""
     count = np.bincount(kind)
     rank = np.argsort(np.argsort(-count, kind="stable"), kind="stable")
     order = np.lexsort((slack_h, kind))
     begin = np.cumsum(count) - count
-    turns = np.full((int(count.max(initial=0)), len(count)), -1)
-    turns[np.arange(len(kind)) - begin[kind[order]], rank[kind[order]]] = order
-    return turns
+    turn = np.arange(len(kind)) - begin[kind[order]]
+    ranked = order[np.lexsort((rank[kind[order]], turn))]
+    return np.split(ranked, np.cumsum(np.bincount(turn))[:-1])
 
 
 def _first_members(leader: Ints) -> Ints:

@@ -17,23 +17,29 @@ from optimizer.timegrid import TimeGrid, floor_time
 from optimizer.uncertain import Scenario, Values
 
 Merge = Callable[[tuple[float, ...]], tuple[float, ...]]
-BLOCK = timedelta(hours=1)
-DAY = timedelta(days=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+Widths = tuple[tuple[timedelta, timedelta], ...]
+"""How long blocks are that begin before so long after the start; the last holds for all others."""
+
+HOURLY: Widths = ((DAY, HOUR), (timedelta.max, 6 * HOUR))
+ROUGH: Widths = ((8 * HOUR, HOUR), (DAY, 2 * HOUR), (timedelta.max, 6 * HOUR))
+"""For how high a peak will be: what hours late in the day add up to is the same in twos, at a quarter less of a fan's
+time (docs/decisions/0037)."""
 
 
-def hourly(problem: Problem) -> tuple[Problem, Ints]:
-    """The problem with the present interval as it is and the rest merged into hours of the clock (blocks of six hours
-    after the first day), and the block of each of the problem's own intervals."""
+def shortened(problem: Problem, widths: Widths = HOURLY) -> tuple[Problem, Ints]:
+    """The problem with the present interval as it is and the rest merged into blocks of the clock, and the block of
+    each of the problem's own intervals."""
     start = problem.grid.start
-    marks = [_block(moment, start) for moment in problem.grid.starts]
+    marks = [_block(moment, start, widths) for moment in problem.grid.starts]
     marks[0] = start
     first = np.array([n for n in range(len(marks)) if n <= 1 or marks[n] != marks[n - 1]], dtype=np.int64)
     return merged(problem, first), np.searchsorted(first, np.arange(len(marks)), side="right") - 1
 
 
-def _block(moment: datetime, start: datetime) -> datetime:
+def _block(moment: datetime, start: datetime, widths: Widths) -> datetime:
     """Start of the block that holds a moment."""
-    return floor_time(moment, BLOCK if moment - start < DAY else 6 * BLOCK)
+    return floor_time(moment, next(width for until, width in widths if moment - start < until))
 
 
 def merged(problem: Problem, first: Ints) -> Problem:

@@ -13,7 +13,7 @@ from datetime import datetime
 import numpy as np
 
 from optimizer.classes import classes_of
-from optimizer.coarse import hourly
+from optimizer.coarse import ROUGH, shortened
 from optimizer.domain import Problem
 from optimizer.facts import Facts, Floats, facts_of
 from optimizer.faults import SolveError, SolveFault
@@ -88,6 +88,7 @@ class Fan:
     _warm: Warm = field(default_factory=Warm)
     _late: frozenset[str] = frozenset()
     _kept: Kept | None = None
+    _facts: Facts | None = None
 
     def sizes(self, problem: Problem, budget_s: float) -> Sizes:
         """What the problem's scenarios size, within `budget_s` seconds of the solver; nothing, with a note, where that
@@ -97,7 +98,7 @@ class Fan:
         if self._kept is not None and self._kept.fits(problem):
             return self._kept.sizes
         self._kept = None
-        small, block = hourly(problem)
+        small, block = shortened(problem, ROUGH)
         order = np.argsort([sum(map(sum, one.price_per_mwh)) for one in small.scenarios], kind="stable")
         found, spent = {}, 0.0
         for number in (-1, *order.tolist()):
@@ -117,9 +118,10 @@ class Fan:
 
     def _answer(self, problem: Problem, budget_s: float) -> tuple[tuple[Floats, Floats], float]:
         """Peaks [charge] and offers [offer, interval] of one scenario's optimum."""
-        classes = classes_of(facts_of(problem))
+        self._facts = facts_of(problem, self._facts)
+        classes = classes_of(self._facts)
         facts = classes.facts
-        arrays = write_arrays(declare(facts.problem, facts, self._late_jobs(facts)))
+        arrays = write_arrays(declare(facts.problem, facts, self._late_jobs(facts)), self._warm.arrays)
         answer = self._warm.solve(classes, arrays, budget_s)
         self._remember(facts, arrays, answer)
         offers = arrays.of("offer", answer.point).reshape(-1, facts.count)

@@ -24,7 +24,7 @@ from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import Answer, Highs
 from optimizer.homes import at_home, confined_to
 from optimizer.lateness import late_jobs, mates, missed_in, still_late
-from optimizer.model.arrays import Arrays, write_arrays
+from optimizer.model.arrays import Arrays, same_matrix, write_arrays
 from optimizer.model.build import JOB_FAMILIES, declare
 from optimizer.model.parts import Flags, Ints
 from optimizer.model.pyomo_model import compile_model
@@ -40,7 +40,6 @@ from optimizer.tanks import Grouped, tanks_of
 from optimizer.validate import validate
 from optimizer.verify import Verify
 from optimizer.voluntary import answers_of
-from optimizer.warm import same_matrix
 from optimizer.weigher import Weigher, gave, kept
 from optimizer.whole import Whole, whole_numbers
 

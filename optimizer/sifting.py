@@ -18,9 +18,8 @@ import numpy as np
 from optimizer.basis import Remembered
 from optimizer.facts import Floats
 from optimizer.highs import DUAL, PRIMAL, Answer, Highs, must_be_numbers
-from optimizer.model.arrays import Arrays
+from optimizer.model.arrays import Arrays, same_matrix
 from optimizer.model.parts import Flags, Ints
-from optimizer.warm import same_matrix
 
 SIFTED = ("x", "late")
 """Families whose columns may be left out: that a job does not work in an interval is always allowed."""

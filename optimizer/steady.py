@@ -16,9 +16,8 @@ import numpy as np
 
 from optimizer.facts import Floats
 from optimizer.highs import Answer, Highs
-from optimizer.model.arrays import Arrays
+from optimizer.model.arrays import Arrays, same_matrix
 from optimizer.model.parts import Ints
-from optimizer.warm import same_matrix
 
 STEADIED = ("x", "late")
 """Families whose costs are disturbed: rates of jobs."""
@@ -58,7 +57,7 @@ class Tried:
 
 def worth_steadying(arrays: Arrays) -> bool:
     """Whether it is a large linear program of jobs' rates."""
-    many = sum(len(arrays.families[name]) for name in STEADIED)
+    many = sum(len(arrays.families[name]) for name in STEADIED if name in arrays.families)
     return many >= LEAST_COLUMNS and not arrays.integer.any()
 
 

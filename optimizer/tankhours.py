@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from optimizer.assemble import NO_DUALS, Draft
-from optimizer.coarse import BLOCK, merged
+from optimizer.coarse import HOUR, merged
 from optimizer.facts import Facts, Floats
 from optimizer.jobfacts import Jobs, JobTable, Stock
 from optimizer.model.parts import Ints
@@ -78,7 +78,7 @@ def _plain(tanks: Tanks) -> bool:
 def _first_of_hours(facts: Facts) -> Ints:
     """First intervals of hours of the clock; the present interval stays alone, and another hour begins where a limit or
     an event's cap, or whether a floor may give, changes."""
-    hour = np.array([floor_time(start, BLOCK).timestamp() for start in facts.problem.grid.starts])
+    hour = np.array([floor_time(start, HOUR).timestamp() for start in facts.problem.grid.starts])
     breaks = np.array([pool.may_break_floor for pool in facts.pools], dtype=np.float64)
     rows = np.nan_to_num(np.vstack((hour, facts.limit_kw, facts.event_kw, breaks)), posinf=-1.0)
     begins = np.append(True, (np.diff(rows, axis=1) != 0).any(axis=0))

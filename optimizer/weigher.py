@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import csc_matrix
 
 from optimizer.classes import classes_of
-from optimizer.coarse import hourly
+from optimizer.coarse import shortened
 from optimizer.domain import Problem
 from optimizer.facts import Facts, facts_of
 from optimizer.faults import SolveError, SolveFault
@@ -86,7 +86,7 @@ class Weigher:
     def _weighed(self, problem: Problem, late: frozenset[str], budget_s: float) -> Held:
         if budget_s <= 0:
             raise SolveError(SolveFault.TIMEOUT, "no time is left for it")
-        small, _ = hourly(problem)
+        small, _ = shortened(problem)
         classes = classes_of(facts_of(replace(small, scenarios=())))
         facts = classes.facts
         until = step_ends(problem)

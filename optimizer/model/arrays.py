@@ -136,3 +136,15 @@ def _compressed(model: Model, terms: Entries) -> Matrix:
 
 def _joined(parts: list[Floats]) -> Floats:
     return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def same_matrix(old: Arrays, new: Arrays) -> bool:
+    """Whether only vectors differ."""
+    if old.value is new.value and old.index is new.index and old.starts is new.starts:
+        return True
+    return (
+        len(old.cost) == len(new.cost)
+        and np.array_equal(old.starts, new.starts)
+        and np.array_equal(old.index, new.index)
+        and np.array_equal(old.value, new.value)
+    )

@@ -67,7 +67,7 @@ class LeadDesk:
     async def _leave(self, subscription: Subscription) -> None:
         try:
             async with asyncio.timeout(LEAVE_S):
-                await subscription.drain()
+                await subscription.drain()  # type: ignore[no-untyped-call]
                 if self._tasks:
                     await asyncio.wait(self._tasks)
         except (NatsError, TimeoutError, OSError):

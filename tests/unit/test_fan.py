@@ -10,8 +10,8 @@ import optimizer.session
 import optimizer.warm
 from optimizer.assets import ReserveOffer
 from optimizer.check import check_plan
-from optimizer.coarse import hourly as coarsened
 from optimizer.coarse import merged
+from optimizer.coarse import shortened as coarsened
 from optimizer.domain import DemandCharge, Rung, Work
 from optimizer.fan import Fan, quantile
 from optimizer.ladder import answer
