@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from itertools import filterfalse
 
 from adapters.ports import (
     AdapterError,
@@ -27,6 +29,7 @@ from adapters.ports import (
 )
 from optimizer.domain import GridEvent
 from optimizer.reasons import Note, Reason, Severity
+from scheduler.allowance import allowed, within
 from scheduler.capwatch import CapWatch
 from scheduler.course import INF, Course, Courses, Steps, steps_of
 from scheduler.dispatch_books import Books
@@ -90,7 +93,9 @@ class Dispatcher:
             if not self.writes:
                 return Dispatched()
             changed = {pool: order for pool, order in orders.items() if not self._in_force(pool, order)}
-            caps = {gpu: order.cap_w for pool, order in changed.items() for gpu in self.gpus[pool]}
+            caps = dict[GpuId, int]()
+            for pool, order in changed.items():
+                caps |= dict.fromkeys(self.gpus[pool], order.cap_w)
             due = self._again | (self._failed if self.monotonic() >= self._retry_at else self._back())
             if due:
                 caps |= {gpu: orders[pool].cap_w for pool in orders for gpu in self.gpus[pool] if gpu in due}
@@ -114,7 +119,7 @@ class Dispatcher:
 
     def _remember(self, gpus: Iterable[GpuId], now: datetime) -> None:
         """Put the limits found before our first write of these GPUs on disk. Raises StoreDegraded."""
-        if not (fresh := [gpu for gpu in gpus if gpu not in self._first]):
+        if not (fresh := [*filterfalse(self._first.__contains__, gpus)]):
             return
         found = self._discover()
         limits = {gpu: (found[gpu].limit_w, found[gpu].model) for gpu in fresh if gpu in found}
@@ -127,12 +132,6 @@ class Dispatcher:
         self.watch.bounds({gpu: info.min_w for gpu, info in found.items()})
         return found
 
-    def _cap(self, gpu: GpuId, cap_w: int) -> int:
-        """The order for one GPU: never above what was found on it."""
-        if gpu in self.raisable or gpu not in self._first:
-            return cap_w
-        return min(cap_w, int(self._first[gpu]))
-
     def _write(
         self, orders: Mapping[str, PoolOrder], caps: dict[GpuId, int], lease_s: float, now: datetime
     ) -> Dispatched:
@@ -141,8 +140,7 @@ class Dispatcher:
         intent = self.books.journal_intent(
             {pool: [order.cap_w, len(self.gpus[pool])] for pool, order in orders.items()} or {"again": len(caps)}
         )
-        first, free = self._first, self.raisable  # as `_cap`, without a call for each of a hundred thousand
-        known = {g: cap if g in free or cap <= first[g] else int(first[g]) for g, cap in caps.items() if g in first}
+        known = allowed(caps, self._first, self.raisable)
         self.watch.order(known)
         try:
             mine = {gpu: cap for gpu, cap in known.items() if gpu not in self._yielded} if self._yielded else known
@@ -151,25 +149,26 @@ class Dispatcher:
             self.watch.unwritten(known)
             self.books.journal_result(intent, {"error": str(error)})
             raise
-        failures = dict.fromkeys(caps.keys() - known.keys(), Reason.GPU_LOST) | dict(receipt.failures)
+        absent = caps.keys() - known.keys() if known is not caps else ()
+        failures = dict.fromkeys(absent, Reason.GPU_LOST) | dict(receipt.failures)
         # An agent may put back more than was asked for now, and tells of it too (`AgentCore.apply`).
         failures = {gpu: why for gpu, why in failures.items() if gpu in caps and why is not Reason.CAP_YIELDED}
         notes = receipt.notes + disagreements(len(caps), failures, now)
         self.books.journal_result(intent, {"failed": len(failures), "seconds": round(receipt.seconds, 4)})
         self._applied.update(orders)
-        self._limit.read(orders, {**receipt.enforced_w, **self._yielded})
-        self._note_failed(caps | known, failures, receipt)
+        self._limit.read(orders, {**receipt.enforced_w, **self._yielded} if self._yielded else receipt.enforced_w)
+        self._note_failed(caps if known is caps else {**caps, **known}, failures, receipt)
         return Dispatched(tuple(orders), notes, receipt.seconds)
 
     def _note_failed(self, caps: Mapping[GpuId, int], failures: Mapping[GpuId, Reason], receipt: Receipt) -> None:
         """Keep who must be tried again. A board controller's own, lower limit is no failure of ours."""
         lower = {gpu for gpu in failures if receipt.enforced_w.get(gpu, INF) < caps[gpu]}
         raised = {gpu for gpu, why in failures.items() if why is Reason.CAP_DRIFT and gpu not in lower}
-        self._failed = (self._failed - caps.keys()) | (failures.keys() - lower - raised)
+        self._failed = {gpu for gpu in self._failed if gpu not in caps} | (failures.keys() - lower - raised)
         silent = {gpu for gpu, why in failures.items() if why in {Reason.NODE_LOST, Reason.GPU_LOST}}
-        self._silent = (self._silent - caps.keys()) | silent
+        self._silent = {gpu for gpu in self._silent if gpu not in caps} | silent
         self.watch.unwritten(self._failed)
-        self._again -= caps.keys()
+        self._again = {gpu for gpu in self._again if gpu not in caps}
         self._retry_s = min(MOST_RETRY_S, 2 * self._retry_s) if self._failed else 1.0
         self._retry_at = self.monotonic() + self._retry_s
 
@@ -218,7 +217,8 @@ class Dispatcher:
 
         def hand_over() -> None:
             try:
-                hold(steps_of(ahead, self.gpus, self._first, self._cap), max(0.0, course.until - now), lease)
+                most_w = partial(within, first_w=self._first, raisable=self.raisable)
+                hold(steps_of(ahead, self.gpus, self._first, most_w), max(0.0, course.until - now), lease)
             except AdapterError:
                 self._handed_at = -INF  # tried again in the next turn
                 raise

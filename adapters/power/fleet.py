@@ -23,7 +23,7 @@ from adapters.bus_pace import GATHER_S
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
-from adapters.power.fleet_answers import Unheard, answer_of, receipt_of, refusals, with_absent
+from adapters.power.fleet_answers import Tally, Unheard, answer_of, refusals, with_absent
 from adapters.power.fleet_post import Message, TrajectoryPost
 from adapters.power.fleet_roll import Ordered, Roll
 from adapters.power.fleet_wire import NodeState
@@ -300,9 +300,13 @@ class FleetPower:
         return list(answers.values())
 
     async def _gather(
-        self, asks: Mapping[str, Mapping[str, Any]], before: bytes = b"", behind: bytes = b""
-    ) -> list[dict[str, Any] | str]:
-        """Ask all nodes at once, with these renewals; each one's answer, or why there is none."""
+        self,
+        asks: Mapping[str, Mapping[str, Any]],
+        before: bytes = b"",
+        behind: bytes = b"",
+        read: Callable[[int, Msg], Any] = lambda _, told: answer_of(told),
+    ) -> list[Any]:
+        """Ask all nodes at once, with these renewals; each one's answer as `read`, or (a text) why there is none."""
         self.permit()
         if before:
             await self.bus.client.publish(fleet_wire.RENEW, before)
@@ -310,7 +314,7 @@ class FleetPower:
         mute = {number for number, node in enumerate(asks) if node in self._mute}
         self._post.orders += 1
         try:
-            found = await self._exchange(messages, mute, answer_of)
+            found = await self._exchange(messages, mute, read)
         finally:
             self._post.orders -= 1
         with suppress(AdapterError, NatsError, OSError):  # orders were obeyed, whoever may renew now
@@ -324,7 +328,10 @@ class FleetPower:
         return found
 
     async def _exchange(
-        self, messages: Sequence[Message], mute: Collection[int] = (), read: Callable[[Msg], Any] = lambda told: told
+        self,
+        messages: Sequence[Message],
+        mute: Collection[int] = (),
+        read: Callable[[int, Msg], Any] = lambda _, told: told,
     ) -> list[Any]:
         """Send all these at once; each one's answer as `read`, or why there is none (`Unheard`). One subscription hears
         all answers, by number: a request of its own for each of ten thousand nodes would cost more than everything
@@ -337,7 +344,7 @@ class FleetPower:
 
         async def on_answer(message: Msg) -> None:
             number = int(message.subject.rpartition(".")[2])
-            answers[number] = read(message)
+            answers[number] = read(number, message)
             missing.discard(number)
             if not missing:
                 done.set()
@@ -379,22 +386,13 @@ class FleetPower:
 
     def _by_node(self, values: Mapping[GpuId, Any]) -> tuple[dict[str, dict[GpuId, Any]], list[GpuId]]:
         """Values by node, and GPUs of which no node is known."""
-        per_node: dict[str, dict[GpuId, Any]] = {}
-        absent: list[GpuId] = []
-        before, mine = None, dict[GpuId, Any]()  # the cards of a node mostly follow each other
         with self._lock:
-            for gpu, node in zip(values, map(self._roll.cards.get, values), strict=True):
-                if node is None:
-                    absent.append(gpu)
-                    continue
-                if node != before:
-                    before, mine = node, per_node.setdefault(node, {})
-                mine[gpu] = values[gpu]
-        return per_node, absent
+            return self._roll.by_node(values)
 
     def _ask_all(self, asks: Mapping[str, Mapping[str, Any]], before: bytes = b"", behind: bytes = b"") -> Receipt:
-        """All answers as one receipt. AdapterError when there is no server."""
+        """All answers as one receipt, added up while they come. AdapterError when there is no server."""
         if not self.bus.connected:
             raise self.bus.unreachable()
-        answers = self.bus.call(self._gather(asks, before, behind), 2.0 * self._patience_s(asks) + 1.0)
-        return receipt_of(asks, answers, self._roll.has)
+        tally = Tally(asks, self._roll.has)
+        gathering = self._gather(asks, before, behind, tally.take)
+        return tally.receipt(self.bus.call(gathering, 2.0 * self._patience_s(asks) + 1.0))

@@ -45,7 +45,7 @@ def not_kept(message: Msg | str) -> str | None:
         return "no stream takes it"
 
 
-def silence(node: str, answer: dict[str, Any] | str, gpus: int) -> Note:
+def silence(node: str, answer: Mapping[str, Any] | str, gpus: int) -> Note:
     """A note about a node that didn't obey."""
     why = answer if isinstance(answer, str) else answer.get("error", "refused without a reason")
     text = f"node {node} ({gpus} GPUs): {why}; its agent keeps to its lease, then to its trajectory"
@@ -60,28 +60,58 @@ def refusals(refused: Mapping[str, str]) -> tuple[Note, ...]:
     )
 
 
-def receipt_of(
-    asks: Mapping[str, Mapping[str, Any]],
-    answers: Sequence[dict[str, Any] | str],
-    has: Callable[[str, GpuId], bool] = lambda _node, _gpu: True,
-) -> Receipt:
-    """All nodes' answers to orders about limits as one receipt; what a node says of cards that it has not (`has`) is
-    left out."""
-    enforced: dict[GpuId, float] = {}
-    failures: dict[GpuId, Reason] = {}
-    notes: list[Note] = []
-    for (node, ask), answer in zip(asks.items(), answers, strict=True):
-        if isinstance(answer, str) or answer.get("ok") is not True:
-            gpus = ask.get("caps_w") or ask.get("limits_w") or {}
-            failures.update(dict.fromkeys(gpus, Reason.NODE_LOST))
-            notes.append(silence(node, answer, len(gpus)))
-            continue
-        part, asked = wire.receipt_in(answer["result"]), ask.get("caps_w") or ask.get("limits_w") or {}
-        enforced.update(_of_its_own(part.enforced_w, node, asked, has))
+class Tally:
+    """All nodes' answers to orders about limits as one receipt, added up one by one as they come: whoever waited for
+    the last of ten thousand would wait once more for the sum."""
+
+    def __init__(
+        self,
+        asks: Mapping[str, Mapping[str, Any]],
+        has: Callable[[str, GpuId], bool] = lambda _node, _gpu: True,
+    ) -> None:
+        """`asks` by node; what a node says of cards that it has not (`has`) is left out."""
+        self._asks, self._has = list(asks.items()), has
+        self._heard = bytearray(len(self._asks))
+        self._enforced: dict[GpuId, float] = {}
+        self._failures: dict[GpuId, Reason] = {}
+        self._notes: list[Note] = []
+
+    def take(self, number: int, message: Msg) -> str | None:
+        """An answer to the ask of this number, the first one that comes; why it is none that obeys, else None. In the
+        bus's loop."""
+        if self._heard[number]:
+            return None
+        answer = answer_of(message)
+        if isinstance(answer, str):
+            return answer
+        try:
+            self._add(*self._asks[number], answer)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return f"its answer is no receipt: {error!r}"
+        self._heard[number] = 1
+        return None
+
+    def _add(self, node: str, ask: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        gpus: Mapping[GpuId, object] = ask.get("caps_w") or ask.get("limits_w") or {}
+        if answer.get("ok") is not True:
+            self._lost(node, gpus, answer)
+            return
+        part = wire.receipt_in(answer["result"])
+        self._enforced.update(_of_its_own(part.enforced_w, node, gpus, self._has))
         if part.failures:
-            failures.update(_of_its_own(part.failures, node, asked, has))
-        notes += part.notes
-    return Receipt(enforced, failures, tuple(notes))
+            self._failures.update(_of_its_own(part.failures, node, gpus, self._has))
+        self._notes += part.notes
+
+    def _lost(self, node: str, gpus: Mapping[GpuId, object], answer: Mapping[str, Any] | str) -> None:
+        self._failures.update(dict.fromkeys(gpus, Reason.NODE_LOST))
+        self._notes.append(silence(node, answer, len(gpus)))
+
+    def receipt(self, why: Sequence[str | None]) -> Receipt:
+        """The sum; `why`: of each ask why it was not answered (None: it was)."""
+        for (node, ask), heard, reason in zip(self._asks, self._heard, why, strict=True):
+            if not heard:
+                self._lost(node, ask.get("caps_w") or ask.get("limits_w") or {}, reason or "no answer")
+        return Receipt(self._enforced, self._failures, tuple(self._notes))
 
 
 def _of_its_own(

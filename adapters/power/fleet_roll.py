@@ -7,7 +7,8 @@ stand in the order in which they spoke, the silent ones first, and those of whic
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from adapters.ports import GpuId
 from adapters.power.fleet_wire import NodeState
@@ -62,6 +63,20 @@ class Roll:
     def has(self, node: str, gpu: GpuId) -> bool:
         """Whether a node may speak of this card: it is its own, or nobody's."""
         return self.cards.get(gpu, node) == node
+
+    def by_node(self, values: Mapping[GpuId, Any]) -> tuple[dict[str, dict[GpuId, Any]], list[GpuId]]:
+        """Values by node, and GPUs of which no node is known."""
+        per_node: dict[str, dict[GpuId, Any]] = {}
+        absent: list[GpuId] = []
+        before, mine = None, dict[GpuId, Any]()  # the cards of a node mostly follow each other
+        for (gpu, value), node in zip(values.items(), map(self.cards.get, values), strict=True):
+            if node is None:
+                absent.append(gpu)
+                continue
+            if node != before:
+                before, mine = node, per_node.setdefault(node, {})
+            mine[gpu] = value
+        return per_node, absent
 
     def hear(self, state: NodeState) -> None:
         """A node spoke now."""

@@ -56,13 +56,15 @@ class Ear:
         do: Do[Any],
         wall: Callable[[], float] = time.time,
         news: News | None = None,
+        grain_s: float = 0.0,
     ) -> None:
         """`answer` obeys a request as the local socket does; every `state_s` seconds the node tells its state; `do`
-        runs what touches the cards; `wall` tells UTC seconds. ValueError for a name that can't be in a subject."""
+        runs what touches the cards; `wall` tells UTC seconds; the first telling is at a whole multiple of `grain_s`
+        (0: at any moment). ValueError for a name that can't be in a subject."""
         self._core, self._answer, self._state_s, self._do, self._wall = core, answer, state_s, do, wall
         self._node = fleet_wire.node_name(node)
         self._client: Client | None = None
-        self._news = news or News()
+        self._news, self._grain_s = news or News(), grain_s
         self._telling: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
 
@@ -143,7 +145,7 @@ class Ear:
         its own, and keeps to them when one was late: a hall that was switched on in one second, or was busy for some,
         would speak as one for ever."""
         loop = asyncio.get_running_loop()
-        due = loop.time() + self._state_s * share_of(self._node)
+        due = at_grain(loop.time() + self._state_s * share_of(self._node), self._grain_s)
         while True:
             await asyncio.sleep(due - loop.time())
             due = next_due(due, loop.time(), self._state_s)
@@ -183,6 +185,11 @@ def share_of(node: str) -> float:
 def next_due(due: float, now: float, every: float) -> float:
     """The first moment after `now` of those that lie `every` seconds apart, `due` being one that has come."""
     return due + every * (1 + max(0.0, now - due) // every)
+
+
+def at_grain(moment: float, grain_s: float) -> float:
+    """The first whole multiple of `grain_s` that is not before this moment; the moment itself where there is none."""
+    return -(-moment // grain_s) * grain_s if grain_s else moment
 
 
 class FleetEar:

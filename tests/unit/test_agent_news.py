@@ -77,6 +77,29 @@ def test_nodes_that_are_switched_on_together_do_not_speak_together(monkeypatch):
     assert all(20 <= sum(tenth <= 10 * at < tenth + 1 for at in first_words) <= 60 for tenth in range(10))
 
 
+def test_nodes_of_one_process_share_moments_and_use_all_of_them(monkeypatch):
+    """A process with thousands of them wakes up twenty times a second, and not thousands of times."""
+    first_words, sleep = [], asyncio.sleep
+
+    async def asleep(seconds):
+        first_words.append(100.03 + seconds)
+        await asyncio.Future()
+
+    async def begun():
+        asyncio.get_running_loop().time = lambda: 100.03
+        ears = [Ear(None, f"n{number}", None, 1.0, None, grain_s=0.05) for number in range(400)]
+        telling = [asyncio.create_task(ear._tell(_Deaf())) for ear in ears]
+        await sleep(0)
+        for task in telling:
+            task.cancel()
+
+    monkeypatch.setattr(asyncio, "sleep", asleep)
+    asyncio.run(begun())
+    assert len(first_words) == 400
+    assert first_words == pytest.approx([round(20 * at) / 20 for at in first_words])
+    assert {round(20 * at) for at in first_words} == set(range(2001, 2022)), "none early, no moment unused"
+
+
 def test_a_node_that_was_late_keeps_its_moments(monkeypatch):
     """Thousands that were all late once, on a machine that was busy, would speak together ever after."""
     at, told, busy_s, sleep = [100.0], [], [0.0, 3.5, 0.2, 0.0], asyncio.sleep

@@ -2,25 +2,10 @@
 
 import threading
 
-import pytest
-
 from scheduler.course import Courses
 from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
-from scheduler.store.store import Store
-from tests.unit.test_dispatch import GPUS, NOW, Cards, Clock, Held, dispatcher, orders
-
-
-@pytest.fixture
-def books(tmp_path):
-    store = Store.open(tmp_path / "gridpace.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def clock():
-    return Clock()
+from tests.support.dispatching import GPUS, NOW, Cards, Held, dispatcher, orders
 
 
 def test_every_tick_about_a_step_renews_the_lease_so_that_nobody_takes_the_daemon_for_dead(books, clock):

@@ -3,20 +3,8 @@
 import pytest
 
 from adapters.ports import AdapterError
-from scheduler.store.store import Store, StoreDegraded
-from tests.unit.test_dispatch import NOW, Cards, Clock, Held, dispatcher, orders
-
-
-@pytest.fixture
-def books(tmp_path):
-    store = Store.open(tmp_path / "gridpace.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def clock():
-    return Clock()
+from scheduler.store.store import StoreDegraded
+from tests.support.dispatching import NOW, Cards, Held, dispatcher, orders
 
 
 @pytest.mark.parametrize("threads", [False, True])
