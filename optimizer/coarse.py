@@ -19,10 +19,10 @@ from optimizer.uncertain import Scenario, Values
 Merge = Callable[[tuple[float, ...]], tuple[float, ...]]
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 Widths = tuple[tuple[timedelta, timedelta], ...]
-"""How long blocks are that begin before so long after the start; the last holds for all others."""
+"""How long blocks are that begin so long after the start, or later."""
 
-HOURLY: Widths = ((DAY, HOUR), (timedelta.max, 6 * HOUR))
-ROUGH: Widths = ((8 * HOUR, HOUR), (DAY, 2 * HOUR), (timedelta.max, 6 * HOUR))
+HOURLY: Widths = ((0 * HOUR, HOUR), (DAY, 6 * HOUR))
+ROUGH: Widths = ((0 * HOUR, HOUR), (8 * HOUR, 2 * HOUR), (DAY, 6 * HOUR))
 """For how high a peak will be: what hours late in the day add up to is the same in twos, at a quarter less of a fan's
 time (docs/decisions/0037)."""
 
@@ -39,7 +39,9 @@ def shortened(problem: Problem, widths: Widths = HOURLY) -> tuple[Problem, Ints]
 
 def _block(moment: datetime, start: datetime, widths: Widths) -> datetime:
     """Start of the block that holds a moment."""
-    return floor_time(moment, next(width for until, width in widths if moment - start < until))
+    blocks = [floor_time(moment, width) for _, width in widths]
+    there = [block for block, (after, _) in zip(blocks, widths, strict=True) if block - start >= after]
+    return there[-1] if there else blocks[0]
 
 
 def merged(problem: Problem, first: Ints) -> Problem:

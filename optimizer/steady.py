@@ -57,8 +57,13 @@ class Tried:
 
 def worth_steadying(arrays: Arrays) -> bool:
     """Whether it is a large linear program of jobs' rates."""
-    many = sum(len(arrays.families[name]) for name in STEADIED if name in arrays.families)
+    many = sum(len(arrays.families[name]) for name in _steadied(arrays))
     return many >= LEAST_COLUMNS and not arrays.integer.any()
+
+
+def _steadied(arrays: Arrays) -> list[str]:
+    """Those of these families that it has: where scenarios are weighed in one model, each has its own."""
+    return [name for name in STEADIED if name in arrays.families]
 
 
 def tried(arrays: Arrays, hours: Floats, codes: tuple[Ints, Ints], held: Highs | None, time_limit_s: float) -> Tried:
@@ -95,7 +100,7 @@ def _leaning(arrays: Arrays, hours: Floats, codes: Ints) -> Floats:
     """What is added to the costs: at the lower bound a rate costs more, at the upper one less; none is added to basic
     ones."""
     added, chance = np.zeros(len(arrays.cost)), np.random.default_rng(0)
-    for name in STEADIED:
+    for name in _steadied(arrays):
         family = arrays.families[name]
         mine = slice(family.start, family.start + len(family))
         lean = STAY_PER_GPU_H * (0.5 + chance.random(len(family)))

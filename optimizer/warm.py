@@ -11,7 +11,7 @@ import numpy as np
 
 from optimizer.basis import Remembered, carried
 from optimizer.classes import Classes
-from optimizer.faults import SolveError
+from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import Answer, Highs
 from optimizer.model.arrays import Arrays, same_matrix
 from optimizer.steady import tried, worth_steadying
@@ -33,6 +33,8 @@ class Warm:
         """The optimum. Raises SolveError when there is none in time; the solver is then forgotten."""
         try:
             answer, spent = self._steadily(classes, arrays, time_limit_s)
+            if answer is None and spent >= time_limit_s:
+                raise SolveError(SolveFault.TIMEOUT, f"no usable plan within {time_limit_s:g} s")
             if answer is None:
                 answer = self._plainly(classes, arrays, time_limit_s - spent)
                 answer = replace(answer, seconds=answer.seconds + spent)

@@ -11,7 +11,8 @@ import asyncio
 import base64
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import wait
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +23,6 @@ from nats.errors import NoRespondersError
 from starlette.types import ASGIApp, Message
 
 from adapters.bus import Bus
-from adapters.ports import AdapterError
 from adapters.power.fleet_wire import LEAD
 
 ANSWER_S = 15.0
@@ -60,20 +60,32 @@ class LeadDesk:
     def close(self) -> None:
         """Hear no more; what was heard, or was on its way here, is still answered."""
         if self._subscription is not None:
-            with suppress(AdapterError):
-                self._bus.call(self._leave(self._subscription), 2.0 * LEAVE_S)
+            leaving = self._bus.begin(self._leave(self._subscription))
             self._subscription = None
+            wait({leaving}, 2.0 * LEAVE_S)  # a bus that is busy leaves when it can: nothing may be heard for ever
 
     async def _leave(self, subscription: Subscription) -> None:
-        try:
-            async with asyncio.timeout(LEAVE_S):
-                await subscription.drain()  # type: ignore[no-untyped-call]
-                if self._tasks:
-                    await asyncio.wait(self._tasks)
-        except (NatsError, TimeoutError, OSError):
-            # A drain that is broken off leaves it with the client, which would subscribe again when it is connected
-            # again, and refuses to unsubscribe.
-            self._bus.client._remove_sub(subscription._id)
+        """Tell the server, wait for what it had sent by then and for the answers, and end the subscription. (`drain` of
+        the client may not be broken off, as the late pong would end its connection; and its ping overtakes the word.)
+        """
+        loop, client = asyncio.get_running_loop(), self._bus.client
+        ends, pong = loop.time() + LEAVE_S, loop.create_future()
+
+        async def within(waited: Iterable[asyncio.Future[Any]]) -> None:
+            if waiting := set(waited):
+                await asyncio.wait(waiting, timeout=max(0.0, ends - loop.time()))
+
+        with suppress(NatsError, OSError):
+            if client.is_connected:
+                await client._send_unsubscribe(subscription._id)
+                await within([loop.create_task(client._flush_pending(force_flush=True))])
+                await client._send_ping(pong)
+                await within([pong])
+                while subscription.pending_msgs and loop.time() < ends:
+                    await asyncio.sleep(0)
+                await within(self._tasks)
+        with suppress(NatsError, OSError):
+            await subscription.unsubscribe()
 
     async def _listen(self) -> Subscription:
         return await self._bus.client.subscribe(LEAD, queue=QUEUE, cb=self._on_request)

@@ -1,6 +1,7 @@
 """In the moment of a change two daemons believe that they lead: what is passed on is done once and answered once."""
 
 import signal
+import threading
 import time
 from contextlib import ExitStack
 
@@ -109,6 +110,36 @@ def test_a_desk_that_closes_while_its_server_is_mute_closes_and_hears_no_more_wh
     wait_until(lambda: all(bus.connected for bus in buses), 30.0)
     for bus in buses[:2]:
         bus.call(bus.client.flush(), 5.0)
+    for number in range(20):
+        assert buses[2].call(passed_on(buses[2], request(number)), 10.0)["body"] == b"b"
+    assert len(done) == 20
+
+
+@pytest.mark.parametrize("mute_s", [0.3, 1.5])
+def test_a_bus_whose_desk_closed_while_its_server_was_mute_goes_on(world, mute_s):
+    """The lease is kept over the same bus: it must hear the server as soon as that speaks again."""
+    server, buses, desks, _ = world
+    (process,) = server.processes.values()
+    process.send_signal(signal.SIGSTOP)
+    closing = threading.Thread(target=desks[0].close)
+    closing.start()
+    time.sleep(mute_s)
+    process.send_signal(signal.SIGCONT)
+    closing.join(5.0)
+    assert buses[0].call(passed_on(buses[0], request(1)), 5.0)["body"] == b"b"
+    assert buses[0].call(passed_on(buses[0], request(2)), 2.0)["body"] == b"b"
+
+
+def test_a_desk_that_closes_while_its_bus_is_busy_hears_no_more_after_it(world):
+    _, buses, desks, done = world
+
+    async def busy():
+        time.sleep(2.0 * LEAVE_S + 0.6)
+
+    stalled = buses[0].begin(busy())
+    desks[0].close()
+    stalled.result(5.0)
+    buses[0].call(buses[0].client.flush(), 5.0)
     for number in range(20):
         assert buses[2].call(passed_on(buses[2], request(number)), 10.0)["body"] == b"b"
     assert len(done) == 20

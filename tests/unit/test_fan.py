@@ -1,5 +1,6 @@
 """The fan of scenarios: what it sizes, by hand; what it leaves alone; and that it is the first to be left out."""
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 
@@ -7,16 +8,17 @@ import numpy as np
 import pytest
 
 import optimizer.session
+import optimizer.steady
 import optimizer.warm
 from optimizer.assets import ReserveOffer
 from optimizer.check import check_plan
-from optimizer.coarse import merged
-from optimizer.coarse import shortened as coarsened
+from optimizer.coarse import HOURLY, ROUGH, merged, shortened
 from optimizer.domain import DemandCharge, Rung, Work
 from optimizer.fan import Fan, quantile
 from optimizer.ladder import answer
 from optimizer.reasons import Reason, Severity
 from optimizer.session import Session
+from optimizer.steady import Tried
 from optimizer.timegrid import TimeGrid, planning_grid
 from optimizer.uncertain import Scenario, Weighing
 from optimizer.validate import validate
@@ -118,7 +120,8 @@ def many(made, count=12, seed=1):
     return replace(made, scenarios=tuple(found))
 
 
-def test_only_vectors_change_from_scenario_to_scenario(monkeypatch):
+@pytest.mark.parametrize("least", [1, 10**9], ids=["steadily", "plainly"])
+def test_only_vectors_change_from_scenario_to_scenario(monkeypatch, least):
     built = []
 
     class Counting(optimizer.warm.Highs):
@@ -126,13 +129,58 @@ def test_only_vectors_change_from_scenario_to_scenario(monkeypatch):
             built.append(arrays)
             super().__init__(arrays, **more)
 
-    monkeypatch.setattr(optimizer.warm, "Highs", Counting)
+    for module in (optimizer.warm, optimizer.steady):
+        monkeypatch.setattr(module, "Highs", Counting)
+    monkeypatch.setattr(optimizer.steady, "LEAST_COLUMNS", least)
     fan, made = Fan(), many(typical_problem())
     cold = fan.sizes(made, 60.0)
     assert len(built) == 1
     assert cold.peak_shift_kw is not None
     again = fan.sizes(made, 60.0)
     assert again.peak_shift_kw == pytest.approx(cold.peak_shift_kw, abs=1e-4)
+
+
+def later(made):
+    """The same problem as it becomes: other prices and loads, a job gone, another further on, a lower limit, no event,
+    a pool that draws less now, and a window that has moved."""
+    rng, jobs = np.random.default_rng(7), made.jobs
+    dearer = tuple((np.array(made.sites[0].price_per_mwh) * rng.lognormal(0.0, 0.1, len(made.grid))).tolist())
+    yield many(replace(made, sites=(replace(made.sites[0], price_per_mwh=dearer),)), 4, 2)
+    yield many(replace(made, jobs=jobs[1:]), 4, 3)
+    yield many(replace(made, jobs=(replace(jobs[0], done_gpu_h=jobs[0].work_gpu_h / 2), *jobs[1:])), 4, 4)
+    yield many(replace(made, sites=(replace(made.sites[0], limit_kw=(4000.0,) * len(made.grid)),)), 4, 5)
+    yield many(replace(made, events=()), 4, 6)
+    pools = tuple(replace(one, draw_now_kw=100.0) for one in made.pools)
+    yield many(replace(made, pools=pools), 4, 7)
+    yield many(typical_problem(seed=2), 4, 8)
+
+
+def test_a_fan_that_goes_on_sizes_what_a_fresh_one_does(monkeypatch):
+    """From the last basis, with the facts of jobs and the matrix taken over wherever they are the same."""
+    accepted, fan, solver = [], Fan(), optimizer.warm.tried
+
+    def watched(*asked):
+        found = solver(*asked)
+        accepted.append(found.answer is not None)
+        return found
+
+    monkeypatch.setattr(optimizer.warm, "tried", watched)
+    for made in (many(typical_problem(), 4), *later(typical_problem())):
+        monkeypatch.setattr(optimizer.steady, "LEAST_COLUMNS", 1)
+        warm = fan.sizes(made, 60.0)
+        monkeypatch.setattr(optimizer.steady, "LEAST_COLUMNS", 10**9)
+        assert warm.peak_shift_kw == pytest.approx(Fan().sizes(made, 60.0).peak_shift_kw, abs=1e-3)
+        assert [note.text for note in warm.notes] == [note.text for note in Fan().sizes(made, 60.0).notes]
+    assert sum(accepted) > 0.9 * len(accepted) > 30
+
+
+def test_time_that_the_last_basis_took_is_counted_and_its_end_says_what_there_was(monkeypatch):
+    fan, made = Fan(), many(typical_problem(), 2)
+    fan.sizes(made, 60.0)
+    monkeypatch.setattr(optimizer.steady, "LEAST_COLUMNS", 1)
+    monkeypatch.setattr(optimizer.warm, "tried", lambda *asked: Tried(fan._warm._solver, 40.0))
+    note = next(note for note in fan.sizes(made, 60.0).notes if note.code is Reason.SCENARIOS_DROPPED)
+    assert re.search(r"left out after 0 of 2: no usable plan within (20|19\.\d+) s", note.text)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -157,13 +205,19 @@ def test_merged_intervals_hold_the_same_energy_the_lowest_limit_and_all_chances(
     assert small.grid.edges[1] == made.grid.edges[5]
 
 
-def test_the_present_interval_stays_and_the_rest_are_hours_of_the_clock():
-    grid = planning_grid(START.replace(minute=20), 40 * (START.replace(hour=22) - START))
+@pytest.mark.parametrize("minute", range(0, 60, 5))
+@pytest.mark.parametrize("widths", [HOURLY, ROUGH])
+def test_the_present_interval_stays_and_the_rest_are_hours_of_the_clock(widths, minute):
+    grid = planning_grid(START.replace(hour=21, minute=minute), timedelta(hours=40))
     made = problem(grid, [site(len(grid))], [inputs(pool(), len(grid))])
-    small, block = coarsened(made)
+    small, block = shortened(made, widths)
     minutes = [edge.minute for edge in small.grid.edges]
-    assert minutes[:2] == [20, 25]
+    assert minutes[:2] == [minute, minute + 5 if minute < 55 else 0]
     assert set(minutes[2:-1]) == {0}
+    length = {
+        one: edge.hour % int(one) for one, edge in zip(small.grid.hours[2:-1], small.grid.edges[2:], strict=False)
+    }
+    assert length == dict.fromkeys([1.0, 6.0] if widths is HOURLY else [1.0, 2.0, 6.0], 0), "whole ones of the clock"
     assert [small.grid.starts[n] <= start for n, start in zip(block, grid.starts, strict=True)] == [True] * len(grid)
     assert block[0] == 0
     assert block[-1] == len(small.grid) - 1
