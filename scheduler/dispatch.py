@@ -36,7 +36,7 @@ from scheduler.dispatch_books import Books
 from scheduler.dispatch_notes import Dispatched, disagreements, raised_notes, returned, yielded_notes
 from scheduler.errand import Errand
 from scheduler.orders import PoolOrder
-from scheduler.pool_limits import Lowered, PoolLimit, PoolLimits
+from scheduler.pool_limits import Lowered, PoolLimit, PoolLimits, enforced_by
 from scheduler.store.database import StoreDegraded
 
 RENEWALS = 3
@@ -383,11 +383,11 @@ class Dispatcher:
         if not pools:
             return
         try:
-            found = self.actuator.discover()
+            found = enforced_by(self.actuator, [gpu for pool in pools for gpu in self.gpus[pool]])
         except AdapterError:
             found = {}
         with self._lock:
-            self._limit.read(pools, {gpu: info.enforced_w for gpu, info in found.items()})
+            self._limit.read(pools, found)
 
     def in_force(self) -> dict[str, int]:
         """Cap in W that each pool's GPUs have now, read from the hardware: the highest of them, since the others are

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import repeat
 
-from adapters.ports import GpuId
+from adapters.ports import AdapterError, GpuId, LimitReader, PowerActuator
 from scheduler.capwatch import DRIFT_W
 
 MOST = 0.9
@@ -74,6 +75,15 @@ def limit_of(gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> PoolLimi
         return PoolLimit(cap_w, len(gpus))
     odd = {gpu: limits_w.get(gpu) for gpu in gpus if limits_w.get(gpu, INF) not in alike}
     return PoolLimit(cap_w, len(gpus), {gpu: UNKNOWN if w is None else Span(w, w) for gpu, w in odd.items()})
+
+
+def enforced_by(actuator: PowerActuator, gpus: Collection[GpuId]) -> Mapping[GpuId, float]:
+    """What these cards enforce. Nodes of a fleet tell their limits unasked, and to ask ten thousand for all that they
+    are takes a quarter of a minute. Raises AdapterError."""
+    if isinstance(actuator, LimitReader):
+        with suppress(AdapterError):  # nobody tells any
+            return actuator.enforced(gpus)
+    return {gpu: info.enforced_w for gpu, info in actuator.discover().items()}
 
 
 def _largest(found: Mapping[float, int]) -> dict[float, int]:

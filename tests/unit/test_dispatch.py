@@ -2,6 +2,7 @@
 
 import pytest
 
+from adapters.ports import AdapterError
 from optimizer.reasons import Reason
 from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
@@ -298,3 +299,30 @@ def test_a_trajectory_is_handed_over_again_only_where_it_was_corrected(books, cl
         hand.apply({"a": PoolOrder(480, 3)}, 30.0, NOW)
     steps, _, _ = cards.held
     assert steps[0][1] == dict.fromkeys(GPUS, 480)
+
+
+class Tellers(Cards):
+    """Cards whose limits are told unasked, as those of a fleet are; `looks` counts who asks for all that they are."""
+
+    looks, mute = 0, False
+
+    def discover(self):
+        self.looks += 1
+        return super().discover()
+
+    def enforced(self, gpus):
+        if self.mute:
+            raise AdapterError("no node tells its limits")
+        return {gpu: self._enforced(gpu) for gpu in gpus}
+
+
+def test_pools_whose_limit_is_not_known_are_looked_at_by_what_cards_tell(books, clock):
+    """To ask ten thousand nodes for all that they are took a quarter of a minute, in the middle of plans and events."""
+    cards = Tellers()
+    watching = dispatcher(books, cards, clock, writes=False)
+    watching.read_limits()
+    assert (watching.limit("tune").cap_w, cards.looks) == (700.0, 0)
+    cards.mute = True
+    cards.limits["GPU-c"] = 650.0
+    watching.read_limits()
+    assert (watching.limit("tune").cap_w, cards.looks) == (650.0, 1)
