@@ -10,7 +10,7 @@ from optimizer.domain import JobState
 from optimizer.reasons import Reason
 from scheduler.clock import VirtualClock
 from scheduler.service import JobRequest
-from scheduler.store.store import Store, StoreDegraded
+from scheduler.store.store import StoreDegraded
 
 NOON = datetime(2022, 9, 6, 19, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -23,15 +23,8 @@ def clock():
 
 
 @pytest.fixture
-def store(tmp_path):
-    opened = Store.open(tmp_path / "gridpace.db")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def queue(store, clock):
-    return JobQueue(store, POOLS, clock)
+def queue(books, clock):
+    return JobQueue(books, POOLS, clock)
 
 
 def job(name="nightly", **fields):
@@ -40,13 +33,13 @@ def job(name="nightly", **fields):
     )
 
 
-def test_a_job_its_grant_and_its_progress_survive_a_restart(queue, store, clock):
+def test_a_job_its_grant_and_its_progress_survive_a_restart(queue, books, clock):
     queue.submit(job(metadata={"owner": "ann"}), NOON)
     queue.submit(job("second", preemptible=False), NOON)
     assert queue.apply({"nightly": 5, "second": 8}) == {}
     queue.report("nightly", 12.5, finished=False)
     before = queue.snapshot()
-    again = JobQueue(store, POOLS, clock)
+    again = JobQueue(books, POOLS, clock)
     assert again.snapshot() == before
     assert [(held.state, held.gpus, held.done_gpu_h, held.started_at) for held in before] == [
         (JobState.RUNNING, 5, 12.5, NOON),
@@ -94,11 +87,11 @@ def test_a_job_larger_than_its_pool_is_clamped_and_says_so(queue):
     assert queue.submit(job(max_gpus=100), NOON).id == "nightly"
 
 
-def test_what_is_not_acknowledged_is_not_queued(queue, store, monkeypatch):
+def test_what_is_not_acknowledged_is_not_queued(queue, books, monkeypatch):
     def full(*_):
         raise StoreDegraded("disk full")
 
-    monkeypatch.setattr(store, "put", full)
+    monkeypatch.setattr(books, "put", full)
     with pytest.raises(StoreDegraded):
         queue.submit(job(), NOON)
     assert queue.everything() == []
@@ -134,7 +127,7 @@ def test_no_pool_is_handed_out_twice_and_no_job_before_its_release(queue):
     assert sum(held.gpus for held in queue.snapshot()) <= 24
 
 
-def test_reports_never_lower_what_was_done_and_end_the_job_once(queue, store, clock):
+def test_reports_never_lower_what_was_done_and_end_the_job_once(queue, books, clock):
     queue.submit(job(), NOON)
     queue.apply({"nightly": 8})
     assert queue.report("nightly", 10.0, finished=False).done_gpu_h == 10.0
@@ -143,7 +136,7 @@ def test_reports_never_lower_what_was_done_and_end_the_job_once(queue, store, cl
         queue.report("nightly", float("nan"), finished=False)
     assert queue.report("nightly", 99.0, finished=True).state is JobState.DONE
     assert queue.report("nightly", 99.0, finished=True).done_gpu_h == 40.0
-    again = JobQueue(store, POOLS, clock)
+    again = JobQueue(books, POOLS, clock)
     assert again.snapshot() == []
     assert again.everything()[0].gpus == 0
     with pytest.raises(JobRefused) as refused:
@@ -151,13 +144,13 @@ def test_reports_never_lower_what_was_done_and_end_the_job_once(queue, store, cl
     assert refused.value.status == 409
 
 
-def test_a_cancelled_job_gives_its_gpus_back_and_takes_no_reports(queue, store, clock):
+def test_a_cancelled_job_gives_its_gpus_back_and_takes_no_reports(queue, books, clock):
     queue.submit(job(max_gpus=16, preemptible=False), NOON)
     queue.submit(job("next"), NOON)
     queue.apply({"nightly": 16})
     assert queue.cancel("nightly", "ann").state is JobState.CANCELLED
     assert queue.cancel("nightly", "ann").state is JobState.CANCELLED
-    assert JobQueue(store, POOLS, clock).apply({"next": 8}) == {}
+    assert JobQueue(books, POOLS, clock).apply({"next": 8}) == {}
     with pytest.raises(JobRefused, match="was cancelled"):
         queue.report("nightly", 1.0, finished=True)
     with pytest.raises(JobRefused, match="no job 'x'"):
@@ -175,7 +168,7 @@ def test_a_job_that_comes_after_others_gets_no_gpus_before_they_are_over(queue):
         queue.submit(job("lost", after=("nobody",)), NOON)
 
 
-def test_a_gang_gets_its_least_gpus_or_none_and_its_run_counts_from_its_last_start(queue, store, clock):
+def test_a_gang_gets_its_least_gpus_or_none_and_its_run_counts_from_its_last_start(queue, books, clock):
     queue.submit(job("gang", max_gpus=12, min_gpus=8), NOON)
     queue.submit(job("other", max_gpus=12), NOON)
     assert queue.apply({"other": 12}) == {}
@@ -183,16 +176,16 @@ def test_a_gang_gets_its_least_gpus_or_none_and_its_run_counts_from_its_last_sta
     assert queue.apply({"other": 4, "gang": 12}) == {}
     clock.sleep(3600)
     assert queue.apply({"gang": 8}) == {}
-    assert JobQueue(store, POOLS, clock).snapshot()[0].running_since == NOON
+    assert JobQueue(books, POOLS, clock).snapshot()[0].running_since == NOON
     queue.apply({"gang": 0})
     queue.apply({"gang": 8})
-    held = JobQueue(store, POOLS, clock).snapshot()[0]
+    held = JobQueue(books, POOLS, clock).snapshot()[0]
     assert (held.started_at, held.running_since, held.min_gpus) == (NOON, NOON + HOUR, 8)
     with pytest.raises(JobRefused, match="min_gpus: 17 is more than it can ever have"):
         queue.submit(job("huge", max_gpus=17, min_gpus=17), NOON)
 
 
-def test_a_job_at_another_site_has_no_gpus_here_and_comes_back_with_its_work(queue, store, clock):
+def test_a_job_at_another_site_has_no_gpus_here_and_comes_back_with_its_work(queue, books, clock):
     queue.submit(job(sites=("california",)), NOON)
     queue.submit(job("bound"), NOON)
     assert queue.movable() == {"nightly": ("california",)}
@@ -201,7 +194,7 @@ def test_a_job_at_another_site_has_no_gpus_here_and_comes_back_with_its_work(que
         with pytest.raises(JobRefused, match="may not run at"):
             queue.report(name, 1.0, finished=False, site=site)
     queue.report("nightly", 10.0, finished=False, site="california")
-    for one in (queue, JobQueue(store, POOLS, clock)):
+    for one in (queue, JobQueue(books, POOLS, clock)):
         assert one.elsewhere() == {"nightly": "california"}
         assert [held.id for held in one.snapshot()] == ["bound"], "neither planned nor granted here"
         assert one.apply({"nightly": 5}) == {"nightly": Reason.ELSEWHERE}
@@ -209,7 +202,7 @@ def test_a_job_at_another_site_has_no_gpus_here_and_comes_back_with_its_work(que
     queue.confine("nightly", ("california", "oregon"))
     assert queue.movable() == {"nightly": ("california",)}, "none is added"
     queue.confine("nightly", ())
-    for one in (queue, JobQueue(store, POOLS, clock)):
+    for one in (queue, JobQueue(books, POOLS, clock)):
         assert one.elsewhere() == {"nightly": "california"}, "it is where it is"
         assert one.movable() == {}, "and goes to no other site any more"
     queue.report("nightly", 25.0, finished=False, site="california")
@@ -221,17 +214,17 @@ def test_a_job_at_another_site_has_no_gpus_here_and_comes_back_with_its_work(que
     assert (queue.elsewhere(), queue.movable()) == ({}, {})
 
 
-def test_a_tiers_allowance_goes_on_while_its_job_is_at_another_site(queue, store, clock):
+def test_a_tiers_allowance_goes_on_while_its_job_is_at_another_site(queue, books, clock):
     queue.submit(job(sites=("california",), tier=2), NOON)
     queue.apply({"nightly": 8})
     queue.report("nightly", 8.0, finished=False, site="california")
     clock.sleep(7200)
-    queue = JobQueue(store, POOLS, clock)
+    queue = JobQueue(books, POOLS, clock)
     queue.submit(job("bound", max_gpus=16, preemptible=False), NOON)
     assert queue.apply({"bound": 16}) == {}, "its GPUs are free meanwhile"
     queue.report("bound", 40.0, finished=True)
     queue.report("nightly", 16.0, finished=False)
-    for one in (queue, JobQueue(store, POOLS, clock)):
+    for one in (queue, JobQueue(books, POOLS, clock)):
         one.apply({"nightly": 8})
         assert [(held.id, held.gpus, held.started_at) for held in one.snapshot()] == [("nightly", 8, NOON)]
 
