@@ -48,10 +48,6 @@ class Course:
         coming += [(at - now, orders) for at, orders in self.steps if at > now]
         return [(offset_s, _corrected(orders, current, in_force)) for offset_s, orders in coming]
 
-    def near(self, now: float) -> bool:
-        """Whether a step after the first one begins or began about now."""
-        return any(abs(at - now) <= ABOUT_S for at, _ in self.steps[1:])
-
     def rest(self, now: float, in_force: Orders) -> tuple[object, ...]:
         """What `ahead` says, in values that stay the same while nothing but time has passed."""
         caps = [
@@ -120,6 +116,14 @@ class Courses:
                 caps = coming.get(at, {})
                 coming[at] = caps | {pool: max(order.cap_w, caps.get(pool, 0)) for pool, order in orders.items()}
         self._coming = coming
+
+    def near(self, now: float, arrived: bool) -> bool:
+        """Whether a step that nodes may follow begins or began about now. Until the last course has `arrived`
+        everywhere, which takes seconds with thousands of nodes, those told before it count: who still has an old one
+        would follow it, away from what was ordered since."""
+        steps = self.last.steps[1:] if self.last is not None else ()
+        moments = {at for at, _ in steps} | (set() if arrived else self._coming.keys())
+        return any(abs(at - now) <= ABOUT_S for at in moments)
 
     def coming_w(self, pool: str, now: float) -> int:
         """The highest cap in W to which a node may step about now by itself; 0 where none does."""

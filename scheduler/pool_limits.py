@@ -9,7 +9,7 @@ much they matter to it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -145,9 +145,10 @@ class PoolLimits:
     def lower(self, gpus: Collection[GpuId]) -> None:
         """Agents say that these cards enforce less than was ordered, and not how much: who was not among them before is
         odd until limits are read, and so is who is no more."""
-        self.differ([gpu for gpu in gpus if gpu not in self.lowered], {}, lower=True)
-        self.differ([gpu for gpu in self.lowered if gpu not in gpus], {})
-        self.lowered = {gpu: self.lowered.get(gpu) for gpu in gpus}
+        now = {gpu: self.lowered.get(gpu) for gpu in gpus}
+        self.differ(now.keys() - self.lowered.keys(), {}, lower=True)
+        self.differ(self.lowered.keys() - now.keys(), {})
+        self.lowered = now
 
     def below(self, wanted_w: Mapping[GpuId, float]) -> dict[str, Lowered]:
         """By pool: the cards that enforce less than was ordered, where that is less than what is wanted now."""
@@ -170,9 +171,9 @@ class PoolLimits:
         self.held.clear()
         self.lowered = {}
 
-    def differ(self, gpus: Collection[GpuId], limits_w: Mapping[GpuId, float], lower: bool = False) -> None:
-        """These cards enforce something else than their order since the last look, and `limits_w` where they are in it;
-        `lower`: less than the others in any case."""
+    def differ(self, gpus: Set[GpuId], limits_w: Mapping[GpuId, float], lower: bool = False) -> None:
+        """These cards (a set: they may be half of a large fleet) enforce something else than their order since the last
+        look, and `limits_w` where they are in it; `lower`: less than the others in any case."""
         for pool, held in self.held.items() if gpus else ():
             if held is None:
                 continue

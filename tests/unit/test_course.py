@@ -6,6 +6,7 @@ from scheduler.course import Courses
 from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
 from tests.support.dispatching import GPUS, NOW, Cards, Held, dispatcher, orders
+from tests.support.power_worlds import wait_until
 
 
 def test_every_tick_about_a_step_renews_the_lease_so_that_nobody_takes_the_daemon_for_dead(books, clock):
@@ -22,6 +23,33 @@ def test_every_tick_about_a_step_renews_the_lease_so_that_nobody_takes_the_daemo
         renewed += [clock.now - begun] * (len(cards.calls) > before or cards.held is not None)
     assert [at for at in renewed if 36.0 < at < 44.0] == [38.0, 39.0, 40.0, 41.0, 42.0]
     assert len(renewed) <= 10
+
+
+def test_nodes_that_wait_for_the_next_course_hear_of_the_daemon_about_the_steps_of_the_one_before(books, clock):
+    """An event was withdrawn: who still has its trajectory would go back to it, though caps were raised since."""
+    cards, under_way = Held(books), threading.Event()
+    hand = Dispatcher(books, cards, {"a": GPUS}, writes=True, epoch=3, lease_s=3000.0, monotonic=clock)
+    hand.handing.threads = True
+    hand.apply({"a": PoolOrder(300, 3)}, 3000.0, NOW)
+    hand.hold([(0.0, {"a": PoolOrder(300, 3)}), (10.0, {"a": PoolOrder(350, 3)}), (30.0, {"a": PoolOrder(400, 3)})],
+              900.0, NOW)  # fmt: skip
+    raised, begun = {"a": PoolOrder(500, 3)}, clock.now
+    hand.apply(raised, 3000.0, NOW)
+    cards.hold = lambda *_: under_way.wait(60.0)
+    hand.hold([(0.0, raised)], 900.0, NOW, aside=True)
+
+    def renewed(until):
+        seconds = []
+        while clock.now < begun + until:
+            clock.now, before = clock.now + 1.0, len(cards.calls)
+            hand.apply(raised, 3000.0, NOW)
+            seconds += [clock.now - begun] * (len(cards.calls) > before)
+        return seconds
+
+    assert renewed(20) == [8.0, 9.0, 10.0, 11.0, 12.0]
+    under_way.set()
+    wait_until(lambda: not hand.handing.busy)
+    assert renewed(40) == [], "all have the next one"
 
 
 def test_a_pool_of_which_a_board_holds_some_cards_lower_has_no_common_limit(books, clock):
