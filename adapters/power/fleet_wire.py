@@ -236,7 +236,8 @@ class Trajectory:
 def trajectory_in(data: bytes, now: float) -> Trajectory | None:
     """A trajectory seen from `now` (UTC seconds); None when it is over. BadRequest when it isn't one.
 
-    What has passed is cut off: the step in force now begins now. A clock that runs behind the daemon's counts as level.
+    What has passed is cut off but for the step in force now, which began so many seconds ago (its offset is negative):
+    an order that was heard since is younger. A clock that runs behind the daemon's counts as level.
     """
     message = wire.decode(data)
     age_s = max(0.0, now - wire.seconds(message.get("issued_at"), "issued_at"))
@@ -245,8 +246,7 @@ def trajectory_in(data: bytes, now: float) -> Trajectory | None:
     until_s = wire.seconds(message.get("until_s"), "until_s") - age_s
     if until_s <= 0 or not steps:
         return None
-    later = tuple((offset - age_s, caps) for offset, caps in steps if offset > age_s)
-    passed = [caps for offset, caps in steps if offset <= age_s]
-    begun = ((0.0, passed[-1]),) if passed else ()
+    due = tuple((offset - age_s, caps) for offset, caps in steps)
+    passed = sum(offset <= 0 for offset, _ in due)
     left_s = max(0.001, lease.expires_in_s - age_s)
-    return Trajectory((*begun, *later), until_s, Lease(lease.epoch, lease.sequence, left_s))
+    return Trajectory(due[max(0, passed - 1) :], until_s, Lease(lease.epoch, lease.sequence, left_s))

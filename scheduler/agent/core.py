@@ -103,6 +103,7 @@ class AgentCore:
         node was away may be older than the last renewal; it counts unless a younger trajectory, or this very one, is
         followed."""
         with self._lock:
+            now = self._clock()  # before the renewal: what is told with a word falls not after it
             self._admit(lease, trajectory=True)
             waited = lease.expires_in_s <= self._settings.tick_s  # in the bucket: nobody speaks now
             if waited and self._found.steps and self._found.told == (lease.epoch, lease.sequence):
@@ -112,7 +113,6 @@ class AgentCore:
                 self._renew(lease)
                 if not waited:
                     self._in_force_again(self._outlasted(), lease)
-            now = self._clock()
             self._found.told = (lease.epoch, lease.sequence)
             self._found.steps = [(now + offset, dict(caps)) for offset, caps in steps]
             self._found.hold_until = now + min(until_s, self._settings.longest_hold_s) if steps else 0.0
