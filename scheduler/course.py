@@ -57,6 +57,11 @@ class Course:
         return (self.until, *((at, tuple(orders)) for at, orders in caps))
 
 
+def _moments(steps: Steps, now: float) -> dict[float, Orders]:
+    """The steps that come after `now`, by their moment."""
+    return {round(now + offset_s, 3): orders for offset_s, orders in steps if offset_s > 0}
+
+
 def _corrected(orders: Orders, current: Orders, in_force: Orders) -> dict[str, PoolOrder]:
     """A step's orders; where the plan does not rise above its present step, not above what is in force now."""
     corrected = {}
@@ -100,6 +105,7 @@ class Courses:
     last: Course | None = None
     """The one handed over last; None when nothing is to be followed."""
     _coming: dict[float, dict[str, int]] = field(default_factory=dict)
+    _about: set[float] = field(default_factory=set)
 
     def begin(self, steps: Steps, until_s: float, now: float, known: Iterable[GridEvent] = ()) -> Course:
         """A new one."""
@@ -110,20 +116,24 @@ class Courses:
         """Nodes that hear it follow these from now on: each step counts with the highest caps it was told with. What
         the fast loop may be reading meanwhile is replaced, never changed."""
         coming = {at: caps for at, caps in self._coming.items() if at >= now - SEEN_S}
-        for offset_s, orders in steps:
-            if offset_s > 0:
-                at = round(now + offset_s, 3)
-                caps = coming.get(at, {})
-                coming[at] = caps | {pool: max(order.cap_w, caps.get(pool, 0)) for pool, order in orders.items()}
+        moments = _moments(steps, now)
+        for at, orders in moments.items():
+            caps = coming.get(at, {})
+            coming[at] = caps | {pool: max(order.cap_w, caps.get(pool, 0)) for pool, order in orders.items()}
         self._coming = coming
+        self._about = {at for at in self._about if at >= now - ABOUT_S} | moments.keys()
 
-    def near(self, now: float, arrived: bool) -> bool:
-        """Whether a step that nodes may follow begins or began about now. Until the last course has `arrived`
-        everywhere, which takes seconds with thousands of nodes, those told before it count: who still has an old one
-        would follow it, away from what was ordered since."""
-        steps = self.last.steps[1:] if self.last is not None else ()
-        moments = {at for at, _ in steps} | (set() if arrived else self._coming.keys())
-        return any(abs(at - now) <= ABOUT_S for at in moments)
+    def sent(self, course: Course, steps: Steps, now: float) -> bool:
+        """All nodes were sent these, as told at `now`: no later step of what was told before comes any more. Returns
+        whether this course is still the last one."""
+        self._about = {at for at in self._about if at <= now} | _moments(steps, now).keys()
+        return self.last is course
+
+    def near(self, now: float) -> bool:
+        """Whether a step that nodes may follow begins or began about now. Until the last course was sent to all, which
+        takes seconds with thousands of nodes, those told before it count: who still has an old one would follow it,
+        away from what was ordered since."""
+        return any(abs(at - now) <= ABOUT_S for at in self._about)
 
     def coming_w(self, pool: str, now: float) -> int:
         """The highest cap in W to which a node may step about now by itself; 0 where none does."""

@@ -175,7 +175,7 @@ class Dispatcher:
     def _renew(self, orders: Mapping[str, PoolOrder], lease_s: float) -> None:
         """Renew the lease in time by a word to all, first of all; then hand over the trajectory, if corrected since."""
         now, course = self.monotonic(), self.courses.last
-        if now - self._renewed_at > (0.0 if self.courses.near(now, bool(self._handed)) else lease_s / RENEWALS):
+        if now - self._renewed_at > (0.0 if self.courses.near(now) else lease_s / RENEWALS):
             self.actuator.apply({}, self._lease(lease_s))
             self._renewed_at = now
         due = course is not None and now - self._handed_at > lease_s / RENEWALS
@@ -222,7 +222,7 @@ class Dispatcher:
             except AdapterError:
                 self._handed_at = -INF  # tried again in the next turn
                 raise
-            self._handed = rest if self.courses.last is course else ()
+            self._handed = rest if self.courses.sent(course, ahead, now) else ()
 
         return hand_over
 

@@ -226,27 +226,24 @@ def _unpacked(message: Mapping[str, Any]) -> list[list[Any]]:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a node is to follow: caps by seconds from now, until when, under which lease."""
+    """What a node is to follow: caps by seconds from when it was said, until when, under which lease; and how many
+    seconds ago that was, by the wall clocks."""
 
     steps: wire.Steps
     until_s: float
     lease: Lease
+    age_s: float
 
 
 def trajectory_in(data: bytes, now: float) -> Trajectory | None:
-    """A trajectory seen from `now` (UTC seconds); None when it is over. BadRequest when it isn't one.
-
-    What has passed is cut off but for the step in force now, which began so many seconds ago (its offset is negative):
-    an order that was heard since is younger. A clock that runs behind the daemon's counts as level.
-    """
+    """A trajectory read at `now` (UTC seconds), with what is left of its lease; None when it is over. BadRequest when
+    it isn't one. A clock that runs behind the daemon's counts as level."""
     message = wire.decode(data)
     age_s = max(0.0, now - wire.seconds(message.get("issued_at"), "issued_at"))
     told = _unpacked(message) if "packed" in message else message.get("steps")
     steps, lease = wire.steps(told), wire.lease(message.get("lease"))
-    until_s = wire.seconds(message.get("until_s"), "until_s") - age_s
-    if until_s <= 0 or not steps:
+    until_s = wire.seconds(message.get("until_s"), "until_s")
+    if until_s <= age_s or not steps:
         return None
-    due = tuple((offset - age_s, caps) for offset, caps in steps)
-    passed = sum(offset <= 0 for offset, _ in due)
     left_s = max(0.001, lease.expires_in_s - age_s)
-    return Trajectory(due[max(0, passed - 1) :], until_s, Lease(lease.epoch, lease.sequence, left_s))
+    return Trajectory(steps, until_s, Lease(lease.epoch, lease.sequence, left_s), age_s)

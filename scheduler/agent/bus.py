@@ -133,12 +133,16 @@ class Ear:
         if not data:
             return
         try:
-            found = fleet_wire.trajectory_in(data, self._wall())
-            if found is not None:
-                lease = replace(found.lease, expires_in_s=SPENT_S) if waited else found.lease
-                await self._do(lambda: self._core.hold(found.steps, found.until_s, lease))
+            await self._do(lambda: self._take(data, waited))
         except (wire.BadRequest, AdapterError) as error:
             _log.warning("the trajectory in the bucket is not followed: %s", error)
+
+    def _take(self, data: bytes, waited: bool) -> None:
+        """Read where its age counts: whatever was to be done before it is done."""
+        found = fleet_wire.trajectory_in(data, self._wall())
+        if found is not None:
+            lease = replace(found.lease, expires_in_s=SPENT_S) if waited else found.lease
+            self._core.hold(found.steps, found.until_s, lease, found.age_s)
 
     async def _tell(self, client: Client) -> None:
         """Tell the state, again and again; while no server is there nothing is kept for later. Each node has moments of

@@ -20,7 +20,7 @@ from adapters.power.wire import Steps
 from optimizer.reasons import Note, Reason
 from scheduler.agent.clocks import AgentClocks
 from scheduler.agent.settings import AgentSettings
-from scheduler.agent.state import AgentFiles, Held, first_of, overtaken
+from scheduler.agent.state import AgentFiles, Held, first_of, overtaken, said_at
 from scheduler.boottime import boottime
 from scheduler.capwatch import CapWatch
 
@@ -98,24 +98,23 @@ class AgentCore:
         self._watch.unwritten(mine.keys() - receipt.enforced_w.keys())
         return receipt
 
-    def hold(self, steps: Steps, until_s: float, lease: Lease) -> None:
-        """Follow these caps from the lease's end until `until_s` from now, and renew the lease. What waited while this
-        node was away may be older than the last renewal; it counts unless a younger trajectory, or this very one, is
-        followed."""
+    def hold(self, steps: Steps, until_s: float, lease: Lease, age_s: float = 0.0) -> None:
+        """Follow these caps from the lease's end until `until_s`, and renew the lease; seconds count from when this was
+        said, `age_s` ago by the wall clocks. What waited while this node was away may be older than the last renewal;
+        it counts unless a younger trajectory, or this very one, is followed."""
         with self._lock:
-            now = self._clock()  # before the renewal: what is told with a word falls not after it
             self._admit(lease, trajectory=True)
             waited = lease.expires_in_s <= self._settings.tick_s  # in the bucket: nobody speaks now
             if waited and self._found.steps and self._found.told == (lease.epoch, lease.sequence):
                 return
-            if lease.epoch > self._found.epoch or lease.sequence >= self._held.sequence:
+            now, said, last = self._clock(), (lease.epoch, lease.sequence), (self._found.epoch, self._held.sequence)
+            at = said_at(now, age_s, self._held.heard_at, said < last)
+            if said >= last:
                 self._succeed(lease)
-                self._renew(lease)
+                self._renew(lease, heard_at=at)
                 if not waited:
                     self._in_force_again(self._outlasted(), lease)
-            self._found.told = (lease.epoch, lease.sequence)
-            self._found.steps = [(now + offset, dict(caps)) for offset, caps in steps]
-            self._found.hold_until = now + min(until_s, self._settings.longest_hold_s) if steps else 0.0
+            self._found.follow(said, steps, at, min(at + until_s, now + self._settings.longest_hold_s), now)
             self._files.save_found(self._found)
 
     def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease) -> ClockReceipt:
@@ -204,15 +203,16 @@ class AgentCore:
         self._watch.bounds({gpu: info.min_w for gpu, info in infos.items()})
         return infos
 
-    def _renew(self, lease: Lease, caps_w: Mapping[GpuId, int] | None = None) -> None:
-        """Renew the lease of all caps, with these that were ordered: on disk, so that a successor looks after them."""
+    def _renew(self, lease: Lease, caps_w: Mapping[GpuId, int] | None = None, heard_at: float | None = None) -> None:
+        """Renew the lease of all caps, with these that were ordered (`heard_at`: then, not now): on disk, so that a
+        successor looks after them."""
         if lease.epoch > self._found.epoch:
             self._files.save_found(replace(self._found, epoch=lease.epoch))
             self._found.epoch = lease.epoch
-        expires_in_s = min(lease.expires_in_s, self._settings.longest_lease_s)
-        self._heard_at = self._clock()
+        now = self._clock()
+        self._heard_at = now if heard_at is None else heard_at
         self._ordered.update(caps_w or {})
-        self._keep_lease(self._heard_at + expires_in_s, lease.sequence)
+        self._keep_lease(now + min(lease.expires_in_s, self._settings.longest_lease_s), lease.sequence)
 
     def _keep_lease(self, expires_at: float, sequence: int) -> None:
         """Put the lease on disk, and what a successor must know to judge as we would."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -48,6 +48,20 @@ class Found:
     more: dict[str, Any] = field(default_factory=dict)
     """What a newer agent wrote beside: kept for it, and not understood."""
 
+    def follow(
+        self,
+        told: tuple[int, int],
+        steps: Iterable[tuple[float, Mapping[GpuId, int]]],
+        at: float,
+        until: float,
+        now: float,
+    ) -> None:
+        """From now on these steps count, which `told` brought, in seconds from `at`; of those that have passed, the
+        last."""
+        due = [(at + offset, dict(caps)) for offset, caps in steps]
+        self.told, self.steps = told, due[max(0, sum(begins <= now for begins, _ in due) - 1) :]
+        self.hold_until = until if due else 0.0
+
 
 @dataclass(frozen=True)
 class Held:
@@ -72,6 +86,16 @@ def overtaken(found: Found, heard_at: float, spoken_at: float, in_force: Mapping
         and any(cap < in_force.get(gpu, cap) for gpu, cap in caps.items())
         for at, caps in found.steps
     )  # fmt: skip
+
+
+def said_at(now: float, age_s: float, heard_at: float, older: bool) -> float:
+    """Monotonic second in which a word was said that is taken `now`, and is so old by the wall clocks of two machines.
+    By its number it is `older` than the word heard last at `heard_at` (below 0: not known), or not: whatever the clocks
+    say, and however long it waited to be taken, it was said before that or since."""
+    at = now - age_s
+    if heard_at < 0:
+        return at
+    return min(at, heard_at) if older else max(at, heard_at)
 
 
 def boot_id() -> str:

@@ -137,10 +137,11 @@ def test_a_node_that_comes_back_finds_its_trajectory_in_the_bucket(stack, tmp_pa
 
 
 def test_a_trajectory_is_read_by_its_age():
-    plan = fleet_wire.trajectory_out(((0.0, {"g": 300}), (10.0, {"g": 400})), 30.0, Lease(1, 1, 5.0), 1000.0)
+    steps = ((0.0, {"g": 300}), (10.0, {"g": 400}))
+    plan = fleet_wire.trajectory_out(steps, 30.0, Lease(1, 1, 5.0), 1000.0)
     fresh, old = fleet_wire.trajectory_in(plan, 1000.0), fleet_wire.trajectory_in(plan, 1012.0)
-    assert fresh.steps == ((0.0, {"g": 300}), (10.0, {"g": 400}))
-    assert (old.steps, old.until_s) == (((-2.0, {"g": 400}),), 18.0)
+    assert (fresh.steps, fresh.until_s, fresh.age_s) == (steps, 30.0, 0.0)
+    assert (old.steps, old.until_s, old.age_s) == (steps, 30.0, 12.0)
     assert old.lease.expires_in_s < 0.01
     assert fleet_wire.trajectory_in(plan, 1031.0) is None
     assert fleet_wire.trajectory_in(plan, 900.0) == fresh

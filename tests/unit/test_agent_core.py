@@ -6,7 +6,7 @@ import json
 import pytest
 
 from adapters.ports import AdapterError, Lease
-from adapters.power.fleet_wire import trajectory_in, trajectory_out
+from adapters.power.fleet_wire import trajectory_out
 from benchmarks.support.storm_bus import LocalClient, Wires
 from optimizer.reasons import Reason
 from scheduler.agent.bus import Ear
@@ -234,22 +234,6 @@ def test_a_trajectory_that_waited_counts_though_a_younger_renewal_was_heard_firs
     assert node.live(25)[-1] == 350
     node.core.hold([(0.0, dict.fromkeys(node.gpus, 450))], 100.0, Lease(2, 1, 1.0))
     assert node.live(5)[-1] == 450, "a new daemon begins to count anew"
-
-
-@pytest.mark.parametrize("late_s", [0, 8])
-def test_a_trajectory_takes_back_no_order_that_is_younger_than_its_step(node, late_s):
-    """To ten thousand nodes it is on its way for ten seconds: an event was withdrawn, and its caps were raised, before
-    it came."""
-    wall = node.clock.now().timestamp()
-    told = trajectory_out(((0.0, dict.fromkeys(node.gpus, 300)),), 600.0, Lease(1, 2, 60.0), wall)
-    node.clock.sleep(late_s)
-    node.cap(500, sequence=3 if late_s else 1, seconds=60.0)
-    running = node.core._clock
-    node.core._clock = lambda: (node.clock.sleep(0.001), running())[1]  # time passes while an order is obeyed
-    found = trajectory_in(told, node.clock.now().timestamp())
-    node.core.hold(found.steps, found.until_s, found.lease)
-    assert set(node.live(50)) == {500}
-    assert node.live(12)[-1] == 300, "once the lease is over it is followed"
 
 
 def test_a_rebooted_node_follows_what_waits_in_the_bucket_at_once_and_not_when_an_old_lease_ends(node):
