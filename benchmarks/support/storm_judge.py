@@ -3,11 +3,11 @@
 A second is above a *reachable* limit when the energy at the site's connection in that second is more than the strictest
 cap of every acknowledged event and of the site, although the hall could have drawn less: with every card that hears
 orders at the lowest cap that its pool's floor leaves (or the card's own lowest), preemptible jobs stopped, and every
-other card as it is. Ramps in are left out. So are the seconds in which something broke and the one after, which no
-controller that looks once a second can know of before; and where power comes back (a machine, a card, what a board's
-own limit held down) while no daemon runs, as much as those cards draw more, until a lease's length after the daemon's
-death: till then the other nodes hold what was ordered without it, and nobody is there who could know. What the nodes'
-trajectories do from then on is judged.
+other card as it is. Where even that is above the cap, it is what must be drawn. Ramps in are
+left out. So are the seconds in which something broke and the one after, which no controller that looks once a second
+can know of before; and where power comes back (a machine, a card, what a board's own limit held down) while no daemon
+runs, as much as those cards draw more, until a lease's length after the daemon's death: till then the other nodes hold
+what was ordered without it, and nobody is there who could know. What the nodes' trajectories do from then on is judged.
 
 A card is below its floor by permission while an emergency allows it; on a node that is cut off, one that its node had
 heard of, for as long as it was to last by then: that it was withdrawn since nobody can have told.
@@ -37,6 +37,8 @@ GRACE = timedelta(seconds=2)
 """From a break until the next order can have been obeyed."""
 LEASE = timedelta(seconds=30)
 """Of the caps, as the world's config has it; nobody renews it once the daemon is dead."""
+ROOM = 0.01
+"""The least that can be drawn is reckoned from a second's end, and what was drawn is the mean over it."""
 ROUND_W = 1.5
 """Limits are whole watts."""
 HALF, SECOND = timedelta(seconds=0.5), timedelta(seconds=1)
@@ -52,6 +54,7 @@ class Findings:
     bound: int = 0
     above_limit: int = 0
     excused: int = 0
+    unreachable: int = 0
     floors: int = 0
     past_lease: int = 0
     not_restored: int = 0
@@ -217,11 +220,14 @@ class Judge:
         if now < self._leases_end_at + GRACE:
             back = {gpu: was_w for gpu, was_w in self._returned.items() if gpu in infos}
             unknown_kw = sum(max(0.0, infos[gpu].draw_w - was_w) for gpu, was_w in back.items()) / 1000.0 * pue
-        if now - self._broken_at < GRACE or limit_kw < least_kw or import_kw <= limit_kw + unknown_kw:
+        if now - self._broken_at < GRACE or import_kw <= limit_kw + unknown_kw:
             self.found.excused += 1
             return
+        if limit_kw < least_kw and import_kw <= least_kw * (1 + ROOM) + unknown_kw:
+            self.found.unreachable += 1
+            return
         self.found.above_limit += 1
-        self.found.worst_kw = max(self.found.worst_kw, import_kw - limit_kw)
+        self.found.worst_kw = max(self.found.worst_kw, import_kw - max(limit_kw, least_kw))
         alive = "" if self.world.parts is not None else ", daemon down"
         self.found.say(
             f"{self.world.at_s:>5} s  {import_kw:.3f} kW, limit {limit_kw:.3f} ({whose}), least {least_kw:.3f}{alive}"

@@ -100,15 +100,15 @@ class AgentCore:
 
     def hold(self, steps: Steps, until_s: float, lease: Lease, age_s: float = 0.0) -> None:
         """Follow these caps from the lease's end until `until_s`, and renew the lease; seconds count from when this was
-        said, `age_s` ago by the wall clocks. What waited while this node was away may be older than the last renewal;
-        it counts unless a younger trajectory, or this very one, is followed."""
+        said, `age_s` ago by the wall clocks. What waited while this node was away counts, though it may be older than
+        the last renewal, unless a younger trajectory, or this very one, is followed."""
         with self._lock:
             self._admit(lease, trajectory=True)
             waited = lease.expires_in_s <= self._settings.tick_s  # in the bucket: nobody speaks now
             if waited and self._found.steps and self._found.told == (lease.epoch, lease.sequence):
                 return
             now, said, last = self._clock(), (lease.epoch, lease.sequence), (self._found.epoch, self._held.sequence)
-            at = said_at(now, age_s, self._held.heard_at, said < last)
+            at = said_at(now, age_s, self._held.heard_at, older=said < last)
             if said >= last:
                 self._succeed(lease)
                 self._renew(lease, heard_at=at)
@@ -204,15 +204,17 @@ class AgentCore:
         return infos
 
     def _renew(self, lease: Lease, caps_w: Mapping[GpuId, int] | None = None, heard_at: float | None = None) -> None:
-        """Renew the lease of all caps, with these that were ordered (`heard_at`: then, not now): on disk, so that a
-        successor looks after them."""
+        """Renew the lease of all caps, with these that were ordered (`heard_at`: then, not now); on disk for heirs.
+        Where none were ordered since the machine began it is of nothing: the trajectory counts until some are."""
         if lease.epoch > self._found.epoch:
             self._files.save_found(replace(self._found, epoch=lease.epoch))
             self._found.epoch = lease.epoch
         now = self._clock()
         self._heard_at = now if heard_at is None else heard_at
         self._ordered.update(caps_w or {})
-        self._keep_lease(now + min(lease.expires_in_s, self._settings.longest_lease_s), lease.sequence)
+        some = self._ordered or self._found.clocks_mhz or self._files.torn
+        lasts_s = min(lease.expires_in_s, self._settings.longest_lease_s)
+        self._keep_lease(now + lasts_s if some else now, lease.sequence)
 
     def _keep_lease(self, expires_at: float, sequence: int) -> None:
         """Put the lease on disk, and what a successor must know to judge as we would."""
@@ -270,9 +272,7 @@ class AgentCore:
         pending = now < self._found.hold_until
         if not self.outstanding and not pending:
             return "free"
-        if now < self._held.expires_at:
-            return "leased"
-        return "holding" if pending else "releasing"
+        return "leased" if now < self._held.expires_at else "holding" if pending else "releasing"
 
     def _line(self, phase: str, now: float) -> str:
         if phase == "free":

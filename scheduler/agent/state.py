@@ -121,6 +121,9 @@ def _in_our_time(second: float, clock: object) -> float:
 class AgentFiles:
     """The two files in the agent's state folder."""
 
+    torn = False
+    """Whether a lease could not be read: nobody knows what was ordered under it."""
+
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
@@ -150,7 +153,7 @@ class AgentFiles:
             seconds = [_in_our_time(at, kept.get("clock")) for at in (held.expires_at, held.heard_at)]
             held = replace(held, expires_at=seconds[0], heard_at=seconds[1], sequence=int(held.sequence))
         except (TypeError, ValueError, OverflowError, AttributeError, AdapterError):
-            held = Held()  # an unreadable lease has ended
+            held, self.torn = Held(), True  # an unreadable lease has ended
         if held.boot != self.boot:
             held = Held()
         if found.boot != self.boot:

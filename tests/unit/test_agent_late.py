@@ -62,6 +62,33 @@ def test_a_step_is_followed_in_time_by_a_node_whose_clock_is_ahead(node):
     assert node.live(5) == [500] * 3 + [300] * 2
 
 
+@pytest.mark.parametrize("word", ["renewal", "trajectory"])
+def test_a_lease_is_of_nothing_on_a_machine_that_has_lost_what_was_ordered(node, monkeypatch, word):
+    """Its cards are at their default; who renews all leases doesn't know that yet."""
+    caps = dict.fromkeys(node.gpus, 300)
+    node.cap(300, seconds=60.0)
+    monkeypatch.setattr("scheduler.agent.state.boot_id", lambda: "another boot")
+    node.hall.set_limits(dict.fromkeys(node.gpus, 700.0))
+    node.kill_and_restart()
+    node.core.hold(((0.0, caps),), 600.0, Lease(1, 2, 0.001), 20.0)
+    if word == "renewal":
+        node.core.apply({}, Lease(1, 3, 60.0))
+    else:
+        node.core.hold(((0.0, caps),), 600.0, Lease(1, 3, 60.0))
+    assert node.live(1) == [300]
+    node.cap(400, sequence=4, seconds=60.0)
+    node.core.apply({}, Lease(1, 5, 60.0))
+    assert set(node.live(30)) == {400}
+
+
+def test_a_lease_that_could_not_be_read_is_renewed_with_the_caps_in_force(node):
+    node.cap(400, seconds=60.0)
+    (node.folder / "lease.json").write_text("{", encoding="ascii")
+    node.kill_and_restart()
+    node.core.apply({}, Lease(1, 3, 60.0))
+    assert set(node.live(30)) == {400}
+
+
 def test_a_trajectory_that_waits_for_a_slow_card_grows_older_meanwhile(node):
     """Orders are obeyed one after the other."""
     wires = Wires(asyncio.new_event_loop())

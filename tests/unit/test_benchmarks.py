@@ -95,7 +95,8 @@ SIGNED = {
     "bursty_samples_above_limit", "over_delivery_points", "bursty_over_delivery_points", "reversals", "orders_per_h",
     "lost", "doubled", "late_ticks", "flood_late_ticks", "flood_longest_gap_s", "flood_wrong",
     "webhooks_lost", "webhooks_wrong", "webhooks_late_ticks", "webhooks_longest_gap_s",
-    "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost", "failing_cases", "excused_seconds",
+    "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost", "failing_cases",
+    "excused_seconds", "unreachable_seconds",
     "worst_kw", "first_behind_pct", "risen_too_fast", "rise_points", "bursty_rise_points",
 }  # fmt: skip
 """Figures that may be nothing, or less."""
