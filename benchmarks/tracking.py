@@ -2,8 +2,8 @@
 
 Gridpace's own loops on the job mix of the first field trial and a batch queue behind a meter with a lag between IT and
 cooling; cards are not what their curves say. Beside it, on the same hall: one uniform cap that is written once, and a
-rule that looks at the meter every 10 s. Then a day under a standing limit with a price about the mark: caps that go up
-and down without anybody's asking are counted.
+rule that looks at the meter every 10 s. Then a day with a price about the mark, and one under a limit that binds while
+nothing but the weather moves: caps that go up and down without anybody's asking are counted.
 """
 
 from __future__ import annotations
@@ -85,6 +85,9 @@ class Score:
 
 
 PARTS = ("steady", "bursty", "rivals", "day")
+DAYS = {"": ("steady", 0.8), "limited_": ("still", 0.67)}
+"""By the beginning of their figures' names: the load of a day, and its limit as a share of full power. The first is
+above what pays at the mark, which is the price's; the second is below, and what turns there turns by itself."""
 
 
 def split_only(argv: list[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -147,10 +150,11 @@ def measure(
     figures = _figures(found)
     if "day" in parts:
         first, last = hours or (0.0, size.day_h)
-        turned, writes = day(mix, seed, size, data, (first, last))
-        told_of = f"hours {first:g} to {last:g} under a standing limit"
-        say(f"{told_of}: caps turned {turned} times, {writes:.0f} orders an hour")
-        figures |= {"reversals": turned, "orders_per_h": writes}
+        for name, (kind, share) in DAYS.items():
+            turned, writes = day(mix, seed, size, data, (first, last), kind, share)
+            say(f"hours {first:g} to {last:g}, {kind} load under {share:.0%} of full power: "
+                f"caps turned {turned} times, {writes:.1f} orders an hour")  # fmt: skip
+            figures |= {f"{name}reversals": turned, f"{name}orders_per_h": writes}
     return figures
 
 
@@ -220,17 +224,19 @@ def risen_kw(kw: NDArray[np.float64], per_s: float) -> float:
     return max((float((kw[span:] - kw[:-span]).max()) - per_s * span for span in spans), default=0.0)
 
 
-def day(mix: Mix, seed: int, size: Size, data: Path | None, hours: tuple[float, float]) -> tuple[int, float]:
-    """Turns of all caps, and orders an hour, in these hours under a standing limit while the price moves by a per cent
-    about the mark. Later hours than the first are begun anew, WARM before them."""
+def day(
+    mix: Mix, seed: int, size: Size, data: Path | None, hours: tuple[float, float], kind: str, share: float
+) -> tuple[int, float]:
+    """Turns of all caps, and orders an hour, in these hours under a limit of that share of full power while the price
+    moves by a per cent about the mark. Later hours than the first are begun anew, WARM before them."""
     small, mark = replace(mix, jobs=mix.jobs[: size.day_pools]), mark_per_mwh(mix)
     price, (first, end) = (0.99 * mark, 1.01 * mark), (START + timedelta(hours=hour) for hour in hours)
     begin = max(START, first - WARM)
-    with hall(small, seed, world("steady", size.day_h, data, price=price)) as (parts, _clock):
-        limit_kw = 0.8 * full_kw(parts)
+    with hall(small, seed, world(kind, size.day_h, data, price=price)) as (parts, _clock):
+        limit_kw = share * full_kw(parts)
     caps: dict[str, list[int]] = {}
     orders = 0
-    made = world("steady", size.day_h, data, limit_kw, price, begin)
+    made = world(kind, size.day_h, data, limit_kw, price, begin)
     with hall(small, seed, made, begin=begin) as (parts, clock):
         for tick in turns(parts, clock, end):
             if tick.at < max(first, begin + SETTLED):

@@ -17,8 +17,12 @@ OUTSIDE_C = (19, 18, 18, 17, 17, 17, 18, 20, 22, 24, 26, 28, 29, 30, 31, 31, 30,
 QUEUE, JOBS, START = 48, 8, datetime(2025, 5, 3, 21, tzinfo=UTC)
 BUSY, LATER = 0.8, timedelta(hours=2)
 """Share of the time until the queue's deadline, which comes so long after the end of the run, that its work takes."""
-LOAD, NOISE = 0.95, "noise: 0.003, settle_down: 0.05s, settle_up: 0.4s, sensor_mean: 1s"
-KINDS = {"steady": "load_noise: 0.005", "bursty": "load_noise: 0.01, load_bursts: 0.3"}
+LOAD, RESPONSE = 0.95, "settle_down: 0.05s, settle_up: 0.4s, sensor_mean: 1s"
+KINDS = {
+    "still": "load_noise: 0, noise: 0",
+    "steady": "load_noise: 0.005, noise: 0.003",
+    "bursty": "load_noise: 0.01, load_bursts: 0.3, noise: 0.003",
+}
 
 Rule = Callable[[Parts, GridEvent | None, datetime, float], None]
 """Told every second: the running parts, the event once it is agreed, the moment, the import at the meter in kW."""
@@ -33,8 +37,8 @@ def world(
     begin: datetime = START,
 ) -> World:
     """The site around the mix for `hours` from START, of which those before `begin` are over: weather and a lag in the
-    PUE, a batch queue that can't wait long, and loads that are steady or come in bursts. `price.csv` of `data` brings
-    other prices than `price` (by hour)."""
+    PUE, a batch queue that can't wait long, and loads that stand still, are steady or come in bursts. `price.csv` of
+    `data` brings other prices than `price` (by hour)."""
     deadline = START + timedelta(hours=hours) + LATER
     work_gpu_h = BUSY * (deadline - begin) / timedelta(hours=1) * QUEUE / JOBS
     limit = f", limit_kw: {limit_kw:.3f}" if limit_kw is not None else ""
@@ -52,7 +56,7 @@ def world(
     return World(
         site=f"id: lab, timezone: Etc/UTC, price: energy, weather: outside, other_it_kw: 4, {pue}{limit}",
         signals=(energy, weather),
-        hall=f"{KINDS[kind]}, {NOISE}, cooling_settle: {COOLING}",
+        hall=f"{KINDS[kind]}, {RESPONSE}, cooling_settle: {COOLING}",
         load=LOAD,
         more_pools=(queue,),
         tail=("jobs:", "  initial:", *jobs),
