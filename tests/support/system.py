@@ -24,6 +24,7 @@ PACKAGES = {
     "mosquitto": "mosquitto",
     "mosquitto_passwd": "mosquitto",
     "prometheus": "prometheus",
+    "promtool": "prometheus",
     "munged": "munge",
     "redis-server": "redis-server",
     "sbatch": "slurm-client",
