@@ -6,6 +6,7 @@ is known by other means; inferred from power through the very curve that is in d
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from adapters.ports import Reading
@@ -29,3 +30,17 @@ def known_busy(ctx: Context, state: State, model: PoolModel, reading: Reading, n
         share = series.at(now) if series is not None else None
         return None if share is None else min(1.0, max(0.0, share)) * pool.count
     return model.load * pool.count if pool.work is Work.TRAINING else None
+
+
+def unwatched(model: PoolModel, readings: Collection[Reading]) -> str | None:
+    """Why it can't be noticed that caps don't move a pool's power, with meters that read like this; None where it can.
+
+    For a check before a daemon runs: jobs and signals count as told, since the config names them.
+    """
+    pool = model.pool
+    if not any(pool.id in reading.pool_kw for reading in readings):
+        return "no meter reads its power"
+    told = any(pool.id in reading.busy_gpus for reading in readings)
+    if told or pool.work is not Work.INTERACTIVE or isinstance(model.load, str):
+        return None
+    return "no meter tells how many of its GPUs work; `load` may name a signal that does"

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 from adapters import registry
 from adapters.context import AdapterContext
-from adapters.ports import AdapterError
-from optimizer.reasons import Severity
+from adapters.ports import AdapterError, Reading
+from optimizer.reasons import Reason, Severity
 from scheduler.building import pool_models
+from scheduler.busy import unwatched
 from scheduler.config import Config, is_simulated, secrets
 from scheduler.config.builtin import WebhookConfig
 from scheduler.cycle import run_cycle
@@ -187,7 +188,8 @@ def _cards(place: str, hardware: Hardware) -> CheckLine:
 
 
 def _meters(config: Config, hardware: Hardware) -> Iterator[CheckLine]:
-    """What each meter reads now."""
+    """What each meter reads now, and, where all of them answer, which pools they don't let us watch."""
+    readings = []
     for index, (entry, meter) in enumerate(zip(config.meters, parts_of(hardware.meter), strict=True)):
         place, part = config.place("meters", index), f"meter {getattr(entry, 'type', index)}"
         try:
@@ -198,6 +200,19 @@ def _meters(config: Config, hardware: Hardware) -> Iterator[CheckLine]:
         powers = [f"{name} {kw:.3g} kW" for name, kw in {**reading.pool_kw, **reading.import_kw}.items()]
         lost = f"; lost: {', '.join(reading.lost[:3])} (of {len(reading.lost)})" if reading.lost else ""
         yield CheckLine(place, part, WARNING if lost else OK, (", ".join(powers) or "nothing read") + lost)
+        readings.append(reading)
+    if len(readings) == len(config.meters):
+        yield from _unwatched(config, readings)
+
+
+def _unwatched(config: Config, readings: list[Reading]) -> Iterator[CheckLine]:
+    """Pools of which no alarm would say that caps are accepted and move nothing."""
+    lost = {name for reading in readings for name in reading.lost}  # said already, and perhaps told tomorrow
+    for index, model in enumerate(pool_models(config).values()):
+        why = None if model.pool.id in lost else unwatched(model, readings)
+        if why is not None:
+            text = f"nobody would notice a cap that does not lower its power (`{Reason.CAP_UNMOVED}`): {why}"
+            yield CheckLine(config.place("pools", index), f"watch {model.pool.id}", WARNING, text)
 
 
 def worst(lines: list[CheckLine]) -> int:

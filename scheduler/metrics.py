@@ -109,6 +109,8 @@ FAMILIES = (
     Family("gridpace_pool_latency_guard", "gauge", "1 for what the latency guard does (idle, few, kept, slipping, "
            "holding, missed, lost)", ("pool", "state")),
     Family("gridpace_pool_yielded_gpus", "gauge", "GPUs whose limit another program insists on; left to it", ("pool",)),
+    Family("gridpace_pool_cap_unmoved", "gauge", "1 while a pool's busy GPUs draw clearly more than the limit that "
+           "they enforce; 0 also where nobody tells how many of them work", ("pool",)),
     Family("gridpace_jobs", "gauge", "Jobs by state", ("state",)),
     Family("gridpace_jobs_elsewhere", "gauge", "Jobs that another site works on", ("site",)),
     Family("gridpace_coordinator_lost", "gauge", "1 while no coordinator of several sites is heard"),
@@ -175,6 +177,8 @@ class Metrics:
             self._show("pool_active_gpus", tick.active_gpus.items())
             self._show("pool_clock_hertz", ((pool, 1e6 * mhz) for pool, mhz in tick.clock_mhz.items()))
             self._show("pool_yielded_gpus", ((pool, tick.yielded_gpus.get(pool, 0)) for pool in tick.cap_w))
+            unmoved = {note.subject for note in tick.notes if note.code is Reason.CAP_UNMOVED}
+            self._show("pool_cap_unmoved", ((pool, pool in unmoved) for pool in tick.cap_w.keys() | unmoved))
             self._latencies(tick)
             self._count_notes(tick.notes)
 

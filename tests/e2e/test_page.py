@@ -13,10 +13,10 @@ import pytest
 from scheduler.api import ApiServer, ApiSettings, Token, create_app
 from scheduler.clock import ScaledClock
 from tests.support.fake_service import EVENT, START, FakeService
-from tests.support.system import require
+from tests.support.system import require, require_module
 
 require("chromium", "chromedriver")
-pytest.importorskip("nicegui")
+require_module("nicegui")
 
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service as Driver  # noqa: E402

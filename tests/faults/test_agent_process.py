@@ -24,6 +24,7 @@ from scheduler.agent.process import MOST_CONNECTIONS, _Server
 from scheduler.agent.settings import AgentSettings
 from tests.support.fake_nvml import FakeNvml, h100s
 from tests.support.power_worlds import fake_machine, running_agent, serves, wait_until
+from tests.support.system import require_root
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_MB = 45
@@ -248,8 +249,7 @@ def test_the_socket_wakes_nobody_while_nobody_calls_and_ends_at_once(tmp_path, m
 
 
 def test_strangers_may_look_but_not_touch(service):
-    if os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
+    require_root()  # who alone can become somebody else
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         service.path = Path(folder) / "agent.sock"

@@ -1,12 +1,16 @@
 """Says which tests need something that a bare machine lacks.
 
 Somebody who has only Python and make still gets a green run that names what it left out; CI, which installs all of
-it, must never skip. So a missing command skips with its Debian package named, and fails where CI=true.
+it and runs as root, must never skip. So a missing command skips with its Debian package named, and fails where CI=true;
+so does what only root may do.
 """
 
+import importlib
 import os
 import shutil
 from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
 
 import pytest
 
@@ -20,6 +24,7 @@ PACKAGES = {
     "mosquitto": "mosquitto",
     "mosquitto_passwd": "mosquitto",
     "prometheus": "prometheus",
+    "promtool": "prometheus",
     "munged": "munge",
     "redis-server": "redis-server",
     "sbatch": "slurm-client",
@@ -57,7 +62,25 @@ def require(*commands: str) -> None:
     if not missing:
         return
     packages = " ".join(dict.fromkeys(PACKAGES.get(command, command) for command in missing))
-    reason = f"needs {', '.join(missing)}: apt-get install {packages}"
+    leave_out(f"needs {', '.join(missing)}: apt-get install {packages}")
+
+
+def require_root() -> None:
+    """Skip the calling test unless it runs as root; fail instead where CI=true."""
+    if os.geteuid() != 0:
+        leave_out("needs root")
+
+
+def require_module(name: str) -> ModuleType:
+    """The module; skip the calling test (or module) where it is not installed, fail instead where CI=true."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        leave_out(f"needs the module {name}: make setup")
+
+
+def leave_out(reason: str) -> NoReturn:
+    """Skip the calling test (or module) for this reason; fail instead where CI=true. No test skips by other means."""
     if in_ci():
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason, allow_module_level=True)

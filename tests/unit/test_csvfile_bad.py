@@ -10,6 +10,7 @@ from adapters.fields import parse_zone
 from adapters.ports import SourceError
 from optimizer.reasons import Reason
 from tests.support.signals import EVER, NOON, csv_source, utc
+from tests.support.system import require_module
 
 GOOD = "t,p\n2022-09-06T12:00Z,41.5\n2022-09-06T13:00Z,-3\n2022-09-06T14:00Z,9000\n"
 
@@ -117,7 +118,7 @@ def test_an_unchanged_file_is_not_parsed_again(tmp_path, monkeypatch):
 
 
 def test_parquet_reads_as_csv_does_and_a_torn_one_is_refused(tmp_path):
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pyarrow, parquet = require_module("pyarrow"), require_module("pyarrow.parquet")
     times = [utc(2022, 9, 6, hour) for hour in (12, 13, 14)]
     table = pyarrow.table({"t": times, "p": [41.5, None, 9000.0]})
     parquet.write_table(table, tmp_path / "p.parquet")

@@ -1,9 +1,16 @@
 """`gridpace check --connect`: what answers, what each meter reads, and where to look when one does not."""
 
-from scheduler.checking import check_config
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from adapters.ports import Reading
+from scheduler.checking import _unwatched, check_config
 from scheduler.config import load_config
 from tests.support.nats import free_port
 from tests.support.power_worlds import fake_machine
+from tests.support.redfish_bmc import PASSWORD, USER, running_bmc
 from tests.support.zeusd import running_zeusd
 
 CONFIG = """
@@ -13,15 +20,15 @@ sites:
 signals:
   - {{id: tariff, type: constant, kind: price, unit: USD/MWh, value: 50}}
 pools:
-  - {{id: chat, site: north, gpu_model: H100-700W, count: {count}, work: training}}
+  - {{id: chat, site: north, gpu_model: H100-700W, count: {count}, work: {work}}}
 power: {power}
 {meters}
 """
 
 
-def lines(folder, power, meters="", count=8):
+def lines(folder, power, meters="", count=8, work="training"):
     path = folder / "gridpace.yaml"
-    path.write_text(CONFIG.format(power=power, meters=meters, count=count))
+    path.write_text(CONFIG.format(power=power, meters=meters, count=count, work=work))
     checked = list(check_config(load_config(path), connect=True))
     return {line.part: (line.state, line.place.rpartition(":")[2], line.text) for line in checked}
 
@@ -53,6 +60,47 @@ def test_other_hardware_is_tried_like_any_and_measured_by_itself(tmp_path):
     assert found["pool chat"][::2] == ("ok", "8 of 8 GPUs answer")
     assert found["power"] == ("ok", "9", "8 x NVIDIA H100; limits from 200 to 700 W; they draw 5.2 kW")
     assert found["meter gpus"][::2] == ("ok", "chat 5.2 kW")
+
+
+def through_redfish(folder, work):
+    (folder / "pw").write_text(PASSWORD)
+    with running_bmc() as (_, url):
+        power = f"{{type: redfish, servers: {{n1: '{url}'}}, username: {USER}, password: 'file:pw'}}"
+        return lines(folder, power, work=work)
+
+
+def test_a_pool_of_which_nobody_tells_how_many_work_is_named(tmp_path):
+    found = through_redfish(tmp_path, "interactive")
+    assert found["meter gpus"][::2] == ("ok", "chat 5.2 kW")
+    text = "no meter tells how many of its GPUs work; `load` may name a signal that does"
+    assert found["watch chat"] == (
+        "warning", "8", f"nobody would notice a cap that does not lower its power (`cap_unmoved`): {text}"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("work", ["training", "batch", "interactive, load: busy"])
+def test_a_pool_whose_work_is_told_by_others_than_its_cards_is_not(tmp_path, monkeypatch, work):
+    signal = "  - {{id: busy, type: constant, kind: load, value: 0.5}}"
+    monkeypatch.setattr(sys.modules[__name__], "CONFIG", CONFIG.replace("pools:", f"{signal}\npools:"))
+    found = through_redfish(tmp_path, work)
+    assert found["meter gpus"][0] == "ok"
+    assert "watch chat" not in found
+
+
+def test_cards_that_tell_how_busy_they_are_are_watched(tmp_path, monkeypatch):
+    fake_machine(tmp_path, monkeypatch)
+    assert "watch chat" not in lines(tmp_path, "{type: nvml}", work="interactive")
+
+
+def test_a_site_meter_alone_watches_no_pool_and_a_pool_that_is_lost_is_not_named_twice(tmp_path):
+    path = tmp_path / "gridpace.yaml"
+    path.write_text(CONFIG.format(power="{type: simulated}", meters="", count=8, work="training"))
+    config, at = load_config(path), datetime(2026, 1, 1, tzinfo=UTC)
+    site, cards = Reading(at, {}, {"north": 8.0}), Reading(at, {"chat": 5.2}, {})
+    (line,) = _unwatched(config, [site])
+    assert line.text.endswith("(`cap_unmoved`): no meter reads its power")
+    assert not list(_unwatched(config, [site, cards]))
+    assert not list(_unwatched(config, [site, Reading(at, {}, {}, lost=("chat",))]))
 
 
 def test_hardware_that_is_away_is_named_with_its_line(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from scheduler.clock import VirtualClock
 from scheduler.metrics import FAMILIES, Metrics, reference
 from scheduler.status import SupplyStatus
 from tests.support.fake_service import LIMIT_KW, START, FakeService
+from tests.support.system import require
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -157,6 +159,16 @@ def test_drift_and_a_store_that_cannot_write_are_seen(service):
     assert said["gridpace_store_degraded",] == 1
 
 
+def test_a_cap_that_moves_nothing_is_shown_for_its_pool_and_only_while_it_is_so(service):
+    metrics, tick = Metrics(), service.tick()
+    note = Note(Reason.CAP_UNMOVED, "chat", "the GPUs of chat enforce 300 W and draw 400 W each")
+    for notes, value in (((), 0), ((note,), 1), ((), 0)):
+        metrics.observe_tick(replace(tick, notes=notes))
+        said = samples(metrics)
+        assert said["gridpace_pool_cap_unmoved", "chat"] == value
+        assert said["gridpace_pool_cap_unmoved", "pretrain"] == 0
+
+
 def test_every_family_can_be_filled(service):
     metrics = Metrics()
     battery = SupplyStatus("bess", "west", "battery", -5.0, -5.0, 20.0, 0.5, lost=False)
@@ -192,6 +204,31 @@ def test_dashboard_and_alerts_name_metrics_and_labels_that_exist(where, query):
     assert set(re.findall(r"gridpace_\w+", query)) <= set(exposed), where
     for name, labels in re.findall(r"(gridpace_\w+)\{([^}]*)\}", query):
         assert set(re.findall(r"(\w+)=~?\"", labels)) <= set(exposed[name].labels), where
+
+
+def test_prometheus_takes_the_rules_and_alerts_of_a_cap_that_moves_nothing(tmp_path):
+    """Its own tool reads all rules, and lives through some minutes of two pools."""
+    require("promtool")
+    rules = ROOT / "config/prometheus/alerts.yaml"
+    rule = next(
+        rule for rule in YAML(typ="safe").load(rules)["groups"][0]["rules"] if rule["alert"] == "GridpaceCapUnmoved"
+    )
+    summary = "GPUs of pool chat accept a cap, but their power does not fall to it"
+    alarm = {
+        "exp_labels": {"severity": "page", "pool": "chat"},
+        "exp_annotations": {"summary": summary, "description": rule["annotations"]["description"]},
+    }
+    series = [
+        {"series": 'gridpace_pool_cap_unmoved{pool="chat"}', "values": "0 0 1x5 0x5"},
+        {"series": 'gridpace_pool_cap_unmoved{pool="pretrain"}', "values": "0x20"},
+    ]
+    looks = [("15s", []), ("45s", []), ("1m30s", [alarm]), ("2m30s", [])]
+    asked = [{"eval_time": at, "alertname": rule["alert"], "exp_alerts": alerts} for at, alerts in looks]
+    test = {"interval": "15s", "input_series": series, "alert_rule_test": asked}
+    file = tmp_path / "test.json"  # JSON is YAML
+    file.write_text(json.dumps({"rule_files": [str(rules)], "evaluation_interval": "15s", "tests": [test]}))
+    done = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_five_alerts_that_an_operator_was_promised_are_there():

@@ -10,7 +10,7 @@ import pytest
 
 from adapters.ports import AdapterError
 from scheduler.agent import process
-from tests.support.system import require
+from tests.support.system import require, require_root
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = {"gridpace.service": 1.5, "gridpace-agent.service": 2.0, "gridpace-agent-fleet.service": 2.2,
@@ -133,8 +133,7 @@ def test_install_stages_a_whole_service(tmp_path):
 
 def test_system_user_is_created(tmp_path):
     require("systemd-sysusers")
-    if os.geteuid():
-        pytest.skip("needs root")
+    require_root()
     (tmp_path / "etc").mkdir()
     subprocess.run(["systemd-sysusers", f"--root={tmp_path}", ROOT / "systemd/gridpace.sysusers"], check=True)
     assert "gridpace:x:" in (tmp_path / "etc/passwd").read_text()

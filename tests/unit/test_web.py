@@ -9,17 +9,19 @@ from datetime import timedelta
 import httpx
 import pytest
 
-pytest.importorskip("nicegui")
-
 from optimizer.reasons import Note, Reason
 from scheduler.api.app import create_app
 from scheduler.api.server import ApiServer
 from scheduler.api.settings import ApiSettings
 from scheduler.clock import VirtualClock
-from scheduler.web import charts, hand, tables
-from scheduler.web.board import gather
-from scheduler.web.view import Gallery
 from tests.support.fake_service import EVENT, LIMIT_KW, SITE, START, FakeService
+from tests.support.system import require_module
+
+require_module("nicegui")
+
+from scheduler.web import charts, hand, tables  # noqa: E402
+from scheduler.web.board import gather  # noqa: E402
+from scheduler.web.view import Gallery  # noqa: E402
 
 ODD = "<script>alert(1)</script>"
 
