@@ -29,7 +29,7 @@ from benchmarks.support.storm_script import FULL_KW, Script, script
 class Size:
     """How many cases, and how many events and faults each has."""
 
-    cases: int = 42
+    cases: int = 48
     events: int = 24
     faults: int = 10
 
