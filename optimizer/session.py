@@ -29,6 +29,7 @@ from optimizer.model.build import JOB_FAMILIES, declare
 from optimizer.model.parts import Flags, Ints
 from optimizer.model.pyomo_model import compile_model
 from optimizer.oneway import goes_both_ways, one_way
+from optimizer.onward import going_on
 from optimizer.probe import NO_PROBES, Budget
 from optimizer.reading import awake_in_time, draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
@@ -154,9 +155,9 @@ class Session:
         basis = (self._last.columns, self._last.rows) if self._last is not None and not self._mixed else None
         events = self._answers(facts, arrays, answer, homes, time_limit_s)
         draft = draft_of(facts, arrays, answer, homes, basis, self.budget, events)
-        return assemble(
-            whole, classes.split(draft), rung, said, answer.seconds + self._sizes.seconds + self._weigher.seconds
-        )
+        draft = classes.split(draft)
+        draft = going_on(whole, draft) if isinstance(classes, Classes) else draft
+        return assemble(whole, draft, rung, said, answer.seconds + self._sizes.seconds + self._weigher.seconds)
 
     # ------------------------------------------------------------ the optimum
     def _optimum(self, paced: Facts, time_limit_s: float) -> tuple[Facts, Arrays, Answer]:

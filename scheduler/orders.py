@@ -99,8 +99,8 @@ def grant_gpus(
     In rounds: jobs that may not be interrupted and run keep what they have, and those that are paused (of a tier that
     is used up) get theirs back; gangs get theirs rounded up, at least their least, or none; `last`, those on their last
     chance, get theirs rounded up; the last bits of jobs, which need less than a GPU, get as many as they add up to
-    (rounded down they would wait until they are late); then whole GPUs by priority and deadline; then what is left, one
-    GPU each, to the earliest deadline that was rounded down.
+    (rounded down they would wait until they are late), who runs before who waits; then whole GPUs by priority and
+    deadline; then what is left, one GPU each, to the earliest deadline that was rounded down.
     """
     needs = {job.id: _need(job, rates, speeds) for job in jobs}
     left = {pool: order.active_gpus for pool, order in orders.items()}
@@ -172,11 +172,13 @@ def _need(job: BatchJob, rates: Mapping[str, tuple[str, float]], speeds: Mapping
 
 
 def _last_bits(jobs: list[BatchJob], needs: Mapping[str, tuple[str, float]]) -> list[BatchJob]:
-    """Of the jobs that need less than a GPU, as many as their needs add up to in GPUs, in the order given."""
+    """Of the jobs that need less than a GPU, as many as their needs add up to in GPUs: those that run, then in the
+    order given. However small each is: a thousand jobs that are alike have a sixtieth of a GPU each on sixteen."""
     chosen: list[BatchJob] = []
     for pool in {needs[job.id][0] for job in jobs}:
-        bits = [job for job in jobs if needs[job.id][0] == pool and LEAST_BIT < needs[job.id][1] < 1.0]
-        chosen += bits[: ceil(sum(needs[job.id][1] for job in bits))]
+        bits = [job for job in jobs if needs[job.id][0] == pool and 0.0 < needs[job.id][1] < 1.0]
+        bits.sort(key=lambda job: job.gpus == 0)
+        chosen += bits[: max(0, ceil(sum(needs[job.id][1] for job in bits) - LEAST_BIT))]
     return chosen
 
 

@@ -72,6 +72,21 @@ def test_many_last_bits_take_no_more_than_they_add_up_to() -> None:
     assert sum(given.values()) == 61
 
 
+def test_however_many_are_alike_the_gpus_that_they_were_planned_are_used() -> None:
+    many = tuple(job(f"many{n:04}", max_gpus=1) for n in range(1000))
+    given = grants(many, {of.id: 0.016 for of in many}, 16)
+    assert sum(given.values()) == 16
+    assert grants(many[:1], {"many0000": 0.016}, 16) == {"many0000": 0}, "but not for a bit that is worth none"
+
+
+def test_of_last_bits_those_that_run_go_first() -> None:
+    runs = job("z", state=JobState.RUNNING, gpus=1, started_at=NOW, max_gpus=1)
+    waits = tuple(job(f"a{n}", max_gpus=1) for n in range(3))
+    given = grants((*waits, runs), {of.id: 0.5 for of in (*waits, runs)}, 2)
+    assert given["z"] == 1
+    assert sum(given.values()) == 2
+
+
 def test_who_has_no_other_interval_before_the_deadline_is_rounded_up() -> None:
     jobs = (job("rival", priority=3, max_gpus=512, deadline=NOW + timedelta(hours=1)), job("tight", max_gpus=100))
     rates = {"rival": ("batch", 30.9), "tight": ("batch", 10.1)}
