@@ -41,10 +41,13 @@ class AlignedTrigger(BaseTrigger):  # type: ignore[misc]
         self._clock, self._interval = clock, interval
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Wall time of the next boundary (APScheduler's interface)."""
+        """Wall time of the next boundary (APScheduler's interface), and never before it: counted from `now`, which was
+        read earlier than the clock here, a plan would begin in the interval that is just ending, and be made for that
+        one."""
         here = self._clock.now()
         wait = (next_boundary(here, self._interval) - here).total_seconds()
-        return now + timedelta(seconds=max(0.01, wait / getattr(self._clock, "speed", 1.0)))
+        wall = max(now, datetime.now(now.tzinfo))
+        return wall + timedelta(seconds=max(0.01, wait / getattr(self._clock, "speed", 1.0)))
 
 
 class Timer:
