@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, inf
 
 from optimizer.curves import cap_for_draw, clipped, draw_at_cap, hull_from_idle, hull_of_caps
 from optimizer.domain import PowerCurve
@@ -23,7 +23,8 @@ class ShedPool:
 
     `low_cap_w` is the lowest cap allowed (the service floor, or less under an allowed emergency), `high_cap_w` the
     highest. `value_per_gpu_h` weighs lost throughput. `may_idle`: after its knee the pool may also idle GPUs, down to
-    `low_busy` and, when giving back, up to `high_busy` (batch pools).
+    `low_busy` and, when giving back, up to `high_busy` (batch pools). `given_w`: what it draws above idle now, where it
+    gives already; down to that, watts are worth `stays` (a share) less, so that among equals those give on who do.
     """
 
     id: str
@@ -37,6 +38,8 @@ class ShedPool:
     may_idle: bool = False
     low_busy: float = 0.0
     high_busy: float = 0.0
+    given_w: float = inf
+    stays: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +117,11 @@ def _steps_down(pools: Sequence[ShedPool], draws_w: Sequence[float]) -> list[_St
     for number, pool in enumerate(pools):
         lowest_w = _active_w(pool, pool.low_cap_w, min(pool.busy, pool.low_busy)) if pool.may_idle else 0.0
         for start, end, value in _pieces(pool, pool.low_cap_w, max(pool.cap_w, pool.low_cap_w), pool.busy):
-            watts = min(end, draws_w[number]) - max(start, lowest_w)
-            if watts > EPS_W:
-                steps.append(_Step(value, number, watts))
+            top_w, least_w = min(end, draws_w[number]), max(start, lowest_w)
+            parts = (pool.given_w, top_w, value * (1.0 - pool.stays)), (least_w, min(top_w, pool.given_w), value)
+            for low_w, high_w, worth in parts:
+                if high_w - max(low_w, least_w) > EPS_W:
+                    steps.append(_Step(worth, number, high_w - max(low_w, least_w)))
     return sorted(steps, key=lambda step: (step.value_per_w, step.pool))
 
 

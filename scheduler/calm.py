@@ -5,18 +5,24 @@ weather's part in the PUE, of what was learned of a curve) moves caps from one e
 hour by hour, and back, for less than anybody can measure. So a cap that was ordered for a price stays until another one
 is better by a clear part of the energy that it moves. What a limit, an event, a floor or a peak orders is followed to
 the watt, and begins anew afterwards.
+
+Likewise who gives, where a ceiling takes more than was planned: at a plan's optimum the last watts of several pools are
+worth the same, and each plan tells them apart by another digit. So whoever gives goes on giving what he gave until
+another one is cheaper by that part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from math import inf
 
 from optimizer.curves import draw_at_cap, throughput_at_cap
 from optimizer.domain import GpuPool, Work
 from optimizer.reasons import Reason
 from scheduler.engine import State
 from scheduler.orders import PoolOrder, step_index
+from scheduler.predict import busy_under
 from scheduler.worth import cost_per_wh, pool_value
 
 BAND = 0.05
@@ -43,6 +49,16 @@ def calmed(
         else:
             state.calm_w[pool.id] = order.cap_w
     return found
+
+
+def given_w(state: State, pool: GpuPool, base: PoolOrder) -> float:
+    """What a pool draws above idle in W under the order in force, where that is less than `base`; infinite where the
+    pool gives nothing now."""
+    held = state.held.get(pool.id)
+    if held is None or (held.cap_w >= base.cap_w and held.active_gpus >= base.active_gpus):
+        return inf
+    busy = min(busy_under(state, pool, held), busy_under(state, pool, base))
+    return busy * (draw_at_cap(pool.curve, min(held.cap_w, base.cap_w)) - pool.curve.idle_w)
 
 
 def _priced(state: State, pool: GpuPool, now: datetime) -> bool:

@@ -15,7 +15,7 @@ from datetime import datetime
 from optimizer.domain import GpuPool, GridEvent, Work
 from optimizer.reasons import Note
 from optimizer.shed import ShedPool, shed
-from scheduler.calm import calmed
+from scheduler.calm import BAND, calmed, given_w
 from scheduler.dwell import dwelling, take
 from scheduler.engine import Context, State
 from scheduler.flexibility import pue_now, site_pools
@@ -299,6 +299,8 @@ def _shed(
                 value_per_gpu_h=pool_value(state, pool, now),
                 may_idle=batch,
                 low_busy=float(kept_gpus(state, pool) + foreign_gpus(state, pool.id)) if batch else 0.0,
+                given_w=given_w(state, pool, order),
+                stays=BAND,
             )
         )
     result = shed(entries, kw)

@@ -16,7 +16,7 @@ from optimizer.facts import WAITING_PER_GPU_H_H
 from optimizer.fallback import greedy_plan
 from optimizer.solve import solve_problem
 from scheduler.engine import Decision, State
-from scheduler.orders import whole_order
+from scheduler.orders import PoolOrder, whole_order
 from scheduler.safety import floor_cap_w
 from scheduler.service import OperatorOrder
 from scheduler.trim import shed_orders
@@ -81,6 +81,25 @@ def test_without_duals_the_least_valuable_running_job_counts():
     assert state.plan.quotes == {}
     assert pool_value(state, BATCH, START) == 5.0
     assert pool_value(State(), BATCH, START) == 0.0
+
+
+@pytest.mark.parametrize("worth", [0.97, 1.03])
+def test_what_every_plan_tells_apart_by_another_digit_moves_no_cap(worth):
+    """Two training pools that are worth the same: the one that gives 10 kW goes on, until the other one is clearly
+    cheaper."""
+    one, other = replace(TRAIN, id="one"), replace(TRAIN, id="other", value_per_gpu_h=worth)
+    state = State(busy={"one": 100.0, "other": 100.0})
+    base = {of.id: PoolOrder(400, 100) for of in (one, other)}
+    floors = {of.id: floor_cap_w(of) for of in (one, other)}
+    for gives in ("one", "other"):
+        state.held = base | {gives: PoolOrder(300, 100)}
+        orders, _ = shed_orders(state, [one, other], base, floors, 10.0, START)
+        assert orders == state.held
+    clearly = replace(other, value_per_gpu_h=0.9)
+    orders, _ = shed_orders(state, [one, clearly], base, floors, 10.0, START)
+    assert orders["other"].cap_w == 300 < orders["one"].cap_w == 400
+    state.held = base | {"one": PoolOrder(300, 100)}
+    assert shed_orders(state, [one, clearly], base, floors, 10.0, START)[0] == orders
 
 
 # ---------------------------------------------------------------- dwell

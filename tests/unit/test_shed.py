@@ -86,6 +86,25 @@ def test_batch_idles_whole_gpus_after_its_knee_and_no_further_than_its_running_w
     assert least.remaining_kw == pytest.approx(99.0 - 28.0)
 
 
+def test_among_equals_those_give_on_who_do_and_no_more_than_they_gave():
+    """The first two are worth the same to within a digit that every plan changes."""
+    for values in ((1.0, 1.01), (1.01, 1.0)):
+        first, other = (shed_pool(name, value) for name, value in zip("ab", values, strict=True))
+        gives = replace(other, given_w=100 * (330.0 - SIMPLE.idle_w), stays=0.05)
+        caps = {name: order.cap_w for name, order in shed([first, gives], 7.0).orders.items()}
+        assert caps == {"a": 400, "b": 330}
+        more = {name: order.cap_w for name, order in shed([first, gives], 9.0).orders.items()}
+        assert more == ({"a": 380, "b": 330} if values[0] < values[1] else {"a": 400, "b": 310})
+        less = {name: order.cap_w for name, order in shed([first, gives], 3.0).orders.items()}
+        assert less == {"a": 400, "b": 370}
+
+
+def test_one_that_is_clearly_cheaper_gives_in_their_place():
+    gives = shed_pool("b", 1.06, given_w=100 * (330.0 - SIMPLE.idle_w), stays=0.05)
+    caps = {name: order.cap_w for name, order in shed([shed_pool("a", 1.0), gives], 7.0).orders.items()}
+    assert caps == {"a": 330, "b": 400}
+
+
 def test_a_cap_above_the_best_throughput_goes_first():
     flat = replace(SIMPLE, points=(*SIMPLE.points[:2], replace(SIMPLE.points[2], throughput=0.8)))
     result = shed([shed_pool("a", 9.0, curve=flat), shed_pool("b", 0.1)], 10.0)
