@@ -31,6 +31,10 @@ LOAD_STEP, CAP_STEP = 0.2, 0.05
 """Changes of the busy share, and of the cap over the highest one, after which power must settle first. The fast loop
 trims caps by less all the time; a window takes their mean."""
 
+BENT = 0.25
+"""Odd cards may bend a window by this part of what is still unknown. They bend all windows the same way, so that a
+curve goes where they pull it however many there are."""
+
 NO_LIMIT = "no limit is known that most of its GPUs enforce"
 
 FAR = 0.10
@@ -116,12 +120,12 @@ class CurveBook:
             self._windows[pool.id] = _Window(window.cap_w, window.busy, window.steady_since, reading.at)
 
     def _bent(self, pool: GpuPool, limit: PoolLimit, window: _Window) -> str:
-        """Why a window teaches nothing: its odd cards may have bent it by more than is still unknown. Else empty."""
-        if window.bend <= 0.0 or window.bend <= (error := self.error(pool, limit.cap_w)):
+        """Why a window teaches nothing: its odd cards may have bent it by too much of what is unknown. Else empty."""
+        if window.bend <= 0.0 or window.bend <= BENT * (error := self.error(pool, limit.cap_w)):
             return ""
         return (
             f"{window.odd:,} of its {limit.count:,} GPUs enforce another limit than {limit.cap_w:.0f} W or don't "
-            f"tell, which may bend a sample by {window.bend:.1%}, more than the error there, {error:.1%}"
+            f"tell, which may bend a sample by {window.bend:.1%}, more than a quarter of the error there, {error:.1%}"
         )
 
     # ------------------------------------------------------------ slow loop
