@@ -62,11 +62,13 @@ class ShedResult:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A straight piece of one pool's merit order: watts of the whole pool and what each is worth per hour."""
+    """A straight piece of one pool's merit order: watts of the whole pool, what each is worth per hour, and what it
+    counts for in the order."""
 
     value_per_w: float
     pool: int
     watts: float
+    rank: float
 
 
 def shed(pools: Sequence[ShedPool], shed_kw: float) -> ShedResult:
@@ -119,10 +121,10 @@ def _steps_down(pools: Sequence[ShedPool], draws_w: Sequence[float]) -> list[_St
         for start, end, value in _pieces(pool, pool.low_cap_w, max(pool.cap_w, pool.low_cap_w), pool.busy):
             top_w, least_w = min(end, draws_w[number]), max(start, lowest_w)
             parts = (pool.given_w, top_w, value * (1.0 - pool.stays)), (least_w, min(top_w, pool.given_w), value)
-            for low_w, high_w, worth in parts:
+            for low_w, high_w, rank in parts:
                 if high_w - max(low_w, least_w) > EPS_W:
-                    steps.append(_Step(worth, number, high_w - max(low_w, least_w)))
-    return sorted(steps, key=lambda step: (step.value_per_w, step.pool))
+                    steps.append(_Step(value, number, high_w - max(low_w, least_w), rank))
+    return sorted(steps, key=lambda step: (step.rank, step.pool))
 
 
 def _steps_up(pools: Sequence[ShedPool], draws_w: Sequence[float]) -> list[_Step]:
@@ -133,8 +135,8 @@ def _steps_up(pools: Sequence[ShedPool], draws_w: Sequence[float]) -> list[_Step
         for start, end, value in _pieces(pool, pool.low_cap_w, pool.high_cap_w, busy):
             watts = end - max(start, draws_w[number])
             if watts > EPS_W:
-                steps.append(_Step(value, number, watts))
-    return sorted(steps, key=lambda step: (-step.value_per_w, step.pool))
+                steps.append(_Step(value, number, watts, value))
+    return sorted(steps, key=lambda step: (-step.rank, step.pool))
 
 
 def _order(pool: ShedPool, active_w: float) -> ShedOrder:

@@ -52,8 +52,8 @@ def calmed(
 
 
 def given_w(state: State, pool: GpuPool, base: PoolOrder) -> float:
-    """What a pool draws above idle in W under the order in force, where that is less than `base`; infinite where the
-    pool gives nothing now."""
+    """What a pool draws above idle in W under the order in force, where that is lower than `base` (it gives, or its
+    plan has just been raised); infinite where it is not."""
     held = state.held.get(pool.id)
     if held is None or (held.cap_w >= base.cap_w and held.active_gpus >= base.active_gpus):
         return inf

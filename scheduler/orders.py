@@ -164,6 +164,9 @@ def _gang(job: BatchJob, pool: str, need: float, left: Mapping[str, int]) -> int
 LEAST_BIT = 0.02
 """Part of a GPU that is not worth one."""
 
+NOISE = 1e-6
+"""Part of a GPU that is rounding."""
+
 
 def _need(job: BatchJob, rates: Mapping[str, tuple[str, float]], speeds: Mapping[str, float]) -> tuple[str, float]:
     """Pool of a job, and the GPUs that give its rate at the pool's speed."""
@@ -172,13 +175,17 @@ def _need(job: BatchJob, rates: Mapping[str, tuple[str, float]], speeds: Mapping
 
 
 def _last_bits(jobs: list[BatchJob], needs: Mapping[str, tuple[str, float]]) -> list[BatchJob]:
-    """Of the jobs that need less than a GPU, as many as their needs add up to in GPUs: those that run, then in the
-    order given. However small each is: a thousand jobs that are alike have a sixtieth of a GPU each on sixteen."""
+    """Of the jobs that need less than a GPU, as many as their needs add up to in GPUs: those that need half of one
+    before those that need less, then those that run, then in the order given. Bits that are worth no GPU add up too,
+    and come last: a thousand jobs that are alike have a sixtieth of a GPU each on sixteen."""
     chosen: list[BatchJob] = []
     for pool in {needs[job.id][0] for job in jobs}:
-        bits = [job for job in jobs if needs[job.id][0] == pool and 0.0 < needs[job.id][1] < 1.0]
-        bits.sort(key=lambda job: job.gpus == 0)
-        chosen += bits[: max(0, ceil(sum(needs[job.id][1] for job in bits) - LEAST_BIT))]
+        bits = [(job, needs[job.id][1]) for job in jobs if needs[job.id][0] == pool]
+        bits = [(job, need) for job, need in bits if NOISE < need < 1.0]
+        bits.sort(key=lambda bit: (bit[1] <= LEAST_BIT, bit[1] < 0.5, bit[0].gpus == 0))
+        worth = ceil(sum(need for _, need in bits if need > LEAST_BIT))
+        every = ceil(sum(need for _, need in bits) - LEAST_BIT)
+        chosen += [job for job, _ in bits[: max(worth, every)]]
     return chosen
 
 

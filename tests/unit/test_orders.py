@@ -87,6 +87,16 @@ def test_of_last_bits_those_that_run_go_first() -> None:
     assert sum(given.values()) == 2
 
 
+def test_who_runs_for_next_to_nothing_does_not_go_before_who_needs_a_gpu() -> None:
+    running = {"state": JobState.RUNNING, "gpus": 1, "started_at": NOW, "max_gpus": 1}
+    runs = tuple(job(f"runs{n}", deadline=NOW + timedelta(days=8), **running) for n in range(3))
+    waits = tuple(job(f"waits{n}", deadline=NOW + timedelta(hours=2), max_gpus=1) for n in range(3))
+    for bit in (1e-12, 0.001, 0.07):
+        given = grants((*runs, *waits), {of.id: bit for of in runs} | {of.id: 0.95 for of in waits}, 3)
+        assert [given[of.id] for of in waits] == [1, 1, 1], bit
+    assert grants((runs[0], waits[0]), {"runs0": 1e-12, "waits0": 0.03}, 1) == {"runs0": 0, "waits0": 1}
+
+
 def test_who_has_no_other_interval_before_the_deadline_is_rounded_up() -> None:
     jobs = (job("rival", priority=3, max_gpus=512, deadline=NOW + timedelta(hours=1)), job("tight", max_gpus=100))
     rates = {"rival": ("batch", 30.9), "tight": ("batch", 10.1)}

@@ -103,6 +103,8 @@ def test_one_that_is_clearly_cheaper_gives_in_their_place():
     gives = shed_pool("b", 1.06, given_w=100 * (330.0 - SIMPLE.idle_w), stays=0.05)
     caps = {name: order.cap_w for name, order in shed([shed_pool("a", 1.0), gives], 7.0).orders.items()}
     assert caps == {"a": 330, "b": 400}
+    alone = shed([gives], 7.0)
+    assert alone.lost_value_per_h == shed([replace(gives, stays=0.0)], 7.0).lost_value_per_h, "it loses what it loses"
 
 
 def test_a_cap_above_the_best_throughput_goes_first():
