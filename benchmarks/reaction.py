@@ -26,7 +26,7 @@ from benchmarks.support.fleet_events import live_fleet
 from benchmarks.support.node import Node, node
 from benchmarks.support.report import Figures, run, say, spread
 from benchmarks.support.slips import slips
-from benchmarks.support.twin_fleet import OWN, Rates
+from benchmarks.support.twin_fleet import OWN, SLOW, Rates
 from scheduler.clock import VirtualClock, WallClock
 from tests.support.fake_nvml import STATE, FakeGpu, FakeNvml
 
@@ -41,23 +41,25 @@ SHARE = 0.7
 @dataclass(frozen=True)
 class Size:
     """Events on the node of eight cards; simulated cards, and events at different moments between two ticks; moments
-    at which users begin to wait; events at fleets by their number of nodes; seconds in which these are left alone."""
+    at which users begin to wait; fleets: nodes, events, the nodes' own rates; seconds in which these are left alone."""
 
     events: int = 21
     simulated: int = 512
     phases: int = 10
     slips: int = 21
-    fleets: tuple[tuple[int, int], ...] = ((1000, 40), (10000, 10))
+    fleets: tuple[tuple[int, int, Rates], ...] = ((1000, 40, OWN), (10000, 10, SLOW))
     idle_s: float = 20.0
 
 
 FULL = Size()
-QUICK = Size(events=5, simulated=64, phases=3, slips=5, fleets=((1000, 3),), idle_s=3.0)
+QUICK = Size(events=5, simulated=64, phases=3, slips=5, fleets=((1000, 3, OWN),), idle_s=3.0)
 
 
-def measure(quick: bool, seed: int, parts: Sequence[str] = (), rates: Rates = OWN) -> Figures:
-    """The figures of these parts (none named: of all), printed on the way. Nothing here is random: the seed plays no
-    part."""
+def measure(
+    quick: bool, seed: int, parts: Sequence[str] = (), tick_s: float | None = None, state_s: float | None = None
+) -> Figures:
+    """The figures of these parts (none named: of all), printed on the way; `tick_s` and `state_s`: other rates of the
+    fleets' nodes. Nothing here is random: the seed plays no part."""
     size, figures = QUICK if quick else FULL, dict[str, Any]()
     with tempfile.TemporaryDirectory(prefix="gridpace-reaction-") as name:
         if not parts or "cards" in parts:
@@ -66,7 +68,8 @@ def measure(quick: bool, seed: int, parts: Sequence[str] = (), rates: Rates = OW
             figures |= _measured(size, Path(name))
         if not parts or "users" in parts:
             figures |= _users(size, Path(name))
-        for nodes, events in size.fleets:
+        for nodes, events, own in size.fleets:
+            rates = Rates(tick_s or own.tick_s, state_s or own.state_s)
             if not parts or f"nodes{nodes}" in parts:
                 figures |= _fleet(nodes, events, size.idle_s, rates, Path(name) / f"fleet-{nodes}")
     return figures
@@ -195,14 +198,14 @@ def _took(call: Any) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Run from the command line; `--part NAME`, as often as one likes, for a part of it; `--tick-s` and `--state-s` for
-    the nodes' rates, by default the product's."""
+    the nodes' rates, by default the product's, of ten thousand a tenth of them."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--part", action="append", default=[], choices=PARTS)
-    options.add_argument("--tick-s", type=float, default=OWN.tick_s)
-    options.add_argument("--state-s", type=float, default=OWN.state_s)
+    options.add_argument("--tick-s", type=float)
+    options.add_argument("--state-s", type=float)
     asked, others = options.parse_known_args(argv)
-    rates = Rates(asked.tick_s, asked.state_s)
-    run("reaction", __doc__.splitlines()[0], partial(measure, parts=asked.part, rates=rates), others)
+    timed = partial(measure, parts=asked.part, tick_s=asked.tick_s, state_s=asked.state_s)
+    run("reaction", __doc__.splitlines()[0], timed, others)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def measure(seed: int, cases: Sequence[int], size: Size = FULL) -> Figures:
         total["bound_seconds"] += found.bound
         total["excused_seconds"] += found.excused
         total["unreachable_seconds"] += found.unreachable
+        total["unreachable_untold"] += found.untold
         total["samples_above_limit"] += found.above_limit
         total["floors_broken"] += found.floors
         total["caps_past_lease"] += found.past_lease
@@ -78,8 +79,8 @@ def measure(seed: int, cases: Sequence[int], size: Size = FULL) -> Figures:
             say(str(one))
             say("found:\n" + "\n".join(found.lines))
     names = ("events", "samples_above_limit", "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost",
-             "risen_too_fast", "failing_cases", "seconds", "bound_seconds", "unreachable_seconds",
-             "excused_seconds")  # fmt: skip
+             "risen_too_fast", "unreachable_untold", "failing_cases", "seconds", "bound_seconds",
+             "unreachable_seconds", "excused_seconds")  # fmt: skip
     say(f"{len(cases)} cases: {total['events']} events, {total['seconds']:,} s, {total['bound_seconds']:,} of them "
         f"under a limit; {total['samples_above_limit']} above a reachable one (worst {worst_kw:.3f} kW), "
         f"{total['unreachable_seconds']} as low as one can be under a limit out of reach, "

@@ -37,6 +37,10 @@ from scheduler.work import read_jobs, tell_emergency
 OVER_SHARE, OVER_TICKS = 0.02, 10
 """A site that draws this much over its ceiling for so many ticks, where its orders should be enough, is told of."""
 
+SHORT_KW, SHORT_SHARE = 1.0, 0.002
+"""What is missed of a ceiling, or of a ramp, is told of from this on, or from this share of the ceiling; less is
+rounding of caps."""
+
 
 def run_tick(ctx: Context, state: State) -> Tick:
     """One turn of the fast loop.
@@ -113,17 +117,30 @@ def shortfalls(trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
     """Say at once what no lever could shed, and which ramp a cap doesn't leave time for."""
     notes = []
     for site, trim in trims.items():
-        if trim.short_kw > 1.0:
+        if is_short(trim):
             event = trim.ceiling.event_kw <= trim.ceiling.limit_kw
             code = Reason.EVENT_UNREACHABLE if event else Reason.LIMIT_UNREACHABLE
             what = "event target" if event else "limit"
-            least = f"{site} can't get below {trim.setpoint_kw + trim.short_kw:.0f} kW"
-            text = f"{least}: {trim.short_kw:.0f} kW over its {what} of {trim.ceiling.kw:.0f} kW"
+            least = f"{site} can't get below {_kw(trim.ceiling.kw + trim.short_kw)}"
+            text = f"{least}: {_kw(trim.short_kw)} over its {what} of {_kw(trim.ceiling.kw)}"
             notes.append(Note(code, site, text, Severity.ALERT, now))
-        if trim.hurry_kw > 1.0:
-            text = f"{site} falls faster than a program's ramp allows: a cap of {trim.ceiling.kw:.0f} kW comes first"
+        if _tells(trim.hurry_kw, trim):
+            text = f"{site} falls faster than a program's ramp allows: a cap of {_kw(trim.ceiling.kw)} comes first"
             notes.append(Note(Reason.RAMP_BROKEN, site, text, Severity.WARNING, now))
     return tuple(notes)
+
+
+def is_short(trim: SiteTrim) -> bool:
+    """Whether a site misses its ceiling by more than rounding."""
+    return _tells(trim.short_kw, trim)
+
+
+def _tells(kw: float, trim: SiteTrim) -> bool:
+    return kw > min(SHORT_KW, SHORT_SHARE * max(0.0, trim.ceiling.kw))
+
+
+def _kw(kw: float) -> str:
+    return f"{kw:.0f} kW" if kw >= 100.0 else f"{kw:.2f} kW"
 
 
 def overdrawn(ctx: Context, state: State, trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
@@ -131,7 +148,7 @@ def overdrawn(ctx: Context, state: State, trims: dict[str, SiteTrim], now: datet
     notes = []
     for site, trim in trims.items():
         drawn, most = site_import(ctx, state, site, now), trim.ceiling.kw
-        over = drawn is not None and drawn > most * (1 + OVER_SHARE) and trim.short_kw <= 1.0 and ctx.dispatcher.writes
+        over = drawn is not None and drawn > most * (1 + OVER_SHARE) and not is_short(trim) and ctx.dispatcher.writes
         state.over_ticks[site] = state.over_ticks.get(site, 0) + 1 if over else 0
         if state.over_ticks[site] >= OVER_TICKS:
             text = f"{site} draws {drawn:.0f} kW with a ceiling of {most:.0f} kW, though its orders should be enough"

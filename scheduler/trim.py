@@ -131,7 +131,7 @@ def trim_site(
         orders = still(state, pools, orders, target_kw, ctx.margin)
     ordered_kw = line.import_of(it_kw(state, pools, orders))
     surprises.aim(most_kw if left_kw <= 0 else INF, ordered_kw, drawn_kw)
-    short_kw = max(0.0, ordered_kw - (min(top.kw, aim_kw) if top.kw <= cap_kw else top.kw)) if left_kw > 0 else 0.0
+    short_kw = max(0.0, ordered_kw - top.kw) if left_kw > 0 else 0.0  # not of a ramp that goes on below the ceiling
     planned_kw = line.import_of(it_kw(state, pools, planned))
     shed_kw = max(0.0, wish_kw - aim_kw)
     return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw, notes + more, cap_kw)

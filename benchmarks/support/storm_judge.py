@@ -12,6 +12,9 @@ what was ordered without it, and nobody is there who could know. What the nodes'
 A card is below its floor by permission while an emergency allows it; on a node that is cut off, one that its node had
 heard of, for as long as it was to last by then: that it was withdrawn since nobody can have told.
 
+Where even the least that can be drawn is above a cap, the daemon that runs must have said so: no operator shall learn
+it from a breaker, and no utility from its meter.
+
 Power that caps give back comes by the site's ramp, with and without a daemon: see `storm_ramp`.
 """
 
@@ -28,6 +31,7 @@ from adapters.ports import EventMessage, GpuId, GpuInfo
 from benchmarks.support.storm_ramp import RampWatch
 from optimizer.domain import GpuPool, GridEvent, Work
 from optimizer.envelope import event_limit_kw
+from optimizer.reasons import Reason
 
 if TYPE_CHECKING:
     from benchmarks.support.storm_nodes import Node
@@ -42,8 +46,14 @@ ROOM = 0.01
 ROUND_W = 1.5
 """Limits are whole watts."""
 HALF, SECOND = timedelta(seconds=0.5), timedelta(seconds=1)
+TOLD_S = 5
+"""Seconds in which a limit that is out of reach must have been told of."""
 RELEASE_S = 60.0
 """A ramp of 300 W at 10 W a second, twice."""
+
+
+OUT_OF_REACH = frozenset({Reason.EVENT_UNREACHABLE, Reason.LIMIT_UNREACHABLE})
+"""By which it is told."""
 
 
 @dataclass
@@ -55,6 +65,7 @@ class Findings:
     above_limit: int = 0
     excused: int = 0
     unreachable: int = 0
+    untold: int = 0
     floors: int = 0
     past_lease: int = 0
     not_restored: int = 0
@@ -66,7 +77,8 @@ class Findings:
     @property
     def bad(self) -> int:
         """Everything that must not be."""
-        return self.above_limit + self.floors + self.past_lease + self.not_restored + self.lost + self.too_fast
+        broken = self.above_limit + self.floors + self.past_lease + self.not_restored + self.lost + self.too_fast
+        return broken + self.untold
 
     def say(self, line: str) -> None:
         """Keep the first few."""
@@ -109,6 +121,7 @@ class Judge:
         self._died: dict[str, datetime] = {}
         self._withdrawals: set[str] = set()
         self._ramp = self._ramp_watch(world)
+        self._silent_s = 0
         self.foreign: set[GpuId] = set()
         """Cards on which somebody else has written."""
         self.found_w = {gpu: info.limit_w for gpu, info in world.view.infos().items()}
@@ -135,10 +148,12 @@ class Judge:
         infos, middle = world.view.infos(), now - HALF
         self.found.samples += 1
         limit_kw, whose, deep = self._limit(middle)
+        unreachable = self.found.unreachable
         if limit_kw < float("inf"):
             self.found.bound += 1
             if import_kw > limit_kw + 1e-6:
                 self._above(import_kw, it_kw, limit_kw, whose, deep, infos, now)
+        self._silent_s = self._silent_s if self.found.unreachable > unreachable else 0
         self._rise(import_kw, infos, now)
         self._floors(infos, middle)
         self._leases(infos)
@@ -225,6 +240,7 @@ class Judge:
             return
         if limit_kw < least_kw and import_kw <= least_kw * (1 + ROOM) + unknown_kw:
             self.found.unreachable += 1
+            self._told(import_kw, limit_kw, least_kw)
             return
         self.found.above_limit += 1
         self.found.worst_kw = max(self.found.worst_kw, import_kw - max(limit_kw, least_kw))
@@ -232,6 +248,15 @@ class Judge:
         self.found.say(
             f"{self.world.at_s:>5} s  {import_kw:.3f} kW, limit {limit_kw:.3f} ({whose}), least {least_kw:.3f}{alive}"
         )
+
+    def _told(self, import_kw: float, limit_kw: float, least_kw: float) -> None:
+        """A limit that is clearly out of reach is told of, within some seconds."""
+        told = self.world.tick is not None and any(note.code in OUT_OF_REACH for note in self.world.tick.notes)
+        silent = self.world.parts is not None and not told and limit_kw < least_kw * (1 - ROOM)
+        self._silent_s = self._silent_s + 1 if silent else 0
+        if self._silent_s > TOLD_S:
+            self.found.untold += 1
+            self.found.say(f"{self.world.at_s:>5} s  {import_kw:.3f} kW, limit {limit_kw:.3f} out of reach, none told")
 
     def _may_go_deep(self, middle: datetime) -> set[GpuId]:
         """Cards that an emergency allows to be below their floor: as the books have it, and on nodes that are away, or

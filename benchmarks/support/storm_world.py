@@ -37,6 +37,7 @@ from scheduler.inventory import keep, remembered
 from scheduler.planner import InlinePlanner
 from scheduler.pools import PoolModel
 from scheduler.service import OperatorOrder, Refused
+from scheduler.status import Tick
 from scheduler.store.store import Store
 from scheduler.takeover import reconcile
 from scheduler.timing import next_boundary
@@ -131,6 +132,7 @@ class World:
         self.nodes = self._nodes(script)
         self.lost: set[str] = set()
         self.parts: Parts | None = None
+        self.tick: Tick | None = None
         self._queue: JobQueue | None = None
         self._woken: list[bool] = []
         self._due = START
@@ -254,7 +256,7 @@ class World:
                 self._woken.clear()
                 expire_notes(state, run_cycle(ctx, state))
                 self._due = next_boundary(now, ctx.timing.interval)
-            tick = run_tick(ctx, state)
+            self.tick = tick = run_tick(ctx, state)
             self.view.touched()
             if ctx.ledger.advance(tick.at) or state.wake.is_set():
                 state.wake.clear()

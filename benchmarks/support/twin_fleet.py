@@ -52,7 +52,8 @@ class Rates:
 
 OWN = Rates()
 SLOW = Rates(5.0, 10.0)
-"""A tenth of the product's, so that thousands of nodes leave this machine's cores to what is timed."""
+"""A tenth of the product's, so that thousands of nodes leave this machine's cores to what is timed: at its own rates,
+ten thousand take more than there are while nothing happens."""
 
 
 @dataclass

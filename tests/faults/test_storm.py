@@ -74,6 +74,22 @@ def test_the_judge_sees_broken_floors_caps_without_a_lease_and_limits_that_are_k
     assert judge.found.not_restored == 1
 
 
+def test_the_judge_asks_that_a_limit_out_of_reach_is_told(world, monkeypatch):
+    found = []
+    for silent in (False, True):
+        if silent:
+            monkeypatch.setattr(control, "shortfalls", lambda *_: ())
+        judge = Judge(world)
+        world.operator_limit(5.0)
+        for _ in range(60):
+            world.second()
+            judge.second()
+        assert judge.found.unreachable > 20
+        found.append(judge.found)
+    assert [one.untold > 0 for one in found] == [False, True]
+    assert found[1].bad == found[1].untold
+
+
 def under_event(world, limit_kw, seconds):
     """An event that has been kept for a minute when the daemon is killed, and what its site draws then."""
     begin = world.clock.now() + timedelta(seconds=5)

@@ -16,6 +16,7 @@ from benchmarks.support.plans import Planned
 from benchmarks.support.reference import coarse_grid, fine_grid, reference_problem
 from benchmarks.support.report import run
 from benchmarks.support.rolling import closed_loop, under_caps
+from benchmarks.support.twin_fleet import OWN
 from optimizer.domain import GridEvent, Plan, PoolPlan, Problem, Span, Work
 from optimizer.facts import facts_of
 from optimizer.fallback import safe_plan
@@ -59,7 +60,7 @@ TINY = {
     "failover": {"deaths": 1, "lease_s": 2},
     "quotes": {"clients": 20, "seconds": 3.0, "think_s": 0.3},
     "storm": {"cases": 1, "events": 2, "faults": 1},
-    "reaction": {"events": 2, "simulated": 4, "phases": 2, "slips": 1, "fleets": ((12, 2),), "idle_s": 0.5},
+    "reaction": {"events": 2, "simulated": 4, "phases": 2, "slips": 1, "fleets": ((12, 2, OWN),), "idle_s": 0.5},
 }
 KEYS = {
     "plan_speed": {
@@ -97,7 +98,7 @@ SIGNED = {
     "lost", "doubled", "late_ticks", "flood_late_ticks", "flood_longest_gap_s", "flood_wrong",
     "webhooks_lost", "webhooks_wrong", "webhooks_late_ticks", "webhooks_longest_gap_s",
     "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost", "failing_cases",
-    "excused_seconds", "unreachable_seconds",
+    "excused_seconds", "unreachable_seconds", "unreachable_untold",
     "worst_kw", "first_behind_pct", "risen_too_fast", "rise_points", "bursty_rise_points",
 }  # fmt: skip
 """Figures that may be nothing, or less."""

@@ -101,6 +101,23 @@ def test_an_event_larger_than_the_site_keeps_the_floors_and_says_what_is_missing
         assert "can't get below" in alert.text
 
 
+def test_a_small_site_says_what_is_missing_too(tmp_path):
+    """Half a kilowatt is a per cent of this one."""
+    with lab(tmp_path) as made:
+        made.run(timedelta(minutes=2), step_s=2)
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=5.0, by="me"))
+        least_kw = made.run(timedelta(minutes=3))[-1].import_kw["lab"]
+        assert least_kw < 60.0
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=least_kw - 0.5, by="me"))
+        alerts = [note for note in made.run(timedelta(seconds=20))[-1].notes if note.code is Reason.LIMIT_UNREACHABLE]
+        assert [note.severity for note in alerts] == [Severity.ALERT]
+        over_kw = float(alerts[0].text.split(": ")[1].split(" kW")[0])
+        assert over_kw == pytest.approx(0.5, abs=0.1), alerts[0].text  # and not what a ramp up has still to go
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=least_kw + 0.5, by="me"))
+        told = {note.code for note in made.run(timedelta(seconds=20))[-1].notes}
+        assert Reason.LIMIT_UNREACHABLE not in told
+
+
 @pytest.mark.parametrize("allowed", [False, True])
 def test_an_emergency_goes_below_a_floor_only_where_the_operator_allowed_it(tmp_path, allowed):
     def change(text):
