@@ -1,9 +1,9 @@
 """A management controller of the tests: a small Redfish service with sessions, ETags and refusals.
 
-Resources and property names are those of DMTF's schemas (ServiceRoot, Session, ComputerSystem, Processor, Chassis,
-EnvironmentMetrics, Power); it behaves as DSP0266 says: 401 without a session, 412 for a stale If-Match, 428 without one
-where the resource asks for it, and refusals with @Message.ExtendedInfo. What no controller would do on its own (a card
-that hangs) is steered by the test.
+Resources are held against DMTF's schemas (see `redfish_rules`): ServiceRoot, Session, ComputerSystem, Processor,
+Chassis, EnvironmentMetrics, Power. It behaves as DSP0266 says: 401 without a session, 412 for a stale If-Match, 428
+without one where the resource asks for it, and refusals with @Message.ExtendedInfo. What no controller would do on its
+own (a card that hangs) is steered by the test.
 """
 
 import json
@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from tests.support.redfish_rules import unwritable
 
 ROOT = "/redfish/v1"
 SESSIONS = f"{ROOT}/SessionService/Sessions"
@@ -37,8 +39,8 @@ def metrics(draw_w=650.0, **limit):
 
 
 def power(draw_w=5200.0, **limit):
-    control = {"MemberId": "0", "Name": "System Power Control", "PowerConsumedWatts": draw_w,
-               "PowerCapacityWatts": 10200,
+    control = {"@odata.id": f"{ROOT}/Chassis/Self/Power#/PowerControl/0", "MemberId": "0",
+               "Name": "System Power Control", "PowerConsumedWatts": draw_w, "PowerCapacityWatts": 10200,
                "PowerLimit": {"LimitInWatts": None, "LimitException": "NoAction"} | limit}  # fmt: skip
     return {"@odata.type": "#Power.v1_7_1.Power", "Id": "Power", "Name": "Power", "PowerControl": [control]}
 
@@ -106,6 +108,8 @@ class FakeBmc:
         """What the resource says of a write: a status, and a message."""
         if uri in self.status:
             return self.status[uri], "refused by the test"
+        if names := unwritable(body):
+            return 400, f"The property {names[0]} is a read only property and cannot be assigned a value."
         with self.lock:
             wanted, resource = deepcopy(self.resources[uri]), self.resources[uri]
             if "PowerLimitWatts" in body:
