@@ -21,7 +21,6 @@ from optimizer.alike import pair_of
 from optimizer.answers import StartPrice
 from optimizer.assemble import Draft
 from optimizer.classes import plain
-from optimizer.domain import JobState
 from optimizer.facts import Facts, Floats
 from optimizer.model.parts import Flags, Ints
 
@@ -35,7 +34,7 @@ is as good, in less time."""
 
 def going_on(facts: Facts, draft: Draft) -> Draft:
     """The draft with running jobs before others like them in the interval about to run."""
-    runs = np.array([job.state is JobState.RUNNING and job.gpus > 0 for job in facts.table.jobs], dtype=np.bool_)
+    runs = np.array([job.gpus > 0 for job in facts.table.jobs], dtype=np.bool_)  # those that just begin, too
     if not runs.any():
         return draft
     books, takers = _Books.of(facts, draft), dict[int, int]()

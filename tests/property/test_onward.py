@@ -169,6 +169,14 @@ def test_who_must_begin_now_to_be_in_time_begins():
     assert plan.jobs["t18"].late_gpu_h == plan.jobs["t19"].late_gpu_h == 0.0
 
 
+def test_who_was_let_go_and_does_not_work_yet_goes_on_too():
+    """Its pods wait for a node, or load an image: it has its GPU, and has done nothing so far."""
+    begins = {"state": JobState.WAITING, "started_at": None, "gpus": 1, "done_gpu_h": 0.0}
+    made = queue(*((name, begins) for name in FIRST))
+    assert now(as_solved(made)).keys() > set(FIRST), "the solver tells them from nobody"
+    assert now(Session().plan(made)) == dict.fromkeys(FIRST, pytest.approx(1.0))
+
+
 def test_a_thousand_waiting_tasks_give_way_to_sixty_in_turn():
     """Each has a sliver of the GPUs in the solver's plan."""
     grid, tasks = hourly(24), [job(f"t{n:04}", (-1, 40), 1.2, 1, value_per_gpu_h=1.0) for n in range(1000)]
