@@ -140,7 +140,7 @@ def _tells(kw: float, trim: SiteTrim) -> bool:
 
 
 def _kw(kw: float) -> str:
-    return f"{kw:.0f} kW" if kw >= 100.0 else f"{kw:.2f} kW"
+    return f"{kw:.0f} kW" if kw >= 100.0 else f"{kw:.4g} kW"
 
 
 def overdrawn(ctx: Context, state: State, trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:

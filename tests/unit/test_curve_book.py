@@ -142,10 +142,12 @@ def test_an_event_ends_at_the_floors_as_the_cards_really_are(tmp_path):
             assert true_work(cap_w - 3) < floor
         tune = next(pool for pool in made.state.report.pools if pool.id == "tune")
         assert (tune.active_gpus, tune.cap_w) == (12, 100), "the job that may not pause, at its cards' lowest limit"
-        (note,) = (note for note in made.state.report.notes if note.code is Reason.EVENT_UNREACHABLE)
+        told = [note.text for note in made.state.report.notes if note.code is Reason.EVENT_UNREACHABLE]
         missed_kw = last.import_kw["lab"] - min(event_limit_kw(e, last.at) for e in made.ctx.ledger.active(last.at))
         assert 0.2 < missed_kw < 1.05, "the plan said: by up to 1.0 kW"
-        assert "floors and running work leave no more to shed" in note.text
+        assert [text for text in told if "floors and running work leave no more to shed" in text]
+        (now,) = [text for text in told if "can't get below" in text]
+        assert float(now.split(": ")[1].split(" kW over")[0]) == pytest.approx(missed_kw, abs=0.15), "and the fast loop"
     with lab(tmp_path, not_learning) as made:
         through_the_caps(made)
         in_event(made, 30.0)
