@@ -34,8 +34,9 @@ from scheduler.store.store import Store
 from scheduler.wiring import Parts, build
 
 SECOND, SETTLED, WARM = timedelta(seconds=1), timedelta(minutes=1), timedelta(minutes=15)
-RISE_S = 60
-"""Seconds in which a rise is compared with the ramp."""
+RISE_S, AFTER_S = 60, 360
+"""Seconds in which a rise is compared with the ramp; and for how long after it: what an event put off begins with the
+first plan of five minutes that is free of it."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def judged(seen: Seen) -> Score:
     bound = (since >= event.ramp_in_s) & (limit < INF)
     over = (kw - limit)[bound] / event.baseline_kw * 100.0
     after = kw[since >= length + event.ramp_out_s]
-    given_back = (since >= length - 1.0) & (since < length + event.ramp_out_s + RISE_S)
+    given_back = (since >= length - 1.0) & (since < length + event.ramp_out_s + AFTER_S)
     per_s = (event.baseline_kw - limit[inside][-1]) / max(event.ramp_out_s, 1.0)
     return Score(
         p95=float(np.percentile(np.abs(kw - limit)[inside] / limit[inside] * 100.0, 95)),

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from optimizer.domain import GridEvent
 from optimizer.envelope import event_limit_kw, released_at, tightest_kw
+from optimizer.timegrid import floor_time
 
 INF = float("inf")
 
@@ -106,6 +107,24 @@ def pace(
     ups = [up_kw_per_min, *(event.ramp_up_kw_per_min for event in mine)]
     downs = [down_kw_per_min, *(event.ramp_down_kw_per_min for event in mine)]
     return min(ups), min(downs)
+
+
+def release_kw_per_min(site: str, events: Iterable[GridEvent], now: datetime, interval: timedelta) -> float:
+    """How fast a site may rise whose event has just been released: as its ramp out did, to the end of the first whole
+    interval after that, and as long as its rebound lasts; inf where there is none. What an event put off begins with
+    that interval's plan, when its caps are over, and would rise in one step what the ramp was there to spread."""
+    rates = [
+        max(0.0, event.baseline_kw - event.targets[-1].value) / event.ramp_out_s * 60.0
+        for event in events
+        if event.site == site and event.ramp_out_s > 0 and released_at(event) <= now < _settled_at(event, interval)
+    ]
+    return min((rate for rate in rates if rate > 0), default=INF)
+
+
+def _settled_at(event: GridEvent, interval: timedelta) -> datetime:
+    released = released_at(event)
+    whole = floor_time(released + interval - timedelta(microseconds=1), interval) + interval
+    return min(whole, released + timedelta(seconds=event.rebound_s))
 
 
 def approach_kw(site: str, events: Iterable[GridEvent], then: datetime, last_kw: float | None, seconds: float) -> float:

@@ -49,6 +49,7 @@ from scheduler.targets import (
     hurried_kw,
     live,
     pace,
+    release_kw_per_min,
     risen_by_load,
     setpoint,
 )
@@ -114,6 +115,7 @@ def trim_site(
     wish = give_back(ctx, state, pools, kept, _free_kw(state, pools, kept, cap_it_kw, line.it_of(most_kw)), now)
     wish_kw = line.import_of(it_kw(state, pools, wish))
     up, down = pace(site, events, now, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min)
+    up = min(up, release_kw_per_min(site, events, now, ctx.timing.interval))
     least_kw = state.lately[site].least_kw if site in state.lately and not live(site, events, now) else -INF
     aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, up, down, risen_by_load(last_kw, held_kw, least_kw, up))
     aim_kw = max(aim_kw, min(most_kw, line.import_of(guarded_it_kw(state, pools))))

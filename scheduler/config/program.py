@@ -134,7 +134,8 @@ class ProgramConfig(Model):
     )
     ramp_out: Duration = Field(
         default=timedelta(minutes=5),
-        description="Time from an event's end back to the baseline, when the message says none.",
+        description="Time from an event's end back to the baseline, when the message says none. In the first plan that "
+        "is free of it, while its `rebound` lasts, the import rises no faster than that: there begins what was put off.",
         examples=["5m"],
     )
     ramp_kw_per_min: RampConfig = Field(

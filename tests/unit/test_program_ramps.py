@@ -1,5 +1,6 @@
 """A program's own ramp limits: how fast the site's power may change while it takes part, in and out."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,7 +14,7 @@ from scheduler.ledger.pacing import INF, Pace, paced
 from scheduler.ledger.resolve import ProgramTerms
 from scheduler.service import OperatorOrder
 from scheduler.store.store import Store
-from scheduler.targets import approach_kw, pace
+from scheduler.targets import approach_kw, pace, release_kw_per_min
 from tests.support.loops import lab, order
 
 START = datetime(2022, 9, 6, 22, tzinfo=UTC)
@@ -212,3 +213,43 @@ def test_a_hard_cap_comes_first_and_is_said_to(tmp_path):
         assert "36 kW comes first" in note.text
         assert last.import_kw["lab"] <= 36.0
         assert not [note for note in last.notes if note.code is Reason.RAMP_BROKEN]
+
+
+FIVE = 5 * MINUTE
+
+
+def test_a_released_site_goes_on_at_the_pace_of_its_ramp_to_the_end_of_the_first_plan_without_the_event():
+    _, event, _ = told(600.0, minutes=10, ramp_s=300.0, allowed=Pace())
+    out = START + 15 * MINUTE
+    at = {m: release_kw_per_min("lab", [event], out + m * MINUTE, FIVE) for m in (-0.1, 0.0, 4.9, 5.0)}
+    assert at == {-0.1: INF, 0.0: pytest.approx(80.0), 4.9: pytest.approx(80.0), 5.0: INF}, "400 kW in five minutes"
+    odd = replace(event, end=event.end + 2 * MINUTE)
+    assert release_kw_per_min("lab", [odd], out + 9.9 * MINUTE, FIVE) < INF, "the plan in force is still the event's"
+    assert release_kw_per_min("lab", [odd], out + 10 * MINUTE, FIVE) == INF
+    assert release_kw_per_min("other", [event], out, FIVE) == INF
+    for without in ({"rebound_s": 0.0}, {"ramp_out_s": 0.0}, {"baseline_kw": 600.0}):
+        changed = replace(event, **without)
+        assert release_kw_per_min("lab", [changed], event_released(changed), FIVE) == INF, without
+
+
+def event_released(event):
+    return event.end + timedelta(seconds=event.ramp_out_s)
+
+
+def backlog_lab(text):
+    """Half of the site is a queue that every event puts off."""
+    return text.replace("up: 10, down: 40", "up: 9000, down: 9000").replace("preemptible: false", "preemptible: true")
+
+
+def test_jobs_that_an_event_put_off_begin_no_faster_than_its_ramp_out_went(tmp_path):
+    with lab(tmp_path, backlog_lab) as made:
+        made.run(5 * MINUTE, step_s=5)
+        start = made.clock.now() + 5 * MINUTE
+        made.facade.accept(order(start, start + 10 * MINUTE, ramp_in_s=20.0, ramp_out_s=300.0))
+        made.run(start + 9 * MINUTE - made.clock.now(), step_s=5)
+        (event,) = made.ctx.ledger.active(made.clock.now())
+        per_min = (event.baseline_kw - event.targets[-1].value) / 5.0
+        row = [tick.import_kw["lab"] for tick in made.run(11 * MINUTE)]
+        rises = [b - a for a, b in zip(row, row[10:], strict=False)]
+        assert max(rises) < per_min / 6 + 0.3, "a whole GPU more or less; else 2 kW begin in a few seconds"
+        assert max(row[-60:]) > 0.99 * event.baseline_kw, "and all of it is back in the end"
