@@ -134,8 +134,8 @@ class ProgramConfig(Model):
     )
     ramp_out: Duration = Field(
         default=timedelta(minutes=5),
-        description="Time from an event's end back to the baseline, when the message says none. In the first plan that "
-        "is free of it, while its `rebound` lasts, the import rises no faster than that: there begins what was put off.",
+        description="Time from an event's end back to the baseline, when the message says none. The import rises no "
+        "faster than that in the first plan that is free of the event either, where what it put off begins.",
         examples=["5m"],
     )
     ramp_kw_per_min: RampConfig = Field(
