@@ -114,8 +114,7 @@ def trim_site(
     kept = dwelling(state, planned, now)
     wish = give_back(ctx, state, pools, kept, _free_kw(state, pools, kept, cap_it_kw, line.it_of(most_kw)), now)
     wish_kw = line.import_of(it_kw(state, pools, wish))
-    up, down = pace(site, events, now, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min)
-    up = min(up, release_kw_per_min(site, events, now, ctx.timing.interval))
+    up, down = ramps_now(ctx, site, events, now)
     least_kw = state.lately[site].least_kw if site in state.lately and not live(site, events, now) else -INF
     aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, up, down, risen_by_load(last_kw, held_kw, least_kw, up))
     aim_kw = max(aim_kw, min(most_kw, line.import_of(guarded_it_kw(state, pools))))
@@ -137,6 +136,13 @@ def trim_site(
     planned_kw = line.import_of(it_kw(state, pools, planned))
     shed_kw = max(0.0, wish_kw - aim_kw)
     return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw, notes + more, cap_kw)
+
+
+def ramps_now(ctx: Context, site: str, events: tuple[GridEvent, ...], now: datetime) -> tuple[float, float]:
+    """Ramp limits of a site now, up and down, in kW per minute: its own, of live events, and of those just released."""
+    model = ctx.sites[site]
+    up, down = pace(site, events, now, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min)
+    return min(up, release_kw_per_min(site, events, now, ctx.timing.interval)), down
 
 
 def coming_cap_kw(
