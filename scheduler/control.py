@@ -20,6 +20,7 @@ from scheduler.flex import watch_tiers
 from scheduler.granting import grant_jobs
 from scheduler.handing import hand_news
 from scheduler.jobmeter import meter_jobs
+from scheduler.lagging import bring_up, remember
 from scheduler.latency_trim import latencies, needed, watch_latency
 from scheduler.lowered import enforced_w, tell_lowered
 from scheduler.observing import observe, read_meter, site_import, teach
@@ -56,8 +57,9 @@ def run_tick(ctx: Context, state: State) -> Tick:
     now, decision = ctx.clock.now(), state.decision
     reading, notes = read_meter(ctx, state, now)
     notes += read_devices(ctx, state, now)
-    see_unreached(ctx, state, reading, now)
-    observe(ctx, state, reading, now)
+    bring_up(ctx, state, now)
+    see_unreached(ctx, state, state.reading, now)
+    observe(ctx, state, state.reading, now)
     teach(ctx, state, reading, now)
     notes += unmoved(ctx, state, reading, now)
     learn_levers(ctx, state, reading, now)
@@ -66,10 +68,10 @@ def run_tick(ctx: Context, state: State) -> Tick:
     below_floor = emergency_sites(ctx.emergency_programs, events, now)
     notes += read_jobs(ctx, state, now) + watch_tiers(ctx, state, now)
     notes += drift(ctx, state, now) + tell_lowered(ctx, state, now)
-    count_unreached(ctx, state, reading, now)
+    count_unreached(ctx, state, state.reading, now)
     trims, orders, done = order_sites(ctx, state, events, below_floor, now)
     notes += done.notes
-    if count_unreached(ctx, state, reading, now):  # who obeyed makes up for who did not, at once
+    if count_unreached(ctx, state, state.reading, now):  # who obeyed makes up for who did not, at once
         trims, orders, more = order_sites(ctx, state, events, below_floor, now)
         notes, done = notes + more.notes, more
     meter_jobs(ctx, state, now)
@@ -88,6 +90,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     notes += hand_news(ctx, state, events, now)
     notes += shortfalls(trims, now) + overdrawn(ctx, state, trims, now)
     notes = tuple(note if note.at is not None else replace(note, at=now) for note in notes)
+    remember(state, ctx.clock.now())
     state.followed = decision
     return book(ctx, state, trims, len(done.pools), time.perf_counter() - started, notes, now)
 
@@ -176,7 +179,7 @@ def book(
     now: datetime,
 ) -> Tick:
     """Write down what was measured and aimed at, and make it the tick that everybody sees."""
-    imports = {site: site_import(ctx, state, site, now) for site in trims}
+    imports = {site: site_import(ctx, state, site, now, state.measured) for site in trims}
     shown = {site: kw if kw is not None else trims[site].setpoint_kw for site, kw in imports.items()}
     state.unmetered = frozenset(site for site, kw in imports.items() if kw is None)
     for site, kw in imports.items():
@@ -194,7 +197,7 @@ def book(
         planned_kw={site: trim.planned_kw for site, trim in trims.items()},
         limit_kw={site: trim.ceiling.limit_kw for site, trim in trims.items()},
         shed_kw={site: trim.shed_kw for site, trim in trims.items()},
-        pool_kw=dict(state.reading.pool_kw) if state.reading else {},
+        pool_kw=dict(state.measured.pool_kw) if state.measured else {},
         cap_w={pool: order.cap_w for pool, order in state.orders.items()},
         enforced_w=enforced_w(ctx),
         active_gpus={pool: order.active_gpus for pool, order in state.orders.items()},

@@ -172,6 +172,19 @@ class Decision:
     problem: Problem | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The end of a tick: orders that hold from then on, and each site's IT power in kW in the time before."""
+
+    at: datetime
+    held: Mapping[str, PoolOrder]
+    it_kw: Mapping[str, float]
+
+
+REMEMBERED = 120
+"""Ticks whose orders are remembered; readings of before that are held against the oldest of them."""
+
+
 @dataclass
 class State:
     """What changes; replaced piece by piece under `lock`, read without it.
@@ -187,6 +200,12 @@ class State:
     followed: Decision = field(default_factory=Decision)
     """What the last tick followed: a plan that was made since shows in no order yet."""
     reading: Reading | None = None
+    """The last reading, brought up to now where it is of earlier (scheduler/lagging.py)."""
+    measured: Reading | None = None
+    """The last reading, as it was measured."""
+    it_kw: dict[str, float] = field(default_factory=dict)
+    """IT power of each site before this tick."""
+    past: deque[Moment] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     cycles: int = 0
     ticks: int = 0
     last_tick_at: datetime | None = None

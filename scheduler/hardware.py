@@ -188,8 +188,15 @@ class Meters:
                 lost=merged.lost + reading.lost,
                 busy_gpus={**merged.busy_gpus, **reading.busy_gpus},
                 work_gpus={**merged.work_gpus, **reading.work_gpus},
+                taken=_taken(merged, reading),
             )
         return replace(merged, lost=merged.lost + tuple(errors))
+
+
+def _taken(first: Reading, later: Reading) -> dict[str, tuple[datetime, datetime]]:
+    """When the values were taken that a later reading leaves of the first one, and its own."""
+    replaced = {**later.pool_kw, **later.import_kw}
+    return {**{name: span for name, span in first.taken.items() if name not in replaced}, **later.taken}
 
 
 def parts_of(meter: Meter) -> tuple[Meter, ...]:

@@ -63,7 +63,11 @@ def observe(ctx: Context, state: State, reading: Reading | None, now: datetime) 
 
 def _observe_site(ctx: Context, state: State, site: str, now: datetime) -> None:
     """What the site's meter shows beside IT and devices."""
-    mine, reading, beside = measured_pools(ctx, state, site), state.reading, state.overhead.setdefault(site, Overhead())
+    mine, reading, beside = (
+        measured_pools(ctx, state.reading, site),
+        state.reading,
+        state.overhead.setdefault(site, Overhead()),
+    )
     if reading is None or site not in reading.import_kw:
         beside.lose()
         return
@@ -148,20 +152,22 @@ def carry(state: State, key: str, error_kw: float, size_kw: float) -> None:
     state.bias_kw[key] = max(-bound, min(bound, held + BIAS_SMOOTHING * (error_kw - held)))
 
 
-def measured_pools(ctx: Context, state: State, site: str) -> dict[str, float] | None:
+def measured_pools(ctx: Context, reading: Reading | None, site: str) -> dict[str, float] | None:
     """Measured kW of every pool of a site; None when one is missing."""
-    if state.reading is None:
+    if reading is None:
         return None
     pools = [model.pool.id for model in site_pools(ctx, site)]
-    found = {pool: state.reading.pool_kw[pool] for pool in pools if pool in state.reading.pool_kw}
+    found = {pool: reading.pool_kw[pool] for pool in pools if pool in reading.pool_kw}
     return found if len(found) == len(pools) else None
 
 
-def site_import(ctx: Context, state: State, site: str, now: datetime) -> float | None:
-    """Measured import of a site, at its own meter or through PUE; None without a reading."""
-    if state.reading is not None and site in state.reading.import_kw:
-        return state.reading.import_kw[site]
-    mine = measured_pools(ctx, state, site)
+def site_import(ctx: Context, state: State, site: str, now: datetime, measured: Reading | None = None) -> float | None:
+    """Measured import of a site, at its own meter or through PUE, by `measured` or the reading that the loop goes by;
+    None without a reading."""
+    reading = measured or state.reading
+    if reading is not None and site in reading.import_kw:
+        return reading.import_kw[site]
+    mine = measured_pools(ctx, reading, site)
     if mine is None:
         return None
     drawn_kw = import_kw(sum(mine.values()), ctx.sites[site].other_it_kw, pue_now(ctx, state, site, now))

@@ -7,7 +7,7 @@ lost, and import is then derived from the cards' own power through PUE.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import isfinite
 from typing import Literal, Self
 
@@ -17,6 +17,9 @@ from adapters.context import AdapterContext
 from adapters.fields import Duration, Id
 from adapters.modbus import ModbusLink, ModbusServer, Register
 from adapters.ports import AdapterError, Reading
+
+STILL, READ = timedelta(seconds=10), timedelta(seconds=1)
+"""A value that stands still for longer is no old one; a meter is read about every second."""
 
 
 class MeterRegister(Register):
@@ -107,11 +110,18 @@ class ModbusMeter:
         high = config.max_kw if config.max_kw is not None else float("inf")
         if not low <= kw <= high:
             raise AdapterError(f"{self._link.place}: {kw:g} kW is outside {low:g} to {high:g} kW; not believed")
-        return Reading(self._clock.now(), {}, {config.site: kw})
+        return Reading(self._clock.now(), {}, {config.site: kw}, taken=self._taken())
 
     def close(self) -> None:
         """End the connection."""
         self._link.close()
+
+    def _taken(self) -> dict[str, tuple[datetime, datetime]]:
+        """Many meters have a new value every few seconds only: one that has not moved is of the second before it was
+        first read. After STILL it is what is drawn."""
+        still = timedelta(seconds=self._clock.monotonic() - self._moved_at)
+        moved_at = self._clock.now() - still
+        return {self._config.site: (moved_at - READ, moved_at)} if timedelta(0) < still <= STILL else {}
 
     def _kw(self, register: MeterRegister, words: list[int]) -> float:
         count = self._link.count(words, register.number)

@@ -33,6 +33,9 @@ POOL_OF = "pool_of"
 TIME = "gridpace_is_time"
 """Label of the series that say when the others were scraped."""
 
+SENSOR = timedelta(seconds=1)
+"""Cards' sensors tell the mean of about so long."""
+
 MJ_PER_KWH = 3.6e9
 MOST_W, MOST_MJ = 1e5, 1e18
 NAME = r"^[a-zA-Z_:][a-zA-Z0-9_:]*$"
@@ -110,13 +113,15 @@ class PrometheusMeter:
         pool_kw, lost = self._sums.power_kw({gpu: sample.value for gpu, sample in power.items()})
         kwh = {gpu: mj / MJ_PER_KWH for gpu, mj in self._values(newest, self._config.energy_metric, MOST_MJ).items()}
         busy = self._values(newest, self._config.utilisation_metric, 100.0)
-        oldest_s = max((sample.age_s for sample in power.values()), default=0.0)
+        now, ages_s = self._clock.now(), [sample.age_s for sample in power.values()] or [0.0]
+        oldest, newest = (now - timedelta(seconds=age_s) for age_s in (max(ages_s), min(ages_s)))
         return Reading(
-            at=self._clock.now() - timedelta(seconds=oldest_s),
+            at=oldest,
             pool_kw=pool_kw,
             energy_kwh=self._sums.energy_kwh(kwh),
             lost=lost,
             busy_gpus=self._sums.busy_gpus({gpu: percent / 100.0 for gpu, percent in busy.items()}),
+            taken=dict.fromkeys(pool_kw, (oldest - SENSOR, newest)),
         )
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """What every meter must do: tell power and energy per pool, name what it can't read, and never call it zero."""
 
-from datetime import UTC
+from datetime import UTC, datetime
 
 import pytest
 
@@ -29,6 +29,8 @@ def test_it_reads_the_pools_power(pair):
     assert reading.pool_kw == pytest.approx({"serve": 8 * 0.65}, rel=1e-3)
     assert reading.lost == ()
     assert reading.at.tzinfo is UTC
+    assert reading.taken.keys() <= reading.pool_kw.keys()
+    assert all(begins < ends <= datetime.now(UTC) for begins, ends in reading.taken.values())
 
 
 def test_it_tells_how_many_gpus_work(pair):

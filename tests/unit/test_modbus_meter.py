@@ -2,7 +2,7 @@
 
 import struct
 from contextlib import contextmanager
-from datetime import UTC
+from datetime import UTC, timedelta
 from pathlib import Path
 from time import perf_counter
 
@@ -150,3 +150,21 @@ def test_a_register_that_is_not_there_and_a_meter_that_is_gone_are_named_and_lef
 def test_a_config_that_cannot_be_is_refused(change, text):
     with pytest.raises(ValidationError, match=text):
         config(502, **({"power": {"address": 1}} | change))
+
+
+@pytest.mark.parametrize("alive", [None, {"address": ALIVE, "number": "uint32"}])
+def test_a_value_that_has_not_moved_is_of_when_it_was_first_read(peer, alive):
+    """Gateways have a new value every few seconds; the loop holds it against the orders of its time."""
+    clock, moving = VirtualClock(START), ALIVE if alive else ADDRESS
+    with meter_over(peer, clock=clock, alive=alive, **({"stale_after": "30s"} if alive else {})) as meter:
+        write(peer, moving, struct.pack(">f", 700.0))
+        assert meter.read().taken == {}, "new: of this second"
+        clock.sleep(2.0)
+        second = timedelta(seconds=1)
+        assert meter.read().taken == {"north": (START - second, START)}
+        clock.sleep(9.0)
+        assert meter.read().taken == {}, "what stands still for so long is drawn now"
+        write(peer, moving, struct.pack(">f", 701.0))
+        assert meter.read().taken == {}
+        clock.sleep(1.0)
+        assert meter.read().taken == {"north": (START + 10 * second, START + 11 * second)}

@@ -88,6 +88,8 @@ def test_what_was_scraped_too_long_ago_does_not_count():
         patient, strict = meter_of(url, max_age="60s"), meter_of(url, max_age="0.0001s")
         reading = patient.read()
         assert 0 <= (datetime.now(UTC) - reading.at).total_seconds() < 10
+        ((begins, ends),) = set(reading.taken.values())
+        assert begins < reading.at <= ends <= datetime.now(UTC), "the scrape's time, and a sensor's mean before it"
         with pytest.raises(AdapterError, match=r"no sample of DCGM_FI_DEV_POWER_USAGE in the last 0\.0001 s"):
             strict.read()
         patient.close()
