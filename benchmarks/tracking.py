@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.support.course import RAMP, Piece, message, pieces, read_signal
 from benchmarks.support.mix import Mix, World, config_text, mix_from, split_data
+from benchmarks.support.old_meter import seconds_ago
 from benchmarks.support.report import Figures, run, say
 from benchmarks.support.track import RULES, START, Rule, full_kw, mark_per_mwh, reversals, world
 from benchmarks.support.turns import turns
@@ -85,7 +86,9 @@ class Score:
     rise_points: float
 
 
-PARTS = ("steady", "bursty", "rivals", "day")
+PARTS = ("steady", "bursty", "old", "rivals", "day")
+KINDS_OF_EVENT = {"steady": "", "bursty": "bursty_", "old": "old_"}
+"""By kind of load what its figures begin with; `old`: steady load, seen by meters that tell what was seconds ago."""
 DAYS = {"": ("steady", 0.8), "limited_": ("still", 0.67)}
 """By the beginning of their figures' names: the load of a day, and its limit as a share of full power. The first is
 above what pays at the mark, which is the price's; the second is below, and what turns there turns by itself."""
@@ -140,12 +143,14 @@ def measure(
     say(f"{sum(job.gpus for job in mix.jobs)} GPUs and a queue, {size.hours:g} h; points are per cent of the baseline")
     say(f"{'':<24}error p95   too much   seconds above (worst)   rebound   too steep")
     found = {}
-    asked = [(kind, "gridpace") for kind in ("steady", "bursty") if kind in parts]
+    asked = [(kind, "gridpace") for kind in KINDS_OF_EVENT if kind in parts]
     if "rivals" in parts:
         asked += [(kind, name) for kind in ("steady", "bursty") for name in list(RULES)[: size.rules]]
     for kind, name in asked:
-        made = world(kind, size.whole_h, data)
+        made = world("steady" if kind == "old" else kind, size.whole_h, data)
         with hall(mix, seed, made, control=name == "gridpace") as (daemon, clock):
+            if kind == "old":
+                seconds_ago(daemon)
             seen = follow(daemon, clock, size, stairs, RULES.get(name))
         found[kind, name] = told(f"{kind} {name}", judged(seen))
     figures = _figures(found)
@@ -261,7 +266,7 @@ def _figures(found: dict[tuple[str, str], Score]) -> dict[str, Any]:
         if name != "gridpace":
             rivals.setdefault(name, {})[kind] = round(score.p95, 3)
     figures: dict[str, Any] = {}
-    for kind, before in (("steady", ""), ("bursty", "bursty_")):
+    for kind, before in KINDS_OF_EVENT.items():
         if (kind, "gridpace") in found:
             score = found[kind, "gridpace"]
             figures[f"{kind}_p95"] = score.p95

@@ -114,14 +114,14 @@ class PrometheusMeter:
         kwh = {gpu: mj / MJ_PER_KWH for gpu, mj in self._values(newest, self._config.energy_metric, MOST_MJ).items()}
         busy = self._values(newest, self._config.utilisation_metric, 100.0)
         now, ages_s = self._clock.now(), [sample.age_s for sample in power.values()] or [0.0]
-        oldest, newest = (now - timedelta(seconds=age_s) for age_s in (max(ages_s), min(ages_s)))
+        oldest, youngest = (now - timedelta(seconds=age_s) for age_s in (max(ages_s), min(ages_s)))
         return Reading(
             at=oldest,
             pool_kw=pool_kw,
             energy_kwh=self._sums.energy_kwh(kwh),
             lost=lost,
             busy_gpus=self._sums.busy_gpus({gpu: percent / 100.0 for gpu, percent in busy.items()}),
-            taken=dict.fromkeys(pool_kw, (oldest - SENSOR, newest)),
+            taken=dict.fromkeys(pool_kw, (oldest - SENSOR, youngest)),
         )
 
     def close(self) -> None:

@@ -6,8 +6,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from adapters.ports import Clock, Meter, Reading
+from scheduler.wiring import Parts
 
 SENSOR = timedelta(seconds=1)
+
+SITES, POOLS = timedelta(seconds=5), timedelta(seconds=2)
+"""How often a meter of feeders behind a gateway, and a scraper of cards, have something new."""
 
 
 class OldMeter:
@@ -31,4 +35,11 @@ class OldMeter:
         if self._pools:
             told = replace(told, pool_kw=kept.pool_kw, busy_gpus=kept.busy_gpus, work_gpus=kept.work_gpus)
         old = [*(kept.import_kw if self._sites else ()), *(kept.pool_kw if self._pools else ())]
-        return replace(told, taken=dict.fromkeys(old, (at - SENSOR, at)))
+        return replace(told, taken={**fresh.taken, **dict.fromkeys(old, (at - SENSOR, at))})
+
+
+def seconds_ago(parts: Parts) -> None:
+    """Let a site's loop read old values of its import and of its pools."""
+    meter, clock = parts.ctx.meter, parts.ctx.clock
+    meter = OldMeter(OldMeter(meter, clock, POOLS, sites=False, pools=True), clock, SITES, sites=True, pools=False)
+    parts.ctx = parts.facade.ctx = replace(parts.ctx, meter=meter)

@@ -83,7 +83,14 @@ KEYS = {
     "forecasts": {"mean_error", "median_error", "inside_band_90"},
     "footprint": {"agent_mb", "agent_core_share", "daemon_mb", "daemon_core_share_5_nodes"},
     "two_sites": {"movable_share", "pairs"},
-    "tracking": {"steady_p95", "bursty_p95", "over_delivery_points", "samples_above_limit", "rebound_points"},
+    "tracking": {
+        "steady_p95",
+        "bursty_p95",
+        "old_p95",
+        "over_delivery_points",
+        "samples_above_limit",
+        "rebound_points",
+    },
     "dr_channels": {"first_cap_ms", "ledger_ms", "flood_events", "flood_late_ticks", "flood_wrong", "webhooks_per_s"},
     "failover": {"failover_s", "worst_s", "beyond_lease_s"},
     "quotes": {"calls", "p99_s", "prices_p99_s", "ask_p99_s", "lost", "late_ticks", "longest_gap_s"},
@@ -99,7 +106,8 @@ SIGNED = {
     "webhooks_lost", "webhooks_wrong", "webhooks_late_ticks", "webhooks_longest_gap_s",
     "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost", "failing_cases",
     "excused_seconds", "unreachable_seconds", "unreachable_untold",
-    "worst_kw", "first_behind_pct", "risen_too_fast", "rise_points", "bursty_rise_points",
+    "worst_kw", "first_behind_pct", "risen_too_fast", "rise_points", "bursty_rise_points", "old_rise_points",
+    "old_over_delivery_points", "old_samples_above_limit", "old_worst_points",
 }  # fmt: skip
 """Figures that may be nothing, or less."""
 
@@ -221,7 +229,7 @@ def test_a_part_of_tracking_says_nothing_of_the_others(monkeypatch, capsys):
     }  # fmt: skip
     assert module.split_only(["--only=steady", "--quick"]) == (("steady",), ["--quick"])
     assert module.split_event(["--event", "0.5", "--quick"]) == (0.5, ["--quick"])
-    with pytest.raises(ValueError, match="one of steady, bursty, rivals, day"):
+    with pytest.raises(ValueError, match="one of steady, bursty, old, rivals, day"):
         module.split_only(["--only"])
     with pytest.raises(ValueError, match="hours of an event"):
         module.split_event(["--event=25"])
