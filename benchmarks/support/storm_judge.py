@@ -119,6 +119,7 @@ class Judge:
         self._knows: dict[str, tuple[GridEvent, ...]] = {}
         self._away: set[str] = set()
         self._died: dict[str, datetime] = {}
+        self._back_at: dict[GpuId, datetime] = {}
         self._withdrawals: set[str] = set()
         self._ramp = self._ramp_watch(world)
         self._silent_s = 0
@@ -132,6 +133,8 @@ class Judge:
 
     def returned(self, gpus: Iterable[GpuId], drawn_w: Mapping[GpuId, float] | None = None) -> None:
         """Power came back that was not there when the last orders were given; `drawn_w`: what was there of it."""
+        gpus = tuple(gpus)
+        self._back_at |= dict.fromkeys(gpus, self.world.clock.now())
         if self.world.parts is None:
             before = {gpu: drawn_w.get(gpu, 0.0) if drawn_w is not None else 0.0 for gpu in gpus}
             self._returned |= {gpu: min(watts, self._returned.get(gpu, watts)) for gpu, watts in before.items()}
@@ -276,8 +279,10 @@ class Judge:
         return allowed
 
     def _floors(self, infos: Mapping[GpuId, GpuInfo], middle: datetime) -> None:
-        """No card of a pool with a floor may have a limit below it from us."""
-        allowed = self.foreign | self._may_go_deep(middle)
+        """No card of a pool with a floor may have a limit below it from us. One that was away has what was allowed when
+        it was lost, until it could be written to."""
+        back = {gpu for gpu, at in self._back_at.items() if middle - at < GRACE}
+        allowed = self.foreign | self._may_go_deep(middle) | back
         for pool_id, gpus in self.world.hall.gpus_of.items():
             pool = self._pools[pool_id]
             if pool.work is Work.BATCH or pool.floor <= 0:
