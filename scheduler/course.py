@@ -25,6 +25,10 @@ follows it, though its lease would last (`scheduler.agent.core`)."""
 SEEN_S, AHEAD_S = 3.0, 1.5
 """A step of a node that hears of nobody shows in its power after so long; and so long before it others make room."""
 
+FAR_S = 6 * 3600.0
+"""Steps that lie further ahead than this (the end of a limit that is held for a day) count as they were told last: else
+those of all plans of a day would be kept."""
+
 
 @dataclass(frozen=True)
 class Course:
@@ -115,13 +119,13 @@ class Courses:
     def told(self, steps: Steps, now: float) -> None:
         """Nodes that hear it follow these from now on: each step counts with the highest caps it was told with. What
         the fast loop may be reading meanwhile is replaced, never changed."""
-        coming = {at: caps for at, caps in self._coming.items() if at >= now - SEEN_S}
+        coming = {at: caps for at, caps in self._coming.items() if now - SEEN_S <= at <= now + FAR_S}
         moments = _moments(steps, now)
         for at, orders in moments.items():
             caps = coming.get(at, {})
             coming[at] = caps | {pool: max(order.cap_w, caps.get(pool, 0)) for pool, order in orders.items()}
         self._coming = coming
-        self._about = {at for at in self._about if at >= now - ABOUT_S} | moments.keys()
+        self._about = {at for at in self._about if now - ABOUT_S <= at <= now + FAR_S} | moments.keys()
 
     def sent(self, course: Course, steps: Steps, now: float) -> bool:
         """All nodes were sent these, as told at `now`: no later step of what was told before comes any more. Returns

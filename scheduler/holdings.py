@@ -16,8 +16,8 @@ from scheduler.store.codec import Damaged, read_body
 
 @dataclass(frozen=True)
 class Holding:
-    """One thing that is held: its kind (`limit`, `clock`, `parked`, `job`, `event`; of a gateway `batch`, `sale`), what
-    it is on, and what was done."""
+    """One thing that is held: its kind (`limit`, `clock`, `parked`, `job`; `event` or `site` of what a stop left to
+    agents; of a gateway `batch`, `sale`), what it is on, and what was done."""
 
     kind: str
     subject: str

@@ -28,7 +28,8 @@ from scheduler.work import let_work_go
 
 LIMITS = "first_limit"
 LEFT = "left_at_stop"
-"""What a daemon left to its agents when it was stopped in the middle of an event (scheduler/stopping.py)."""
+"""What a daemon left to its agents when it was stopped in the middle of an event, or under a limit that binds
+(scheduler/stopping.py)."""
 
 
 def let_all_go(parts: Parts) -> tuple[Note, ...]:
@@ -44,15 +45,15 @@ def let_all_go(parts: Parts) -> tuple[Note, ...]:
 
 
 def left_at_stop(store: Store) -> bool:
-    """Whether a daemon before was stopped in the middle of an event, and nobody has seen to what it left."""
-    return any(body.get("events") for body in store.all(LEFT).values())
+    """Whether a daemon before left something to its agents when it was stopped, and nobody has seen to it."""
+    return any(body.get("events") or body.get("limits") for body in store.all(LEFT).values())
 
 
 def forget_left(store: Store) -> None:
     """Who runs now holds what was left, or has given it back."""
     if left_at_stop(store):
         with suppress(StoreDegraded):  # `doctor` then tells of it once more than it should
-            store.put(LEFT, "stop", {"events": []})
+            store.put(LEFT, "stop", {"events": [], "limits": []})
 
 
 def release_alone(config: Config) -> tuple[Note, ...]:
@@ -106,8 +107,9 @@ def _jobs(system: str, body: Mapping[str, Any]) -> Iterator[Holding]:
 
 
 def _left(_: str, body: Mapping[str, Any]) -> Iterator[Holding]:
-    if body.get("events"):
-        yield Holding("event", ", ".join(body["events"]), str(body["text"]))
+    events, sites = body.get("events", ()), body.get("limits", ())
+    if events or sites:
+        yield Holding("event" if events else "site", ", ".join((*events, *sites)), str(body["text"]))
 
 
 _READ: Mapping[str, Callable[[str, Mapping[str, Any]], Iterator[Holding]]] = {

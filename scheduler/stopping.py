@@ -1,10 +1,11 @@
-"""What an orderly stop leaves behind: nothing, or the rest of an event, to agents that follow it alone.
+"""What an orderly stop leaves behind: nothing, or the rest of an event and a limit that binds, to agents that follow
+alone.
 
 Why: a daemon that is restarted or upgraded must not do worse than one that is killed, whose agents deliver to the end
-of the event and then give everything back. Where the daemon sets limits by itself nobody would ever give them back, so
-that there a stop gives back at once. What would draw more when it is let go (held jobs, parked GPUs) is let go only
-where the caps alone keep the site under its limit; batteries and generators go to 0 when the lease of their last order
-ends.
+of the event, keep a limit for a day, and then give everything back. Where the daemon sets limits by itself nobody would
+ever give them back, so that there a stop gives back at once. What would draw more when it is let go (held jobs, parked
+GPUs) is let go only where the caps alone keep the site under its limit; batteries and generators go to 0 when the lease
+of their last order ends.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from adapters.ports import AdapterError, TrajectoryHolder
 from optimizer.domain import GridEvent
 from optimizer.envelope import INF, event_breakpoints, event_limit_kw, tightest_kw
 from optimizer.reasons import Note, Reason, Severity
+from scheduler.alone import SAME_KW, over_it_kw
 from scheduler.clocked import limits_of
 from scheduler.engine import Context, State
 from scheduler.flexibility import pue_now, site_pools
@@ -30,8 +32,9 @@ from scheduler.orders import PoolOrder
 from scheduler.parked import asleep_kw
 from scheduler.parking import BOOK as PARKED
 from scheduler.parking import release_parking
+from scheduler.standing import Standing, standing
 from scheduler.store.store import StoreDegraded
-from scheduler.trajectory import INSTANT, LAG, SAME_KW, Steps, over_it_kw, reach, trajectory
+from scheduler.trajectory import INSTANT, LAG, Steps, reach, trajectory
 from scheduler.wiring import Parts
 from scheduler.work import let_work_go
 
@@ -43,23 +46,34 @@ SPENT_S = 0.001
 
 @dataclass(frozen=True)
 class Ending:
-    """How a stop ended: what did not work, and where an event was left to the agents, a sentence that says so."""
+    """How a stop ended: what did not work, and where something was left to the agents, a sentence that says so."""
 
     notes: tuple[Note, ...] = ()
     left: str = ""
 
 
 def end_in_order(parts: Parts) -> Ending:
-    """Give everything back; or leave events that bind to agents that can follow alone. Call it when the loops are
-    over."""
-    ctx, now = parts.ctx, parts.ctx.clock.now()
+    """Give everything back; or leave events and limits that bind to agents that can follow alone. Call it when the
+    loops are over."""
+    ctx, state, now = parts.ctx, parts.state, parts.ctx.clock.now()
     events = binding(ctx, now) if ctx.dispatcher.writes else ()
-    if events and isinstance(ctx.dispatcher.actuator, TrajectoryHolder) and ctx.dispatcher.lease_s is not None:
-        return _leave(ctx, parts.state, events, now)
+    limits = limiting(ctx, state, now) if ctx.dispatcher.writes else {}
+    alone = isinstance(ctx.dispatcher.actuator, TrajectoryHolder) and ctx.dispatcher.lease_s is not None
+    if alone and (events or limits):
+        return _leave(ctx, state, events, limits, now)
     for event in events:
         if event.start <= now < event.end:
             log.warning("stopped in the middle of an event: its site is free to rise", event_id=event.id)
+    for site, limit in limits.items():
+        if (kw := limit.over(now, now + INSTANT)) < INF:
+            log.warning("stopped under a limit: its site is free to rise above it", site=site, limit_kw=round(kw, 1))
     return Ending(let_all_go(parts))
+
+
+def limiting(ctx: Context, state: State, now: datetime) -> dict[str, Standing]:
+    """The limits that bind sites whatever event there is, by site."""
+    found = {site: standing(ctx, state, site, now) for site in ctx.sites}
+    return {site: limit for site, limit in found.items() if limit.limits}
 
 
 def binding(ctx: Context, now: datetime) -> tuple[GridEvent, ...]:
@@ -74,36 +88,56 @@ def binding(ctx: Context, now: datetime) -> tuple[GridEvent, ...]:
     return tuple(event for event in events if binds(event))
 
 
-def _leave(ctx: Context, state: State, events: Sequence[GridEvent], now: datetime) -> Ending:
+def _leave(
+    ctx: Context, state: State, events: Sequence[GridEvent], limits: Mapping[str, Standing], now: datetime
+) -> Ending:
     """Hand the rest over to the agents, under a lease that is spent, and let go what the caps bear."""
-    sites = {event.site for event in events}
+    sites = {event.site for event in events} | limits.keys()
     others = {
         gpu for pool, gpus in ctx.dispatcher.gpus.items() if ctx.pools[pool].pool.site not in sites for gpu in gpus
     }
     with state.lock:
         notes = ctx.dispatcher.release(now, others) if others else ()
+        notes += _free_clocks(ctx, sites, now)
         failed, steps, until_s = _hand_over(ctx, state, sites, now)
         notes += failed
         ctx.dispatcher.writes = False
-    if steps and caps_suffice(ctx, state, steps, until_s, events, now):
+    if steps and caps_suffice(ctx, state, steps, until_s, events, limits, now):
         notes += release_parking(ctx, state, now) + let_work_go(ctx)
-    kept = _kept(ctx)
-    ids = ", ".join(event.id for event in events)
-    until = now + timedelta(seconds=until_s)
-    text = (
-        f"stopped in the middle of {ids}: its agents deliver to the end, and give everything back by themselves from "
-        f"{until:%Y-%m-%d %H:%M}Z on"
-        if steps
-        else f"stopped in the middle of {ids}: its agents follow what they were told last, then give everything back"
-    )
-    text += f"; {' and '.join(kept)} stay held, which caps alone might not bear" if kept else ""
-    text += "; `gridpace release` gives everything back at once"
+    text = _left_text(events, limits, now + timedelta(seconds=until_s) if steps else None, _kept(ctx))
     try:
-        ctx.store.put(LEFT, "stop", {"events": [event.id for event in events], "text": text})
+        left = {"events": [event.id for event in events], "limits": list(limits), "text": text}
+        ctx.store.put(LEFT, "stop", left)
     except StoreDegraded as error:
         notes += (Note(Reason.STORE_DEGRADED, "store", str(error), Severity.ALERT, now),)
     log.warning(text)
     return Ending(notes, text)
+
+
+def _free_clocks(ctx: Context, sites: Collection[str], now: datetime) -> tuple[Note, ...]:
+    """Let the clocks of all other sites go."""
+    if ctx.clocks is None:
+        return ()
+    kept = {pool: mhz for pool, mhz in ctx.clocks.locked_mhz.items() if ctx.pools[pool].pool.site in sites}
+    return ctx.clocks.apply(kept, ctx.dispatcher.lease_s or 0.0, now)
+
+
+def _left_text(
+    events: Sequence[GridEvent], limits: Mapping[str, Standing], until: datetime | None, kept: Sequence[str]
+) -> str:
+    """What was left to the agents, and until when, if they were told."""
+    where = [f"in the middle of {', '.join(event.id for event in events)}"] * bool(events)
+    sites = ", ".join(f"{site} ({limit.kw:.4g} kW)" for site, limit in limits.items())
+    where += [f"under the limit of {sites}"] * bool(limits)
+    do = " and ".join(["deliver to the end"] * bool(events) + ["keep the limit"] * bool(limits))
+    told = f"its agents {do}, and give everything back by themselves from"
+    text = (
+        f"stopped {' and '.join(where)}: {told} {until:%Y-%m-%d %H:%M}Z on"
+        if until is not None
+        else f"stopped {' and '.join(where)}: its agents follow what they were told last, then give everything back"
+    )
+    text += f"; {' and '.join(kept)} stay held, which caps alone might not bear" if kept else ""
+    return f"{text}; `gridpace release` gives everything back at once"
 
 
 def _hand_over(
@@ -114,30 +148,38 @@ def _hand_over(
     try:
         if state.plan is None:
             raise AdapterError("there was no plan yet")
-        steps, until_s = trajectory(ctx, state, state.plan, now)
+        steps, until_s = trajectory(ctx, state, state.plan, now, last=True)
         mine = {pool for pool, entry in ctx.pools.items() if entry.pool.site in sites}
         steps = [(at, {pool: order for pool, order in orders.items() if pool in mine}) for at, orders in steps]
         ctx.dispatcher.lease_s = SPENT_S
         ctx.dispatcher.hold([(at, limits_of(ctx.pools, orders)) for at, orders in steps], until_s, now)
         return (), steps, until_s
     except (AdapterError, StoreDegraded) as error:
-        text = f"the agents were not told the rest of the event anew, and follow what they had: {error}"
+        text = f"the agents were not told the rest anew, and follow what they had: {error}"
         return (Note(Reason.CAP_REFUSED, "power", text, Severity.ALERT, now),), [], 0.0
 
 
 def caps_suffice(
-    ctx: Context, state: State, steps: Steps, until_s: float, events: Sequence[GridEvent], now: datetime
+    ctx: Context,
+    state: State,
+    steps: Steps,
+    until_s: float,
+    events: Sequence[GridEvent],
+    limits: Mapping[str, Standing],
+    now: datetime,
 ) -> bool:
-    """Whether the events' sites stay under their caps on these steps with every GPU awake and every batch GPU at work:
-    then jobs that are let go do no harm."""
+    """Whether the sites stay under the caps of events and limits on these steps with every GPU awake and every batch
+    GPU at work: then jobs that are let go do no harm."""
     until = now + timedelta(seconds=until_s)
     begins = [(now + timedelta(seconds=offset_s), orders) for offset_s, orders in steps]
     cuts = {cut for event in events for cut in event_breakpoints(event)} | {at for at, _ in begins} | {now, until}
+    cuts |= {cut for limit in limits.values() for span, _ in limit.limits for cut in span}
     for at, end in pairwise(sorted(cut for cut in cuts if now <= cut <= until)):
         orders = next(orders for begin, orders in reversed(begins) if begin <= at)
-        for site in {event.site for event in events}:
+        for site in {event.site for event in events} | limits.keys():
             mine = [event for event in events if event.site == site]
-            cap_kw = min(tightest_kw(mine, at), tightest_kw(mine, end - INSTANT))
+            limit_kw = limits[site].over(at, end) if site in limits else INF
+            cap_kw = min(limit_kw, tightest_kw(mine, at), tightest_kw(mine, end - INSTANT))
             if cap_kw < INF and _over_kw(ctx, state, site, orders, cap_kw, at, lagging=at < now + LAG) > SAME_KW:
                 return False
     return True

@@ -52,7 +52,8 @@ def reconcile(parts: Parts, reloaded: bool = False) -> None:
 def _outstanding(ctx: Context, gpus: int, now: datetime) -> Note:
     """Why GPUs still have our limits."""
     if left_at_stop(ctx.store):
-        text = f"{gpus} GPUs were left to their agents by a daemon that was stopped in the middle of an event"
+        who = "a daemon that was stopped in the middle of an event or under a limit"
+        text = f"{gpus} GPUs were left to their agents by {who}"
         return Note(Reason.CAP_DRIFT, "power", f"{text}; what it found first is kept", Severity.INFO, now)
     text = f"{gpus} GPUs still had our limits from a daemon that did not stop in order; what it found first is kept"
     return Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now)

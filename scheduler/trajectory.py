@@ -1,11 +1,12 @@
 """What the nodes do should the daemon fall silent: the rest of the published plan, to the end of what was promised.
 
 Why: a dead daemon must neither leave a GPU capped for ever nor let a site spring back in the middle of an event. The
-trajectory reaches to the end of every event in progress, its ramp included, or three intervals; after it the agent
-releases by a ramp of its own. An interval in which an event begins or ends is planned by its mean; here, where no fast
-loop watches the moment, each part of it begins with the orders of a neighbour that keeps the event's cap throughout.
-What would still be over the cap is shed from them as the fast loop would: with its margin, with what its predictions
-were off by, with as many users as there were at most lately, and with cooling that follows IT only after minutes.
+trajectory reaches to the end of every event in progress, its ramp included, or three intervals, and for a day where a
+limit binds a site that no event ends (`scheduler/standing.py`); after it the agent releases by a ramp of its own. An
+interval in which an event begins or ends is planned by its mean; here, where no fast loop watches the moment, each part
+of it begins with the orders of a neighbour that keeps the event's cap throughout. What would still be over the cap is
+shed from them as the fast loop would: with its margin, with what its predictions were off by, with as many users as
+there were at most lately, and with cooling that follows IT only after minutes.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from optimizer.domain import GridEvent, Plan
+from optimizer.domain import GpuPool, GridEvent, Plan
 from optimizer.envelope import INF, event_breakpoints, tightest_kw
+from scheduler.alone import SAME_KW, alone, over_it_kw, settled_kw
 from scheduler.engine import Context, State
-from scheduler.estimate import import_kw
 from scheduler.flexibility import pue_now, site_pools
 from scheduler.latency_trim import kept_cap_w
 from scheduler.orders import PoolOrder, planned_order, step_index
-from scheduler.predict import it_kw, meter_line, missing_kw
-from scheduler.safety import LEASE_INTERVALS, clamp, emergency_sites
+from scheduler.safety import LEASE_INTERVALS, clamp, emergency_sites, lowest_cap_w
+from scheduler.standing import held_orders, standing
 from scheduler.targets import pace
 from scheduler.trim import shed_orders
 
@@ -47,27 +48,33 @@ RELEASE_W_PER_S = 10.0
 LONGEST_RELEASE = timedelta(hours=6)
 """A site whose ramp takes longer to give everything back is given back by its agents then."""
 
-SAME_KW = 0.01
-"""A rise that is not worth a step."""
-
 INSTANT = timedelta(microseconds=1)
 
 
-def trajectory(ctx: Context, state: State, plan: Plan, now: datetime) -> tuple[Steps, float]:
-    """(seconds from now, orders by pool) at each change of the plan, and the seconds until which it holds."""
+def trajectory(ctx: Context, state: State, plan: Plan, now: datetime, *, last: bool = False) -> tuple[Steps, float]:
+    """(seconds from now, orders by pool) at each change of the plan, and the seconds until which it holds; `last`: with
+    clocks as they are now, which nobody moves any more."""
+    ctx = alone(ctx, last=last)
     events = ctx.ledger.active(now)
     until = reach(ctx, events, now)
+    limits = {site: standing(ctx, state, site, now) for site in ctx.sites}
     edges = {*plan.grid.starts, *(cut for event in events for cut in event_breakpoints(event))}
+    edges |= {cut for limit in limits.values() for span, _ in limit.limits for cut in span}
     fallen = {cut for event in events for cut in fallen_at(event)}
     moments = [now, *sorted(edge for edge in edges if now < edge < until), until]
+    tails = {site: limits[site].tail(until) for site in ctx.sites}
+    ends = {site: tail[-1][1] if tail else until for site, tail in tails.items()}
     lines: dict[str, Line] = {}
-    for site in ctx.sites:
+    for site, limit in limits.items():
         spans: list[tuple[Span, Orders]] = [
-            (span, _orders(ctx, state, plan, site, span, lagging=span[0] < now + LAG)) for span in pairwise(moments)
+            (span, _orders(ctx, state, plan, site, span, limit.over(*span), lagging=span[0] < now + LAG))
+            for span in pairwise(moments)
         ]
-        spans += [((until, until + LONGEST_RELEASE), freed(ctx, site, spans[-1][1]))] if ramped(ctx) else []
+        spans += [(span, held_orders(ctx, state, site, limit.over(*span), span)) for span in tails[site]]
+        if ramped(ctx) or ends[site] < max(ends.values()):
+            spans.append(((ends[site], ends[site] + LONGEST_RELEASE), freed(ctx, site, spans[-1][1])))
         lines[site] = dict(climbed(ctx, state, site, spans, events))
-    lines, until = released(lines, until)
+    lines, until = released(lines, ends)
     steps: Steps = []
     wished: dict[str, PoolOrder] = {}
     for at in sorted({at for line in lines.values() for at in line}):
@@ -100,13 +107,14 @@ def freed(ctx: Context, site: str, orders: Orders) -> Orders:
     return {pool: replace(order, cap_w=most_w[pool]) for pool, order in orders.items()}
 
 
-def released(lines: Mapping[str, Line], until: datetime) -> tuple[dict[str, Line], datetime]:
+def released(lines: Mapping[str, Line], ends: Mapping[str, datetime]) -> tuple[dict[str, Line], datetime]:
     """Lines without what was to be followed where nothing is held any more, and the moment at which the last site has
-    climbed: there the agents give the cards back, which have what was found on them by then."""
+    climbed: there the agents give the cards back, which have what was found on them by then. `ends`: from when on each
+    site is free."""
+    until = max(ends.values())
     last = max((at for line in lines.values() for at in line), default=until)
-    climbing = any(len([at for at in line if at >= until]) > 1 for line in lines.values())
-    if climbing:
-        return dict(lines), last + CLIMB
+    if any(len([at for at in line if at >= ends[site]]) > 1 for site, line in lines.items()):
+        return dict(lines), max(until, last + CLIMB)
     return {site: {at: orders for at, orders in line.items() if at < until} for site, line in lines.items()}, until
 
 
@@ -118,12 +126,12 @@ def climbed(
     once."""
     pools = [entry.pool for entry in site_pools(ctx, site)]
     held = {pool.id: state.held[pool.id] for pool in pools if pool.id in state.held}
-    last_kw = _settled_kw(ctx, state, site, held, spans[0][0][0]) if len(held) == len(pools) else INF
+    last_kw = settled_kw(ctx, state, site, held, spans[0][0][0]) if len(held) == len(pools) else INF
     cards = sum(pool.count for pool in pools)
     floors = {pool.id: kept_cap_w(state, pool) for pool in pools}
     for (begins, end), orders in spans:
         at = begins
-        kw, pue = _settled_kw(ctx, state, site, orders, at), pue_now(ctx, state, site, at)
+        kw, pue = settled_kw(ctx, state, site, orders, at), pue_now(ctx, state, site, at)
         up, _ = pace(site, events, at, ctx.sites[site].ramp_up_kw_per_min, INF)
         up = min(up, cards * RELEASE_W_PER_S * 0.06 * pue)
         step = max(CLIMB, (kw - last_kw) / up / MOST_STEPS * MINUTE) if last_kw < kw and up > 0 else CLIMB
@@ -136,14 +144,6 @@ def climbed(
             yield at, orders
 
 
-def _settled_kw(ctx: Context, state: State, site: str, orders: Orders, at: datetime) -> float:
-    """Import under these orders, once cooling has followed."""
-    pools = [entry.pool for entry in site_pools(ctx, site)]
-    most_kw = it_kw(state, pools, orders) + missing_kw(state, pools, orders)
-    beside_kw = state.supply_kw.get(site, 0.0)
-    return import_kw(most_kw, ctx.sites[site].other_it_kw, pue_now(ctx, state, site, at)) + beside_kw
-
-
 def fallen_at(event: GridEvent) -> tuple[datetime, ...]:
     """Moments from which on an event's cap is as low as its ramp in, or a stricter target, has brought it. A step there
     says so even where the caps stay: who commands may hold others until then, and die (`AgentCore._overtaken`)."""
@@ -152,46 +152,35 @@ def fallen_at(event: GridEvent) -> tuple[datetime, ...]:
 
 
 def _orders(
-    ctx: Context, state: State, plan: Plan, site: str, span: tuple[datetime, datetime], *, lagging: bool
+    ctx: Context, state: State, plan: Plan, site: str, span: Span, limit_kw: float, *, lagging: bool
 ) -> dict[str, PoolOrder]:
-    """Orders of a site's pools over a span: as planned for it where that keeps the events' cap, else as planned for the
-    interval before or after, else the least of the three; what is over the cap then is shed in merit order."""
+    """Orders of a site's pools over a span: as planned for it where that keeps the cap of events and of the limit that
+    binds, else as planned for the interval before or after, else the least of the three; what is over the cap then is
+    shed in merit order. Latencies and tiers hold against events, not against a limit."""
     at, end = span
     mine = [event for event in ctx.ledger.active(at) if event.site == site]
-    cap_kw = min(tightest_kw(mine, at), tightest_kw(mine, end - INSTANT))
+    cap_kw = min(limit_kw, tightest_kw(mine, at), tightest_kw(mine, end - INSTANT))
     here, starts, planned_kw = step_index(plan, at), plan.grid.starts, plan.sites[site].import_kw
     near = [index for index in (here, here - 1, here + 1) if 0 <= index < len(starts)]
     fitting = [index for index in near if planned_kw[index] <= cap_kw * SLACK]
     taken = fitting[0] if fitting else min(near, key=lambda index: planned_kw[index])
     pools = [entry.pool for entry in site_pools(ctx, site)]
-    orders = {pool.id: planned_order(plan, pool, starts[taken]) for pool in pools}
+    planned = {pool.id: planned_order(plan, pool, starts[taken]) for pool in pools}
+    orders = {pool.id: _within(pool, planned[pool.id]) for pool in pools}
     if cap_kw == INF:
         return orders
-    over_kw = over_it_kw(ctx, state, site, orders, max(0.0, cap_kw), planned_kw[taken], at, lagging=lagging)
+    most_kw = planned_kw[taken] + settled_kw(ctx, state, site, orders, at) - settled_kw(ctx, state, site, planned, at)
+    over_kw = over_it_kw(ctx, state, site, orders, max(0.0, cap_kw), most_kw, at, lagging=lagging)
     deep = site in emergency_sites(ctx.emergency_programs, mine, at)
     floors = {pool.id: int(pool.min_cap_w) if deep else kept_cap_w(state, pool) for pool in pools}
-    return shed_orders(state, pools, orders, floors, over_kw, at)[0]
+    kept, left_kw = shed_orders(state, pools, orders, floors, over_kw, at)
+    if left_kw <= 0 or limit_kw == INF:
+        return kept
+    limited_kw = over_it_kw(ctx, state, site, orders, max(0.0, limit_kw), most_kw, at, lagging=lagging)
+    lowest = {pool.id: min(floors[pool.id], lowest_cap_w(pool)) for pool in pools}
+    return shed_orders(state, pools, kept, lowest, limited_kw - (over_kw - left_kw), at)[0]
 
 
-def over_it_kw(
-    ctx: Context,
-    state: State,
-    site: str,
-    orders: Mapping[str, PoolOrder],
-    cap_kw: float,
-    planned_kw: float,
-    at: datetime,
-    *,
-    lagging: bool,
-) -> float:
-    """By how much IT power under `orders` may come to lie above what a cap on import leaves, once the fast loop's
-    margin is kept: by the plan, by the loop's own reckoning, and through the meter as it stands while cooling lags."""
-    surprises, pue = state.surprises.get(site), pue_now(ctx, state, site, at)
-    margin_kw = surprises.margin_kw(cap_kw, ctx.margin) if surprises is not None else ctx.margin * cap_kw
-    room_kw, pools = cap_kw - margin_kw, [entry.pool for entry in site_pools(ctx, site)]
-    most_kw = it_kw(state, pools, orders) + missing_kw(state, pools, orders)
-    settled_kw = _settled_kw(ctx, state, site, orders, at)
-    over = [(planned_kw - room_kw) / pue, (settled_kw - room_kw) / pue]
-    if lagging:
-        over.append(most_kw - meter_line(ctx, state, site, at).it_of(room_kw))
-    return max(0.0, *over)
+def _within(pool: GpuPool, order: PoolOrder) -> PoolOrder:
+    """An order as nodes alone carry it out: see `alone`."""
+    return replace(order, cap_w=min(int(pool.max_cap_w), max(int(pool.min_cap_w), order.cap_w)))

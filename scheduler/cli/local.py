@@ -60,8 +60,8 @@ def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
 def doctor(config: ConfigFile = DEFAULT_CONFIG, gateway: GatewayFile = None, as_json: AsJson = False) -> None:
     """List what Gridpace holds.
 
-    Limits that are to be given back, locked clocks, parked GPUs and jobs, from its books, and events that a stop left
-    to the agents; with or without a daemon. Of a gateway: batches and sales that are jobs of the daemon.
+    Limits that are to be given back, locked clocks, parked GPUs and jobs, from its books, and events and sites that a
+    stop left to the agents; with or without a daemon. Of a gateway: batches and sales that are jobs of the daemon.
 
     Exit code 0: nothing is held, or by one that runs; 1: something is held and none runs (`gridpace release` gives it
     back).

@@ -194,7 +194,10 @@ class SiteConfig(Model):
         default=None, description="Signal with the outside temperature; moves the PUE.", examples=["outside"]
     )
     limit_kw: Positive | None = Field(
-        default=None, description="Hard limit of the import, in kW. Absent: no limit.", examples=[6000]
+        default=None,
+        description="Hard limit of the import, in kW. Absent: no limit. Where it binds, agents keep it for a day "
+        "without the daemon.",
+        examples=[6000],
     )
     limit_signal: Id | None = Field(
         default=None,

@@ -130,3 +130,13 @@ def test_an_order_goes_out_while_a_corrected_trajectory_is_still_on_its_way(book
     go_on.set()
     hand.release(NOW)
     assert [caps["GPU-a"] for _, caps in cards.held[0]] == [380, 350], "released only once it had arrived"
+
+
+def test_steps_of_the_next_day_are_those_that_were_told_last():
+    """A limit is held for a day: else every plan of that day would leave its steps here."""
+    courses, now = Courses(), 1000.0
+    for _ in range(300):
+        courses.told([(0.0, {"a": PoolOrder(300, 3)}), (86400.0, {"a": PoolOrder(400, 3)})], now)
+        now += 300.0
+    assert len(courses._coming) <= 2
+    assert len(courses._about) <= 2

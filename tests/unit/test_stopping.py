@@ -113,15 +113,16 @@ def test_an_event_that_begins_within_the_trajectorys_reach_is_left_to_them_too(t
         assert left_at_stop(made.ctx.store) is left
 
 
-@pytest.mark.parametrize("why", ["nobody follows alone", "paused", "no event"])
+@pytest.mark.parametrize("why", ["nobody follows alone", "paused", "a limit that binds nobody, and a price"])
 def test_else_a_stop_gives_everything_back(tmp_path, why):
-    with lab(tmp_path) as made:
+    dear = "a limit that binds nobody, and a price"
+    with lab(tmp_path, lambda text: text.replace("value: 60", "value: 900") if why == dear else text) as made:
         first = caps(made)
         if why != "nobody follows alone":
             alone(made)
         made.run(5 * MINUTE, step_s=5)
-        if why == "no event":
-            made.state.operator["limit:lab"] = OperatorOrder("limit", site="lab", limit_kw=30.0)
+        if why == dear:
+            made.facade.order(OperatorOrder("limit", site="lab", limit_kw=66.0, by="me"))
         else:
             limited(made, 30.0)
         made.run(5 * MINUTE, step_s=5)
@@ -179,12 +180,17 @@ def test_agents_that_do_not_hear_the_last_word_follow_what_they_had_and_work_sta
         assert kept_jobs(made)
 
 
-def test_a_site_without_an_event_is_given_back_beside_one_that_has_one(tmp_path):
+@pytest.mark.parametrize(("west_kw", "value", "held"), [(4, 5, True), (9, 0.05, False)])
+def test_a_site_without_an_event_is_given_back_beside_one_that_has_one_unless_a_limit_binds(
+    tmp_path, west_kw, value, held
+):
+    """16 cards draw 6.8 kW at most."""
+
     def two(text):
-        sites = "sites:\n  - {id: west, timezone: America/Denver, price: energy, limit_kw: 4}"
+        sites = f"sites:\n  - {{id: west, timezone: America/Denver, price: energy, limit_kw: {west_kw}}}"
         pool = (
             "  - {id: west-chat, site: west, gpu_model: A100-400W, count: 16, work: interactive, "
-            "curve: A100-400W/infer_llama_8b, value_per_gpu_h: 5, floor: 0.5, load: 0.95}\nsignals:"
+            f"curve: A100-400W/infer_llama_8b, value_per_gpu_h: {value}, floor: 0.5, load: 0.95}}\nsignals:"
         )
         return text.split("jobs:")[0].replace("sites:", sites).replace("signals:", pool)
 
@@ -196,14 +202,18 @@ def test_a_site_without_an_event_is_given_back_beside_one_that_has_one(tmp_path)
         west = set(made.ctx.dispatcher.gpus["west-chat"])
         capped = caps(made)
         assert any(capped[gpu] < first[gpu] for gpu in west)
-        assert end_in_order(made.parts).notes == ()
+        ending = end_in_order(made.parts)
+        assert ending.notes == ()
+        assert ("and under the limit of west (4 kW)" in ending.left) is held
         now = caps(made)
-        assert {gpu: now[gpu] for gpu in west} == {gpu: first[gpu] for gpu in west}
+        assert {gpu: now[gpu] for gpu in west} == {gpu: (capped if held else first)[gpu] for gpu in west}
         assert {gpu: watts for gpu, watts in now.items() if gpu not in west} == {
             gpu: watts for gpu, watts in capped.items() if gpu not in west
         }
         steps, _, _ = agents.told[-1]
-        assert not any(west & step.keys() for _, step in steps)
+        assert all(bool(west & step.keys()) is held for _, step in steps)
+        made.clock.sleep(2)
+        assert made.hall.reading().import_kw["west"] <= west_kw
 
 
 def test_who_starts_next_takes_over_and_says_so_as_no_warning(tmp_path):
