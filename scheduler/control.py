@@ -19,6 +19,7 @@ from scheduler.engine import Context, State
 from scheduler.flex import watch_tiers
 from scheduler.granting import grant_jobs
 from scheduler.handing import hand_news
+from scheduler.hurry import beyond_rounding, hurried, kw_text
 from scheduler.jobmeter import meter_jobs
 from scheduler.lagging import bring_up, remember
 from scheduler.latency_trim import latencies, needed, watch_latency
@@ -37,10 +38,6 @@ from scheduler.work import read_jobs, tell_emergency
 
 OVER_SHARE, OVER_TICKS = 0.02, 10
 """A site that draws this much over its ceiling for so many ticks, where its orders should be enough, is told of."""
-
-SHORT_KW, SHORT_SHARE = 1.0, 0.002
-"""What is missed of a ceiling, or of a ramp, is told of from this on, or from this share of the ceiling; less is
-rounding of caps."""
 
 
 def run_tick(ctx: Context, state: State) -> Tick:
@@ -70,7 +67,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     notes += drift(ctx, state, now) + tell_lowered(ctx, state, now)
     count_unreached(ctx, state, state.reading, now)
     trims, orders, done = order_sites(ctx, state, events, below_floor, now)
-    notes += done.notes
+    notes += done.notes + hurried(ctx, state, trims, events, now)
     if count_unreached(ctx, state, state.reading, now):  # who obeyed makes up for who did not, at once
         trims, orders, more = order_sites(ctx, state, events, below_floor, now)
         notes, done = notes + more.notes, more
@@ -117,33 +114,22 @@ def order_sites(
 
 
 def shortfalls(trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
-    """Say at once what no lever could shed, and which ramp a cap doesn't leave time for."""
+    """Say at once what no lever could shed."""
     notes = []
     for site, trim in trims.items():
         if is_short(trim):
             event = trim.ceiling.event_kw <= trim.ceiling.limit_kw
             code = Reason.EVENT_UNREACHABLE if event else Reason.LIMIT_UNREACHABLE
             what = "event target" if event else "limit"
-            least = f"{site} can't get below {_kw(trim.ceiling.kw + trim.short_kw)}"
-            text = f"{least}: {_kw(trim.short_kw)} over its {what} of {_kw(trim.ceiling.kw)}"
+            least = f"{site} can't get below {kw_text(trim.ceiling.kw + trim.short_kw)}"
+            text = f"{least}: {kw_text(trim.short_kw)} over its {what} of {kw_text(trim.ceiling.kw)}"
             notes.append(Note(code, site, text, Severity.ALERT, now))
-        if _tells(trim.hurry_kw, trim):
-            text = f"{site} falls faster than a program's ramp allows: a cap of {_kw(trim.ceiling.kw)} comes first"
-            notes.append(Note(Reason.RAMP_BROKEN, site, text, Severity.WARNING, now))
     return tuple(notes)
 
 
 def is_short(trim: SiteTrim) -> bool:
     """Whether a site misses its ceiling by more than rounding."""
-    return _tells(trim.short_kw, trim)
-
-
-def _tells(kw: float, trim: SiteTrim) -> bool:
-    return kw > min(SHORT_KW, SHORT_SHARE * max(0.0, trim.ceiling.kw))
-
-
-def _kw(kw: float) -> str:
-    return f"{kw:.0f} kW" if kw >= 100.0 else f"{kw:.4g} kW"
+    return beyond_rounding(trim.short_kw, trim.ceiling.kw)
 
 
 def overdrawn(ctx: Context, state: State, trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:

@@ -29,6 +29,7 @@ from scheduler.curve_book import CurveBook
 from scheduler.dispatch import Dispatcher
 from scheduler.estimate import Foreign, Seeming
 from scheduler.flex_book import FlexBook
+from scheduler.hurry import Fall
 from scheduler.latency import Guard
 from scheduler.ledger.ledger import Ledger
 from scheduler.meterline import Overhead
@@ -212,6 +213,8 @@ class State:
     setpoint_kw: dict[str, float] = field(default_factory=dict)
     cap_kw: dict[str, float] = field(default_factory=dict)
     """What the last tick's set-points had to stay below: ceilings, and the way down to coming events."""
+    falls: dict[str, Fall] = field(default_factory=dict)
+    """By site: how far a ceiling is ahead of the ramps."""
     lately: dict[str, LastMinute] = field(default_factory=dict)
     unmetered: frozenset[str] = frozenset()
     """Sites of whose import nothing was known in the last tick."""

@@ -80,7 +80,7 @@ def _bound(ctx: Context, state: State, site: str, now: datetime) -> tuple[Reason
     most_kw = min(operator_kw, target_kw, limit_kw)
     margin_kw = state.surprises[site].margin_kw(most_kw, ctx.margin) if site in state.surprises else 0.0
     if state.setpoint_kw.get(site, most_kw) < most_kw - 2.0 * margin_kw:
-        coming_kw = approach_kw(site, ctx.ledger.active(now), now, None, 0.0)
+        coming_kw = approach_kw(site, ctx.ledger.active(now), now, None, 0.0, ctx.sites[site].ramp_down_kw_per_min)
         if coming_kw < tick.planned_kw[site]:
             return Reason.DR_EVENT, "the way down to a demand-response event", INF
         return Reason.RAMP_LIMIT, "the site's ramp limit", INF

@@ -2,13 +2,14 @@
 
 The ceiling is the strictest of the hard limit, every live event with its ramps, and the operator's order. The wish is
 the plan's. Economic moves are slewed by the site's ramp limits in both directions; a falling ceiling is followed at
-once (its own ramp is part of it), a rising one never faster than the ramp allows: that is what prevents a rebound.
+once (its own ramp is part of it), a rising one never faster than the ramp allows: that is what prevents a rebound. A
+fall that is known in time begins early enough for the ramp; one that comes too late for it is said (`hurry`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -127,39 +128,37 @@ def _settled_at(event: GridEvent, interval: timedelta) -> datetime:
     return min(whole, released + timedelta(seconds=event.rebound_s))
 
 
-def approach_kw(site: str, events: Iterable[GridEvent], then: datetime, last_kw: float | None, seconds: float) -> float:
-    """Import that lets a site be at the first cap of a coming event when that begins, and fall no faster than the
-    event's program allows until then; inf where no such program has one coming. (A site that draws more than its
-    baseline would fall in one step.)"""
+def approach_kw(
+    site: str,
+    events: Iterable[GridEvent],
+    then: datetime,
+    last_kw: float | None,
+    seconds: float,
+    own_kw_per_min: float = INF,
+) -> float:
+    """Import that lets a site be at each coming cap of an event when that begins to hold, and fall no faster until then
+    than its own ramp and the event's program allow; inf where neither has a ramp, or none is coming. (A site that draws
+    more than its baseline, or has a slower ramp than the event, would fall in one step.)"""
     least_kw = INF
     for event in events:
-        per_min = event.ramp_down_kw_per_min
-        if event.site == site and then < event.start and per_min < INF:
-            line_kw = event_limit_kw(event, event.start) + per_min * ((event.start - then) / MINUTE)
+        per_min = min(own_kw_per_min, event.ramp_down_kw_per_min)
+        if event.site != site or per_min == INF:
+            continue
+        coming = _coming(event, then, ramped=per_min < event.ramp_down_kw_per_min)
+        line_kw = min((cap_kw + per_min * ((at - then) / MINUTE) for at, cap_kw in coming), default=INF)
+        if line_kw < INF:
             held_kw = last_kw - per_min * seconds / 60.0 if last_kw is not None else -INF
             least_kw = min(least_kw, max(line_kw, held_kw))
     return least_kw
 
 
-def hurried_kw(
-    top: Ceiling,
-    site: str,
-    events: Iterable[GridEvent],
-    then: datetime,
-    last_kw: float | None,
-    fall: tuple[float, float],
-) -> float:
-    """By how much what comes before a program's ramp (the hard limit, an operator's order, an event of a program
-    without one, or one that was heard of when it was too late for its ramp) makes a site fall by more than its ramps
-    allow from its last set-point; 0 when it doesn't, or no program has a ramp then. `fall`: the site's own ramp down
-    in kW/min, and seconds."""
-    mine = live(site, events, then)
-    own, seconds = fall
-    downs = [event.ramp_down_kw_per_min for event in mine]
-    if last_kw is None or min(downs, default=INF) == INF:
-        return 0.0
-    fall_kw = min(own, *downs) * seconds / 60.0
-    return max(0.0, last_kw - fall_kw - min(top.limit_kw, top.operator_kw, tightest_kw(mine, then)))
+def _coming(event: GridEvent, then: datetime, *, ramped: bool) -> Iterator[tuple[datetime, float]]:
+    """Where the caps of an event may become stricter after `then`: its start, each target, and (`ramped`: its ramp in
+    may be too steep, which that of its own program never is) the end of its ramp in."""
+    level = event.start + timedelta(seconds=event.ramp_in_s)
+    early = {event.start, *(span.start for span in event.targets if span.start < level), *([level] if ramped else [])}
+    yield from ((at, event_limit_kw(event, at)) for at in early if then < at < event.end)
+    yield from ((span.start, span.value) for span in event.targets if span.start >= level and span.start > then)
 
 
 STEP_ERROR = 0.05

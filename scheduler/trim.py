@@ -46,7 +46,6 @@ from scheduler.targets import (
     approach_kw,
     careful,
     ceiling,
-    hurried_kw,
     live,
     pace,
     release_kw_per_min,
@@ -69,10 +68,9 @@ cards hunts after noise. While a load rises nothing of the margin is taken: anot
 
 @dataclass(frozen=True)
 class SiteTrim:
-    """Orders of one site's pools and how they came about; `short_kw` is what no lever could shed, `hurry_kw` how much
-    further a stricter cap makes the site fall in this tick than the ramp of a program allows. What the plan orders
-    below a floor counts as ordered at it (`notes`), so that others make up for it, or the shortfall is known. `cap_kw`:
-    the ceiling, or what a coming event leaves."""
+    """Orders of one site's pools and how they came about; `short_kw` is what no lever could shed. What the plan
+    orders below a floor counts as ordered at it (`notes`), so that others make up for it, or the shortfall is known.
+    `cap_kw`: the ceiling, or what a coming event leaves."""
 
     ceiling: Ceiling
     setpoint_kw: float
@@ -81,7 +79,6 @@ class SiteTrim:
     short_kw: float
     orders: Mapping[str, PoolOrder]
     devices_kw: Mapping[str, float] = field(default_factory=dict)
-    hurry_kw: float = 0.0
     notes: tuple[Note, ...] = ()
     cap_kw: float = INF
 
@@ -96,7 +93,6 @@ def trim_site(
     below_floor: Collection[str],
 ) -> SiteTrim:
     """Set-point and orders of `site` until the next tick at `then`."""
-    model = ctx.sites[site]
     pools = [entry.pool for entry in site_pools(ctx, site)]
     planned, notes = clamp(raised(state, planned_orders(ctx, state, pools, now)), pools, below_floor, now)
     devices_kw = asked_kw(ctx, state, site, now)
@@ -118,7 +114,6 @@ def trim_site(
     least_kw = state.lately[site].least_kw if site in state.lately and not live(site, events, now) else -INF
     aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, up, down, risen_by_load(last_kw, held_kw, least_kw, up))
     aim_kw = max(aim_kw, min(most_kw, line.import_of(guarded_it_kw(state, pools))))
-    hurry_kw = hurried_kw(top, site, events, then, last_kw, (model.ramp_down_kw_per_min, seconds))
     base, floors = _base(state, pools, wish, ramping=aim_kw > wish_kw + SLACK_KW, deep=site in below_floor)
     base_it_kw, target_kw = it_kw(state, pools, base), min(line.it_of(aim_kw), cap_it_kw)
     over_kw = line.import_of(base_it_kw) - line.import_of(target_kw)
@@ -135,7 +130,7 @@ def trim_site(
     short_kw = max(0.0, ordered_kw - top.kw) if left_kw > 0 else 0.0  # not of a ramp that goes on below the ceiling
     planned_kw = line.import_of(it_kw(state, pools, planned))
     shed_kw = max(0.0, wish_kw - aim_kw)
-    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, hurry_kw, notes + more, cap_kw)
+    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, notes + more, cap_kw)
 
 
 def ramps_now(ctx: Context, site: str, events: tuple[GridEvent, ...], now: datetime) -> tuple[float, float]:
@@ -156,7 +151,8 @@ def coming_cap_kw(
     if last_kw is not None:
         above_kw = 2.0 * state.surprises[site].margin_kw(last_kw, ctx.margin)
         last_kw = min(state.cap_kw.get(site, INF), last_kw + above_kw)
-    return approach_kw(site, events, then, last_kw, min(passed, LATE_TICKS * period).total_seconds())
+    late_s, own = min(passed, LATE_TICKS * period).total_seconds(), ctx.sites[site].ramp_down_kw_per_min
+    return approach_kw(site, events, then, last_kw, late_s, own)
 
 
 def _last_kw(state: State, site: str, drawn_kw: float | None) -> float | None:

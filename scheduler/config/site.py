@@ -209,7 +209,12 @@ class SiteConfig(Model):
     )
     pue: PueConfig = Field(default_factory=PueConfig, description="Import per IT power.", examples=[{"base": 1.18}])
     ramp_kw_per_min: RampConfig = Field(
-        default_factory=RampConfig, description="How fast the import may change.", examples=[{"up": 300, "down": 1500}]
+        default_factory=RampConfig,
+        description=(
+            "How fast the import may change. Ceilings come first: an announced event is approached in time, and what "
+            "comes too late for the ramp down is met at once, and said (`ramp_broken`)."
+        ),
+        examples=[{"up": 300, "down": 1500}],
     )
     demand_charges: tuple[DemandChargeConfig, ...] = Field(
         default=(),

@@ -1,0 +1,74 @@
+"""Falls for which a ramp leaves no time: a ceiling comes first, and that is said.
+
+A hard limit, an operator's order, and an event that is heard of late or falls more steeply than the ramp of its site or
+program allows, are met at once. Why added up: of a slope that is a little too steep, no single second breaks a ramp by
+more than rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from optimizer.domain import GridEvent
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.targets import INF, MINUTE, live
+
+if TYPE_CHECKING:
+    from scheduler.engine import Context, State
+    from scheduler.trim import SiteTrim
+
+SHORT_KW, SHORT_SHARE = 1.0, 0.002
+"""What is missed of a ceiling, or of a ramp, is told of from this on, or from this share of the ceiling; less is
+rounding of caps."""
+
+
+def beyond_rounding(kw: float, ceiling_kw: float) -> bool:
+    """Whether so much, missed of a ceiling or of a ramp down to it, is worth a word."""
+    return kw > min(SHORT_KW, SHORT_SHARE * max(0.0, ceiling_kw))
+
+
+def kw_text(kw: float) -> str:
+    """As much as it takes to tell two ceilings apart."""
+    return f"{kw:.0f} kW" if kw >= 100.0 else f"{kw:.4g} kW"
+
+
+@dataclass(slots=True)
+class Fall:
+    """How far a site's ceiling is below the line by which its ramp would have come down, and whether that was told."""
+
+    beyond_kw: float = 0.0
+    told: bool = False
+
+    def see(self, fallen_kw: float, allowed_kw: float, ceiling_kw: float) -> bool:
+        """Take in one tick: by how much the ceiling made the site fall, and what the ramp allows in that time. True
+        once for each fall that goes beyond it by more than rounding."""
+        self.beyond_kw = max(0.0, self.beyond_kw + max(0.0, fallen_kw) - allowed_kw)
+        tells = not self.told and beyond_rounding(self.beyond_kw, ceiling_kw)
+        self.told = self.beyond_kw > 0.0 and (self.told or tells)
+        return tells
+
+
+def hurried(
+    ctx: Context, state: State, trims: Mapping[str, SiteTrim], events: Iterable[GridEvent], now: datetime
+) -> tuple[Note, ...]:
+    """Say which sites a ceiling makes fall faster than their own ramp, or that of a program whose event is live, allows
+    from their last set-points."""
+    notes, then = [], now + ctx.timing.control_period
+    passed = now - state.last_tick_at if state.last_tick_at is not None else ctx.timing.control_period
+    for site, trim in trims.items():
+        own = ctx.sites[site].ramp_down_kw_per_min
+        per_min = min([own, *(event.ramp_down_kw_per_min for event in live(site, events, then))])
+        last_kw, most_kw = state.setpoint_kw.get(site), trim.ceiling.kw
+        if last_kw is None or per_min == INF:
+            state.falls.pop(site, None)
+            continue
+        margin_kw = state.surprises[site].margin_kw(most_kw, ctx.margin) if most_kw < INF else 0.0
+        fallen_kw = min(state.cap_kw.get(site, INF), last_kw + margin_kw) - most_kw
+        if state.falls.setdefault(site, Fall()).see(fallen_kw, per_min * (passed / MINUTE), most_kw):
+            ramp = "its own ramp (`ramp_kw_per_min`)" if own == per_min else "a program's ramp"
+            text = f"{site} falls faster than {ramp} allows: a cap of {kw_text(most_kw)} comes first"
+            notes.append(Note(Reason.RAMP_BROKEN, site, text, Severity.WARNING, now))
+    return tuple(notes)
