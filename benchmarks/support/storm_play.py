@@ -11,7 +11,7 @@ from benchmarks.support.storm_world import World
 from optimizer.reasons import Reason
 
 LONGEST_END_S = 1800
-"""A dead daemon's fleet has given everything back after this: lease, trajectory, ramp."""
+"""A dead daemon's fleet has given everything back after this (lease, trajectory, ramp), or holds a limit that binds."""
 
 
 @dataclass
@@ -215,7 +215,8 @@ def play(script: Script, folder: Path) -> Findings:
 
 
 def _end(world: World, judge: Judge) -> None:
-    """The daemon stops in order, or never comes back: then the agents give everything back by themselves."""
+    """The daemon stops in order, or never comes back: then the agents give everything back by themselves. A limit that
+    binds they would keep for a day, till an operator says otherwise."""
     if not world.script.killed_at_end:
         world.stop()
         for _ in range(5):
@@ -228,4 +229,5 @@ def _end(world: World, judge: Judge) -> None:
             judge.second()
             if all(node.core is not None and node.core.status()["phase"] == "free" for node in world.nodes):
                 break
+    world.release()
     judge.restored()

@@ -269,6 +269,12 @@ class World:
         """The node with this card."""
         return next(node for node in self.nodes if gpu in node.cards.gpus)
 
+    def release(self) -> None:
+        """An operator's word to agents that hold something though no daemon runs, as `gridpace release` brings it."""
+        for node in self.nodes:
+            if node.core is not None and node.core.status()["phase"] == "holding":
+                node.core.release(dict(node.core.status()["found_w"]))
+
     def close(self) -> None:
         """End everything."""
         self.kill()

@@ -119,7 +119,8 @@ def test_the_judge_sees_nodes_that_give_everything_back_at_once_over_a_dead_daem
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("broken", [False, True])
 def test_what_nodes_give_back_where_no_event_ends_comes_by_the_ramp_of_their_site(monkeypatch, world, broken):
-    """Their agents know of no site, and give ten watts a second back, each card."""
+    """Their agents know of no site, and give ten watts a second back, each card. (After a day; here after minutes.)"""
+    monkeypatch.setattr("scheduler.standing.HOLD", timedelta(minutes=15))
     if broken:
         monkeypatch.setattr("scheduler.trajectory.ramped", lambda _ctx: False)
     judge = Judge(world)
