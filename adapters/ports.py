@@ -290,6 +290,15 @@ class Meter(Protocol):
         ...
 
 
+@runtime_checkable
+class CardMeter(Protocol):
+    """A meter that also knows what each card draws."""
+
+    def cards(self) -> Mapping[GpuId, float]:
+        """Draw in W of each card that the last reading heard; asks nobody. Empty when that reading failed."""
+        ...
+
+
 # ---------------------------------------------------------------- work
 class JobSystem(Protocol):
     """Where deferrable work waits and runs. `keeps_state`: suspending loses nothing."""

@@ -44,6 +44,7 @@ from scheduler.service import OperatorOrder
 from scheduler.sitemodels import CoincidentModel
 from scheduler.status import CycleReport, Tick
 from scheduler.store.store import Store
+from scheduler.stuck_cards import StuckCards
 from scheduler.supply import BatteryModel, DeviceState, GeneratorModel, ReserveModel
 from scheduler.surprise import Highest, Surprises
 from scheduler.targets import LastMinute
@@ -230,6 +231,8 @@ class State:
     overhead: dict[str, Overhead] = field(default_factory=dict)
     surprises: dict[str, Surprises] = field(default_factory=dict)
     unmoved_ticks: dict[str, int] = field(default_factory=dict)
+    stuck: StuckCards = field(default_factory=StuckCards)
+    """Cards that draw more than they enforce."""
     away: dict[str, int] = field(default_factory=dict)
     """GPUs of each pool that did not take their last order."""
     away_w: dict[str, Seeming] = field(default_factory=dict)

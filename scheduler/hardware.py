@@ -18,6 +18,7 @@ from adapters.hall import SimulatedHall
 from adapters.hall_state import MAX_MHZ, MIN_MHZ, HallFaults, HallPhysics
 from adapters.ports import (
     AdapterError,
+    CardMeter,
     Clock,
     GpuId,
     GpuInfo,
@@ -191,6 +192,10 @@ class Meters:
                 taken=_taken(merged, reading),
             )
         return replace(merged, lost=merged.lost + tuple(errors))
+
+    def cards(self) -> Mapping[GpuId, float]:
+        """What each card draws, as far as one of them knows."""
+        return {gpu: w for part in self.parts if isinstance(part, CardMeter) for gpu, w in part.cards().items()}
 
 
 def _taken(first: Reading, later: Reading) -> dict[str, tuple[datetime, datetime]]:

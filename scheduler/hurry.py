@@ -56,6 +56,9 @@ def hurried(
 ) -> tuple[Note, ...]:
     """Say which sites a ceiling makes fall faster than their own ramp, or that of a program whose event is live, allows
     from their last set-points."""
+    if not ctx.dispatcher.writes:  # nothing falls by our word
+        state.falls.clear()
+        return ()
     notes, then = [], now + ctx.timing.control_period
     passed = now - state.last_tick_at if state.last_tick_at is not None else ctx.timing.control_period
     for site, trim in trims.items():

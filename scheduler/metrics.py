@@ -109,8 +109,8 @@ FAMILIES = (
     Family("gridpace_pool_latency_guard", "gauge", "1 for what the latency guard does (idle, few, kept, slipping, "
            "holding, missed, lost)", ("pool", "state")),
     Family("gridpace_pool_yielded_gpus", "gauge", "GPUs whose limit another program insists on; left to it", ("pool",)),
-    Family("gridpace_pool_cap_unmoved", "gauge", "1 while a pool's busy GPUs draw clearly more than the limit that "
-           "they enforce; 0 also where nobody tells how many of them work", ("pool",)),
+    Family("gridpace_pool_cap_unmoved", "gauge", "1 while a pool's busy GPUs, or some of its cards, draw clearly "
+           "more than the limit that they enforce; 0 also where nobody tells it", ("pool",)),
     Family("gridpace_jobs", "gauge", "Jobs by state", ("state",)),
     Family("gridpace_jobs_elsewhere", "gauge", "Jobs that another site works on", ("site",)),
     Family("gridpace_coordinator_lost", "gauge", "1 while no coordinator of several sites is heard"),

@@ -15,12 +15,13 @@ from optimizer.reasons import Note, Reason, Severity
 from scheduler.busy import known_busy
 from scheduler.engine import Context, State
 from scheduler.levers import ABOVE, TICKS
+from scheduler.stuck_cards import stuck_cards
 
 
 def unmoved(ctx: Context, state: State, reading: Reading | None, now: datetime) -> tuple[Note, ...]:
     """A note for each pool whose busy GPUs have drawn a tenth more than their enforced limits let them for ten readings
-    in a row, where somebody other than power says how many of them work."""
-    notes = []
+    in a row, where somebody other than power says how many of them work; else for each pool some cards of which do."""
+    notes, cards = [], stuck_cards(ctx, state, reading)
     for pool_id in ctx.pools:
         most_w = most_draw_w(ctx, state, pool_id, reading, now) if ctx.dispatcher.writes else None
         draw_w = busy_draw_w(ctx, state, pool_id, reading, now)
@@ -33,6 +34,8 @@ def unmoved(ctx: Context, state: State, reading: Reading | None, now: datetime) 
                 f"sensor is wrong{clocks}"
             )
             notes.append(Note(Reason.CAP_UNMOVED, pool_id, text, Severity.ALERT, now))
+        elif pool_id in cards:
+            notes.append(Note(Reason.CAP_UNMOVED, pool_id, cards[pool_id], Severity.ALERT, now))
     return tuple(notes)
 
 

@@ -39,6 +39,7 @@ class FleetMeter:
         """One reading; silent nodes and their cards are named in `lost`. AdapterError when no node is heard."""
         states = self._states()
         if not states:
+            self._take_in({})
             raise AdapterError("the fleet: no node has told its state lately")
         self._take_in(states)
         seen, pool_kw, busy = Counter[str](), dict[str, float](), dict[str, float]()
@@ -52,6 +53,13 @@ class FleetMeter:
                 busy[pool] = shares / told * size
         lost = () if seen == self._sizes else self._lost(states, pool_kw)
         return Reading(self._clock.now(), pool_kw, {}, {}, (*self._silent(), *lost), busy)
+
+    def cards(self) -> Mapping[GpuId, float]:
+        """Draw in W of each card of the nodes that were heard at the last reading."""
+        found: dict[GpuId, float] = {}
+        for state in self._heard.values():
+            found.update(state.draw_w)
+        return found
 
     def _take_in(self, states: Mapping[str, NodeState]) -> None:
         """Count anew what was told since the last reading, and nodes that are not heard any more no longer."""

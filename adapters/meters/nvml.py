@@ -30,18 +30,25 @@ class NvmlMeter:
         self._pool_of = dict(pool_of)
         self.session = session or NvmlSession(deadline_s)
         self._sums = PoolSums(self._pool_of)
+        self._draws_w: Mapping[GpuId, float] = {}
 
     def read(self) -> Reading:
         """One reading of all cards at once. AdapterError when none of them answers."""
+        self._draws_w = {}
         seen, failures = self.session.look(self._pool_of, _card)
         if self._pool_of and not seen:
             named = ", ".join(f"{gpu}: {reason}" for gpu, reason in list(failures.items())[:3])
             raise AdapterError(f"NVML: no GPU could be read ({named})")
-        pool_kw, lost = self._sums.power_kw({gpu: draw_w for gpu, (draw_w, _, _) in seen.items()})
+        self._draws_w = {gpu: draw_w for gpu, (draw_w, _, _) in seen.items()}
+        pool_kw, lost = self._sums.power_kw(self._draws_w)
         joules = {gpu: energy_j for gpu, (_, energy_j, _) in seen.items() if energy_j >= 0}
         energy = self._sums.energy_kwh({gpu: energy_j / _J_PER_KWH for gpu, energy_j in joules.items()})
         busy = self._sums.busy_gpus({gpu: share for gpu, (_, _, share) in seen.items()})
         return Reading(self._clock.now(), pool_kw, {}, energy, lost, busy)
+
+    def cards(self) -> Mapping[GpuId, float]:
+        """Draw in W of each card at the last reading."""
+        return self._draws_w
 
     def close(self) -> None:
         """Let NVML go."""

@@ -5,8 +5,10 @@ The site meter is true; GPU sensors carry the noise and the losses that the hall
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from adapters.hall import SimulatedHall
-from adapters.ports import AdapterError, Reading
+from adapters.ports import AdapterError, GpuId, Reading
 from optimizer.reasons import Note
 
 
@@ -22,6 +24,12 @@ class SimulatedMeter:
         if not reading.pool_kw and not reading.import_kw:
             raise AdapterError(f"simulated hall: no meter answered at {reading.at.isoformat()}")
         return reading
+
+    def cards(self) -> Mapping[GpuId, float]:
+        """Draw in W of each card on the bus, as its sensor tells it."""
+        now = self.hall.columns()
+        rows = zip(self.hall.pool_of, now.draw_w.tolist(), now.live.tolist(), strict=True)
+        return {gpu: draw_w for gpu, draw_w, live in rows if live}
 
     def describe(self) -> Note:
         """Says that nothing here is real."""

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adapters.ports import AdapterError, Lease
+from adapters.ports import AdapterError, CardMeter, Lease
 from optimizer.reasons import Reason
 from tests.support.power_worlds import meter_world, wait_until
 
@@ -89,3 +89,11 @@ def test_with_nothing_left_to_read_it_says_so(tmp_path, monkeypatch):
         world.fake.set_all(lost=1)
         with pytest.raises(AdapterError, match="gpu_lost"):
             meter.read()
+
+
+def test_whoever_reads_cards_knows_what_each_of_them_drew(pair, request):
+    meter, _ = pair
+    assert isinstance(meter, CardMeter) == (request.node.callspec.params["pair"] != "prometheus")
+    if isinstance(meter, CardMeter):
+        meter.read()
+        assert list(meter.cards().values()) == pytest.approx([650.0] * 8, rel=1e-3)
