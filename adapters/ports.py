@@ -268,8 +268,8 @@ class Reading:
     `busy_gpus`: GPUs of a pool that work, where the hardware says how busy it is; `work_gpus`: their work in GPUs at
     full throughput, where something meters it (tokens an hour over the pool's `tokens_per_gpu_h`). Both teach curves.
 
-    `taken`: over which time, from and to, the power of a pool or site was measured, where that is not the last second.
-    It is held against the orders of that time.
+    `taken`, `import_taken`: over which time, from and to, the power of a pool, or a site's import, was measured, where
+    that is not the last second. It is held against the orders of that time.
     """
 
     at: datetime
@@ -280,6 +280,7 @@ class Reading:
     busy_gpus: Mapping[str, float] = field(default_factory=dict)
     work_gpus: Mapping[str, float] = field(default_factory=dict)
     taken: Mapping[str, tuple[datetime, datetime]] = field(default_factory=dict)
+    import_taken: Mapping[str, tuple[datetime, datetime]] = field(default_factory=dict)
 
 
 class Meter(Protocol):

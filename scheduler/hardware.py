@@ -189,7 +189,8 @@ class Meters:
                 lost=merged.lost + reading.lost,
                 busy_gpus={**merged.busy_gpus, **reading.busy_gpus},
                 work_gpus={**merged.work_gpus, **reading.work_gpus},
-                taken=_taken(merged, reading),
+                taken=_kept(merged.taken, reading.pool_kw) | dict(reading.taken),
+                import_taken=_kept(merged.import_taken, reading.import_kw) | dict(reading.import_taken),
             )
         return replace(merged, lost=merged.lost + tuple(errors))
 
@@ -198,10 +199,11 @@ class Meters:
         return {gpu: w for part in self.parts if isinstance(part, CardMeter) for gpu, w in part.cards().items()}
 
 
-def _taken(first: Reading, later: Reading) -> dict[str, tuple[datetime, datetime]]:
-    """When the values were taken that a later reading leaves of the first one, and its own."""
-    replaced = {**later.pool_kw, **later.import_kw}
-    return {**{name: span for name, span in first.taken.items() if name not in replaced}, **later.taken}
+def _kept(
+    spans: Mapping[str, tuple[datetime, datetime]], replaced: Mapping[str, float]
+) -> dict[str, tuple[datetime, datetime]]:
+    """When the values were taken that a later reading has nothing in place of."""
+    return {name: span for name, span in spans.items() if name not in replaced}
 
 
 def parts_of(meter: Meter) -> tuple[Meter, ...]:

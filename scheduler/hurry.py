@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from optimizer.domain import GridEvent
@@ -60,7 +60,8 @@ def hurried(
         state.falls.clear()
         return ()
     notes, then = [], now + ctx.timing.control_period
-    passed = now - state.last_tick_at if state.last_tick_at is not None else ctx.timing.control_period
+    before = state.last_tick_at if state.last_tick_at is not None else now - ctx.timing.control_period
+    passed = max(timedelta(0), now - before)  # a clock that was put back says nothing of a fall
     for site, trim in trims.items():
         own = ctx.sites[site].ramp_down_kw_per_min
         per_min = min([own, *(event.ramp_down_kw_per_min for event in live(site, events, then))])

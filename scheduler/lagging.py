@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 
 from optimizer.domain import GpuPool
@@ -31,23 +32,22 @@ SENSOR = timedelta(seconds=1)
 def bring_up(ctx: Context, state: State, now: datetime) -> None:
     """Put in place of `state.reading` what it would be by now; what was measured stays in `state.measured`."""
     state.measured = reading = state.reading
+    if state.past and state.past[-1].at > now:  # the clock was put back: a past that is to come is none
+        state.past.clear()
     if reading is None:
         return
     if reading.taken and state.past:
         pools = {model.pool.id: model.pool for model in ctx.pools.values()}
-        drawn = {
-            name: kw * _moved(state, pools[name], reading.taken[name], now)
-            if name in reading.taken and name in pools
-            else kw
-            for name, kw in reading.pool_kw.items()
-        }
-        state.reading = replace(reading, pool_kw=drawn)
-    state.it_kw = {
-        site: sum(seen_or_due_kw(state, entry.pool) for entry in site_pools(ctx, site)) for site in ctx.sites
-    }
-    if reading.taken and state.past:
-        imports = {site: _import_kw(ctx, state, site, kw, now) for site, kw in reading.import_kw.items()}
-        state.reading = replace(state.reading or reading, import_kw=imports)
+        moved = {name: _moved(state, pools[name], span, now) for name, span in reading.taken.items() if name in pools}
+        drawn = {name: kw * moved.get(name, 1.0) for name, kw in reading.pool_kw.items()}
+        state.reading = reading = replace(reading, pool_kw=drawn)
+    due = partial(seen_or_due_kw, state)
+    state.it_kw = {site: sum(due(entry.pool) for entry in site_pools(ctx, site)) for site in ctx.sites}
+    if reading.import_taken and state.past:
+        spans = {site: span for site, span in reading.import_taken.items() if site in reading.import_kw}
+        grown = {site: _import_kw(ctx, state, site, span, now) for site, span in spans.items() if site in ctx.sites}
+        imports = {site: kw + grown.get(site, 0.0) for site, kw in reading.import_kw.items()}
+        state.reading = replace(reading, import_kw=imports)
 
 
 def remember(state: State, now: datetime) -> None:
@@ -68,7 +68,7 @@ def _parts(state: State, span: Span, now: datetime) -> list[_Part]:
     """A span cut at the moments at which orders changed; what is older than all that is remembered counts as the
     oldest of it."""
     ends = min(span[1], now)
-    begins, moments = min(span[0], ends - SENSOR), state.past
+    begins, moments = span[0] if span[0] < ends else ends - SENSOR, state.past
     edges = [begins, *(moment.at for moment in moments), ends]
     parts = []
     for number, (left, right) in enumerate(pairwise(edges)):
@@ -90,11 +90,8 @@ def _due_kw(state: State, pool: GpuPool, order: PoolOrder | None) -> float:
     return pool_kw(pool, order, busy_under(state, pool, order))
 
 
-def _import_kw(ctx: Context, state: State, site: str, kw: float, now: datetime) -> float:
-    """Import by now where a meter told of a span that is over: with what IT has moved since."""
-    taken = state.measured.taken if state.measured is not None else {}
-    if site not in taken:
-        return kw
-    then_kw = sum(part.share * part.it_kw.get(site, state.it_kw[site]) for part in _parts(state, taken[site], now))
+def _import_kw(ctx: Context, state: State, site: str, span: Span, now: datetime) -> float:
+    """By how much a site's import has moved since a span that is over: with what IT has moved."""
+    then_kw = sum(part.share * part.it_kw.get(site, state.it_kw[site]) for part in _parts(state, span, now))
     moved_kw, line = state.it_kw[site] - then_kw, meter_line(ctx, state, site, now)
-    return kw + moved_kw * (line.rising if moved_kw > 0 else line.falling)
+    return moved_kw * (line.rising if moved_kw > 0 else line.falling)

@@ -110,9 +110,8 @@ def trim_site(
     kept = dwelling(state, planned, now)
     wish = give_back(ctx, state, pools, kept, _free_kw(state, pools, kept, cap_it_kw, line.it_of(most_kw)), now)
     wish_kw = line.import_of(it_kw(state, pools, wish))
-    up, down = ramps_now(ctx, site, events, now)
-    least_kw = state.lately[site].least_kw if site in state.lately and not live(site, events, now) else -INF
-    aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, up, down, risen_by_load(last_kw, held_kw, least_kw, up))
+    up, down, risen_kw = ramps_now(ctx, state, site, events, now, (last_kw, held_kw))
+    aim_kw = setpoint(wish_kw, last_kw, most_kw, seconds, up, down, risen_kw)
     aim_kw = max(aim_kw, min(most_kw, line.import_of(guarded_it_kw(state, pools))))
     base, floors = _base(state, pools, wish, ramping=aim_kw > wish_kw + SLACK_KW, deep=site in below_floor)
     base_it_kw, target_kw = it_kw(state, pools, base), min(line.it_of(aim_kw), cap_it_kw)
@@ -133,11 +132,25 @@ def trim_site(
     return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, notes + more, cap_kw)
 
 
-def ramps_now(ctx: Context, site: str, events: tuple[GridEvent, ...], now: datetime) -> tuple[float, float]:
-    """Ramp limits of a site now, up and down, in kW per minute: its own, of live events, and of those just released."""
-    model = ctx.sites[site]
+def ramps_now(
+    ctx: Context,
+    state: State,
+    site: str,
+    events: tuple[GridEvent, ...],
+    now: datetime,
+    kw: tuple[float | None, float],
+) -> tuple[float, float, float]:
+    """Ramp limits of a site now, up and down, in kW per minute: its own, of live events, and of those just released;
+    and by how much load has raised it from its last set-point, which a release is not meant for. `kw`: that set-point,
+    and the import under the orders in force."""
+    (last_kw, held_kw), model = kw, ctx.sites[site]
     up, down = pace(site, events, now, model.ramp_up_kw_per_min, model.ramp_down_kw_per_min)
-    return min(up, release_kw_per_min(site, events, now, ctx.timing.interval)), down
+    least_kw = state.lately[site].least_kw if site in state.lately and not live(site, events, now) else -INF
+    risen_kw = risen_by_load(last_kw, held_kw, least_kw, up)
+    release = release_kw_per_min(site, events, now, ctx.timing.interval)
+    if release < up == INF and last_kw is not None:
+        risen_kw = max(0.0, held_kw - last_kw)
+    return min(up, release), down, risen_kw
 
 
 def coming_cap_kw(

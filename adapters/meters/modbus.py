@@ -18,8 +18,8 @@ from adapters.fields import Duration, Id
 from adapters.modbus import ModbusLink, ModbusServer, Register
 from adapters.ports import AdapterError, Reading
 
-STILL, READ = timedelta(seconds=10), timedelta(seconds=1)
-"""A value that stands still for longer is no old one; a meter is read about every second."""
+STILL, MOST_STILL = timedelta(seconds=10), timedelta(seconds=90)
+"""A value that stands still for longer is no old one; the latter where it has moved as seldom before."""
 
 
 class MeterRegister(Register):
@@ -97,6 +97,10 @@ class ModbusMeter:
         self._link = ModbusLink(config, context)
         self._last: list[list[int]] = []
         self._moved_at = float("-inf")
+        self._moved = False
+        self._read_at: datetime | None = None
+        self._span: tuple[datetime, datetime] | None = None
+        self._still = STILL
 
     def read(self) -> Reading:
         """Import now. Raises AdapterError when the meter doesn't answer, or nothing that can be believed."""
@@ -110,18 +114,24 @@ class ModbusMeter:
         high = config.max_kw if config.max_kw is not None else float("inf")
         if not low <= kw <= high:
             raise AdapterError(f"{self._link.place}: {kw:g} kW is outside {low:g} to {high:g} kW; not believed")
-        return Reading(self._clock.now(), {}, {config.site: kw}, taken=self._taken())
+        now = self._clock.now()
+        return Reading(now, {}, {config.site: kw}, import_taken=self._taken(now))
 
     def close(self) -> None:
         """End the connection."""
         self._link.close()
 
-    def _taken(self) -> dict[str, tuple[datetime, datetime]]:
-        """Many meters have a new value every few seconds only: one that has not moved is of the second before it was
-        first read. After STILL it is what is drawn."""
-        still = timedelta(seconds=self._clock.monotonic() - self._moved_at)
-        moved_at = self._clock.now() - still
-        return {self._config.site: (moved_at - READ, moved_at)} if timedelta(0) < still <= STILL else {}
+    def _taken(self, now: datetime) -> dict[str, tuple[datetime, datetime]]:
+        """Many meters have a new value every few seconds only: one that has not moved is of the time before it was
+        first read, since the read before that. One that stands still for much longer than it did before is what
+        is drawn."""
+        before, self._read_at = self._read_at, now
+        if self._moved:
+            if self._span is not None:
+                self._still = min(MOST_STILL, max(STILL, 2 * (now - self._span[1])))
+            self._span = (before, now) if before is not None else None
+            return {}
+        return {self._config.site: self._span} if self._span is not None and now - self._span[1] <= self._still else {}
 
     def _kw(self, register: MeterRegister, words: list[int]) -> float:
         count = self._link.count(words, register.number)
@@ -134,7 +144,8 @@ class ModbusMeter:
     def _check_alive(self, words: list[list[int]]) -> None:
         """Raise AdapterError when nothing has moved for too long."""
         now, patience = self._clock.monotonic(), self._config.stale_after
-        if words != self._last:
+        self._moved = words != self._last
+        if self._moved:
             self._last, self._moved_at = words, now
         elif patience is not None and now - self._moved_at > patience.total_seconds():
             raise AdapterError(

@@ -12,9 +12,9 @@ latest/querying/api/.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import isfinite
 from typing import Any, Literal
 
@@ -113,16 +113,31 @@ class PrometheusMeter:
         pool_kw, lost = self._sums.power_kw({gpu: sample.value for gpu, sample in power.items()})
         kwh = {gpu: mj / MJ_PER_KWH for gpu, mj in self._values(newest, self._config.energy_metric, MOST_MJ).items()}
         busy = self._values(newest, self._config.utilisation_metric, 100.0)
-        now, ages_s = self._clock.now(), [sample.age_s for sample in power.values()] or [0.0]
-        oldest, youngest = (now - timedelta(seconds=age_s) for age_s in (max(ages_s), min(ages_s)))
+        now = self._clock.now()
+        oldest = now - timedelta(seconds=max((sample.age_s for sample in power.values()), default=0.0))
         return Reading(
             at=oldest,
             pool_kw=pool_kw,
             energy_kwh=self._sums.energy_kwh(kwh),
             lost=lost,
             busy_gpus=self._sums.busy_gpus({gpu: percent / 100.0 for gpu, percent in busy.items()}),
-            taken=dict.fromkeys(pool_kw, (oldest - SENSOR, youngest)),
+            taken=self._taken(power, pool_kw, now),
         )
+
+    def _taken(
+        self, power: Mapping[GpuId, Sample], pools: Iterable[str], now: datetime
+    ) -> dict[str, tuple[datetime, datetime]]:
+        """Over which time each pool's samples were taken: as wide about their mean age as the youngest is from it, so
+        that one card that was not scraped lately speaks for itself alone."""
+        ages_s: dict[str, list[float]] = {pool: [] for pool in pools}
+        for gpu, sample in power.items():
+            ages_s.get(self._pool_of[gpu], []).append(sample.age_s)
+        spans = {}
+        for pool, ages in ages_s.items():
+            youngest_s, mean_s = min(ages), sum(ages) / len(ages)
+            begins, ends = (now - timedelta(seconds=age_s) for age_s in (2 * mean_s - youngest_s, youngest_s))
+            spans[pool] = (begins - SENSOR, ends)
+        return spans
 
     def close(self) -> None:
         """End the connection."""

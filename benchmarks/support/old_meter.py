@@ -34,8 +34,10 @@ class OldMeter:
             told = replace(told, import_kw=kept.import_kw)
         if self._pools:
             told = replace(told, pool_kw=kept.pool_kw, busy_gpus=kept.busy_gpus, work_gpus=kept.work_gpus)
-        old = [*(kept.import_kw if self._sites else ()), *(kept.pool_kw if self._pools else ())]
-        return replace(told, taken={**fresh.taken, **dict.fromkeys(old, (at - SENSOR, at))})
+        span = (at - SENSOR, at)
+        pools = dict.fromkeys(kept.pool_kw, span) if self._pools else fresh.taken
+        sites = dict.fromkeys(kept.import_kw, span) if self._sites else fresh.import_taken
+        return replace(told, taken=pools, import_taken=sites)
 
 
 def seconds_ago(parts: Parts) -> None:

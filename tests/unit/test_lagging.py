@@ -65,7 +65,7 @@ def test_what_is_old_is_moved_by_what_orders_did_since_and_what_was_measured_is_
         state.past.append(Moment(now - 2 * SECOND, half, state.it_kw))
         state.held = half
         span = (now - 3 * SECOND, now - 2 * SECOND)
-        state.reading = replace(fresh, taken=dict.fromkeys(("chat", "lab"), span))
+        state.reading = replace(fresh, taken={"chat": span}, import_taken={"lab": span})
         bring_up(made.ctx, state, now)
         assert state.measured.pool_kw == fresh.pool_kw
         moved = state.reading.pool_kw["chat"] - fresh.pool_kw["chat"]
@@ -83,6 +83,19 @@ def test_of_several_meters_each_value_keeps_its_own_time():
             self.read = lambda: reading
 
     old, new = (START - 3 * SECOND, START - 2 * SECOND), (START - 2 * SECOND, START - SECOND)
-    cards = Reading(START, {"a": 1.0, "b": 2.0}, {"north": 9.0}, taken={"a": old, "b": old, "north": old})
-    later = Reading(START, {"b": 3.0}, {"north": 8.0}, taken={"north": new})
-    assert Meters((Says(cards), Says(later))).read().taken == {"a": old, "north": new}
+    cards = Reading(START, {"a": 1.0, "b": 2.0}, {"a": 9.0}, taken={"a": old, "b": old}, import_taken={"a": old})
+    later = Reading(START, {"b": 3.0}, {"a": 8.0}, import_taken={"a": new})
+    merged = Meters((Says(cards), Says(later))).read()
+    assert merged.taken == {"a": old}
+    assert merged.import_taken == {"a": new}, "a site may be called as a pool is"
+
+
+@pytest.mark.parametrize("back_s", [7, 60])
+def test_a_clock_that_is_put_back_takes_no_power_off_what_is_measured(tmp_path, back_s):
+    with lab(tmp_path, lambda text: text.split("jobs:")[0] + MEAN) as made:
+        made.run(2 * MINUTE)
+        now = made.clock.now() - back_s * SECOND
+        fresh = made.ctx.meter.read()
+        made.state.reading = replace(fresh, import_taken={"lab": (now - 3 * SECOND, now - 2 * SECOND)})
+        bring_up(made.ctx, made.state, now)
+        assert made.state.reading.import_kw == fresh.import_kw

@@ -156,15 +156,21 @@ def test_a_config_that_cannot_be_is_refused(change, text):
 def test_a_value_that_has_not_moved_is_of_when_it_was_first_read(peer, alive):
     """Gateways have a new value every few seconds; the loop holds it against the orders of its time."""
     clock, moving = VirtualClock(START), ALIVE if alive else ADDRESS
-    with meter_over(peer, clock=clock, alive=alive, **({"stale_after": "30s"} if alive else {})) as meter:
-        write(peer, moving, struct.pack(">f", 700.0))
-        assert meter.read().taken == {}, "new: of this second"
-        clock.sleep(2.0)
+    with meter_over(peer, clock=clock, alive=alive, **({"stale_after": "60s"} if alive else {})) as meter:
         second = timedelta(seconds=1)
-        assert meter.read().taken == {"north": (START - second, START)}
-        clock.sleep(9.0)
-        assert meter.read().taken == {}, "what stands still for so long is drawn now"
-        write(peer, moving, struct.pack(">f", 701.0))
-        assert meter.read().taken == {}
+        for kw in (700.0, 701.0):
+            write(peer, moving, struct.pack(">f", kw))
+            assert meter.read().import_taken == {}, "new: of now"
+            clock.sleep(0.25)
         clock.sleep(1.0)
-        assert meter.read().taken == {"north": (START + 10 * second, START + 11 * second)}
+        assert meter.read().import_taken == {"north": (START, START + second / 4)}, "it moved between these two"
+        clock.sleep(8.0)
+        assert meter.read().import_taken == {"north": (START, START + second / 4)}
+        clock.sleep(10.75)
+        assert meter.read().import_taken == {}, "what stands still for so long is drawn now"
+        write(peer, moving, struct.pack(">f", 702.0))
+        assert meter.read().import_taken == {}
+        clock.sleep(39.0)
+        assert len(meter.read().import_taken) == 1, "as long as twice the time that it took the last time"
+        clock.sleep(1.5)
+        assert meter.read().import_taken == {}

@@ -15,6 +15,7 @@ from scheduler.ledger.resolve import ProgramTerms
 from scheduler.service import OperatorOrder
 from scheduler.store.store import Store
 from scheduler.targets import approach_kw, pace, release_kw_per_min
+from scheduler.trim import ramps_now
 from tests.support.loops import lab, order
 
 START = datetime(2022, 9, 6, 22, tzinfo=UTC)
@@ -230,6 +231,17 @@ def test_a_released_site_goes_on_at_the_pace_of_its_ramp_to_the_end_of_the_first
     for without in ({"rebound_s": 0.0}, {"ramp_out_s": 0.0}, {"baseline_kw": 600.0}):
         changed = replace(event, **without)
         assert release_kw_per_min("lab", [changed], event_released(changed), FIVE) == INF, without
+
+
+def test_users_who_come_back_after_a_small_event_are_no_release(tmp_path):
+    """One per cent in five minutes is a pace that nobody who waits for an answer can be held to."""
+    with lab(tmp_path, lambda text: text.replace("ramp_kw_per_min: {up: 10, down: 40}", "ramp_kw_per_min: {}")) as made:
+        made.run(10 * SECOND)
+        _, event, _ = told(990.0, minutes=10, ramp_s=300.0, allowed=Pace())
+        now = START + 16 * MINUTE
+        up, _, risen_kw = ramps_now(made.ctx, made.state, "lab", (event,), now, (30.0, 35.0))
+        assert (up, risen_kw) == (pytest.approx(2.0), 5.0), "what load added since, and orders by the pace"
+        assert ramps_now(made.ctx, made.state, "lab", (event,), START, (30.0, 35.0))[2] == 0.0
 
 
 def event_released(event):

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -13,12 +13,13 @@ import pytest
 from pydantic import ValidationError
 
 from adapters.context import AdapterContext
-from adapters.meters.prometheus import PrometheusConfig, PrometheusMeter
+from adapters.meters.prometheus import POOL_OF, PrometheusConfig, PrometheusMeter, Sample
 from adapters.ports import AdapterError
 from scheduler.clock import VirtualClock, WallClock
 from scheduler.fleet.certificates import certificates
 from tests.support.nats import free_port
 from tests.support.power_worlds import wait_until
+from tests.support.problems import START
 from tests.support.prometheus import Exporter, dcgm, prometheus, shared, wait_for_scrapes
 
 CARDS = [f"GPU-{number:08d}-0000" for number in range(5)]
@@ -236,3 +237,16 @@ def test_a_server_that_does_not_answer_costs_one_deadline_and_is_then_left_alone
 def test_a_login_that_cannot_be_is_refused(change, text):
     with pytest.raises(ValidationError, match=text):
         PrometheusConfig.model_validate({"type": "prometheus", "url": "http://localhost:9090"} | change)
+
+
+def test_a_card_that_was_not_scraped_lately_speaks_for_itself_alone():
+    """A node that dies keeps its last sample for as long as `max_age`; its pool's others are of now."""
+    pool_of = {f"GPU-{number}": "big" if number < 100 else "small" for number in range(104)}
+    context = AdapterContext(VirtualClock(START), Path(), extras={POOL_OF: pool_of})
+    meter = PrometheusMeter(PrometheusConfig(type="prometheus", url="http://127.0.0.1:1"), context)
+    power = {gpu: Sample("p", gpu, 9.0 if gpu == "GPU-3" else 1.0, 300.0) for gpu in pool_of}
+    spans = meter._taken(power, ("big", "small"), START)
+    begins, ends = spans["big"]
+    assert START - begins < timedelta(seconds=2.2), "and not ten"
+    assert ends == spans["small"][1] == START - timedelta(seconds=1)
+    assert spans["small"][0] == START - timedelta(seconds=2)
