@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from adapters.ports import EventTarget
 from optimizer.curves import draw_at_cap
@@ -136,15 +137,16 @@ def test_held_jobs_are_let_go_under_a_limit_only_where_the_caps_alone_keep_it(tm
         assert bool(made.ctx.store.all("held_jobs")["slurm"]["jobs"]) is kept
 
 
-def test_who_sets_limits_by_himself_gives_them_back_and_names_the_site(tmp_path, capsys):
+def test_who_sets_limits_by_himself_gives_them_back_and_names_the_site(tmp_path):
     with lab(tmp_path, hard) as made:
         first = caps(made)
         limited(made, "site")
-        assert end_in_order(made.parts).left == ""
+        with capture_logs() as said:
+            assert end_in_order(made.parts).left == ""
         assert caps(made) == first
-        said = capsys.readouterr().out
-        assert "stopped under a limit: its site is free to rise above it" in said
-        assert "site=lab" in said
+        (line,) = [line for line in said if line["event"].startswith("stopped under a limit")]
+        assert "its site is free to rise above it" in line["event"]
+        assert line["site"] == "lab"
 
 
 def light(made):
