@@ -3,12 +3,13 @@
 import json
 from dataclasses import replace
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
-from structlog.testing import capture_logs
 
 from adapters.ports import EventTarget
 from optimizer.curves import draw_at_cap
+from scheduler import stopping
 from scheduler.agent.settings import AgentSettings
 from scheduler.clocked import limits_of
 from scheduler.letting_go import LEFT, left_at_stop, let_all_go
@@ -137,16 +138,17 @@ def test_held_jobs_are_let_go_under_a_limit_only_where_the_caps_alone_keep_it(tm
         assert bool(made.ctx.store.all("held_jobs")["slurm"]["jobs"]) is kept
 
 
-def test_who_sets_limits_by_himself_gives_them_back_and_names_the_site(tmp_path):
+def test_who_sets_limits_by_himself_gives_them_back_and_names_the_site(tmp_path, monkeypatch):
     with lab(tmp_path, hard) as made:
         first = caps(made)
         limited(made, "site")
-        with capture_logs() as said:
-            assert end_in_order(made.parts).left == ""
+        said = Mock()
+        monkeypatch.setattr(stopping, "log", said)
+        assert end_in_order(made.parts).left == ""
         assert caps(made) == first
-        (line,) = [line for line in said if line["event"].startswith("stopped under a limit")]
-        assert "its site is free to rise above it" in line["event"]
-        assert line["site"] == "lab"
+        (text,), fields = said.warning.call_args
+        assert text == "stopped under a limit: its site is free to rise above it"
+        assert fields["site"] == "lab"
 
 
 def light(made):
