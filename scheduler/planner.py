@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 READY = "ready"
 START_S = 60.0
-"""How long a fresh child may take to import the solver; counted apart from the deadline of a plan."""
+"""How long a fresh child may take to import the solver before it is replaced. The first plan of all waits so long; any
+other one no longer than its deadline."""
 
 PROBES = 8
 """How often a plan of the daemon asks at which price waiting jobs would start; one takes a few simplex iterations."""
@@ -99,13 +100,15 @@ class ChildPlanner:
         self._child: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._warm = False
+        self._started_at = 0.0
         self._closed = False
         self.restarts = -1
         with self._lock:
             self._start()
 
     def plan(self, problem: Problem, last_plan: Plan | None = None) -> Plan:
-        """The plan for `problem`, by the ladder; within the hard deadline whatever the child does."""
+        """The plan for `problem`, by the ladder; soon after the hard deadline whatever the child does. The first plan
+        of all also waits for the child's imports."""
         started = time.monotonic()
         plan = answer(problem, last_plan, self._ask)
         return replace(plan, solve_s=time.monotonic() - started)
@@ -137,6 +140,7 @@ class ChildPlanner:
         child.start()
         theirs.close()
         self._child, self._warm = child, False
+        self._started_at = time.monotonic()
         self.restarts += 1
 
     def _stop(self, grace_s: float = 0.0) -> None:
@@ -166,16 +170,19 @@ class ChildPlanner:
                 raise SolveError(lost.kind, str(lost)) from lost
 
     def _exchange(self, problem: Problem) -> Plan:
-        """Send the problem, wait for the plan."""
-        assert self._pipe is not None
+        """Send the problem, wait for the plan. A child that is stopped or busy reads nothing, or half: a pipe that is
+        full blocks its writer for good, so it is the end of the child that ends an exchange."""
+        assert self._pipe is not None and self._child is not None
+        left_s = self._hard_deadline_s - (0.0 if self._warm else self._expect_ready())
+        watch = _Watch(self._child, left_s)
         try:
-            if not self._warm:
-                self._expect_ready()
-            self._pipe.send(problem)
-            if not self._pipe.poll(self._hard_deadline_s):
-                raise _ChildLost(SolveFault.TIMEOUT, f"the solver was killed after {self._hard_deadline_s:g} s")
-            made = self._pipe.recv()
+            with watch:
+                self._pipe.send(problem)
+                made = self._pipe.recv()
         except (EOFError, OSError) as error:
+            if watch.fired:
+                late = f"the solver was killed after {self._hard_deadline_s:g} s"
+                raise _ChildLost(SolveFault.TIMEOUT, late) from error
             raise _ChildLost(SolveFault.FAILED, "the solver process died while it planned") from error
         except (pickle.UnpicklingError, AttributeError, ImportError, IndexError, ValueError, TypeError) as error:
             raise _ChildLost(SolveFault.FAILED, f"the solver process answered nonsense: {error!r}") from error
@@ -185,14 +192,44 @@ class ChildPlanner:
             raise _ChildLost(SolveFault.FAILED, f"the solver process answered {made!r:.200}")
         return made
 
-    def _expect_ready(self) -> None:
-        """Wait for the child's imports."""
+    def _expect_ready(self) -> float:
+        """Wait for the child's imports; the seconds of the plan's deadline that this took. A child that needs longer
+        goes on starting: the next plan finds it ready."""
         assert self._pipe is not None
-        if not self._pipe.poll(START_S):
-            raise _ChildLost(SolveFault.TIMEOUT, f"the solver process did not start within {START_S:g} s")
-        if self._pipe.recv() != READY:
-            raise _ChildLost(SolveFault.FAILED, "the solver process started with nonsense")
+        first, began = self.restarts == 0, time.monotonic()
+        try:
+            if not self._pipe.poll(START_S if first else self._hard_deadline_s):
+                if time.monotonic() - self._started_at >= START_S:
+                    text = f"the solver process did not start within {START_S:g} s"
+                    raise _ChildLost(SolveFault.TIMEOUT, text)
+                text = f"a new solver process was not ready within {self._hard_deadline_s:g} s"
+                raise SolveError(SolveFault.TIMEOUT, text)
+            if self._pipe.recv() != READY:
+                raise _ChildLost(SolveFault.FAILED, "the solver process started with nonsense")
+        except (EOFError, OSError) as error:
+            raise _ChildLost(SolveFault.FAILED, "the solver process died while it started") from error
         self._warm = True
+        return 0.0 if first else time.monotonic() - began
+
+
+class _Watch:
+    """Kills a process when the block takes too long, which breaks the pipe to it: `fired` tells so."""
+
+    def __init__(self, child: SpawnProcess, seconds: float) -> None:
+        self._child = child
+        self._timer = threading.Timer(max(0.0, seconds), self._fire)
+        self._timer.daemon = True
+        self.fired = False
+
+    def _fire(self) -> None:
+        self.fired = True
+        self._child.kill()
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
 
 
 class _ChildLost(Exception):

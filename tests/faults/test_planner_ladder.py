@@ -1,6 +1,7 @@
 """Whatever the solver process does, a plan comes in time, says which rung it is and why, and the next one is good."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def planner(request):
         (wrong.refuse, Reason.SOLVER_INFEASIBLE),
         (wrong.nonsense, Reason.SOLVER_CRASH),
         (wrong.unpicklable, Reason.SOLVER_CRASH),
+        (wrong.stop_half_way, Reason.SOLVER_TIMEOUT),
         (wrong.eat_memory, Reason.SOLVER_CRASH),
         (wrong.over_the_limit, Reason.PLAN_REFUSED),
     ],
@@ -88,6 +90,52 @@ def test_the_killed_child_is_replaced_and_the_next_plan_is_the_optimum():
         assert planner.restarts == 1
     finally:
         planner.close()
+
+
+def test_a_child_that_is_stopped_before_it_reads_costs_no_more_than_the_deadline():
+    pools, jobs = [inputs(pool(floor=0.5), 3), inputs(BATCH, 3)], [job(f"j{n}", (0, 3), 0.01, 1) for n in range(5000)]
+    long = problem(hourly(3), [site(3, limit=430.0)], pools, jobs)
+    assert len(pickle.dumps(long)) > 500_000, "it must not fit into what the pipe holds"
+    planner = ChildPlanner(2.0, 4.0)
+    try:
+        assert planner.plan(made()).rung is Rung.OPTIMUM
+        os.kill(planner._child.pid, signal.SIGSTOP)
+        found = _in_time(lambda: planner.plan(long))
+        assert (found.rung, found.notes[0].code) == (Rung.GREEDY, Reason.SOLVER_TIMEOUT)
+        assert planner.restarts == 1
+    finally:
+        planner.close()
+
+
+def test_a_new_child_that_takes_long_to_start_is_waited_for_no_longer_than_the_deadline_and_used_when_ready():
+    planner = ChildPlanner(5.0, 5.0)
+    try:
+        assert planner.plan(made()).rung is Rung.OPTIMUM
+        os.kill(planner._child.pid, signal.SIGKILL)
+        planner._child.join(5.0)
+        planner._stop()
+        planner._start()
+        slow = planner._child.pid
+        os.kill(slow, signal.SIGSTOP)
+        found = _in_time(lambda: planner.plan(made()))
+        assert (found.rung, found.notes[0].code) == (Rung.GREEDY, Reason.SOLVER_TIMEOUT)
+        assert "was not ready within 5 s" in found.notes[0].text
+        os.kill(slow, signal.SIGCONT)
+        assert planner._pipe.poll(60.0), "it starts after all"
+        assert planner.plan(made()).rung is Rung.OPTIMUM
+        assert planner._child.pid == slow, "whoever is starting is not killed for it"
+    finally:
+        planner.close()
+
+
+def _in_time(ask):
+    """What this gives, within half a minute; it would block for good where a deadline does not hold."""
+    given = []
+    asking = threading.Thread(target=lambda: given.append(ask()), daemon=True)
+    asking.start()
+    asking.join(30.0)
+    assert given, "the deadline does not hold"
+    return given[0]
 
 
 def test_the_child_keeps_its_words_off_standard_output(capfd):

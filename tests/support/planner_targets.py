@@ -1,9 +1,11 @@
 """What a solver process may do wrong, as functions that the planner's child can import: hang, die, lie, eat memory."""
 
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from threading import Lock
 
 from optimizer.fallback import greedy_plan
@@ -37,6 +39,17 @@ def nonsense(problem, _limit_s):
 
 def unpicklable(problem, _limit_s):
     return Lock()
+
+
+def stop_half_way(problem, limit_s):
+    """Write half of an answer, then stand still."""
+
+    def half(pipe, buffer):
+        os.write(pipe.fileno(), bytes(buffer)[: len(buffer) // 2])
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    Connection._send = half
+    return solve_problem(problem, time_limit_s=limit_s)
 
 
 def eat_memory(problem, _limit_s):
