@@ -172,7 +172,8 @@ class ChildPlanner:
     def _exchange(self, problem: Problem) -> Plan:
         """Send the problem, wait for the plan. A child that is stopped or busy reads nothing, or half: a pipe that is
         full blocks its writer for good, so it is the end of the child that ends an exchange."""
-        assert self._pipe is not None and self._child is not None
+        assert self._pipe is not None
+        assert self._child is not None
         left_s = self._hard_deadline_s - (0.0 if self._warm else self._expect_ready())
         watch = _Watch(self._child, left_s)
         try:

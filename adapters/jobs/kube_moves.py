@@ -163,8 +163,9 @@ def batch_job(paced: Paced, pool: str, wish: int, now: datetime) -> BatchJob:
     job, terms = paced.job, paced.terms
     ran, started = paced.ran(now), paced.started()
     work, done = work_h(terms.runtime or ran + NO_LIMIT, ran, terms.tier)
-    # One that was let go and whose pods wait for a node has its grant, so that the grant can be withdrawn.
-    let_go = wish > 0 and not paced.stopped
+    # A grant that is not carried out yet, or whose pods wait for a node, is one: it can be withdrawn, and a plan that
+    # took it for a job that waits might let another one go in its place.
+    granted = job.running or wish > 0
     waits = JobState.WAITING if started is None else JobState.SUSPENDED
     return BatchJob(
         id=job.id,
@@ -180,7 +181,7 @@ def batch_job(paced: Paced, pool: str, wish: int, now: datetime) -> BatchJob:
         done_gpu_h=job.gpus * done,
         state=JobState.RUNNING if job.running else waits,
         started_at=started,
-        gpus=job.gpus if job.running or let_go else 0,
+        gpus=job.gpus if granted else 0,
         running_since=job.running_since if job.running else None,
         tier=terms.tier,
     )

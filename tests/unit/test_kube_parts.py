@@ -95,3 +95,14 @@ def test_no_more_is_done_than_time_has_passed_since_the_first_start():
     job = KubeJob("work", "a", "uid", "1", 1, at, "", False, 8, 1, 1, at, at, None, Past(), words)
     paced = Paced(job, kube_terms(words, at, None, None), earlier=Earlier(hour, at))
     assert paced.ran(at + 2 * hour) == 2 * hour
+
+
+def test_a_grant_that_is_on_its_way_counts_as_one():
+    """Else a plan in between takes the job for one that waits, and stops it for another as soon as it runs."""
+    at = datetime(2026, 11, 27, 4, tzinfo=UTC)
+    words = {"deadline": "9h", "runtime": "6h", "pause": "requeue"}
+    past = Past("suspended", timedelta(), at)
+    job = KubeJob("work", "a", "uid", "1", 2, at, "", True, 8, 0, 0, at, None, None, past, words)
+    paced = Paced(job, kube_terms(words, at, None, None))
+    assert [batch_job(paced, "tune", wish, at).gpus for wish in (0, 8)] == [0, 8]
+    assert batch_job(paced, "tune", 8, at).state is JobState.SUSPENDED
