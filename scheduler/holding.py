@@ -15,7 +15,8 @@ from scheduler.calm import BAND
 from scheduler.engine import Context, State
 from scheduler.orders import PoolOrder, planned_order
 from scheduler.overrides import operator_limit_kw, paused
-from scheduler.targets import INF, approach_kw
+from scheduler.targets import INF, approach_kw, descent_kw
+from scheduler.trim import limits_ahead
 
 NOTICEABLE_SHARE = 0.02
 """The fast loop trims by a fraction of a per cent all the time; that needs no reason of its own."""
@@ -80,7 +81,11 @@ def _bound(ctx: Context, state: State, site: str, now: datetime) -> tuple[Reason
     most_kw = min(operator_kw, target_kw, limit_kw)
     margin_kw = state.surprises[site].margin_kw(most_kw, ctx.margin) if site in state.surprises else 0.0
     if state.setpoint_kw.get(site, most_kw) < most_kw - 2.0 * margin_kw:
-        coming_kw = approach_kw(site, ctx.ledger.active(now), now, None, 0.0, ctx.sites[site].ramp_down_kw_per_min)
+        own = ctx.sites[site].ramp_down_kw_per_min
+        coming_kw = approach_kw(site, ctx.ledger.active(now), now, None, 0.0, own)
+        lower_kw = descent_kw(limits_ahead(state, site), now, None, 0.0, own) if own < INF else INF
+        if lower_kw < min(coming_kw, tick.planned_kw[site]):
+            return Reason.SITE_LIMIT, "the way down to a lower import limit", INF
         if coming_kw < tick.planned_kw[site]:
             return Reason.DR_EVENT, "the way down to a demand-response event", INF
         return Reason.RAMP_LIMIT, "the site's ramp limit", INF

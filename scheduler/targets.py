@@ -145,11 +145,19 @@ def approach_kw(
         if event.site != site or per_min == INF:
             continue
         coming = _coming(event, then, ramped=per_min < event.ramp_down_kw_per_min)
-        line_kw = min((cap_kw + per_min * ((at - then) / MINUTE) for at, cap_kw in coming), default=INF)
-        if line_kw < INF:
-            held_kw = last_kw - per_min * seconds / 60.0 if last_kw is not None else -INF
-            least_kw = min(least_kw, max(line_kw, held_kw))
+        least_kw = min(least_kw, descent_kw(coming, then, last_kw, seconds, per_min))
     return least_kw
+
+
+def descent_kw(
+    coming: Iterable[tuple[datetime, float]], then: datetime, last_kw: float | None, seconds: float, per_min: float
+) -> float:
+    """Import from which each coming cap (from when, kW) is reached by a ramp of `per_min` when it begins to hold; no
+    further down from `last_kw` than that ramp allows in `seconds`; inf where nothing is coming."""
+    line_kw = min((cap_kw + per_min * ((at - then) / MINUTE) for at, cap_kw in coming if at > then), default=INF)
+    if line_kw == INF:
+        return INF
+    return max(line_kw, last_kw - per_min * seconds / 60.0 if last_kw is not None else -INF)
 
 
 def _coming(event: GridEvent, then: datetime, *, ramped: bool) -> Iterator[tuple[datetime, float]]:

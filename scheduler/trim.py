@@ -8,7 +8,7 @@ ramp that forbids falling faster) the last orders are given up step by step.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -46,6 +46,7 @@ from scheduler.targets import (
     approach_kw,
     careful,
     ceiling,
+    descent_kw,
     live,
     pace,
     release_kw_per_min,
@@ -97,7 +98,8 @@ def trim_site(
     planned, notes = clamp(raised(state, planned_orders(ctx, state, pools, now)), pools, below_floor, now)
     devices_kw = asked_kw(ctx, state, site, now)
     state.supply_kw[site] = sum(devices_kw.values()) - sun_kw(ctx, state, site, now)
-    top = ceiling(site, limit_now(ctx, state, site, now), events, operator_limit_kw(state, site, now), now, then)
+    limit_kw = min(limit_now(ctx, state, site, at) for at in (now, then))
+    top = ceiling(site, limit_kw, events, operator_limit_kw(state, site, now), now, then)
     surprises, drawn_kw = state.surprises.setdefault(site, Surprises()), site_import(ctx, state, site, now)
     line = meter_line(ctx, state, site, now)
     held_kw = line.import_of(held_it_kw(state, pools))
@@ -156,16 +158,18 @@ def ramps_now(
 def coming_cap_kw(
     ctx: Context, state: State, site: str, events: tuple[GridEvent, ...], now: datetime, then: datetime
 ) -> float:
-    """`approach_kw` from the last tick's cap, or, where that held nothing, from little above its set-point. (That is a
-    margin below its cap: from there, each tick would fall by a margin more than the pace allows.) A tick that comes
-    late may fall by as much more; not so one after a machine was suspended."""
+    """What leads down to events' caps, and to limits that are known to fall: from the last tick's cap, or, where that
+    held nothing, from little above its set-point. (That is a margin below its cap: from there, each tick would fall by
+    a margin more than the pace allows.) A tick that comes late may fall by as much more; not so one after a machine was
+    suspended."""
     last_kw, period = state.setpoint_kw.get(site), then - now
     passed = now - state.last_tick_at if state.last_tick_at is not None else period
     if last_kw is not None:
         above_kw = 2.0 * state.surprises[site].margin_kw(last_kw, ctx.margin)
         last_kw = min(state.cap_kw.get(site, INF), last_kw + above_kw)
     late_s, own = min(passed, LATE_TICKS * period).total_seconds(), ctx.sites[site].ramp_down_kw_per_min
-    return approach_kw(site, events, then, last_kw, late_s, own)
+    falls_kw = descent_kw(limits_ahead(state, site), then, last_kw, late_s, own) if own < INF else INF
+    return min(falls_kw, approach_kw(site, events, then, last_kw, late_s, own))
 
 
 def _last_kw(state: State, site: str, drawn_kw: float | None) -> float | None:
@@ -265,6 +269,15 @@ def limit_now(ctx: Context, state: State, site: str, now: datetime) -> float:
         inputs = next(inputs for inputs in problem.sites if inputs.id == site)
         return inputs.limit_kw[problem.grid.index(now)]
     return ctx.sites[site].limit_kw
+
+
+def limits_ahead(state: State, site: str) -> Iterator[tuple[datetime, float]]:
+    """When each interval of the problem in force begins, and its hard limit in kW."""
+    problem = state.problem
+    if problem is None:
+        return iter(())
+    inputs = next(inputs for inputs in problem.sites if inputs.id == site)
+    return zip(problem.grid.starts, inputs.limit_kw, strict=True)
 
 
 def _higher(one: PoolOrder, other: PoolOrder) -> PoolOrder:

@@ -211,8 +211,8 @@ class SiteConfig(Model):
     ramp_kw_per_min: RampConfig = Field(
         default_factory=RampConfig,
         description=(
-            "How fast the import may change. Ceilings come first: an announced event is approached in time, and what "
-            "comes too late for the ramp down is met at once, and said (`ramp_broken`)."
+            "How fast the import may change. Ceilings come first: an announced event, or a limit that will fall, is "
+            "approached in time; what comes too late for the ramp down is met at once, and said (`ramp_broken`)."
         ),
         examples=[{"up": 300, "down": 1500}],
     )

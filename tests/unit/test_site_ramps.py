@@ -87,6 +87,31 @@ def test_an_operator_s_order_comes_first_and_is_told_of_each_time(tmp_path, limi
             assert not broken(made.run(3 * MINUTE)), "a rise is no fall"
 
 
+def falling(text):
+    """A limit of 100 kW that is 40 in the hour from 15:00 local, an hour after the lab's start."""
+    hours = [100.0] * 15 + [40.0] + [100.0] * 8
+    line = f"{{id: line, type: profile, kind: limit, unit: kW, timezone: America/Los_Angeles, hours: {hours}}}"
+    with_signal = slow(text).replace("programs:", f"  - {line}\nprograms:")
+    return with_signal.replace("limit_kw: 100", "limit_kw: 100, limit_signal: line")
+
+
+def test_a_limit_that_is_known_to_fall_is_reached_by_the_site_s_own_ramp(tmp_path):
+    falls_at = datetime(2022, 9, 6, 22, tzinfo=UTC)
+    with lab(tmp_path, falling) as made:
+        before = made.run(57 * MINUTE, step_s=5)
+        ticks = made.run(2 * MINUTE + 45 * SECOND)
+        whys = [pool.why for pool in made.facade.report().pools]
+        ticks += made.run(2 * MINUTE)
+    assert any("the way down to a lower import limit" in why for why in whys)
+    full_kw = before[-1].import_kw["lab"]
+    assert full_kw > 44, "else there is nothing to come down from"
+    assert steepest(ticks, 10) < 20.0 / 6 + 0.5
+    assert all(tick.import_kw["lab"] <= 40.0 for tick in ticks if tick.at >= falls_at)
+    full = [tick for tick in ticks if tick.at < falls_at - (full_kw - 38.0) / 20.0 * MINUTE]
+    assert steepest(full) < 1.0, "and it begins no earlier than it must"
+    assert not broken(ticks)
+
+
 def test_a_cap_that_takes_nothing_away_is_nothing_to_tell(tmp_path):
     with lab(tmp_path, slow) as made:
         made.run(5 * MINUTE, step_s=5)
