@@ -119,6 +119,15 @@ def test_a_cap_that_takes_nothing_away_is_nothing_to_tell(tmp_path):
         assert not broken(made.run(MINUTE))
 
 
+def test_a_clock_that_is_put_back_is_no_fall(tmp_path):
+    with lab(tmp_path, slow) as made:
+        made.run(5 * MINUTE, step_s=5)
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=40.0, by="me"))
+        made.run(MINUTE)
+        made.state.last_tick_at = made.clock.now() + 5 * MINUTE  # the last tick was five minutes ahead of this one
+        assert not broken(made.run(10 * SECOND))
+
+
 def test_a_fall_is_told_once_and_the_next_one_again():
     fall = Fall()
     assert [fall.see(fallen, 1.0, 500.0) for fallen in (0.0, 1.5, 1.5, 1.5, 0.0, 9.0)] == [False, False, False, True,
