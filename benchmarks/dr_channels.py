@@ -40,7 +40,7 @@ from scheduler.config import load_config
 from scheduler.running import App
 from tests.support.dr_peers import SECRET, Peer, now, peer
 from tests.support.dsx_isv import target
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 
 TOKEN = "a-token-for-benchmarks-only"
 CHANNELS = ("webhook", "operator", "dsxflex", "openadr2", "openadr3")

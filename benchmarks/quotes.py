@@ -24,8 +24,9 @@ import aiohttp
 
 from benchmarks.batch import cpu_s, server
 from benchmarks.support.report import Figures, run, say
-from tests.support.daemon import TOKEN, free_port
+from tests.support.daemon import TOKEN
 from tests.support.gateway import Desk, asked
+from tests.support.ports import free_port
 
 LATE = 2.0
 """A tick is late when it begins this many control periods after the one before."""

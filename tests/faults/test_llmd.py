@@ -21,8 +21,8 @@ from scheduler.clock import WallClock
 from scheduler.store.store import Store
 from tests.support import system
 from tests.support.batch_site import CONSTANT, BatchSite
-from tests.support.daemon import free_port
 from tests.support.llmd import BUDGET_KEY, QUEUE, Processor
+from tests.support.ports import free_port
 
 KEY = BUDGET_KEY
 

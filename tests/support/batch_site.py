@@ -3,7 +3,8 @@
 import os
 from datetime import timedelta
 
-from tests.support.daemon import TOKEN, Life, free_port
+from tests.support.daemon import TOKEN, Life
+from tests.support.ports import free_port
 
 CONFIG = """
 mode: control

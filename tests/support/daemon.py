@@ -24,6 +24,7 @@ import requests
 
 from adapters.dr.webhook import sign
 from tests.support.fake_nvml import FakeGpu, FakeNvml, build
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET, TOKEN = "a-secret-for-tests-only", "a-token-for-tests-only"
@@ -70,13 +71,6 @@ api:
   tokens:
     - {{name: ops, scope: write, secret: "file:token"}}
 {more}"""
-
-
-def free_port():
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Machine:

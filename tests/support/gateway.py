@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 
-from tests.support.daemon import ROOT, free_port
+from tests.support.daemon import ROOT
+from tests.support.ports import free_port
 
 KEY, OTHER_KEY = "sk-research-for-tests", "sk-product-for-tests"
 

@@ -1,12 +1,13 @@
 """A battery or a meter behind a real Modbus TCP server (pymodbus' own), on a free port of the loopback."""
 
 import asyncio
-import socket
 import threading
 from contextlib import contextmanager
 
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
+
+from tests.support.ports import free_port
 
 POWER, SETPOINT, TIMEOUT, STORED = 100, 110, 120, 130
 
@@ -46,10 +47,7 @@ class Peer:
 @contextmanager
 def modbus_peer(shared=True):
     """`shared`: one table of 200 zeros; else holding registers of zeros, and input registers of sevens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    peer = Peer(port, shared)
+    peer = Peer(free_port(), shared)
     peer.thread.start()
     assert peer.ready.wait(10)
     try:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.nats import free_port, listens
+from tests.support.nats import listens
+from tests.support.ports import free_port
 from tests.support.power_worlds import wait_until
 from tests.support.system import path_of, require
 

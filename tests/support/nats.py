@@ -11,15 +11,10 @@ from pathlib import Path
 from adapters.bus_settings import BusSettings
 from scheduler.fleet.init import FleetPlan, init_fleet
 from scheduler.fleet.leaves import Peer
+from tests.support.ports import free_port
 from tests.support.power_worlds import wait_until
 
 BINARY = Path(sys.executable).with_name("nats-server")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def listens(port):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import requests
 
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 from tests.support.power_worlds import wait_until
 from tests.support.system import require
 

@@ -5,9 +5,10 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.support.daemon import ROOT, TOKEN, Machine, free_port
+from tests.support.daemon import ROOT, TOKEN, Machine
 from tests.support.gateway import Desk
 from tests.support.openai_server import OpenAiServer
+from tests.support.ports import free_port
 from tests.support.relay import Relay
 
 PRICES = {"texas": 240, "california": 20}

@@ -17,7 +17,7 @@ from adapters.context import AdapterContext
 from adapters.jobs.slurm import SlurmConfig, SlurmJobs
 from scheduler.clock import WallClock
 from tests.support import system
-from tests.support.daemon import free_port
+from tests.support.ports import free_port
 
 CONF = """
 ClusterName=test

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from openleadr import OpenADRServer, hooks
 
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 
 
 @dataclass

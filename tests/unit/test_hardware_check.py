@@ -8,7 +8,7 @@ import pytest
 from adapters.ports import Reading
 from scheduler.checking import _unwatched, check_config
 from scheduler.config import load_config
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 from tests.support.power_worlds import fake_machine
 from tests.support.redfish_bmc import PASSWORD, USER, running_bmc
 from tests.support.zeusd import running_zeusd

@@ -15,7 +15,7 @@ from adapters.meters.modbus import ModbusMeter, ModbusMeterConfig
 from adapters.ports import AdapterError
 from scheduler.clock import VirtualClock
 from tests.support.modbus_device import modbus_peer
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 from tests.support.problems import START
 
 ADDRESS, ALIVE = 52, 80

@@ -17,7 +17,7 @@ from adapters.meters.prometheus import POOL_OF, PrometheusConfig, PrometheusMete
 from adapters.ports import AdapterError
 from scheduler.clock import VirtualClock, WallClock
 from scheduler.fleet.certificates import certificates
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 from tests.support.power_worlds import wait_until
 from tests.support.problems import START
 from tests.support.prometheus import Exporter, dcgm, prometheus, shared, wait_for_scrapes

@@ -16,7 +16,7 @@ from adapters.power.redfish import RedfishConfig, RedfishPower
 from optimizer.reasons import Reason
 from scheduler.clock import VirtualClock, WallClock
 from scheduler.fleet.certificates import certificates
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 from tests.support.power_worlds import wait_until
 from tests.support.problems import START
 from tests.support.redfish_bmc import PASSWORD, ROOT, USER, metrics, power, running_bmc, tree

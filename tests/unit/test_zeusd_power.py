@@ -14,7 +14,7 @@ from adapters.ports import AdapterError, Lease
 from adapters.power.zeusd import ZeusdConfig, ZeusdPower
 from optimizer.reasons import Reason
 from scheduler.clock import VirtualClock, WallClock
-from tests.support.nats import free_port
+from tests.support.ports import free_port
 from tests.support.problems import START
 from tests.support.zeusd import running_zeusd
 
