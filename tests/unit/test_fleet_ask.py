@@ -137,7 +137,7 @@ def test_one_that_is_late_is_taken_back_when_it_answers_and_waited_for_from_then
 
 def test_a_process_that_stood_still_takes_nobody_for_dead(fleet):
     fleet.order()
-    fleet.after = dict.fromkeys(fleet.after, 0.1)
+    fleet.after = dict.fromkeys(fleet.after, 2.1)  # what came meanwhile is read a moment later
 
     def stand_still():
         fleet.time.now += 2.0
