@@ -24,7 +24,8 @@ from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
 from adapters.power.fleet_answers import Tally, Unheard, answer_of, refusals, with_absent
-from adapters.power.fleet_post import Message, TrajectoryPost
+from adapters.power.fleet_ask import Message, Questions
+from adapters.power.fleet_post import TrajectoryPost
 from adapters.power.fleet_roll import Ordered, Roll
 from adapters.power.fleet_wire import NodeState
 from adapters.power.receipts import UNKNOWN_GPU
@@ -39,12 +40,6 @@ LONGEST_HELLO_S = 120.0
 
 NODE_S = 0.001
 """What each node adds to the time that answers may take: the daemon reads them one after the other."""
-
-MUTE_S = 0.1
-"""Where only nodes are asked that did not answer the last time, they are waited for so long."""
-
-BURST = 64
-"""So many messages are written down before the first of them leave."""
 
 LATE = 2.0 / 3.0
 """All nodes are told of a lease again at the latest when this share of it has passed."""
@@ -81,7 +76,10 @@ class FleetPower:
         self._gone: set[str] = set()  # did not answer, or the server says that nobody is there
         self._lock = threading.Lock()
         self._unpack: set[str] = set()
-        self._post = TrajectoryPost(replicas, self._exchange, self._permit)
+        self._questions = Questions(lambda: self.bus.client, self._on_late)
+        self._post = TrajectoryPost(
+            replicas, lambda messages: self._questions.ask(messages, self._patience_s(messages)), self._permit
+        )
         self.permit: Callable[[], None] = lambda: None
         """Raises AdapterError when this daemon may not order anything: asked before each order leaves."""
         self.bus = bus or Bus(settings, self.listen, GATHER_S)
@@ -126,7 +124,7 @@ class FleetPower:
         asks = {node: {"op": "apply", "caps_w": caps, "lease": body} for node, caps in per_node.items()}
         with self._lock:
             self._ordered.update(dict.fromkeys(asks, (lease.epoch, lease.sequence, started)))
-        receipt = self._ask_all(asks, *self._renewals(asks, lease))
+        receipt = self._ask_all(asks, *self._renewals(asks, lease), prompt=True)
         return with_absent(replace(receipt, seconds=self._clock() - started), absent)
 
     def _renewals(self, asks: Mapping[str, object], lease: Lease) -> tuple[bytes, bytes]:
@@ -186,7 +184,7 @@ class FleetPower:
         per_node, absent = self._by_node(clocks_mhz)
         body = asdict(lease)
         asks = {node: {"op": "lock", "clocks_mhz": part, "lease": body} for node, part in per_node.items()}
-        return self._about_clocks(asks, absent)
+        return self._about_clocks(asks, absent, prompt=True)
 
     def unlock(self, gpus: Collection[GpuId]) -> ClockReceipt:
         """Let these SM clocks go free."""
@@ -194,11 +192,14 @@ class FleetPower:
         asks = {n: {"op": "unlock", "gpus": list(part), "epoch": self._epoch} for n, part in per_node.items()}
         return self._about_clocks(asks, absent)
 
-    def _about_clocks(self, asks: Mapping[str, Mapping[str, Any]], absent: Sequence[GpuId]) -> ClockReceipt:
+    def _about_clocks(
+        self, asks: Mapping[str, Mapping[str, Any]], absent: Sequence[GpuId], *, prompt: bool = False
+    ) -> ClockReceipt:
         """All nodes' answers about clocks as one. AdapterError when there is no server."""
         if not self.bus.connected:
             raise self.bus.unreachable()
-        answers = self.bus.call(self._gather(asks), 2.0 * self._patience_s(asks) + 1.0) if asks else []
+        most_s = 2.0 * self._patience_s(asks) + 1.0
+        answers = self.bus.call(self._gather(asks, prompt=prompt), most_s) if asks else []
         clocks: dict[GpuId, int] = {}
         failures: dict[GpuId, Reason] = dict.fromkeys(absent, UNKNOWN_GPU)
         for ask, answer in zip(asks.values(), answers, strict=True):
@@ -271,14 +272,22 @@ class FleetPower:
                 return None
             before = self._roll.last.get(node)
             self._reasserted += max(0, state.reasserted - before.reasserted) if before is not None else 0
-            if before is None or node in self._gone:
-                self._back.add(node)
-            self._mute.discard(node)
-            self._gone.discard(node)
+            self._speaks(node, new=before is None)
             self._roll.hear(state)
             if infos is not None:
                 (self._unpack.add if state.unpacks else self._unpack.discard)(node)
         return infos
+
+    def _speaks(self, node: str, *, new: bool = False) -> None:
+        """A node that was away is there again. Under the lock."""
+        if new or node in self._gone:
+            self._back.add(node)
+        self._mute.discard(node)
+        self._gone.discard(node)
+
+    def _on_late(self, node: str) -> None:
+        with self._lock:
+            self._speaks(node)
 
     async def _everybody(self, expected: int, last_s: float) -> list[dict[GpuId, GpuInfo]]:
         """The GPUs of all nodes, which tell them under their own names; it ends when so many as are `expected` (0:
@@ -305,79 +314,29 @@ class FleetPower:
         before: bytes = b"",
         behind: bytes = b"",
         read: Callable[[int, Msg], Any] = lambda _, told: answer_of(told),
+        prompt: bool = False,
     ) -> list[Any]:
-        """Ask all nodes at once, with these renewals; each one's answer as `read`, or (a text) why there is none."""
+        """Ask all nodes at once, with these renewals; each one's answer as `read`, or (a text) why there is none.
+        `prompt`: the fast loop waits, so that nobody is waited for of whom nothing is to be expected."""
         self.permit()
         if before:
             await self.bus.client.publish(fleet_wire.RENEW, before)
         messages: list[Message] = [(fleet_wire.ask_subject(node), ask, None) for node, ask in asks.items()]
-        mute = {number for number, node in enumerate(asks) if node in self._mute}
+        nodes, mute = list(asks), self._mute & asks.keys()
         self._post.orders += 1
         try:
-            found = await self._exchange(messages, mute, read)
+            found = await self._questions.ask(messages, self._patience_s(asks), read, nodes, mute, prompt)
         finally:
             self._post.orders -= 1
+        with self._lock:  # before anything else is waited for: an answer that is late comes after this
+            self._back.difference_update(nodes)
+            self._mute |= {node for node, answer in zip(nodes, found, strict=True) if isinstance(answer, Unheard)}
+            self._gone |= {node for node, answer in zip(nodes, found, strict=True) if isinstance(answer, str)}
         with suppress(AdapterError, NatsError, OSError):  # orders were obeyed, whoever may renew now
             if behind:
                 self.permit()
                 await self.bus.client.publish(fleet_wire.RENEW, behind)
-        with self._lock:
-            self._back.difference_update(asks)
-            self._mute |= {node for node, answer in zip(asks, found, strict=True) if isinstance(answer, Unheard)}
-            self._gone |= {node for node, answer in zip(asks, found, strict=True) if isinstance(answer, str)}
         return found
-
-    async def _exchange(
-        self,
-        messages: Sequence[Message],
-        mute: Collection[int] = (),
-        read: Callable[[int, Msg], Any] = lambda _, told: told,
-    ) -> list[Any]:
-        """Send all these at once; each one's answer as `read`, or why there is none (`Unheard`). One subscription hears
-        all answers, by number: a request of its own for each of ten thousand nodes would cost more than everything
-        else. Who is `mute`, because nothing was heard of it since it did not answer the last time, is asked but not
-        waited for. What is sent is written down, and answers are read, one by one: meanwhile nodes work already."""
-        client = self.bus.client
-        patience_s = self._patience_s(messages)
-        answers: list[Any] = [Unheard(f"no answer within {patience_s:.3g} s")] * len(messages)
-        missing, done = set(range(len(messages))).difference(mute), asyncio.Event()
-
-        async def on_answer(message: Msg) -> None:
-            number = int(message.subject.rpartition(".")[2])
-            answers[number] = read(number, message)
-            missing.discard(number)
-            if not missing:
-                done.set()
-
-        inbox = client.new_inbox()
-        subscription = await client.subscribe(f"{inbox}.*", cb=on_answer, pending_msgs_limit=-1, pending_bytes_limit=-1)
-        try:
-            await self._send(inbox, messages, answers, missing)
-            if missing:
-                await asyncio.wait_for(done.wait(), patience_s)
-            elif messages:
-                await asyncio.sleep(min(MUTE_S, patience_s))
-        except TimeoutError:
-            pass  # who has not answered is named by the caller
-        except (NatsError, OSError) as error:
-            for number in missing:
-                answers[number] = Unheard(str(error) or type(error).__name__)
-        finally:
-            with suppress(NatsError, OSError):
-                await subscription.unsubscribe()
-        return answers
-
-    async def _send(self, inbox: str, messages: Sequence[Message], answers: list[Any], missing: set[int]) -> None:
-        """Send these; what can't be sent fails alone, and is not waited for."""
-        for number, (subject, told, headers) in enumerate(messages):
-            data = told if isinstance(told, bytes) else wire.encode(told)
-            try:
-                await self.bus.client.publish(subject, data, reply=f"{inbox}.{number}", headers=headers)
-            except (NatsError, OSError) as error:
-                answers[number] = Unheard(str(error) or type(error).__name__)
-                missing.discard(number)
-            if number % BURST == BURST - 1:
-                await asyncio.sleep(0)  # let them leave, and answers come in
 
     # ------------------------------------------------------------ asking many
     def _patience_s(self, asks: Sized) -> float:
@@ -389,10 +348,12 @@ class FleetPower:
         with self._lock:
             return self._roll.by_node(values)
 
-    def _ask_all(self, asks: Mapping[str, Mapping[str, Any]], before: bytes = b"", behind: bytes = b"") -> Receipt:
+    def _ask_all(
+        self, asks: Mapping[str, Mapping[str, Any]], before: bytes = b"", behind: bytes = b"", prompt: bool = False
+    ) -> Receipt:
         """All answers as one receipt, added up while they come. AdapterError when there is no server."""
         if not self.bus.connected:
             raise self.bus.unreachable()
         tally = Tally(asks, self._roll.has)
-        gathering = self._gather(asks, before, behind, tally.take)
+        gathering = self._gather(asks, before, behind, tally.take, prompt)
         return tally.receipt(self.bus.call(gathering, 2.0 * self._patience_s(asks) + 1.0))

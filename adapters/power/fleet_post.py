@@ -7,7 +7,7 @@ small parts, and before each part whatever order is on its way is let through.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
 from typing import Any
 
@@ -20,9 +20,7 @@ from adapters.bus import Bus
 from adapters.ports import AdapterError
 from adapters.power import fleet_wire
 from adapters.power.fleet_answers import not_kept
-
-Message = tuple[str, bytes | Mapping[str, Any], dict[str, str] | None]
-"""Subject, payload (or what is to be one) and headers."""
+from adapters.power.fleet_ask import Message
 
 PART = 250
 """So many nodes at a time; all of them may wait for the server's word at once, which drops what comes faster than it

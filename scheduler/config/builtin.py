@@ -146,7 +146,8 @@ class FleetPowerConfig(Model):
     )
     deadline: PositiveDuration = Field(
         default=timedelta(seconds=3),
-        description="How long a node may take to obey an order before its GPUs count as lost.",
+        description="How long a node may take at most to obey an order before its GPUs count as lost; one that is "
+        "silent while the others answer counts as lost sooner, until it speaks.",
         examples=["3s"],
     )
     lease: PositiveDuration = Field(

@@ -1,0 +1,158 @@
+"""How long answers of many nodes are waited for, in virtual time: as long as they come, and no second for the dead."""
+
+import asyncio
+import selectors
+
+import pytest
+
+from adapters.ports import GpuInfo, Lease
+from adapters.power import fleet_wire, wire
+from adapters.power.fleet import FleetPower
+from benchmarks.support.storm_bus import LocalBus, LocalClient, Wires
+from optimizer.reasons import Reason
+
+STATUS = {"phase": "free", "epoch": 1, "sequence": 0, "lease_left_s": 9.0, "found_w": {}, "reasserted": 0,
+          "yielded_w": {}}  # fmt: skip
+NEVER = None
+DEADLINE_S = 3.0
+
+
+class Skipping(selectors.DefaultSelector):
+    """Time passes where somebody waits for it, at once."""
+
+    now = 0.0
+
+    def select(self, timeout=None):
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+class Fleet:
+    """A daemon's side over nodes that answer after `after[node]` seconds."""
+
+    def __init__(self, monkeypatch, count):
+        self.time = Skipping()
+        self.loop = asyncio.SelectorEventLoop(self.time)
+        self.loop.time = lambda: self.time.now
+        monkeypatch.setattr("adapters.power.fleet_ask.monotonic", self.loop.time)
+        self.wires, self.after = Wires(self.loop), {f"n{number}": 0.02 for number in range(count)}
+        bus = self.bus = LocalBus(self.wires, "daemon")
+        self.power = FleetPower(bus.settings, DEADLINE_S, bus=bus, clock=self.loop.time)
+        for node in self.after:
+            info = GpuInfo(f"GPU-{node}", "H100", 200, 700, 700, 700, 700, 400.0)
+            self.power._take(fleet_wire.state_out(node, {info.id: info}, STATUS, whole=False), node)
+            subject = fleet_wire.ask_subject(node)
+            self.wires.run(LocalClient(self.wires, node).subscribe(subject, cb=self._hearing(node)))
+        self.sequence = 0
+
+    def _hearing(self, node):
+        async def ask(message):
+            body = {"enforced_w": wire.decode(message.data)["caps_w"], "failures": {}, "notes": [], "seconds": 0.0}
+            answer = wire.encode({"ok": True, "result": body})
+            if self.after[node] is not NEVER:
+                self.loop.call_later(self.after[node], lambda: self.loop.create_task(message.respond(answer)))
+
+        return ask
+
+    def order(self, *nodes):
+        """Who did not obey, and how long that took."""
+        began, self.sequence = self.time.now, self.sequence + 1
+        caps = {f"GPU-{node}": 300 + self.sequence for node in nodes or self.after}
+        receipt = self.power.apply(caps, Lease(1, self.sequence, 60.0))
+        assert receipt.enforced_w == {gpu: cap for gpu, cap in caps.items() if gpu not in receipt.failures}
+        assert set(receipt.failures.values()) <= {Reason.NODE_LOST}
+        return {gpu.removeprefix("GPU-") for gpu in receipt.failures}, self.time.now - began
+
+    def wait(self, seconds):
+        self.wires.run(asyncio.sleep(seconds))
+
+    def heard(self):
+        return {gpu.removeprefix("GPU-") for gpu in self.power.heard([f"GPU-{node}" for node in self.after])}
+
+
+@pytest.fixture
+def fleet(monkeypatch, request):
+    made = Fleet(monkeypatch, getattr(request, "param", 20))
+    yield made
+    for task in asyncio.all_tasks(made.loop):
+        task.cancel()
+    made.loop.close()
+
+
+def test_nodes_that_die_one_after_the_other_cost_half_a_second_each(fleet):
+    assert fleet.order() == (set(), pytest.approx(0.02))
+    dead = set()
+    for node in [*fleet.after][:-1]:  # in the end half of two, which is all that is waited for
+        fleet.after[node] = NEVER
+        dead.add(node)
+        lost, seconds = fleet.order()
+        assert lost == dead
+        assert seconds < 0.6
+        assert fleet.order() == (dead, pytest.approx(0.02))
+
+
+def test_one_that_is_asked_alone_is_held_against_what_orders_took_before(fleet):
+    fleet.after["n1"] = NEVER
+    assert fleet.order("n1") == ({"n1"}, pytest.approx(DEADLINE_S, abs=0.1)), "nobody knows yet how quick they are"
+    fleet.order("n2", "n3")
+    fleet.after["n2"] = NEVER
+    lost, seconds = fleet.order("n2")
+    assert (lost, seconds < 0.6) == ({"n2"}, True)
+
+
+@pytest.mark.parametrize("fleet", [300], indirect=True)
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda number: 0.01 * number,  # as a server and two cores serve them, one by one
+        lambda number: 2.9 if number > 150 else 2.0,  # in two bursts
+        lambda number: 0.5 + 0.4 * (number % 5),
+    ],
+)
+def test_a_fleet_that_is_slow_as_a_whole_loses_nobody(fleet, after, before):
+    if before:
+        fleet.order("n7")
+    fleet.after = {node: after(number) for number, node in enumerate(fleet.after)}
+    assert fleet.order() == (set(), pytest.approx(max(fleet.after.values()), abs=0.01))
+
+
+def test_one_that_is_late_is_taken_back_when_it_answers_and_waited_for_from_then_on(fleet):
+    fleet.order()
+    fleet.after["n4"] = 0.9
+    lost, seconds = fleet.order()
+    assert (lost, fleet.heard(), seconds < 0.6) == ({"n4"}, set(), True)
+    fleet.wait(0.5)
+    assert fleet.heard() == {"n4"}, "its late answer was heard, though nobody waited for it any more"
+    assert fleet.order("n4") == (set(), pytest.approx(0.9))
+    assert fleet.order() == (set(), pytest.approx(0.9))
+    fleet.after["n5"] = NEVER
+    assert fleet.order() == ({"n5"}, pytest.approx(0.9 + 0.4, abs=0.15))
+    fleet.after["n4"] = 0.02
+    assert fleet.order() == ({"n5"}, pytest.approx(0.02))
+    fleet.after["n4"] = NEVER
+    lost, seconds = fleet.order()
+    assert (lost, seconds < 0.6) == ({"n4", "n5"}, True), "once it was as quick as the others, it is one of them"
+
+
+def test_a_process_that_stood_still_takes_nobody_for_dead(fleet):
+    fleet.order()
+    fleet.after = dict.fromkeys(fleet.after, 2.1)  # what came meanwhile is read a moment later
+
+    def stand_still():
+        fleet.time.now += 2.0
+
+    fleet.loop.call_later(0.04, stand_still)
+    assert fleet.order()[0] == set()
+
+
+def test_while_orders_are_on_their_way_to_the_server_nobody_is_silent(fleet, monkeypatch):
+    fleet.order()
+    flush, fleet.after = fleet.bus.client.flush, dict.fromkeys(fleet.after, 1.6)
+
+    async def slow(most_s):
+        await asyncio.sleep(1.5)
+        await flush(most_s)
+
+    monkeypatch.setattr(fleet.bus.client, "flush", slow)
+    assert fleet.order() == (set(), pytest.approx(1.6))
