@@ -224,6 +224,7 @@ class State:
     busy: dict[str, float] = field(default_factory=dict)
     foreign: dict[str, Foreign] = field(default_factory=dict)
     over_ticks: dict[str, int] = field(default_factory=dict)
+    short_ticks: dict[str, int] = field(default_factory=dict)
     loads: dict[str, deque[float]] = field(default_factory=dict)
     """Busy GPUs of each pool in the last seconds."""
     tops: dict[str, Highest] = field(default_factory=dict)

@@ -82,6 +82,8 @@ class SiteTrim:
     devices_kw: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     cap_kw: float = INF
+    spent: bool = False
+    """Whether every lever is used and more would be needed for the aim, which lies a margin below the ceiling."""
 
 
 def trim_site(
@@ -131,7 +133,8 @@ def trim_site(
     short_kw = max(0.0, ordered_kw - top.kw) if left_kw > 0 else 0.0  # not of a ramp that goes on below the ceiling
     planned_kw = line.import_of(it_kw(state, pools, planned))
     shed_kw = max(0.0, wish_kw - aim_kw)
-    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, notes + more, cap_kw)
+    spent = left_kw > 0
+    return SiteTrim(top, aim_kw, planned_kw, shed_kw, short_kw, orders, devices_kw, notes + more, cap_kw, spent)
 
 
 def ramps_now(

@@ -8,7 +8,8 @@ from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
-from tests.support.pair import Pair
+from adapters.power.agent import AgentPower
+from tests.support.pair import CARDS, Pair
 from tests.support.power_worlds import wait_until
 from tests.support.system import require
 
@@ -16,7 +17,6 @@ pytestmark = pytest.mark.timeout(240)
 BOUND_S = 90.0
 """How long anything may take here at most; on an idle machine it takes a tenth of it."""
 
-CARDS = 8
 LOWERED = 4
 """So many of the eight cards have a lower limit in each of these events at least: their first ones are odd, so that the
 same cap of a pool may be above that of one card and below that of the next."""
@@ -179,3 +179,50 @@ def test_a_pair_goes_on_when_a_cluster_of_three_loses_a_server(stack, tmp_path):
     assert pair.leader(BOUND_S)[0] == other
     events = pair.lives[other].get("/api/v1/events")["events"]
     assert sorted(event["id"] for event in events) == ["one", "two"]
+
+
+LIMIT_KW = 3.6
+"""Of the site, which its five cards at work would exceed by half a kilowatt."""
+
+
+def keeps_its_limit(pair, seconds=2.0):
+    """Look for a while."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        assert pair.import_kw() <= LIMIT_KW * 1.01
+        time.sleep(0.02)
+
+
+def test_a_limit_outlives_both_daemons_and_a_reboot_of_its_node(stack, tmp_path):
+    """No event: the site's own limit, for which nodes have a trajectory of a day."""
+    pair = Pair(stack, tmp_path, limit=LIMIT_KW, caps_s=5)
+    for card in range(5, CARDS):
+        pair.cards.set(card, demand_w=75)
+    pair.start("a", "b")
+    lead, other = pair.leader(BOUND_S)
+    wait_until(lambda: pair.import_kw() <= LIMIT_KW and pair.promised() >= LOWERED, BOUND_S)
+    with watched(pair) as seen:
+        pair.lives.pop(lead).kill()
+        while pair.role(other) != "leader":
+            keeps_its_limit(pair, 0.1)
+        assert pair.leader(BOUND_S)[0] == other
+        wait_until(lambda: pair.phase() == "leased", BOUND_S)
+        keeps_its_limit(pair)
+        pair.lives.pop(other).kill()
+        wait_until(lambda: pair.phase() == "holding", BOUND_S)
+        keeps_its_limit(pair)
+
+    pair.reboot()  # nobody is there but the bus
+    wait_until(lambda: pair.phase() == "holding" and pair.import_kw() <= LIMIT_KW, BOUND_S)
+    keeps_its_limit(pair, 8.0)  # past every lease
+    assert pair.left_h() > 23, "people have a day to come"
+    with closing(AgentPower(pair.socket)) as agent:
+        assert agent.status()["found_w"] == pair.machines["a"].first, "a default is no limit that was found"
+    pair.start(other)
+    while pair.phase() != "leased":
+        keeps_its_limit(pair, 0.1)
+    assert pair.leader(BOUND_S)[0] == other
+    keeps_its_limit(pair)
+    assert pair.lives[other].stop(60) == 0
+    keeps_its_limit(pair)
+    assert set(seen) == {CARDS}

@@ -14,14 +14,15 @@ from tests.support.nats import nats_servers
 from tests.support.relay import Relay
 
 LEASE_S = 3
+CARDS, PUE = 8, 1.2
 
 
 class Pair:
     """Machines `a` and `b` with the same config but for name, port and folder; the cards hang on the bus's node n1."""
 
-    def __init__(self, stack, folder, count=1, lease_s=LEASE_S, replicas=1, relayed=False, caps_s=20):
+    def __init__(self, stack, folder, count=1, lease_s=LEASE_S, replicas=1, relayed=False, caps_s=20, **fields):
         """`relayed`: each daemon reaches the (one) server through a relay of its own, in `relays`. `caps_s`: how long
-        caps hold that nobody renews."""
+        caps hold that nobody renews. `fields`: of both daemons' config."""
         self.servers = stack.enter_context(nats_servers(folder / "bus", "n1", count=count))
         self.machines = {}
         known = self.servers.settings("daemon")
@@ -37,19 +38,41 @@ class Pair:
                 f"{{type: fleet, servers: [{', '.join(urls)}], seed: {known.seed_file}, ca: {known.ca_file}, "
                 f"nodes: [n1], replicas: {replicas}, lease: {caps_s}s}}\nstandby: {{name: {name}, lease: {lease_s}s}}"
             )
-            machine = self.machines[name] = Machine(folder / name, power=power)
+            machine = self.machines[name] = Machine(folder / name, power=power, **fields)
             stack.callback(machine.close)
         self.cards = self.machines["a"].fake
         mine = self.servers.settings("n1")
-        self.found = folder / "n1-state" / "found.json"
-        options = ["--socket", folder / "n1.sock", "--state-dir", self.found.parent, "--node", "n1",
+        self.found, self.socket = folder / "n1-state" / "found.json", folder / "n1.sock"
+        options = ["--socket", self.socket, "--state-dir", self.found.parent, "--node", "n1",
                    "--seed", mine.seed_file, "--ca", mine.ca_file, "--tick-s", "0.2"]  # fmt: skip
         urls = [word for url in mine.servers for word in ("--fleet", url)]
         command = [sys.executable, "-m", "scheduler.agent.process", *urls, *map(str, options)]
-        agent = subprocess.Popen(command, cwd=ROOT, env=self.cards.env())
-        stack.callback(agent.wait, 30)
-        stack.callback(agent.kill)
+        self._agent = lambda: subprocess.Popen(command, cwd=ROOT, env=self.cards.env())
+        self.agent = self._agent()
+        stack.callback(self._end_agent)
         self.lives = {}
+
+    def _end_agent(self):
+        self.agent.kill()
+        self.agent.wait(30)
+
+    def reboot(self):
+        """The node loses its power: its agent is gone, its cards come up at their default, and what the agent wrote is
+        of an earlier boot; then it starts again."""
+        self._end_agent()
+        self.cards.reload_driver()
+        body = json.loads(self.found.read_text())
+        self.found.write_text(json.dumps({**body, "boot": f"before-{body['boot']}"}))
+        self.agent = self._agent()
+
+    def left_h(self):
+        """Hours that the agent's trajectory still has."""
+        body = json.loads(self.found.read_text())
+        return (body["hold_until"] - time.clock_gettime(time.CLOCK_BOOTTIME)) / 3600.0
+
+    def import_kw(self):
+        """What the site draws now."""
+        return sum(self.cards.state(k)["draw_w"] for k in range(CARDS)) * PUE / 1000.0
 
     def start(self, *names):
         """Start these daemons, one after the other, until they say that they are ready."""
@@ -91,7 +114,7 @@ class Pair:
 
     def phase(self):
         """What the agent does now, by its own socket; None where it does not answer in time."""
-        with closing(AgentPower(self.found.parent.with_name("n1.sock"))) as agent, suppress(AdapterError):
+        with closing(AgentPower(self.socket)) as agent, suppress(AdapterError):
             return agent.status()["phase"]
         return None
 

@@ -118,6 +118,22 @@ def test_a_small_site_says_what_is_missing_too(tmp_path):
         assert Reason.LIMIT_UNREACHABLE not in told
 
 
+@pytest.mark.parametrize(("limit_share", "is_told"), [(0.999, True), (1.001, False)])
+def test_a_limit_that_stays_missed_is_told_of_however_little_it_is(tmp_path, limit_share, is_told):
+    """A tenth of a per cent is rounding in one second, and a limit that nobody keeps in every second."""
+    with lab(tmp_path) as made:
+        made.run(timedelta(minutes=2), step_s=2)
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=5.0, by="me"))
+        least_kw = made.run(timedelta(minutes=3))[-1].import_kw["lab"]
+        limit_kw = least_kw * limit_share
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=limit_kw, by="me"))
+        ticks = made.run(timedelta(seconds=20))
+        told = [[note for note in tick.notes if note.code is Reason.LIMIT_UNREACHABLE] for tick in ticks]
+        assert all(told[5:]) if is_told else not any(told), "within five seconds, and without a gap; else never"
+        assert [tick.import_kw["lab"] > limit_kw for tick in ticks[5:]] == [is_told] * len(ticks[5:])
+        assert {note.severity for notes in told for note in notes} <= {Severity.ALERT}
+
+
 @pytest.mark.parametrize("allowed", [False, True])
 def test_an_emergency_goes_below_a_floor_only_where_the_operator_allowed_it(tmp_path, allowed):
     def change(text):

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from adapters.hall import SimulatedHall
+from adapters.ports import EventTarget
 from adapters.power.simulated import SimulatedPower
 from optimizer.reasons import Reason, Severity
 from scheduler.clock import VirtualClock
@@ -18,6 +19,7 @@ from scheduler.service import OperatorOrder, Refused
 from scheduler.store.store import Store
 from tests.support.loops import START, lab, order
 
+OUT_OF_REACH = {Reason.EVENT_UNREACHABLE, Reason.LIMIT_UNREACHABLE}
 TWO_SITES = (
     "sites:",
     "sites:\n  - {id: west, timezone: America/Denver, price: energy}",
@@ -168,3 +170,58 @@ def test_a_job_system_that_shows_it_hears_when_the_plan_starts_each_job(tmp_path
         made.plan()
     assert told["soft"] == START + timedelta(hours=4)
     assert told["fixed"] == START
+
+
+WEST = (
+    "  - {id: west-chat, site: west, gpu_model: A100-400W, count: 16, work: interactive,"
+    "\n     curve: A100-400W/infer_llama_8b, value_per_gpu_h: 5, floor: 0.8, load: 0.95, tokens_per_gpu_h: 3.0e+6}\n"
+    "  - {id: west-train, site: west, gpu_model: A100-400W, count: 16, work: training,"
+    "\n     curve: A100-400W/pt_mpt_7b_fast, value_per_gpu_h: 0.8, floor: 0.6}\n"
+)
+
+
+def two(text):
+    """The lab under a limit that binds, and a smaller site with its own PUE, limit and ramp."""
+    west = "{id: west, timezone: America/Denver, price: energy, limit_kw: 12.5, pue: {base: 1.3}, other_it_kw: 0.5,"
+    sites = f"sites:\n  - {west}\n     ramp_kw_per_min: {{up: 2, down: 40}}}}"
+    return text.replace("limit_kw: 100", "limit_kw: 36").replace("sites:", sites).replace("signals:", f"{WEST}signals:")
+
+
+def test_two_sites_of_one_daemon_keep_each_its_own_limit_and_none_pays_for_the_other(tmp_path):
+    """In every second: an event at one, an order of the operator at the other, and one that is out of reach."""
+    with lab(tmp_path, two) as made:
+        made.run(timedelta(minutes=2))
+        limits, ticks = {"lab": 36.0, "west": 12.5}, []
+
+        def spend(minutes):
+            made.plan()
+            passed = made.run(timedelta(minutes=minutes))
+            over = {site: max(tick.import_kw[site] for tick in passed[3:]) - kw for site, kw in limits.items()}
+            assert max(over.values()) <= 0.01, over
+            ticks.extend(passed)
+            return passed
+
+        free = spend(3)[-1]
+        assert {site: free.import_kw[site] > 0.97 * kw for site, kw in limits.items()} == {"lab": True, "west": True}
+        made.facade.order(OperatorOrder("limit", site="west", limit_kw=9.0, by="me"))
+        limits["west"] = 9.0
+        held = spend(3)[-1]
+        assert {pool: held.cap_w[pool] for pool in ("chat", "train")} == {
+            pool: free.cap_w[pool] for pool in ("chat", "train")
+        }, "nothing changed at the lab"
+        begin = made.clock.now()
+        target = EventTarget(begin, begin + timedelta(hours=1), limit_kw=34.0)
+        made.facade.accept(order(begin, begin + timedelta(hours=1), targets=(target,), ramp_in_s=0.0))
+        limits["lab"] = 34.0
+        asked = spend(3)[-1]
+        assert asked.cap_w["west-chat"] == held.cap_w["west-chat"]
+        assert not [note for tick in ticks for note in tick.notes if note.code in OUT_OF_REACH]
+        made.facade.order(OperatorOrder("limit", site="west", limit_kw=None, by="me"))
+        limits["west"], low_kw = 12.5, asked.import_kw["west"]
+        rising = spend(1)[-1]
+        assert rising.import_kw["west"] == pytest.approx(low_kw + 2.0, abs=0.2), "by its own ramp"
+        assert rising.import_kw["lab"] > 0.97 * 34.0
+        made.facade.order(OperatorOrder("limit", site="west", limit_kw=2.0, by="me"))
+        del limits["west"]
+        told = [note for tick in spend(1) for note in tick.notes if note.code in OUT_OF_REACH]
+        assert {(note.code, note.subject) for note in told} == {(Reason.LIMIT_UNREACHABLE, "west")}
