@@ -1,4 +1,4 @@
-"""Gridpace's planner and its rivals as choosers for a market year; each sees only what was known at its moment.
+"""Gridpace's planner as a chooser for a market year; it sees only what was known at its moment.
 
 Case "known": the price of an interval is known when it begins. Case "lagged": only when it has ended. Day-ahead prices
 of the whole local day are public before the day begins; of later days nothing is used.
@@ -8,16 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 import numpy as np
 
 from benchmarks.support.expecting import Expecting
-from benchmarks.support.market import DUTY, FIRM_KW, MOST_KW, Chooser, Days, Market, walk
-from optimizer.domain import BatchJob, CurvePoint, GpuPool, PoolInputs, PowerCurve, Prices, Problem, SiteInputs, Work
+from benchmarks.support.market import FIRM_KW, MOST_KW, Chooser, Days, Market, walk
+from optimizer.domain import (
+    BatchJob,
+    CurvePoint,
+    GpuPool,
+    Plan,
+    PoolInputs,
+    PowerCurve,
+    Prices,
+    Problem,
+    SiteInputs,
+    Work,
+)
 from optimizer.facts import WAITING_PER_GPU_H_H, Floats
 from optimizer.forecast import on_grid
-from optimizer.rivals.rule import corrected, share_now
+from optimizer.rivals.rule import share_now
 from optimizer.session import Session
 from optimizer.timegrid import TimeGrid, planning_grid
 
@@ -50,7 +60,7 @@ class Gridpace:
         sorted_out = share_now(prices, owed)
         if index % self.plan_every or np.any(np.abs(prices[1:] - prices[0]) < 1e-6):
             return sorted_out
-        planned = first_step(self.session, problem(self.market, index, last, owed, forecast))
+        planned = first_step(self.session.plan(problem(self.market, index, last, owed, forecast)))
         if abs(planned - sorted_out) > 1e-5:
             raise RuntimeError(f"{self.market.starts[index]}: the plan runs at {planned:.6f}, the optimum {sorted_out}")
         return planned
@@ -80,9 +90,9 @@ def problem(made: Market, index: int, last: int, owed: float, prices: Floats, gr
     return Problem(edges[0], grid, (site,), (PoolInputs(POOL, (1.0,) * count),), (job,), (), Prices(change_per_kw=0.0))
 
 
-def first_step(session: Session, asked: Problem) -> float:
+def first_step(plan: Plan) -> float:
     """Share of full power in the first interval of the plan."""
-    return float(session.plan(asked).pools[POOL.id].draw_kw[0]) / MOST_KW
+    return float(plan.pools[POOL.id].draw_kw[0]) / MOST_KW
 
 
 def by_plan(made: Market, prices: Callable[[int, int], Floats], daemon_grid: bool) -> Chooser:
@@ -93,7 +103,7 @@ def by_plan(made: Market, prices: Callable[[int, int], Floats], daemon_grid: boo
     def choose(index: int, last: int, owed: float) -> float:
         left = made.starts[last - 1] + made.step - made.starts[index]
         grid = planning_grid(made.starts[index], left, made.step) if daemon_grid else None
-        return first_step(session, problem(made, index, last, owed, prices(index, last), grid))
+        return first_step(session.plan(problem(made, index, last, owed, prices(index, last), grid)))
 
     return choose
 
@@ -124,50 +134,3 @@ def knowing_means(made: Market, hours: int) -> Chooser:
             block = slice(at, min(at + count, last))
             means[block] = made.price[block].mean()
     return lambda index, last, owed: share_now(means[index:last], owed)
-
-
-# ---------------------------------------------------------------- rivals
-def rivals(made: Market, lagged: bool) -> dict[str, Chooser]:
-    """Rules by name, on the same knowledge: at once, half of the power always, the order of what is expected, below the
-    expected median, and the present among the cheapest that remain."""
-    expected = made.day_ahead if made.day_ahead is not None else week_profile(made)
-    if made.published:
-        expected = made.price
-
-    def seen(index: int, last: int) -> Floats:
-        """Prices of the rest of the day as the rule sees them."""
-        known = index - 1 if lagged else index
-        error = float(made.price[known] - expected[known]) if known >= 0 else 0.0
-        prices = corrected(expected[index:last], error, index - known)
-        if not lagged:
-            prices[0] = made.price[index]
-        return prices
-
-    def threshold(index: int, last: int, owed: float) -> float:
-        prices = seen(index, last)
-        return float(prices[0] <= np.median(prices))
-
-    return {
-        "at_once": lambda index, last, owed: 1.0,
-        "even": lambda index, last, owed: DUTY,
-        "order_of_expected": lambda index, last, owed: share_now(expected[index:last], owed),
-        "price_threshold": threshold,
-        "cheapest_remaining": lambda index, last, owed: share_now(seen(index, last), owed),
-    }
-
-
-def week_profile(made: Market) -> Floats:
-    """Mean of the last seven days at the same local time, from days before the present one only."""
-    per_day = round(24 / made.hours)
-    place = [(start.astimezone(made.zone).hour * 60 + start.astimezone(made.zone).minute) for start in made.starts]
-    slot = np.array(place) // round(made.step / timedelta(minutes=1))
-    expected = np.zeros(len(made.price))
-    rows: list[Floats] = []
-    for first, last in made.days():
-        if rows:
-            mean = np.nanmean(np.array(rows[-7:]), axis=0) if len(rows) > 1 else rows[0]
-            expected[first:last] = np.nan_to_num(mean[slot[first:last]])
-        row = np.full(per_day, np.nan)
-        row[slot[first:last]] = made.price[first:last]
-        rows.append(row)
-    return expected

@@ -19,7 +19,8 @@ import numpy as np
 import benchmarks
 import optimizer
 from benchmarks.support.ceiling import ceiling_of
-from benchmarks.support.controllers import Gridpace, foreseen, knowing_means, planned, rivals
+from benchmarks.support.controllers import Gridpace, foreseen, knowing_means, planned
+from benchmarks.support.controllers_rivals import rivals
 from benchmarks.support.expecting import Expecting
 from benchmarks.support.market import Days, Market, market, walk
 from optimizer.facts import Floats
@@ -107,16 +108,16 @@ def live(piece: Piece) -> Arrays:
         found.setdefault(name, []).extend(run[first:last] for first, last in days)
 
     lives = {tail: Gridpace(made, lagged, expecting=expecting) for tail, lagged in CASES.items()}
+    others = {tail: rivals(made, lagged, lives[tail].prices) for tail, lagged in CASES.items()}
     for day in piece.days:  # day by day in both cases: it is learned once
         for tail, lagged in CASES.items():
             add(f"gridpace{tail}", walk(made, lives[tail].choose, [day]), [day])
+            for rival, choose in others[tail].items():
+                add(f"rival {rival}{tail}", walk(made, choose, [day]), [day])
             if not made.published:
                 found.setdefault(f"best{tail}", []).append(_ceilings(expecting, day, lagged, piece.seed))
             example = [day] if day in piece.examples else []
             add(f"planned{tail}", planned(lives[tail], example), example)
-    for tail, lagged in CASES.items():
-        for rival, choose in rivals(made, lagged).items():
-            add(f"rival {rival}{tail}", walk(made, choose, piece.days), piece.days)
     for hours in piece.blocks_h:
         add(f"{hours}h", walk(made, knowing_means(made, hours), piece.days), piece.days)
     for name, daemon_grid in (("coarse", True), ("fine", False)):

@@ -10,12 +10,12 @@ import numpy as np
 from optimizer.domain import Plan, Problem
 from optimizer.facts import Facts, Floats
 from optimizer.rivals.uniform_cap import all_alike
-from optimizer.rivals.walk import Policy, follow, full_power
+from optimizer.rivals.walk import Policy, Wish, follow, full_power, late_otherwise
 
 
 def price_threshold(problem: Problem, _last: Plan | None = None) -> Plan:
     """Jobs while energy (carbon included) costs no more than the horizon's median; firm events by one cap for all."""
-    return follow(Policy("price_threshold", all_alike, _worth_it, _median, voluntary=False), problem)
+    return follow(Policy("price_threshold", all_alike, _worth_it, _cheap, voluntary=False), problem)
 
 
 def _worth_it(facts: Facts) -> Floats:
@@ -29,11 +29,16 @@ def _worth_it(facts: Facts) -> Floats:
     return draw
 
 
-def _median(facts: Facts) -> Floats:
-    """Median cost of a kWh over the hours of the horizon [site, interval]."""
-    rows = []
-    for cost in facts.cost_per_kwh:
-        order = np.argsort(cost, kind="stable")
-        half = np.searchsorted(np.cumsum(facts.hours[order]), facts.hours.sum() / 2.0)
-        rows.append(np.full(facts.count, cost[order[min(int(half), facts.count - 1)]]))
-    return np.array(rows)
+def _cheap(facts: Facts) -> Wish:
+    """Run while energy costs no more than the median at the site, and what would be late otherwise."""
+    medians = [_median(cost, facts.hours) for cost in facts.cost_per_kwh]
+    return lambda job, site, t, left: float(
+        float(facts.cost_per_kwh[site, t]) <= medians[site] or late_otherwise(job, t, left)
+    )
+
+
+def _median(cost: Floats, hours: Floats) -> float:
+    """Median cost of a kWh over the hours of the horizon."""
+    order = np.argsort(cost, kind="stable")
+    half = np.searchsorted(np.cumsum(hours[order]), hours.sum() / 2.0)
+    return float(cost[order[min(int(half), len(order) - 1)]])

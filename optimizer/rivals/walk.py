@@ -31,21 +31,32 @@ def full_power(facts: Facts) -> Floats:
     return np.array([pool.base_kw if pool.batch else pool.top_kw for pool in facts.pools])
 
 
-def always(facts: Facts) -> Floats:
-    """Every job runs as soon as it may: highest energy cost per kWh [site, interval] at which jobs are begun."""
-    return np.full((len(facts.problem.sites), facts.count), INF)
+Wish = Callable[[JobFacts, int, int, float], float]
+"""From a job, the site where it would run, an interval and the work that it has left, to the share of its highest rate
+at which it should run then: 0, it waits, to 1."""
+
+
+def always(_facts: Facts) -> Wish:
+    """Every job runs as soon as it may."""
+    return lambda job, site, t, left: 1.0
+
+
+def late_otherwise(job: JobFacts, t: int, left: float) -> bool:
+    """Whether a job that waits in interval t is late, however fast it runs then."""
+    later_h = float(job.on_time_h[t + 1 :].sum()) + job.beyond_h
+    return left > job.rate * later_h * (1.0 + 1e-9)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a rule wants (`service`: draws of interactive and training pools), up to which cost of energy it runs jobs
-    that could still wait (`willing`), who gives way under a cap (`scale`), and whether it says yes to events
-    that need not be met (best effort, voluntary)."""
+    """What a rule wants (`service`: draws of interactive and training pools), when it runs jobs that could still wait
+    (`willing`), who gives way under a cap (`scale`), and whether it says yes to events that need not be met (best
+    effort, voluntary)."""
 
     name: str
     scale: Scale
     service: Callable[[Facts], Floats] = full_power
-    willing: Callable[[Facts], Floats] = always
+    willing: Callable[[Facts], Wish] = always
     voluntary: bool = True
 
 
@@ -169,8 +180,11 @@ class _Walk:
                 continue
             g = self.homes[number] if self.begun[number] else _roomiest(job, free, most)
             least = least_now(self.facts, self.steps, number) if t == 0 else 0.0
-            if min(most, free[g]) > max(LEAST, least * (1 - LEAST)) and self._wanted(number, g, t):
-                self.homes[number], wants[number] = g, min(most, free[g])
+            if min(most, free[g]) <= max(LEAST, least * (1 - LEAST)):
+                continue
+            rate = self._share(number, g, t) * job.rate * _open_h(job, t) / float(self.facts.hours[t])
+            if rate > LEAST:
+                self.homes[number], wants[number] = g, min(most, free[g], max(rate, least))
                 free[g] -= wants[number]
         return wants
 
@@ -187,16 +201,11 @@ class _Walk:
         if job.fixed or (self.begun[number] and not job.job.preemptible):
             return 0.0
         hours = float(self.facts.hours[t])
-        open_h = float(job.on_time_h[t] + job.late_h[t])
-        return max(0.0, min(job.rate * open_h, float(self.left[number]))) / hours
+        return max(0.0, min(job.rate * _open_h(job, t), float(self.left[number]))) / hours
 
-    def _wanted(self, number: int, g: int, t: int) -> bool:
-        """Whether the rule runs a job now: energy is cheap enough, or it would be late otherwise."""
-        job, s = self.facts.jobs[number], self.facts.pools[g].site
-        if float(self.facts.cost_per_kwh[s, t]) <= self.willing[s, t]:
-            return True
-        later_h = float(job.on_time_h[t + 1 :].sum()) + job.beyond_h
-        return float(self.left[number]) > job.rate * later_h * (1.0 + 1e-9)
+    def _share(self, number: int, g: int, t: int) -> float:
+        """At what share of its highest rate the rule runs a job in interval t."""
+        return self.willing(self.facts.jobs[number], self.facts.pools[g].site, t, float(self.left[number]))
 
     def _begin(self, number: int, t: int) -> None:
         """Begin a run without a break in the first pool that has GPUs and power for all of it."""
@@ -204,7 +213,7 @@ class _Walk:
         run = unbroken_run(self.facts, job, t)
         for g in job.pools:
             able = 0 < job.rate <= self.facts.pools[g].top_work + LEAST
-            able = able and bool((run <= self._unkept(g) + LEAST).all()) and self._wanted(number, g, t)
+            able = able and bool((run <= self._unkept(g) + LEAST).all()) and self._share(number, g, t) > LEAST
             if able and self._has_power(g, run):
                 self._keep(number, g, run)
                 return
@@ -227,6 +236,11 @@ class _Walk:
             if least > self.budget_kw[site, t] + LEAST:
                 return False
         return True
+
+
+def _open_h(job: JobFacts, t: int) -> float:
+    """Hours of interval t in which a job may run."""
+    return float(job.on_time_h[t] + job.late_h[t])
 
 
 def _turn(job: JobFacts) -> tuple[int, object, object, str]:

@@ -165,3 +165,17 @@ def test_few_jobs_are_planned_one_by_one_and_many_are_not():
     grouped = classes_of(facts_of(many))
     assert len(grouped.facts.table) < 0.8 * len(facts_of(many).table)
     assert [note.code for note in grouped.said()] == [Reason.JOBS_GROUPED]
+
+
+def test_the_classes_of_thousands_of_jobs_leave_them_three_quarters_of_their_slack():
+    """What jobs give up to their class is what a day in closed loop pays for (decision 9)."""
+    facts = facts_of(reference_problem(1, coarse_grid(), 5000, 20))
+    merged = classes_of(facts)
+    spare, left = (
+        of.table.on_time_h.sum(axis=1) + of.table.beyond_h - of.table.left / of.table.rate
+        for of in (facts, merged.facts)
+    )
+    some = spare > 1 / 60
+    kept = np.average(left[merged.of[some]] / spare[some], weights=facts.table.left[some])
+    assert 0.75 < kept < 1.0
+    assert len(left) < 0.3 * len(spare)

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks import plan_quality
-from benchmarks.support import pieces, weighing
-from benchmarks.support.pieces import Piece, Source, lived
+from benchmarks.support import controllers_rivals, pieces, weighing
+from benchmarks.support.controllers_rivals import WITHOUT_PRICES, Watched, rivals, threshold
+from benchmarks.support.market import walk
+from benchmarks.support.pieces import CASES, Piece, Source, lived
+from optimizer.rivals import RIVALS
+from optimizer.rivals.rule import share_now
 
 DAYS = 19
 
@@ -42,11 +46,42 @@ def test_a_year_in_pieces_is_the_year(source):
         assert np.array_equal(run, two.runs[name]), name
     for name, ceilings in one.best.items():
         assert np.array_equal(ceilings, two.best[name])
+    for tail in CASES:
+        assert {f"rival {rule}{tail}" for rule in RIVALS} < one.runs.keys()
     share = one.made.share(one.runs["gridpace"], one.days)
     assert one.made.share(one.runs["gridpace_lagged"], one.days) < share < 1.0
     assert one.made.share(one.runs["fine"], one.examples) == pytest.approx(1.0, abs=1e-3)
     assert one.made.share(one.runs["2h"], one.days) < 1.0
     assert 0.0 < np.array(one.best["best_lagged"]).reshape(-1, 2)[:, 0].sum() < one.best["best"].sum()
+
+
+def test_rules_of_a_year_are_the_planners_that_are_shipped(source, monkeypatch):
+    """Asked in every interval of some days, not in every 97th; and where another rule answers under the name of one, it
+    is seen. Rules that look at no price run as it comes, here where no limit makes them differ."""
+    made, days = source.load(), source.load().days()[15:17]
+    made.price[days[0][0]] += 100.0  # of the cheapest half, as it was expected
+    rules = rivals(made, False, lambda index, last: made.day_ahead[index:last])
+    watched = {
+        name: rule.__self__ for name, rule in rules.items() if isinstance(getattr(rule, "__self__", None), Watched)
+    }
+    assert {rule.planner for rule in watched.values()} | set(WITHOUT_PRICES) == set(RIVALS)
+    runs = {name: walk(made, replace(rule, ask_every=1).choose, days) for name, rule in watched.items()}
+    assert {name: rule.share for name, rule in watched.items()} == {
+        "price_threshold": threshold, "order_of_expected": share_now, "cheapest_remaining": share_now,
+        "greedy": share_now}  # fmt: skip
+    assert np.array_equal(runs["greedy"], runs["order_of_expected"])  # both saw the prices of the day before
+    for name in ("price_threshold", "cheapest_remaining"):
+        assert not np.array_equal(runs[name], runs["order_of_expected"]), name
+    for name in WITHOUT_PRICES:
+        assert walk(made, rules[name], days)[days[0][0] : days[1][1]] == pytest.approx(([1.0] * 12 + [0.0] * 12) * 2), (
+            name
+        )
+    for name, rule in watched.items():
+        monkeypatch.setattr(controllers_rivals, "RIVALS", {**RIVALS, rule.planner: RIVALS["do_nothing"]})
+        with pytest.raises(RuntimeError, match=f"the rule {rule.planner} runs at"):
+            walk(made, replace(rule, ask_every=1).choose, days)
+        monkeypatch.undo()
+        assert walk(made, rules[name], days).sum() == pytest.approx(24.0)
 
 
 def test_a_piece_that_is_kept_is_not_lived_again_unless_anything_changed(source, tmp_path, monkeypatch):

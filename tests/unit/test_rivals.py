@@ -60,7 +60,12 @@ def with_job(price=PRICES, **more):
 
 @pytest.mark.parametrize(
     ("name", "rates"),
-    [("do_nothing", (100, 100, 0, 0)), ("uniform_cap", (100, 100, 0, 0)), ("price_threshold", (100, 0, 100, 0))],
+    [
+        ("do_nothing", (100, 100, 0, 0)),
+        ("uniform_cap", (100, 100, 0, 0)),
+        ("price_threshold", (100, 0, 100, 0)),
+        ("cheapest_remaining", (100, 0, 100, 0)),
+    ],
 )
 def test_when_jobs_run(name, rates):
     plan = RIVALS[name](with_job(), None)
@@ -76,6 +81,20 @@ def test_a_price_rule_runs_what_would_be_late_otherwise():
     late = with_job([9.0, 90.0, 90.0, 9.0])
     short = problem(late.grid, late.sites, late.pools, [job("j", (1, 3), 200.0, 100)])
     assert RIVALS["price_threshold"](short, None).jobs["j"].work_gpus == pytest.approx((0, 100, 100, 0))
+
+
+def test_a_job_uses_as_much_of_the_present_as_does_not_fit_into_what_is_cheaper():
+    """`tight` needs an hour of the two and a half before its deadline. Half of it fits into the cheapest, which is cut
+    by the deadline, so half is left for the present one. `loose` has none of that haste: it waits."""
+    pools = [inputs(pool("batch", Work.BATCH, 200), 6)]
+    tight, loose = job("tight", (0, 2.5), 100.0, 100), job("loose", (0, 6), 100.0, 100)
+    made = problem(hourly(6), [site(6, price=[50, 90, 20, 80, 10, 10])], pools, [tight, loose])
+    plan = RIVALS["cheapest_remaining"](made, None)
+    assert check_plan(made, plan) == ()
+    assert plan.jobs["tight"].work_gpus == pytest.approx((50, 0, 50, 0, 0, 0))
+    assert plan.jobs["loose"].work_gpus == pytest.approx((0, 0, 0, 0, 100, 0))
+    late = problem(made.grid, made.sites, pools, [job("late", (-2, 0), 100.0, 100, late_penalty=1.0)])
+    assert RIVALS["cheapest_remaining"](late, None).jobs["late"].work_gpus[0] == pytest.approx(100)
 
 
 def test_training_stops_at_its_floor_while_power_costs_more_than_its_work():
