@@ -87,7 +87,8 @@ class SolverConfig(Model):
     planner: str = Field(
         default="optimum",
         description="optimum, or a rule of thumb in its place: do_nothing (full power, jobs at once; limits and firm "
-        "events only), price_threshold, uniform_cap, fair_tiered, greedy_tiered or greedy. A rule needs no process.",
+        "events only), price_threshold, cheapest_remaining, uniform_cap, fair_tiered, greedy_tiered or greedy. A rule "
+        "needs no process.",
         examples=["optimum"],
     )
     time_limit: PositiveDuration = Field(
