@@ -81,7 +81,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     state.orders = orders
     writes = ctx.dispatcher.writes
     state.held = dict(orders) if writes else {}
-    state.setpoint_kw = {site: trim.setpoint_kw for site, trim in trims.items()} if writes else {}
+    state.setpoint_kw = {site: trim.reached_kw for site, trim in trims.items()} if writes else {}
     state.cap_kw = {site: trim.cap_kw for site, trim in trims.items()} if writes else {}
     state.lately = state.lately if writes else {}
     for site, kw in state.setpoint_kw.items():

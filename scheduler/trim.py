@@ -85,6 +85,12 @@ class SiteTrim:
     spent: bool = False
     """Whether every lever is used and more would be needed for the aim, which lies a margin below the ceiling."""
 
+    @property
+    def reached_kw(self) -> float:
+        """From where a ramp goes on: the set-point, and above a ceiling that is out of reach what the orders draw. (A
+        ramp up from far below would hold a site at its floors for minutes after the limit is lifted.)"""
+        return max(self.setpoint_kw, self.ceiling.kw + self.short_kw) if self.short_kw > 0 else self.setpoint_kw
+
 
 def trim_site(
     ctx: Context,

@@ -119,6 +119,20 @@ def test_a_cap_that_takes_nothing_away_is_nothing_to_tell(tmp_path):
         assert not broken(made.run(MINUTE))
 
 
+def test_after_a_limit_out_of_reach_the_ramp_goes_on_from_where_the_site_is(tmp_path):
+    with lab(tmp_path, slow) as made:
+        made.run(5 * MINUTE, step_s=5)
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=5.0, by="me"))
+        under = made.run(MINUTE)
+        assert any(note.code is Reason.LIMIT_UNREACHABLE for note in under[-1].notes)
+        least_kw = under[-1].import_kw["lab"]
+        assert least_kw > 15.0, "else there is no way from the limit to where it is"
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=None, by="me"))
+        row = [tick.import_kw["lab"] for tick in made.run(65 * SECOND)]
+    assert row[20] > least_kw + 2.0, "10 kW a minute; from 5 kW the rise would begin after more than a minute"
+    assert max(b - a for a, b in zip(row, row[60:], strict=False)) < 10.5
+
+
 def test_a_clock_that_is_put_back_is_no_fall(tmp_path):
     with lab(tmp_path, slow) as made:
         made.run(5 * MINUTE, step_s=5)
