@@ -27,7 +27,7 @@ from optimizer.scenarios import fewer
 from optimizer.uncertain import SAME, next_whole
 from optimizer.warm import Warm
 
-MOST_COLUMNS = 80_000
+MOST_COLUMNS = 60_000
 """Columns of the extensive form up to which it is solved in the time that it has by default: with more, scenarios are
 put together."""
 
