@@ -27,13 +27,14 @@ ROUGH: Widths = ((0 * HOUR, HOUR), (8 * HOUR, 2 * HOUR), (DAY, 6 * HOUR))
 time (docs/decisions/0037)."""
 
 
-def shortened(problem: Problem, widths: Widths = HOURLY) -> tuple[Problem, Ints]:
-    """The problem with the present interval as it is and the rest merged into blocks of the clock, and the block of
-    each of the problem's own intervals."""
+def shortened(problem: Problem, widths: Widths = HOURLY, at: frozenset[datetime] = frozenset()) -> tuple[Problem, Ints]:
+    """The problem with the present interval as it is and the rest merged into blocks of the clock that also end `at`
+    some moments, and the block of each of the problem's own intervals."""
     start = problem.grid.start
     marks = [_block(moment, start, widths) for moment in problem.grid.starts]
     marks[0] = start
-    first = np.array([n for n in range(len(marks)) if n <= 1 or marks[n] != marks[n - 1]], dtype=np.int64)
+    ends = [n <= 1 or marks[n] != marks[n - 1] or moment in at for n, moment in enumerate(problem.grid.starts)]
+    first = np.flatnonzero(ends)
     return merged(problem, first), np.searchsorted(first, np.arange(len(marks)), side="right") - 1
 
 

@@ -18,11 +18,12 @@ class SolveFault(StrEnum):
 
 
 class SolveError(Exception):
-    """No usable plan came out of the solver; `kind` says of what sort the failure is."""
+    """No usable plan came out of the solver; `kind` says of what sort the failure is, and after how many seconds inside
+    it (0: not known)."""
 
-    def __init__(self, kind: SolveFault, text: str) -> None:
+    def __init__(self, kind: SolveFault, text: str, seconds: float = 0.0) -> None:
         super().__init__(text)
-        self.kind = kind
+        self.kind, self.seconds = kind, seconds
 
-    def __reduce__(self) -> tuple[type[SolveError], tuple[SolveFault, str]]:
-        return SolveError, (self.kind, str(self))
+    def __reduce__(self) -> tuple[type[SolveError], tuple[SolveFault, str, float]]:
+        return SolveError, (self.kind, str(self), self.seconds)

@@ -174,7 +174,9 @@ class Highs:
         status, info = self._solver.getModelStatus(), self._solver.getInfo()
         incumbent = self.mixed and info.primal_solution_status == 2 and status == TIME_LIMIT
         if status != OPTIMAL and not incumbent:
-            raise self._failure(status, time_limit_s)
+            failure = self._failure(status, time_limit_s)
+            failure.seconds = self.clock_s() - before
+            raise failure
         return self.clock_s() - before
 
     def _lost(self) -> bool:

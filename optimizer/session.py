@@ -31,6 +31,7 @@ from optimizer.model.pyomo_model import compile_model
 from optimizer.oneway import goes_both_ways, one_way
 from optimizer.onward import going_on
 from optimizer.probe import NO_PROBES, Budget
+from optimizer.purse import Purse
 from optimizer.reading import awake_in_time, draft_of, homes_of, pair_rates
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.sifting import MOST_SHARE, Sifted, worth_sifting
@@ -42,7 +43,7 @@ from optimizer.validate import validate
 from optimizer.verify import Verify
 from optimizer.voluntary import answers_of
 from optimizer.weigher import Weigher, gave, kept
-from optimizer.whole import Whole, whole_numbers
+from optimizer.whole import Whole, incumbent_note, whole_numbers
 
 FAN_SHARE = 0.4
 """Share of a plan's time that scenarios may take; they are the first to be left out."""
@@ -58,6 +59,9 @@ HURRY_S, HURRY_SHARE = 2.0, 0.3
 
 HURRY_PER_JOB_S = 6e-5
 """And so much for each job: to put them together, hand them their work and write the plan takes time of its own."""
+
+TANKS_SHARE = 0.25
+"""Share of those seconds that is kept for tanks of work, if the coarse plan takes too long too."""
 
 MOST_COARSE = 2500
 """More coarse classes than that take longer than there is left."""
@@ -89,6 +93,7 @@ class Session:
     _sizes: Sizes = NO_SIZES
     _weigher: Weigher = field(default_factory=Weigher)
     _speeds: Speeds = field(default_factory=Speeds)
+    _purse: Purse = field(default_factory=Purse)
 
     def __post_init__(self) -> None:
         self._verify = Verify(self.verify_every, self.apart)
@@ -117,10 +122,12 @@ class Session:
         coarse classes the next plan starts where they ended."""
         coarse = classes_of(whole, 0, LEVELS[-1:])
         if coarse.near and len(coarse.facts.table) <= MOST_COARSE:
+            tanks_s, time_limit_s = TANKS_SHARE * time_limit_s, (1.0 - TANKS_SHARE) * time_limit_s
             try:
                 return self._hastily(coarse, Rung.COARSE, late, time_limit_s)
             except SolveError as error:
                 late = error if error.kind is SolveFault.TIMEOUT else late
+            time_limit_s = tanks_s
         tanks = tanks_of(whole)
         if len(tanks.facts.table) == len(whole.table):
             raise late
@@ -142,7 +149,7 @@ class Session:
     def _planned(self, classes: Grouped, time_limit_s: float) -> Plan:
         """The best plan with jobs in these classes."""
         self._classes, whole, facts = classes, classes.whole, classes.facts
-        self._gap = 0.0
+        self._gap, self._purse = 0.0, Purse(time_limit_s)
         facts, arrays, answer = self._optimum(facts, time_limit_s)
         if facts.pools is not whole.pools and isinstance(classes, Classes):  # tanks find speeds when they are split
             whole = replace(whole, pools=facts.pools)
@@ -151,7 +158,7 @@ class Session:
         answer = self._one_way(facts, arrays, answer, homes, time_limit_s)
         rung = Rung.OPTIMUM if answer.optimal else Rung.INCUMBENT
         said = (*self._sizes.notes, *self._weigher.notes, *self._verify.said(), *classes.said())
-        said += () if answer.optimal else (_incumbent_note(self._gap),)
+        said += () if answer.optimal else (incumbent_note(self._gap),)
         basis = (self._last.columns, self._last.rows) if self._last is not None and not self._mixed else None
         events = self._answers(facts, arrays, answer, homes, time_limit_s)
         draft = draft_of(facts, arrays, answer, homes, basis, self.budget, events)
@@ -179,7 +186,7 @@ class Session:
             seconds += spent
             missed, self._mixed = missed_in(arrays, answer), bool(arrays.integer.any())
             if not len(missed) and self._mixed:
-                arrays, answer = self._whole(facts, arrays, answer, time_limit_s - seconds)
+                arrays, answer = self._whole(facts, arrays, answer)
                 seconds += answer.seconds
                 missed = missed_in(arrays, answer)
             if not len(missed):
@@ -232,8 +239,10 @@ class Session:
             return arrays, answer
         return fixed, replace(other, optimal=answer.optimal, seconds=answer.seconds + other.seconds)
 
-    def _whole(self, facts: Facts, arrays: Arrays, relaxed: Answer, time_limit_s: float) -> tuple[Arrays, Answer]:
+    def _whole(self, facts: Facts, arrays: Arrays, relaxed: Answer) -> tuple[Arrays, Answer]:
         """The arrays with every whole column fixed, and their optimum. The linear program stays the same warm one."""
+
+        before_s = self._purse.spent_s
 
         def run(made: Arrays, seconds: float) -> Answer:
             return self._solve(facts, made, seconds, remember=False)
@@ -241,13 +250,14 @@ class Session:
         if len(arrays.families["on_now"]):  # a gang is whole in one pool: first where, then whether
             homes = homes_of(facts, pair_rates(facts, arrays, relaxed.point) @ facts.hours)
             arrays = replace(arrays, high=at_home(facts, arrays, homes))
-            relaxed = run(arrays, time_limit_s)
+            relaxed = run(arrays, self._purse.left_s)
         if len(arrays.families["parked_now"]):
             arrays = replace(arrays, high=awake_in_time(facts, arrays, relaxed))
-            relaxed = run(arrays, time_limit_s)
-        found: Whole = whole_numbers(arrays, relaxed, run, time_limit_s, self.improve_s)
+            relaxed = run(arrays, self._purse.left_s)
+        found: Whole = whole_numbers(arrays, relaxed, run, self._purse.left_s, self.improve_s)
+        self._purse.spent_s += found.search_s
         self._gap = found.gap
-        answer = replace(found.answer, optimal=found.proven)
+        answer = replace(found.answer, optimal=found.proven, seconds=self._purse.spent_s - before_s)
         return replace(found.arrays, integer=np.zeros_like(arrays.integer)), answer
 
     def _arrays(self, facts: Facts, late: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Arrays:
@@ -258,7 +268,10 @@ class Session:
         return self._sizes.on(compile_model(model, JOB_FAMILIES) if by_pyomo else write_arrays(model, before))
 
     def _solve(self, facts: Facts, arrays: Arrays, time_limit_s: float, remember: bool = True) -> Answer:
-        """Solve as a linear program, warm where something is remembered; `remember` it too."""
+        """Solve as a linear program, warm where something is remembered; `remember` it too. Of the plan's purse."""
+        return self._purse.paid(time_limit_s, lambda limit_s: self._solved(facts, arrays, limit_s, remember))
+
+    def _solved(self, facts: Facts, arrays: Arrays, time_limit_s: float, remember: bool) -> Answer:
         last, spent = self._last, 0.0
         if remember and last is not None:
             for way in (self._steadily, self._sift):
@@ -361,8 +374,9 @@ class Session:
             spent += found.seconds
             return found
 
-        search_s = min(self.improve_s, ends_s)
+        search_s = min(self.improve_s, self._purse.left_s)
         found = one_way(confined_to(facts, arrays, homes), answer, solve, search_s)
+        self._purse.spent_s += max(0.0, found.answer.seconds - spent)  # the search
         self._gap = max(self._gap, found.gap)
         return replace(found.answer, optimal=found.answer.optimal and answer.optimal)
 
@@ -380,8 +394,3 @@ class Session:
         """Solve again with jobs confined to one pair (-1: free); the time spent adds up."""
         answer = self._solve(facts, confined_to(facts, arrays, homes), max(0.1, time_limit_s - before.seconds))
         return replace(answer, seconds=answer.seconds + before.seconds, optimal=answer.optimal and before.optimal)
-
-
-def _incumbent_note(gap: float) -> Note:
-    text = f"its whole numbers, or which way its batteries go, are not proven best: at most {gap:.2%} from the best"
-    return Note(Reason.SOLVER_INCUMBENT, "plan", text, Severity.INFO)

@@ -41,6 +41,11 @@ class Weighing:
     size_every_s: float = 0.0
 
 
+SAME = 0.02
+"""Relative change of a limit or a reserve's price from which on what scenarios decided is decided anew at once: margins
+and forecasts move both by less all the time."""
+
+
 def next_whole(moment: datetime, every_s: float) -> datetime:
     """The next whole `every_s` of the clock after a moment."""
     return moment + timedelta(seconds=every_s - moment.timestamp() % every_s)

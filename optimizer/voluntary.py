@@ -29,7 +29,7 @@ def answers_of(facts: Facts, arrays: Arrays, answer: Answer, solve: Callable[[Ar
     for place, (number, share) in enumerate(zip(take.keys[0].tolist(), chosen.tolist(), strict=True)):
         event, taken = facts.problem.events[number], share > 0.5
         try:
-            other = solve(_turned(arrays, take.start + place, 0.0 if taken else 1.0))
+            other = solve(turned(arrays, take.start + place, 0.0 if taken else 1.0))
         except SolveError as error:  # no time left: the answer stands, its worth is not known
             firm = error.kind is SolveFault.INFEASIBLE and not taken
             found[event.id] = _out_of_reach(facts, event, number) if firm else EventPlan(taken)
@@ -51,7 +51,7 @@ def _out_of_reach(facts: Facts, event: GridEvent, number: int) -> EventPlan:
     return EventPlan(False, _pays(facts, event, number, np.zeros(0)), None, short_kw if short_kw > TOL_KW else 0.0)
 
 
-def _turned(arrays: Arrays, column: int, value: float) -> Arrays:
+def turned(arrays: Arrays, column: int, value: float) -> Arrays:
     """Arrays with one answer given the other way."""
     low, high = arrays.low.copy(), arrays.high.copy()
     low[column] = high[column] = value

@@ -13,9 +13,9 @@ import numpy as np
 from scipy.sparse import csc_matrix
 
 from optimizer.classes import classes_of
-from optimizer.coarse import shortened
+from optimizer.coarse import ROUGH, shortened
 from optimizer.domain import Problem
-from optimizer.facts import Facts, facts_of
+from optimizer.facts import Facts, Floats, facts_of
 from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import Answer
 from optimizer.model.arrays import Arrays, write_arrays
@@ -24,11 +24,12 @@ from optimizer.model.parts import Columns, Flags
 from optimizer.model.risk import declare_weighed
 from optimizer.reasons import Note, Reason, Severity
 from optimizer.scenarios import fewer
-from optimizer.uncertain import next_whole
+from optimizer.uncertain import SAME, next_whole
 from optimizer.warm import Warm
 
 MOST_COLUMNS = 60_000
-"""Columns of the extensive form up to which it is solved in seconds: with more, scenarios are put together."""
+"""Columns of the extensive form up to which it is solved in the time that it has by default: with more, scenarios are
+put together."""
 
 KEPT = ("x", "late", "charge", "discharge")
 """What the plan keeps to: decisions that move work and energy through time. All else follows from prices now."""
@@ -36,21 +37,39 @@ KEPT = ("x", "late", "charge", "discharge")
 GAVE = ("over_limit", "over_event", "over_ramp", "short", "missed", "slip")
 """Families in which a plan that keeps to the step shows that it no longer fits."""
 
+CLEAR = 0.01
+"""How far from yes or no an answer to a voluntary event may be and still be one."""
+
 Step = dict[tuple[str, str, str], tuple[float, float]]
 """(family, job or battery, pool) -> value in the present interval, and in what remains of the step."""
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What a first step is decided for: sites, reserves and events by name, and limits and reserve prices of the
+    present interval, which may move a little."""
+
+    names: tuple[object, ...]
+    levels: Floats
+
+    def fits(self, now: Picture) -> bool:
+        """Whether it is nearly the picture of now. Compared with what the step was made for, so that a slow drift is
+        noticed."""
+        return now.names == self.names and np.allclose(now.levels, self.levels, rtol=SAME)
+
+
 @dataclass(frozen=True)
 class Held:
-    """A first step: from when and until when it holds, for which picture, its values, and the most reserve offered
-    [offer] in kW."""
+    """A first step: from when and until when it holds, for which picture, its values, the most reserve offered [offer]
+    in kW, and what is answered to voluntary events, by id."""
 
     made_at: datetime
     until: datetime
     first_ends: datetime
-    picture: tuple[object, ...]
+    picture: Picture
     step: Step
     offer_kw: tuple[float, ...]
+    takes: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass
@@ -73,6 +92,7 @@ class Weigher:
                 self.held = self._weighed(problem, late, budget_s)
             except SolveError as error:
                 self.held = None
+                self.seconds = max(0.0, budget_s) if error.kind is SolveFault.TIMEOUT else error.seconds
                 text = f"risk is not weighed: {error}; the plan goes by the mean of what may come"
                 self.notes = (Note(Reason.SCENARIOS_DROPPED, "plan", text, Severity.WARNING),)
         return self.held
@@ -86,7 +106,7 @@ class Weigher:
     def _weighed(self, problem: Problem, late: frozenset[str], budget_s: float) -> Held:
         if budget_s <= 0:
             raise SolveError(SolveFault.TIMEOUT, "no time is left for it")
-        small, _ = shortened(problem)
+        small, _ = shortened(problem, ROUGH)
         classes = classes_of(facts_of(replace(small, scenarios=())))
         facts = classes.facts
         until = step_ends(problem)
@@ -99,29 +119,37 @@ class Weigher:
         self.seconds = answer.seconds
         mean, worst = costs(small, arrays, answer)
         text = (
-            f"{len(small.scenarios)} scenarios: after the step until {until:%H:%M}Z the horizon costs {mean:,.2f} "
-            f"{problem.currency} in the mean and {worst:,.2f} in the worst {problem.weighing.risk_tail:.0%}"
+            f"{put_together(len(problem.scenarios), len(small.scenarios))}: after the step until {until:%H:%M}Z the "
+            f"horizon costs {mean:,.2f} {problem.currency} in the mean and {worst:,.2f} in the worst "
+            f"{problem.weighing.risk_tail:.0%}"
         )
         self.notes = (Note(Reason.SCENARIOS, "plan", text, Severity.INFO),)
         offered = (
             arrays.of("offer@0", answer.point).reshape(-1, len(small.grid))[:, :common].min(axis=1, initial=np.inf)
         )
         step = _step(facts, arrays, answer)
-        return Held(problem.made_at, until, small.grid.edges[1], picture(problem), step, tuple(offered.tolist()))
+        takes = _takes(problem, arrays, answer)
+        return Held(problem.made_at, until, small.grid.edges[1], picture(problem), step, tuple(offered.tolist()), takes)
 
 
 def due(problem: Problem, held: Held | None) -> bool:
     """Whether risk is to be weighed: at the start, when the last step has ended, and when a bid is due or the picture
     has changed (a limit, an event, the price of a reserve)."""
-    return held is None or problem.grid.start >= held.until or picture(problem) != held.picture
+    return held is None or problem.grid.start >= held.until or not held.picture.fits(picture(problem))
 
 
-def picture(problem: Problem) -> tuple[object, ...]:
-    """What a first step was decided for: limits and reserve prices of the present interval, and events."""
-    sites = tuple(
-        (site.limit_kw[0], tuple(offer.price_per_kw_h[0] for offer in site.reserves)) for site in problem.sites
-    )
-    return (sites, tuple((event.id, event.version) for event in problem.events))
+def picture(problem: Problem) -> Picture:
+    """What a first step is decided for, as the problem has it."""
+    sites = tuple((site.id, tuple(offer.id for offer in site.reserves)) for site in problem.sites)
+    events = tuple((event.id, event.version) for event in problem.events)
+    limits = [site.limit_kw[0] for site in problem.sites]
+    prices = [offer.price_per_kw_h[0] for site in problem.sites for offer in site.reserves]
+    return Picture((sites, events), np.array(limits + prices))
+
+
+def put_together(all_: int, left: int) -> str:
+    """How many scenarios are weighed, and of how many."""
+    return f"{left} scenarios" if left == all_ else f"{all_} scenarios put together as {left}"
 
 
 def step_ends(problem: Problem) -> datetime:
@@ -161,6 +189,13 @@ def _step(facts: Facts, arrays: Arrays, answer: Answer) -> Step:
     return found
 
 
+def _takes(problem: Problem, arrays: Arrays, answer: Answer) -> tuple[tuple[str, bool], ...]:
+    """The answers to voluntary events, common to all scenarios, where the linear program is clear about them."""
+    numbers, shares = arrays.families["take@0"].keys[0].tolist(), arrays.of("take@0", answer.point).tolist()
+    pairs = zip(numbers, shares, strict=True)
+    return tuple((problem.events[number].id, share > 0.5) for number, share in pairs if min(share, 1 - share) < CLEAR)
+
+
 def _name(facts: Facts, family: str, columns: Columns, number: int) -> tuple[str, str, str]:
     if family in ("x", "late"):
         j, g = int(columns.keys[0][number]), int(columns.keys[1][number])
@@ -186,6 +221,11 @@ def kept(facts: Facts, arrays: Arrays, held: Held) -> Arrays:
                 value = min(value, left[job] / float(facts.hours[0]))
                 left[job] -= value * float(facts.hours[0])
             low[place] = high[place] = min(max(value, arrays.low[place]), arrays.high[place])
+    take, answers = arrays.families["take"], dict(held.takes)
+    for place, number in enumerate(take.keys[0].tolist(), start=take.start):
+        name = facts.problem.events[number].id
+        if name in answers:
+            low[place] = high[place] = float(answers[name])
     offers = arrays.families["offer"]
     now = np.array([facts.problem.grid.starts[t] < held.until for t in offers.keys[1]], dtype=np.bool_)
     part = offers.start + np.flatnonzero(now)

@@ -20,6 +20,7 @@ from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import GAP, Answer, Highs
 from optimizer.model.arrays import Arrays
 from optimizer.model.parts import Ints
+from optimizer.reasons import Note, Reason, Severity
 from optimizer.search import searched
 
 WHOLE = 1e-6
@@ -31,8 +32,8 @@ FEW = 3
 MOST_SEARCHED = 2000
 """Up to so many whole columns the search covers all of them; above it, only those that rounding had to move."""
 
-LAST_S = 10.0
-"""Seconds that the linear programs after the search may take; they take as many milliseconds."""
+LAST_S = 0.1
+"""Seconds that the linear program after the search may take where no more are left; it takes milliseconds."""
 
 Run = Callable[[Arrays, float], Answer]
 """Solves arrays of one matrix as a linear program, warm, within some seconds."""
@@ -84,6 +85,8 @@ class Whole:
     answer: Answer
     bound: float
     tolerance: float
+    search_s: float = 0.0
+    """Seconds of the search alone."""
 
     @property
     def proven(self) -> bool:
@@ -106,8 +109,15 @@ def whole_numbers(arrays: Arrays, relaxed: Answer, run: Run, time_limit_s: float
         return few
     best = rounded(arrays, relaxed, run, time_limit_s)
     found = Whole(_fixed(arrays, best), best, relaxed.objective, tolerance(arrays, relaxed))
-    left_s = min(improve_s, time_limit_s - best.seconds)
-    return found if found.proven or left_s < 0.01 else _improved(arrays, relaxed, found, run, left_s)
+    left_s = time_limit_s - best.seconds
+    search_s = min(improve_s, left_s)
+    return found if found.proven or search_s < 0.01 else _improved(arrays, relaxed, found, run, (search_s, left_s))
+
+
+def incumbent_note(gap: float) -> Note:
+    """That a plan's whole numbers, or the ways of its batteries, may not be the best."""
+    text = f"its whole numbers, or which way its batteries go, are not proven best: at most {gap:.2%} from the best"
+    return Note(Reason.SOLVER_INCUMBENT, "plan", text, Severity.INFO)
 
 
 def _within(run: Run, seconds: float, arrays: Arrays) -> Answer:
@@ -260,25 +270,27 @@ def _fraction(values: Floats) -> Floats:
 
 
 # ---------------------------------------------------------------- the search
-def _improved(arrays: Arrays, relaxed: Answer, found: Whole, run: Run, seconds: float) -> Whole:
+def _improved(arrays: Arrays, relaxed: Answer, found: Whole, run: Run, times: tuple[float, float]) -> Whole:
     """Search from the rounded plan on: over all whole columns where they are few, else over those that rounding moved
-    away from the relaxed optimum."""
+    away from the relaxed optimum. `times`: seconds for the search, and for it and all that comes after."""
     all_of_it = int(arrays.integer.sum()) <= MOST_SEARCHED
     asked = arrays if all_of_it else _agreed(arrays, relaxed, found.answer)
     solver = Highs(asked)
     solver.option("mip_rel_gap", RESOLVED)
     solver.option("mip_abs_gap", found.tolerance)
+    search_s, before_s = times[0], found.answer.seconds
     try:
-        mixed, bound = searched(solver, found.answer.point, seconds, found.tolerance)
+        mixed, bound = searched(solver, found.answer.point, search_s, found.tolerance)
+        search_s = mixed.seconds
         bound = max(found.bound, bound) if all_of_it else found.bound
         fixed = _fixed(arrays, mixed)
-        answer = run(fixed, LAST_S)
+        answer = run(fixed, max(LAST_S, times[1] - search_s))
     except SolveError:
-        return found
-    spent = found.answer.seconds + mixed.seconds
+        return replace(found, answer=replace(found.answer, seconds=before_s + search_s), search_s=search_s)
+    spent = before_s + search_s + answer.seconds
     if answer.objective < found.answer.objective:
-        return Whole(fixed, replace(answer, seconds=spent + answer.seconds), bound, found.tolerance)
-    return replace(found, bound=bound, answer=replace(found.answer, seconds=spent))
+        return Whole(fixed, replace(answer, seconds=spent), bound, found.tolerance, search_s)
+    return replace(found, bound=bound, answer=replace(found.answer, seconds=spent), search_s=search_s)
 
 
 def _agreed(arrays: Arrays, relaxed: Answer, rounded_: Answer) -> Arrays:

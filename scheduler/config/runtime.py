@@ -159,8 +159,8 @@ class UncertaintyConfig(Model):
         default=20,
         ge=0,
         le=100,
-        description="How many scenarios of prices, loads, limits and base load size the peaks that are billed and the "
-        "reserve that is offered. 0: these go by the forecast alone.",
+        description="How many scenarios of prices, loads, limits and base load size the peaks that are billed, the "
+        "reserve that is offered and what voluntary events cost. 0: these go by the forecast alone.",
         examples=[20],
     )
     size_every: Duration = Field(
@@ -206,7 +206,7 @@ class UncertaintyConfig(Model):
         ge=timedelta(minutes=1),
         le=timedelta(days=1),
         description="How often risk is weighed, by the clock, and how long what was decided then is kept to; also "
-        "at once when a limit, an event or the price of a reserve changes.",
+        "at once when an event comes, or a limit or the price of a reserve changes by 2 %.",
         examples=["1h"],
     )
 

@@ -191,6 +191,64 @@ def test_plans_that_weigh_scenarios_keep_every_promise(seed):
     assert plan.rung in (Rung.OPTIMUM, Rung.INCUMBENT)
 
 
+# ---------------------------------------------------------------- voluntary events
+def offered(cautious, likely, credit, target=250.0):
+    """1,000 GPUs of chat, of which the share `cautious` is busy by the forecast and `likely` in half of the cases. With
+    all of them busy, 150 kW less for an hour lose 342.50; with half, 250 kW are all that they draw."""
+    terms = {"voluntary": True, "credit_per_kwh": credit, "penalty_per_kwh": 0.0, "rebound_s": 0.0}
+    made = problem(
+        hourly(4), [site(4)], [inputs(pool(floor=0.5), 4, (cautious,) * 4)],
+        events=[event("v", (1, 2), target, 400.0, **terms)],
+    )  # fmt: skip
+    return replace(made, scenarios=tuple(scenario(made, 0.5, load=(load,) * 4) for load in (cautious, likely)))
+
+
+@pytest.mark.parametrize(("cautious", "likely"), [(1.0, 0.5), (0.5, 1.0)])
+@pytest.mark.parametrize(("credit", "taken"), [(1.1, False), (1.2, True), (2.2, True), (2.4, True)])
+def test_an_event_is_taken_where_it_pays_in_the_mean_of_the_scenarios(cautious, likely, credit, taken):
+    """It costs 342.50 or nothing, 171.25 in the mean: 1.14 for each of 150 kWh; the forecast says all or nothing."""
+    made = offered(cautious, likely, credit)
+    plan = Session().plan(made)
+    assert plan.events["v"].take_part is taken
+    assert plan.events["v"].costs == pytest.approx(171.25, abs=0.01)
+    alone = Session().plan(replace(made, scenarios=()))
+    assert alone.events["v"].take_part is (cautious < 1.0 or credit > 342.5 / 150)
+    note = next(note for note in plan.notes if note.code is Reason.SCENARIOS)
+    assert f"taking part in v costs 171.25 USD {'less' if cautious == 1.0 else 'more'} in the mean" in note.text
+    assert check_plan(made, plan) == ()
+
+
+def test_a_firm_event_that_too_many_scenarios_cannot_keep_is_declined():
+    """With all GPUs busy the floor leaves 200 kW, with half of them 150 kW."""
+    made = offered(0.5, 1.0, 50.0, target=180.0)
+    assert Session().plan(replace(made, scenarios=())).taken == {"v"}
+    plan = Session().plan(made)
+    assert plan.taken == frozenset()
+    assert any("v can't be kept in enough of them" in note.text for note in plan.notes)
+    seldom = replace(made, weighing=Weighing(reserve_share=0.5))
+    assert Session().plan(seldom).taken == {"v"}
+
+
+def test_voluntary_events_without_time_leave_the_peak_sized_and_say_so(monkeypatch):
+    made = replace(busy_evening(), events=offered(1.0, 0.5, 1.2).events)
+    full = Fan().sizes(made, 60.0)
+    assert full.take_shift is not None
+    fan, takes = Fan(), Fan._takes
+    monkeypatch.setattr(fan, "_takes", lambda classes, arrays, _: takes(fan, classes, arrays, 0.0))
+    sizes = fan.sizes(made, 60.0)
+    assert sizes.take_shift is None
+    assert sizes.peak_shift_kw == pytest.approx(full.peak_shift_kw)
+    assert "answered by the forecast alone" in sizes.notes[-1].text
+
+
+def test_an_event_that_was_answered_is_not_weighed_by_old_sizes():
+    made = replace(offered(1.0, 0.5, 1.2), weighing=Weighing(size_every_s=3600.0))
+    session = Session()
+    assert session.plan(made).taken == {"v"}
+    answered = replace(made, events=tuple(replace(one, opted=True) for one in made.events))
+    assert session.plan(answered).sites["dc"].import_kw[1] == pytest.approx(250.0)
+
+
 # ---------------------------------------------------------------- fewer intervals
 def test_merged_intervals_hold_the_same_energy_the_lowest_limit_and_all_chances():
     made = many(replace(typical_problem(), jobs=()), 2)

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import optimizer.weigher
+from optimizer.assets import ReserveOffer
 from optimizer.classes import classes_of
 from optimizer.domain import CurvePoint, PowerCurve, Work
 from optimizer.facts import WAITING_PER_GPU_H_H, facts_of
+from optimizer.faults import SolveError, SolveFault
 from optimizer.highs import solve_arrays
 from optimizer.model.arrays import write_arrays
 from optimizer.model.build import declare
@@ -170,6 +173,52 @@ def test_a_new_event_or_limit_is_weighed_at_once():
     called = replace(risky(5), events=(event("e", (2, 3), 20.0, 40.0),))
     weigher.look(called, frozenset(), 10.0)
     assert weigher.seconds > 0
+
+
+def test_limits_and_prices_that_move_a_little_are_not_weighed_again_until_they_have_moved_far():
+    def moved(by):
+        made = risky(5)
+        count = len(made.grid)
+        offer = ReserveOffer("r", (0.01 * by,) * count, 10.0, 0.0, 0.0)
+        limited = replace(made.sites[0], limit_kw=(900.0 * by,) * count, reserves=(offer,))
+        return replace(made, sites=(limited,))
+
+    weigher, seconds = Weigher(), []
+    for by in (1.0, 0.99999, 1.015, 1.03, 1.03):
+        weigher.look(moved(by), frozenset(), 10.0)
+        seconds.append(weigher.seconds > 0)
+    assert seconds == [True, False, False, True, False]
+
+
+def test_scenarios_that_are_put_together_are_spoken_of(monkeypatch):
+    monkeypatch.setattr(optimizer.weigher, "MOST_COLUMNS", 1)
+    made = replace(many(typical_problem(jobs=4, horizon_h=3), 5), weighing=Weighing(risk_weight=0.4))
+    weigher = Weigher()
+    weigher.look(made, frozenset(), 20.0)
+    assert weigher.notes[0].text.startswith("5 scenarios put together as 2: ")
+
+
+def test_time_that_was_not_enough_to_weigh_risk_is_counted(monkeypatch):
+    def late(*_):
+        raise SolveError(SolveFault.TIMEOUT, "late")
+
+    weigher = Weigher()
+    monkeypatch.setattr(weigher._warm, "solve", late)
+    assert weigher.look(risky(), frozenset(), 4.0) is None
+    assert weigher.seconds == 4.0
+
+
+def test_a_voluntary_event_is_answered_as_risk_was_weighed():
+    """Alone, the plan of the mean declines 40 kW for an hour at 1.5 a kWh; all scenarios together said yes."""
+    made = risky()
+    asked = event("v", (2, 3), 0.0, 40.0, voluntary=True, credit_per_kwh=1.5, penalty_per_kwh=0.0, rebound_s=0.0)
+    made = replace(made, events=(asked,))
+    session = Session()
+    taken = session.plan(made).taken
+    held = session._weigher.held
+    assert dict(held.takes) == {"v": bool(taken)}
+    session._weigher.held = replace(held, takes=(("v", not taken),))
+    assert bool(session.plan(replace(made, made_at=made.made_at)).taken) is not bool(taken)
 
 
 def test_without_time_risk_is_left_out_aloud_and_the_plan_is_that_of_the_mean():
