@@ -31,7 +31,7 @@ from scheduler.safety import clamp, emergency_sites, lease_s
 from scheduler.status import Tick
 from scheduler.supply import read_devices, set_devices, supply_statuses
 from scheduler.targets import LastMinute
-from scheduler.trim import SiteTrim, trim_site
+from scheduler.trim import SiteTrim, limit_now, trim_site
 from scheduler.unmoved import unmoved
 from scheduler.unreached import count_unreached, see_unreached
 from scheduler.work import read_jobs, tell_emergency
@@ -127,7 +127,8 @@ def shortfalls(ctx: Context, state: State, trims: dict[str, SiteTrim], now: date
             what = "event target" if event else "limit"
             least = f"{site} can't get below {kw_text(trim.ceiling.kw + short_kw)}"
             text = f"{least}: {kw_text(short_kw)} over its {what} of {kw_text(trim.ceiling.kw)}"
-            notes.append(Note(code, site, text, Severity.ALERT, now))
+            loud = Severity.ALERT if is_short(trim) else Severity.WARNING
+            notes.append(Note(code, site, text, loud, now))
     return tuple(notes)
 
 
@@ -183,6 +184,7 @@ def book(
 ) -> Tick:
     """Write down what was measured and aimed at, and make it the tick that everybody sees."""
     imports = {site: site_import(ctx, state, site, now, state.measured) for site in trims}
+    limits_kw = {site: limit_now(ctx, state, site, now) for site in trims}  # the ceiling has that of the next tick too
     shown = {site: kw if kw is not None else trims[site].setpoint_kw for site, kw in imports.items()}
     state.unmetered = frozenset(site for site, kw in imports.items() if kw is None)
     for site, kw in imports.items():
@@ -190,7 +192,7 @@ def book(
             ctx.ledger.record(now, site, kw)
         trim = trims[site]
         ctx.store.add_sample(
-            site, now, kw, trim.ceiling.event_kw, trim.ceiling.limit_kw, trim.planned_kw, price_now(state, site, now)
+            site, now, kw, trim.ceiling.event_kw, limits_kw[site], trim.planned_kw, price_now(state, site, now)
         )
     state.notes.extend(notes)
     state.tick = Tick(
@@ -198,7 +200,7 @@ def book(
         import_kw=shown,
         target_kw={site: min(trim.ceiling.event_kw, trim.ceiling.operator_kw) for site, trim in trims.items()},
         planned_kw={site: trim.planned_kw for site, trim in trims.items()},
-        limit_kw={site: trim.ceiling.limit_kw for site, trim in trims.items()},
+        limit_kw=limits_kw,
         shed_kw={site: trim.shed_kw for site, trim in trims.items()},
         pool_kw=dict(state.measured.pool_kw) if state.measured else {},
         cap_w={pool: order.cap_w for pool, order in state.orders.items()},

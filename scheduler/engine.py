@@ -214,6 +214,8 @@ class State:
     setpoint_kw: dict[str, float] = field(default_factory=dict)
     cap_kw: dict[str, float] = field(default_factory=dict)
     """What the last tick's set-points had to stay below: ceilings, and the way down to coming events."""
+    limits_told: dict[str, datetime] = field(default_factory=dict)
+    """By site with a signal of limits: until when they are published; later ones are expected, no more."""
     falls: dict[str, Fall] = field(default_factory=dict)
     """By site: how far a ceiling is ahead of the ramps."""
     lately: dict[str, LastMinute] = field(default_factory=dict)

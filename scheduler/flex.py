@@ -136,7 +136,7 @@ def watch_tiers(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:
         forced = set(before.forced if before is not None else ctx.flex.forced(job.id))
         if home in ctx.pools and ctx.pools[home].pool.site in deep:
             forced.add("an emergency")
-        if any(note.code in SHORT and note.subject in {job.id, _site(ctx, home)} for note in said):
+        if any(_takes_away(note) and note.subject in {job.id, _site(ctx, home)} for note in said):
             forced.add("a limit or a loss of GPUs")
         seen[job.id] = Followed(job, frozenset(forced), full_speed(ctx, state, job), now, losses[job.id])
         notes += ctx.flex.force(job.id, frozenset(forced), now)
@@ -175,6 +175,12 @@ def _gone(ctx: Context, state: State, seen: dict[str, Followed], now: datetime) 
 
 
 SHORT = {Reason.LIMIT_UNREACHABLE, Reason.GPU_LOST, Reason.NODE_LOST, Reason.POOL_FULL}
+
+
+def _takes_away(note: Note) -> bool:
+    """Whether it tells of what may keep a job from its GPUs; not that a limit is missed by next to nothing."""
+    small = note.code is Reason.LIMIT_UNREACHABLE and note.severity is Severity.WARNING
+    return note.code in SHORT and not small
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,8 @@ class ChildPlanner:
         assert self._pipe is not None
         assert self._child is not None
         left_s = self._hard_deadline_s - (0.0 if self._warm else self._expect_ready())
+        if left_s < self._time_limit_s < self._hard_deadline_s:
+            raise SolveError(SolveFault.TIMEOUT, "a new solver process was ready too late for this plan")
         watch = _Watch(self._child, left_s)
         try:
             with watch:

@@ -65,6 +65,7 @@ def build_problem(ctx: Context, state: State, seen: Snapshot, now: datetime) -> 
     pools: list[PoolInputs] = []
     notes: list[Note] = []
     paths: PathBook = {}
+    state.limits_told = limits_told(ctx, seen, now)
     for model in ctx.sites.values():
         inputs, said = site_inputs(ctx, state, seen, model, grid, now, paths)
         sites.append(inputs)
@@ -179,6 +180,13 @@ def known_or(
         return found.values, doubts + found.notes, found.paths
     except ValueError:  # nothing known, nothing declared: the caller says what that means
         return None, (), None
+
+
+def limits_told(ctx: Context, seen: Snapshot, now: datetime) -> dict[str, datetime]:
+    """Until when the limits of each site that has a signal of them are published."""
+    signals = {model.id: model.limit_signal for model in ctx.sites.values() if model.limit_signal is not None}
+    spans = {site: seen.series(signal).spans for site, signal in signals.items()}
+    return {site: known[-1].end if known else now for site, known in spans.items()}
 
 
 def limits(seen: Snapshot, model: SiteModel, grid: TimeGrid, outlook: Outlook) -> tuple[Values, Notes, Floats | None]:

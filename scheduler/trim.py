@@ -281,12 +281,13 @@ def limit_now(ctx: Context, state: State, site: str, now: datetime) -> float:
 
 
 def limits_ahead(state: State, site: str) -> Iterator[tuple[datetime, float]]:
-    """When each interval of the problem in force begins, and its hard limit in kW."""
-    problem = state.problem
-    if problem is None:
+    """When each interval of the problem in force begins whose hard limit is published, and that limit in kW: nobody is
+    throttled now for one that is only expected."""
+    problem, until = state.problem, state.limits_told.get(site)
+    if problem is None or until is None:
         return iter(())
     inputs = next(inputs for inputs in problem.sites if inputs.id == site)
-    return zip(problem.grid.starts, inputs.limit_kw, strict=True)
+    return ((at, kw) for at, kw in zip(problem.grid.starts, inputs.limit_kw, strict=True) if at < until)
 
 
 def _higher(one: PoolOrder, other: PoolOrder) -> PoolOrder:

@@ -24,7 +24,7 @@ from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import fleet_wire, wire
 from adapters.power.fleet_answers import Tally, Unheard, answer_of, refusals, with_absent
-from adapters.power.fleet_ask import Message, Questions
+from adapters.power.fleet_ask import NOT_ASKED, Message, Questions
 from adapters.power.fleet_post import TrajectoryPost
 from adapters.power.fleet_roll import Ordered, Roll
 from adapters.power.fleet_wire import NodeState
@@ -76,7 +76,7 @@ class FleetPower:
         self._gone: set[str] = set()  # did not answer, or the server says that nobody is there
         self._lock = threading.Lock()
         self._unpack: set[str] = set()
-        self._questions = Questions(lambda: self.bus.client, self._on_late)
+        self._questions = Questions(lambda: self.bus.client, deadline_s, self._on_late)
         self._post = TrajectoryPost(
             replicas, lambda messages: self._questions.ask(messages, self._patience_s(messages)), self._permit
         )
@@ -273,6 +273,7 @@ class FleetPower:
             before = self._roll.last.get(node)
             self._reasserted += max(0, state.reasserted - before.reasserted) if before is not None else 0
             self._speaks(node, new=before is None)
+            self._questions.speaks(node)
             self._roll.hear(state)
             if infos is not None:
                 (self._unpack.add if state.unpacks else self._unpack.discard)(node)
@@ -329,7 +330,7 @@ class FleetPower:
         finally:
             self._post.orders -= 1
         with self._lock:  # before anything else is waited for: an answer that is late comes after this
-            self._back.difference_update(nodes)
+            self._back.difference_update(n for n, answer in zip(nodes, found, strict=True) if answer is not NOT_ASKED)
             self._mute |= {node for node, answer in zip(nodes, found, strict=True) if isinstance(answer, Unheard)}
             self._gone |= {node for node, answer in zip(nodes, found, strict=True) if isinstance(answer, str)}
         with suppress(AdapterError, NatsError, OSError):  # orders were obeyed, whoever may renew now

@@ -2,14 +2,14 @@
 
 Why not simply until the deadline: whoever waits 3 s for a node that has just died keeps no site under its limit
 meanwhile, and in a rack that loses its feed nodes die one after the other. So who has not answered is given up when
-answers have stopped to come for longer than the others took. One that answers later was not lost: that is told, and the
-next time it is waited for as long as it needs.
+half of all have, and answers have stopped to come for longer than these took. One that answers later was not lost: that
+is told, and the next time it is waited for as long as it needs. Whoever may still be at work on an order gets no other
+one on top of it: a slow node would fall behind for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -42,12 +42,14 @@ LOOK_S = 0.05
 still for two seconds was perhaps this process, and then the answers lie at its door."""
 
 NOT_YET = Unheard("no answer yet")
+NOT_ASKED = Unheard("its last order is not answered yet")
+"""Of a node that was not asked: it may still be at work on what it was asked before."""
+
+ON_ITS_WAY_S = 0.25
+"""A state that comes so soon after a question may have been told before it."""
 
 TWICE = 2.0
 """Who is known to be slow may take so many times as long as the last time."""
-
-LATELY = 8
-"""So many questions before tell how long answers take."""
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Round:
     most_s: float
     late: Callable[[Round, int, Msg], None]
     over: bool = False
+    """Nobody waits for these answers any more."""
     half_s: float = inf
     """When half of those that are waited for had answered, in seconds from the beginning."""
     took_s: dict[int, float] = field(default_factory=dict)
@@ -71,10 +74,13 @@ class Round:
 
     def __post_init__(self) -> None:
         self.asked = len(self.missing)
+        self.at_work = {node for node, answer in zip(self.nodes, self.answers, strict=False) if answer is NOT_YET}
+        """Nodes that were asked and have not answered yet."""
 
     async def on_answer(self, message: Msg) -> None:
         """Somebody answered."""
         number = int(message.subject.rpartition(".")[2])
+        self.at_work.discard(self.nodes[number] if self.nodes else "")
         if self.over:
             self.late(self, number, message)
             return
@@ -92,26 +98,31 @@ class Round:
         """This one was not asked, or nobody can answer."""
         self.answers[number] = Unheard(str(error) or type(error).__name__)
         self.missing.discard(number)
+        self.at_work.discard(self.nodes[number] if self.nodes else "")
 
     def end(self) -> list[Any]:
         """The answers; of who gave none, why."""
         self.over = True
         why = Unheard(f"no answer within {monotonic() - self.began:.2g} s")
-        return [why if answer is NOT_YET else answer for answer in self.answers]
+        found = [why if answer is NOT_YET else answer for answer in self.answers]
+        self.read, self.answers = _nothing, []  # it may stay open for a while, for answers that are late
+        return found
+
+
+def _nothing(_: int, __: Msg) -> None:
+    """What is read of an answer that nobody waits for."""
 
 
 class Pace:
-    """How long answers took lately: of all, and of nodes that are slower than the others."""
+    """Which nodes are slower than the others, and how long anybody is waited for."""
 
     def __init__(self) -> None:
-        self._lately: deque[tuple[int, float]] = deque(maxlen=LATELY)
         self._slow: dict[str, float] = {}
 
     def patient(self, one: Round, quiet_s: float) -> bool:
         """Whether to wait on, where nothing was heard for so long. Until half have answered, these tell nothing yet of
-        the others: then questions before count, and where there was none, the deadline alone."""
-        before = max((seconds * max(1.0, one.asked / asked) for asked, seconds in self._lately), default=inf)
-        if quiet_s < max(LEAST_S, one.half_s if one.half_s < inf else TWICE * before):
+        the others: it may be the server, or this machine, that stands still."""
+        if quiet_s < max(LEAST_S, one.half_s):
             return True
         least_s = (monotonic() - one.began) / TWICE
         slow = {node for node, seconds in self._slow.items() if seconds > least_s}
@@ -119,8 +130,6 @@ class Pace:
 
     def see(self, one: Round) -> None:
         """A question is over. A slow node that was as quick as the others this time is one of them."""
-        if one.half_s < inf:
-            self._lately.append((one.asked, max(one.took_s.values())))
         if self._slow:
             took_s = {node: one.took_s[number] for number, node in enumerate(one.nodes) if number in one.took_s}
             known = {node: took_s.get(node, seconds) for node, seconds in self._slow.items()}
@@ -134,9 +143,10 @@ class Pace:
 class Questions:
     """Asks many at once. Lives in the bus's loop."""
 
-    def __init__(self, client: Callable[[], Client], on_late: Callable[[str], None]) -> None:
-        """`on_late` hears of every node that answers when it was no longer waited for."""
-        self._client, self._on_late = client, on_late
+    def __init__(self, client: Callable[[], Client], again_s: float, on_late: Callable[[str], None]) -> None:
+        """Who does not answer is asked again after `again_s`. `on_late` hears of every node that answers when it was no
+        longer waited for."""
+        self._client, self._again_s, self._on_late = client, again_s, on_late
         self._pace = Pace()
         self._open: list[Round] = []
 
@@ -152,11 +162,14 @@ class Questions:
         """Send all these at once; each one's answer as `read`, or why there is none (`Unheard`), after `most_s` at the
         latest; `prompt`: as soon as nothing more is to be expected. One subscription hears all answers, by number: a
         request of its own for each of ten thousand nodes would cost more than everything else. Who is `mute`, because
-        nothing was heard of it since it did not answer the last time, is asked but not waited for. What is sent is
-        written down, and answers are read, one by one: meanwhile nodes work already."""
+        nothing was heard of it since it did not answer the last time, is asked but not waited for; who may be at work
+        on what it was asked before is not asked again by `prompt` (`NOT_ASKED`). What is sent is written down, and
+        answers are read, one by one: meanwhile nodes work already."""
         await self._hang_up()
-        waited = {number for number in range(len(messages)) if not nodes or nodes[number] not in mute}
-        one = Round(nodes, read, [NOT_YET] * len(messages), waited, monotonic(), most_s, self._late)
+        busy = self._at_work() if prompt and nodes else set()
+        answers: list[Any] = [NOT_ASKED if busy and nodes[n] in busy else NOT_YET for n in range(len(messages))]
+        waited = {n for n, answer in enumerate(answers) if answer is NOT_YET and not (nodes and nodes[n] in mute)}
+        one = Round(nodes, read, answers, waited, monotonic(), most_s, self._late)
         client = self._client()
         inbox = client.new_inbox()
         one.subscription = await client.subscribe(
@@ -171,16 +184,30 @@ class Questions:
             for number in tuple(one.missing):
                 one.fail(number, error)
         finally:
-            if nodes and any(answer is NOT_YET for answer in one.answers):
+            found = one.end()
+            if one.at_work:
                 self._open.append(one)
             else:
                 await _unsubscribe(one)
         self._pace.see(one)
-        return one.end()
+        return found
+
+    def _at_work(self) -> set[str]:
+        """Nodes that may still be at work on what they were asked."""
+        after = monotonic() - self._again_s
+        return {node for one in self._open if one.began > after for node in one.at_work}
+
+    def speaks(self, node: str) -> None:
+        """A node told its state. It does one thing after the other, so what it was asked before never reached it."""
+        for one in self._open:
+            if one.began < monotonic() - ON_ITS_WAY_S:
+                one.at_work.discard(node)
 
     async def _send(self, inbox: str, messages: Sequence[Message], one: Round) -> None:
         """Send these; what can't be sent fails alone, and is not waited for."""
         for number, (subject, told, headers) in enumerate(messages):
+            if one.answers[number] is NOT_ASKED:
+                continue
             data = told if isinstance(told, bytes) else wire.encode(told)
             try:
                 await self._client().publish(subject, data, reply=f"{inbox}.{number}", headers=headers)
@@ -198,7 +225,6 @@ class Questions:
             await asyncio.wait_for(one.done.wait(), most_s)
             return
         ends, look_s, quiet_s = monotonic() + most_s, min(LOOK_S, most_s), 0.0
-        await self._client().flush(most_s)  # type: ignore[arg-type]  # the server has heard: silence is the nodes' own
         while one.missing and monotonic() < ends and self._pace.patient(one, quiet_s):
             before = len(one.missing)
             with suppress(TimeoutError):

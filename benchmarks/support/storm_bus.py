@@ -109,9 +109,6 @@ class LocalClient:
         """Say something."""
         await self._wires.publish(self._name, subject, data, reply, headers or {})
 
-    async def flush(self, _timeout: float = 0.0) -> None:
-        """What was said has been heard."""
-
     def jetstream(self, **_options: object) -> LocalClient:
         """The bucket's side of it."""
         return self

@@ -1,12 +1,15 @@
 """A rack whose feed trips: nodes fall silent one after the other, connections open, while an event binds."""
 
+import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
+from itertools import count
 from threading import Event
 
 import pytest
 
+from adapters.ports import Lease
 from adapters.power.fleet import FleetPower
 from adapters.power.simulated import SimulatedPower
 from scheduler.dispatch import Dispatcher
@@ -59,13 +62,40 @@ def rack(tmp_path):
         nodes = {name: StuckNode(tmp_path, servers, name) for name in NODES}
         for node in nodes.values():
             stack.callback(node.stop)
-        power = FleetPower(servers.settings("daemon"), DEADLINE_S)
+        power = FleetPower(servers.settings("daemon"))
         stack.callback(power.close)
         wait_until(lambda: there(power) and len(power.states()) == len(NODES))
+        power._deadline_s = DEADLINE_S  # not before: where nobody has connected yet, that long is waited for nodes
         gpus = tuple(gpu for node in nodes.values() for gpu in node.gpus)
         dispatcher = Dispatcher(Store.in_memory(), power, {"all": gpus}, writes=True, epoch=1, lease_s=60.0)
         wait_until(lambda: order((nodes, dispatcher), 650) == set())
         yield nodes, dispatcher
+
+
+@contextmanager
+def standing_still(process):
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def test_a_server_that_stands_still_for_longer_than_the_deadline_makes_nobody_deaf(rack):
+    servers, sequences = rack[0]["n1"].servers, count(1000)
+    with closing(FleetPower(servers.settings("daemon"), 1.0)) as power:
+        wait_until(lambda: there(power) and len(power.states()) == len(NODES))
+
+        def lost():
+            caps = {gpu: 600 for node in rack[0].values() for gpu in node.gpus}
+            return len(power.apply(caps, Lease(1, next(sequences), 60.0)).failures)
+
+        assert lost() == 0
+        with standing_still(servers.processes["s0"]):
+            assert lost() == sum(len(node.gpus) for node in rack[0].values())
+        until = time.monotonic() + 8.0
+        wait_until(lambda: lost() == 0)
+        assert time.monotonic() < until, "it hears what comes late, and all that comes then"
 
 
 def order(rack, cap_w):

@@ -131,7 +131,7 @@ def test_a_limit_that_stays_missed_is_told_of_however_little_it_is(tmp_path, lim
         told = [[note for note in tick.notes if note.code is Reason.LIMIT_UNREACHABLE] for tick in ticks]
         assert all(told[5:]) if is_told else not any(told), "within five seconds, and without a gap; else never"
         assert [tick.import_kw["lab"] > limit_kw for tick in ticks[5:]] == [is_told] * len(ticks[5:])
-        assert {note.severity for notes in told for note in notes} <= {Severity.ALERT}
+        assert {note.severity for notes in told for note in notes} <= {Severity.WARNING}
 
 
 @pytest.mark.parametrize("allowed", [False, True])

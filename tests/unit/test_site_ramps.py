@@ -119,6 +119,20 @@ def test_a_cap_that_takes_nothing_away_is_nothing_to_tell(tmp_path):
         assert not broken(made.run(MINUTE))
 
 
+def test_a_limit_that_is_only_expected_throttles_nobody_and_the_books_have_the_limit_of_the_moment(tmp_path):
+    falls_at = datetime(2022, 9, 6, 22, tzinfo=UTC)
+    with lab(tmp_path, falling) as made:
+        made.run(58 * MINUTE, step_s=5)
+        made.state.limits_told["lab"] = falls_at - MINUTE
+        before = made.run(100 * SECOND)
+        assert steepest(before) < 1.0
+        made.state.limits_told["lab"] = falls_at + MINUTE
+        ticks = made.run(30 * SECOND)
+    for tick in ticks:
+        assert tick.limit_kw["lab"] == (40.0 if tick.at >= falls_at else 100.0)
+    assert any(tick.at < falls_at for tick in ticks)
+
+
 def test_after_a_limit_out_of_reach_the_ramp_goes_on_from_where_the_site_is(tmp_path):
     with lab(tmp_path, slow) as made:
         made.run(5 * MINUTE, step_s=5)
