@@ -128,6 +128,24 @@ def test_a_new_child_that_takes_long_to_start_is_waited_for_no_longer_than_the_d
         planner.close()
 
 
+def test_a_new_child_that_is_ready_too_late_for_a_plan_is_kept_for_the_next_one(monkeypatch):
+    planner = ChildPlanner(2.0, 20.0)
+    try:
+        assert planner.plan(made()).rung is Rung.OPTIMUM
+        planner._stop()
+        planner._start()
+        ready, late = planner._expect_ready, 18.5
+        monkeypatch.setattr(planner, "_expect_ready", lambda: max(late, ready()))
+        found = planner.plan(made())
+        assert (found.rung, found.notes[0].code) == (Rung.GREEDY, Reason.SOLVER_TIMEOUT)
+        assert "ready too late" in found.notes[0].text
+        kept = planner._child.pid
+        assert planner.plan(made()).rung is Rung.OPTIMUM
+        assert planner._child.pid == kept, "killed for it, it would be as late for the next one"
+    finally:
+        planner.close()
+
+
 def _in_time(ask):
     """What this gives, within half a minute; it would block for good where a deadline does not hold."""
     given = []

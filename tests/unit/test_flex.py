@@ -12,8 +12,8 @@ from adapters.jobs.queue import JobRefused
 from adapters.ports import EventTarget
 from optimizer.domain import BatchJob
 from optimizer.flex import TOLERATED, allowance, latest_end, reduction
-from optimizer.reasons import Reason
-from scheduler.flex import TOLERANCE
+from optimizer.reasons import Note, Reason, Severity
+from scheduler.flex import TOLERANCE, watch_tiers
 from scheduler.flex_book import FlexBook
 from scheduler.safety import emergency_sites
 from scheduler.service import JobRequest, Refused
@@ -143,3 +143,16 @@ def test_a_job_that_was_done_as_the_daemon_died_stands_in_the_books_of_the_next_
 def test_a_tier_that_there_is_not_is_refused_by_name(tmp_path, tier):
     with queue(tmp_path, {}) as site, pytest.raises((Refused, JobRefused), match="tier"):
         site.facade.submit_job(JobRequest("x", "tune", 1.0, 1, START + H, tier=tier))
+
+
+@pytest.mark.parametrize(
+    ("loud", "forced"), [(Severity.ALERT, {"a limit or a loss of GPUs"}), (Severity.WARNING, set())]
+)
+def test_a_limit_that_is_missed_by_next_to_nothing_excuses_no_broken_tier(tmp_path, loud, forced):
+    with queue(tmp_path, {"a": (0, 1.0, 8)}, within=1.01 * H) as site:
+        tick = site.run(timedelta(minutes=5), 10)[-1]
+        assert held(site, "a") == 8
+        note = Note(Reason.LIMIT_UNREACHABLE, "lab", "lab can't get below it", loud, tick.at)
+        site.state.tick = replace(tick, notes=(*tick.notes, note))
+        watch_tiers(site.ctx, site.state, site.clock.now())
+        assert site.state.tiers["a"].forced == forced
