@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from optimizer.domain import GpuPool, GridEvent, Plan
-from optimizer.envelope import INF, event_breakpoints, tightest_kw
+from optimizer.envelope import INF, event_breakpoints, mean_limit_kw, tightest_kw
 from scheduler.alone import SAME_KW, alone, over_it_kw, settled_kw
 from scheduler.engine import Context, State
 from scheduler.flexibility import pue_now, site_pools
@@ -64,10 +64,11 @@ def trajectory(ctx: Context, state: State, plan: Plan, now: datetime, *, last: b
     moments = [now, *sorted(edge for edge in edges if now < edge < until), until]
     tails = {site: limits[site].tail(until) for site in ctx.sites}
     ends = {site: tail[-1][1] if tail else until for site, tail in tails.items()}
+    mine = {site: [event for event in events if event.site == site] for site in ctx.sites}
     lines: dict[str, Line] = {}
     for site, limit in limits.items():
         spans: list[tuple[Span, Orders]] = [
-            (span, _orders(ctx, state, plan, site, span, limit.over(*span), lagging=span[0] < now + LAG))
+            (span, _orders(ctx, state, plan, site, span, limit.over(*span), mine[site], lagging=span[0] < now + LAG))
             for span in pairwise(moments)
         ]
         spans += [(span, held_orders(ctx, state, site, limit.over(*span), span)) for span in tails[site]]
@@ -152,17 +153,28 @@ def fallen_at(event: GridEvent) -> tuple[datetime, ...]:
 
 
 def _orders(
-    ctx: Context, state: State, plan: Plan, site: str, span: Span, limit_kw: float, *, lagging: bool
+    ctx: Context,
+    state: State,
+    plan: Plan,
+    site: str,
+    span: Span,
+    limit_kw: float,
+    events: Sequence[GridEvent],
+    *,
+    lagging: bool,
 ) -> dict[str, PoolOrder]:
     """Orders of a site's pools over a span: as planned for it where that keeps the cap of events and of the limit that
-    binds, else as planned for the interval before or after, else the least of the three; what is over the cap then is
-    shed in merit order. Latencies and tiers hold against events, not against a limit."""
+    binds and was not made for a stricter one (of an event that is over by then), else as planned for the interval
+    before or after, else the least of the three; what is over the cap then is shed in merit order. Latencies and tiers
+    hold against events, not against a limit."""
     at, end = span
-    mine = [event for event in ctx.ledger.active(at) if event.site == site]
-    cap_kw = min(limit_kw, tightest_kw(mine, at), tightest_kw(mine, end - INSTANT))
+    asked_kw = min(tightest_kw(events, at), tightest_kw(events, end - INSTANT))
+    cap_kw = min(limit_kw, asked_kw)
     here, starts, planned_kw = step_index(plan, at), plan.grid.starts, plan.sites[site].import_kw
     near = [index for index in (here, here - 1, here + 1) if 0 <= index < len(starts)]
     fitting = [index for index in near if planned_kw[index] <= cap_kw * SLACK]
+    stricter = {index: _planned_under_kw(plan, events, index) * SLACK < asked_kw for index in fitting}
+    fitting.sort(key=stricter.__getitem__)  # stable: `here` is before its equals
     taken = fitting[0] if fitting else min(near, key=lambda index: planned_kw[index])
     pools = [entry.pool for entry in site_pools(ctx, site)]
     planned = {pool.id: planned_order(plan, pool, starts[taken]) for pool in pools}
@@ -171,7 +183,7 @@ def _orders(
         return orders
     most_kw = planned_kw[taken] + settled_kw(ctx, state, site, orders, at) - settled_kw(ctx, state, site, planned, at)
     over_kw = over_it_kw(ctx, state, site, orders, max(0.0, cap_kw), most_kw, at, lagging=lagging)
-    deep = site in emergency_sites(ctx.emergency_programs, mine, at)
+    deep = site in emergency_sites(ctx.emergency_programs, events, at)
     floors = {pool.id: int(pool.min_cap_w) if deep else kept_cap_w(state, pool) for pool in pools}
     kept, left_kw = shed_orders(state, pools, orders, floors, over_kw, at)
     if left_kw <= 0 or limit_kw == INF:
@@ -179,6 +191,12 @@ def _orders(
     limited_kw = over_it_kw(ctx, state, site, orders, max(0.0, limit_kw), most_kw, at, lagging=lagging)
     lowest = {pool.id: min(floors[pool.id], lowest_cap_w(pool)) for pool in pools}
     return shed_orders(state, pools, kept, lowest, limited_kw - (over_kw - left_kw), at)[0]
+
+
+def _planned_under_kw(plan: Plan, events: Sequence[GridEvent], index: int) -> float:
+    """The cap of these events that a whole step was planned under, though they ask for a part of it only."""
+    step = plan.grid.edges[index : index + 2]
+    return min((mean_limit_kw(event, *step) for event in events), default=INF)
 
 
 def _within(pool: GpuPool, order: PoolOrder) -> PoolOrder:

@@ -114,3 +114,24 @@ def test_after_an_event_the_site_rises_by_its_ramp_and_else_as_cards_are_given_b
         assert max(b - a for a, b in zip(kw, kw[30:], strict=False)) <= most_kw
         assert max(b - a for a, b in pairwise(kw)) <= max(1.0, most_kw / 29), "and in no step of its own"
         assert kw[-1] > least + 3.0, "it does rise"
+
+
+def test_an_interval_that_an_event_takes_a_part_of_is_free_in_the_rest(tmp_path):
+    """The plan's whole interval keeps the cap of the part that is bound."""
+    with lab(tmp_path, lambda text: text.split("jobs:")[0].replace("up: 10", "up: 9000")) as made:
+        made.run(11 * MINUTE, step_s=5)
+        made.facade.accept(
+            order(made.clock.now(), made.clock.now() + MINUTE, ramp_in_s=10.0, ramp_out_s=60.0, rebound_s=0.0)
+        )
+        made.run(20 * SECOND, step_s=1)
+        made.plan()
+        now, plan = made.clock.now(), made.state.plan
+        (event,) = made.ctx.ledger.active(now)
+        over = event.end + timedelta(seconds=event.ramp_out_s)
+        assert over + MINUTE < plan.grid.edges[1]
+        assert plan.sites["lab"].import_kw[0] < plan.sites["lab"].import_kw[1] - 3.0
+        steps, _ = trajectory(made.ctx, made.state, plan, now)
+        free = [one for at_s, one in steps if at_s <= (plan.grid.edges[1] - now).total_seconds() - 1.0][-1]
+        assert {pool: one.cap_w for pool, one in free.items()} == {
+            pool: planned.cap_w[1] for pool, planned in plan.pools.items()
+        }
