@@ -12,7 +12,7 @@ import logging
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -88,6 +88,8 @@ class Bus:
         except TimeoutError as error:
             future.cancel()
             raise AdapterError(f"NATS at {self.settings.place}: no answer within {deadline_s:g} s") from error
+        except CancelledError as error:
+            raise AdapterError(f"NATS at {self.settings.place}: this connection is being closed") from error
         except (NatsError, OSError, ValueError) as error:
             raise AdapterError(f"NATS at {self.settings.place}: {str(error) or type(error).__name__}") from error
 
@@ -107,7 +109,9 @@ class Bus:
         return AdapterError(f"NATS at {self.settings.place}: {self._trouble}")
 
     def close(self) -> None:
-        """Hang up; what was sent is flushed for at most a second."""
+        """Hang up; what was sent is flushed for at most a second. Twice does no harm."""
+        if self._loop.is_closed():
+            return
         self._closing = True
         self._connecting.cancel()
         with suppress(AdapterError, Exception):

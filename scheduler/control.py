@@ -12,22 +12,23 @@ from dataclasses import replace
 from datetime import datetime
 
 from optimizer.domain import GridEvent
-from optimizer.reasons import Note, Reason, Severity
+from optimizer.reasons import Note
 from scheduler.clocked import learn_levers, limits_of, locked_mhz, move_clocks, yielded_gpus
 from scheduler.dispatch_notes import Dispatched
 from scheduler.engine import Context, State
 from scheduler.flex import watch_tiers
 from scheduler.granting import grant_jobs
 from scheduler.handing import hand_news
-from scheduler.hurry import beyond_rounding, hurried, kw_text
+from scheduler.hurry import hurried
 from scheduler.jobmeter import meter_jobs
 from scheduler.lagging import bring_up, remember
 from scheduler.latency_trim import latencies, needed, watch_latency
 from scheduler.lowered import enforced_w, tell_lowered
-from scheduler.observing import observe, read_meter, site_import, steady_ticks, teach
+from scheduler.observing import observe, read_meter, site_import, teach
 from scheduler.orders import PoolOrder
 from scheduler.parking import awake_orders, set_parking
 from scheduler.safety import clamp, emergency_sites, lease_s
+from scheduler.shortfalls import shortfalls
 from scheduler.status import Tick
 from scheduler.supply import read_devices, set_devices, supply_statuses
 from scheduler.targets import LastMinute
@@ -35,11 +36,6 @@ from scheduler.trim import SiteTrim, limit_now, trim_site
 from scheduler.unmoved import unmoved
 from scheduler.unreached import count_unreached, see_unreached
 from scheduler.work import read_jobs, tell_emergency
-
-OVER_SHARE, OVER_TICKS = 0.02, 10
-"""A site that draws this much over its ceiling for so many ticks, where its orders should be enough, is told of."""
-LEAST_SHARE = 0.0001
-"""Of a ceiling: less above it is nothing, however long it stays."""
 
 
 def run_tick(ctx: Context, state: State) -> Tick:
@@ -87,7 +83,7 @@ def run_tick(ctx: Context, state: State) -> Tick:
     for site, kw in state.setpoint_kw.items():
         state.lately.setdefault(site, LastMinute()).see(now, kw)
     notes += hand_news(ctx, state, events, now)
-    notes += shortfalls(ctx, state, trims, now) + overdrawn(ctx, state, trims, now)
+    notes += shortfalls(ctx, state, trims, now)
     notes = tuple(note if note.at is not None else replace(note, at=now) for note in notes)
     remember(state, ctx.clock.now())
     state.followed = decision
@@ -113,54 +109,6 @@ def order_sites(
     notes += tuple(set_devices(ctx, state, asked, lease, now))
     done = ctx.dispatcher.apply(limits_of(ctx.pools, orders), lease, now)
     return trims, orders, replace(done, notes=notes + done.notes)
-
-
-def shortfalls(ctx: Context, state: State, trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
-    """Say at once what no lever could shed, and within seconds what is little and stays."""
-    notes = []
-    for site, trim in trims.items():
-        stays_kw = staying_kw(ctx, state, site, trim, now)
-        short_kw = trim.short_kw if is_short(trim) else stays_kw
-        if short_kw > 0:
-            event = trim.ceiling.event_kw <= trim.ceiling.limit_kw
-            code = Reason.EVENT_UNREACHABLE if event else Reason.LIMIT_UNREACHABLE
-            what = "event target" if event else "limit"
-            least = f"{site} can't get below {kw_text(trim.ceiling.kw + short_kw)}"
-            text = f"{least}: {kw_text(short_kw)} over its {what} of {kw_text(trim.ceiling.kw)}"
-            loud = Severity.ALERT if is_short(trim) else Severity.WARNING
-            notes.append(Note(code, site, text, loud, now))
-    return tuple(notes)
-
-
-def staying_kw(ctx: Context, state: State, site: str, trim: SiteTrim, now: datetime) -> float:
-    """By how much a site that has no lever left has been above its ceiling for some seconds, by the meter or by what
-    its orders should draw; 0 where it has not. Little as it may be, nobody will take it back: heat that the cooling
-    follows for minutes makes it more. A meter far above what the orders should draw is told of elsewhere."""
-    most_kw, drawn_kw = trim.ceiling.kw, site_import(ctx, state, site, now) if ctx.dispatcher.writes else None
-    near = drawn_kw is not None and drawn_kw <= most_kw * (1 + OVER_SHARE)
-    over_kw = max(trim.short_kw, drawn_kw - most_kw) if drawn_kw is not None and near else trim.short_kw
-    over = trim.spent and over_kw > LEAST_SHARE * most_kw
-    state.short_ticks[site] = state.short_ticks.get(site, 0) + 1 if over else 0
-    # The first of these readings is of the orders before.
-    return over_kw if state.short_ticks[site] > steady_ticks(ctx) else 0.0
-
-
-def is_short(trim: SiteTrim) -> bool:
-    """Whether a site misses its ceiling by more than rounding."""
-    return beyond_rounding(trim.short_kw, trim.ceiling.kw)
-
-
-def overdrawn(ctx: Context, state: State, trims: dict[str, SiteTrim], now: datetime) -> tuple[Note, ...]:
-    """Say when power does not follow the orders: GPUs that nobody ordered about, or a meter that is wrong."""
-    notes = []
-    for site, trim in trims.items():
-        drawn, most = site_import(ctx, state, site, now), trim.ceiling.kw
-        over = drawn is not None and drawn > most * (1 + OVER_SHARE) and not is_short(trim) and ctx.dispatcher.writes
-        state.over_ticks[site] = state.over_ticks.get(site, 0) + 1 if over else 0
-        if state.over_ticks[site] >= OVER_TICKS:
-            text = f"{site} draws {drawn:.0f} kW with a ceiling of {most:.0f} kW, though its orders should be enough"
-            notes.append(Note(Reason.METER_MISMATCH, site, text, Severity.ALERT, now))
-    return tuple(notes)
 
 
 def drift(ctx: Context, state: State, now: datetime) -> tuple[Note, ...]:

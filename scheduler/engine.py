@@ -33,6 +33,7 @@ from scheduler.hurry import Fall
 from scheduler.latency import Guard
 from scheduler.ledger.ledger import Ledger
 from scheduler.meterline import Overhead
+from scheduler.missed import Missed
 from scheduler.news import Notes
 from scheduler.orders import PoolOrder
 from scheduler.parked import ParkedState
@@ -225,8 +226,8 @@ class State:
     base_errors: BaseLoadErrors = field(default_factory=BaseLoadErrors)
     busy: dict[str, float] = field(default_factory=dict)
     foreign: dict[str, Foreign] = field(default_factory=dict)
-    over_ticks: dict[str, int] = field(default_factory=dict)
-    short_ticks: dict[str, int] = field(default_factory=dict)
+    missed: dict[str, Missed] = field(default_factory=dict)
+    """By site: what it misses of its ceiling."""
     loads: dict[str, deque[float]] = field(default_factory=dict)
     """Busy GPUs of each pool in the last seconds."""
     tops: dict[str, Highest] = field(default_factory=dict)

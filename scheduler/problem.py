@@ -183,10 +183,14 @@ def known_or(
 
 
 def limits_told(ctx: Context, seen: Snapshot, now: datetime) -> dict[str, datetime]:
-    """Until when the limits of each site that has a signal of them are published."""
+    """Until when the limits of each site that has a signal of them are published, from now on and without a gap."""
     signals = {model.id: model.limit_signal for model in ctx.sites.values() if model.limit_signal is not None}
-    spans = {site: seen.series(signal).spans for site, signal in signals.items()}
-    return {site: known[-1].end if known else now for site, known in spans.items()}
+    until = dict.fromkeys(signals, now)
+    for site, signal in signals.items():
+        for span in seen.series(signal).spans:
+            if span.start <= until[site] < span.end:
+                until[site] = span.end
+    return until
 
 
 def limits(seen: Snapshot, model: SiteModel, grid: TimeGrid, outlook: Outlook) -> tuple[Values, Notes, Floats | None]:

@@ -221,11 +221,14 @@ class FleetPower:
         return Contested(yielded, self._reasserted, lowered, clocks, refusals(refused))
 
     def heard(self, gpus: Collection[GpuId]) -> Collection[GpuId]:
-        """Those of these GPUs whose node speaks again (or for the first time) and was asked nothing since."""
+        """Those of these GPUs whose node speaks again (or for the first time), had no order since, and would get one
+        now: not while it may be at work on the one before it spoke."""
         if not self._back:  # as good as always
             return set()
-        back = {gpu for node, state in self.states().items() if node in self._back for gpu in state.draw_w}
-        return back.intersection(gpus)
+        busy, states = self._questions.at_work(), self.states()
+        with self._lock:
+            back = self._back - busy
+        return {gpu for node in back if node in states for gpu in states[node].draw_w}.intersection(gpus)
 
     def take_back(self) -> None:
         """Let every agent cap the GPUs again that it left to another writer."""
@@ -330,7 +333,9 @@ class FleetPower:
         finally:
             self._post.orders -= 1
         with self._lock:  # before anything else is waited for: an answer that is late comes after this
-            self._back.difference_update(n for n, answer in zip(nodes, found, strict=True) if answer is not NOT_ASKED)
+            if self._back:  # an order about clocks says nothing of caps: those it has still to get
+                had = (n for n, answer in zip(nodes, found, strict=True) if answer is not NOT_ASKED)
+                self._back.difference_update(node for node in had if asks[node]["op"] in {"apply", "release"})
             self._mute |= {node for node, answer in zip(nodes, found, strict=True) if isinstance(answer, Unheard)}
             self._gone |= {node for node, answer in zip(nodes, found, strict=True) if isinstance(answer, str)}
         with suppress(AdapterError, NatsError, OSError):  # orders were obeyed, whoever may renew now

@@ -52,10 +52,10 @@ TWICE = 2.0
 """Who is known to be slow may take so many times as long as the last time."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Round:
-    """One question to each of many, while answers come. `read` makes an answer of a message; `nodes`: who is asked
-    (empty: not nodes)."""
+    """One question to each of many, while answers come. `read` makes an answer of a message, a text where it is none;
+    `nodes`: who is asked (empty: not nodes)."""
 
     nodes: Sequence[str]
     read: Callable[[int, Msg], Any]
@@ -74,6 +74,7 @@ class Round:
 
     def __post_init__(self) -> None:
         self.asked = len(self.missing)
+        """Of so many an answer is or was to be expected."""
         self.at_work = {node for node, answer in zip(self.nodes, self.answers, strict=False) if answer is NOT_YET}
         """Nodes that were asked and have not answered yet."""
 
@@ -88,17 +89,25 @@ class Round:
         if number not in self.missing:
             return
         self.missing.discard(number)
-        self.took_s[number] = took_s = monotonic() - self.began
-        if self.half_s == inf and 2 * len(self.missing) <= self.asked:
-            self.half_s = took_s
+        if isinstance(self.answers[number], str):  # the server's, at once: it tells nothing of how long nodes take
+            self.asked -= 1
+        else:
+            self.took_s[number] = monotonic() - self.began
+        if self.half_s == inf and self.took_s and 2 * len(self.missing) <= self.asked:
+            self.half_s = max(self.took_s.values())
         if not self.missing:
             self.done.set()
 
     def fail(self, number: int, error: Exception) -> None:
         """This one was not asked, or nobody can answer."""
         self.answers[number] = Unheard(str(error) or type(error).__name__)
+        self.asked -= number in self.missing
         self.missing.discard(number)
         self.at_work.discard(self.nodes[number] if self.nodes else "")
+
+    def nobody_is_waited_for(self) -> bool:
+        """Whether all that were asked are mute, and may answer all the same."""
+        return bool(self.nodes) and not self.took_s and any(answer is NOT_YET for answer in self.answers)
 
     def end(self) -> list[Any]:
         """The answers; of who gave none, why."""
@@ -166,7 +175,7 @@ class Questions:
         on what it was asked before is not asked again by `prompt` (`NOT_ASKED`). What is sent is written down, and
         answers are read, one by one: meanwhile nodes work already."""
         await self._hang_up()
-        busy = self._at_work() if prompt and nodes else set()
+        busy = self.at_work() if prompt and nodes else set()
         answers: list[Any] = [NOT_ASKED if busy and nodes[n] in busy else NOT_YET for n in range(len(messages))]
         waited = {n for n, answer in enumerate(answers) if answer is NOT_YET and not (nodes and nodes[n] in mute)}
         one = Round(nodes, read, answers, waited, monotonic(), most_s, self._late)
@@ -192,10 +201,10 @@ class Questions:
         self._pace.see(one)
         return found
 
-    def _at_work(self) -> set[str]:
-        """Nodes that may still be at work on what they were asked."""
+    def at_work(self) -> set[str]:
+        """Nodes that may still be at work on what they were asked. From any thread."""
         after = monotonic() - self._again_s
-        return {node for one in self._open if one.began > after for node in one.at_work}
+        return {node for one in tuple(self._open) if one.began > after for node in tuple(one.at_work)}
 
     def speaks(self, node: str) -> None:
         """A node told its state. It does one thing after the other, so what it was asked before never reached it."""
@@ -219,7 +228,7 @@ class Questions:
     async def _wait(self, one: Round, most_s: float, prompt: bool) -> None:
         """Until all have answered that are waited for, or nothing more is to be expected."""
         if not one.missing:
-            await asyncio.sleep(min(MUTE_S, most_s) if one.nodes and not one.asked else 0.0)
+            await asyncio.sleep(min(MUTE_S, most_s) if one.nobody_is_waited_for() else 0.0)
             return
         if not prompt:
             await asyncio.wait_for(one.done.wait(), most_s)
@@ -240,8 +249,9 @@ class Questions:
     async def _hang_up(self) -> None:
         """Hear nothing more of questions whose time is over."""
         now = monotonic()
-        for one in [one for one in self._open if one.began + one.most_s < now]:
-            self._open.remove(one)
+        over = [one for one in self._open if one.began + one.most_s < now]
+        self._open = [one for one in self._open if one not in over]  # before others have their turn
+        for one in over:
             await _unsubscribe(one)
 
 

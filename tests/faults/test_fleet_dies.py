@@ -2,6 +2,7 @@
 
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from itertools import count
@@ -9,7 +10,7 @@ from threading import Event
 
 import pytest
 
-from adapters.ports import Lease
+from adapters.ports import AdapterError, Lease
 from adapters.power.fleet import FleetPower
 from adapters.power.simulated import SimulatedPower
 from scheduler.dispatch import Dispatcher
@@ -96,6 +97,23 @@ def test_a_server_that_stands_still_for_longer_than_the_deadline_makes_nobody_de
         until = time.monotonic() + 8.0
         wait_until(lambda: lost() == 0)
         assert time.monotonic() < until, "it hears what comes late, and all that comes then"
+
+
+def test_who_waits_for_answers_when_the_connection_is_closed_is_told_so(rack):
+    nodes = rack[0]
+    power = FleetPower(nodes["n1"].servers.settings("daemon"), 1.0)
+    with closing(power), ThreadPoolExecutor() as others:
+        wait_until(lambda: there(power) and len(power.states()) == len(NODES))
+        power._deadline_s = DEADLINE_S
+        for node in nodes.values():
+            node.power.free.clear()
+        began = time.monotonic()
+        waits = others.submit(power.apply, dict.fromkeys(nodes["n1"].gpus, 600), Lease(1, 1000, 60.0))
+        time.sleep(0.5)
+        power.close()
+        with pytest.raises(AdapterError, match="is being closed"):
+            waits.result(WAITS_S)
+        assert time.monotonic() - began < WAITS_S
 
 
 def order(rack, cap_w):

@@ -48,8 +48,8 @@ class Fleet:
     def _hearing(self, node):
         async def ask(message):
             asked = wire.decode(message.data)
-            limits_w = asked.get("caps_w") or asked["limits_w"]
-            body = {"enforced_w": limits_w, "failures": {}, "notes": [], "seconds": 0.0}
+            limits_w = asked.get("caps_w") or asked.get("limits_w") or {}
+            body = {"enforced_w": limits_w, "failures": {}, "notes": [], "seconds": 0.0, "clock_mhz": {}}
             answer = wire.encode({"ok": True, "result": body})
             self.asked[node] += 1
             if self.after[node] is not NEVER:  # one after the other, as an agent does
@@ -138,6 +138,47 @@ def test_who_tells_its_state_has_nothing_before_it_and_is_ordered_again_at_once(
     fleet.wait(DEADLINE_S)
     asked = fleet.asked["n3"]
     assert (fleet.order()[0], fleet.asked["n3"]) == ({"n3"}, asked + 1), "else it is asked again after the deadline"
+
+
+def test_who_would_get_no_order_now_does_not_count_as_there(fleet):
+    """Who commands reckons with those who are heard: the others make up for nobody who has an order to come."""
+    fleet.order()
+    fleet.after["n3"] = NEVER
+    fleet.order()
+    fleet.wait(DEADLINE_S + 0.5)
+    fleet.loop.call_later(0.1, lambda: fleet.tells("n3"))  # perhaps told before it had read the order
+    assert fleet.order()[0] == {"n3"}
+    fleet.wait(0.2)
+    asked = fleet.asked["n3"]
+    assert (fleet.heard(), fleet.order()[0], fleet.asked["n3"]) == (set(), {"n3"}, asked)
+    fleet.wait(0.2)
+    fleet.after["n3"] = 0.02
+    fleet.tells("n3")
+    assert fleet.heard() == {"n3"}
+    assert fleet.order() == (set(), pytest.approx(0.02))
+
+
+def test_an_order_about_clocks_is_none_about_caps(fleet):
+    fleet.order()
+    fleet.after["n4"] = 0.9
+    fleet.order()
+    fleet.wait(0.5)
+    fleet.after["n4"] = 0.02
+    fleet.power.lock({"GPU-n4": 1000}, Lease(1, 1000, 60.0))
+    assert fleet.heard() == {"n4"}, "its cap is still to be ordered"
+    fleet.order("n4")
+    assert fleet.heard() == set()
+
+
+def test_the_servers_word_that_nobody_listens_tells_nothing_of_those_who_do(fleet):
+    fleet.order()
+    gone, living = [*fleet.after][:11], [*fleet.after][11:]
+    for node in gone:
+        fleet.wires.leave(node)
+    fleet.after |= dict.fromkeys(living, 0.8)
+    assert fleet.order() == (set(gone), pytest.approx(0.8)), "half of those who can answer are waited for"
+    fleet.after[living[0]] = NEVER
+    assert fleet.order() == ({*gone, living[0]}, pytest.approx(0.8 + 0.8, abs=0.1)), "and the rest as long again"
 
 
 def test_limits_are_given_back_to_those_too_who_may_be_at_work(fleet):

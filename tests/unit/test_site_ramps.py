@@ -1,14 +1,17 @@
 """A site's own ramp down: announced events are approached in time, and what comes too late for it is said."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from adapters.ports import EventTarget
-from optimizer.domain import GridEvent, Span
+from optimizer.domain import GridEvent, Series, Span
 from optimizer.envelope import event_limit_kw
 from optimizer.reasons import Reason
 from scheduler.hurry import Fall
+from scheduler.problem import limits_told
 from scheduler.service import OperatorOrder
 from scheduler.targets import INF, approach_kw
 from tests.support.loops import lab, order
@@ -131,6 +134,20 @@ def test_a_limit_that_is_only_expected_throttles_nobody_and_the_books_have_the_l
     for tick in ticks:
         assert tick.limit_kw["lab"] == (40.0 if tick.at >= falls_at else 100.0)
     assert any(tick.at < falls_at for tick in ticks)
+
+
+def test_limits_behind_a_gap_in_what_is_published_are_expected_and_no_more(tmp_path):
+    now = datetime(2022, 9, 6, 21, tzinfo=UTC)
+    parts = {"known": ((-60, 30), (30, 90), (240, 300)), "later": ((30, 90),), "none": ()}
+    series = {
+        name: Series(name, "kW", tuple(Span(now + a * MINUTE, now + b * MINUTE, 40.0) for a, b in spans))
+        for name, spans in parts.items()
+    }
+    with lab(tmp_path) as made:
+        model = made.ctx.sites["lab"]
+        sites = {name: replace(model, id=name, limit_signal=name) for name in parts}
+        told = limits_told(replace(made.ctx, sites=sites), SimpleNamespace(series=series.__getitem__), now)
+    assert told == {"known": now + 90 * MINUTE, "later": now, "none": now}
 
 
 def test_after_a_limit_out_of_reach_the_ramp_goes_on_from_where_the_site_is(tmp_path):
