@@ -27,6 +27,7 @@ from scheduler.config.program import ShortNotice
 from scheduler.config.site import CoincidentPeakConfig, SiteConfig
 from scheduler.config.supply import BatteryConfig, GeneratorConfig, ReserveConfig
 from scheduler.config.work import JobTerms, RecurringJobConfig
+from scheduler.devicemodels import BatteryModel, GeneratorModel, ReserveModel
 from scheduler.engine import Caution, ChargeBuilder, SiteModel, Timing
 from scheduler.ledger.ledger import ProgramTerms
 from scheduler.ledger.pacing import Pace
@@ -36,7 +37,6 @@ from scheduler.programs import ProgramRules
 from scheduler.pue import PueModel
 from scheduler.service import JobRequest
 from scheduler.sitemodels import CoincidentModel
-from scheduler.supply import BatteryModel, GeneratorModel, ReserveModel
 
 INF = float("inf")
 

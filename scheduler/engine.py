@@ -26,10 +26,11 @@ from scheduler.clock_hand import ClockHand
 from scheduler.collect import Memory, Source
 from scheduler.coordination.shares import Shares
 from scheduler.curve_book import CurveBook
+from scheduler.devicemodels import BatteryModel, DeviceState, GeneratorModel, ReserveModel
 from scheduler.dispatch import Dispatcher
 from scheduler.estimate import Foreign, Seeming
+from scheduler.fall import Fall
 from scheduler.flex_book import FlexBook
-from scheduler.hurry import Fall
 from scheduler.latency import Guard
 from scheduler.ledger.ledger import Ledger
 from scheduler.meterline import Overhead
@@ -45,8 +46,7 @@ from scheduler.service import OperatorOrder
 from scheduler.sitemodels import CoincidentModel
 from scheduler.status import CycleReport, Tick
 from scheduler.store.store import Store
-from scheduler.stuck_cards import StuckCards
-from scheduler.supply import BatteryModel, DeviceState, GeneratorModel, ReserveModel
+from scheduler.stuck import StuckCards
 from scheduler.surprise import Highest, Surprises
 from scheduler.targets import LastMinute
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from optimizer.reasons import Note, Reason, Severity
 from scheduler.engine import Context, State
-from scheduler.hurry import beyond_rounding, kw_text
+from scheduler.fall import beyond_rounding, kw_text
 from scheduler.missed import Missed
 from scheduler.observing import site_import, steady_ticks
 from scheduler.trim import SiteTrim

@@ -6,17 +6,13 @@ move the mean by a per cent, and to compare each card in every second would be a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
 from adapters.ports import CardMeter, GpuId, Reading
 from optimizer.curves import draw_at_cap
 from optimizer.domain import PowerCurve
+from scheduler.engine import Context, State
 from scheduler.levers import ABOVE
-
-if TYPE_CHECKING:
-    from scheduler.engine import Context, State
-    from scheduler.pool_limits import PoolLimit
+from scheduler.pool_limits import PoolLimit
+from scheduler.stuck import StuckCards
 
 LOOK_TICKS, LOOKS = 5, 4
 """Cards are looked at every so many ticks; one that was found over its limit so many times in a row is told of. A card
@@ -29,15 +25,6 @@ NAMED = 3
 """So many cards are told by name."""
 
 INF = float("inf")
-
-
-@dataclass
-class StuckCards:
-    """Cards found over their limits: in how many looks in a row; by pool the last limit, and what is said."""
-
-    times: dict[GpuId, int] = field(default_factory=dict)
-    caps_w: dict[str, float] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
 
 
 def stuck_cards(ctx: Context, state: State, reading: Reading | None) -> dict[str, str]:

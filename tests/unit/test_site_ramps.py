@@ -10,7 +10,7 @@ from adapters.ports import EventTarget
 from optimizer.domain import GridEvent, Series, Span
 from optimizer.envelope import event_limit_kw
 from optimizer.reasons import Reason
-from scheduler.hurry import Fall
+from scheduler.fall import Fall
 from scheduler.problem import limits_told
 from scheduler.service import OperatorOrder
 from scheduler.targets import INF, approach_kw
