@@ -12,7 +12,7 @@ there were at most lately, and with cooling that follows IT only after minutes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -51,6 +51,27 @@ LONGEST_RELEASE = timedelta(hours=6)
 INSTANT = timedelta(microseconds=1)
 
 
+@dataclass
+class Asked:
+    """What events ask of a site, in a span and in whole steps of the plan. Of a regulation signal a step has hundreds
+    of spans, so each is looked at once."""
+
+    plan: Plan
+    events: Sequence[GridEvent]
+    _under_kw: dict[int, float] = field(default_factory=dict)
+
+    def over_kw(self, at: datetime, end: datetime) -> float:
+        """The cap at both ends of a span in which no slope changes."""
+        return min(tightest_kw(self.events, at), tightest_kw(self.events, end - INSTANT))
+
+    def planned_under_kw(self, index: int) -> float:
+        """The cap that a whole step was planned under, though it may be asked for a part of it only."""
+        if index not in self._under_kw:
+            step = self.plan.grid.edges[index : index + 2]
+            self._under_kw[index] = min((mean_limit_kw(event, *step) for event in self.events), default=INF)
+        return self._under_kw[index]
+
+
 def trajectory(ctx: Context, state: State, plan: Plan, now: datetime, *, last: bool = False) -> tuple[Steps, float]:
     """(seconds from now, orders by pool) at each change of the plan, and the seconds until which it holds; `last`: with
     clocks as they are now, which nobody moves any more."""
@@ -64,11 +85,11 @@ def trajectory(ctx: Context, state: State, plan: Plan, now: datetime, *, last: b
     moments = [now, *sorted(edge for edge in edges if now < edge < until), until]
     tails = {site: limits[site].tail(until) for site in ctx.sites}
     ends = {site: tail[-1][1] if tail else until for site, tail in tails.items()}
-    mine = {site: [event for event in events if event.site == site] for site in ctx.sites}
+    asked = {site: Asked(plan, [event for event in events if event.site == site]) for site in ctx.sites}
     lines: dict[str, Line] = {}
     for site, limit in limits.items():
         spans: list[tuple[Span, Orders]] = [
-            (span, _orders(ctx, state, plan, site, span, limit.over(*span), mine[site], lagging=span[0] < now + LAG))
+            (span, _orders(ctx, state, plan, site, span, limit.over(*span), asked[site], lagging=span[0] < now + LAG))
             for span in pairwise(moments)
         ]
         spans += [(span, held_orders(ctx, state, site, limit.over(*span), span)) for span in tails[site]]
@@ -159,7 +180,7 @@ def _orders(
     site: str,
     span: Span,
     limit_kw: float,
-    events: Sequence[GridEvent],
+    asked: Asked,
     *,
     lagging: bool,
 ) -> dict[str, PoolOrder]:
@@ -168,12 +189,12 @@ def _orders(
     before or after, else the least of the three; what is over the cap then is shed in merit order. Latencies and tiers
     hold against events, not against a limit."""
     at, end = span
-    asked_kw = min(tightest_kw(events, at), tightest_kw(events, end - INSTANT))
+    asked_kw = asked.over_kw(at, end)
     cap_kw = min(limit_kw, asked_kw)
     here, starts, planned_kw = step_index(plan, at), plan.grid.starts, plan.sites[site].import_kw
     near = [index for index in (here, here - 1, here + 1) if 0 <= index < len(starts)]
     fitting = [index for index in near if planned_kw[index] <= cap_kw * SLACK]
-    stricter = {index: _planned_under_kw(plan, events, index) * SLACK < asked_kw for index in fitting}
+    stricter = {index: asked.planned_under_kw(index) * SLACK < asked_kw for index in fitting}
     fitting.sort(key=stricter.__getitem__)  # stable: `here` is before its equals
     taken = fitting[0] if fitting else min(near, key=lambda index: planned_kw[index])
     pools = [entry.pool for entry in site_pools(ctx, site)]
@@ -183,7 +204,7 @@ def _orders(
         return orders
     most_kw = planned_kw[taken] + settled_kw(ctx, state, site, orders, at) - settled_kw(ctx, state, site, planned, at)
     over_kw = over_it_kw(ctx, state, site, orders, max(0.0, cap_kw), most_kw, at, lagging=lagging)
-    deep = site in emergency_sites(ctx.emergency_programs, events, at)
+    deep = site in emergency_sites(ctx.emergency_programs, asked.events, at)
     floors = {pool.id: int(pool.min_cap_w) if deep else kept_cap_w(state, pool) for pool in pools}
     kept, left_kw = shed_orders(state, pools, orders, floors, over_kw, at)
     if left_kw <= 0 or limit_kw == INF:
@@ -191,12 +212,6 @@ def _orders(
     limited_kw = over_it_kw(ctx, state, site, orders, max(0.0, limit_kw), most_kw, at, lagging=lagging)
     lowest = {pool.id: min(floors[pool.id], lowest_cap_w(pool)) for pool in pools}
     return shed_orders(state, pools, kept, lowest, limited_kw - (over_kw - left_kw), at)[0]
-
-
-def _planned_under_kw(plan: Plan, events: Sequence[GridEvent], index: int) -> float:
-    """The cap of these events that a whole step was planned under, though they ask for a part of it only."""
-    step = plan.grid.edges[index : index + 2]
-    return min((mean_limit_kw(event, *step) for event in events), default=INF)
 
 
 def _within(pool: GpuPool, order: PoolOrder) -> PoolOrder:
