@@ -19,8 +19,8 @@ def shortfalls(ctx: Context, state: State, trims: Mapping[str, SiteTrim], now: d
     for site, trim in trims.items():
         seen = state.missed.setdefault(site, Missed())
         drawn_kw = site_import(ctx, state, site, now) if ctx.dispatcher.writes else None
-        notes += shortfall(ctx, trim, seen, site, drawn_kw, now)
-        notes += overdrawn(trim, seen, site, drawn_kw, now)
+        stays = shortfall(ctx, trim, seen, site, drawn_kw, now)
+        notes += overdrawn(trim, seen, site, drawn_kw, now) or stays  # one fact, one note
     return tuple(notes)
 
 

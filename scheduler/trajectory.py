@@ -18,6 +18,7 @@ from itertools import pairwise
 
 from optimizer.domain import GpuPool, GridEvent, Plan
 from optimizer.envelope import INF, event_breakpoints, mean_limit_kw, tightest_kw
+from optimizer.reasons import Reason
 from scheduler.alone import SAME_KW, alone, over_it_kw, settled_kw
 from scheduler.engine import Context, State
 from scheduler.flexibility import pue_now, site_pools
@@ -35,6 +36,9 @@ Span = tuple[datetime, datetime]
 
 SLACK = 1.005
 """A plan this little above an event's cap fits it: the rest is shed."""
+
+BOUND = frozenset({Reason.DR_EVENT, Reason.REBOUND_LIMIT})
+"""Reasons of an order that an event has made lower; one that asks for no less than was planned anyway is none."""
 
 LAG = timedelta(minutes=10)
 """Cooling may take so long to follow a fall of IT: until then it counts as it is now, where that is more."""
@@ -194,10 +198,11 @@ def _orders(
     here, starts, planned_kw = step_index(plan, at), plan.grid.starts, plan.sites[site].import_kw
     near = [index for index in (here, here - 1, here + 1) if 0 <= index < len(starts)]
     fitting = [index for index in near if planned_kw[index] <= cap_kw * SLACK]
-    stricter = {index: asked.planned_under_kw(index) * SLACK < asked_kw for index in fitting}
-    fitting.sort(key=stricter.__getitem__)  # stable: `here` is before its equals
-    taken = fitting[0] if fitting else min(near, key=lambda index: planned_kw[index])
     pools = [entry.pool for entry in site_pools(ctx, site)]
+    bound = [index for index in fitting if any(plan.pools[pool.id].reasons[index] in BOUND for pool in pools)]
+    stricter = {index for index in bound if asked.planned_under_kw(index) * SLACK < asked_kw}
+    fitting.sort(key=stricter.__contains__)  # stable: `here` is before its equals
+    taken = fitting[0] if fitting else min(near, key=lambda index: planned_kw[index])
     planned = {pool.id: planned_order(plan, pool, starts[taken]) for pool in pools}
     orders = {pool.id: _within(pool, planned[pool.id]) for pool in pools}
     if cap_kw == INF:

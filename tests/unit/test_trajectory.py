@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from adapters.ports import EventTarget
 from optimizer.envelope import event_limit_kw
 from scheduler.trajectory import trajectory
 from tests.support.loops import START, lab, order
@@ -135,3 +136,26 @@ def test_an_interval_that_an_event_takes_a_part_of_is_free_in_the_rest(tmp_path)
         assert {pool: one.cap_w for pool, one in free.items()} == {
             pool: planned.cap_w[1] for pool, planned in plan.pools.items()
         }
+
+
+def test_an_event_that_asks_for_nothing_moves_no_work_into_a_dear_interval(tmp_path):
+    """Its cap is twice what is planned, for one minute of an interval that a price has made lower."""
+
+    def dear(text):
+        prices = {"value: 60": f"hours: {[60] * 15 + [4000] + [60] * 8}, timezone: America/Los_Angeles"}
+        text = text.split("jobs:")[0].replace("type: constant, unit: USD/MWh", "type: profile, unit: USD/MWh")
+        return text.replace("value: 60", prices["value: 60"]).replace("up: 10, down: 40", "up: 9000, down: 9000")
+
+    with lab(tmp_path, dear) as made:
+        made.run(57 * MINUTE, step_s=30)
+        rises = START + 60 * MINUTE
+        begin, end = rises + MINUTE, rises + 2 * MINUTE
+        targets = (EventTarget(begin, end, limit_kw=95.0),)
+        made.facade.accept(order(begin, end, targets=targets, ramp_in_s=0.0, ramp_out_s=0.0, rebound_s=0.0))
+        made.plan()
+        now, plan = made.clock.now(), made.state.plan
+        index = plan.grid.index(rises)
+        assert plan.sites["lab"].import_kw[index] < plan.sites["lab"].import_kw[index - 1] - 5.0
+        steps, _ = trajectory(made.ctx, made.state, plan, now)
+        caps = [one["train"].cap_w for at_s, one in steps if rises <= now + at_s * SECOND < rises + 5 * MINUTE]
+        assert set(caps) == {plan.pools["train"].cap_w[index]}
