@@ -3,7 +3,8 @@
 Why threads: NVML calls block, sometimes for ever when a card falls off the bus, and ctypes lets other threads run
 meanwhile. A card whose call has not returned is left alone until it does; it never holds up the others. Orders go to
 all cards at once; readings are made by one thread while none of them takes long (see `adapters.hands`). Handles are
-looked up by UUID, because indices change over a reboot, and again after a card was lost or the driver reloaded.
+looked up by UUID, because indices change over a reboot, and again after a card was lost or the driver reloaded, which
+NVML learns of only when it is shut down and opened again (see `adapters.nvml_library`).
 
 Function names and error classes are those of the `nvidia-ml-py` package (module `pynvml`), units milliwatts and
 millijoules: https://docs.nvidia.com/deploy/nvml-api/.
@@ -14,11 +15,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from time import monotonic
 from typing import Any, TypeVar, cast
 
 import pynvml
 
 from adapters.hands import ALONE_S, Call, Hands
+from adapters.nvml_library import NVML
 from adapters.ports import AdapterError, GpuId
 from adapters.workers import Abandoned, Turn
 from optimizer.reasons import Reason
@@ -47,7 +50,12 @@ _REASONS: dict[int, Reason] = {
 
 def reason_of(error: Exception) -> Reason:
     """What an error of NVML means in Gridpace's words; anything unexpected is a refusal."""
-    return _REASONS.get(getattr(error, "value", -1), Reason.CAP_REFUSED)
+    return _REASONS.get(_value(error), Reason.CAP_REFUSED)
+
+
+def _value(error: BaseException | None) -> int:
+    """NVML's number of an error; -1: it is none of NVML's."""
+    return int(getattr(error, "value", -1))
 
 
 class _Card:
@@ -71,18 +79,22 @@ class NvmlSession:
         self._counted: Call[int] | None = None
         self._hands = Hands("nvml")
         self._round = threading.Lock()
-        self._open = False
+        self._age: int | None = None
+        """When NVML was opened for this session, in NVML's own count; None before the first time."""
+        self._gone = False
+        """Whether the driver of that time is known to be gone."""
 
     def find(self) -> tuple[GpuId, ...]:
         """UUIDs of the cards that answer now, in the driver's order. AdapterError: no library, no driver, no answer."""
         with self._round:
             return self._find()
 
-    def _find(self) -> tuple[GpuId, ...]:
+    def _find(self, patience_s: float = 0.0) -> tuple[GpuId, ...]:
         """Count the cards, then ask each place for its card: one that hangs hides none of the others, and is not asked
-        again before it has answered."""
-        opening = not self._open
-        patience_s = OPENING_S if opening else self.deadline_s / 4
+        again before it has answered. Either takes `patience_s` at most (0: a quarter of the deadline), but for the
+        first time."""
+        first = self._age is None
+        patience_s = OPENING_S if first else patience_s or self.deadline_s / 4
         out = self._counted is not None and not self._counted.back
         if not out:
             self._counted = Call(self._count)
@@ -91,12 +103,12 @@ class NvmlSession:
             raise AdapterError(f"NVML: the driver did not say within {patience_s:g} s how many GPUs there are")
         error = self._counted.error
         if error is not None:
-            self._open = False
+            self._gone = True
             raise AdapterError(_instruction(error)) from error
         free = [at for at in range(self._counted.result or 0) if at not in self._places or self._places[at].back]
         asked = [Call(partial(_identify, at)) for at in free]
         self._places.update(zip(free, asked, strict=True))
-        self._hands.make(asked, self.deadline_s if opening else self.deadline_s / 4, ALONE_S)
+        self._hands.make(asked, self.deadline_s if first else patience_s, ALONE_S)
         found = [call.result for call in asked if call.back and call.result is not None]
         for gpu, handle in found:
             self._cards.setdefault(gpu, _Card()).handle = handle
@@ -104,9 +116,16 @@ class NvmlSession:
 
     def _count(self) -> int:
         if not self._open:
-            pynvml.nvmlInit()
-            self._open = True
+            if self._age is not None:
+                NVML.let_go(self._age)
+            for card in tuple(self._cards.values()):
+                card.handle = None
+            self._age, self._gone = NVML.open(), False
         return int(pynvml.nvmlDeviceGetCount())
+
+    @property
+    def _open(self) -> bool:
+        return self._age == NVML.age and not self._gone
 
     def each(
         self, gpus: Iterable[GpuId], call: Callable[[GpuId, Handle, Turn], T]
@@ -124,22 +143,50 @@ class NvmlSession:
         self, gpus: Iterable[GpuId], call: Callable[[GpuId, Handle, Turn], T], alone_s: float
     ) -> tuple[dict[GpuId, T], dict[GpuId, Reason]]:
         with self._round:
-            wanted = list(gpus)
+            wanted, ends = list(gpus), monotonic() + self.deadline_s
             if not self._open or any(gpu not in self._cards for gpu in wanted):
                 self._find()
             turn = Turn(self.deadline_s / 2)
-            failures: dict[GpuId, Reason] = {}
-            calls: dict[GpuId, Call[T]] = {}
-            for gpu in wanted:
-                card = self._cards.get(gpu)
-                if card is None:
-                    failures[gpu] = Reason.GPU_LOST
-                elif card.call is not None and not card.call.back:
-                    failures[gpu] = Reason.CALL_TIMEOUT
-                else:
-                    card.call = calls[gpu] = Call(partial(_about, card, gpu, call, turn))
-            self._hands.make(list(calls.values()), self.deadline_s / 2, alone_s)
+            calls, failures = self._made(wanted, call, turn, self.deadline_s / 2, alone_s)
+            gone = [gpu for gpu, made in calls.items() if made.back and _value(made.error) in _DRIVER_GONE]
+            if gone:
+                self._gone = True
+                again, lost = self._once_more(gone, call, max(0.001, (ends - monotonic()) / 3), alone_s)
+                calls, failures = calls | again, failures | lost
         return self._sorted_out(calls, failures)
+
+    def _once_more(
+        self, gpus: list[GpuId], call: Callable[[GpuId, Handle, Turn], T], patience_s: float, alone_s: float
+    ) -> tuple[dict[GpuId, Call[T]], dict[GpuId, Reason]]:
+        """The driver was loaded again, it seems: open it anew and ask again, in three steps of `patience_s` each. No
+        calls where that fails; the next round opens it then."""
+        try:
+            self._find(patience_s)
+        except AdapterError:
+            return {}, {}
+        return self._made(gpus, call, Turn(patience_s), patience_s, alone_s)
+
+    def _made(
+        self,
+        gpus: list[GpuId],
+        call: Callable[[GpuId, Handle, Turn], T],
+        turn: Turn,
+        seconds: float,
+        alone_s: float,
+    ) -> tuple[dict[GpuId, Call[T]], dict[GpuId, Reason]]:
+        """Calls about these cards, waited for; a reason for each that can't be asked."""
+        failures: dict[GpuId, Reason] = {}
+        calls: dict[GpuId, Call[T]] = {}
+        for gpu in gpus:
+            card = self._cards.get(gpu)
+            if card is None:
+                failures[gpu] = Reason.GPU_LOST
+            elif card.call is not None and not card.call.back:
+                failures[gpu] = Reason.CALL_TIMEOUT
+            else:
+                card.call = calls[gpu] = Call(partial(_about, card, gpu, call, turn))
+        self._hands.make(list(calls.values()), seconds, alone_s)
+        return calls, failures
 
     def _sorted_out(
         self, calls: Mapping[GpuId, Call[T]], failures: dict[GpuId, Reason]
@@ -153,7 +200,6 @@ class NvmlSession:
                 failures[gpu] = Reason.CALL_TIMEOUT
             elif isinstance(error, pynvml.NVMLError):
                 failures[gpu] = reason_of(error)
-                self._open = self._open and getattr(error, "value", 0) not in _DRIVER_GONE
             else:
                 raise error
         return results, failures
@@ -161,12 +207,12 @@ class NvmlSession:
     def close(self) -> None:
         """End the threads (one that hangs when its call returns) and let NVML go."""
         with self._round:
+            if self._age is not None:
+                self._hands.make([Call(partial(NVML.close, self._age))], self.deadline_s)
             self._hands.stop()
             self._cards.clear()
             self._places.clear()
-            if self._open:
-                self._open = False
-                pynvml.nvmlShutdown()
+            self._age = None
 
 
 def _identify(index: int) -> tuple[GpuId, Handle]:
@@ -189,7 +235,7 @@ def _about(card: _Card, gpu: GpuId, call: Callable[[GpuId, Handle, Turn], T], tu
 
 def _instruction(error: BaseException) -> str:
     """What the operator should do about it."""
-    value = getattr(error, "value", -1)
+    value = _value(error)
     if value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
         return (
             "NVML: libnvidia-ml.so.1 was not found. Install the NVIDIA driver on this machine (`nvidia-smi` must work) "
@@ -197,6 +243,8 @@ def _instruction(error: BaseException) -> str:
         )
     if value == pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
         return "NVML: the NVIDIA driver is not loaded (`nvidia-smi` must work; try `modprobe nvidia`)"
+    if value == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
+        return "NVML: the driver was replaced by another version while this process ran; start it again"
     if value == pynvml.NVML_ERROR_NO_PERMISSION:
         return "NVML: no permission to talk to the driver; run as root or allow /dev/nvidia* to this user"
     return f"NVML: {error}"

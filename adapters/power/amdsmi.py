@@ -14,7 +14,7 @@ import importlib
 import io
 import threading
 from collections.abc import Callable, Collection, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from datetime import timedelta
 from time import perf_counter
 from types import ModuleType
@@ -175,7 +175,9 @@ class AmdPower:
             self._open = True
         try:
             handles = self._call(self._smi.amdsmi_get_processor_handles)
-        except CardError:  # a driver that was loaded anew
+        except CardError:  # a driver that was loaded anew; what is open already would not be opened again
+            with suppress(CardError):
+                self._call(self._smi.amdsmi_shut_down)
             self._call(self._smi.amdsmi_init)
             handles = self._call(self._smi.amdsmi_get_processor_handles)
         found: dict[GpuId, Any] = {}

@@ -55,8 +55,10 @@ class _Header(ctypes.Structure):
 
     _fields_ = tuple(
         (name, ctypes.c_uint32)
-        for name in ("magic", "count", "gpu_size", "no_driver", "in_flight", "most_in_flight", "inits", "clients")
-    )
+        for name in (
+            "magic", "count", "gpu_size", "no_driver", "in_flight", "most_in_flight", "inits", "clients", "driver",
+            "padding")
+    )  # fmt: skip
 
 
 def h100s(count: int) -> list[FakeGpu]:
@@ -136,7 +138,9 @@ class FakeNvml:
         record.lost = 0
 
     def reload_driver(self) -> None:
-        """Every limit back to its default and every clock free, as after a driver reload."""
+        """The driver is loaded again: every limit back to its default, every clock free, and whoever had NVML open
+        finds no driver until it has shut NVML down as often as it opened it."""
+        self.header.driver += 1
         for record in self._records:
             record.limit_mw, record.locked_mhz = record.default_mw, 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 import pytest
+from pynvml import nvmlDeviceGetPowerUsage
 
 from adapters.meters.sums import PoolSums
 from adapters.nvml_session import NvmlSession
@@ -161,6 +162,21 @@ def test_a_card_that_hangs_delays_a_look_at_the_others_once(fake, power):
     assert perf_counter() - started < DEADLINE_S / 4
     fake.set(0, hang=0)
     wait_until(lambda: list(power.enforced(gpus)) == gpus)
+
+
+def test_a_driver_reload_is_survived_by_each_of_two_sessions_any_number_of_times(fake):
+    sessions = NvmlSession(DEADLINE_S), NvmlSession(DEADLINE_S)
+    gpus = [gpu.uuid for gpu in fake.gpus]
+    for turn in range(3):
+        for session in sessions:
+            assert session.each(gpus, lambda gpu, _handle, _turn: nvmlDeviceGetPowerUsage(_handle) > 0) == (
+                dict.fromkeys(gpus, True),
+                {},
+            ), turn
+        fake.reload_driver()
+    for session in sessions:
+        session.close()
+    assert fake.header.clients == 0
 
 
 def test_two_sessions_live_side_by_side(fake):

@@ -19,11 +19,12 @@ typedef struct {
 } Card;
 
 static Card cards[16];
-static uint32_t count, ready;
+static uint32_t count, opened, stale; /* what was opened before a reload stays stale until it was shut down as often */
 
 Card *fake_card(uint32_t place) { return &cards[place]; }
-void fake_reset(uint32_t cards_there) { memset(cards, 0, sizeof cards); count = cards_there; }
-void fake_unload(void) { ready = 0; }
+void fake_reset(uint32_t cards_there) { memset(cards, 0, sizeof cards); count = cards_there, stale = 0; }
+void fake_unload(void) { stale = 1; }
+static int ready(void) { return opened && !stale; }
 
 typedef struct __attribute__((packed)) { uint64_t cap, default_cap, dpm, min, max, reserved[3]; } CapInfo;
 typedef struct __attribute__((packed)) {
@@ -35,20 +36,24 @@ static uint64_t in_force(const Card *card) {
     return card->board_uw && card->board_uw < card->cap_uw ? card->board_uw : card->cap_uw;
 }
 
-static int there(const Card *card) { return !ready ? NOT_INIT : card->lost ? NOT_FOUND : OK; }
+static int there(const Card *card) { return !ready() ? NOT_INIT : card->lost ? NOT_FOUND : OK; }
 
-int amdsmi_init(uint64_t flags) { (void)flags; ready = 1; return OK; }
-int amdsmi_shut_down(void) { ready = 0; return OK; }
+int amdsmi_init(uint64_t flags) { (void)flags; opened++; return OK; }
+int amdsmi_shut_down(void) {
+    if (!opened) return NOT_INIT;
+    if (--opened == 0) stale = 0;
+    return OK;
+}
 
 int amdsmi_get_socket_handles(uint32_t *found, void **handles) {
-    if (!ready) return NOT_INIT;
+    if (!ready()) return NOT_INIT;
     *found = count;
     for (uint32_t place = 0; handles && place < count; place++) handles[place] = &cards[place];
     return OK;
 }
 
 int amdsmi_get_processor_handles(void *socket, uint32_t *found, void **handles) {
-    if (!ready) return NOT_INIT;
+    if (!ready()) return NOT_INIT;
     *found = 1;
     if (handles) handles[0] = socket;
     return OK;

@@ -50,11 +50,14 @@ typedef struct {
 typedef struct {
     uint32_t magic, count, gpu_size, no_driver;
     uint32_t in_flight, most_in_flight, inits, clients;
+    uint32_t driver, padding;   /* which driver is loaded: another number after each reload */
     gpu_t gpus[];
 } hall_t;
 
 static hall_t *hall;
 static char hall_path[4096];
+static int open_here;            /* this process: opened so often more than shut down */
+static uint32_t opened_driver;  /* and the driver that the first of these found; a later one opens nothing anew */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static double now_s(void) {
@@ -110,15 +113,21 @@ static void advance(gpu_t *g) {
 /* A handle is the record's address with the card's generation in its low three bits. */
 static gpu_t *handle_of(gpu_t *g) { return (gpu_t *)((uintptr_t)g | (g->generation & 7)); }
 
+/* Whether the driver that this process has open is there. */
+static int driver(void) {
+    if (!hall || !open_here) return UNINITIALIZED;
+    return hall->no_driver || opened_driver != hall->driver ? DRIVER_NOT_LOADED : OK;
+}
+
 /* What every call on a card goes through first; turns the handle into the record. */
 static int enter(gpu_t **handle) {
-    if (!hall) return UNINITIALIZED;
+    if (driver() == UNINITIALIZED) return UNINITIALIZED;
     if (!*handle) return INVALID;
     uintptr_t bits = (uintptr_t)*handle;
     gpu_t *g = *handle = (gpu_t *)(bits & ~(uintptr_t)7);
     if ((bits & 7) != (g->generation & 7)) return GPU_LOST;
     while (*(volatile uint32_t *)&g->hang == HANG_ALL) pause_ms(5);
-    if (hall->no_driver) return DRIVER_NOT_LOADED;
+    if (driver() != OK) return driver();
     if (g->lost) return GPU_LOST;
     advance(g);
     return OK;
@@ -145,6 +154,7 @@ static int map_state(void) {
     if (((hall_t *)map)->magic != 0x4c4d564eu || ((hall_t *)map)->gpu_size != sizeof(gpu_t)) return UNKNOWN;
     hall = map; /* an older map stays: handles may still point into it */
     strcpy(hall_path, path);
+    open_here = 0; /* another machine */
     return OK;
 }
 
@@ -152,9 +162,10 @@ EXPORT int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
     pthread_mutex_lock(&lock);
     int result = map_state();
+    if (result == OK && hall->no_driver) result = DRIVER_NOT_LOADED;
+    if (result == OK && open_here++ == 0) opened_driver = hall->driver;
     pthread_mutex_unlock(&lock);
     if (result != OK) return result;
-    if (hall->no_driver) return DRIVER_NOT_LOADED;
     __atomic_add_fetch(&hall->inits, 1, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&hall->clients, 1, __ATOMIC_SEQ_CST);
     return OK;
@@ -163,7 +174,11 @@ EXPORT int nvmlInitWithFlags(unsigned flags) {
 EXPORT int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 /* Without persistence mode the driver forgets what was set when its last client goes. */
 EXPORT int nvmlShutdown(void) {
-    if (!hall) return UNINITIALIZED;
+    pthread_mutex_lock(&lock);
+    int was_open = hall && open_here > 0;
+    if (was_open) open_here--;
+    pthread_mutex_unlock(&lock);
+    if (!was_open) return UNINITIALIZED;
     if (__atomic_sub_fetch(&hall->clients, 1, __ATOMIC_SEQ_CST)) return OK;
     for (unsigned k = 0; k < hall->count; k++)
         if (!hall->gpus[k].persistence) {
@@ -190,15 +205,13 @@ EXPORT const char *nvmlErrorString(int result) {
 EXPORT int nvmlSystemGetDriverVersion(char *version, unsigned length) { return text(version, length, "580.00.fake"); }
 
 EXPORT int nvmlDeviceGetCount_v2(unsigned *count) {
-    if (!hall) return UNINITIALIZED;
-    if (hall->no_driver) return DRIVER_NOT_LOADED;
+    if (driver() != OK) return driver();
     *count = hall->count;
     return OK;
 }
 
 EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, gpu_t **device) {
-    if (!hall) return UNINITIALIZED;
-    if (hall->no_driver) return DRIVER_NOT_LOADED;
+    if (driver() != OK) return driver();
     if (index >= hall->count) return INVALID;
     if (hall->gpus[index].lost) return GPU_LOST;
     *device = handle_of(&hall->gpus[index]);
@@ -206,8 +219,7 @@ EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, gpu_t **device) {
 }
 
 EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, gpu_t **device) {
-    if (!hall) return UNINITIALIZED;
-    if (hall->no_driver) return DRIVER_NOT_LOADED;
+    if (driver() != OK) return driver();
     for (unsigned k = 0; k < hall->count; k++)
         if (strcmp(hall->gpus[k].uuid, uuid) == 0) return nvmlDeviceGetHandleByIndex_v2(k, device);
     return NOT_FOUND;
