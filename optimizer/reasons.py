@@ -111,6 +111,7 @@ class Reason(StrEnum):
     STORE_DEGRADED = "store_degraded"
     LEAD_TAKEN = "lead_taken"
     STANDBY_LOST = "standby_lost"
+    REPLICAS_REFUSED = "replicas_refused"
     # what other sites do
     ELSEWHERE = "elsewhere"
     COORDINATOR_LOST = "coordinator_lost"

@@ -8,6 +8,7 @@ within seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -108,7 +109,7 @@ class App:
         self.metrics.observe_cycle(report)
         if self.lead is not None:
             self.metrics.observe_standby(self.lead.status())
-            note_followers(self.parts, self.lead)
+            note_standby(self.parts, self.lead)
         log.info(report.sentence(), cycle=report.cycle, rung=report.rung, warnings=report.warnings)
         notify(("" if self._ready else "READY=1\n") + f"STATUS={report.sentence()}")
         self._ready = True
@@ -225,11 +226,13 @@ def begin_lead(parts: Parts, lead: Member) -> None:
         parts.state.notes.append(Note(Reason.STORE_DEGRADED, "standby", text, Severity.ALERT, now))
 
 
-def note_followers(parts: Parts, lead: Member) -> None:
-    """Tell where nobody would take over."""
+def note_standby(parts: Parts, lead: Member) -> None:
+    """Tell where nobody would take over, and which streams stay with another number of copies than is wanted."""
+    now = parts.ctx.clock.now()
+    parts.state.notes.extend(replace(note, at=now) for note in lead.copies.notes)
     if not lead.followed():
         text = "no other daemon stands by with the same books; should this one fail, nobody takes over"
-        note = Note(Reason.STANDBY_LOST, "standby", text, Severity.WARNING, parts.ctx.clock.now())
+        note = Note(Reason.STANDBY_LOST, "standby", text, Severity.WARNING, now)
         parts.state.notes.append(note)
 
 

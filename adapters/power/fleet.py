@@ -218,7 +218,8 @@ class FleetPower:
             yielded = {g: watts for state in states for g, watts in state.yielded_w.items() if has(state.node, g)}
             lowered = frozenset(gpu for state in states for gpu in state.lowered if has(state.node, gpu))
             clocks = {g: mhz for state in states for g, mhz in state.yielded_mhz.items() if has(state.node, g)}
-        return Contested(yielded, self._reasserted, lowered, clocks, refusals(refused))
+        notes = (*refusals(refused), *self._post.copies.notes)
+        return Contested(yielded, self._reasserted, lowered, clocks, notes)
 
     def heard(self, gpus: Collection[GpuId]) -> Collection[GpuId]:
         """Those of these GPUs whose node speaks again (or for the first time), had no order since, and would get one

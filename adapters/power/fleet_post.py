@@ -17,6 +17,7 @@ from nats.js.errors import BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
 from adapters.bus import Bus
+from adapters.bus_copies import Copies
 from adapters.ports import AdapterError
 from adapters.power import fleet_wire
 from adapters.power.fleet_answers import not_kept
@@ -43,6 +44,7 @@ class TrajectoryPost:
         nothing may be ordered now."""
         self._replicas, self._exchange, self._permit = replicas, exchange, permit
         self._bucket: KeyValue | None = None
+        self.copies = Copies(replicas, f"KV_{fleet_wire.BUCKET}", may=permit)
         self.orders = 0
         """Orders that are on their way now."""
         self._coming_until = float("-inf")
@@ -52,8 +54,9 @@ class TrajectoryPost:
         self._coming_until = monotonic() + WAY_S
 
     def renew(self) -> None:
-        """The connection is new: the bucket is looked up again."""
+        """The connection is new: the bucket is looked up again, and how many servers keep it."""
         self._bucket = None
+        self.copies.renew()
 
     async def hand_over(self, bus: Bus, nodes: Sequence[str], told: Callable[[str], bytes], most_s: float) -> None:
         """Keep nodes' trajectories for who is away, then tell who is there: a bucket's own news don't pass a leaf. The
@@ -67,6 +70,7 @@ class TrajectoryPost:
             await self._behind(ends)
             for node, data in puts.items():
                 await bus.client.publish(fleet_wire.follow_subject(node), data)
+        self.copies.look(bus)
 
     async def forget(self, bus: Bus, nodes: Sequence[str]) -> None:
         """Delete what is kept for these nodes. AdapterError as above."""

@@ -141,7 +141,8 @@ class FleetPowerConfig(Model):
         default=1,
         ge=1,
         le=5,
-        description="Servers that keep a copy of the nodes' trajectories; 3 in a cluster of three.",
+        description="Servers that keep a copy of the nodes' trajectories, and of the lease and the books of daemons "
+        "that stand by; 3 in a cluster of three. Streams that are there already get it from the daemon that leads.",
         examples=[3],
     )
     deadline: PositiveDuration = Field(

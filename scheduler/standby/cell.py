@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from nats.js.api import KeyValueConfig
@@ -16,10 +16,13 @@ T = TypeVar("T")
 
 
 class BucketCell:
-    """`lease.Cell` on a bus; a call takes at most `deadline_s` seconds."""
+    """`lease.Cell` on a bus; a call takes at most `deadline_s` seconds. `written` is called in the bus's loop behind
+    each entry of ours that was taken."""
 
-    def __init__(self, bus: Bus, deadline_s: float, replicas: int = 1) -> None:
-        self._bus, self._deadline_s, self._replicas = bus, deadline_s, replicas
+    def __init__(
+        self, bus: Bus, deadline_s: float, replicas: int = 1, written: Callable[[], None] = lambda: None
+    ) -> None:
+        self._bus, self._deadline_s, self._replicas, self._written = bus, deadline_s, replicas, written
 
     def read(self) -> tuple[int, bytes | None]:
         """Revision and content."""
@@ -46,9 +49,11 @@ class BucketCell:
     async def _write(self, data: bytes, last: int) -> int | None:
         bucket = await self._bucket()
         try:
-            return await bucket.update(LEADER, data, last=last)
+            revision = await bucket.update(LEADER, data, last=last)
         except KeyWrongLastSequenceError:
             return None
+        self._written()
+        return revision
 
     async def _bucket(self) -> KeyValue:
         """The bucket, made when it isn't there; read where it is written, so that nobody sees an old entry."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,9 +24,10 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from adapters.bus import Bus
+from adapters.bus_copies import Copies
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError
-from adapters.power.fleet_wire import DAEMONS
+from adapters.power.fleet_wire import BOOKS_STREAM, DAEMONS, LEADERS, SNAPSHOTS
 from scheduler.standby.books import Books, snapshot
 from scheduler.standby.cell import BucketCell
 from scheduler.standby.lease import Entry, Lease
@@ -76,7 +78,9 @@ class Member:
         self.bus = Bus(membership.bus, self._listen)
         folder = folder_id(membership.store.parent)
         me = Entry(membership.name, membership.url, folder, uuid4().hex, membership.lease_s)
-        self.lease = Lease(BucketCell(self.bus, membership.lease_s / 3.0, membership.replicas), me)
+        self.copies = Copies(membership.replicas, f"KV_{LEADERS}", BOOKS_STREAM, f"OBJ_{SNAPSHOTS}")
+        fresh = partial(self.copies.look, self.bus)  # behind a renewal: until the next one there is time
+        self.lease = Lease(BucketCell(self.bus, membership.lease_s / 3.0, membership.replicas, fresh), me)
         self.pause = Pause()
         self._stream = BooksStream(self.bus, membership.replicas)
         self._me = me
@@ -125,6 +129,7 @@ class Member:
         except AdapterError as error:
             raise LeadLost(str(error)) from error
         self._books.close()
+        self.copies.renew()
         self._told = Told(self._stream, self.lease, position, self._end)
         return Store.open(self._of.store, replica=self._told, least_epoch=self.lease.epoch)
 
@@ -259,6 +264,8 @@ class Member:
         return [body for at, body in list(self._peers.values()) if at > fresh]
 
     async def _listen(self, client: Client) -> None:
+        if self._role == "leading":  # who takes the lead up does so after that
+            self.copies.renew()
         if not self._listening:
             self._listening = True
             await client.subscribe(DAEMONS, cb=self._on_peer)
