@@ -93,10 +93,7 @@ class Round:
             self.asked -= 1
         else:
             self.took_s[number] = monotonic() - self.began
-        if self.half_s == inf and self.took_s and 2 * len(self.missing) <= self.asked:
-            self.half_s = max(self.took_s.values())
-        if not self.missing:
-            self.done.set()
+        self._settle()
 
     def fail(self, number: int, error: Exception) -> None:
         """This one was not asked, or nobody can answer."""
@@ -104,6 +101,14 @@ class Round:
         self.asked -= number in self.missing
         self.missing.discard(number)
         self.at_work.discard(self.nodes[number] if self.nodes else "")
+        self._settle()
+
+    def _settle(self) -> None:
+        """What follows where one less is waited for."""
+        if self.half_s == inf and self.took_s and 2 * len(self.missing) <= self.asked:
+            self.half_s = max(self.took_s.values())
+        if not self.missing:
+            self.done.set()
 
     def nobody_is_waited_for(self) -> bool:
         """Whether all that were asked are mute, and may answer all the same."""
@@ -226,14 +231,19 @@ class Questions:
                 await asyncio.sleep(0)  # let them leave, and answers come in
 
     async def _wait(self, one: Round, most_s: float, prompt: bool) -> None:
-        """Until all have answered that are waited for, or nothing more is to be expected."""
-        if not one.missing:
-            await asyncio.sleep(min(MUTE_S, most_s) if one.nobody_is_waited_for() else 0.0)
-            return
-        if not prompt:
+        """Until all have answered that are waited for, or nothing more is to be expected. Where that was nobody, or
+        the server alone spoke for them, the mute ones get a moment of their own."""
+        ends = monotonic() + most_s
+        if prompt:
+            await self._wait_promptly(one, ends, min(LOOK_S, most_s))
+        elif one.missing:
             await asyncio.wait_for(one.done.wait(), most_s)
-            return
-        ends, look_s, quiet_s = monotonic() + most_s, min(LOOK_S, most_s), 0.0
+        if not one.missing:
+            left_s = max(0.0, ends - monotonic())
+            await asyncio.sleep(min(MUTE_S, left_s) if one.nobody_is_waited_for() else 0.0)
+
+    async def _wait_promptly(self, one: Round, ends: float, look_s: float) -> None:
+        quiet_s = 0.0
         while one.missing and monotonic() < ends and self._pace.patient(one, quiet_s):
             before = len(one.missing)
             with suppress(TimeoutError):

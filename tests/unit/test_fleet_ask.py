@@ -4,6 +4,7 @@ import asyncio
 import selectors
 
 import pytest
+from nats.errors import Error as NatsError
 
 from adapters.ports import GpuInfo, Lease
 from adapters.power import fleet_wire, wire
@@ -234,3 +235,42 @@ def test_a_process_that_stood_still_takes_nobody_for_dead(fleet):
 
     fleet.loop.call_later(0.04, stand_still)
     assert fleet.order()[0] == set()
+
+
+@pytest.mark.parametrize("word_s", [0.0, 0.001, 0.3])
+def test_a_mute_node_that_is_there_again_is_heard_though_the_server_speaks_for_the_others(fleet, monkeypatch, word_s):
+    """A real server's word that nobody listens comes when the wait has begun."""
+    deliver = fleet.wires._deliver
+
+    async def later(subject, data, reply, headers):
+        if word_s and headers and headers.get("Status") == "503":
+            fleet.loop.call_later(word_s, lambda: fleet.loop.create_task(deliver(subject, data, reply, headers)))
+            return True
+        return await deliver(subject, data, reply, headers)
+
+    fleet.order()
+    fleet.after["n3"] = NEVER
+    assert fleet.order()[0] == {"n3"}
+    fleet.wait(DEADLINE_S + 0.5)
+    monkeypatch.setattr(fleet.wires, "_deliver", later)
+    fleet.wires.leave("n4")
+    fleet.after["n3"] = word_s + 0.02
+    assert fleet.order("n3", "n4") == ({"n4"}, pytest.approx(word_s + 0.1)), "and nobody is waited for any longer"
+
+
+def test_half_of_those_who_can_answer_is_counted_anew_when_others_turn_out_not_to_be_asked(fleet, monkeypatch):
+    """Two can't be sent to, by when one of the other two has answered: half of all have, so no deadline is waited out
+    for the one that is dead."""
+    fleet.order()
+    publish = fleet.bus.client.publish
+
+    async def slowly(subject, *rest, **more):
+        if subject in {fleet_wire.ask_subject("n2"), fleet_wire.ask_subject("n3")}:
+            await asyncio.sleep(0.05)
+            raise NatsError
+        await publish(subject, *rest, **more)
+
+    monkeypatch.setattr(fleet.bus.client, "publish", slowly)
+    fleet.after["n1"] = NEVER
+    lost, seconds = fleet.order("n0", "n1", "n2", "n3")
+    assert (lost, seconds < 0.1 + 0.6) == ({"n1", "n2", "n3"}, True), seconds
