@@ -31,6 +31,12 @@ RETRY_S = 0.5
 PING_S = 5.0
 """A server that is silent for two of these counts as gone; a cut cable is noticed no other way."""
 
+HANG_UP_S, END_S = 2.0, 5.0
+"""So long a connection that is closed may take for what was sent, and for what still runs in its loop."""
+
+AGAIN_S = 0.1
+"""What doesn't end when it is cancelled is cancelled again after so long."""
+
 PENDING_BYTES = 64 * 1024 * 1024
 """What may wait in this process while no server is there; more is refused aloud."""
 
@@ -53,7 +59,7 @@ class Bus:
         self._client = Client()
         self._trouble = "not connected yet"
         self._ever = threading.Event()
-        self._closing = False
+        self._closing, self._lock = False, threading.Lock()
         self._pace = Pace(gather_s)
         self._loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop(self._pace)
         self._thread = threading.Thread(target=self._run, name="bus", daemon=True)
@@ -89,12 +95,20 @@ class Bus:
             future.cancel()
             raise AdapterError(f"NATS at {self.settings.place}: no answer within {deadline_s:g} s") from error
         except CancelledError as error:
-            raise AdapterError(f"NATS at {self.settings.place}: this connection is being closed") from error
+            raise self._closed() from error
         except (NatsError, OSError, ValueError) as error:
             raise AdapterError(f"NATS at {self.settings.place}: {str(error) or type(error).__name__}") from error
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine in the bus's loop, for who waits in a loop of its own."""
+        """Run a coroutine in the bus's loop, for who waits in a loop of its own. AdapterError from when it is closed;
+        what was begun before is cancelled, when it is not over by then."""
+        with self._lock:  # whatever is begun is so before the loop is told to stop, so that it runs or is cancelled
+            if not self._closing:
+                return self._begin(work)
+        work.close()
+        raise self._closed()
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         self._pace.hurry()
         try:
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -104,32 +118,43 @@ class Bus:
         future.add_done_callback(lambda _: self._pace.rest())
         return future
 
+    def _closed(self) -> AdapterError:
+        return AdapterError(f"NATS at {self.settings.place}: this connection is being closed")
+
     def unreachable(self) -> AdapterError:
         """The error that says why nobody is there."""
         return AdapterError(f"NATS at {self.settings.place}: {self._trouble}")
 
     def close(self) -> None:
-        """Hang up; what was sent is flushed for at most a second. Twice does no harm."""
-        if self._loop.is_closed():
-            return
-        self._closing = True
-        self._connecting.cancel()
-        with suppress(AdapterError, Exception):
-            self.call(self._hang_up(), 2.0)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5.0)
+        """Hang up; what was sent is flushed for at most a second. Twice does no harm, nor do two threads at once."""
+        with self._lock:
+            first, self._closing = not self._closing, True
+        if first:
+            self._connecting.cancel()
+            try:
+                with suppress(Exception):
+                    self._begin(self._hang_up()).result(HANG_UP_S)
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(END_S)
 
     def _run(self) -> None:
-        """The loop's life; what still runs at its end is cancelled and waited for."""
+        """The loop's life."""
         self._loop.run_forever()
-        left = asyncio.all_tasks(self._loop)
-        for task in left:
-            task.cancel()
-        if left:
-            self._loop.run_until_complete(asyncio.wait(left))
+        self._loop.run_until_complete(self._end())
         self._loop.close()
 
     # ------------------------------------------------------------ in the loop
+    async def _end(self) -> None:
+        """Cancel what still runs, and wait for it: again and again, for a wait that is over in the same moment loses
+        the word (`asyncio.wait_for` of Python 3.11), and the client would try to connect for ever. Whoever waits for
+        something that ended in the last turn hears of it here, too."""
+        mine = asyncio.current_task()
+        while left := {task for task in asyncio.all_tasks() if task is not mine}:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=AGAIN_S)
+
     async def _connect(self) -> None:
         """Try until the first connection stands; from then on the client reconnects by itself."""
         while not self._closing:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
 from adapters.bus import Bus
+from adapters.ports import AdapterError
 from scheduler.api.app import add_errors
 from scheduler.api.auth import Reader, read_name
 from scheduler.api.encode import Json
@@ -95,6 +96,8 @@ async def _passed(request: Request, bus: Bus, status: Status) -> Response:
         answer = await asyncio.wrap_future(bus.begin(passed_on(bus, {**asked, "body": body})))
     except ValueError as error:
         raise HTTPException(413, str(error)) from error
+    except AdapterError as error:
+        fate = f"nobody heard this ({error})"
     except Unanswered as error:
         fate = f"no answer came ({error}), so that nobody knows whether this was accepted"
     said = status()

@@ -23,6 +23,7 @@ from nats.errors import NoRespondersError
 from starlette.types import ASGIApp, Message
 
 from adapters.bus import Bus
+from adapters.ports import AdapterError
 from adapters.power.fleet_wire import LEAD
 
 ANSWER_S = 15.0
@@ -59,9 +60,12 @@ class LeadDesk:
 
     def close(self) -> None:
         """Hear no more; what was heard, or was on its way here, is still answered."""
-        if self._subscription is not None:
-            leaving = self._bus.begin(self._leave(self._subscription))
-            self._subscription = None
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            try:
+                leaving = self._bus.begin(self._leave(subscription))
+            except AdapterError:
+                return  # a bus that is closed hears nothing
             wait({leaving}, 2.0 * LEAVE_S)  # a bus that is busy leaves when it can: nothing may be heard for ever
 
     async def _leave(self, subscription: Subscription) -> None:
