@@ -1,6 +1,7 @@
 """Many nodes on a real NATS server: cut off, killed, replaced, spoken to by strangers; each keeps its promises."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from scheduler.orders import PoolOrder
 from scheduler.standby.cell import BucketCell
 from scheduler.standby.stream import BooksStream
 from tests.support.fake_nvml import FakeNvml, h100s
-from tests.support.nats import nats_servers
+from tests.support.nats import nats_servers, stream_leader
 from tests.support.power_worlds import simulated_hall, wait_until
 from tests.support.system import require
 
@@ -230,18 +231,19 @@ async def _read(bus, node):
     return (await bucket.get(node)).value
 
 
-def test_a_cluster_of_three_goes_on_without_one(stack, tmp_path):
+def test_a_cluster_of_three_goes_on_without_the_server_that_leads_its_trajectories(stack, tmp_path):
     servers, nodes, fleet = fleet_of(stack, tmp_path, count=3, replicas=3)
     gpus = everything(nodes)
     wait_until(lambda: holds(fleet, gpus, 300, 1))
-    servers.stop("s0", number=signal.SIGKILL)
+    servers.stop(stream_leader(fleet.bus, f"KV_{fleet_wire.BUCKET}"), number=signal.SIGKILL)
     wait_until(lambda: there(fleet), 30)
     wait_until(lambda: fleet.apply(dict.fromkeys(gpus, 310), Lease(1, 5, 60.0)).failures == {}, 30)
-    wait_until(lambda: holds(fleet, gpus, 310, 6), 30)
     nodes["n1"].stop()
+    shutil.rmtree(nodes["n1"].folder / "n1")  # what it knows from now on stands in the bucket alone
+    wait_until(lambda: holds(fleet, gpus, 250, 6), 30)
     nodes["n1"].start()
-    wait_until(lambda: there(fleet), 30)
-    assert fleet.states()["n1"].epoch == 1
+    wait_until(lambda: nodes["n1"].limits() == {250}, 30)
+    assert fleet_wire.trajectory_in(fleet.bus.call(_kept(fleet.bus, "n1"), 5.0), time.time()).lease.sequence == 6
 
 
 def test_a_hall_behind_a_leaf_obeys_and_goes_on_alone_when_its_server_is_cut_off(stack, tmp_path):

@@ -74,3 +74,12 @@ def nats_servers(folder, *nodes, count=1, leaves=(), hosts=("127.0.0.1",)):
         yield servers
     finally:
         servers.stop()
+
+
+def stream_leader(bus, stream):
+    """Which server of a cluster leads a stream now."""
+
+    async def ask():
+        return (await bus.jetstream.stream_info(stream)).cluster.leader
+
+    return bus.call(ask(), 5.0)
