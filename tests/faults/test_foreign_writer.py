@@ -9,7 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from adapters.power.agent import AgentPower
+from adapters.power.fleet import FleetPower
 from optimizer.reasons import Reason, Severity
+from scheduler.agent.core import AgentCore
 from scheduler.capwatch import CapWatch, DriftRules
 from scheduler.dispatch import Dispatcher
 from scheduler.orders import PoolOrder
@@ -87,14 +90,42 @@ def test_a_daemon_that_drives_cards_itself_sees_it_in_the_next_tick(made):
     assert set(made.world.truth().values()) == {300.0}
 
 
-def test_a_driver_reload_costs_one_tick_and_no_restore_value(made):
-    made.turn()
+def reload_driver(made):
+    """Every card comes up at its own limit."""
     if made.world.fake is not None:
         made.world.fake.reload_driver()
     else:
         for gpu in made.gpus:
             made.world.write(gpu, 700.0)
-    made.until(lambda: set(made.world.truth().values()) == {300.0})
+
+
+def after_the_next_tick(made, monkeypatch, happens):
+    """The limits when something happened right before one tick of whoever watches the cards: the agent, if there is
+    one, else the daemon, which tells of it."""
+    if not isinstance(made.world.actuator, AgentPower | FleetPower):
+        time.sleep(0.6)  # longer than any reading here is kept
+        happens(made)
+        assert Reason.CAP_DRIFT in {note.code for note in made.turn()}
+        return made.world.truth()
+    seen, tick = [], AgentCore.tick
+
+    def watched(core):
+        if seen:
+            return tick(core)
+        happens(made)
+        said = tick(core)
+        seen.append(made.world.truth())
+        return said
+
+    monkeypatch.setattr(AgentCore, "tick", watched)
+    wait_until(lambda: seen)
+    return seen[0]
+
+
+def test_a_driver_reload_costs_one_tick_and_no_restore_value(made, monkeypatch):
+    made.turn()
+    assert set(after_the_next_tick(made, monkeypatch, reload_driver).values()) == {300.0}
+    made.turn()
     assert made.hand.yielded() == {}
     assert made.books.first_limits() == dict.fromkeys(made.gpus, 650.0)
     assert made.hand.release(NOW) == ()
