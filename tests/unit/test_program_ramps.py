@@ -253,15 +253,21 @@ def backlog_lab(text):
     return text.replace("up: 10, down: 40", "up: 9000, down: 9000").replace("preemptible: false", "preemptible: true")
 
 
-def test_jobs_that_an_event_put_off_begin_no_faster_than_its_ramp_out_went(tmp_path):
+def test_jobs_that_an_event_put_off_begin_no_faster_than_its_ramp_out_went_and_below_the_baseline(tmp_path):
+    """A baseline of before more load came, so that what was put off would bring the site above it."""
     with lab(tmp_path, backlog_lab) as made:
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=46.0, by="me"))
         made.run(5 * MINUTE, step_s=5)
         start = made.clock.now() + 5 * MINUTE
         made.facade.accept(order(start, start + 10 * MINUTE, ramp_in_s=20.0, ramp_out_s=300.0))
+        made.facade.order(OperatorOrder("limit", site="lab", limit_kw=None, by="me"))
         made.run(start + 9 * MINUTE - made.clock.now(), step_s=5)
         (event,) = made.ctx.ledger.active(made.clock.now())
         per_min = (event.baseline_kw - event.targets[-1].value) / 5.0
-        row = [tick.import_kw["lab"] for tick in made.run(11 * MINUTE)]
+        ticks = made.run(11 * MINUTE)
+        row = [tick.import_kw["lab"] for tick in ticks]
+        assert all(tick.import_kw["lab"] <= event_limit_kw(event, tick.at) for tick in ticks), "the ramp out's cap"
+        assert max(row) <= event.baseline_kw, "and the rebound limit behind it"
         rises = [b - a for a, b in zip(row, row[10:], strict=False)]
         assert max(rises) < per_min / 6 + 0.3, "a whole GPU more or less; else 2 kW begin in a few seconds"
         assert max(row[-60:]) > 0.99 * event.baseline_kw, "and all of it is back in the end"
