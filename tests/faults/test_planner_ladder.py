@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -67,8 +68,7 @@ def test_a_bad_solver_costs_a_rung_and_never_the_plan(planner, code):
 
 def test_the_child_compares_between_plans_and_lets_go_when_the_next_one_is_asked_for(tmp_path):
     told = tmp_path / "told"
-    planner = ChildPlanner(5.0, 60.0, target=wrong.Idle(str(told)))
-    try:
+    with closing(ChildPlanner(5.0, 60.0, target=wrong.Idle(str(told)))) as planner:
         for turn in (1, 2):
             assert planner.plan(made()).rung is Rung.OPTIMUM
             deadline = time.monotonic() + 60.0
@@ -76,40 +76,31 @@ def test_the_child_compares_between_plans_and_lets_go_when_the_next_one_is_asked
                 assert time.monotonic() < deadline, "it does nothing between two plans"
                 time.sleep(0.02)
         assert planner.restarts == 0
-    finally:
-        planner.close()
 
 
 def test_the_killed_child_is_replaced_and_the_next_plan_is_the_optimum():
-    planner = ChildPlanner(5.0, 20.0)
-    try:
+    with closing(ChildPlanner(5.0, 20.0)) as planner:
         assert planner.plan(made()).rung is Rung.OPTIMUM
         os.kill(planner._child.pid, signal.SIGKILL)
         planner._child.join(5.0)
         assert planner.plan(made()).rung is Rung.OPTIMUM
         assert planner.restarts == 1
-    finally:
-        planner.close()
 
 
 def test_a_child_that_is_stopped_before_it_reads_costs_no_more_than_the_deadline():
     pools, jobs = [inputs(pool(floor=0.5), 3), inputs(BATCH, 3)], [job(f"j{n}", (0, 3), 0.01, 1) for n in range(5000)]
     long = problem(hourly(3), [site(3, limit=430.0)], pools, jobs)
     assert len(pickle.dumps(long)) > 500_000, "it must not fit into what the pipe holds"
-    planner = ChildPlanner(2.0, 4.0)
-    try:
+    with closing(ChildPlanner(2.0, 4.0)) as planner:
         assert planner.plan(made()).rung is Rung.OPTIMUM
         os.kill(planner._child.pid, signal.SIGSTOP)
         found = _in_time(lambda: planner.plan(long))
         assert (found.rung, found.notes[0].code) == (Rung.GREEDY, Reason.SOLVER_TIMEOUT)
         assert planner.restarts == 1
-    finally:
-        planner.close()
 
 
 def test_a_new_child_that_takes_long_to_start_is_waited_for_no_longer_than_the_deadline_and_used_when_ready():
-    planner = ChildPlanner(5.0, 5.0)
-    try:
+    with closing(ChildPlanner(5.0, 5.0)) as planner:
         assert planner.plan(made()).rung is Rung.OPTIMUM
         os.kill(planner._child.pid, signal.SIGKILL)
         planner._child.join(5.0)
@@ -124,13 +115,10 @@ def test_a_new_child_that_takes_long_to_start_is_waited_for_no_longer_than_the_d
         assert planner._pipe.poll(60.0), "it starts after all"
         assert planner.plan(made()).rung is Rung.OPTIMUM
         assert planner._child.pid == slow, "whoever is starting is not killed for it"
-    finally:
-        planner.close()
 
 
 def test_a_new_child_that_is_ready_too_late_for_a_plan_is_kept_for_the_next_one(monkeypatch):
-    planner = ChildPlanner(2.0, 20.0)
-    try:
+    with closing(ChildPlanner(2.0, 20.0)) as planner:
         assert planner.plan(made()).rung is Rung.OPTIMUM
         planner._stop()
         planner._start()
@@ -142,8 +130,6 @@ def test_a_new_child_that_is_ready_too_late_for_a_plan_is_kept_for_the_next_one(
         kept = planner._child.pid
         assert planner.plan(made()).rung is Rung.OPTIMUM
         assert planner._child.pid == kept, "killed for it, it would be as late for the next one"
-    finally:
-        planner.close()
 
 
 def _in_time(ask):
@@ -164,15 +150,12 @@ def test_the_child_keeps_its_words_off_standard_output(capfd):
 
 
 def test_the_terminal_s_signals_do_not_reach_the_child():
-    planner = ChildPlanner(5.0, 20.0)
-    try:
+    with closing(ChildPlanner(5.0, 20.0)) as planner:
         assert planner.plan(made()).rung is Rung.OPTIMUM
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(planner._child.pid, number)
         assert planner.plan(made()).rung is Rung.OPTIMUM
         assert planner.restarts == 0
-    finally:
-        planner.close()
 
 
 def test_closing_stops_a_child_that_hangs_at_once():

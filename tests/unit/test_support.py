@@ -74,7 +74,10 @@ def test_no_test_skips_past_the_rule():
 
 
 def test_what_is_there_is_used():
-    system.require("make")
+    try:
+        system.require("make")
+    except (pytest.skip.Exception, pytest.fail.Exception) as ended:  # else a wrong skip would skip us
+        raise AssertionError(str(ended)) from None
 
 
 def test_no_test_reaches_another_machine():
