@@ -124,6 +124,15 @@ class PowerActuator(Protocol):
 
 
 @runtime_checkable
+class Spokesman(Protocol):
+    """An actuator whose far end fences by epoch what carries no lease: releases, clocks let go, cards taken back."""
+
+    def speak_for(self, epoch: int) -> None:
+        """Name this epoch from now on, also before the first order."""
+        ...
+
+
+@runtime_checkable
 class TrajectoryHolder(Protocol):
     """An actuator with a mind of its own (the node agent): what it does when the daemon falls silent."""
 

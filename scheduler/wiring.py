@@ -21,7 +21,7 @@ from adapters.dr.polled import EventFeed
 from adapters.dr.webhook import Webhook
 from adapters.hall import SimulatedHall
 from adapters.jobs.queue import JobQueue, JobRefused
-from adapters.ports import AdapterError, Clock, ClockLocker, EventChannel, JobSystem, RecordStore
+from adapters.ports import AdapterError, Clock, ClockLocker, EventChannel, JobSystem, RecordStore, Spokesman
 from adapters.signals.base import gate_rules
 from adapters.work_ports import WorkKeeper
 from optimizer.domain import Work
@@ -245,6 +245,8 @@ def zone_of(config: Config, signal: str) -> ZoneInfo | None:
 
 def build_dispatcher(config: Config, hardware: Hardware, store: Store, clock: Clock) -> Dispatcher:
     """What writes to these GPUs."""
+    if isinstance(hardware.power, Spokesman):
+        hardware.power.speak_for(store.epoch())
     return Dispatcher(
         books=store,
         actuator=hardware.power,

@@ -30,6 +30,10 @@ class AgentPower:
         self._lock = threading.Lock()
         self._epoch: int | None = None
 
+    def speak_for(self, epoch: int) -> None:
+        """Name this epoch in all that carries no lease; each order's own from then on."""
+        self._epoch = epoch
+
     def discover(self) -> Mapping[GpuId, GpuInfo]:
         """Every GPU of the agent's node that answers."""
         return wire.infos_in(self._ask({"op": "discover"}))

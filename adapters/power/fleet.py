@@ -88,6 +88,10 @@ class FleetPower:
         self.permit()
 
     # ------------------------------------------------------------ the port
+    def speak_for(self, epoch: int) -> None:
+        """Name this epoch in all that carries no lease; each order's own from then on."""
+        self._epoch = epoch
+
     def discover(self) -> Mapping[GpuId, GpuInfo]:
         """Every GPU of every node that answers now. AdapterError when no server or no node does."""
         self.bus.wait_connected(self._deadline_s)

@@ -273,7 +273,7 @@ class World:
         """An operator's word to agents that hold something though no daemon runs, as `gridpace release` brings it."""
         for node in self.nodes:
             if node.core is not None and node.core.status()["phase"] == "holding":
-                node.core.release(dict(node.core.status()["found_w"]))
+                node.core.release(dict(node.core.status()["found_w"]), node.core.status()["epoch"])
 
     def close(self) -> None:
         """End everything."""

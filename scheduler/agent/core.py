@@ -19,6 +19,7 @@ from adapters.power.receipts import UNKNOWN_GPU, failure_notes
 from adapters.power.wire import Steps
 from optimizer.reasons import Note, Reason
 from scheduler.agent.clocks import AgentClocks
+from scheduler.agent.fencing import Fenced, fence
 from scheduler.agent.settings import AgentSettings
 from scheduler.agent.state import AgentFiles, Held, first_of, overtaken, said_at
 from scheduler.boottime import boottime
@@ -30,10 +31,6 @@ SAME_W = 1.0
 """Limits closer than this are the same: drivers round."""
 
 _log = logging.getLogger("gridpace.agent")
-
-
-class Fenced(AdapterError):
-    """The order comes from a daemon that has been replaced, or was overtaken by a newer one."""
 
 
 class AgentCore:
@@ -130,16 +127,14 @@ class AgentCore:
     def unlock(self, gpus: Collection[GpuId], epoch: int | None = None) -> ClockReceipt:
         """Let these SM clocks go free at once."""
         with self._lock:
-            if epoch is not None and epoch < self._found.epoch:
-                raise Fenced(f"epoch {epoch} was replaced by {self._found.epoch}; its order is not obeyed")
+            fence(epoch, self._found.epoch)
             return self._clocks.unlock(gpus)
 
     def release(self, limits_w: Mapping[GpuId, float], epoch: int | None = None) -> Receipt:
         """Give these GPUs back at once: to the limit found here, or to the one named for a GPU never capped here. When
         nothing is left to give back, lease and trajectory are over too."""
         with self._lock:
-            if epoch is not None and epoch < self._found.epoch:
-                raise Fenced(f"epoch {epoch} was replaced by {self._found.epoch}; its release is not obeyed")
+            fence(epoch, self._found.epoch)
             mine = self._found.limits_w
             receipt = self._give_back(self._owed({gpu: mine.get(gpu, limit) for gpu, limit in limits_w.items()}))
             told_otherwise = tuple(
@@ -171,8 +166,7 @@ class AgentCore:
     def take_back(self, epoch: int | None = None) -> None:
         """An operator's word: cap the GPUs again that were left to another writer."""
         with self._lock:
-            if epoch is not None and epoch < self._found.epoch:
-                raise Fenced(f"epoch {epoch} was replaced by {self._found.epoch}; its order is not obeyed")
+            fence(epoch, self._found.epoch)
             self._watch.take_back()
             self._clocks.watch.take_back()
 
@@ -180,8 +174,7 @@ class AgentCore:
         """Refuse who has been replaced or overtaken; a repeated order is obeyed again."""
         if self._stopping:
             raise AdapterError("the agent is stopping and gives the limits back; it takes no more orders")
-        if lease.epoch < self._found.epoch:
-            raise Fenced(f"epoch {lease.epoch} was replaced by {self._found.epoch}; stop this daemon")
+        fence(lease.epoch, self._found.epoch)
         last = self._held.sequence
         if trajectory:
             last = self._found.told[1] if self._found.told[0] == lease.epoch else -1

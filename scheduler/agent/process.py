@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.ports import AdapterError, PowerActuator
 from adapters.power import wire
-from scheduler.agent.core import AgentCore, AgentSettings, Fenced
+from scheduler.agent.core import AgentCore, AgentSettings
 from scheduler.agent.ending import only_one, release_alone
+from scheduler.agent.fencing import Fenced
 from scheduler.agent.state import AgentFiles
 from scheduler.capwatch import DriftRules
 from scheduler.sdnotify import notify

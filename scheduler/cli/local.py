@@ -1,4 +1,4 @@
-"""Commands that work from a config file alone: run, agent, check, plan, backtest, schema."""
+"""Commands that work from a config file alone: run, lead, agent, check, plan, backtest, schema."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RivalNames = Annotated[
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
-    first: tuple[Callable[..., None], ...] = (check, plan, run, doctor, gateway, coordinate)
+    first: tuple[Callable[..., None], ...] = (check, plan, run, lead, doctor, gateway, coordinate)
     last: tuple[Callable[..., None], ...] = (backtest, schema)
     for command in first:
         app.command()(command)
@@ -55,6 +55,26 @@ def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
     from scheduler.daemon import run as run_daemon
 
     raise typer.Exit(run_daemon(config))
+
+
+def lead(
+    above: Annotated[int, typer.Option("--above", min=0, max=10**9, help="The epoch that nodes obeyed last.")],
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Let the daemon order nodes again that obeyed a newer one.
+
+    For a daemon whose state folder was lost: nodes refuse it as one that was replaced, and say by which epoch. It must
+    not run, and no other one may: nodes can't tell whose orders are right then.
+
+    \b
+    Examples:
+      gridpace lead --above 5
+      gridpace lead --above 5 --config /etc/gridpace/gridpace.yaml
+    """
+    from scheduler.config import load_config
+    from scheduler.succession import begin_above
+
+    typer.echo(f"The next start has epoch {begin_above(load_config(config), above)}.")
 
 
 def doctor(config: ConfigFile = DEFAULT_CONFIG, gateway: GatewayFile = None, as_json: AsJson = False) -> None:

@@ -91,7 +91,7 @@ def test_an_agent_sets_locks_again_after_a_driver_reload(tmp_path):
     assert node.share() == 1.0
     node.live(11)
     assert node.share() == pytest.approx(1200 / MAX_MHZ)
-    node.core.unlock(node.gpus)
+    node.core.unlock(node.gpus, epoch=node.core.status()["epoch"])
     assert node.share() == 1.0
     assert not node.core.outstanding
 

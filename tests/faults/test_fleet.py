@@ -157,6 +157,9 @@ def test_the_older_of_two_daemons_is_fenced_on_every_node(stack, tmp_path):
     receipt = old.apply(dict.fromkeys(gpus, 300), Lease(1, 2, 60.0))
     assert set(receipt.failures.values()) == {Reason.NODE_LOST}
     assert "epoch 1 was replaced by 2" in receipt.notes[0].text
+    back = daemon(stack, servers)  # the old one, started again: its first word is a release
+    back.speak_for(1)
+    assert set(back.release(dict.fromkeys(gpus, 700.0)).failures.values()) == {Reason.NODE_LOST}
     assert all(node.limits() == {400} for node in nodes.values())
 
 

@@ -10,7 +10,7 @@ from adapters.power.fleet_wire import trajectory_out
 from benchmarks.support.storm_bus import LocalClient, Wires
 from optimizer.reasons import Reason
 from scheduler.agent.bus import Ear
-from scheduler.agent.core import Fenced
+from scheduler.agent.fencing import Fenced
 from scheduler.agent.process import answer
 from tests.support.agent_node import SETTINGS, Node
 
