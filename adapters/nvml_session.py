@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any, TypeVar, cast
@@ -83,11 +84,17 @@ class NvmlSession:
         """When NVML was opened for this session, in NVML's own count; None before the first time."""
         self._gone = False
         """Whether the driver of that time is known to be gone."""
+        self._closed = False
 
     def find(self) -> tuple[GpuId, ...]:
         """UUIDs of the cards that answer now, in the driver's order. AdapterError: no library, no driver, no answer."""
         with self._round:
-            return self._find()
+            try:
+                return self._find()
+            except AdapterError:
+                if not self._gone:
+                    raise
+            return self._find()  # the driver was loaded again since NVML was opened, by this session or another
 
     def _find(self, patience_s: float = 0.0) -> tuple[GpuId, ...]:
         """Count the cards, then ask each place for its card: one that hangs hides none of the others, and is not asked
@@ -103,8 +110,8 @@ class NvmlSession:
             raise AdapterError(f"NVML: the driver did not say within {patience_s:g} s how many GPUs there are")
         error = self._counted.error
         if error is not None:
-            self._gone = True
-            raise AdapterError(_instruction(error)) from error
+            self._gone = self._gone or _value(error) in _DRIVER_GONE
+            raise AdapterError(_instruction(error, first)) from error
         free = [at for at in range(self._counted.result or 0) if at not in self._places or self._places[at].back]
         asked = [Call(partial(_identify, at)) for at in free]
         self._places.update(zip(free, asked, strict=True))
@@ -121,6 +128,8 @@ class NvmlSession:
             for card in tuple(self._cards.values()):
                 card.handle = None
             self._age, self._gone = NVML.open(), False
+            if self._closed:  # meanwhile
+                NVML.close(self._age)
         return int(pynvml.nvmlDeviceGetCount())
 
     @property
@@ -150,20 +159,26 @@ class NvmlSession:
             calls, failures = self._made(wanted, call, turn, self.deadline_s / 2, alone_s)
             gone = [gpu for gpu, made in calls.items() if made.back and _value(made.error) in _DRIVER_GONE]
             if gone:
-                self._gone = True
-                again, lost = self._once_more(gone, call, max(0.001, (ends - monotonic()) / 3), alone_s)
+                alone = sum(made.back for made in calls.values()) > len(gone) or len(gone) < min(2, len(self._cards))
+                self._gone = self._gone or not alone
+                again, lost = self._once_more(gone, call, max(0.001, (ends - monotonic()) / 4), alone_s)
                 calls, failures = calls | again, failures | lost
         return self._sorted_out(calls, failures)
 
     def _once_more(
         self, gpus: list[GpuId], call: Callable[[GpuId, Handle, Turn], T], patience_s: float, alone_s: float
     ) -> tuple[dict[GpuId, Call[T]], dict[GpuId, Reason]]:
-        """The driver was loaded again, it seems: open it anew and ask again, in three steps of `patience_s` each. No
-        calls where that fails; the next round opens it then."""
-        try:
-            self._find(patience_s)
-        except AdapterError:
-            return {}, {}
+        """The driver was loaded again, it seems: open it anew and ask again, in four steps of `patience_s`. What one
+        card alone says is not enough for that, since who shuts NVML down may lose the limits of all: the driver is
+        asked how many there are. No calls where it does not answer; the next round opens it then."""
+        if not self._gone:
+            with suppress(AdapterError):
+                self._find(patience_s)
+        if self._gone:
+            try:
+                self._find(patience_s)
+            except AdapterError:
+                return {}, {}
         return self._made(gpus, call, Turn(patience_s), patience_s, alone_s)
 
     def _made(
@@ -212,7 +227,7 @@ class NvmlSession:
             self._hands.stop()
             self._cards.clear()
             self._places.clear()
-            self._age = None
+            self._age, self._closed = None, True
 
 
 def _identify(index: int) -> tuple[GpuId, Handle]:
@@ -233,8 +248,8 @@ def _about(card: _Card, gpu: GpuId, call: Callable[[GpuId, Handle, Turn], T], tu
         raise
 
 
-def _instruction(error: BaseException) -> str:
-    """What the operator should do about it."""
+def _instruction(error: BaseException, first: bool) -> str:
+    """What the operator should do about it; `first`: NVML was never open."""
     value = _value(error)
     if value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
         return (
@@ -244,7 +259,10 @@ def _instruction(error: BaseException) -> str:
     if value == pynvml.NVML_ERROR_DRIVER_NOT_LOADED:
         return "NVML: the NVIDIA driver is not loaded (`nvidia-smi` must work; try `modprobe nvidia`)"
     if value == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
-        return "NVML: the driver was replaced by another version while this process ran; start it again"
+        text = "NVML: its library and the loaded driver are of different versions"
+        return (
+            f"{text} (reload the driver, or reboot)" if first else f"{text} since an upgrade; start this process again"
+        )
     if value == pynvml.NVML_ERROR_NO_PERMISSION:
         return "NVML: no permission to talk to the driver; run as root or allow /dev/nvidia* to this user"
     return f"NVML: {error}"

@@ -116,7 +116,8 @@ class AmdPower:
         self._door.stop()
         if self._open:
             self._open = False
-            self._smi.amdsmi_shut_down()
+            with suppress(CardError):  # a driver that is gone has nothing to shut down
+                self._call(self._smi.amdsmi_shut_down)
 
     # ---------------------------------------------------------------- orders
     def _order(self, limits_w: Mapping[GpuId, float], ours: bool) -> Receipt:
@@ -175,10 +176,14 @@ class AmdPower:
             self._open = True
         try:
             handles = self._call(self._smi.amdsmi_get_processor_handles)
-        except CardError:  # a driver that was loaded anew; what is open already would not be opened again
+        except CardError as error:  # a driver that was loaded anew; what is open already would not be opened again
+            if error.reason is not Reason.GPU_LOST:
+                raise
+            self._open = False
             with suppress(CardError):
                 self._call(self._smi.amdsmi_shut_down)
             self._call(self._smi.amdsmi_init)
+            self._open = True
             handles = self._call(self._smi.amdsmi_get_processor_handles)
         found: dict[GpuId, Any] = {}
         for handle in handles:

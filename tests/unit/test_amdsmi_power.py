@@ -82,6 +82,19 @@ def test_a_driver_that_was_loaded_anew_is_found_again():
         assert list(power.discover()) == gpus
 
 
+def test_a_driver_that_stays_away_may_be_closed(monkeypatch):
+    with machine() as (power, _, _):
+        power.discover()
+        smi = power._smi
+        fake_amdsmi.library().fake_unload()
+        monkeypatch.setattr(smi, "amdsmi_init", lambda *_: (_ for _ in ()).throw(smi.AmdSmiLibraryException(34)))
+        for _ in range(2):
+            with pytest.raises(AdapterError):
+                power.discover()
+        power.close()
+        monkeypatch.undo()
+
+
 def test_an_order_in_force_is_not_written_again_and_a_moved_one_is_named():
     with machine(1) as (power, cards, (gpu,)):
         for _ in range(3):

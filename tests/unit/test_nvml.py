@@ -6,8 +6,9 @@ import threading
 from pathlib import Path
 from time import perf_counter
 
+import pynvml
 import pytest
-from pynvml import nvmlDeviceGetPowerUsage
+from pynvml import NVML_ERROR_UNINITIALIZED, NVML_ERROR_UNKNOWN, NVMLError, nvmlDeviceGetPowerUsage
 
 from adapters.meters.sums import PoolSums
 from adapters.nvml_session import NvmlSession
@@ -164,19 +165,92 @@ def test_a_card_that_hangs_delays_a_look_at_the_others_once(fake, power):
     wait_until(lambda: list(power.enforced(gpus)) == gpus)
 
 
-def test_a_driver_reload_is_survived_by_each_of_two_sessions_any_number_of_times(fake):
-    sessions = NvmlSession(DEADLINE_S), NvmlSession(DEADLINE_S)
-    gpus = [gpu.uuid for gpu in fake.gpus]
-    for turn in range(3):
-        for session in sessions:
-            assert session.each(gpus, lambda gpu, _handle, _turn: nvmlDeviceGetPowerUsage(_handle) > 0) == (
-                dict.fromkeys(gpus, True),
-                {},
-            ), turn
-        fake.reload_driver()
-    for session in sessions:
+def draws(session, fake):
+    """Whether each card tells its draw, and what those that don't suffer from."""
+    return session.each(
+        [gpu.uuid for gpu in fake.gpus], lambda _gpu, handle, _turn: nvmlDeviceGetPowerUsage(handle) > 0
+    )
+
+
+@pytest.fixture
+def sessions(fake):
+    made = NvmlSession(DEADLINE_S), NvmlSession(DEADLINE_S)
+    all_is_well = (dict.fromkeys((gpu.uuid for gpu in fake.gpus), True), {})
+    for session in made:
+        assert draws(session, fake) == all_is_well
+    made[0].all_is_well = all_is_well
+    yield made
+    for session in made:
         session.close()
     assert fake.header.clients == 0
+
+
+def test_a_driver_reload_is_survived_by_each_of_two_sessions_any_number_of_times(fake, sessions):
+    for reload in range(1, 4):
+        fake.reload_driver()
+        for session in sessions * 2:
+            assert draws(session, fake) == sessions[0].all_is_well
+        assert fake.header.inits == 2 * (reload + 1), "each opens it once, and none shuts it down for the other again"
+    fake.reload_driver()
+    assert sessions[0].find()
+    sessions[1].close()  # what it had open is gone, and not the other's
+    assert draws(sessions[0], fake) == sessions[0].all_is_well
+    assert fake.header.inits == 9
+
+
+def test_what_one_card_or_one_odd_answer_says_shuts_nothing_down(fake, sessions, monkeypatch):
+    """Whoever shut the driver down would lose all limits where persistence mode is off."""
+    session, asked = sessions[0], []
+    fake.set_all(persistence=0, limit_w=300)
+
+    def odd(gpu, _handle, _turn):
+        asked.append(gpu)
+        if gpu == fake.gpus[2].uuid and asked.count(gpu) == 1:
+            raise NVMLError(NVML_ERROR_UNINITIALIZED)
+        return True
+
+    assert session.each([gpu.uuid for gpu in fake.gpus], odd) == session.all_is_well
+    assert sorted(asked) == sorted([*(gpu.uuid for gpu in fake.gpus), fake.gpus[2].uuid]), "the others are asked once"
+    monkeypatch.setattr("pynvml.nvmlDeviceGetCount", lambda: (_ for _ in ()).throw(NVMLError(NVML_ERROR_UNKNOWN)))
+    with pytest.raises(AdapterError):
+        session.find()
+    monkeypatch.undo()
+    assert session.find()
+    assert fake.header.inits == 2
+    assert set(fake.limits_w().values()) == {300}
+
+
+def test_a_driver_that_opens_or_shuts_down_slowly_costs_no_more_than_the_deadline(fake, sessions, monkeypatch):
+    init, let = pynvml.nvmlInit, threading.Event()
+    monkeypatch.setattr("pynvml.nvmlInit", lambda: (let.wait(30), init()))
+    fake.reload_driver()
+    started = perf_counter()
+    assert set(draws(sessions[0], fake)[1].values()) == {Reason.GPU_LOST}
+    assert perf_counter() - started < DEADLINE_S
+    let.set()
+    wait_until(lambda: fake.header.inits == 3)
+    assert draws(sessions[0], fake) == sessions[0].all_is_well
+    stuck = threading.Event()
+    shutdown = pynvml.nvmlShutdown
+    monkeypatch.setattr("pynvml.nvmlShutdown", lambda: (stuck.wait(30), shutdown()))
+    started = perf_counter()
+    sessions[0].close()
+    assert perf_counter() - started < 2 * DEADLINE_S
+    stuck.set()
+    wait_until(lambda: fake.header.clients <= 1)
+
+
+def test_a_session_that_is_closed_while_the_driver_opens_leaves_nothing_open(fake, monkeypatch):
+    init, begun, let = pynvml.nvmlInit, threading.Event(), threading.Event()
+    monkeypatch.setattr("pynvml.nvmlInit", lambda: (begun.set(), let.wait(30), init()))
+    session = NvmlSession(0.2)
+    monkeypatch.setattr("adapters.nvml_session.OPENING_S", 0.2)
+    with pytest.raises(AdapterError, match="did not say"):
+        session.find()
+    session.close()
+    let.set()
+    wait_until(lambda: fake.header.inits == 1)
+    wait_until(lambda: fake.header.clients == 0)
 
 
 def test_two_sessions_live_side_by_side(fake):
