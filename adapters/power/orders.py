@@ -38,6 +38,12 @@ class Setting:
     enforced_w: float
 
 
+def inside(watts: float, low_w: float | None, high_w: float | None) -> float:
+    """A limit brought into a range; an end that nobody tells (None) is none."""
+    raised = watts if low_w is None else max(watts, low_w)
+    return raised if high_w is None else min(raised, high_w)
+
+
 def reason_of(error: Exception) -> Reason:
     """Why a card has no result; an error that nobody expected is the caller's, and raised."""
     if isinstance(error, CardError):

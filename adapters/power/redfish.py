@@ -3,12 +3,13 @@
 What is a card? With `card: gpu` each GPU that shows a power limit of its own (`EnvironmentMetrics` of a processor of
 type GPU); with `card: server` the whole server (`EnvironmentMetrics` of its chassis, or the older `Power`). Which one
 is the operator's to say, since a limit of a server is not a limit of its GPUs: docs/decisions/0010. A limit that is
-switched off is told as one watt above the range, so that books can keep it, and is switched off again when it is given
-back. Limits of a controller survive a reboot of its server: run one writer only.
+switched off is told as a number of its own above the range, so that books can keep it, and is switched off again when
+it is given back; one that was on is never. Limits of a controller survive a reboot of its server: run one writer only.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from functools import partial
@@ -21,7 +22,8 @@ from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration, Id
 from adapters.ports import GpuId, GpuInfo, Lease, Receipt
 from adapters.power.orders import CardError, OrderBook, Recent, Setting
-from adapters.power.redfish_cards import Card, Rated, cards_of
+from adapters.power.redfish_cards import Card, cards_of
+from adapters.power.redfish_view import Rated
 from adapters.power.servers import Servers, by_server, limits_of, nothing
 from adapters.redfish import Bmc
 from adapters.secrets import Secret
@@ -29,6 +31,7 @@ from adapters.workers import Turn
 from optimizer.reasons import Reason
 
 T = TypeVar("T")
+_log = logging.getLogger("gridpace.redfish")
 MEANING = {
     Reason.GPU_LOST: "is not there: no such resource, or not one of these controllers'",
     Reason.NODE_LOST: "is behind a controller that does not answer",
@@ -143,8 +146,13 @@ class RedfishPower:
         return self._order(caps_w, ours=True)
 
     def release(self, limits_w: Mapping[GpuId, float]) -> Receipt:
-        """Give these limits back; one above a card's range switches the limit off."""
-        return self._order(limits_w, ours=False)
+        """Give these limits back as they were found, off or on; one that was on, inside the controller's own range of
+        now, and a log line where that is another one than was found."""
+        receipt = self._order(limits_w, ours=False)
+        for note in receipt.notes:
+            if note.code is Reason.CAP_CLAMPED:  # nobody orders it anew: told now or never
+                _log.warning("%s is not given back the limit that was found: %s", note.subject, note.text)
+        return receipt
 
     def close(self) -> None:
         """End the sessions; the limits stay as they are."""

@@ -7,12 +7,12 @@ Property names are those of DMTF's schema bundle DSP8010 (EnvironmentMetrics v1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from time import sleep
 from typing import Any, Protocol
 
 from adapters.ports import GpuId, GpuInfo
-from adapters.power.orders import SAME_W, CardError, Setting
+from adapters.power.orders import CardError, Setting, inside
+from adapters.power.redfish_view import Rated, View, plain, same
 from adapters.redfish import ROOT, Bmc, Body
 from adapters.workers import Turn
 from optimizer.reasons import Reason
@@ -21,35 +21,6 @@ SETTLE_READS, SETTLE_S = 4, 0.1
 """A controller that accepted a limit may show it only after a moment: how often, and how far apart, it is read back."""
 
 DISABLED = "Disabled"
-
-
-@dataclass(frozen=True, slots=True)
-class Rated:
-    """The range that the config names where a controller tells none."""
-
-    min_w: float | None
-    max_w: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A card as its controller tells it; `limit_w` is None while the limit is switched off."""
-
-    min_w: float
-    max_w: float
-    default_w: float
-    limit_w: float | None
-    draw_w: float
-
-    def told(self, limit_w: float | None) -> float:
-        """A limit as a number: one that is switched off lies a watt above the range."""
-        return self.max_w + 1.0 if limit_w is None else limit_w
-
-    def allowed(self, ordered_w: float, ours: bool) -> float | None:
-        """What an order becomes: inside the range; what is given back above the range is the limit switched off."""
-        if not ours and ordered_w > self.max_w:
-            return None
-        return min(max(ordered_w, self.min_w), self.max_w)
 
 
 class Form(Protocol):
@@ -70,36 +41,50 @@ class Card:
     def __init__(self, bmc: Bmc, uri: str, model: str, form: Form) -> None:
         self.uri, self.model = uri, model
         self._bmc, self._form = bmc, form
+        self._seen_on: set[float] = set()
 
     def info(self, gpu: GpuId) -> GpuInfo:
         """The card now. Raises CardError."""
-        view = self._form.view(self._bmc.get(self.uri))
-        limit, enforced = view.told(view.limit_w), view.limit_w if view.limit_w is not None else view.max_w
-        return GpuInfo(gpu, self.model, view.min_w, view.max_w, view.default_w, limit, enforced, view.draw_w)
+        view = self._look(self._bmc.get(self.uri))
+        low, high = view.range()
+        default = high if view.default_w is None else view.default_w
+        enforced = high if view.limit_w is None else view.limit_w
+        return GpuInfo(gpu, self.model, low, high, default, view.told(), enforced, view.draw_w)
 
-    def bring(self, ordered_w: float, ours: bool, turn: Turn) -> Setting:
-        """Bring the card to a limit, and read back. Writes only where another limit holds. Raises CardError."""
+    def bring(self, watts: float, ours: bool, turn: Turn) -> Setting:
+        """Bring the card to an order of `ours`, or back to the limit that was found, and read back. Writes only where
+        another limit holds. Raises CardError."""
         views: list[View] = []
 
+        def wanted_of(view: View) -> float | None:
+            return view.ordered(watts) if ours else view.restored(watts, self._seen_on)
+
         def decide(body: Body) -> Body | None:
-            view = self._form.view(body)
-            views.append(view)
-            wanted = view.allowed(ordered_w, ours)
-            return None if _same(view.limit_w, wanted) else self._form.patch(body, wanted)
+            views.append(self._look(body))
+            wanted = wanted_of(views[-1])
+            return None if same(views[-1].limit_w, wanted) else self._form.patch(body, wanted)
 
         self._bmc.change(self.uri, decide, turn)
-        found, wanted = views[0], views[-1].allowed(ordered_w, ours)
-        now = self._settled(wanted, turn) if not _same(views[-1].limit_w, wanted) else views[-1]
-        return Setting(ordered_w, found.told(wanted), found.told(found.limit_w), now.told(now.limit_w))
+        found, last = views[0], views[-1]
+        wanted = wanted_of(last)
+        now = last if same(last.limit_w, wanted) else self._settled(wanted, turn)
+        told = [now.off_w if limit is None else limit for limit in (wanted, found.limit_w, now.limit_w)]
+        return Setting(told[0] if wanted is None else plain(watts), *told)
+
+    def _look(self, body: Body) -> View:
+        view = self._form.view(body)
+        if view.limit_w is not None:
+            self._seen_on.add(plain(view.limit_w))
+        return view
 
     def _settled(self, wanted: float | None, turn: Turn) -> View:
-        view = self._form.view(self._bmc.get(self.uri))
+        view = self._look(self._bmc.get(self.uri))
         for _ in range(SETTLE_READS - 1):
-            if _same(view.limit_w, wanted):
+            if same(view.limit_w, wanted):
                 break
             turn.check()
             sleep(SETTLE_S)
-            view = self._form.view(self._bmc.get(self.uri))
+            view = self._look(self._bmc.get(self.uri))
         return view
 
 
@@ -113,12 +98,13 @@ class EnvironmentForm:
     def view(self, body: Body) -> View:
         """See Form."""
         control = _object(body, "PowerLimitWatts")
-        low, high = _range(body, control.get("AllowableMin"), control.get("AllowableMax"), self._rated)
+        own = _own(control.get("AllowableMin"), control.get("AllowableMax"))
         off = control.get("ControlMode") == DISABLED or control.get("SetPoint") is None
         limit = None if off else _number(body, control, "SetPoint")
         default = control.get("DefaultSetPoint")
         draw = _number(body, _object(body, "PowerWatts"), "Reading")
-        return View(low, high, float(default) if default is not None else high, limit, draw)
+        default = None if default is None else float(default)
+        return View(str(body.get("@odata.id")), own, self._rated, default, limit, draw)
 
     def patch(self, body: Body, limit_w: float | None) -> Body:
         """See Form."""
@@ -126,7 +112,7 @@ class EnvironmentForm:
         if "ControlMode" not in control:
             return {"PowerLimitWatts": {"SetPoint": _plain(limit_w)}}
         if limit_w is None:
-            return {"PowerLimitWatts": dict(self._off)}
+            return {"PowerLimitWatts": _without_what_is_out_of_range(self._off, control)}
         wanted: dict[str, Any] = {"SetPoint": _plain(limit_w)}
         if control["ControlMode"] == DISABLED:
             self._off = {"ControlMode": DISABLED, "SetPoint": control.get("SetPoint")}  # as it was found
@@ -144,10 +130,11 @@ class PowerControlForm:
     def view(self, body: Body) -> View:
         """See Form."""
         control = self._control(body)
-        low, high = _range(body, None, control.get("PowerCapacityWatts"), self._rated)
+        own = _own(None, control.get("PowerCapacityWatts"))
         limit = _object(control, "PowerLimit").get("LimitInWatts")
         draw = _number(body, control, "PowerConsumedWatts")
-        return View(low, high, high, None if limit is None else float(limit), draw)
+        limit = None if limit is None else float(limit)
+        return View(str(body.get("@odata.id")), own, self._rated, None, limit, draw)
 
     def patch(self, body: Body, limit_w: float | None) -> Body:
         """See Form. Members of an array that are to stay are written as empty objects."""
@@ -238,18 +225,15 @@ def _number(body: Body, part: Body, key: str) -> float:
     return float(value)
 
 
-def _range(body: Body, low: float | None, high: float | None, rated: Rated) -> tuple[float, float]:
-    """The narrower of what the controller and the config name."""
-    lows = [float(value) for value in (low, rated.min_w) if value is not None]
-    highs = [float(value) for value in (high, rated.max_w) if value is not None]
-    if not lows or not highs or max(lows) > min(highs):
-        text = f"{body.get('@odata.id')}: tells no range of limits; set `min_w` and `max_w`"
-        raise CardError(text, Reason.CAP_REFUSED)
-    return max(lows), min(highs)
+def _own(low: float | None, high: float | None) -> Rated:
+    return Rated(None if low is None else float(low), None if high is None else float(high))
 
 
-def _same(one: float | None, other: float | None) -> bool:
-    return one is other or (one is not None and other is not None and abs(one - other) < SAME_W / 1000)
+def _without_what_is_out_of_range(off: Mapping[str, Any], control: Body) -> Body:
+    """How to switch a limit off: with the idle set-point that was found, where the controller would still take it."""
+    point, own = off.get("SetPoint"), _own(control.get("AllowableMin"), control.get("AllowableMax"))
+    fits = point is None or inside(point, own.min_w, own.max_w) == point
+    return dict(off) if fits else {name: value for name, value in off.items() if name != "SetPoint"}
 
 
 def _plain(watts: float | None) -> float | int | None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from adapters.context import AdapterContext
 from adapters.ports import AdapterError, Lease
 from adapters.power.redfish import RedfishConfig, RedfishPower
+from adapters.power.redfish_view import OFF
 from optimizer.reasons import Reason
 from scheduler.clock import VirtualClock, WallClock
 from scheduler.fleet.certificates import certificates
@@ -118,7 +119,7 @@ def test_a_limit_that_was_switched_off_is_switched_off_again(tmp_path, restarted
     with running_bmc(resources) as (bmc, url):
         with power_of(url, tmp_path) as actuator:
             found = actuator.discover()[gpu(1)]
-            assert (found.limit_w, found.enforced_w, found.max_w) == (701, 700, 700)
+            assert (found.limit_w, found.enforced_w, found.max_w) == (701 + OFF, 700, 700)
             assert actuator.apply({gpu(1): 300}, LEASE).enforced_w == {gpu(1): 300}
             assert bmc.resources[uri(1)]["PowerLimitWatts"]["ControlMode"] == "Automatic"
             if not restarted:
@@ -135,7 +136,7 @@ def test_a_whole_server_is_a_card_by_the_older_power_resource(tmp_path):
     with running_bmc(tree(1, {"Power": power()})) as (bmc, url):
         with power_of(url, tmp_path, card="server", min_w=3500) as actuator:
             info = actuator.discover()["n1/Self"]
-            assert (info.min_w, info.max_w, info.limit_w, info.draw_w) == (3500, 10200, 10201, 5200)
+            assert (info.min_w, info.max_w, info.limit_w, info.draw_w) == (3500, 10200, 10201 + OFF, 5200)
             assert info.model == "Acme G8"
             receipt = actuator.apply({"n1/Self": 3000}, LEASE)
             assert receipt.enforced_w == {"n1/Self": 3500}
