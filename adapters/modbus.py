@@ -7,7 +7,7 @@ matters here. A device that has failed is left alone for a while, ever longer, s
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, Literal
 
@@ -18,6 +18,9 @@ from adapters.fields import AdapterConfig
 from adapters.ports import AdapterError
 from adapters.registry import import_extra
 from adapters.workers import Patience
+
+READ_HOLDING, READ_INPUT, WRITE = 3, 4, 16
+"""Function codes of the standard."""
 
 NUMBERS = Literal["int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
 
@@ -64,18 +67,19 @@ class ModbusLink:
     def reach(self) -> None:
         """Connect where that is needed. Raises AdapterError, also when the last failure is not long ago."""
         self._patience.check()
-        if not self._client.connected and not self._client.connect():
+        try:
+            connected = self._client.connected or self._client.connect()
+        except (OSError, UnicodeError) as error:  # of a host's name that cannot be one, too
+            raise self._failed(f"no connection: {error}") from error
+        if not connected:
             raise self._failed("no connection")
 
     def words(self, address: int, number: str, table: str = "holding") -> list[int]:
         """The registers of one number as they stand there. Raises AdapterError."""
         read = self._client.read_input_registers if table == "input" else self._client.read_holding_registers
-        count = self._kind(number).value[1]
-        try:
-            answer = read(address, count=count, device_id=self._config.device_id)
-        except self._refused as error:
-            raise self._failed(str(error)) from error
-        if answer.isError() or len(answer.registers) != count:
+        count, function = self._kind(number).value[1], READ_INPUT if table == "input" else READ_HOLDING
+        answer = self._answer(function, f"register {address} can't be read", read, address, count=count)
+        if len(answer.registers) != count:
             raise self._failed(f"register {address} can't be read: {answer}")
         self._patience.worked()
         return self._swapped(answer.registers)
@@ -99,17 +103,25 @@ class ModbusLink:
             words = self._client.convert_to_registers(
                 exact, self._kind(register.number), word_order=self._config.word_order
             )
-            answer = self._client.write_registers(
-                register.address, self._swapped(words), device_id=self._config.device_id
-            )
         except (self._refused, struct.error, OverflowError) as error:
             raise self._failed(f"register {register.address}: {error}") from error
-        if answer.isError():
-            raise self._failed(f"register {register.address} can't be written: {answer}")
+        what = f"register {register.address} can't be written"
+        self._answer(WRITE, what, self._client.write_registers, register.address, self._swapped(words))
 
     def close(self) -> None:
         """End the connection."""
         self._client.close()
+
+    def _answer(self, function: int, what: str, ask: Callable[..., Any], *told: Any, **more: Any) -> Any:
+        """An answer to this very question. A connection that the other side resets is pymodbus' to tell only in parts,
+        and another function's answer (a gateway's, to somebody else) it takes for ours."""
+        try:
+            answer = ask(*told, **more, device_id=self._config.device_id)
+        except (self._refused, OSError) as error:
+            raise self._failed(f"{what}: {error}") from error
+        if answer.isError() or answer.function_code != function:
+            raise self._failed(f"{what}: {answer}")
+        return answer
 
     def _kind(self, number: str) -> Any:
         return self._client.DATATYPE[number.upper()]

@@ -1,8 +1,10 @@
 """A battery or a meter behind a real Modbus TCP server (pymodbus' own), on a free port of the loopback."""
 
 import asyncio
+import socket
+import struct
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -54,3 +56,49 @@ def modbus_peer(shared=True):
         yield peer
     finally:
         peer.stop()
+
+
+class RudePeer:
+    """A gateway that answers each request by `behave(connection, request)`, byte by byte as the test wants it."""
+
+    def __init__(self, behave):
+        self.behave, self.requests = behave, 0
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+
+    def serve(self):
+        with suppress(OSError):  # closed: the test is over
+            while True:
+                connection, _ = self.socket.accept()
+                with connection, suppress(OSError):
+                    while request := connection.recv(260):
+                        self.requests += 1
+                        self.behave(connection, request)
+
+
+def answered(request, *words):
+    """The bytes of a good answer to a request: these registers, or that all were written."""
+    if request[7] == 16:
+        return request[:4] + b"\0\6" + request[6:12]
+    data = struct.pack(f">{len(words)}H", *words)
+    return request[:4] + struct.pack(">H", 3 + len(data)) + request[6:8] + bytes([len(data)]) + data
+
+
+def reset(connection, _request=b""):
+    """End a connection by a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@contextmanager
+def rude_peer(behave):
+    """A real TCP peer of the loopback, one connection at a time."""
+    peer = RudePeer(behave)
+    thread = threading.Thread(target=peer.serve, daemon=True)
+    thread.start()
+    try:
+        yield peer
+    finally:
+        peer.socket.shutdown(socket.SHUT_RDWR)
+        peer.socket.close()
+        thread.join(10)
