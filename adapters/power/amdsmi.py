@@ -25,7 +25,7 @@ from pydantic import Field
 from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration
 from adapters.ports import AdapterError, GpuId, GpuInfo, Lease, Receipt
-from adapters.power.orders import CardError, OrderBook, Setting
+from adapters.power.orders import CardError, OrderBook, Setting, inside
 from adapters.power.servers import nothing
 from adapters.registry import MissingExtra
 from adapters.workers import Crew, Turn, Worker
@@ -133,10 +133,11 @@ class AmdPower:
 
     def _set(self, gpu: GpuId, handle: Any, ordered_w: float, ours: bool, turn: Turn) -> Setting:
         """Bring one card to a limit and read it back; writes only where another limit holds. What is given back was
-        found on the card, so that the config's own lowest does not count then."""
+        found on the card, so that the config's own lowest does not count then, nor any range where it holds anyway."""
         found = self._cap(handle)
         low_w, high_w = self._range(gpu, found) if ours else (found["min_power_cap"] / UW, found["max_power_cap"] / UW)
-        allowed_w = min(max(ordered_w, low_w), high_w)
+        holds = not ours and found["power_cap"] == round(ordered_w * UW)
+        allowed_w = ordered_w if holds else inside(ordered_w, low_w, high_w)
         cap = round(allowed_w * UW)
         if found["power_cap"] != cap:
             turn.check()

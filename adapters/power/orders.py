@@ -39,7 +39,10 @@ class Setting:
 
 
 def inside(watts: float, low_w: float | None, high_w: float | None) -> float:
-    """A limit brought into a range; an end that nobody tells (None) is none."""
+    """A limit brought into a range; an end that nobody tells (None) is none, and so is a range that cannot be (a driver
+    that has just been loaded may tell 0 to 0 for a moment)."""
+    if high_w is not None and (high_w <= 0 or (low_w is not None and low_w > high_w)):
+        return watts
     raised = watts if low_w is None else max(watts, low_w)
     return raised if high_w is None else min(raised, high_w)
 

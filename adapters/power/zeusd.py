@@ -20,7 +20,7 @@ from pydantic import Field
 from adapters.context import AdapterContext
 from adapters.fields import AdapterConfig, Duration, Id
 from adapters.ports import GpuId, GpuInfo, Lease, Receipt
-from adapters.power.orders import CardError, OrderBook, Recent, Setting
+from adapters.power.orders import CardError, OrderBook, Recent, Setting, inside
 from adapters.power.servers import Servers, by_server, limits_of, nothing
 from adapters.power.zeusd_api import Zeusd
 from adapters.secrets import Secret
@@ -148,7 +148,7 @@ class ZeusdPower:
             server, index, _ = places[gpu]
             if ours and self._config.persistence and _persist(server, index, turn):
                 notes[gpu] = Note(Reason.PERSISTENCE_OFF, gpu, "persistence mode was off; turned on")
-            return _set(server, index, limits_w[gpu], turn)
+            return _set(server, index, limits_w[gpu], ours, turn)
 
         done = self._crew.each([gpu for gpu in mine if gpu in places], bring, self._seconds / 2)
         self._recent.forget()
@@ -184,11 +184,14 @@ def _info(server: Zeusd, gpu: GpuId, index: int, model: str) -> GpuInfo:
     )
 
 
-def _set(server: Zeusd, index: int, ordered_w: float, turn: Turn) -> Setting:
-    """Bring one card to a limit and read it back; writes only where another limit holds."""
+def _set(server: Zeusd, index: int, ordered_w: float, ours: bool, turn: Turn) -> Setting:
+    """Bring one card to a limit and read it back; writes only where another limit holds. What is given back and holds
+    anyway is left alone, whatever the range has become."""
     low, high = server.range_mw(index)
-    allowed = min(max(round(ordered_w * MW), low), high)
     found = server.limit_mw(index)
+    allowed = round(ordered_w * MW)
+    if ours or found != allowed:
+        allowed = round(inside(allowed, low, high))
     enforced = found
     if found != allowed:
         turn.check()

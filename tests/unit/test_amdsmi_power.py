@@ -61,6 +61,31 @@ def test_a_card_that_tells_no_lowest_cap_is_not_touched_until_the_config_names_o
         assert power.release({gpu: 350.0}).enforced_w == {gpu: 350}, "what was found is given back, low as it is"
 
 
+@pytest.mark.parametrize(("found", "now", "given_back"), [
+    (654_321_987, {}, 654_321_987), (654_321_987, {"min_uw": 660_000_000}, 660_000_000),
+    (700_000_000, {"max_uw": 650_000_000}, 650_000_000), (700_000_000, {"max_uw": 750_000_000}, 700_000_000),
+    (700_000_000, {"cap_uw": 700_000_000, "max_uw": 650_000_000}, 700_000_000),
+])  # fmt: skip
+def test_what_was_found_is_given_back_to_the_microwatt(found, now, given_back):
+    """Nothing but the card's own range bounds it, and where it holds anyway not even that."""
+    with machine(1, cap_uw=found) as (power, cards, (gpu,)):
+        limit_w = power.discover()[gpu].limit_w
+        power.apply({gpu: 300}, LEASE)
+        for name, value in now.items():
+            setattr(cards[0], name, value)
+        receipt = power.release({gpu: limit_w})
+        assert (receipt.failures, cards[0].cap_uw) == ({}, given_back)
+        assert (Reason.CAP_CLAMPED in {note.code for note in receipt.notes}) == (found != given_back)
+
+
+def test_a_range_that_cannot_be_turns_no_limit_found_into_zero():
+    with machine(1) as (power, cards, (gpu,)):
+        power.apply({gpu: 300}, LEASE)
+        cards[0].min_uw = cards[0].max_uw = 0
+        receipt = power.release({gpu: 700.0})
+        assert (receipt.failures, cards[0].cap_uw) == ({gpu: Reason.CAP_REFUSED}, 300_000_000), "tried again later"
+
+
 def test_what_is_no_card_of_its_own_or_tells_no_power_is_left_out():
     with machine(4) as (power, cards, gpus):
         cards[1].partition = 1

@@ -56,6 +56,37 @@ def test_limits_alone_are_asked_for_unless_a_reading_is_at_hand(tmp_path):
         assert len(zeusd.requests) == asked
 
 
+def test_a_reading_from_before_an_order_tells_nothing_of_after_it(tmp_path):
+    clock = VirtualClock(START)
+    with running_zeusd(tmp_path / "s", 2) as (zeusd, url), power_of(url, tmp_path, clock, refresh="60s") as actuator:
+        actuator.discover()
+        zeusd.gpus[1].limit = 650_000
+        assert actuator.enforced([FIRST, SECOND]) == {FIRST: 700, SECOND: 700}, "read a moment ago"
+        actuator.apply({FIRST: 300}, LEASE)
+        assert actuator.enforced([FIRST, SECOND]) == {FIRST: 300, SECOND: 650}
+        actuator.discover()
+        zeusd.gpus[0].limit = 700_000
+        clock.sleep(60.1)
+        assert actuator.enforced([FIRST]) == {FIRST: 700}
+
+
+@pytest.mark.parametrize(("found", "now", "given_back"), [
+    (654_321, {}, 654_321), (654_321, {"low": 660_000}, 660_000), (700_000, {"high": 650_000}, 650_000),
+    (700_000, {"high": 800_000}, 700_000), (700_000, {"limit": 700_000, "high": 650_000}, 700_000),
+])  # fmt: skip
+def test_what_was_found_is_given_back_to_the_milliwatt(tmp_path, found, now, given_back):
+    """Nothing but the card's own range bounds it, and where it holds anyway not even that."""
+    with running_zeusd(tmp_path / "s", 1) as (zeusd, url), power_of(url, tmp_path) as actuator:
+        card = zeusd.gpus[0]
+        card.limit = found
+        limit_w = actuator.discover()[FIRST].limit_w
+        actuator.apply({FIRST: 300}, LEASE)
+        vars(card).update(now)
+        receipt = actuator.release({FIRST: limit_w})
+        assert (receipt.failures, card.limit) == ({}, given_back)
+        assert (Reason.CAP_CLAMPED in {note.code for note in receipt.notes}) == (found != given_back)
+
+
 def test_a_card_keeps_its_name_when_its_index_changes(tmp_path):
     with running_zeusd(tmp_path / "s", 2) as (zeusd, url), power_of(url, tmp_path) as actuator:
         actuator.apply({FIRST: 300, SECOND: 400}, LEASE)
