@@ -85,6 +85,7 @@ class FakeBmc:
         self.resources, self.versions = resources, dict.fromkeys(resources, 1)
         self.sessions, self.logins, self.patches, self.requests = {}, 0, [], 0
         self.status, self.hang, self.board, self.gone = {}, {}, {}, set()
+        self.late, self.before = {}, {}  # how many reads of a URI still show what was before a write
         self.before_patch = lambda uri: None
         self.needs_etag, self.slow_s, self.lock = True, 0.0, threading.RLock()
 
@@ -121,10 +122,14 @@ class FakeBmc:
                 if point is not None and uri in self.board:
                     control["SetPoint"] = min(point, self.board[uri])
             for place, part in enumerate(body.get("PowerControl", ())):
+                if not part:
+                    continue
                 limit = part.get("PowerLimit", {})
                 if isinstance(limit.get("LimitInWatts"), float):
                     return 400, "LimitInWatts is an integer here."
                 wanted["PowerControl"][place]["PowerLimit"].update(limit)
+            if uri in self.late:
+                self.before[uri] = [deepcopy(resource)] * self.late[uri]
             resource.update(wanted)
             self.versions[uri] += 1
             self.patches.append((uri, body))
@@ -172,7 +177,8 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, f"The resource at the URI {uri} was not found.")
             return
         with bmc.lock:
-            self.answer(200, bmc.resources[uri], ETag=bmc.etag(uri))
+            body = bmc.before[uri].pop() if bmc.before.get(uri) else bmc.resources[uri]
+            self.answer(200, body, ETag=bmc.etag(uri))
 
     def do_POST(self):
         bmc, body = self.server.bmc, self.body()

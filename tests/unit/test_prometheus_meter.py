@@ -198,6 +198,24 @@ def test_rubbish_is_an_error_that_names_the_server(answer, text):
         meter.close()
 
 
+@pytest.mark.parametrize("first", ["young", "old"])
+def test_of_a_card_that_two_scrapers_tell_of_the_youngest_sample_counts(first):
+    now = datetime.now(UTC).timestamp()
+    told = {"young": ("420", now - 1), "old": ("650", now - 8)}
+    result = []
+    for scraper in sorted(told, key=first.__ne__):
+        labels, (watts, at) = {"UUID": CARDS[0], "prometheus": scraper}, told[scraper]
+        result.append({"metric": labels | {"__name__": "DCGM_FI_DEV_POWER_USAGE"}, "value": [now, watts]})
+        result.append({"metric": labels | {"gridpace_is_time": "1"}, "value": [now, str(at)]})
+    body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}}).encode()
+    with odd(body=body) as (_, url):
+        meter = meter_of(url, clock=VirtualClock(START), cards=CARDS[:1])
+        reading = meter.read()
+        assert reading.pool_kw == {"chat": 0.42}
+        assert reading.at == START - timedelta(seconds=1)
+        meter.close()
+
+
 def test_a_token_is_read_anew_for_each_request_and_goes_nowhere_else(tmp_path):
     with odd(status=302, Location="http://192.0.2.1/") as (server, url):
         (tmp_path / "token").write_text("first\n")

@@ -129,3 +129,26 @@ def test_a_limit_that_stays_on_where_it_was_off_is_told(tmp_path):
         real = bmc.patch
         bmc.patch = lambda uri, body: real(uri, {"PowerLimitWatts": {"SetPoint": 700}})
         assert agent.release({NAMES[GPU]: 1.0}).failures == {NAMES[GPU]: Reason.CAP_DRIFT}
+
+
+@pytest.mark.parametrize(("reads", "failures"), [(2, {}), (20, {NAMES[GPU]: Reason.CAP_DRIFT})])
+def test_a_controller_that_shows_a_limit_only_after_a_moment_is_read_again_and_not_for_ever(tmp_path, reads, failures):
+    with running_bmc(tree(1)) as (bmc, url), agent_over(url, tmp_path) as agent:
+        bmc.late[GPU] = reads
+        receipt = agent.apply({NAMES[GPU]: 300}, Lease(1, 1, 60.0))
+        assert receipt.failures == failures
+        assert receipt.enforced_w == {NAMES[GPU]: 700 if failures else 300}
+
+
+def test_the_limit_that_is_read_is_the_one_that_is_written_among_several(tmp_path):
+    """`PowerControl` is a list: fans or a rack's share may stand before the server, with or without limits."""
+    first, second = box()["PowerControl"][0], box(10000)["PowerControl"][0]
+    del first["PowerLimit"]
+    server = box() | {"PowerControl": [first, second | {"MemberId": "1"}]}
+    with running_bmc(tree(1, {"Power": server})) as (bmc, url), agent_over(url, tmp_path, **SERVER) as agent:
+        assert agent.apply({NAMES[BOX]: 8000}, Lease(1, 1, 60.0)).enforced_w == {NAMES[BOX]: 8000}
+        controls = bmc.resources[BOX]["PowerControl"]
+        assert ("PowerLimit" in controls[0], controls[1]["PowerLimit"]["LimitInWatts"]) == (False, 8000)
+        assert agent.release({NAMES[BOX]: 1.0}).failures == {}
+        assert controls is not bmc.resources[BOX]["PowerControl"], "written once more"
+        assert bmc.resources[BOX]["PowerControl"][1]["PowerLimit"]["LimitInWatts"] == 10000
