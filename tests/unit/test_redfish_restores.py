@@ -121,13 +121,14 @@ def test_books_of_before_are_understood(tmp_path, uri, config, book_w, given_bac
         actuator.close()
 
 
-def test_a_limit_that_stays_on_where_it_was_off_is_told(tmp_path):
+@pytest.mark.parametrize("watts", [700, 701, 702])
+def test_a_limit_that_stays_on_where_it_was_off_is_told(tmp_path, watts):
+    """Also one that stands where the number for "off" would."""
     resources = tree(1)
     resources[GPU] |= metrics(ControlMode="Disabled")
     with running_bmc(resources) as (bmc, url), agent_over(url, tmp_path) as agent:
         agent.apply({NAMES[GPU]: 400}, Lease(1, 1, 60.0))
-        real = bmc.patch
-        bmc.patch = lambda uri, body: real(uri, {"PowerLimitWatts": {"SetPoint": 700}})
+        bmc.patch = lambda uri, _: (204, bmc.touch(uri, SetPoint=watts) or "")
         assert agent.release({NAMES[GPU]: 1.0}).failures == {NAMES[GPU]: Reason.CAP_DRIFT}
 
 
