@@ -84,11 +84,11 @@ def test_the_limit_found_is_given_back_on_or_off(tmp_path, caplog, restarted, ur
             assert agent.status()["found_w"][gpu] < 10300, "a number that may be ramped to and added up"
             shown(bmc, uri, **moved)
             if not restarted and not after:
-                assert agent.release({gpu: 1.0}).failures == {}
+                assert agent.release({gpu: 1.0}, epoch=1).failures == {}
                 assert not agent.outstanding
         if restarted or after:
             with agent_over(url, tmp_path, **before | after) as agent:
-                assert agent.release({gpu: 1.0}).failures == {}
+                assert agent.release({gpu: 1.0}, epoch=1).failures == {}
                 assert not agent.outstanding
         assert bmc.limit(uri) == given_back
         told = [record.getMessage() for record in caplog.records if "is not given back" in record.getMessage()]
@@ -99,7 +99,7 @@ def test_a_limit_that_was_on_is_never_taken_for_the_number_that_meant_off_in_boo
     with running_bmc(tree(1)) as (bmc, url), agent_over(url, tmp_path) as agent:
         agent.apply({NAMES[GPU]: 400}, Lease(1, 1, 60.0))
         bmc.touch(GPU, AllowableMax=699)
-        agent.release({NAMES[GPU]: 1.0})
+        agent.release({NAMES[GPU]: 1.0}, epoch=1)
         assert (bmc.limit(GPU), bmc.resources[GPU]["PowerLimitWatts"]["ControlMode"]) == (699, "Automatic")
 
 
@@ -129,7 +129,7 @@ def test_a_limit_that_stays_on_where_it_was_off_is_told(tmp_path, watts):
     with running_bmc(resources) as (bmc, url), agent_over(url, tmp_path) as agent:
         agent.apply({NAMES[GPU]: 400}, Lease(1, 1, 60.0))
         bmc.patch = lambda uri, _: (204, bmc.touch(uri, SetPoint=watts) or "")
-        assert agent.release({NAMES[GPU]: 1.0}).failures == {NAMES[GPU]: Reason.CAP_DRIFT}
+        assert agent.release({NAMES[GPU]: 1.0}, epoch=1).failures == {NAMES[GPU]: Reason.CAP_DRIFT}
 
 
 @pytest.mark.parametrize(("reads", "failures"), [(2, {}), (20, {NAMES[GPU]: Reason.CAP_DRIFT})])
@@ -150,6 +150,6 @@ def test_the_limit_that_is_read_is_the_one_that_is_written_among_several(tmp_pat
         assert agent.apply({NAMES[BOX]: 8000}, Lease(1, 1, 60.0)).enforced_w == {NAMES[BOX]: 8000}
         controls = bmc.resources[BOX]["PowerControl"]
         assert ("PowerLimit" in controls[0], controls[1]["PowerLimit"]["LimitInWatts"]) == (False, 8000)
-        assert agent.release({NAMES[BOX]: 1.0}).failures == {}
+        assert agent.release({NAMES[BOX]: 1.0}, epoch=1).failures == {}
         assert controls is not bmc.resources[BOX]["PowerControl"], "written once more"
         assert bmc.resources[BOX]["PowerControl"][1]["PowerLimit"]["LimitInWatts"] == 10000
