@@ -56,7 +56,7 @@ class AgentClocks:
         mine = {gpu: mhz for gpu, mhz in clocks_mhz.items() if gpu not in yielded}
         self.watch.order(clocks_mhz, now)
         receipt = locker.lock(mine, lease) if mine else ClockReceipt()
-        self.watch.forget(gpu for gpu in receipt.failures if gpu in mine)
+        self.watch.unwritten(gpu for gpu in receipt.failures if gpu in mine)
         left = {gpu: Reason.CAP_YIELDED for gpu in clocks_mhz if gpu in yielded}
         return ClockReceipt(receipt.clock_mhz, {**receipt.failures, **left})
 

@@ -51,8 +51,7 @@ class AgentCore:
         self._heard_at = self._held.heard_at if self._held.heard_at >= 0 else self._began
         self._ordered = {gpu: cap for gpu, cap in self._held.ordered.items() if gpu in self._found.limits_w}
         self._early = self._held.early
-        due = self._step(self._began) if self._phase(self._began) == "holding" else {}
-        self._watch.order({gpu: due.get(gpu, cap) for gpu, cap in self._ordered.items()})
+        self._watch.order(self._due(self._began))
         self._stopping = False
 
     @property
@@ -225,7 +224,7 @@ class AgentCore:
                 self._keep_lease(now, self._held.sequence)
             phase = self._phase(now)
             if phase in {"leased", "holding"}:
-                self._limits.guard(self._own_lease(), now)
+                self._limits.guard(self._due(now), self._own_lease(), now)
                 self._clocks.keep(self._own_lease(), now)
             if phase == "holding":
                 self._follow(self._step(now))
@@ -253,6 +252,11 @@ class AgentCore:
         """The trajectory's caps for this moment; before its first step nothing changes."""
         due = [caps for at, caps in self._found.steps if at <= now]
         return due[-1] if due else {}
+
+    def _due(self, now: float) -> dict[GpuId, int]:
+        """What was ordered of each card, or is by the trajectory where that is followed."""
+        due = self._step(now) if self._phase(now) == "holding" else {}
+        return {gpu: due.get(gpu, cap) for gpu, cap in self._ordered.items()}
 
     def _follow(self, caps_w: Mapping[GpuId, int]) -> None:
         """Apply one step of the trajectory, asserted with every tick."""

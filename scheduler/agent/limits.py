@@ -31,6 +31,7 @@ class AgentLimits:
         self.watch = CapWatch(settings.drift)
         self.caps: dict[GpuId, float] = {}
         """What each card was brought to, by an order or on the ramp."""
+        self._refused: set[GpuId] = set()
 
     def _discover(self) -> Mapping[GpuId, GpuInfo]:
         infos = self._power.discover()
@@ -58,20 +59,29 @@ class AgentLimits:
         self.watch.unwritten(mine.keys() - receipt.enforced_w.keys())
         return receipt
 
-    def guard(self, lease: Lease, now: float) -> None:
-        """Look at every cap that is to be in force; one that came back raised is set again, or yielded. Where nobody
-        knows what was ordered (a lease that could not be read), the limits in force are taken for it, until the daemon
-        says otherwise."""
+    def guard(self, ordered_w: Mapping[GpuId, float], lease: Lease, now: float) -> None:
+        """Look at every cap that is to be in force; one that came back raised is set again, or yielded. A card whose
+        last write failed is held to what was ordered of it. Where nobody knows what that was (a lease that could not be
+        read), the limits in force are taken for it, until the daemon says otherwise."""
         unknown = self._found.limits_w.keys() - self.watch.wanted_w.keys()
         if unknown or not self.watch.bounded:
             infos = self._discover()
-            self.watch.order({gpu: infos[gpu].limit_w for gpu in unknown if gpu in infos})
+            self.watch.order({gpu: ordered_w.get(gpu, infos[gpu].limit_w) for gpu in unknown if gpu in infos})
         judged = self.watch.judge(self._enforced(), now)
         if judged.yielded:
             _log.error("%d GPUs have another writer and are left to it, %s the first", *first_of(judged.yielded))
         if judged.again:
-            _log.warning("%d caps came back raised and are set again, %s the first", *first_of(judged.again))
-            self.write({gpu: round(self.watch.wanted_w[gpu]) for gpu in judged.again}, lease)
+            receipt = self.write({gpu: round(self.watch.wanted_w[gpu]) for gpu in judged.again}, lease)
+            self._log_raised(judged.again.keys() & receipt.enforced_w.keys(), receipt.failures)
+
+    def _log_raised(self, again: Collection[GpuId], refused: Mapping[GpuId, Reason]) -> None:
+        """Caps that were set again, and (once, not with every try) those that could not be."""
+        if again:
+            _log.warning("%d caps came back raised and were set again, %s the first", *first_of(again))
+        refused = {gpu: why for gpu, why in refused.items() if gpu not in again}
+        if refused.keys() - self._refused:
+            _log.error("%d caps came back raised and can't be set again now, %s the first", *first_of(refused))
+        self._refused = set(refused)
 
     def _enforced(self) -> Mapping[GpuId, float]:
         """Enforced limits in W of the GPUs with a cap."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -107,7 +107,7 @@ def boot_id() -> str:
         return os.urandom(16).hex()
 
 
-def first_of(gpus: Mapping[GpuId, float]) -> tuple[int, GpuId]:
+def first_of(gpus: Collection[GpuId]) -> tuple[int, GpuId]:
     """How many there are, and one of them, for the log."""
     return len(gpus), next(iter(gpus))
 
