@@ -18,10 +18,11 @@ from adapters.power.receipts import UNKNOWN_GPU, failure_notes
 from adapters.power.wire import Steps
 from optimizer.reasons import Note, Reason
 from scheduler.agent.clocks import AgentClocks
-from scheduler.agent.limits import SAME_W, AgentLimits
+from scheduler.agent.limits import AgentLimits
 from scheduler.agent.settings import AgentSettings
 from scheduler.agent.state import AgentFiles, Held, overtaken, said_at
 from scheduler.boottime import boottime
+from scheduler.restoring import SAME_W
 
 __all__ = ["AgentCore", "AgentSettings", "Fenced"]
 
@@ -123,7 +124,8 @@ class AgentCore:
             if epoch is not None and epoch < self._found.epoch:
                 raise Fenced(f"epoch {epoch} was replaced by {self._found.epoch}; its release is not obeyed")
             mine = self._found.limits_w
-            receipt, done = self._limits.give_back({gpu: mine.get(gpu, limit) for gpu, limit in limits_w.items()})
+            due = {gpu: mine.get(gpu, limit) for gpu, limit in limits_w.items()}
+            receipt, done = self._limits.give_back(due, self._own_lease(), self._clock())
             told_otherwise = tuple(
                 Note(Reason.CAP_DRIFT, gpu, f"{mine[gpu]:g} W was found before the first write, not {limit:g} W")
                 for gpu, limit in limits_w.items()
@@ -133,7 +135,8 @@ class AgentCore:
             return replace(receipt, notes=receipt.notes + told_otherwise)
 
     def status(self) -> dict[str, Any]:
-        """Phase, GPUs capped, limits to restore (W), newest epoch, seconds of lease left."""
+        """Phase, GPUs capped, limits to restore (W), newest epoch, seconds of lease left; `kept_w`: GPUs that keep a
+        cap though they accepted its release."""
         with self._lock:
             now = self._clock()
             return {
@@ -148,6 +151,7 @@ class AgentCore:
                 "yielded_mhz": self._clocks.watch.yielded_mhz,
                 "reasserted": self._watch.reasserted + self._clocks.watch.reasserted,
                 "lowered": sorted(self._watch.lowered),
+                "kept_w": self._limits.kept_w,
             }
 
     def take_back(self, epoch: int | None = None) -> None:
@@ -246,7 +250,14 @@ class AgentCore:
             return "free: no GPU is capped by Gridpace"
         ends = {"leased": self._held.expires_at, "holding": self._found.hold_until}.get(phase)
         left = f", {ends - now:.0f} s left" if ends is not None else ""
-        return f"{phase}: {len(self._found.limits_w)} GPUs to give back{left}"
+        return f"{phase}: {len(self._found.limits_w)} GPUs to give back{left}{self._kept()}"
+
+    def _kept(self) -> str:
+        """For the status line: who took a release and did not obey."""
+        if not (kept := self._limits.kept_w):
+            return ""
+        first = next(iter(kept))
+        return f"; {len(kept)} keep their cap though they accepted the release, {first} the first, at {kept[first]:g} W"
 
     def _step(self, now: float) -> dict[GpuId, int]:
         """The trajectory's caps for this moment; before its first step nothing changes."""
@@ -267,7 +278,7 @@ class AgentCore:
         return Lease(self._found.epoch, max(0, self._held.sequence), self._settings.longest_lease_s)
 
     def _ramp(self, most_w: float) -> None:
-        self._settle(self._limits.ramp(most_w, self._own_lease()))
+        self._settle(self._limits.ramp(most_w, self._own_lease(), self._clock()))
 
     def _settle(self, done: Collection[GpuId]) -> None:
         """These are given back; with the last of all lease and trajectory are over."""
@@ -289,7 +300,10 @@ class AgentCore:
             if (phase := self._phase(now)) in {"leased", "holding"}:
                 return f"left as it is, for the next agent: {self._line(phase, now)}"
         self.give_back(hurry=True)
-        return "what could not be given back stays written down" if self.outstanding else "everything is given back"
+        if not self.outstanding:
+            return "everything is given back"
+        left = sorted(self._found.limits_w.keys() | self._found.clocks_mhz.keys())
+        return f"not given back, and written down: {len(left)} GPUs, {left[0]} the first{self._kept()}"
 
     def give_back(self, hurry: bool) -> None:
         """End lease and trajectory, then give all back by the ramp; `hurry`: within what a stop may take. What is not
@@ -310,4 +324,5 @@ class AgentCore:
                 self._ramp(speed * rate * tick_s)
         with self._lock:
             self._clocks.unlock(tuple(self._found.clocks_mhz))
-            self._settle(self._limits.give_back(dict(self._found.limits_w))[1])
+            left = dict(self._found.limits_w)
+            self._settle(self._limits.give_back(left, self._own_lease(), self._clock())[1])

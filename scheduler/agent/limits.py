@@ -15,9 +15,7 @@ from optimizer.reasons import Reason
 from scheduler.agent.settings import AgentSettings
 from scheduler.agent.state import AgentFiles, Found, first_of
 from scheduler.capwatch import CapWatch
-
-SAME_W = 1.0
-"""Limits closer than this are the same: drivers round."""
+from scheduler.restoring import SAME_W, Restorer
 
 _log = logging.getLogger("gridpace.agent")
 
@@ -32,6 +30,12 @@ class AgentLimits:
         self.caps: dict[GpuId, float] = {}
         """What each card was brought to, by an order or on the ramp."""
         self._refused: set[GpuId] = set()
+        self._restorer = Restorer()
+
+    @property
+    def kept_w(self) -> dict[GpuId, float]:
+        """Cards that keep a cap though they took its release, with the limit in W that they enforce."""
+        return self._restorer.kept_w
 
     def _discover(self) -> Mapping[GpuId, GpuInfo]:
         infos = self._power.discover()
@@ -55,6 +59,7 @@ class AgentLimits:
         mine = {gpu: cap for gpu, cap in caps_w.items() if gpu not in yielded} if yielded else caps_w
         receipt = self._power.apply(mine, lease) if mine else Receipt({})
         self.caps.update({gpu: receipt.enforced_w[gpu] for gpu in mine if gpu in receipt.enforced_w})
+        self._restorer.forget(mine)
         self.watch.order(caps_w)
         self.watch.unwritten(mine.keys() - receipt.enforced_w.keys())
         return receipt
@@ -93,14 +98,16 @@ class AgentLimits:
         return {gpu: info.enforced_w for gpu, info in self._discover().items()}
 
     # ---------------------------------------------------------------- the way back
-    def ramp(self, most_w: float, lease: Lease) -> list[GpuId]:
-        """Move every GPU towards the limit found, at most so many watts; give it back for good when it arrives.
-        Returns those."""
+    def ramp(self, most_w: float, lease: Lease, now: float) -> list[GpuId]:
+        """Move every GPU towards the limit found, at most so many watts; give it back for good when it arrives. One
+        that keeps its cap then begins anew, after a while. Returns those given back."""
         yielded = self.watch.yielded_w
         infos = {} if self._found.limits_w.keys() <= self.caps.keys() else self._discover()
         arrived: dict[GpuId, float] = {}
         moving: dict[GpuId, float] = {}
         for gpu, limit in self._found.limits_w.items():
+            if not self._restorer.due(gpu, now):
+                continue
             if gpu not in self.caps and gpu in infos:
                 self.caps[gpu] = infos[gpu].limit_w
             cap = self.caps.get(gpu, limit)
@@ -112,19 +119,23 @@ class AgentLimits:
             receipt = self._power.apply({gpu: round(cap) for gpu, cap in moving.items()}, lease)
             # A card that is away keeps its place on the ramp.
             self.caps.update({gpu: cap for gpu, cap in moving.items() if gpu in receipt.enforced_w})
-        return self.give_back(arrived)[1] if arrived else []
+        return self.give_back(arrived, lease, now)[1] if arrived else []
 
     def ramp_s(self, w_per_s: float) -> float:
         """How long the ramp takes from here."""
         gaps_w = [abs(limit - self.caps.get(gpu, limit)) for gpu, limit in self._found.limits_w.items()]
         return max(gaps_w, default=0.0) / w_per_s
 
-    def give_back(self, limits_w: Mapping[GpuId, float]) -> tuple[Receipt, list[GpuId]]:
+    def give_back(self, limits_w: Mapping[GpuId, float], lease: Lease, now: float) -> tuple[Receipt, list[GpuId]]:
         """Give these back at once, and forget what was read back as restored (in memory: whoever calls this sees to the
-        disk). A board limit below it is not ours, so drift counts as restored. Returns the GPUs of which that is
-        true."""
-        owed = self._owed(limits_w)
-        receipt = self._power.release(owed) if owed else Receipt({})
+        disk). A board limit below it is not ours, so drift counts as restored; see `Restorer`. Returns the GPUs of
+        which that is true."""
+        before = self.kept_w
+        receipt = self._restorer.restore(self._power, self._owed(limits_w), lease, now)
+        kept = self.kept_w
+        self.caps.update({gpu: kept[gpu] for gpu in limits_w if gpu in kept})
+        if fresh := kept.keys() - before.keys():
+            _log.error("%d GPUs took a release and keep their cap; tried again (%s the first)", *first_of(fresh))
         done = [gpu for gpu in limits_w if receipt.failures.get(gpu, Reason.CAP_DRIFT) is Reason.CAP_DRIFT]
         done = [gpu for gpu in done if gpu in receipt.enforced_w]
         for gpu in done:
