@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from time import sleep
 from typing import Any
@@ -21,6 +22,7 @@ from scheduler.agent.clocks import AgentClocks
 from scheduler.agent.limits import AgentLimits
 from scheduler.agent.settings import AgentSettings
 from scheduler.agent.state import AgentFiles, Held, overtaken, said_at
+from scheduler.agent.trouble import each
 from scheduler.boottime import boottime
 from scheduler.restoring import SAME_W
 
@@ -218,7 +220,8 @@ class AgentCore:
 
     # ---------------------------------------------------------------- time
     def tick(self) -> str:
-        """Enforce what time demands; returns the status line. AdapterError when the cards can't be reached now."""
+        """Enforce what time demands; returns the status line. AdapterError when the cards can't be reached now, Unkept
+        when the disk takes nothing: the rest was done nevertheless, limits before clocks."""
         with self._lock:
             now = self._clock()
             seconds, self._ticked_at = now - self._ticked_at, now
@@ -226,18 +229,23 @@ class AgentCore:
                 self._ordered = {gpu: round(cap) for gpu, cap in self._watch.wanted_w.items()} | self._ordered
                 self._early = True
                 self._keep_lease(now, self._held.sequence)
-            phase = self._phase(now)
+            phase, lease, acts = self._phase(now), self._own_lease(), list[Callable[[], object]]()
             if phase in {"leased", "holding"}:
-                self._limits.guard(self._due(now), self._own_lease(), now)
-                self._clocks.keep(self._own_lease(), now)
+                acts.append(lambda: self._limits.guard(self._due(now), lease, now))
             if phase == "holding":
-                self._follow(self._step(now))
+                acts.append(lambda: self._follow(self._step(now)))
+            if phase in {"leased", "holding"}:
+                acts.append(lambda: self._clocks.keep(lease, now))
             elif phase == "releasing":
                 # After a machine was suspended or a card hung, the time lost is not made up for in one step.
-                seconds = min(seconds, 4 * self._settings.tick_s)
-                self._clocks.ramp(seconds, self._own_lease(), now)
-                self._ramp(self._settings.release_w_per_s * seconds)
+                acts.append(lambda: self._back(self._settings.release_w_per_s, min(seconds, 4 * self._settings.tick_s)))
+            each(*acts, lambda: self._files.catch_up(self._found))
             return self._line(self._phase(now), now)
+
+    def _back(self, w_per_s: float, seconds: float) -> None:
+        """Ramp limits and clocks for so many seconds."""
+        lease, now = self._own_lease(), self._clock()
+        each(lambda: self._ramp(w_per_s * seconds), lambda: self._clocks.ramp(seconds, lease, now))
 
     def _phase(self, now: float) -> str:
         pending = now < self._found.hold_until
@@ -271,8 +279,11 @@ class AgentCore:
 
     def _follow(self, caps_w: Mapping[GpuId, int]) -> None:
         """Apply one step of the trajectory, asserted with every tick."""
-        self._limits.remember(caps_w)
-        self._limits.write({gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}, self._own_lease())
+        lease, found = self._own_lease(), self._found
+        each(
+            lambda: self._limits.remember(caps_w),
+            lambda: self._limits.write({gpu: cap for gpu, cap in caps_w.items() if gpu in found.limits_w}, lease),
+        )
 
     def _own_lease(self) -> Lease:
         return Lease(self._found.epoch, max(0, self._held.sequence), self._settings.longest_lease_s)
@@ -281,16 +292,18 @@ class AgentCore:
         self._settle(self._limits.ramp(most_w, self._own_lease(), self._clock()))
 
     def _settle(self, done: Collection[GpuId]) -> None:
-        """These are given back; with the last of all lease and trajectory are over."""
+        """These are given back; with the last of all the trajectory is over, and the lease unless clocks are locked."""
         for gpu in done:
             self._ordered.pop(gpu, None)
-        over = not self._found.limits_w and (self._found.steps or self._held.expires_at > 0)
+        locked = bool(self._found.clocks_mhz)  # whose lease this is too
+        over = not self._found.limits_w and (self._found.steps or (self._held.expires_at > 0 and not locked))
         if not done and not over:
             return
         if over:
             self._found.steps, self._found.hold_until = [], 0.0
-            self._keep_lease(0.0, self._held.sequence)
-        self._files.save_found(self._found)
+            if not locked:
+                self._keep_lease(0.0, self._held.sequence)
+        self._files.keep(self._found)
 
     def stop(self) -> str:
         """Take no more orders. What a lease or a trajectory asks for stays, for a successor (docs/decisions/0056); else
@@ -299,30 +312,40 @@ class AgentCore:
             self._stopping, now = True, self._clock()
             if (phase := self._phase(now)) in {"leased", "holding"}:
                 return f"left as it is, for the next agent: {self._line(phase, now)}"
-        self.give_back(hurry=True)
+        trouble = ""
+        try:
+            self.give_back(hurry=True)
+        except AdapterError as error:
+            trouble = f"; {error}"
         if not self.outstanding:
-            return "everything is given back"
+            return f"everything is given back{trouble}"
         left = sorted(self._found.limits_w.keys() | self._found.clocks_mhz.keys())
-        return f"not given back, and written down: {len(left)} GPUs, {left[0]} the first{self._kept()}"
+        return f"not given back, and written down: {len(left)} GPUs, {left[0]} the first{self._kept()}{trouble}"
 
     def give_back(self, hurry: bool) -> None:
         """End lease and trajectory, then give all back by the ramp; `hurry`: within what a stop may take. What is not
-        back then is given back at once, or (a card that is away) stays written down."""
+        back then is given back at once, or (a card that is away) stays written down. AdapterError says what went wrong
+        at the end; the rest was done nevertheless."""
         stop_s, tick_s, rate = self._settings.stop_s, self._settings.tick_s, max(self._settings.release_w_per_s, SAME_W)
         with self._lock:
             self._stopping, self._found.steps, self._found.hold_until = True, [], 0.0
-            self._files.save_found(self._found)  # first: who is broken off here leaves a release to the next one
+            self._files.keep(self._found)  # first: who is broken off here leaves a release to the next one
             self._keep_lease(0.0, self._held.sequence)
-            self._ramp(0.0)  # a process that has written nothing yet knows no cap
-            whole_s = max(self._clocks.ramp_s(), self._limits.ramp_s(rate))
+            with suppress(AdapterError):
+                self._ramp(0.0)  # a process that has written nothing yet knows no cap
+            whole_s = self._limits.ramp_s(rate)
+            with suppress(AdapterError):
+                whole_s = max(whole_s, self._clocks.ramp_s())
         speed = max(1.0, whole_s / max(stop_s / 2, 0.1)) if hurry else 1.0
         ends = self._clock() + stop_s + (0.0 if hurry else whole_s)
         while self.outstanding and self._clock() < ends:
             sleep(tick_s)
-            with self._lock:
-                self._clocks.ramp(speed * tick_s, self._own_lease(), self._clock())
-                self._ramp(speed * rate * tick_s)
+            with self._lock, suppress(AdapterError):
+                self._back(rate, speed * tick_s)
         with self._lock:
-            self._clocks.unlock(tuple(self._found.clocks_mhz))
-            left = dict(self._found.limits_w)
-            self._settle(self._limits.give_back(left, self._own_lease(), self._clock())[1])
+            left, lease, now = dict(self._found.limits_w), self._own_lease(), self._clock()
+            each(
+                lambda: self._settle(self._limits.give_back(left, lease, now)[1]),
+                lambda: self._clocks.unlock(tuple(self._found.clocks_mhz)),
+                lambda: self._files.catch_up(self._found),
+            )

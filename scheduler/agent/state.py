@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.ports import AdapterError, GpuId
+from scheduler.agent.trouble import Unkept
 from scheduler.boottime import boottime
 
 FORMAT = 1
@@ -124,6 +125,9 @@ class AgentFiles:
     torn = False
     """Whether a lease could not be read: nobody knows what was ordered under it."""
 
+    behind = False
+    """Whether `found.json` still tells what is no longer so, since the disk did not take it."""
+
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
@@ -161,11 +165,22 @@ class AgentFiles:
         return found, held
 
     def save_found(self, found: Found) -> None:
-        """Put it on disk, synced, before this returns. AdapterError when that fails: then nothing may be written to a
-        GPU."""
+        """Put it on disk, synced, before this returns. Unkept when that fails: then nothing may be written to a GPU."""
         found.boot = self.boot
         held = asdict(found)
         self._write("found.json", {"format": FORMAT, **held.pop("more"), "clock": CLOCK, **held}, sync=True)
+        self.behind = False
+
+    def keep(self, found: Found) -> None:
+        """Put on disk what is so already (a limit was given back); where the disk doesn't take it, `catch_up` does."""
+        self.behind = True
+        with suppress(Unkept):
+            self.save_found(found)
+
+    def catch_up(self, found: Found) -> None:
+        """Write what the disk did not take. Unkept when it still does not."""
+        if self.behind:
+            self.save_found(found)
 
     def save_lease(self, held: Held) -> None:
         """Remember the lease for a successor in the same boot. A full disk leaves the last one, which ends earlier: the
@@ -202,4 +217,4 @@ class AgentFiles:
                 finally:
                     os.close(folder)
         except OSError as error:
-            raise AdapterError(f"{path}: {error}") from error
+            raise Unkept(f"{path}: {error}") from error
