@@ -154,6 +154,11 @@ class CapWatch:
                 back.add(gpu)
         return back
 
+    def leave(self, limits_w: Mapping[GpuId, float], now: float) -> None:
+        """These GPUs were yielded before this watch began, with the limit that another writer holds there."""
+        self._calm = None
+        self._contests |= {gpu: _Contest(self.rules.reassert, now, limit) for gpu, limit in limits_w.items()}
+
     def take_back(self) -> tuple[GpuId, ...]:
         """An operator's word: all yielded GPUs are ours again, with a clean record. Returns them."""
         mine = tuple(self.yielded_w)

@@ -55,6 +55,8 @@ class AgentCore:
         self._ordered = {gpu: cap for gpu, cap in self._held.ordered.items() if gpu in self._found.limits_w}
         self._early = self._held.early
         self._watch.order(self._due(self._began))
+        theirs = {gpu: limit for gpu, limit in self._held.yielded.items() if gpu in self._found.limits_w}
+        self._watch.leave(theirs, self._began)
         self._stopping = False
 
     @property
@@ -191,9 +193,14 @@ class AgentCore:
 
     def _keep_lease(self, expires_at: float, sequence: int) -> None:
         """Put the lease on disk, and what a successor must know to judge as we would."""
-        told = (self._files.boot, self._heard_at, dict(self._ordered), self._early)
+        told = (self._files.boot, self._heard_at, dict(self._ordered), self._early, self._watch.yielded_w)
         self._held = Held(expires_at, sequence, *told)
         self._files.save_lease(self._held)
+
+    def _keep_yielded(self) -> None:
+        """Put on disk who was left to another writer, or is no longer: an heir must not raise a limit over it."""
+        if self._watch.yielded_w != self._held.yielded:
+            self._keep_lease(self._held.expires_at, self._held.sequence)
 
     def _succeed(self, lease: Lease) -> None:
         """A daemon that takes over has read what is in force: its word puts nothing back that one before it ordered."""
@@ -239,7 +246,7 @@ class AgentCore:
             elif phase == "releasing":
                 # After a machine was suspended or a card hung, the time lost is not made up for in one step.
                 acts.append(lambda: self._back(self._settings.release_w_per_s, min(seconds, 4 * self._settings.tick_s)))
-            each(*acts, lambda: self._files.catch_up(self._found))
+            each(*acts, lambda: self._files.catch_up(self._found), self._keep_yielded)
             return self._line(self._phase(now), now)
 
     def _back(self, w_per_s: float, seconds: float) -> None:

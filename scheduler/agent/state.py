@@ -76,6 +76,8 @@ class Held:
     heard_at: float = -1.0
     ordered: dict[GpuId, int] = field(default_factory=dict)
     early: bool = False
+    yielded: dict[GpuId, float] = field(default_factory=dict)
+    """GPUs that are left to another writer, with the limit in W that it holds there."""
 
 
 def overtaken(found: Found, heard_at: float, spoken_at: float, in_force: Mapping[GpuId, float], now: float) -> bool:
@@ -153,7 +155,8 @@ class AgentFiles:
         try:
             kept, known = self._read("lease.json") or {}, {item.name for item in fields(Held)}
             held = Held(**{name: value for name, value in kept.items() if name in known})
-            held = replace(held, ordered={str(gpu): int(cap) for gpu, cap in held.ordered.items()})
+            yielded = {str(gpu): float(limit) for gpu, limit in held.yielded.items()}
+            held = replace(held, ordered={str(g): int(cap) for g, cap in held.ordered.items()}, yielded=yielded)
             seconds = [_in_our_time(at, kept.get("clock")) for at in (held.expires_at, held.heard_at)]
             held = replace(held, expires_at=seconds[0], heard_at=seconds[1], sequence=int(held.sequence))
         except (TypeError, ValueError, OverflowError, AttributeError, AdapterError):
