@@ -177,7 +177,7 @@ class AgentFiles:
     def keep(self, found: Found) -> None:
         """Put on disk what is so already (a limit was given back); where the disk doesn't take it, `catch_up` does."""
         self.behind = True
-        with suppress(Unkept):
+        with suppress(AdapterError):
             self.save_found(found)
 
     def catch_up(self, found: Found) -> None:
