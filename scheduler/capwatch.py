@@ -55,6 +55,7 @@ class CapWatch:
         self._wanted: dict[GpuId, float] = {}
         self._lowest: dict[GpuId, float] = {}
         self._contests: dict[GpuId, _Contest] = {}
+        self._counted: set[GpuId] = set()
         self._calm: Mapping[GpuId, float] | None = None
         self.lowered: frozenset[GpuId] = frozenset()
         """Cards that enforced less than was ordered when they were looked at last: a board controller's limit."""
@@ -89,15 +90,21 @@ class CapWatch:
         self._wanted.update(caps_w)
 
     def forget(self, gpus: Iterable[GpuId]) -> None:
-        """These GPUs are given back, or could not be written: nothing is expected of them."""
+        """These GPUs are given back: nothing is expected of them."""
         for gpu in gpus:
             self._wanted.pop(gpu, None)
             self._contests.pop(gpu, None)
+            self._counted.discard(gpu)
 
     def unwritten(self, gpus: Iterable[GpuId]) -> None:
-        """A write of these GPUs failed: what they enforce proves nothing until one succeeds."""
+        """A write of these GPUs failed: what they enforce proves nothing until one succeeds. One that was to set a
+        raised cap again did not, and who refuses it is no other writer: it does not count."""
         for gpu in gpus:
             self._wanted.pop(gpu, None)
+            if gpu in self._counted:
+                self._counted.discard(gpu)
+                self.reasserted -= 1
+                self._contests[gpu].raised -= 1
 
     def judge(self, enforced_w: Mapping[GpuId, float], now: float) -> Judgement:
         """Compare with what is enforced at `now` (monotonic seconds). A limit below the order is the more careful one
@@ -120,6 +127,7 @@ class CapWatch:
         lost = {gpu: limit for gpu, limit in again.items() if gpu not in back and self._too_often(gpu, limit, now)}
         again = {gpu: limit for gpu, limit in again.items() if gpu not in lost}
         self.reasserted += len(again)
+        self._counted = set(again)
         return Judgement(again, lost)
 
     def _too_often(self, gpu: GpuId, limit_w: float, now: float) -> bool:
@@ -146,11 +154,17 @@ class CapWatch:
                 back.add(gpu)
         return back
 
+    def leave(self, limits_w: Mapping[GpuId, float], now: float) -> None:
+        """These GPUs were yielded before this watch began, with the limit that another writer holds there."""
+        self._calm = None
+        self._contests |= {gpu: _Contest(self.rules.reassert, now, limit) for gpu, limit in limits_w.items()}
+
     def take_back(self) -> tuple[GpuId, ...]:
         """An operator's word: all yielded GPUs are ours again, with a clean record. Returns them."""
         mine = tuple(self.yielded_w)
         for gpu in mine:
             del self._contests[gpu]
+            self._counted.discard(gpu)
         return mine
 
     def owed(self, found_w: Mapping[GpuId, float], limits_w: Mapping[GpuId, float]) -> dict[GpuId, float]:

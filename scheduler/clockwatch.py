@@ -53,8 +53,12 @@ class ClockWatch:
         self._watch.order(clocks_mhz)
 
     def forget(self, gpus: Iterable[GpuId]) -> None:
-        """Nothing is expected of these any more: let go, or not lockable now."""
+        """Nothing is expected of these any more: they were let go."""
         self._watch.forget(gpus)
+
+    def unwritten(self, gpus: Iterable[GpuId]) -> None:
+        """These could not be locked: what they run at proves nothing until they are."""
+        self._watch.unwritten(gpus)
 
     def take_back(self) -> None:
         """An operator's word: all yielded GPUs are ours again, with a clean record."""

@@ -32,8 +32,9 @@ from optimizer.reasons import Note, Reason, Severity
 from scheduler.allowance import allowed, within
 from scheduler.capwatch import CapWatch
 from scheduler.course import INF, Course, Courses, Steps, steps_of
+from scheduler.dispatch_back import WayBack
 from scheduler.dispatch_books import Books
-from scheduler.dispatch_notes import Dispatched, disagreements, raised_notes, returned, yielded_notes
+from scheduler.dispatch_notes import Dispatched, disagreements, not_returned, raised_notes, yielded_notes
 from scheduler.errand import Errand
 from scheduler.orders import PoolOrder
 from scheduler.pool_limits import Lowered, PoolLimit, PoolLimits, enforced_by
@@ -75,6 +76,7 @@ class Dispatcher:
     _set_again: int | None = None
     _first: dict[GpuId, float] = field(default_factory=dict)
     _limit: PoolLimits = field(init=False)
+    _back_way: WayBack = field(init=False)
     _failed: set[GpuId] = field(default_factory=set)
     _silent: set[GpuId] = field(default_factory=set)
     _retry_at: float = 0.0
@@ -84,6 +86,7 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._limit = PoolLimits(self.gpus)
+        self._back_way = WayBack(self.books, self.watch)
 
     def apply(self, orders: Mapping[str, PoolOrder], lease_s: float, now: datetime) -> Dispatched:
         """Apply what changed, and again what failed. Raises nothing: an actuator that can't be reached, or a limit that
@@ -337,14 +340,10 @@ class Dispatcher:
                 return ()
             self.courses = self.courses if only is not None else Courses()
             try:
-                limits = self._owed(limits)
-                intent = self.books.journal_intent({"release": len(limits)})
-                receipt = self.actuator.release(limits)
+                lease = self._lease(self.lease_s or 0.0)
+                confirmed = self._back_way.give(limits, self.actuator, self._discover, lease, self.monotonic())
             except AdapterError as error:
                 return (Note(Reason.CAP_REFUSED, "power", f"limits not given back: {error}", Severity.ALERT, now),)
-            confirmed = [gpu for gpu, limit in limits.items() if returned(receipt, gpu, limit)]
-            self.books.journal_result(intent, {"confirmed": len(confirmed), "of": len(limits)})
-            self.books.forget_first_limits(confirmed)
             for gpu in confirmed:
                 self._first.pop(gpu, None)
             self._failed.difference_update(limits)
@@ -353,15 +352,7 @@ class Dispatcher:
             self._yielded = {gpu: watts for gpu, watts in self._yielded.items() if gpu not in limits}
             self._limit.clear()
             self._applied = {p: order for p, order in self._applied.items() if not limits.keys() & set(self.gpus[p])}
-            missing = len(limits) - len(confirmed)
-            text = f"{missing} of {len(limits)} GPUs did not take their limit back"
-            return (Note(Reason.CAP_REFUSED, "power", text, Severity.ALERT, now),) if missing else ()
-
-    def _owed(self, found_w: Mapping[GpuId, float]) -> dict[GpuId, float]:
-        """What to give back: see `CapWatch.owed`; an agent judges that itself. Raises AdapterError."""
-        if not self.watch.yielded_w.keys() & found_w.keys() or isinstance(self.actuator, CapGuard):
-            return dict(found_w)
-        return self.watch.owed(found_w, {gpu: info.limit_w for gpu, info in self._discover().items()})
+            return not_returned([gpu for gpu in limits if gpu not in confirmed], len(limits), now)
 
     def adopt(self) -> int:
         """At start: limits that a predecessor found stay the ones to restore. Returns how many are outstanding."""

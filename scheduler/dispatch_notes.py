@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from adapters.ports import GpuId, Receipt
+from adapters.ports import GpuId
 from optimizer.reasons import Note, Reason, Severity
 
 NAMED = 3
@@ -73,6 +73,14 @@ def yielded_text(pool: str, gpus: Sequence[GpuId], limits_w: Mapping[GpuId, floa
     )
 
 
+def not_returned(missing: Sequence[GpuId], count: int, now: datetime) -> tuple[Note, ...]:
+    """An alert where limits were not given back."""
+    if not missing:
+        return ()
+    text = f"{len(missing)} of {count} GPUs did not take their limit back ({_some(missing)}); kept, and tried again"
+    return (Note(Reason.CAP_REFUSED, "power", text, Severity.ALERT, now),)
+
+
 def _by_pool(pools: Mapping[str, Sequence[GpuId]], chosen: Collection[GpuId]) -> dict[str, list[GpuId]]:
     found = {pool: [gpu for gpu in gpus if gpu in chosen] for pool, gpus in pools.items()} if chosen else {}
     return {pool: gpus for pool, gpus in found.items() if gpus}
@@ -80,12 +88,3 @@ def _by_pool(pools: Mapping[str, Sequence[GpuId]], chosen: Collection[GpuId]) ->
 
 def _some(gpus: Sequence[GpuId]) -> str:
     return f"{', '.join(gpus[:NAMED])}{', …' if len(gpus) > NAMED else ''}"
-
-
-def returned(receipt: Receipt, gpu: GpuId, limit_w: float) -> bool:
-    """True when the actuator gave the limit back; a board controller may still enforce a lower one, never ours. (An
-    agent restores what it found itself, which may be another limit than ours: it was there before us.)"""
-    if gpu not in receipt.enforced_w:
-        return False
-    failure = receipt.failures.get(gpu)
-    return failure is None or (failure is Reason.CAP_DRIFT and receipt.enforced_w[gpu] < limit_w)

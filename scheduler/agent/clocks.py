@@ -45,7 +45,10 @@ class AgentClocks:
     def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease, now: float) -> ClockReceipt:
         """Write down, then lock. AdapterError when it can't be written down: then nothing is locked."""
         locker = self._locker()
-        self._put({**self._found.clocks_mhz, **clocks_mhz})
+        held = {**self._found.clocks_mhz, **clocks_mhz}
+        if held != self._found.clocks_mhz:
+            self._files.save_found(replace(self._found, clocks_mhz=held))
+            self._found.clocks_mhz = held
         self._asserted_at = now
         return self._set(locker, clocks_mhz, lease, now)
 
@@ -56,7 +59,7 @@ class AgentClocks:
         mine = {gpu: mhz for gpu, mhz in clocks_mhz.items() if gpu not in yielded}
         self.watch.order(clocks_mhz, now)
         receipt = locker.lock(mine, lease) if mine else ClockReceipt()
-        self.watch.forget(gpu for gpu in receipt.failures if gpu in mine)
+        self.watch.unwritten(gpu for gpu in receipt.failures if gpu in mine)
         left = {gpu: Reason.CAP_YIELDED for gpu in clocks_mhz if gpu in yielded}
         return ClockReceipt(receipt.clock_mhz, {**receipt.failures, **left})
 
@@ -89,7 +92,10 @@ class AgentClocks:
             return ClockReceipt()
         receipt = self.watch.let_go(self._locker(), gpus)
         done = receipt.clock_mhz.keys() - receipt.failures.keys()
-        self._put({gpu: mhz for gpu, mhz in self._found.clocks_mhz.items() if gpu not in done})
+        held = {gpu: mhz for gpu, mhz in self._found.clocks_mhz.items() if gpu not in done}
+        if held != self._found.clocks_mhz:
+            self._found.clocks_mhz = held
+            self._files.keep(self._found)
         return receipt
 
     def ramp(self, seconds: float, lease: Lease, now: float) -> None:
@@ -113,9 +119,3 @@ class AgentClocks:
             return 0.0
         self._bounds(held)
         return max((self._highest.get(gpu) or FREE_MHZ) - mhz for gpu, mhz in held.items()) / RAMP_MHZ_PER_S
-
-    def _put(self, clocks_mhz: dict[GpuId, int]) -> None:
-        """Keep on disk, then in memory."""
-        if clocks_mhz != self._found.clocks_mhz:
-            self._files.save_found(replace(self._found, clocks_mhz=clocks_mhz))
-            self._found.clocks_mhz = clocks_mhz

@@ -7,30 +7,27 @@ Only a clock counts that nobody sets and no suspension stops. A replaced daemon,
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from time import sleep
 from typing import Any
 
-from adapters.ports import AdapterError, ClockReceipt, GpuId, GpuInfo, Lease, LimitReader, PowerActuator, Receipt
+from adapters.ports import AdapterError, ClockReceipt, GpuId, GpuInfo, Lease, PowerActuator, Receipt
 from adapters.power.receipts import UNKNOWN_GPU, failure_notes
 from adapters.power.wire import Steps
 from optimizer.reasons import Note, Reason
 from scheduler.agent.clocks import AgentClocks
 from scheduler.agent.fencing import Fenced, fence
+from scheduler.agent.limits import AgentLimits
 from scheduler.agent.settings import AgentSettings
-from scheduler.agent.state import AgentFiles, Held, first_of, overtaken, said_at
+from scheduler.agent.state import AgentFiles, Held, overtaken, said_at
+from scheduler.agent.trouble import each
 from scheduler.boottime import boottime
-from scheduler.capwatch import CapWatch
+from scheduler.restoring import SAME_W
 
 __all__ = ["AgentCore", "AgentSettings", "Fenced"]
-
-SAME_W = 1.0
-"""Limits closer than this are the same: drivers round."""
-
-_log = logging.getLogger("gridpace.agent")
 
 
 class AgentCore:
@@ -44,19 +41,19 @@ class AgentCore:
         clock: Callable[[], float] = boottime,
     ) -> None:
         self._power, self._files, self._clock = power, files, clock
-        self._reader = power if isinstance(power, LimitReader) else None  # to ask this costs as much as a look
         self._settings = settings or AgentSettings()
         self._lock = threading.RLock()
         self._found, self._held = files.load()
-        self._caps: dict[GpuId, float] = {}
-        self._watch = CapWatch(self._settings.drift)
+        self._limits = AgentLimits(power, files, self._found, self._settings)
+        self._watch = self._limits.watch
         self._clocks = AgentClocks(power, files, self._found, self._settings.drift)
         self._ticked_at = self._began = clock()
         self._heard_at = self._held.heard_at if self._held.heard_at >= 0 else self._began
         self._ordered = {gpu: cap for gpu, cap in self._held.ordered.items() if gpu in self._found.limits_w}
         self._early = self._held.early
-        due = self._step(self._began) if self._phase(self._began) == "holding" else {}
-        self._watch.order({gpu: due.get(gpu, cap) for gpu, cap in self._ordered.items()})
+        self._watch.order(self._due(self._began))
+        theirs = {gpu: limit for gpu, limit in self._held.yielded.items() if gpu in self._found.limits_w}
+        self._watch.leave(theirs, self._began)
         self._stopping = False
 
     @property
@@ -76,7 +73,7 @@ class AgentCore:
             self._admit(lease)
             self._succeed(lease)
             caps_w = {**self._outlasted(), **caps_w}
-            self._remember(caps_w)
+            self._limits.remember(caps_w)
             self._renew(lease, caps_w)
             absent = {gpu: UNKNOWN_GPU for gpu in caps_w if gpu not in self._found.limits_w}
             known = {gpu: cap for gpu, cap in caps_w.items() if gpu not in absent} if absent else caps_w
@@ -84,16 +81,6 @@ class AgentCore:
             absent |= dict.fromkeys(known.keys() & self._watch.yielded_w.keys(), Reason.CAP_YIELDED)
             notes = receipt.notes + failure_notes(absent)
             return replace(receipt, failures={**receipt.failures, **absent}, notes=notes) if absent else receipt
-
-    def _write(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
-        """Set caps, but those of GPUs that are left to another writer, and expect them to stay."""
-        yielded = self._watch.yielded_w
-        mine = {gpu: cap for gpu, cap in caps_w.items() if gpu not in yielded} if yielded else caps_w
-        receipt = self._power.apply(mine, lease) if mine else Receipt({})
-        self._caps.update({gpu: receipt.enforced_w[gpu] for gpu in mine if gpu in receipt.enforced_w})
-        self._watch.order(caps_w)
-        self._watch.unwritten(mine.keys() - receipt.enforced_w.keys())
-        return receipt
 
     def hold(self, steps: Steps, until_s: float, lease: Lease, age_s: float = 0.0) -> None:
         """Follow these caps from the lease's end until `until_s`, and renew the lease; seconds count from when this was
@@ -136,22 +123,24 @@ class AgentCore:
         with self._lock:
             fence(epoch, self._found.epoch)
             mine = self._found.limits_w
-            receipt = self._give_back(self._owed({gpu: mine.get(gpu, limit) for gpu, limit in limits_w.items()}))
+            due = {gpu: mine.get(gpu, limit) for gpu, limit in limits_w.items()}
+            receipt, done = self._limits.give_back(due, self._own_lease(), self._clock())
             told_otherwise = tuple(
                 Note(Reason.CAP_DRIFT, gpu, f"{mine[gpu]:g} W was found before the first write, not {limit:g} W")
                 for gpu, limit in limits_w.items()
                 if gpu in mine and abs(mine[gpu] - limit) > SAME_W
             )
-            self._forget(limits_w, receipt)
+            self._settle(done)
             return replace(receipt, notes=receipt.notes + told_otherwise)
 
     def status(self) -> dict[str, Any]:
-        """Phase, GPUs capped, limits to restore (W), newest epoch, seconds of lease left."""
+        """Phase, GPUs capped, limits to restore (W), newest epoch, seconds of lease left; `kept_w`: GPUs that keep a
+        cap though they accepted its release."""
         with self._lock:
             now = self._clock()
             return {
                 "phase": self._phase(now),
-                "caps_w": dict(self._caps),
+                "caps_w": dict(self._limits.caps),
                 "found_w": dict(self._found.limits_w),
                 "clocks_mhz": dict(self._found.clocks_mhz),
                 "epoch": self._found.epoch,
@@ -161,6 +150,7 @@ class AgentCore:
                 "yielded_mhz": self._clocks.watch.yielded_mhz,
                 "reasserted": self._watch.reasserted + self._clocks.watch.reasserted,
                 "lowered": sorted(self._watch.lowered),
+                "kept_w": self._limits.kept_w,
             }
 
     def take_back(self, epoch: int | None = None) -> None:
@@ -181,21 +171,6 @@ class AgentCore:
         if lease.epoch == self._found.epoch and lease.sequence < last:
             raise Fenced(f"order {lease.sequence} of epoch {lease.epoch} was overtaken by {last}")
 
-    def _remember(self, caps_w: Mapping[GpuId, int]) -> None:
-        """Put the limits of GPUs that are capped for the first time on disk."""
-        fresh = [gpu for gpu in caps_w if gpu not in self._found.limits_w]
-        if fresh:
-            infos = self._discover()
-            limits = {gpu: infos[gpu].limit_w for gpu in fresh if gpu in infos}
-            if limits:
-                self._files.save_found(replace(self._found, limits_w={**self._found.limits_w, **limits}))
-                self._found.limits_w.update(limits)
-
-    def _discover(self) -> Mapping[GpuId, GpuInfo]:
-        infos = self._power.discover()
-        self._watch.bounds({gpu: info.min_w for gpu, info in infos.items()})
-        return infos
-
     def _renew(self, lease: Lease, caps_w: Mapping[GpuId, int] | None = None, heard_at: float | None = None) -> None:
         """Renew the lease of all caps, with these that were ordered (`heard_at`: then, not now); on disk for heirs.
         Where none were ordered since the machine began it is of nothing: the trajectory counts until some are."""
@@ -211,9 +186,14 @@ class AgentCore:
 
     def _keep_lease(self, expires_at: float, sequence: int) -> None:
         """Put the lease on disk, and what a successor must know to judge as we would."""
-        told = (self._files.boot, self._heard_at, dict(self._ordered), self._early)
+        told = (self._files.boot, self._heard_at, dict(self._ordered), self._early, self._watch.yielded_w)
         self._held = Held(expires_at, sequence, *told)
         self._files.save_lease(self._held)
+
+    def _keep_yielded(self) -> None:
+        """Put on disk who was left to another writer, or is no longer: an heir must not raise a limit over it."""
+        if self._watch.yielded_w != self._held.yielded:
+            self._keep_lease(self._held.expires_at, self._held.sequence)
 
     def _succeed(self, lease: Lease) -> None:
         """A daemon that takes over has read what is in force: its word puts nothing back that one before it ordered."""
@@ -227,7 +207,7 @@ class AgentCore:
     def _in_force_again(self, caps_w: Mapping[GpuId, int], lease: Lease) -> Receipt:
         """Write these, among them all that were outlasted. Cards that can't be reached now are written by the next word
         of who ordered them: a renewal is not answered, so that nobody else would know."""
-        receipt = self._write(caps_w, lease)
+        receipt = self._limits.write(caps_w, lease)
         if self._early and caps_w.keys() <= receipt.enforced_w.keys() | self._watch.yielded_w.keys():
             self._early = False
             self._keep_lease(self._held.expires_at, self._held.sequence)
@@ -235,12 +215,13 @@ class AgentCore:
 
     def _overtaken(self, now: float) -> bool:
         """See `overtaken`; after a restart of ours who commands is waited for too."""
-        in_force, spoken = {**self._watch.wanted_w, **self._caps}, max(self._heard_at, self._began)
+        in_force, spoken = {**self._watch.wanted_w, **self._limits.caps}, max(self._heard_at, self._began)
         return now < self._held.expires_at and overtaken(self._found, self._heard_at, spoken, in_force, now)
 
     # ---------------------------------------------------------------- time
     def tick(self) -> str:
-        """Enforce what time demands; returns the status line. AdapterError when the cards can't be reached now."""
+        """Enforce what time demands; returns the status line. AdapterError when the cards can't be reached now, Unkept
+        when the disk takes nothing: the rest was done nevertheless, limits before clocks."""
         with self._lock:
             now = self._clock()
             seconds, self._ticked_at = now - self._ticked_at, now
@@ -248,18 +229,23 @@ class AgentCore:
                 self._ordered = {gpu: round(cap) for gpu, cap in self._watch.wanted_w.items()} | self._ordered
                 self._early = True
                 self._keep_lease(now, self._held.sequence)
-            phase = self._phase(now)
+            phase, lease, acts = self._phase(now), self._own_lease(), list[Callable[[], object]]()
             if phase in {"leased", "holding"}:
-                self._guard(now)
-                self._clocks.keep(self._own_lease(), now)
+                acts.append(lambda: self._limits.guard(self._due(now), lease, now))
             if phase == "holding":
-                self._follow(self._step(now))
+                acts.append(lambda: self._follow(self._step(now)))
+            if phase in {"leased", "holding"}:
+                acts.append(lambda: self._clocks.keep(lease, now))
             elif phase == "releasing":
                 # After a machine was suspended or a card hung, the time lost is not made up for in one step.
-                seconds = min(seconds, 4 * self._settings.tick_s)
-                self._clocks.ramp(seconds, self._own_lease(), now)
-                self._ramp(self._settings.release_w_per_s * seconds)
+                acts.append(lambda: self._back(self._settings.release_w_per_s, min(seconds, 4 * self._settings.tick_s)))
+            each(*acts, lambda: self._files.catch_up(self._found), self._keep_yielded)
             return self._line(self._phase(now), now)
+
+    def _back(self, w_per_s: float, seconds: float) -> None:
+        """Ramp limits and clocks for so many seconds."""
+        lease, now = self._own_lease(), self._clock()
+        each(lambda: self._ramp(w_per_s * seconds), lambda: self._clocks.ramp(seconds, lease, now))
 
     def _phase(self, now: float) -> str:
         pending = now < self._found.hold_until
@@ -272,92 +258,52 @@ class AgentCore:
             return "free: no GPU is capped by Gridpace"
         ends = {"leased": self._held.expires_at, "holding": self._found.hold_until}.get(phase)
         left = f", {ends - now:.0f} s left" if ends is not None else ""
-        return f"{phase}: {len(self._found.limits_w)} GPUs to give back{left}"
+        return f"{phase}: {len(self._found.limits_w)} GPUs to give back{left}{self._kept()}"
+
+    def _kept(self) -> str:
+        """For the status line: who took a release and did not obey."""
+        if not (kept := self._limits.kept_w):
+            return ""
+        first = next(iter(kept))
+        return f"; {len(kept)} keep their cap though they accepted the release, {first} the first, at {kept[first]:g} W"
 
     def _step(self, now: float) -> dict[GpuId, int]:
         """The trajectory's caps for this moment; before its first step nothing changes."""
         due = [caps for at, caps in self._found.steps if at <= now]
         return due[-1] if due else {}
 
-    def _guard(self, now: float) -> None:
-        """Look at every cap that is to be in force; one that came back raised is set again, or yielded. Where nobody
-        knows what was ordered (a lease that could not be read), the limits in force are taken for it, until the daemon
-        says otherwise."""
-        unknown = self._found.limits_w.keys() - self._watch.wanted_w.keys()
-        if unknown or not self._watch.bounded:
-            infos = self._discover()
-            self._watch.order({gpu: infos[gpu].limit_w for gpu in unknown if gpu in infos})
-        judged = self._watch.judge(self._enforced(), now)
-        if judged.yielded:
-            _log.error("%d GPUs have another writer and are left to it, %s the first", *first_of(judged.yielded))
-        if judged.again:
-            _log.warning("%d caps came back raised and are set again, %s the first", *first_of(judged.again))
-            self._write({gpu: round(self._watch.wanted_w[gpu]) for gpu in judged.again}, self._own_lease())
-
-    def _enforced(self) -> Mapping[GpuId, float]:
-        """Enforced limits in W of the GPUs with a cap."""
-        capped = self._watch.wanted_w
-        if not capped:
-            return {}
-        if self._reader is not None:
-            return self._reader.enforced(tuple(capped))
-        return {gpu: info.enforced_w for gpu, info in self._discover().items()}
+    def _due(self, now: float) -> dict[GpuId, int]:
+        """What was ordered of each card, or is by the trajectory where that is followed."""
+        due = self._step(now) if self._phase(now) == "holding" else {}
+        return {gpu: due.get(gpu, cap) for gpu, cap in self._ordered.items()}
 
     def _follow(self, caps_w: Mapping[GpuId, int]) -> None:
         """Apply one step of the trajectory, asserted with every tick."""
-        self._remember(caps_w)
-        self._write({gpu: cap for gpu, cap in caps_w.items() if gpu in self._found.limits_w}, self._own_lease())
+        lease, found = self._own_lease(), self._found
+        each(
+            lambda: self._limits.remember(caps_w),
+            lambda: self._limits.write({gpu: cap for gpu, cap in caps_w.items() if gpu in found.limits_w}, lease),
+        )
 
     def _own_lease(self) -> Lease:
         return Lease(self._found.epoch, max(0, self._held.sequence), self._settings.longest_lease_s)
 
     def _ramp(self, most_w: float) -> None:
-        """Move every GPU towards the limit found, at most so many watts; give it back for good when it arrives."""
-        yielded = self._watch.yielded_w
-        infos = {} if self._found.limits_w.keys() <= self._caps.keys() else self._discover()
-        arrived: dict[GpuId, float] = {}
-        moving: dict[GpuId, float] = {}
-        for gpu, limit in self._found.limits_w.items():
-            if gpu not in self._caps and gpu in infos:
-                self._caps[gpu] = infos[gpu].limit_w
-            cap = self._caps.get(gpu, limit)
-            if gpu in yielded or abs(limit - cap) <= max(most_w, SAME_W):
-                arrived[gpu] = limit
-            else:
-                moving[gpu] = cap + most_w if limit > cap else cap - most_w
-        if moving:
-            receipt = self._power.apply({gpu: round(cap) for gpu, cap in moving.items()}, self._own_lease())
-            # A card that is away keeps its place on the ramp.
-            self._caps.update({gpu: cap for gpu, cap in moving.items() if gpu in receipt.enforced_w})
-        if arrived:
-            self._forget(arrived, self._give_back(self._owed(arrived)))
+        self._settle(self._limits.ramp(most_w, self._own_lease(), self._clock()))
 
-    def _owed(self, found_w: Mapping[GpuId, float]) -> dict[GpuId, float]:
-        """What to give back: see `CapWatch.owed`."""
-        if not self._watch.yielded_w.keys() & found_w.keys():
-            return dict(found_w)
-        return self._watch.owed(found_w, {gpu: info.limit_w for gpu, info in self._discover().items()})
-
-    def _give_back(self, limits_w: Mapping[GpuId, float]) -> Receipt:
-        return self._power.release(limits_w) if limits_w else Receipt({})
-
-    def _forget(self, limits_w: Mapping[GpuId, float], receipt: Receipt) -> None:
-        """Drop what was read back as restored. A board limit below it is not ours, so drift counts as restored."""
-        done = [gpu for gpu in limits_w if receipt.failures.get(gpu, Reason.CAP_DRIFT) is Reason.CAP_DRIFT]
-        done = [gpu for gpu in done if gpu in receipt.enforced_w]
+    def _settle(self, done: Collection[GpuId]) -> None:
+        """These are given back; with the last of all the trajectory is over, and the lease unless clocks are locked."""
         for gpu in done:
-            self._caps.pop(gpu, None)
             self._ordered.pop(gpu, None)
-        self._watch.forget(done)
-        left = {gpu: limit for gpu, limit in self._found.limits_w.items() if gpu not in done}
-        over = not left and (self._found.steps or self._held.expires_at > 0)
-        if left == self._found.limits_w and not over:
+        locked = bool(self._found.clocks_mhz)  # whose lease this is too
+        over = not self._found.limits_w and (self._found.steps or (self._held.expires_at > 0 and not locked))
+        if not done and not over:
             return
-        self._found.limits_w = left
         if over:
             self._found.steps, self._found.hold_until = [], 0.0
-            self._keep_lease(0.0, self._held.sequence)
-        self._files.save_found(self._found)
+            if not locked:
+                self._keep_lease(0.0, self._held.sequence)
+        self._files.keep(self._found)
 
     def stop(self) -> str:
         """Take no more orders. What a lease or a trajectory asks for stays, for a successor (docs/decisions/0056); else
@@ -366,28 +312,40 @@ class AgentCore:
             self._stopping, now = True, self._clock()
             if (phase := self._phase(now)) in {"leased", "holding"}:
                 return f"left as it is, for the next agent: {self._line(phase, now)}"
-        self.give_back(hurry=True)
-        return "what could not be given back stays written down" if self.outstanding else "everything is given back"
+        trouble = ""
+        try:
+            self.give_back(hurry=True)
+        except AdapterError as error:
+            trouble = f"; {error}"
+        if not self.outstanding:
+            return f"everything is given back{trouble}"
+        left = sorted(self._found.limits_w.keys() | self._found.clocks_mhz.keys())
+        return f"not given back, and written down: {len(left)} GPUs, {left[0]} the first{self._kept()}{trouble}"
 
     def give_back(self, hurry: bool) -> None:
         """End lease and trajectory, then give all back by the ramp; `hurry`: within what a stop may take. What is not
-        back then is given back at once, or (a card that is away) stays written down."""
+        back then is given back at once, or (a card that is away) stays written down. AdapterError says what went wrong
+        at the end; the rest was done nevertheless."""
         stop_s, tick_s, rate = self._settings.stop_s, self._settings.tick_s, max(self._settings.release_w_per_s, SAME_W)
         with self._lock:
             self._stopping, self._found.steps, self._found.hold_until = True, [], 0.0
-            self._files.save_found(self._found)  # first: who is broken off here leaves a release to the next one
+            self._files.keep(self._found)  # first: who is broken off here leaves a release to the next one
             self._keep_lease(0.0, self._held.sequence)
-            self._ramp(0.0)  # a process that has written nothing yet knows no cap
-            gaps_w = [abs(limit - self._caps.get(gpu, limit)) for gpu, limit in self._found.limits_w.items()]
-            whole_s = max([self._clocks.ramp_s(), *(gap / rate for gap in gaps_w)])
+            with suppress(AdapterError):
+                self._ramp(0.0)  # a process that has written nothing yet knows no cap
+            whole_s = self._limits.ramp_s(rate)
+            with suppress(AdapterError):
+                whole_s = max(whole_s, self._clocks.ramp_s())
         speed = max(1.0, whole_s / max(stop_s / 2, 0.1)) if hurry else 1.0
         ends = self._clock() + stop_s + (0.0 if hurry else whole_s)
         while self.outstanding and self._clock() < ends:
             sleep(tick_s)
-            with self._lock:
-                self._clocks.ramp(speed * tick_s, self._own_lease(), self._clock())
-                self._ramp(speed * rate * tick_s)
+            with self._lock, suppress(AdapterError):
+                self._back(rate, speed * tick_s)
         with self._lock:
-            self._clocks.unlock(tuple(self._found.clocks_mhz))
-            left = dict(self._found.limits_w)
-            self._forget(left, self._give_back(self._owed(left)))
+            left, lease, now = dict(self._found.limits_w), self._own_lease(), self._clock()
+            each(
+                lambda: self._settle(self._limits.give_back(left, lease, now)[1]),
+                lambda: self._clocks.unlock(tuple(self._found.clocks_mhz)),
+                lambda: self._files.catch_up(self._found),
+            )

@@ -30,6 +30,7 @@ from scheduler.agent.core import AgentCore, AgentSettings
 from scheduler.agent.ending import only_one, release_alone
 from scheduler.agent.fencing import Fenced
 from scheduler.agent.state import AgentFiles
+from scheduler.agent.trouble import Unkept
 from scheduler.capwatch import DriftRules
 from scheduler.sdnotify import notify
 from scheduler.stopsignals import stop_event
@@ -92,6 +93,9 @@ def _tick(core: AgentCore) -> None:
     state to report, not a reason to be restarted."""
     try:
         line = core.tick()
+    except Unkept as error:
+        line = f"the agent's own files can't be written: {error}"
+        _log.error("%s", line)
     except AdapterError as error:
         line = f"the GPUs can't be reached: {error}"
         _log.error("%s", line)

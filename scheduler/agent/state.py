@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from adapters.ports import AdapterError, GpuId
+from scheduler.agent.trouble import Unkept
 from scheduler.boottime import boottime
 
 FORMAT = 1
@@ -75,6 +76,8 @@ class Held:
     heard_at: float = -1.0
     ordered: dict[GpuId, int] = field(default_factory=dict)
     early: bool = False
+    yielded: dict[GpuId, float] = field(default_factory=dict)
+    """GPUs that are left to another writer, with the limit in W that it holds there."""
 
 
 def overtaken(found: Found, heard_at: float, spoken_at: float, in_force: Mapping[GpuId, float], now: float) -> bool:
@@ -107,7 +110,7 @@ def boot_id() -> str:
         return os.urandom(16).hex()
 
 
-def first_of(gpus: Mapping[GpuId, float]) -> tuple[int, GpuId]:
+def first_of(gpus: Collection[GpuId]) -> tuple[int, GpuId]:
     """How many there are, and one of them, for the log."""
     return len(gpus), next(iter(gpus))
 
@@ -123,6 +126,9 @@ class AgentFiles:
 
     torn = False
     """Whether a lease could not be read: nobody knows what was ordered under it."""
+
+    behind = False
+    """Whether `found.json` still tells what is no longer so, since the disk did not take it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -149,7 +155,8 @@ class AgentFiles:
         try:
             kept, known = self._read("lease.json") or {}, {item.name for item in fields(Held)}
             held = Held(**{name: value for name, value in kept.items() if name in known})
-            held = replace(held, ordered={str(gpu): int(cap) for gpu, cap in held.ordered.items()})
+            yielded = {str(gpu): float(limit) for gpu, limit in held.yielded.items()}
+            held = replace(held, ordered={str(g): int(cap) for g, cap in held.ordered.items()}, yielded=yielded)
             seconds = [_in_our_time(at, kept.get("clock")) for at in (held.expires_at, held.heard_at)]
             held = replace(held, expires_at=seconds[0], heard_at=seconds[1], sequence=int(held.sequence))
         except (TypeError, ValueError, OverflowError, AttributeError, AdapterError):
@@ -161,11 +168,22 @@ class AgentFiles:
         return found, held
 
     def save_found(self, found: Found) -> None:
-        """Put it on disk, synced, before this returns. AdapterError when that fails: then nothing may be written to a
-        GPU."""
+        """Put it on disk, synced, before this returns. Unkept when that fails: then nothing may be written to a GPU."""
         found.boot = self.boot
         held = asdict(found)
         self._write("found.json", {"format": FORMAT, **held.pop("more"), "clock": CLOCK, **held}, sync=True)
+        self.behind = False
+
+    def keep(self, found: Found) -> None:
+        """Put on disk what is so already (a limit was given back); where the disk doesn't take it, `catch_up` does."""
+        self.behind = True
+        with suppress(AdapterError):
+            self.save_found(found)
+
+    def catch_up(self, found: Found) -> None:
+        """Write what the disk did not take. Unkept when it still does not."""
+        if self.behind:
+            self.save_found(found)
 
     def save_lease(self, held: Held) -> None:
         """Remember the lease for a successor in the same boot. A full disk leaves the last one, which ends earlier: the
@@ -202,4 +220,4 @@ class AgentFiles:
                 finally:
                     os.close(folder)
         except OSError as error:
-            raise AdapterError(f"{path}: {error}") from error
+            raise Unkept(f"{path}: {error}") from error

@@ -174,7 +174,7 @@ def test_what_was_not_given_back_is_kept_and_tried_again(hand, cards, books):
     cards.broken["GPU-b"] = Reason.CALL_TIMEOUT
     hand.writes = False
     (note,) = hand.release(NOW)
-    assert note.text == "1 of 3 GPUs did not take their limit back"
+    assert note.text == "1 of 3 GPUs did not take their limit back (GPU-b); kept, and tried again"
     assert books.first_limits() == {"GPU-b": 587.0}
     assert hand.verify(NOW) != ()
     cards.broken.clear()

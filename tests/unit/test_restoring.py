@@ -1,0 +1,143 @@
+"""A release that is accepted and not done is not one; a board's own lower limit is no cap of ours."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from adapters.ports import Lease, Receipt
+from optimizer.reasons import Reason
+from scheduler.agent.core import AgentCore, AgentSettings
+from scheduler.agent.state import AgentFiles
+from scheduler.clock import VirtualClock
+from tests.support.dispatching import FOUND_W, GPUS, NOW, Cards, Clock, dispatcher, orders
+
+FIRST = GPUS[0]
+SETTINGS = AgentSettings(tick_s=1.0, release_w_per_s=10.0, stop_s=20.0)
+
+
+class Controllers(Cards):
+    """Cards that tell one number, the limit that is enforced. `deaf`: they accept a write and do nothing; `stiff`: they
+    go down and not up."""
+
+    def __init__(self, books=None, two=False):
+        super().__init__(books)
+        self.deaf, self.stiff, self.two = set(), set(), two
+
+    def discover(self):
+        found = super().discover()
+        return found if self.two else {gpu: replace(info, limit_w=info.enforced_w) for gpu, info in found.items()}
+
+    def _set(self, wanted):
+        before = dict(self.limits)
+        receipt = super()._set(wanted)
+        self.limits |= {gpu: before[gpu] for gpu in self.deaf}
+        self.limits |= {gpu: min(before[gpu], self.limits[gpu]) for gpu in self.stiff}
+        enforced = {gpu: self._enforced(gpu) for gpu in receipt.enforced_w}
+        drift = {gpu: Reason.CAP_DRIFT for gpu, watts in enforced.items() if abs(watts - wanted[gpu]) > 1.0}
+        return Receipt(enforced, drift)
+
+
+class Agent:
+    """An agent over such cards, that capped them all at 300 W."""
+
+    def __init__(self, folder, cards, seconds=600.0):
+        self.clock, self.cards = VirtualClock(datetime(2022, 9, 6, tzinfo=UTC)), cards
+        self.core = AgentCore(cards, AgentFiles(folder), SETTINGS, self.clock.monotonic)
+        self.core.apply(dict.fromkeys(GPUS, 300), Lease(1, 1, seconds))
+
+    def live(self, seconds):
+        for _ in range(seconds):
+            self.clock.sleep(1)
+            line = self.core.tick()
+        return line
+
+
+@pytest.fixture
+def cards():
+    return Controllers()
+
+
+# ---------------------------------------------------------------- the agent
+@pytest.mark.parametrize("deaf_at_w", [300, 450])
+def test_a_controller_that_goes_deaf_on_the_ramp_is_owed_its_limit_until_it_hears(tmp_path, cards, deaf_at_w):
+    agent = Agent(tmp_path, cards, seconds=1.0)
+    while cards.limits[FIRST] < deaf_at_w:
+        agent.live(1)
+    cards.deaf = {FIRST}
+    line = agent.live(120)
+    assert cards.limits == FOUND_W | {FIRST: deaf_at_w}
+    assert agent.core.status()["found_w"] == {FIRST: FOUND_W[FIRST]}
+    assert agent.core.status()["kept_w"] == {FIRST: deaf_at_w}
+    assert f"1 keep their cap though they accepted the release, {FIRST} the first, at {deaf_at_w} W" in line
+    cards.deaf = set()
+    agent.live(90)
+    assert (cards.limits, agent.core.outstanding, agent.core.status()["kept_w"]) == (FOUND_W, False, {})
+
+
+def test_an_ordered_release_that_was_accepted_and_not_done_is_said_and_a_stop_names_it(tmp_path, cards, monkeypatch):
+    agent = Agent(tmp_path, cards)
+    monkeypatch.setattr("scheduler.agent.core.sleep", agent.clock.sleep)
+    cards.deaf = {FIRST}
+    receipt = agent.core.release(FOUND_W, epoch=1)
+    assert (dict(receipt.failures), receipt.enforced_w[FIRST]) == ({FIRST: Reason.CAP_REFUSED}, 300)
+    agent.live(600)
+    before = len(cards.calls)
+    agent.live(600)
+    assert agent.core.outstanding
+    line = agent.core.stop()
+    assert f"not given back, and written down: 1 GPUs, {FIRST} the first" in line
+    assert len(cards.calls) - before < 900, "a ramp, then a pause"
+
+
+@pytest.mark.parametrize("two", [True, False])
+@pytest.mark.parametrize("board_w", [250, 300, 450, 454])
+@pytest.mark.parametrize("ramped", [True, False])
+def test_a_boards_own_lower_limit_is_not_ours_wherever_it_lies(tmp_path, two, board_w, ramped):
+    agent = Agent(tmp_path, cards := Controllers(two=two), seconds=1.0 if ramped else 600.0)
+    cards.board_w[FIRST] = board_w
+    if ramped:
+        agent.live(60)
+    else:
+        agent.core.release(FOUND_W, epoch=1)
+    assert not agent.core.outstanding
+    assert cards.limits == FOUND_W, "which count again when the board lets go"
+
+
+def test_a_card_that_goes_down_and_not_up_is_not_brought_down_with_every_try(tmp_path, cards):
+    agent = Agent(tmp_path, cards, seconds=1.0)
+    cards.stiff = {FIRST}
+    agent.live(1200)
+    assert 290 <= cards.limits[FIRST] < 300
+    cards.stiff = set()
+    agent.live(90)
+    assert cards.limits == FOUND_W
+
+
+# ---------------------------------------------------------------- a daemon without agents
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_daemon_keeps_what_its_cards_did_not_take_back(books, restarted):
+    hand = dispatcher(books, cards := Controllers(books), Clock())
+    hand.apply(orders(), 900.0, NOW)
+    cards.deaf = {FIRST}
+    if restarted:
+        hand = dispatcher(books, cards, Clock(), epoch=8)
+        hand.adopt()
+    hand.writes = False
+    for count, notes in ((3, hand.release(NOW)), (1, hand.verify(NOW))):
+        assert [note.text for note in notes] == [
+            f"1 of {count} GPUs did not take their limit back ({FIRST}); kept, and tried again"
+        ]
+    assert books.first_limits() == {FIRST: FOUND_W[FIRST]}
+    cards.deaf = set()
+    assert hand.verify(NOW) == ()
+    assert (cards.limits, books.first_limits()) == (FOUND_W, {})
+
+
+@pytest.mark.parametrize("board_w", [250, 400, 500])
+def test_a_daemon_takes_a_boards_limit_for_no_cap_of_ours(books, board_w):
+    hand = dispatcher(books, cards := Controllers(books), Clock())
+    hand.apply(orders(), 900.0, NOW)
+    cards.board_w[FIRST] = board_w
+    assert hand.release(NOW) == ()
+    assert (cards.limits, books.first_limits()) == (FOUND_W, {})
