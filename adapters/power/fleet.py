@@ -78,7 +78,7 @@ class FleetPower:
         self._unpack: set[str] = set()
         self._questions = Questions(lambda: self.bus.client, deadline_s, self._on_late)
         self._post = TrajectoryPost(
-            replicas, lambda messages: self._questions.ask(messages, self._patience_s(messages)), self._permit
+            replicas, lambda all_, share: self._questions.ask(all_, share * self._patience_s(all_)), self._permit
         )
         self.permit: Callable[[], None] = lambda: None
         """Raises AdapterError when this daemon may not order anything: asked before each order leaves."""

@@ -33,15 +33,19 @@ WAY_S = 1.0
 LOOK_S = 0.005
 """How often a waiting part looks whether the order is over."""
 
-Exchange = Callable[[Sequence[Message]], Coroutine[Any, Any, list[Msg | str]]]
+TURNS = 2
+"""So many times a message that the server says nothing to is sent, each for its share of the patience: while the
+servers choose who leads the bucket, for about a second after it got more copies or lost one, what comes is lost."""
+
+Exchange = Callable[[Sequence[Message], float], Coroutine[Any, Any, list[Msg | str]]]
 
 
 class TrajectoryPost:
     """The bucket of trajectories, and the nodes behind it. Lives in the bus's loop."""
 
     def __init__(self, replicas: int, exchange: Exchange, permit: Callable[[], None]) -> None:
-        """`replicas` of the bucket; `exchange` sends messages and waits for their answers; `permit` raises where
-        nothing may be ordered now."""
+        """`replicas` of the bucket; `exchange` sends messages and waits for their answers for this share of
+        the patience with them; `permit` raises where nothing may be ordered now."""
         self._replicas, self._exchange, self._permit = replicas, exchange, permit
         self._bucket: KeyValue | None = None
         self.copies = Copies(replicas, f"KV_{fleet_wire.BUCKET}", may=permit)
@@ -73,21 +77,32 @@ class TrajectoryPost:
         self.copies.look(bus)
 
     async def forget(self, bus: Bus, nodes: Sequence[str]) -> None:
-        """Delete what is kept for these nodes. AdapterError as above."""
+        """Delete what is kept for these nodes. AdapterError as above: nobody gives limits back then, since a node that
+        comes back would follow what is still kept, and no one would know."""
         for part in _parts(nodes):
-            await self._put(bus, [(fleet_wire.key_subject(node), b"", {"KV-Operation": "DEL"}) for node in part])
+            gone: list[Message] = [(fleet_wire.key_subject(node), b"", {"KV-Operation": "DEL"}) for node in part]
+            await self._put(bus, gone, "deleted, so that no limit is given back")
 
     async def _behind(self, ends: float) -> None:
         while (now := monotonic()) < ends and (self.orders or now < self._coming_until):
             await asyncio.sleep(LOOK_S)
 
-    async def _put(self, bus: Bus, messages: Sequence[Message]) -> None:
+    async def _put(self, bus: Bus, messages: Sequence[Message], done: str = "kept") -> None:
+        """Write these: the same one twice does no harm."""
         await self._open(bus)
-        self._permit()
-        answers = await self._exchange(messages)
-        lost = next((why for why in map(not_kept, answers) if why), None)
+        for _ in range(TURNS):
+            self._permit()
+            answers = await self._exchange(messages, 1.0 / TURNS)
+            refused = next(
+                (why for answer in answers if not isinstance(answer, str) and (why := not_kept(answer))), None
+            )
+            unheard = [(one, why) for one, why in zip(messages, answers, strict=True) if isinstance(why, str)]
+            if refused or not unheard:
+                break
+            messages = [one for one, _ in unheard]
+        lost = refused or next((why for _, why in unheard), None)
         if lost is not None:
-            raise AdapterError(f"NATS at {bus.settings.place}: a trajectory was not kept: {lost}")
+            raise AdapterError(f"NATS at {bus.settings.place}: a trajectory was not {done}: {lost}")
 
     async def _open(self, bus: Bus) -> None:
         """The bucket, made when it isn't there."""

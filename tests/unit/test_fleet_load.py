@@ -194,7 +194,7 @@ def test_an_order_that_comes_while_trajectories_go_out_is_let_through_first_but_
     async def rehearse():
         bus, kept = Counted(), []
 
-        async def exchange(messages):
+        async def exchange(messages, _share):
             kept.append(len(messages))
             if len(kept) == 1:
                 post.orders = 0 if told else 1  # an event has come
