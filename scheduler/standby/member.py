@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -75,14 +74,10 @@ class Member:
 
     def __init__(self, membership: Membership, wake: Callable[[], None]) -> None:
         self._of, self._wake = membership, wake
-        self.bus = Bus(membership.bus, self._listen)
         folder = folder_id(membership.store.parent)
         me = Entry(membership.name, membership.url, folder, uuid4().hex, membership.lease_s)
-        self.copies = Copies(membership.replicas, f"KV_{LEADERS}", BOOKS_STREAM, f"OBJ_{SNAPSHOTS}")
-        fresh = partial(self.copies.look, self.bus)  # behind a renewal: until the next one there is time
-        self.lease = Lease(BucketCell(self.bus, membership.lease_s / 3.0, membership.replicas, fresh), me)
+        self.copies = Copies(membership.replicas, BOOKS_STREAM, f"OBJ_{SNAPSHOTS}", f"KV_{LEADERS}")
         self.pause = Pause()
-        self._stream = BooksStream(self.bus, membership.replicas)
         self._me = me
         self._books = Books(membership.store)
         self._told: Told | None = None
@@ -95,6 +90,10 @@ class Member:
         self._listening = self._said = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="standby", daemon=True)
+        self.bus = Bus(membership.bus, self._listen)  # connects at once, and then asks the above
+        cell = BucketCell(self.bus, membership.lease_s / 3.0, membership.replicas, self._on_written)
+        self.lease = Lease(cell, me)
+        self._stream = BooksStream(self.bus, membership.replicas)
 
     # ------------------------------------------------------------ what the daemon asks
     def start(self) -> None:
@@ -262,6 +261,12 @@ class Member:
     def _fresh(self) -> list[Mapping[str, Any]]:
         fresh = time.monotonic() - HEARD_S
         return [body for at, body in list(self._peers.values()) if at > fresh]
+
+    def _on_written(self) -> None:
+        """Behind a renewal, until the next one there is time; not behind the word that takes or gives the lead, nor
+        while it is being taken up: how many copies there are is for who has it."""
+        if self._told is not None and self.lease.holds():
+            self.copies.look(self.bus)
 
     async def _listen(self, client: Client) -> None:
         if self._role == "leading":  # who takes the lead up does so after that

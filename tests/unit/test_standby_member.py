@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from adapters.ports import AdapterError
+from adapters.power.fleet_wire import DAEMONS
 from scheduler.api.settings import ApiSettings
 from scheduler.daemon import Daemon
 from scheduler.standby import api, life
@@ -337,3 +338,40 @@ def test_a_lead_that_other_threads_end_between_two_turns_is_told_all_the_same(tm
     member._turn()
     assert [said["leading"] for event, said in told if event == "standby.lead"] == [True, False]
     assert len(woken) >= 2
+
+
+def test_copies_are_changed_by_who_has_the_lead_and_looked_at_anew_on_its_new_connection(members):
+    member, looked = members[0], []
+    member.copies.look, member.copies.renew = looked.append, lambda: looked.append("anew")
+
+    async def subscribe(*_, **__):
+        pass
+
+    def connected():
+        asyncio.run(member._listen(SimpleNamespace(subscribe=subscribe)))
+
+    member._on_written()  # it won, or takes the lead up
+    connected()
+    assert looked == []
+    member._told, member._role = SimpleNamespace(), "leading"
+    connected()
+    member._on_written()
+    assert looked == ["anew", member.bus]
+    member.lease.holds = lambda: False  # it gives the lead up
+    member._on_written()
+    assert looked == ["anew", member.bus]
+
+
+def test_a_bus_that_is_there_at_once_is_subscribed_to_while_the_state_folder_is_slow(tmp_path, monkeypatch):
+    subjects = []
+
+    async def subscribe(subject, **_):
+        subjects.append(subject)
+
+    def bus(_, greet):
+        asyncio.run(greet(SimpleNamespace(subscribe=subscribe)))
+        return FakeBus()
+
+    monkeypatch.setattr("scheduler.standby.member.Bus", bus)
+    Member(Membership("a", "", 3.0, None, 1, tmp_path / "books.db"), lambda: None)
+    assert subjects == [DAEMONS]
