@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
@@ -34,6 +33,9 @@ once."""
 TOLD = 3
 """So many refusals in a row are told of: servers that have just started do not know yet that all of them are there."""
 
+PAUSE_S = 1.5
+"""So long the next stream waits behind one that gets more copies, and takes nothing meanwhile."""
+
 LATER_S = 0.05
 """Two clocks: the pause is over for sure."""
 
@@ -47,14 +49,20 @@ class Copies:
     def __init__(self, wanted: int, *streams: str, may: Callable[[], None] | None = None) -> None:
         """`may`, where writes are far apart: what was refused is then asked for again without one, unless this raises
         AdapterError."""
-        self._wanted, self._streams, self._may = wanted, streams, may
+        self.streams = streams
+        self._wanted, self._may = wanted, may
         self._renewed = False
         self._left: tuple[str, ...] = ()
         self._refusals, self._again_at = 0, 0.0
         self._task: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._said: set[str] = set()
-        self.notes: tuple[Note, ...] = ()
-        """What the servers refused, and what to do about it."""
+        self._told: dict[str, str] = {}
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What the servers refused, and what to do about it: until it is known to be mended."""
+        return tuple(Note(Reason.REPLICAS_REFUSED, s, why, Severity.WARNING) for s, why in self._told.items())
 
     def renew(self) -> None:
         """Everything is looked at anew, with the next `look`: the connection or the lead is new. From any thread."""
@@ -65,52 +73,72 @@ class Copies:
         if self._task is not None and not self._task.done():
             return
         if self._renewed:
-            self._renewed, self._left, self._refusals, self._again_at = False, self._streams, 0, 0.0
+            self._renewed, self._left, self._refusals, self._again_at = False, self.streams, 0, 0.0
         if self._left and monotonic() >= self._again_at:
             self._task = asyncio.get_running_loop().create_task(self._settle(bus))
 
     async def _settle(self, bus: Bus) -> None:
-        """All at the same time: each has its pause then, if any, in the same second."""
-        found = await asyncio.gather(*(self._one(bus, stream) for stream in self._left))
-        refused = {stream: why for stream, why in zip(self._left, found, strict=True) if why is not None}
+        """One after the other; behind one that pauses now the others wait for a later `look`."""
+        found: dict[str, str | None] = {}
+        for number, stream in enumerate(self._left, 1):
+            found[stream], pauses = await self._one(bus, stream)
+            if pauses and number < len(self._left):
+                self._keep(bus, found)
+                self._left = tuple(stream for stream in self._left if found.get(stream, "") is not None)
+                self._again_at = monotonic() + PAUSE_S
+                return
         self._refusals += 1
-        told = {stream: why for stream, why in refused.items() if why and self._refusals >= TOLD}
-        for why in told.values():
+        self._keep(bus, found)
+        pause_s = min(AGAIN_S, FIRST_S * 2.0 ** min(self._refusals - 1, 10))
+        self._left = tuple(stream for stream, why in found.items() if why is not None)
+        self._again_at = monotonic() + pause_s
+        if self._left:
+            self._wait(bus, pause_s)
+
+    def _keep(self, bus: Bus, found: Mapping[str, str | None]) -> None:
+        """What is to be told by now. Of whom nothing is known what was told stays."""
+        told = self._told | {s: why for s, why in found.items() if why and self._refusals >= TOLD}
+        self._told = {stream: why for stream, why in told.items() if found.get(stream, "") is not None}
+        for why in self._told.values():
             if why not in self._said:
                 self._said.add(why)
                 _log.warning("NATS at %s: %s", bus.settings.place, why)
-        self.notes = tuple(Note(Reason.REPLICAS_REFUSED, s, why, Severity.WARNING) for s, why in told.items())
-        pause_s = min(AGAIN_S, FIRST_S * 2.0 ** min(self._refusals - 1, 10))
-        self._left, self._again_at = tuple(refused), monotonic() + pause_s
-        if refused and self._may is not None:
-            asyncio.get_running_loop().call_later(pause_s + LATER_S, self._again, bus)
 
-    def _again(self, bus: Bus) -> None:
-        with suppress(AdapterError):
+    def _wait(self, bus: Bus, pause_s: float) -> None:
+        if self._may is not None:
+            if self._later is not None:
+                self._later.cancel()
+            self._later = asyncio.get_running_loop().call_later(pause_s + LATER_S, self._again, bus, pause_s)
+
+    def _again(self, bus: Bus, pause_s: float) -> None:
+        try:
             if self._may is not None:
                 self._may()
+        except AdapterError:
+            self._wait(bus, pause_s)
+        else:
             self.look(bus)
 
-    async def _one(self, bus: Bus, stream: str) -> str | None:
+    async def _one(self, bus: Bus, stream: str) -> tuple[str | None, bool]:
         """None where a stream has its copies or isn't there; why it has not, in a sentence; or (empty) that nothing is
-        known of it, which is for others to tell."""
+        known of it, which is for others to tell. And whether it takes nothing now."""
         try:
             info = await _ask(bus, f"INFO.{stream}", b"")
             if "error" in info:
-                return None if info["error"].get("err_code") == STREAM_NOT_FOUND else ""
+                return (None if info["error"].get("err_code") == STREAM_NOT_FOUND else ""), False
             config = info["config"]
             has = int(config["num_replicas"])
         except (NatsError, OSError, ValueError, KeyError, TypeError, AttributeError):
-            return ""
+            return "", False
         if has == self._wanted:
-            return None
+            return None, False
         why = await _update(bus, stream, {**config, "num_replicas": self._wanted})
         if why is None:
             _log.info("NATS at %s: stream %s: copies: %d, before: %d", bus.settings.place, stream, self._wanted, has)
-            return None
+            return None, has < self._wanted
         if not bus.connected:
-            return ""
-        return f"stream {stream} stays with replicas: {has} in place of {self._wanted}: {why}"
+            return "", False
+        return f"stream {stream} stays with replicas: {has} in place of {self._wanted}: {why}", False
 
 
 async def _ask(bus: Bus, what: str, data: bytes) -> dict[str, Any]:

@@ -229,7 +229,10 @@ def begin_lead(parts: Parts, lead: Member) -> None:
 def note_standby(parts: Parts, lead: Member) -> None:
     """Tell where nobody would take over, and which streams stay with another number of copies than is wanted."""
     now = parts.ctx.clock.now()
-    parts.state.notes.extend(replace(note, at=now) for note in lead.copies.notes)
+    told = lead.copies.notes
+    for stream in set(lead.copies.streams) - {note.subject for note in told}:
+        parts.state.notes.withdraw(Reason.REPLICAS_REFUSED, stream)
+    parts.state.notes.extend(replace(note, at=now) for note in told)
     if not lead.followed():
         text = "no other daemon stands by with the same books; should this one fail, nobody takes over"
         note = Note(Reason.STANDBY_LOST, "standby", text, Severity.WARNING, now)
