@@ -11,16 +11,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from nats.errors import Error as NatsError
+from nats.js.errors import APIError
 
 from adapters.bus import Bus
 from adapters.ports import AdapterError
 from optimizer.reasons import Note, Reason, Severity
 
+T = TypeVar("T")
 _log = logging.getLogger("gridpace.bus")
 
 ASK_S = 5.0
@@ -40,6 +42,21 @@ LATER_S = 0.05
 """Two clocks: the pause is over for sure."""
 
 STREAM_NOT_FOUND = 10059
+
+
+TOO_FEW = {10005, 10074}
+"""What a server answers that has not so many others to keep copies (or is alone)."""
+
+
+async def made(make: Callable[[int], Coroutine[Any, Any, T]], wanted: int) -> T:
+    """What `make` makes with so many copies; with one where too few servers are there: that can work, and `Copies`
+    brings it up later, or tells why not."""
+    try:
+        return await make(wanted)
+    except APIError as error:
+        if wanted == 1 or error.err_code not in TOO_FEW:
+            raise
+    return await make(1)
 
 
 class Copies:

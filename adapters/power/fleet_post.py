@@ -17,7 +17,7 @@ from nats.js.errors import BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
 from adapters.bus import Bus
-from adapters.bus_copies import Copies
+from adapters.bus_copies import Copies, made
 from adapters.ports import AdapterError
 from adapters.power import fleet_wire
 from adapters.power.fleet_answers import not_kept
@@ -111,8 +111,12 @@ class TrajectoryPost:
             try:
                 self._bucket = await stream.key_value(fleet_wire.BUCKET)
             except (BucketNotFoundError, NotFoundError):
-                made = KeyValueConfig(bucket=fleet_wire.BUCKET, history=1, replicas=self._replicas, direct=True)
-                self._bucket = await stream.create_key_value(made)
+
+                def make(copies: int) -> Coroutine[Any, Any, KeyValue]:
+                    bucket = KeyValueConfig(bucket=fleet_wire.BUCKET, history=1, replicas=copies, direct=True)
+                    return stream.create_key_value(bucket)
+
+                self._bucket = await made(make, self._replicas)
 
 
 def _parts(nodes: Sequence[str]) -> list[Sequence[str]]:

@@ -10,6 +10,7 @@ from nats.js.errors import BucketNotFoundError, KeyNotFoundError, KeyWrongLastSe
 from nats.js.kv import KeyValue
 
 from adapters.bus import Bus
+from adapters.bus_copies import made
 from adapters.power.fleet_wire import LEADER, LEADERS
 
 T = TypeVar("T")
@@ -61,5 +62,9 @@ class BucketCell:
         try:
             return await jetstream.key_value(LEADERS)
         except (BucketNotFoundError, NotFoundError):
-            made = KeyValueConfig(bucket=LEADERS, history=1, replicas=self._replicas, direct=False)
-            return await jetstream.create_key_value(made)
+
+            def make(copies: int) -> Coroutine[Any, Any, KeyValue]:
+                bucket = KeyValueConfig(bucket=LEADERS, history=1, replicas=copies, direct=False)
+                return jetstream.create_key_value(bucket)
+
+            return await made(make, self._replicas)

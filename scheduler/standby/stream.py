@@ -21,6 +21,7 @@ from nats.js.errors import APIError, NotFoundError
 from nats.js.object_store import ObjectStore
 
 from adapters.bus import Bus
+from adapters.bus_copies import made
 from adapters.ports import AdapterError
 from adapters.power.fleet_wire import BOOKS_STREAM, BOOKS_SUBJECT, SNAPSHOTS
 
@@ -119,11 +120,10 @@ class BooksStream:
                 name=BOOKS_STREAM,
                 subjects=[BOOKS_SUBJECT],
                 storage=StorageType.FILE,
-                num_replicas=self._replicas,
                 duplicate_window=120.0,
                 description="changes of the books of Gridpace's daemons",
             )
-            info = await jetstream.add_stream(config)
+            info = await made(lambda copies: jetstream.add_stream(config, num_replicas=copies), self._replicas)
         stream = zlib.crc32(str(info.created).encode())
         state, known = info.state, self._known
         if known[0] != stream or known[1] < state.first_seq - 1:  # a stream that has a snapshot keeps one
@@ -142,7 +142,7 @@ class BooksStream:
         try:
             return await jetstream.object_store(SNAPSHOTS)
         except NotFoundError:
-            return await jetstream.create_object_store(SNAPSHOTS, replicas=self._replicas)
+            return await made(lambda copies: jetstream.create_object_store(SNAPSHOTS, replicas=copies), self._replicas)
 
     async def _append(self, data: bytes, after: int, headers: dict[str, str], patience_s: float) -> int:
         """Ask until the server says yes or no; the message's name keeps it from being written twice."""

@@ -166,6 +166,16 @@ def test_what_the_servers_refuse_is_told_once_and_nobody_waits_for_it(stack, tmp
     told(fleet, caplog, "`gridpace fleet init` once more")
 
 
+def test_streams_begin_with_one_copy_where_too_few_servers_are_there(stack, tmp_path):
+    servers = stack.enter_context(nats_servers(tmp_path / "bus", "n1"))
+    fleet = power(stack, servers, 3)
+    assert keep(fleet)
+    member = daemon(stack, tmp_path, servers, "a", 3)
+    leader(stack, member).put("job", "one", {"n": 1})
+    assert have(fleet.bus, 1, TRAJECTORIES, *SHARED)
+    wait_until(lambda: len(member.copies.notes) == len(SHARED), BOUND_S)
+
+
 def told(fleet, caplog, what):
     """Trajectories are kept meanwhile, none slower than the servers' word takes; and it is said once."""
     slowest = 0.0
