@@ -1,8 +1,8 @@
 """The node agent: a small privileged process that owns this machine's GPUs and outlives the daemon.
 
-Everything it may do is in `core`; here is how it is reached and kept alive. One request a line over a Unix socket
-(`adapters.power.wire`); the kernel says who calls (SO_PEERCRED), and only root, the agent's own user and the users
-named may change anything. It imports nothing heavy: no market, no solver, no web server, and stays below 45 MB.
+Everything it may do is in `core`; here is what may be asked of it, and how it is kept alive. One request a line over a
+Unix socket (`server`, `adapters.power.wire`); only root, the agent's own user and the users named may change anything.
+It imports nothing heavy: no market, no solver, no web server, and stays below 45 MB.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ import logging
 import os
 import platform
 import pwd
-import selectors
-import socket
-import socketserver
-import struct
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +25,7 @@ from adapters.ports import AdapterError, PowerActuator
 from adapters.power import wire
 from scheduler.agent.core import AgentCore, AgentSettings, Fenced
 from scheduler.agent.ending import only_one, release_alone
+from scheduler.agent.server import Server
 from scheduler.agent.state import AgentFiles
 from scheduler.capwatch import DriftRules
 from scheduler.sdnotify import notify
@@ -35,10 +33,6 @@ from scheduler.stopsignals import stop_event
 
 if TYPE_CHECKING:
     from adapters.bus_settings import BusSettings
-
-MOST_CONNECTIONS = 32
-IDLE_S = 600.0
-"""A connection that says nothing for so long is closed; clients open a new one by themselves."""
 
 DAEMON_USER = "gridpace"
 """The daemon's user in our systemd units; it may write when the system has it and no other user is named."""
@@ -62,7 +56,8 @@ def run_agent(
     settings, stop = settings or _DEFAULTS, stop or threading.Event()
     with only_one(state_dir):
         core = AgentCore(power, AgentFiles(state_dir), settings)
-        with _Server(socket_path, core, {0, os.geteuid(), *writers}) as server, _ear(core, fleet, settings.state_s):
+        mouth, mine = partial(answer, core), {0, os.geteuid(), *writers}
+        with Server(socket_path, mouth, mine) as server, _ear(core, fleet, settings.state_s):
             threading.Thread(target=server.serve_forever, name="agent-socket", daemon=True).start()
             _greet(core)
             _tick(core)
@@ -114,103 +109,6 @@ def _ear(core: AgentCore, fleet: BusSettings | None, state_s: float) -> Iterator
         yield
     finally:
         ear.close()
-
-
-def peer_uid(channel: socket.socket) -> int:
-    """User id of the process at the other end, as the kernel knows it."""
-    layout = struct.Struct("3i")
-    _, uid, _ = layout.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size))
-    return int(uid)
-
-
-class _Server(socketserver.ThreadingUnixStreamServer):
-    """The socket: mode 0660, a thread a connection, a bounded number of them."""
-
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-    timeout = 0.0  # of `handle_request`, which is called when somebody waits
-
-    def __init__(self, path: Path, core: AgentCore, writers: Collection[int]) -> None:
-        self.core, self.writers = core, writers
-        self._seats = threading.BoundedSemaphore(MOST_CONNECTIONS)
-        self._path = path
-        self._bell, self._ended = socket.socketpair(), threading.Event()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Whoever holds the lock is the only agent, so a socket that lies here belongs to a dead one.
-        path.unlink(missing_ok=True)
-        try:
-            super().__init__(str(path), _Conversation)
-        except OSError as error:
-            raise AdapterError(f"{path}: {error}") from error
-
-    def serve_forever(self, poll_interval: float = 0.0) -> None:
-        """Serve until `shutdown`. The library's wakes up again and again to see whether it shall end; this one sleeps
-        until somebody calls or the bell rings."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self, selectors.EVENT_READ)
-            selector.register(self._bell[0], selectors.EVENT_READ)
-            while all(key.fileobj is self for key, _ in selector.select()):
-                self.handle_request()
-        self._ended.set()
-
-    def shutdown(self) -> None:
-        """End `serve_forever`, which must be running, and wait for that."""
-        self._bell[1].send(b".")
-        self._ended.wait()
-
-    def server_bind(self) -> None:
-        """Make the socket file for its owner alone, then open it to the group: never for a moment to others, and
-        without the umask, which belongs to every thread of the process."""
-        os.fchmod(self.socket.fileno(), 0o600)
-        super().server_bind()
-        self._path.chmod(0o660)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve in a thread, or hang up when all seats are taken."""
-        if self._seats.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Give the seat back afterwards."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._seats.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A conversation that broke is one line in the log; the agent serves on."""
-        _log.warning("a connection ended: %s", sys.exc_info()[1])
-
-    def server_close(self) -> None:
-        """Close and take the file away."""
-        super().server_close()
-        for end in self._bell:
-            end.close()
-        self._path.unlink(missing_ok=True)
-
-
-class _Conversation(socketserver.StreamRequestHandler):
-    """Requests and answers of one connection, in order."""
-
-    timeout = IDLE_S
-    server: _Server
-
-    def handle(self) -> None:
-        """Answer every line; hang up after one that can't be one of ours."""
-        may_write = peer_uid(self.connection) in self.server.writers
-        while line := self.rfile.readline(wire.MAX_LINE + 1):
-            try:
-                request = wire.decode(line)
-            except wire.BadRequest as error:
-                self._say({"ok": False, "code": wire.BAD_REQUEST, "error": str(error)})
-                return
-            self._say(answer(self.server.core, request, may_write))
-
-    def _say(self, message: Mapping[str, Any]) -> None:
-        self.wfile.write(wire.encode(message))
 
 
 def answer(core: AgentCore, request: Mapping[str, Any], may_write: bool) -> dict[str, Any]:
