@@ -1,4 +1,4 @@
-"""The agent's socket: who may have a seat at it, how much they may say.
+"""The agent's socket: who may have a seat at it, how much they may say, and whose file it is.
 
 Why seats are kept: whoever may read the socket could hold every connection, or fill this small process's memory, and
 a daemon that comes back would find no place to renew its lease. So readers get some of the seats, short lines and one
@@ -7,6 +7,7 @@ turn after the other; who may write always finds a seat. The kernel says who cal
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import selectors
@@ -19,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISSOCK
 from time import monotonic
 from typing import Any
 
@@ -132,12 +134,13 @@ class Server(socketserver.ThreadingUnixStreamServer):
         self.answer, self.seats = answer, Seats()
         self._writers, self._path = writers, path
         self._one_reader, self._one_long_line = threading.Lock(), threading.Lock()
+        self._mine: tuple[int, int] | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Whoever holds the lock is the only agent, so a socket that lies here belongs to a dead one.
-            path.unlink(missing_ok=True)
+            make_room(path)
             self._bell, self._ended = socket.socketpair(), threading.Event()
             super().__init__(str(path), _Conversation)
+            self._mine = _identity(path)
         except OSError as error:
             raise AdapterError(f"{path}: {error}") from error
 
@@ -189,11 +192,13 @@ class Server(socketserver.ThreadingUnixStreamServer):
             yield
 
     def server_close(self) -> None:
-        """Close and take the file away."""
+        """Close, and take the file away where it is still ours."""
         super().server_close()
         for end in self._bell:
             end.close()
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if _identity(self._path) == self._mine:
+                self._path.unlink()
 
 
 class _Conversation(socketserver.StreamRequestHandler):
@@ -227,3 +232,38 @@ class _Conversation(socketserver.StreamRequestHandler):
         except wire.BadRequest as error:
             return {"ok": False, "code": wire.BAD_REQUEST, "error": str(error)}, False
         return self.server.answer(request, writes), True
+
+
+def make_room(path: Path) -> None:
+    """Take away the socket of an agent that is dead. AdapterError where somebody answers on it, and for any other file,
+    which is not ours to remove; an agent over another state folder can't be known by that folder's lock."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not S_ISSOCK(mode):
+        raise AdapterError(f"{path}: is there and is no socket, so it is left alone; name another place: --socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        refused = caller.connect_ex(str(path))
+        if refused == errno.ECONNREFUSED:  # nobody listens any more
+            path.unlink(missing_ok=True)
+        elif refused == 0:
+            raise AdapterError(f"{path}: {_named(peer(caller)[0])} answers there; stop it, or name another: --socket")
+        elif refused != errno.ENOENT:
+            busy = "somebody listens there" if refused == errno.EAGAIN else os.strerror(refused)
+            raise AdapterError(f"{path}: {busy}; it is left alone, name another place: --socket")
+
+
+def _named(pid: int) -> str:
+    """A process as an operator knows it, as far as this one may see it."""
+    try:
+        return f"{Path(f'/proc/{pid}/comm').read_text(encoding='utf-8', errors='replace').strip()} (pid {pid})"
+    except OSError:
+        return f"another program (pid {pid or '?'})"
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file it is, whatever becomes of its name."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino

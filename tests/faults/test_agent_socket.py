@@ -1,7 +1,8 @@
-"""The agent's socket: a crowd that may only read keeps nobody out who may write, and costs little."""
+"""The agent's socket: a crowd that may only read keeps nobody out who may write, and costs little; whose file it is."""
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from adapters.power import wire
 from adapters.power.agent import AgentPower
 from scheduler.agent import server as sockets
 from scheduler.agent.server import MOST_CONNECTIONS, MOST_READERS, READER_IDLE_S, READER_LINE, Seats, Server
-from tests.faults.test_agent_process import Service
+from tests.faults.test_agent_process import ROOT, Service
 from tests.support.power_worlds import wait_until
 
 ME = os.geteuid()
@@ -243,3 +244,66 @@ def test_a_daemon_holds_its_event_through_a_flood_by_somebody_who_may_only_read(
         crowd.stdout.close()
         power.close()
         service.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def service(tmp_path):
+    made = Service(tmp_path)
+    yield made
+    if made.process and made.process.poll() is None:
+        made.end(signal.SIGKILL)
+
+
+def test_an_agent_over_another_folder_does_not_take_a_live_ones_socket(service, tmp_path):
+    power = service.start()
+    power.apply(dict.fromkeys(service.gpus, 300), Lease(1, 1, 60.0))
+    command = [str(tmp_path / "other") if word == str(service.state_dir) else word for word in service.command()]
+    second = subprocess.run(
+        command, cwd=ROOT, env=service.fake.env(), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert second.returncode == 2
+    assert re.search(rf"{service.path}: \S+ \(pid {service.process.pid}\) answers there", second.stderr)
+    assert power.status()["found_w"] == dict.fromkeys(service.gpus, 700.0)
+    power.close()
+    again = AgentPower(service.path)
+    assert len(again.discover()) == 8
+    again.close()
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "link"])
+def test_what_is_no_socket_is_not_taken_away(tmp_path, what):
+    path = tmp_path / "agent.sock"
+    (tmp_path / "target").write_text("kept")
+    make = {
+        "file": lambda: path.write_text("kept"),
+        "folder": path.mkdir,
+        "link": lambda: path.symlink_to(tmp_path / "target"),
+    }
+    make[what]()
+    with pytest.raises(AdapterError, match=f"{path}: is there and is no socket"):
+        Server(path, None, ())
+    assert path.is_dir() if what == "folder" else path.read_text() == "kept"
+
+
+def test_an_agent_too_busy_to_take_a_call_is_not_taken_for_a_dead_one(tmp_path):
+    path = tmp_path / "agent.sock"
+    with ExitStack() as stack:
+        busy, other = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
+        busy.bind(str(path))
+        busy.listen(0)
+        other.connect(str(path))
+        with pytest.raises(AdapterError, match="somebody listens there"):
+            Server(path, None, ())
+        assert path.exists()
+    with listening(path) as server:  # it is dead now
+        assert server.seats.of(None) is None
+        path.rename(tmp_path / "moved")
+        path.write_text("another's")
+    assert path.read_text() == "another's", "who closes takes away what is its own"
+
+
+def test_a_place_where_no_socket_can_be_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "agent.sock", tmp_path / ("x" * 120)):
+        with pytest.raises(AdapterError, match=re.escape(f"{path}: ")):
+            Server(path, None, ())
