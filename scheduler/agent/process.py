@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.ports import AdapterError, PowerActuator
 from adapters.power import wire
 from scheduler.agent.core import AgentCore, AgentSettings, Fenced
-from scheduler.agent.ending import only_one, release_alone
+from scheduler.agent.ending import forget_alone, only_one, release_alone
 from scheduler.agent.server import Server
 from scheduler.agent.state import AgentFiles
 from scheduler.capwatch import DriftRules
@@ -198,6 +198,9 @@ def main(arguments: list[str] | None = None) -> int:
         writers = _writers(options.allow_user)
         fleet = _fleet(options)
         power = _power(options)
+        if options.forget:
+            forget_alone(power, options.state_dir, options.forget)
+            return 0
         if options.release:
             return release_alone(power, options.state_dir, settings)
         run_agent(options.socket, options.state_dir, power, writers, settings, stop, fleet)
@@ -218,9 +221,14 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-user", action="append", default=[], help="user or uid that may give orders (repeatable)"
     )
     parser.add_argument("--release-w-per-s", type=float, default=_DEFAULTS.release_w_per_s, help="ramp of a release")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--release", action="store_true", help="give back what a stopped agent left here, at once, and end"
     )
+    instead.add_argument(
+        "--forget", action="append", default=[], metavar="GPU", help="where a stopped agent owes something to a GPU"
+        " that died for good, owe it nothing any more, and end (repeatable)"
+    )  # fmt: skip
     parser.add_argument(
         "--tick-s", type=float, default=_DEFAULTS.tick_s, help="seconds between two checks of lease and limits"
     )
