@@ -15,7 +15,7 @@ import pwd
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 DAEMON_USER = "gridpace"
 """The daemon's user in our systemd units; it may write when the system has it and no other user is named."""
+
+NO_USER = 2**32 - 1
+"""The uid that the kernel gives nobody."""
 
 _DEFAULTS = AgentSettings()
 _log = logging.getLogger("gridpace.agent")
@@ -220,7 +223,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-user", action="append", default=[], help="user or uid that may give orders (repeatable)"
     )
-    parser.add_argument("--release-w-per-s", type=float, default=_DEFAULTS.release_w_per_s, help="ramp of a release")
+    _number(
+        parser, "--release-w-per-s", _DEFAULTS.release_w_per_s, (0.1, 100_000.0), "watts a second of a release's ramp"
+    )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--release", action="store_true", help="give back what a stopped agent left here, at once, and end"
@@ -229,22 +234,36 @@ def _parser() -> argparse.ArgumentParser:
         "--forget", action="append", default=[], metavar="GPU", help="where a stopped agent owes something to a GPU"
         " that died for good, owe it nothing any more, and end (repeatable)"
     )  # fmt: skip
-    parser.add_argument(
-        "--tick-s", type=float, default=_DEFAULTS.tick_s, help="seconds between two checks of lease and limits"
-    )
+    _number(parser, "--tick-s", _DEFAULTS.tick_s, (0.01, 30.0), "seconds between two checks of lease and limits")
     drift = _DEFAULTS.drift
-    parser.add_argument(
-        "--reassert", type=int, default=drift.reassert, help="how often a cap that another program raised is set again"
-    )
-    parser.add_argument(
-        "--quiet-s", type=float, default=drift.quiet_s, help="seconds after which a GPU left to it is taken back"
-    )
+    again = "how often a cap that another program raised is set again"
+    _number(parser, "--reassert", drift.reassert, (0, 1000), again)
+    quiet = "seconds after which a GPU left to it is taken back"
+    _number(parser, "--quiet-s", drift.quiet_s, (1.0, 30 * 86400.0), quiet)
     group = parser.add_argument_group("fleet", "orders over NATS too; files made by `gridpace fleet init`")
     group.add_argument("--fleet", action="append", default=[], metavar="URL", help="a NATS server (repeatable)")
     group.add_argument("--node", default=platform.node().partition(".")[0], help="this node's name (its host name)")
     group.add_argument("--seed", type=Path, help="secret nkey of this node")
     group.add_argument("--ca", type=Path, help="certificate authority of the servers")
     return parser
+
+
+def _number(
+    parser: argparse.ArgumentParser, name: str, usual: float, allowed: tuple[float, float], meaning: str
+) -> None:
+    """An option that is a number of a range, a whole one where the range is; anything else (NaN, infinity) is refused
+    by name, because a ramp or a tick that is none would hold limits for ever."""
+    lowest, highest = allowed
+    kind = type(lowest)
+    words = f"{lowest:.15g} to {highest:.15g}"
+
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if lowest <= (value := kind(text)) <= highest:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number from {words}")
+
+    parser.add_argument(name, type=read, default=usual, help=f"{meaning} ({words}; default: {usual:g})")
 
 
 def _fleet(options: argparse.Namespace) -> BusSettings | None:
@@ -281,12 +300,20 @@ def _backend(_name: str) -> PowerActuator:
 
 def _writers(names: list[str]) -> list[int]:
     """User ids of the users named; by default the daemon's user, where the system has it."""
+    if not names:
+        with suppress(KeyError):
+            return [pwd.getpwnam(DAEMON_USER).pw_uid]
+        return []
+    return [_user_id(name) for name in names]
+
+
+def _user_id(name: str) -> int:
+    if name.isascii() and name.isdigit() and int(name) < NO_USER:
+        return int(name)
     try:
-        return [int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid for name in names or [DAEMON_USER]]
-    except KeyError as error:
-        if not names:
-            return []
-        raise AdapterError(f"--allow-user: {error.args[0]}") from error
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise AdapterError(f"--allow-user {name}: no user of this machine, and no uid below {NO_USER}") from None
 
 
 if __name__ == "__main__":
