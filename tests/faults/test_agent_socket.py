@@ -172,6 +172,16 @@ def test_what_a_reader_says_at_length_is_not_looked_at(tmp_path, connect, monkey
         assert ask(connect(), op="x")["result"] == ["x", False]
 
 
+@pytest.mark.parametrize("writers", [(), (ME,)])
+def test_what_lies_too_deep_to_be_named_comes_to_nobody(tmp_path, connect, writers):
+    obeyed = []
+    with listening(tmp_path / "agent.sock", lambda request, writes: obeyed.append(request), writers):
+        channel = connect()
+        channel.sendall(b'{"v":1,"op":' + b"[" * 200 + b"]" * 200 + b"}\n")
+        assert "deeper than" in json.loads(channel.makefile("rb").readline())["error"]
+        assert (channel.recv(1), obeyed) == (b"", []), "and hangs up"
+
+
 @pytest.mark.parametrize(("writers", "length"), [((), 10), ((ME,), sockets.LONG_LINE)])
 def test_readers_and_long_lines_come_one_after_the_other(tmp_path, connect, writers, length):
     inside, goes_on = [], threading.Event()
