@@ -13,10 +13,14 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import wire
+
+BUSY_S = 0.01
+"""Pause before the next call where the agent's queue is full."""
 
 
 class AgentPower:
@@ -114,7 +118,7 @@ class AgentPower:
             channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._channel = channel
             channel.settimeout(self.deadline_s)
-            channel.connect(str(self.socket_path))
+            self._call(channel)
         self._channel.sendall(line)
         received = bytearray()
         while not received.endswith(b"\n"):
@@ -126,6 +130,17 @@ class AgentPower:
             return wire.decode(bytes(received))
         except wire.BadRequest as error:
             raise EOFError(f"not an answer of an agent: {error}") from error
+
+    def _call(self, channel: socket.socket) -> None:
+        """Connect, also where so many call at this moment that the kernel lets nobody queue up any more."""
+        ends = monotonic() + self.deadline_s
+        while True:
+            try:
+                return channel.connect(str(self.socket_path))
+            except BlockingIOError:
+                if monotonic() >= ends:
+                    raise
+                sleep(BUSY_S)
 
     def _hang_up(self) -> None:
         channel, self._channel = self._channel, None

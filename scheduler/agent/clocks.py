@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from adapters.ports import AdapterError, ClockLocker, ClockReceipt, GpuId, Lease, PowerActuator
+from adapters.power.receipts import UNKNOWN_GPU
 from optimizer.reasons import Reason
 from scheduler.agent.state import AgentFiles, Found
 from scheduler.capwatch import DriftRules
@@ -43,14 +44,22 @@ class AgentClocks:
         return self._power
 
     def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease, now: float) -> ClockReceipt:
-        """Write down, then lock. AdapterError when it can't be written down: then nothing is locked."""
-        locker = self._locker()
-        held = {**self._found.clocks_mhz, **clocks_mhz}
+        """Write down, then lock. AdapterError when it can't be written down: then nothing is locked. A card that is not
+        there is neither: it would be owed for ever."""
+        locker, absent = self._locker(), self._absent(clocks_mhz)
+        known = {gpu: mhz for gpu, mhz in clocks_mhz.items() if gpu not in absent}
+        held = {**self._found.clocks_mhz, **known}
         if held != self._found.clocks_mhz:
             self._files.save_found(replace(self._found, clocks_mhz=held))
             self._found.clocks_mhz = held
         self._asserted_at = now
-        return self._set(locker, clocks_mhz, lease, now)
+        receipt = self._set(locker, known, lease, now)
+        return replace(receipt, failures={**receipt.failures, **dict.fromkeys(absent, UNKNOWN_GPU)})
+
+    def _absent(self, gpus: Collection[GpuId]) -> set[GpuId]:
+        """Those that are to be locked for the first time, and don't answer."""
+        fresh = set(gpus) - self._found.clocks_mhz.keys()
+        return fresh - self._power.discover().keys() if fresh else fresh
 
     def _set(self, locker: ClockLocker, clocks_mhz: Mapping[GpuId, int], lease: Lease, now: float) -> ClockReceipt:
         """Lock, but for cards that are left to another writer, and expect the locks to stay."""

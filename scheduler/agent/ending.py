@@ -1,7 +1,8 @@
 """One agent at a time over a state folder, and what becomes of a folder whose agent has been stopped for good.
 
 Why that is needed: an agent that is stopped leaves its caps to its successor, as one that is killed does. A machine
-that shall have none any more gives its limits back by `gridpace agent --release`.
+that shall have none any more gives its limits back by `gridpace agent --release`. A card that died for good takes
+nothing back: it would be owed for ever, and each stop would wait for it, so an operator may strike it off (`--forget`).
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 
-from adapters.ports import AdapterError, PowerActuator
+from adapters.ports import AdapterError, GpuId, PowerActuator
 from scheduler.agent.core import AgentCore, AgentSettings
-from scheduler.agent.state import AgentFiles
+from scheduler.agent.state import AgentFiles, Found
 
 _log = logging.getLogger("gridpace.agent")
 
@@ -23,16 +25,54 @@ _log = logging.getLogger("gridpace.agent")
 def release_alone(power: PowerActuator, state_dir: Path, settings: AgentSettings) -> int:
     """Give back what lies in a state folder that no agent uses; the exit status: 1 where some could not be.
     AdapterError as long as an agent runs there, and where none ever did."""
-    if not state_dir.is_dir():
-        raise AdapterError(f"{state_dir}: no such folder; name the one of the agent: --state-dir")
-    with only_one(state_dir):
+    with _left_here(state_dir):
         core = AgentCore(power, AgentFiles(state_dir), settings)
         if not core.outstanding:
             _log.info("%s: nothing is to be given back", state_dir)
         core.give_back(hurry=False)
         if core.outstanding:
-            _log.error("%s: not everything could be given back; it stays written down, try again", state_dir)
+            status = core.status()
+            left = ", ".join(sorted({**status["found_w"], **status["clocks_mhz"]}))
+            _log.error("%s: not given back, and still written down: %s; try again", state_dir, left)
+            _log.error("a GPU that died for good is struck off by --forget, one by one")
     return int(core.outstanding)
+
+
+def forget_alone(power: PowerActuator, state_dir: Path, gpus: Collection[GpuId]) -> None:
+    """Owe these GPUs nothing any more, in a state folder that no agent uses. AdapterError, with nothing changed, where
+    one of them answers or is owed nothing, where it can't be known which answer, and as for `release_alone`."""
+    with _left_here(state_dir):
+        files = AgentFiles(state_dir)
+        found, _ = files.load()
+        owed = found.limits_w.keys() | found.clocks_mhz.keys()
+        if unknown := sorted(set(gpus) - owed):
+            raise AdapterError(
+                f"--forget {unknown[0]}: owed nothing here; owed are: {', '.join(sorted(owed)) or 'none'}"
+            )
+        if alive := sorted(set(gpus) & power.discover().keys()):
+            raise AdapterError(f"--forget {alive[0]}: it answers; --release gives it back, with all others")
+        files.save_found(_without(found, gpus))
+    for gpu in sorted(set(gpus)):
+        had = f"{found.limits_w[gpu]:g} W" if gpu in found.limits_w else "free clocks"
+        _log.warning("%s is forgotten; it had %s before Gridpace, should it ever come back", gpu, had)
+
+
+def _without(found: Found, gpus: Collection[GpuId]) -> Found:
+    """What is owed, but for these GPUs."""
+    left = replace(found)
+    for name in (item.name for item in fields(left)):
+        if isinstance(value := getattr(left, name), dict):
+            setattr(left, name, {gpu: kept for gpu, kept in value.items() if gpu not in gpus})
+    return left
+
+
+@contextmanager
+def _left_here(state_dir: Path) -> Iterator[None]:
+    """Hold the folder of an agent that ran here and doesn't any more."""
+    if not state_dir.is_dir():
+        raise AdapterError(f"{state_dir}: no such folder; name the one of the agent: --state-dir")
+    with only_one(state_dir):
+        yield
 
 
 @contextmanager

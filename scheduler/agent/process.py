@@ -1,8 +1,8 @@
 """The node agent: a small privileged process that owns this machine's GPUs and outlives the daemon.
 
-Everything it may do is in `core`; here is how it is reached and kept alive. One request a line over a Unix socket
-(`adapters.power.wire`); the kernel says who calls (SO_PEERCRED), and only root, the agent's own user and the users
-named may change anything. It imports nothing heavy: no market, no solver, no web server, and stays below 45 MB.
+Everything it may do is in `core`; here is what may be asked of it, and how it is kept alive. One request a line over a
+Unix socket (`server`, `adapters.power.wire`); only root, the agent's own user and the users named may change anything.
+It imports nothing heavy: no market, no solver, no web server, and stays below 45 MB.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ import logging
 import os
 import platform
 import pwd
-import selectors
-import socket
-import socketserver
-import struct
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.ports import AdapterError, PowerActuator
 from adapters.power import wire
 from scheduler.agent.core import AgentCore, AgentSettings
-from scheduler.agent.ending import only_one, release_alone
+from scheduler.agent.ending import forget_alone, only_one, release_alone
 from scheduler.agent.fencing import Fenced
+from scheduler.agent.server import Server
 from scheduler.agent.state import AgentFiles
 from scheduler.agent.trouble import Unkept
 from scheduler.capwatch import DriftRules
@@ -38,12 +36,11 @@ from scheduler.stopsignals import stop_event
 if TYPE_CHECKING:
     from adapters.bus_settings import BusSettings
 
-MOST_CONNECTIONS = 32
-IDLE_S = 600.0
-"""A connection that says nothing for so long is closed; clients open a new one by themselves."""
-
 DAEMON_USER = "gridpace"
 """The daemon's user in our systemd units; it may write when the system has it and no other user is named."""
+
+NO_USER = 2**32 - 1
+"""The uid that the kernel gives nobody."""
 
 _DEFAULTS = AgentSettings()
 _log = logging.getLogger("gridpace.agent")
@@ -64,7 +61,8 @@ def run_agent(
     settings, stop = settings or _DEFAULTS, stop or threading.Event()
     with only_one(state_dir):
         core = AgentCore(power, AgentFiles(state_dir), settings)
-        with _Server(socket_path, core, {0, os.geteuid(), *writers}) as server, _ear(core, fleet, settings.state_s):
+        mouth, mine = partial(answer, core), {0, os.geteuid(), *writers}
+        with Server(socket_path, mouth, mine) as server, _ear(core, fleet, settings.state_s):
             threading.Thread(target=server.serve_forever, name="agent-socket", daemon=True).start()
             _greet(core)
             _tick(core)
@@ -119,103 +117,6 @@ def _ear(core: AgentCore, fleet: BusSettings | None, state_s: float) -> Iterator
         yield
     finally:
         ear.close()
-
-
-def peer_uid(channel: socket.socket) -> int:
-    """User id of the process at the other end, as the kernel knows it."""
-    layout = struct.Struct("3i")
-    _, uid, _ = layout.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size))
-    return int(uid)
-
-
-class _Server(socketserver.ThreadingUnixStreamServer):
-    """The socket: mode 0660, a thread a connection, a bounded number of them."""
-
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-    timeout = 0.0  # of `handle_request`, which is called when somebody waits
-
-    def __init__(self, path: Path, core: AgentCore, writers: Collection[int]) -> None:
-        self.core, self.writers = core, writers
-        self._seats = threading.BoundedSemaphore(MOST_CONNECTIONS)
-        self._path = path
-        self._bell, self._ended = socket.socketpair(), threading.Event()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Whoever holds the lock is the only agent, so a socket that lies here belongs to a dead one.
-        path.unlink(missing_ok=True)
-        try:
-            super().__init__(str(path), _Conversation)
-        except OSError as error:
-            raise AdapterError(f"{path}: {error}") from error
-
-    def serve_forever(self, poll_interval: float = 0.0) -> None:
-        """Serve until `shutdown`. The library's wakes up again and again to see whether it shall end; this one sleeps
-        until somebody calls or the bell rings."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self, selectors.EVENT_READ)
-            selector.register(self._bell[0], selectors.EVENT_READ)
-            while all(key.fileobj is self for key, _ in selector.select()):
-                self.handle_request()
-        self._ended.set()
-
-    def shutdown(self) -> None:
-        """End `serve_forever`, which must be running, and wait for that."""
-        self._bell[1].send(b".")
-        self._ended.wait()
-
-    def server_bind(self) -> None:
-        """Make the socket file for its owner alone, then open it to the group: never for a moment to others, and
-        without the umask, which belongs to every thread of the process."""
-        os.fchmod(self.socket.fileno(), 0o600)
-        super().server_bind()
-        self._path.chmod(0o660)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve in a thread, or hang up when all seats are taken."""
-        if self._seats.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Give the seat back afterwards."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._seats.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A conversation that broke is one line in the log; the agent serves on."""
-        _log.warning("a connection ended: %s", sys.exc_info()[1])
-
-    def server_close(self) -> None:
-        """Close and take the file away."""
-        super().server_close()
-        for end in self._bell:
-            end.close()
-        self._path.unlink(missing_ok=True)
-
-
-class _Conversation(socketserver.StreamRequestHandler):
-    """Requests and answers of one connection, in order."""
-
-    timeout = IDLE_S
-    server: _Server
-
-    def handle(self) -> None:
-        """Answer every line; hang up after one that can't be one of ours."""
-        may_write = peer_uid(self.connection) in self.server.writers
-        while line := self.rfile.readline(wire.MAX_LINE + 1):
-            try:
-                request = wire.decode(line)
-            except wire.BadRequest as error:
-                self._say({"ok": False, "code": wire.BAD_REQUEST, "error": str(error)})
-                return
-            self._say(answer(self.server.core, request, may_write))
-
-    def _say(self, message: Mapping[str, Any]) -> None:
-        self.wfile.write(wire.encode(message))
 
 
 def answer(core: AgentCore, request: Mapping[str, Any], may_write: bool) -> dict[str, Any]:
@@ -305,6 +206,9 @@ def main(arguments: list[str] | None = None) -> int:
         writers = _writers(options.allow_user)
         fleet = _fleet(options)
         power = _power(options)
+        if options.forget:
+            forget_alone(power, options.state_dir, options.forget)
+            return 0
         if options.release:
             return release_alone(power, options.state_dir, settings)
         run_agent(options.socket, options.state_dir, power, writers, settings, stop, fleet)
@@ -324,26 +228,47 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-user", action="append", default=[], help="user or uid that may give orders (repeatable)"
     )
-    parser.add_argument("--release-w-per-s", type=float, default=_DEFAULTS.release_w_per_s, help="ramp of a release")
-    parser.add_argument(
+    _number(
+        parser, "--release-w-per-s", _DEFAULTS.release_w_per_s, (0.1, 100_000.0), "watts a second of a release's ramp"
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--release", action="store_true", help="give back what a stopped agent left here, at once, and end"
     )
-    parser.add_argument(
-        "--tick-s", type=float, default=_DEFAULTS.tick_s, help="seconds between two checks of lease and limits"
-    )
+    instead.add_argument(
+        "--forget", action="append", default=[], metavar="GPU", help="where a stopped agent owes something to a GPU"
+        " that died for good, owe it nothing any more, and end (repeatable)"
+    )  # fmt: skip
+    _number(parser, "--tick-s", _DEFAULTS.tick_s, (0.01, 30.0), "seconds between two checks of lease and limits")
     drift = _DEFAULTS.drift
-    parser.add_argument(
-        "--reassert", type=int, default=drift.reassert, help="how often a cap that another program raised is set again"
-    )
-    parser.add_argument(
-        "--quiet-s", type=float, default=drift.quiet_s, help="seconds after which a GPU left to it is taken back"
-    )
+    again = "how often a cap that another program raised is set again"
+    _number(parser, "--reassert", drift.reassert, (0, 1000), again)
+    quiet = "seconds after which a GPU left to it is taken back"
+    _number(parser, "--quiet-s", drift.quiet_s, (1.0, 30 * 86400.0), quiet)
     group = parser.add_argument_group("fleet", "orders over NATS too; files made by `gridpace fleet init`")
     group.add_argument("--fleet", action="append", default=[], metavar="URL", help="a NATS server (repeatable)")
     group.add_argument("--node", default=platform.node().partition(".")[0], help="this node's name (its host name)")
     group.add_argument("--seed", type=Path, help="secret nkey of this node")
     group.add_argument("--ca", type=Path, help="certificate authority of the servers")
     return parser
+
+
+def _number(
+    parser: argparse.ArgumentParser, name: str, usual: float, allowed: tuple[float, float], meaning: str
+) -> None:
+    """An option that is a number of a range, a whole one where the range is; anything else (NaN, infinity) is refused
+    by name, because a ramp or a tick that is none would hold limits for ever."""
+    lowest, highest = allowed
+    kind = type(lowest)
+    words = f"{lowest:.15g} to {highest:.15g}"
+
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if lowest <= (value := kind(text)) <= highest:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number from {words}")
+
+    parser.add_argument(name, type=read, default=usual, help=f"{meaning} ({words}; default: {usual:g})")
 
 
 def _fleet(options: argparse.Namespace) -> BusSettings | None:
@@ -380,12 +305,20 @@ def _backend(_name: str) -> PowerActuator:
 
 def _writers(names: list[str]) -> list[int]:
     """User ids of the users named; by default the daemon's user, where the system has it."""
+    if not names:
+        with suppress(KeyError):
+            return [pwd.getpwnam(DAEMON_USER).pw_uid]
+        return []
+    return [_user_id(name) for name in names]
+
+
+def _user_id(name: str) -> int:
+    if name.isascii() and name.isdigit() and int(name) < NO_USER:
+        return int(name)
     try:
-        return [int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid for name in names or [DAEMON_USER]]
-    except KeyError as error:
-        if not names:
-            return []
-        raise AdapterError(f"--allow-user: {error.args[0]}") from error
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise AdapterError(f"--allow-user {name}: no user of this machine, and no uid below {NO_USER}") from None
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.ports import AdapterError, GpuId
+from scheduler.agent import shapes
 from scheduler.agent.trouble import Unkept
 from scheduler.boottime import boottime
 
@@ -141,8 +142,9 @@ class AgentFiles:
         document = self._read("found.json")
         if document is not None:
             try:
-                if (written := document.pop("format")) != FORMAT:
+                if (written := document.pop("format", None)) != FORMAT:
                     raise ValueError(f"its format is {written}, this agent knows {FORMAT}; install the other one again")
+                shapes.check_found(document)
                 clock = document.pop("clock", None)
                 known = {item.name for item in fields(Found)} - {"more"}
                 found = Found(**{name: value for name, value in document.items() if name in known})
@@ -197,7 +199,7 @@ class AgentFiles:
             document = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise AdapterError(f"{path}: {error}") from error
         if not isinstance(document, dict):
             raise AdapterError(f"{path}: not an object")

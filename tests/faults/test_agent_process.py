@@ -20,7 +20,7 @@ from adapters.power.agent import AgentPower
 from adapters.power.nvml import NvmlPower
 from optimizer.reasons import Reason
 from scheduler.agent.ending import release_alone
-from scheduler.agent.process import MOST_CONNECTIONS, _Server
+from scheduler.agent.server import MOST_CONNECTIONS, Server
 from scheduler.agent.settings import AgentSettings
 from tests.support.fake_nvml import FakeNvml, h100s
 from tests.support.power_worlds import fake_machine, running_agent, serves, wait_until
@@ -214,7 +214,7 @@ def as_stranger():
 def test_the_socket_is_made_for_the_group_whatever_the_umask_and_leaves_that_alone(tmp_path):
     before = os.umask(0)
     try:
-        server = _Server(tmp_path / "agent.sock", None, ())
+        server = Server(tmp_path / "agent.sock", None, ())
         assert (tmp_path / "agent.sock").stat().st_mode & 0o777 == 0o660
         server.server_close()
     finally:
@@ -226,7 +226,7 @@ def test_the_socket_wakes_nobody_while_nobody_calls_and_ends_at_once(tmp_path, m
     monkeypatch.setattr(
         selectors.DefaultSelector, "select", lambda self, *wait: [woken.append(1), select(self, *wait)][1]
     )
-    server = _Server(tmp_path / "agent.sock", None, ())
+    server = Server(tmp_path / "agent.sock", None, ())
 
     def hang_up():
         server.socket.accept()[0].close()

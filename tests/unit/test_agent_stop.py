@@ -1,14 +1,18 @@
 """An agent that is stopped: what is asked for stays for its successor, the rest is given back."""
 
 import json
+import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from adapters.ports import AdapterError, Lease
+from optimizer.reasons import Reason
+from scheduler.agent import process
 from scheduler.agent.core import AgentCore
-from scheduler.agent.ending import only_one, release_alone
+from scheduler.agent.ending import forget_alone, only_one, release_alone
 from scheduler.agent.state import AgentFiles, Found, Held
 from scheduler.boottime import boottime
 from tests.support.agent_node import SETTINGS, Node
@@ -133,3 +137,68 @@ def test_leases_are_counted_by_a_clock_that_runs_through_a_suspension(node, tmp_
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     assert before <= core._clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)
     assert boottime is core._clock
+
+
+@pytest.fixture
+def dead(node, monkeypatch):
+    """The last card died for good under a cap and a lock; the agent has been stopped."""
+    monkeypatch.setattr("scheduler.agent.core.sleep", node.clock.sleep)
+    node.cap(300, seconds=5.0)
+    assert not node.core.lock({node.gpus[-1]: 900, node.gpus[1]: 900}, Lease(1, 2, 5.0)).failures
+    node.hall.fail(node.gpus[-1], Reason.GPU_LOST)
+    node.live(200)
+    node.core.stop()
+    assert list(node.core.status()["found_w"]) == [node.gpus[-1]]
+    return node.gpus[-1]
+
+
+def test_a_card_that_died_for_good_is_forgotten_when_an_operator_says_so(node, dead, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(process, "_power", lambda options: node.power)
+    monkeypatch.setattr(process, "stop_event", threading.Event)
+    assert process.main(["--state-dir", str(tmp_path), "--forget", dead]) == 0
+    assert f"{dead} is forgotten; it had 700 W before Gridpace" in caplog.text
+    node.kill_and_restart()
+    assert node.core.tick() == "free: no GPU is capped by Gridpace"
+    assert not node.core.outstanding
+    node.hall.fail(dead, None)
+    node.cap(400, sequence=3)
+    assert node.core.status()["found_w"][dead] == 300, "it came back as it was, and is found like that"
+
+
+def test_a_card_is_not_forgotten_that_answers_or_is_owed_nothing_or_belongs_to_an_agent_at_work(node, dead, tmp_path):
+    before = (tmp_path / "found.json").read_bytes()
+    with pytest.raises(AdapterError, match=f"--forget GPU-x: owed nothing here; owed are: {dead}"):
+        forget_alone(node.power, tmp_path, [dead, "GPU-x"])
+    with only_one(tmp_path), pytest.raises(AdapterError, match="another agent"):
+        forget_alone(node.power, tmp_path, [dead])
+    node.hall.fail(dead, None)
+    with pytest.raises(AdapterError, match=f"--forget {dead}: it answers; --release gives it back"):
+        forget_alone(node.power, tmp_path, [dead])
+    with pytest.raises(AdapterError, match="no such folder"):
+        forget_alone(node.power, tmp_path / "mistyped", [dead])
+    assert (tmp_path / "found.json").read_bytes() == before
+    with pytest.raises(SystemExit):
+        process.main(["--release", "--forget", dead])
+
+
+def test_of_several_dead_cards_the_others_stay_owed_and_a_release_names_them(node, tmp_path, caplog):
+    quick = replace(SETTINGS, stop_s=0.1, tick_s=0.01, release_w_per_s=1e6)
+    node.cap(300)
+    for gpu in node.gpus[:3]:
+        node.hall.fail(gpu, Reason.GPU_LOST)
+    forget_alone(node.power, tmp_path, node.gpus[:2])
+    node.kill_and_restart()
+    assert node.core.status()["found_w"] == dict.fromkeys(node.gpus[2:], 700.0)
+    assert release_alone(node.power, tmp_path, quick) == 1
+    assert f"still written down: {node.gpus[2]}; try again" in caplog.text
+
+
+def test_what_is_ordered_for_a_card_that_is_not_there_is_not_written_down(node, tmp_path):
+    receipt = node.core.lock({"GPU-x": 900, node.gpus[0]: 900}, Lease(1, 1, 30.0))
+    assert (receipt.failures, receipt.clock_mhz) == ({"GPU-x": Reason.GPU_LOST}, {node.gpus[0]: 900})
+    assert node.cap(300, sequence=2, gpus=["GPU-y"]).failures == {"GPU-y": Reason.GPU_LOST}
+    kept = json.loads((tmp_path / "found.json").read_text())
+    assert (kept["clocks_mhz"], kept["limits_w"]) == ({node.gpus[0]: 900}, {})
+    assert set(node.core.status()["clocks_mhz"]) == {node.gpus[0]}
+    node.live(200)
+    assert node.core.status()["phase"] == "free"
