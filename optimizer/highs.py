@@ -160,17 +160,19 @@ class Highs:
     def solve(self, time_limit_s: float) -> float:
         """Solve, and leave the answer unread; the seconds. Raises SolveError when there is no usable point within the
         time. From some bases the simplex loses its way and says "Unknown": then once more from nothing. Prices that lie
-        far apart can make what undoes the presolve lose it too ("Not Set"): then without a presolve."""
+        far apart can make what undoes the presolve lose it too ("Not Set"): then without a presolve. Or the dual method
+        finds no step with duals so large ("Solve error"): then by the primal one."""
         before = self.clock_s()
         self.option("time_limit", before + max(1e-3, float(time_limit_s)))
         self._solver.run()
         if self._lost():
             self.forget()
             self._solver.run()
-        if self._lost():
-            self.forget()
-            with self._with("presolve", "off"):
-                self._solver.run()
+        for name, value in (("presolve", "off"), ("simplex_strategy", PRIMAL)):
+            if self._lost():
+                self.forget()
+                with self._with(name, value):
+                    self._solver.run()
         status, info = self._solver.getModelStatus(), self._solver.getInfo()
         incumbent = self.mixed and info.primal_solution_status == 2 and status == TIME_LIMIT
         if status != OPTIMAL and not incumbent:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from optimizer.check import check_plan
@@ -52,6 +52,7 @@ def test_the_optimum_keeps_every_promise_and_beats_every_rule(seed):
 
 
 @many
+@example(16260, 16259)  # cards that hardly draw more at work: prices so far apart that only the primal simplex ends
 @given(seeds, seeds)
 def test_the_ladder_answers_with_a_plan_that_may_be_obeyed(seed, other):
     made = random_problem(seed)

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.support.reference import coarse_grid, reference_problem
 from optimizer.domain import Rung
 from optimizer.faults import SolveError, SolveFault
-from optimizer.highs import Answer, Highs, solve_arrays
+from optimizer.highs import DUAL, Answer, Highs, solve_arrays
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import declare
 from optimizer.reasons import Reason
@@ -162,7 +162,10 @@ def test_a_simplex_that_loses_its_way_from_a_basis_begins_once_more_from_nothing
     real, lost = solver._solver.getModelStatus, [highspy.HighsModelStatus.kUnknown]
     monkeypatch.setattr(solver._solver, "getModelStatus", lambda: lost.pop() if lost else real())
     assert solver.run(10.0).objective == pytest.approx(objective, rel=1e-9)
-    lost += [highspy.HighsModelStatus.kUnknown] * 3  # at once, from nothing, without a presolve
+    lost += [highspy.HighsModelStatus.kSolveError] * 3  # at once, from nothing, without a presolve
+    assert solver.run(10.0).objective == pytest.approx(objective, rel=1e-9), "the primal method is the last to try"
+    assert solver._solver.getOptionValue("simplex_strategy")[1] == DUAL, "and the next run is by the dual one again"
+    lost += [highspy.HighsModelStatus.kUnknown] * 4
     with pytest.raises(SolveError, match="Unknown") as caught:
         solver.run(10.0)
     assert caught.value.kind is SolveFault.FAILED
