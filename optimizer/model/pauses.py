@@ -24,7 +24,7 @@ def add_pauses(model: Model) -> None:
     `most` is the job's bound of x + late; `least` the work of its least GPUs (one without a gang) at the knee of the
     slowest of its pools, or what is left of it. Jobs with a gang alone have no `on` for later intervals.
     """
-    facts, table = model.facts, model.facts.table
+    facts = model.facts
     steps = steps_of(facts)
     if not steps.stepped.any():
         _add_none(model)
@@ -35,8 +35,7 @@ def add_pauses(model: Model) -> None:
     now = t == 0
     on_now = model.columns("on_now", "jt", (j[now], t[now]), high=1.0, whole=True)
     on = model.columns("on", "jt", (j[~now], t[~now]), high=1.0)
-    share = (table.on_time_h + table.late_h)[j, t] / facts.hours[t]  # not `most`, which a pool's speed lowers
-    least = np.minimum(np.minimum(steps.least_work[j] * share, table.left[j] / facts.hours[t]), most[j, t])
+    least = least_rate(model, steps, most)[j, t]
     rows = (model.rows("run_most", "jt", (j, t), high=0.0), model.rows("run_least", "jt", (j, t), low=0.0))
     for family, coefficient in zip(rows, (-most[j, t], -least), strict=True):
         at = family.find(most.shape)
@@ -46,7 +45,7 @@ def add_pauses(model: Model) -> None:
         add_rate_of(model, family, at, 1.0)
     _add_starts_anew(model, steps, open_ & steps.lasting[:, None])
     _add_whole_pauses(model, steps, open_ & steps.lasting[:, None])
-    _add_least_runs(model, steps, open_ & steps.lasting[:, None])
+    _add_least_runs(model, steps, open_ & steps.lasting[:, None], most)
 
 
 NO_COLUMNS = {"on_now": "jt", "on": "jt", "up": "jt", "up_end": "j", "first": "j", "cut": "jt"}
@@ -84,6 +83,14 @@ def most_rate(model: Model) -> Floats:
         np.maximum.at(bound, (columns.keys[0], columns.keys[2]), columns.high)
         most += bound
     return most
+
+
+def least_rate(model: Model, steps: Steps, most: Floats) -> Floats:
+    """Least rate of a job that is on [job, interval], up to `most`."""
+    facts, table = model.facts, model.facts.table
+    share = (table.on_time_h + table.late_h) / facts.hours  # not `most`, which a pool's speed lowers
+    least: Floats = np.minimum(steps.least_work[:, None] * share, table.left[:, None] / facts.hours)
+    return np.minimum(least, most)
 
 
 def _on(model: Model, rows: Rows, at: Ints, j: Ints, t: Ints, coefficient: float) -> None:
@@ -152,14 +159,15 @@ def _add_whole_pauses(model: Model, steps: Steps, open_: Flags) -> None:
     _on(model, rows, rows.all, j, np.zeros_like(j), 1.0)
 
 
-def _add_least_runs(model: Model, steps: Steps, open_: Flags) -> None:
-    """on[j,t] + cut[j,t] >= sum of up[j,u] over starts u < t less than the least run (or what the work left takes)
-    before t; and on[j,t] + cut[j,t] >= 1 while a run in progress has not lasted that long. Objective: + weight of
-    undone work * least work * hours * cut: a least run gives way to hard limits and firm events, and to nothing
-    cheaper. In later intervals, where `on` may be a part, it is of that only what an event's price is above the work's:
-    work and run together must be worth less than what they take from a firm event. `cut` may be above 1: of a run that
-    was cut and the one after it, both are cut where neither can be. (Without `cut` a run that must not be cut could not
-    begin before a limit that stops it, or would break it.)
+def _add_least_runs(model: Model, steps: Steps, open_: Flags, most: Floats) -> None:
+    """on[j,t] + cut[j,t] >= sum of rest[j,t,u] * up[j,u] over starts u < t less than the least run (or what the work
+    left takes) before t; and on[j,t] + cut[j,t] >= 1 while a run in progress has not lasted that long. Objective:
+    + weight of undone work * least work * hours * cut: a least run gives way to hard limits and firm events, and to
+    nothing cheaper. In later intervals, where `on` may be a part, it is of that only what an event's price is above the
+    work's: work and run together must be worth less than what they take from a firm event. `cut` may be above 1: of a
+    run that was cut and the one after it, both are cut where neither can be. (Without `cut` a run that must not be cut
+    could not begin before a limit that stops it, or would break it.) `rest` is 1, but where a run at the highest rate
+    has less left to do in t than a least rate does (see `_rest`).
     """
     facts = model.facts
     begun, hold_on = _starts_before(facts, steps, open_), held(facts, steps) & open_
@@ -172,11 +180,25 @@ def _add_least_runs(model: Model, steps: Steps, open_: Flags) -> None:
     cut_at = cut.find(shape)
     lasts = model.rows("least_run", "jt", np.nonzero(kept), low=0.0)
     up: Columns = model.get("up")
-    lasts.add(lasts.find(shape)[begun[:, 0], begun[:, 1]], up, up.find(shape)[begun[:, 0], begun[:, 2]], -1.0)
+    rest, starts = _rest(model, steps, begun, most), up.find(shape)[begun[:, 0], begun[:, 2]]
+    lasts.add(lasts.find(shape)[begun[:, 0], begun[:, 1]], up, starts, -rest)
     goes_on = model.rows("goes_on", "jt", np.nonzero(hold_on), low=1.0)
     for rows in (lasts, goes_on):
         _on(model, rows, rows.all, rows.keys[0], rows.keys[1], 1.0)
         rows.add(rows.all, cut, cut_at[rows.keys], 1.0)
+
+
+def _rest(model: Model, steps: Steps, begun: Ints, most: Floats) -> Floats:
+    """min(1, rate * hours of the run in t / (hours[t] * least[j,t])) of each triple (job, interval, start): a run that
+    lasts no longer than its work does at the highest rate ends inside of t, and does only the rest of its work there.
+    (Held to its least rate for all of t, it would have to begin more slowly, or not at all.)"""
+    facts, (j, t, u) = model.facts, begun.T
+    begins = np.cumsum(facts.hours) - facts.hours
+    inside_h = np.minimum(facts.hours[t], begins[u] + steps.least_h[j] - begins[t])
+    ends = steps.least_h[j] * facts.table.rate[j] >= facts.table.left[j] * (1 - 1e-9)
+    whole = np.maximum(least_rate(model, steps, most)[j, t] * facts.hours[t], 1e-12)
+    found: Floats = np.where(ends, np.minimum(1.0, facts.table.rate[j] * inside_h / whole), 1.0)
+    return found
 
 
 def _starts_before(facts: Facts, steps: Steps, open_: Flags) -> Ints:

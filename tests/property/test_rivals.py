@@ -29,6 +29,7 @@ def test_every_rule_may_be_obeyed(name, seed):
 @many
 @example(3520)  # rules ran a part of a card that the model did not
 @example(7976)  # a rule stopped a run that must go on, and the bill did not count it
+@example(13980)  # the model had a run whose work ends inside of an interval go on at its least rate until its end
 @given(seeds)
 def test_no_rule_is_worth_more_than_the_optimum(seed):
     made = random_problem(seed, exact=True)

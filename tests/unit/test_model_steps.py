@@ -17,6 +17,7 @@ from optimizer.model.build import declare
 from optimizer.reasons import Reason
 from optimizer.rivals import RIVALS
 from optimizer.solve import solve_problem
+from optimizer.timegrid import TimeGrid
 from optimizer.validate import ProblemError, validate
 from optimizer.weights import job_weights
 from tests.support.problems import HOUR, START, event, hourly, inputs, job, pool, problem, site
@@ -145,6 +146,17 @@ def test_a_run_may_begin_before_a_limit_that_cuts_it_and_the_limit_holds():
     assert check_plan(here, plan) == ()
     assert max(np.array(plan.sites["dc"].import_kw)[2:5]) <= 100.0 + 1e-3
     assert plan.jobs["j"].work_gpus == pytest.approx((100.0, 100.0, 0.0, 0.0, 0.0, 100.0))
+
+
+def test_a_run_whose_work_ends_inside_an_interval_begins_now_at_its_highest_rate():
+    """0.3 GPU-h of one card, whose least run of two hours is all of it: 5 free minutes at full speed leave 0.2167 for a
+    dear hour. The least rate in that hour is 0.3, by which such a run could not begin before it."""
+    grid = TimeGrid((START, START + HOUR / 12, START + HOUR * 13 / 12))
+    of = job("j", (0, 13 / 12), 0.3, 1, min_run_h=2.0, value_per_gpu_h=1.0)
+    here = problem(grid, [site(2, price=[0.0, 900.0])], [inputs(pool("batch", Work.BATCH, 10), 2)], [of])
+    plan = solve_problem(here)
+    assert plan.jobs["j"].work_gpus == pytest.approx((1.0, 0.3 - 1 / 12))
+    assert check_plan(here, plan) == ()
 
 
 def test_a_run_that_was_cut_and_the_one_after_it_are_both_cut_by_an_event():
