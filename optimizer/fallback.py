@@ -17,7 +17,7 @@ from optimizer.curves import draw_at_cap
 from optimizer.domain import Plan, Problem, Rung
 from optimizer.facts import Facts, Floats, facts_of, late_tail, unbroken_run, with_taken
 from optimizer.jobfacts import JobFacts
-from optimizer.leastruns import Space, keep_runs
+from optimizer.leastruns import Space, keep_runs, space_left
 from optimizer.poolfacts import PoolFacts
 from optimizer.promises import keep_promises
 from optimizer.reasons import Note, Reason, Severity
@@ -253,8 +253,10 @@ class _Book:
     def plan(self, rung: Rung, reason: Reason, text: str, events: Mapping[str, EventPlan] | None = None) -> Plan:
         """The plan of what was booked; `events`: answers to voluntary events (None: no to all)."""
         facts = self.facts
-        space = Space(self.free, self.room_kw, self.kw_per_work)
-        keep_promises(facts, self.steps, self.rates, self.homes, space)
+        space = Space(self.free, self.room_kw, self.kw_per_work, np.zeros_like(self.free))
+        if keep_promises(facts, self.steps, self.rates, self.homes, space):  # what was booked left no room for these
+            space = space_left(facts, self.rates, self.homes, self.draw_kw, self.kw_per_work)
+            keep_promises(facts, self.steps, self.rates, self.homes, space)
         draw = keep_runs(facts, self.steps, self.rates, self.homes, self.draw_kw)
         note = Note(reason, "plan", text, Severity.WARNING)
         return assemble(facts, Draft(draw, self.rates, tuple(self.homes), events=events or {}), rung, (note,))

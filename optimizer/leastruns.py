@@ -24,11 +24,13 @@ MOST_PASSES = 20
 @dataclass(frozen=True, eq=False)
 class Space:
     """What is still free: GPU equivalents [pool, interval], IT power in kW [site, interval], and the power that a GPU
-    equivalent takes [pool, interval]. Changed in place."""
+    equivalent takes [pool, interval]; `first_kw`: what the first of them takes beyond that, where the work that a pool
+    has goes slower than it will beside more. Changed in place."""
 
     free: Floats
     room_kw: Floats
     kw_per_work: Floats
+    first_kw: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,15 @@ def keep_runs(facts: Facts, steps: Steps, rates: Floats, homes: Sequence[int], d
             break
         plan = _drawn(facts, rates, homes, draw_kw)
     return plan.draw_kw
+
+
+def space_left(facts: Facts, rates: Floats, homes: Sequence[int], draw_kw: Floats, kw_per_work: Floats) -> Space:
+    """What a whole plan leaves free, its engines that must run counted in."""
+    plan, first_kw = _drawn(facts, rates, homes, draw_kw), np.zeros_like(draw_kw)
+    for pool in (pool for pool in facts.pools if pool.batch):
+        g = pool.index
+        first_kw[g] = np.clip(pool.base_kw + plan.work[g] * kw_per_work[g] - plan.draw_kw[g], 0.0, None)
+    return Space(plan.free, plan.room_kw, kw_per_work, first_kw)
 
 
 def _drawn(facts: Facts, rates: Floats, homes: Sequence[int], draw_kw: Floats) -> _Plan:

@@ -13,10 +13,10 @@ from optimizer.leastruns import Space
 from optimizer.steps import Steps, least_now
 
 
-def keep_promises(facts: Facts, steps: Steps, rates: Floats, homes: list[int], space: Space) -> None:
+def keep_promises(facts: Facts, steps: Steps, rates: Floats, homes: list[int], space: Space) -> bool:
     """Give every job with a promised deadline what is missing before it, the earliest deadline first, where there is
-    room; its later work becomes less. Changes `rates` [job, interval]."""
-    table = facts.table
+    room; its later work becomes less. Changes `rates` [job, interval]. Whether anything is missing still."""
+    table, short = facts.table, False
     firm = np.flatnonzero(table.firm & table.preemptible & (table.first_pool >= 0))
     for number in firm[np.argsort(table.deadline_h[firm], kind="stable")].tolist():
         g = homes[number] = homes[number] if homes[number] >= 0 else int(table.first_pool[number])
@@ -30,11 +30,14 @@ def keep_promises(facts: Facts, steps: Steps, rates: Floats, homes: list[int], s
         missing = table.left[number] - float(timely.sum()) - table.rate[number] * table.beyond_h[number]
         if missing <= 1e-9:
             continue
-        room = np.minimum(space.free[g], space.room_kw[facts.pools[g].site] / space.kw_per_work[g]) * facts.hours
+        room_kw = np.clip(space.room_kw[facts.pools[g].site] - space.first_kw[g], 0.0, None)
+        room = np.minimum(space.free[g], room_kw / space.kw_per_work[g]) * facts.hours
         spare = np.clip(np.minimum(room, limit - timely), 0.0, None)
         least = least_now(facts, steps, number) * facts.hours[0] - work[0]
         more = _more(spare, missing, float(least))
         _book(facts, rates, (number, g), more, space)
+        short |= float(more.sum()) < missing - 1e-9
+    return short
 
 
 def _more(spare: Floats, missing: float, least: float) -> Floats:
@@ -61,8 +64,10 @@ def _book(facts: Facts, rates: Floats, job_pool: tuple[int, int], more: Floats, 
     """Take the room; what was planned for later than the work lasts is free again for nobody."""
     number, g = job_pool
     site = facts.pools[g].site
+    taken_kw = more / facts.hours * space.kw_per_work[g] + np.where(more > 0, space.first_kw[g], 0.0)
     space.free[g] -= more / facts.hours
-    space.room_kw[site] = np.clip(space.room_kw[site] - more / facts.hours * space.kw_per_work[g], 0.0, None)
+    space.room_kw[site] = np.clip(space.room_kw[site] - taken_kw, 0.0, None)
+    space.first_kw[g] = np.where(more > 0, 0.0, space.first_kw[g])
     work = rates[number] * facts.hours + more
     done = np.cumsum(work) - work
     rates[number] = np.clip(np.minimum(work, facts.table.left[number] - done), 0.0, None) / facts.hours

@@ -86,6 +86,7 @@ def test_what_cards_do_under_the_one_cap_of_their_pool_is_kept_on_every_rung(see
         assert check_plan(made, plan) == ()
 
 
+@example(13584, 13585)  # rules left the power of an engine that must run to nobody, beside a promise that they broke
 @example(14524, 14525)  # a run that was to end at its least rate took power from a firm event that it had no need of
 @given(seeds, seeds)
 def test_promised_deadlines_are_kept_on_every_rung_while_there_is_room(seed, other):

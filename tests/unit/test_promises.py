@@ -6,6 +6,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from optimizer.assets import Generator
 from optimizer.check import check_plan
 from optimizer.domain import CurvePoint, JobState, PowerCurve, Rung, Work
 from optimizer.evaluate import evaluate
@@ -88,7 +89,7 @@ def test_rules_fill_later_hours_where_a_gang_is_short_of_work_for_the_first():
     """18 GPU-hours are missing: too few for fifty GPUs now, and the third hour has no room in it but for them."""
     asks = replace(begun(firm=True, min_gpus=50), work_gpu_h=68.0)
     kept = problem(hourly(4), [site(4, price=[9.0, 1.0, 9.0, 9.0])], [inputs(BATCH, 4)], [asks])
-    space = Space(np.array([[25.0, 0.0, 25.0, 25.0]]), np.full((1, 4), 100.0), np.full((1, 4), 0.2))
+    space = Space(np.array([[25.0, 0.0, 25.0, 25.0]]), np.full((1, 4), 100.0), np.full((1, 4), 0.2), np.zeros((1, 4)))
     rates = np.array([[0.0, 50.0, 0.0, 0.0]])
     facts = facts_of(kept)
     keep_promises(facts, steps_of(facts), rates, [0], space)
@@ -96,6 +97,18 @@ def test_rules_fill_later_hours_where_a_gang_is_short_of_work_for_the_first():
     space, rates = replace(space, free=np.array([[25.0, 0.0, 0.0, 25.0]])), np.array([[0.0, 50.0, 0.0, 0.0]])
     keep_promises(facts, steps_of(facts), rates, [0], space)
     assert rates[0] == pytest.approx([25.0, 43.0, 0.0, 0.0])
+
+
+def test_rules_keep_a_promise_with_the_power_of_an_engine_that_must_run():
+    """An event leaves the 10 kW that idle cards take. The engine gives 6 more: 20 GPU-hours an hour at full speed."""
+    engine = Generator("gas", (6.0,) * 4, (6.0,) * 4, 50.0, False, True)
+    asks = replace(begun(firm=True), work_gpu_h=50.0)
+    called = event("e", (0, 4), 10.0, baseline=50.0)
+    kept = problem(hourly(4), [site(4, generators=(engine,))], [inputs(BATCH, 4)], [asks], [called])
+    plan = greedy_plan(kept)
+    assert plan.jobs["j"].work_gpus == pytest.approx((20.0, 20.0, 10.0, 0.0))
+    assert max(plan.sites["dc"].over_event_kw) < 1e-6
+    assert check_plan(kept, plan) == ()
 
 
 def test_rules_keep_a_promise_where_another_pool_of_the_job_is_faster():
