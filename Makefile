@@ -14,8 +14,8 @@ BINDIR ?= /usr/local/bin
 SERVICE_PYTHON ?= /usr/bin/python3
 STAGED_VENV = $(abspath $(DESTDIR)$(PREFIX))/venv
 
-# Tests at once: one more than two cores have, since most of those end to end wait for processes more than they reckon.
-WORKERS ?= 3
+# Tests at once: twice what two cores have, since most of those end to end wait for processes more than they reckon.
+WORKERS ?= 4
 
 # uv takes the Python it is given and never downloads another.
 export UV_PYTHON_DOWNLOADS := never
