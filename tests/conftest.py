@@ -1,5 +1,6 @@
 """Settings that every test shares: no network, no leftovers of the caller's environment, an odd local time zone."""
 
+import logging
 import os
 import socket
 import sys
@@ -50,6 +51,12 @@ def _clean_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name in [name for name in os.environ if name.startswith("GRIDPACE_") and name != "GRIDPACE_KILLS"]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _logs_are_heard():
+    """A storm in the same process hushes what daemon and agents say; the next test may listen for it."""
+    logging.getLogger("gridpace").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)
