@@ -337,6 +337,7 @@ def leading(daemon, stream, epoch):
     member = object.__new__(Member)
     member._books, member._stream, member._of = daemon.books, stream, SimpleNamespace(store=daemon.path)
     member.lease, member._role = FakeLease(epoch), "elected"
+    member.copies = SimpleNamespace(renew=lambda: None)
     daemon.store = member.open_store()
     return daemon.store.epoch()
 
