@@ -129,6 +129,7 @@ class Handler(BaseHTTPRequestHandler):
                 events = twin.since(plural, namespace, version)
                 if not events and time.monotonic() < ends and twin.cut == began and events is not None:
                     twin.lock.wait(0.2 if twin._live is not None else 0.01)
+                    events = twin.since(plural, namespace, version)  # or the bookmark would skip what came meanwhile
                 latest, over = twin.latest, time.monotonic() >= ends
             if events is None:
                 gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}

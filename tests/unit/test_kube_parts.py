@@ -1,10 +1,12 @@
 """Parts of pacing Kubernetes by themselves: what a config may say, what is counted, and how long lists are read."""
 
 import json
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import requests
 from pydantic import ValidationError
 
 from adapters.jobs.kube_api import JOBS, KubeApi, KubeLost
@@ -15,7 +17,10 @@ from adapters.jobs.kube_terms import kube_terms
 from adapters.jobs.runs import NOTHING, Earlier, Runs
 from optimizer.domain import JobState
 from scheduler.store.store import Store
+from tests.support.kube_http import TOKEN
 from tests.support.kube_twin import Twin
+
+SPEC = {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "w", "image": "x"}]}}}
 
 
 def test_a_drain_without_queues_is_refused_and_no_more_pods_counted_than_complete():
@@ -32,10 +37,9 @@ def test_long_lists_come_in_pages_and_an_overloaded_server_counts_as_away(tmp_pa
     twin = Twin().serve()
     api = KubeApi(twin.kubeconfig(tmp_path), None, 5.0)
     try:
-        spec = {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "w", "image": "x"}]}}}
         for k in range(1203):
             with twin.lock:
-                twin.create("jobs", "work", {"metadata": {"name": f"j{k}"}, "spec": json.loads(json.dumps(spec))})
+                twin.create("jobs", "work", {"metadata": {"name": f"j{k}"}, "spec": SPEC})
         assert len(api.list(JOBS, "work")[0]) == 1203
         assert sum(method == "GET" for method, *_ in twin.requests) == 3
         twin.refuse = 1
@@ -43,6 +47,38 @@ def test_long_lists_come_in_pages_and_an_overloaded_server_counts_as_away(tmp_pa
             api.list(JOBS, "work")
     finally:
         api.close()
+        twin.end()
+
+
+def test_the_twin_passes_no_change_over_where_a_watch_ends():
+    """A bookmark stands for all before it: who resumes from one would never hear of what it skipped."""
+    twin = Twin(nodes=0).serve().run()
+    url = f"http://127.0.0.1:{twin.port}/apis/batch/v1/namespaces/work/jobs"
+    query = {"watch": "1", "timeoutSeconds": "0.1", "allowWatchBookmarks": "true", "resourceVersion": "0"}
+    ended, made, heard = threading.Event(), [], []
+
+    def write():
+        while not ended.wait(0.02):
+            with twin.lock:
+                made.append(f"j{len(made)}")
+                twin.create("jobs", "work", {"metadata": {"name": made[-1]}, "spec": {"suspend": True, **SPEC}})
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for turn in range(30):
+            if turn == 29:  # the last one hears what was made last
+                ended.set()
+                writer.join(5)
+            answer = requests.get(url, query, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=5)
+            for event in map(json.loads, answer.text.splitlines()):
+                heard += [event["object"]["metadata"]["name"]] if event["type"] == "ADDED" else []
+                query["resourceVersion"] = event["object"]["metadata"]["resourceVersion"]
+        assert heard == made
+        assert len(made) > 30
+    finally:
+        ended.set()
+        writer.join(5)
         twin.end()
 
 
