@@ -164,14 +164,37 @@ def pauses(facts: Facts, steps: Steps, rates: Floats, carried: Floats) -> Floats
     return counted
 
 
-def rests(facts: Facts, steps: Steps, rates: Floats) -> Flags:
-    """Intervals [job, interval] in which a plan stops a run that has not lasted as long as it must, with work left: the
-    run in progress, or one that begins in the interval about to run."""
+def least_rates(facts: Facts, steps: Steps) -> Floats:
+    """Least mean rate [job, interval] in GPU equivalents of a job that runs."""
+    share = (facts.table.on_time_h + facts.table.late_h) / facts.hours
+    found: Floats = np.minimum(steps.least_work[:, None] * share, facts.table.left[:, None] / facts.hours)
+    return found
+
+
+def last_part(facts: Facts, steps: Steps, jobs: NDArray[np.int64], inside_h: Floats, least_h: Floats) -> Floats:
+    """Part of what the least rate does in an interval (GPU-hours, `least_h`) that a run of each job must do in one of
+    which so many hours lie inside of it: 1, or less where a run that lasts no longer than its work does at the highest
+    rate has less left to do there."""
+    rate, left = facts.table.rate[jobs], facts.table.left[jobs]
+    ends = steps.least_h[jobs] * rate >= left * (1 - 1e-9)
+    found: Floats = np.where(ends, np.minimum(1.0, rate * inside_h / np.maximum(least_h, 1e-12)), 1.0)
+    return found
+
+
+def rests(facts: Facts, steps: Steps, rates: Floats) -> Floats:
+    """Part of each interval [job, interval] in which a plan stops a run that has not lasted as long as it must, with
+    work left: the run in progress, or one that begins in the interval about to run."""
     ends, work = np.cumsum(facts.hours), rates * facts.hours
     begun = np.where(~steps.runs & (rates[:, 0] > 1e-9), steps.least_h, 0.0)[:, None]
     holds = (ends <= steps.hold_h[:, None] + 1e-9) | (np.arange(facts.count) == 0)
-    lasts = holds & (steps.hold_h[:, None] > 1e-9) | (ends - facts.hours < begun - 1e-9)
+    holds &= steps.hold_h[:, None] > 1e-9
+    lasts = holds | (ends - facts.hours < begun - 1e-9)
     left = np.cumsum(work, axis=1) - work < facts.table.left[:, None] * (1 - 1e-6)
     open_ = facts.table.on_time_h + facts.table.late_h > 1e-9
     found: Flags = lasts & left & open_ & steps.lasting[:, None] & (rates <= 1e-9)
-    return found
+    j, t = np.nonzero(found)
+    inside_h = np.minimum(facts.hours, begun - ends + facts.hours)[j, t]
+    parts = np.zeros_like(rates)
+    parts[j, t] = last_part(facts, steps, j, inside_h, (least_rates(facts, steps) * facts.hours)[j, t])
+    parts[found & holds] = 1.0
+    return parts

@@ -11,7 +11,7 @@ import numpy as np
 from optimizer.domain import GridEvent
 from optimizer.facts import Facts, Floats
 from optimizer.model.parts import NO_INTS, Columns, Flags, Ints, Model, Rows
-from optimizer.steps import Steps, steps_of
+from optimizer.steps import Steps, last_part, least_rates, steps_of
 from optimizer.weights import LATER_CUT
 
 
@@ -35,7 +35,7 @@ def add_pauses(model: Model) -> None:
     now = t == 0
     on_now = model.columns("on_now", "jt", (j[now], t[now]), high=1.0, whole=True)
     on = model.columns("on", "jt", (j[~now], t[~now]), high=1.0)
-    least = least_rate(model, steps, most)[j, t]
+    least = np.minimum(least_rates(facts, steps), most)[j, t]
     rows = (model.rows("run_most", "jt", (j, t), high=0.0), model.rows("run_least", "jt", (j, t), low=0.0))
     for family, coefficient in zip(rows, (-most[j, t], -least), strict=True):
         at = family.find(most.shape)
@@ -83,14 +83,6 @@ def most_rate(model: Model) -> Floats:
         np.maximum.at(bound, (columns.keys[0], columns.keys[2]), columns.high)
         most += bound
     return most
-
-
-def least_rate(model: Model, steps: Steps, most: Floats) -> Floats:
-    """Least rate of a job that is on [job, interval], up to `most`."""
-    facts, table = model.facts, model.facts.table
-    share = (table.on_time_h + table.late_h) / facts.hours  # not `most`, which a pool's speed lowers
-    least: Floats = np.minimum(steps.least_work[:, None] * share, table.left[:, None] / facts.hours)
-    return np.minimum(least, most)
 
 
 def _on(model: Model, rows: Rows, at: Ints, j: Ints, t: Ints, coefficient: float) -> None:
@@ -189,16 +181,12 @@ def _add_least_runs(model: Model, steps: Steps, open_: Flags, most: Floats) -> N
 
 
 def _rest(model: Model, steps: Steps, begun: Ints, most: Floats) -> Floats:
-    """min(1, rate * hours of the run in t / (hours[t] * least[j,t])) of each triple (job, interval, start): a run that
-    lasts no longer than its work does at the highest rate ends inside of t, and does only the rest of its work there.
-    (Held to its least rate for all of t, it would have to begin more slowly, or not at all.)"""
+    """`last_part` of each triple (job, interval, start). (Held to its least rate for all of the interval in which its
+    work ends, a run would have to begin more slowly, or not at all.)"""
     facts, (j, t, u) = model.facts, begun.T
     begins = np.cumsum(facts.hours) - facts.hours
     inside_h = np.minimum(facts.hours[t], begins[u] + steps.least_h[j] - begins[t])
-    ends = steps.least_h[j] * facts.table.rate[j] >= facts.table.left[j] * (1 - 1e-9)
-    whole = np.maximum(least_rate(model, steps, most)[j, t] * facts.hours[t], 1e-12)
-    found: Floats = np.where(ends, np.minimum(1.0, facts.table.rate[j] * inside_h / whole), 1.0)
-    return found
+    return last_part(facts, steps, j, inside_h, (np.minimum(least_rates(facts, steps), most) * facts.hours)[j, t])
 
 
 def _starts_before(facts: Facts, steps: Steps, open_: Flags) -> Ints:

@@ -19,7 +19,7 @@ from optimizer.rivals import RIVALS
 from optimizer.solve import solve_problem
 from optimizer.timegrid import TimeGrid
 from optimizer.validate import ProblemError, validate
-from optimizer.weights import job_weights
+from optimizer.weights import LATER_CUT, job_weights
 from tests.support.problems import HOUR, START, event, hourly, inputs, job, pool, problem, site
 
 HOURS = 6
@@ -261,6 +261,21 @@ def test_a_run_that_a_limit_stops_costs_no_more_in_the_model_than_on_the_bill():
     assert evaluate(here, plan).cuts == pytest.approx(lost * 0.5 * (1.0 + 0.5))
     exact = solve_arrays(write_arrays(declare(here)), 10.0)
     assert plan.objective == pytest.approx(-exact.objective)
+
+
+def test_a_run_that_an_event_stops_shortly_before_its_work_ends_costs_the_bill_what_is_left_of_it():
+    """0.3 GPU-h of one card, a quarter of an hour that pays for power, then a firm event for the
+    next one, in which 0.05 are left to do: 0.4 of what the least rate does in it."""
+    grid = TimeGrid(tuple(START + number * HOUR / 4 for number in range(9)))
+    of = job("j", (0, 2), 0.3, 1, min_run_h=2.0, value_per_gpu_h=1.0)
+    called, price = event("e", (0.25, 0.5), 1.0, 10.0), [-50_000.0] + [50.0] * 7
+    here = problem(grid, [site(8, price=price)], [inputs(pool("batch", Work.BATCH, 10), 8)], [of], [called])
+    plan, lost = solve_problem(here), job_weights(facts_of(here)).undone_per_gpu_h[0]
+    assert plan.jobs["j"].work_gpus[:2] == pytest.approx((1.0, 0.0))
+    assert evaluate(here, plan).cuts == pytest.approx(lost * LATER_CUT * 0.05)
+    assert plan.objective == pytest.approx(-solve_arrays(write_arrays(declare(here)), 10.0).objective)
+    waits = solve_problem(replace(here, jobs=(replace(of, release=START + HOUR / 2),)))
+    assert plan.objective > evaluate(here, waits).total
 
 
 def test_a_job_begins_only_after_the_jobs_before_it_and_they_are_done_in_time_for_it():
