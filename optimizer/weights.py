@@ -74,11 +74,14 @@ def weights_of(facts: Facts, site: int) -> Weights:
 @once
 def _usual_events(facts: Facts, site: int) -> tuple[dict[str, float], dict[str, float], float]:
     """Prices per kWh of a site's events as they are configured, of those that are firm, and what a kWh is worth to a
-    deadline that is a promise."""
+    deadline that is a promise: more than all that ask for it at the same time."""
     worth = MARGIN * (_dearest(facts, site, _usual(facts)) * _slopes(facts, site)[0] + _pressure(facts, site))
     plain = {event.id: event.penalty_per_kwh + event.credit_per_kwh for _, event in facts.events_of(site)}
     firm = {e.id: max(plain[e.id], worth) for _, e in facts.events_of(site) if e.firm or e.emergency}
-    return plain, firm, MARGIN * max(worth, *firm.values(), 0.0)
+    together = np.zeros(facts.count)
+    for number, event in facts.events_of(site):
+        together += np.where(np.isfinite(facts.event_kw[number]), firm.get(event.id, 0.0), 0.0)
+    return plain, firm, MARGIN * max(worth, *firm.values(), float(together.max()))
 
 
 def in_force(facts: Facts, event: GridEvent) -> NDArray[np.bool_]:

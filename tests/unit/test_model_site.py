@@ -60,6 +60,16 @@ def test_the_stricter_of_two_events_counts():
     assert planned(2, site(2), both).sites["dc"].import_kw == pytest.approx((350, 300))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_floor_gives_to_a_hard_limit_and_no_further_to_however_many_events_at_once(count):
+    called = [event(f"e{number}", (0, 2), 250.0, penalty_per_kwh=5000.0) for number in range(count)]
+    training = [inputs(pool("train", Work.TRAINING, floor=1.0), 2)]
+    made = problem(hourly(2), [site(2, limit=[390.0, 1e9])], training, events=called)
+    plan = solve_problem(made)
+    assert plan.sites["dc"].import_kw == pytest.approx((390, 400))
+    assert check_plan(made, plan) == ()
+
+
 def test_a_firm_event_is_met_whatever_its_penalty_and_a_best_effort_one_when_it_pays():
     cheap = event("e", (0, 1), 300.0, penalty_per_kwh=0.1)
     assert planned(1, site(1), [cheap]).sites["dc"].import_kw == pytest.approx((300,))
