@@ -117,7 +117,7 @@ class Restorer:
         kept = {gpu: (below_w[gpu], True) for gpu in before}
         for gpu in steps:
             followed = down.get(gpu, below_w[gpu]) < below_w[gpu] - SAME_W
-            at_w = up.get(gpu, below_w[gpu])
+            at_w = up.get(gpu, down.get(gpu, below_w[gpu]))  # one that was not reached again is where we brought it
             if not followed or at_w <= down[gpu] + SAME_W:
                 kept[gpu] = (at_w, followed)
         return {gpu: (w, followed) for gpu, (w, followed) in kept.items() if abs(w - limits_w[gpu]) > SAME_W}

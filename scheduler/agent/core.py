@@ -196,9 +196,13 @@ class AgentCore:
             self._keep_lease(self._held.expires_at, self._held.sequence)
 
     def _succeed(self, lease: Lease) -> None:
-        """A daemon that takes over has read what is in force: its word puts nothing back that one before it ordered."""
+        """A daemon that takes over has read what is in force: its word puts nothing back that one before it ordered. It
+        is a word about what is in force nevertheless: a renewal that comes before its orders gives nothing back."""
         if lease.epoch > self._found.epoch:
-            self._early, self._ordered = False, {}
+            leased = self._phase(self._clock()) == "leased"
+            now_w = {gpu: round(cap) for gpu, cap in self._watch.wanted_w.items() if gpu in self._found.limits_w}
+            before = {} if self._early else self._ordered
+            self._early, self._ordered = False, {**before, **now_w} if leased else {}
 
     def _outlasted(self) -> dict[GpuId, int]:
         """The caps that were ordered, where the trajectory took their place though who ordered them speaks again."""

@@ -101,6 +101,19 @@ def test_a_daemon_that_takes_over_puts_nothing_back_that_the_one_before_had_orde
     assert node.limit(1) == 300, "it read 300 W when it came"
 
 
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_daemon_that_takes_over_by_a_renewal_keeps_what_is_in_force(node, restarted):
+    """Every node hears the renewal; the order may be a second late, or lost."""
+    node.cap(300, seconds=60.0)
+    node.live(1)
+    node.core.apply({}, Lease(2, 1, 60.0))
+    if restarted:
+        node.kill_and_restart()
+    node.hall.reset_limit(node.gpus[0])
+    assert set(node.live(50)) == {300}, "and it is looked after"
+    assert node.live(20)[-1] > 300, "nobody renews any more"
+
+
 def test_cards_that_fail_beside_those_asked_for_keep_no_order_from_being_written(node, tmp_path):
     """What the trajectory outlasted comes back with the next order for other cards; the agent tells how that went."""
     first, second = node.gpus[:2]

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adapters.ports import Lease, Receipt
+from adapters.ports import AdapterError, Lease, Receipt
 from optimizer.reasons import Reason
 from scheduler.agent.core import AgentCore, AgentSettings
 from scheduler.agent.state import AgentFiles
@@ -112,6 +112,27 @@ def test_a_card_that_goes_down_and_not_up_is_not_brought_down_with_every_try(tmp
     cards.stiff = set()
     agent.live(90)
     assert cards.limits == FOUND_W
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_card_that_is_lost_while_it_is_one_step_down_is_owed_its_limit(tmp_path, cards, monkeypatch, raises):
+    agent = Agent(tmp_path, cards)
+    cards.board_w[FIRST] = 290
+    hearing, tries = cards.release, []
+
+    def lost_the_second_time(limits_w):
+        tries.append(limits_w)
+        if len(tries) != 2:
+            return hearing(limits_w)
+        if raises:
+            raise AdapterError("no card answers")
+        return Receipt({}, dict.fromkeys(limits_w, Reason.CALL_TIMEOUT))
+
+    monkeypatch.setattr(cards, "release", lost_the_second_time)
+    agent.core.release(FOUND_W, epoch=1)
+    assert agent.core.status()["found_w"] == {FIRST: FOUND_W[FIRST]}
+    agent.core.release(FOUND_W, epoch=1)
+    assert (cards.limits, agent.core.outstanding) == (FOUND_W, False)
 
 
 # ---------------------------------------------------------------- a daemon without agents
