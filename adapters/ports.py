@@ -171,14 +171,15 @@ class Presence(Protocol):
 @dataclass(frozen=True)
 class Contested:
     """Caps that somebody else raised: GPUs left to that writer, with the limit in W that it holds there; how many were
-    set again; GPUs that enforce less than was ordered; whose locked clocks are left to who freed them (MHz); and what
-    else an operator must know of who told all this."""
+    set again; GPUs that enforce less than was ordered; whose locked clocks are left to who freed them (MHz); what else
+    an operator must know of who told all this; and those of the first that took caps and did not move."""
 
     yielded_w: Mapping[GpuId, float] = field(default_factory=dict)
     reasserted: int = 0
     lowered: frozenset[GpuId] = frozenset()
     yielded_mhz: Mapping[GpuId, float] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    ignoring: frozenset[GpuId] = frozenset()
 
 
 @runtime_checkable

@@ -39,11 +39,14 @@ class Judgement:
 
 @dataclass(slots=True)
 class _Contest:
-    """One GPU: how often its cap came back raised, when its limit last changed, and that limit once it is yielded."""
+    """One GPU: how often its cap came back raised, when its limit last changed, and that limit once it is yielded; the
+    limit that it was last seen at, and whether writes left it there (None: none was judged)."""
 
     raised: int = 0
     changed_at: float = NEVER
     limit_w: float | None = None
+    seen_w: float = 0.0
+    unmoved: bool | None = None
 
 
 class CapWatch:
@@ -74,6 +77,17 @@ class CapWatch:
             return {}
         return {gpu: one.limit_w for gpu, one in self._contests.items() if one.limit_w is not None}
 
+    @property
+    def ignoring(self) -> frozenset[GpuId]:
+        """Yielded GPUs that took every write and did not move at all: no other writer is needed for that."""
+        return frozenset(gpu for gpu in self.yielded_w if self._contests[gpu].unmoved)
+
+    @property
+    def theirs_w(self) -> dict[GpuId, float]:
+        """Yielded GPUs that do have another writer, with the limit in W that it holds there."""
+        ignoring = self.ignoring
+        return {gpu: watts for gpu, watts in self.yielded_w.items() if gpu not in ignoring}
+
     def bounds(self, lowest_w: Mapping[GpuId, float]) -> None:
         """Lowest limit that each card takes, in W: below it an order is clamped, which is no drift."""
         self._calm = None
@@ -88,6 +102,13 @@ class CapWatch:
         """These caps are written (or, on yielded GPUs, would be)."""
         self._calm = None
         self._wanted.update(caps_w)
+
+    def answered(self, enforced_w: Mapping[GpuId, float]) -> None:
+        """What was read back right after a write. Who stays where it was ignores the write; another writer's limit is
+        gone for that moment."""
+        for gpu, one in self._contests.items() if self._contests else ():
+            if gpu in self._counted and gpu in enforced_w and self._wanted.get(gpu, NEVER) < one.seen_w - self._slack:
+                one.unmoved = one.unmoved is not False and abs(enforced_w[gpu] - one.seen_w) <= self._slack
 
     def forget(self, gpus: Iterable[GpuId]) -> None:
         """These GPUs are given back: nothing is expected of them."""
@@ -121,6 +142,9 @@ class CapWatch:
             gpu for gpu, cap in self._wanted.items() if enforced_w.get(gpu, cap) < cap - self._slack
         )
         self._calm = enforced_w if not raised and not self.yielded_w else None
+        for gpu, one in self._contests.items() if self._contests else ():
+            if abs(enforced_w.get(gpu, one.seen_w) - one.seen_w) > self._slack:
+                one.unmoved = False
         back = self._quiet(enforced_w, now)
         yielded_before = self.yielded_w.keys()
         again = {gpu: limit for gpu, limit in raised.items() if gpu not in yielded_before}
@@ -134,7 +158,8 @@ class CapWatch:
         """Count one more time; True when the GPU is yielded by it."""
         one = self._contests.setdefault(gpu, _Contest())
         if now - one.changed_at >= self.rules.quiet_s:
-            one.raised = 0
+            one.raised, one.unmoved = 0, None
+        one.seen_w = limit_w
         one.raised, one.changed_at = one.raised + 1, now
         if one.raised <= self.rules.reassert:
             return False
@@ -169,6 +194,7 @@ class CapWatch:
 
     def owed(self, found_w: Mapping[GpuId, float], limits_w: Mapping[GpuId, float]) -> dict[GpuId, float]:
         """What to give back: the limit found, but on a yielded GPU never more than the limit `limits_w` that another
-        writer holds there now. It is lowered to what was found, once, and not raised."""
-        theirs = {gpu: limits_w[gpu] for gpu in self.yielded_w if gpu in limits_w}
+        writer holds there now. It is lowered to what was found, once, and not raised. What a GPU that ignores writes is
+        at may be our own cap."""
+        theirs = {gpu: limits_w[gpu] for gpu in self.theirs_w if gpu in limits_w}
         return {gpu: min(found, theirs.get(gpu, found)) for gpu, found in found_w.items()}

@@ -60,6 +60,10 @@ class ClockWatch:
         """These could not be locked: what they run at proves nothing until they are."""
         self._watch.unwritten(gpus)
 
+    def leave(self, clocks_mhz: Mapping[GpuId, float], now: float) -> None:
+        """These GPUs were yielded before this watch began, at these clocks."""
+        self._watch.leave(clocks_mhz, now)
+
     def take_back(self) -> None:
         """An operator's word: all yielded GPUs are ours again, with a clean record."""
         self._watch.take_back()

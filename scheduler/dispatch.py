@@ -73,6 +73,7 @@ class Dispatcher:
     watch: CapWatch = field(default_factory=CapWatch)
     _again: set[GpuId] = field(default_factory=set)
     _yielded: dict[GpuId, float] = field(default_factory=dict)
+    ignoring: frozenset[GpuId] = frozenset()  # of these: who took caps and did not move
     _set_again: int | None = None
     _first: dict[GpuId, float] = field(default_factory=dict)
     _limit: PoolLimits = field(init=False)
@@ -153,6 +154,7 @@ class Dispatcher:
             self.books.journal_result(intent, {"error": str(error)})
             raise
         absent = caps.keys() - known.keys() if known is not caps else ()
+        self.watch.answered(receipt.enforced_w)
         failures = dict.fromkeys(absent, Reason.GPU_LOST) | dict(receipt.failures)
         # An agent may put back more than was asked for now, and tells of it too (`AgentCore.apply`).
         failures = {gpu: why for gpu, why in failures.items() if gpu in caps and why is not Reason.CAP_YIELDED}
@@ -274,13 +276,13 @@ class Dispatcher:
             off |= judged.yielded
             off |= {gpu: enforced_w[gpu] for gpu in self.watch.lowered - theirs}
         else:
-            self._yield(self.watch.yielded_w)
+            self._yield(self.watch.yielded_w, self.watch.ignoring)
         again = {gpu: watts for gpu, watts in off.items() if gpu not in self._yielded}
         self._again |= again.keys()
         self._limit.differ(again.keys(), enforced_w)
         self._limit.settle(self.watch.lowered, enforced_w)
         notes = raised_notes(self.gpus, self.watch.wanted_w, again, now)
-        return notes + yielded_notes(self.gpus, self._yielded, now)
+        return notes + yielded_notes(self.gpus, self._yielded, self.ignoring, now)
 
     def _guarded(self, guard: CapGuard, now: datetime) -> tuple[Note, ...]:
         """What the agents say of their cards."""
@@ -288,14 +290,15 @@ class Dispatcher:
         before, self._set_again = self._set_again, told.reasserted
         again = told.reasserted - before if before is not None else 0
         mine = {gpu for gpus in self.gpus.values() for gpu in gpus} if told.yielded_w else set()
-        self._yield({gpu: watts for gpu, watts in told.yielded_w.items() if gpu in mine})
+        self._yield({gpu: watts for gpu, watts in told.yielded_w.items() if gpu in mine}, told.ignoring)
         self._limit.lower(told.lowered)
         text = f"{again} caps came back raised and were set again by their agents"
         notes = (Note(Reason.CAP_DRIFT, "power", text, Severity.WARNING, now),) if again > 0 else ()
-        return (*notes, *told.notes, *yielded_notes(self.gpus, self._yielded, now))
+        return (*notes, *told.notes, *yielded_notes(self.gpus, self._yielded, self.ignoring, now))
 
-    def _yield(self, limits_w: dict[GpuId, float]) -> None:
+    def _yield(self, limits_w: dict[GpuId, float], ignoring: frozenset[GpuId] = frozenset()) -> None:
         """Leave these GPUs to their other writer, and take those back that it has left."""
+        self.ignoring = ignoring
         if limits_w != self._yielded:
             back = self._yielded.keys() - limits_w.keys()
             self._limit.differ(back | limits_w.keys(), limits_w)

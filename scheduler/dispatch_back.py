@@ -35,7 +35,7 @@ class WayBack:
         """Give these back; returns the GPUs of which that was confirmed, and which are forgotten. Agents judge
         themselves what is owed, and whether it was done. Raises AdapterError and StoreDegraded."""
         guarded = isinstance(actuator, CapGuard)
-        if self.watch.yielded_w.keys() & limits_w.keys() and not guarded:
+        if self.watch.theirs_w.keys() & limits_w.keys() and not guarded:
             limits_w = self.watch.owed(limits_w, {gpu: info.limit_w for gpu, info in discover().items()})
         intent = self.books.journal_intent({"release": len(limits_w)})
         receipt = actuator.release(limits_w) if guarded else self._restorer.restore(actuator, limits_w, lease, now)

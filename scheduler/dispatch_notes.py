@@ -55,17 +55,37 @@ def raised_notes(
 
 
 def yielded_notes(
-    pools: Mapping[str, Sequence[GpuId]], limits_w: Mapping[GpuId, float], now: datetime
+    pools: Mapping[str, Sequence[GpuId]],
+    limits_w: Mapping[GpuId, float],
+    ignoring: Collection[GpuId],
+    now: datetime,
 ) -> tuple[Note, ...]:
-    """An alert for each pool with GPUs that belong to another writer for the time being."""
+    """An alert for each pool with GPUs that belong to another writer for the time being, or that ignore their caps."""
     return tuple(
-        Note(Reason.CAP_YIELDED, pool, yielded_text(pool, gpus, limits_w), Severity.ALERT, now)
+        Note(Reason.CAP_YIELDED, pool, yielded_text(pool, gpus, limits_w, ignoring), Severity.ALERT, now)
         for pool, gpus in _by_pool(pools, limits_w).items()
     )
 
 
-def yielded_text(pool: str, gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> str:
+def yielded_text(
+    pool: str, gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float], ignoring: Collection[GpuId] = ()
+) -> str:
     """What a person should know and do."""
+    deaf = [gpu for gpu in gpus if gpu in ignoring]
+    others = [gpu for gpu in gpus if gpu not in ignoring]
+    said = ([_contested(pool, others, limits_w)] if others else []) + ([_deaf(pool, deaf, limits_w)] if deaf else [])
+    return ". ".join(said)
+
+
+def _deaf(pool: str, gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> str:
+    return (
+        f"{len(gpus)} GPUs of {pool} ({_some(gpus)}) take their caps and ignore them: read back right after each, they "
+        f"had not moved (now {max(limits_w[gpu] for gpu in gpus):.0f} W). They are counted as what they draw. See to "
+        "card or controller, then `gridpace resume` caps them at once; otherwise they are tried after a quiet time"
+    )
+
+
+def _contested(pool: str, gpus: Sequence[GpuId], limits_w: Mapping[GpuId, float]) -> str:
     return (
         f"{len(gpus)} GPUs of {pool} ({_some(gpus)}) have another writer: their caps came back raised again and again "
         f"(now {max(limits_w[gpu] for gpu in gpus):.0f} W). They are left to it and counted as what they draw. Stop "

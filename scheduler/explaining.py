@@ -40,7 +40,7 @@ def explain_target(ctx: Context, state: State, target: str) -> str:
         held = held_by(ctx, state, ctx.pools[target].pool, plan, ctx.clock.now())
         why = held[1] if held is not None else explain_pool(problem, plan, target, step, zone_of(ctx, target))
         left = ctx.dispatcher.yielded().get(target, {})
-        others = f" {yielded_text(target, tuple(left), left)}." if left else ""
+        others = f" {yielded_text(target, tuple(left), left, ctx.dispatcher.ignoring)}." if left else ""
         curve = f" Its power curve: {ctx.curves.status(target).text}."
         waits = latency_text(ctx, state, target)
         return f"{why}{_enforced(ctx, state, target)}{curve}{others}{clock_text(ctx, target)}{waits}"

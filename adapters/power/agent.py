@@ -18,6 +18,7 @@ from typing import Any
 
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
 from adapters.power import wire
+from adapters.power.receipts import kept_notes
 
 BUSY_S = 0.01
 """Pause before the next call where the agent's queue is full."""
@@ -76,7 +77,10 @@ class AgentPower:
         told = self.status()
         lowered = frozenset(str(gpu) for gpu in told.get("lowered", ()))
         clocks = wire.watts(told.get("yielded_mhz", {}), "yielded_mhz")
-        return Contested(wire.watts(told["yielded_w"], "yielded_w"), int(told["reasserted"]), lowered, clocks)
+        yielded = wire.watts(told["yielded_w"], "yielded_w")
+        ignoring = frozenset(str(gpu) for gpu in told.get("ignoring", ()))
+        kept = kept_notes(wire.watts(told.get("kept_w", {}), "kept_w"))
+        return Contested(yielded, int(told["reasserted"]), lowered, clocks, kept, ignoring)
 
     def take_back(self) -> None:
         """Let the agent cap the GPUs again that it left to another writer."""

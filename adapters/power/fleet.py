@@ -28,7 +28,7 @@ from adapters.power.fleet_ask import NOT_ASKED, Message, Questions
 from adapters.power.fleet_post import TrajectoryPost
 from adapters.power.fleet_roll import Ordered, Roll
 from adapters.power.fleet_wire import NodeState
-from adapters.power.receipts import UNKNOWN_GPU
+from adapters.power.receipts import UNKNOWN_GPU, kept_notes
 from optimizer.reasons import Reason
 
 HELLO_S = 1.0
@@ -222,8 +222,10 @@ class FleetPower:
             yielded = {g: watts for state in states for g, watts in state.yielded_w.items() if has(state.node, g)}
             lowered = frozenset(gpu for state in states for gpu in state.lowered if has(state.node, gpu))
             clocks = {g: mhz for state in states for g, mhz in state.yielded_mhz.items() if has(state.node, g)}
-        notes = (*refusals(refused), *self._post.copies.notes)
-        return Contested(yielded, self._reasserted, lowered, clocks, notes)
+            ignoring = frozenset(gpu for state in states for gpu in state.ignoring if has(state.node, gpu))
+            kept = {g: watts for state in states for g, watts in state.kept_w.items() if has(state.node, g)}
+        notes = (*refusals(refused), *kept_notes(kept), *self._post.copies.notes)
+        return Contested(yielded, self._reasserted, lowered, clocks, notes, ignoring)
 
     def heard(self, gpus: Collection[GpuId]) -> Collection[GpuId]:
         """Those of these GPUs whose node speaks again (or for the first time), had no order since, and would get one

@@ -85,7 +85,7 @@ class Roll:
         self._at[node] = self._clock()
         self._at.move_to_end(node)
         self.cards.update(dict.fromkeys(state.draw_w, node))
-        if state.yielded_w or state.lowered or state.yielded_mhz:
+        if state.yielded_w or state.lowered or state.yielded_mhz or state.kept_w:
             self._contested[node] = state
         else:
             self._contested.pop(node, None)

@@ -98,6 +98,10 @@ class NodeState(NamedTuple):
     """GPUs whose locked clocks the agent left to who freed them, with the clock in MHz at which they ran."""
     limit_w: float | Sequence[float] | None = None
     """The limit in force in W of all GPUs, or of each, in the order of `draw_w`; None where it is not told."""
+    ignoring: tuple[GpuId, ...] = ()
+    """Of `yielded_w` those that took caps and did not move."""
+    kept_w: Mapping[GpuId, float] = _NONE
+    """GPUs that keep a cap though they accepted its release, with the limit in W that they enforce."""
     unpacks: bool = False
     """Whether the node reads trajectories that name its GPUs once."""
 
@@ -122,8 +126,7 @@ def state_out(node: str, infos: Mapping[GpuId, GpuInfo], status: Mapping[str, An
         more |= {"reasserted": status["reasserted"], "yielded_w": status["yielded_w"]}
     if status.get("yielded_mhz"):
         more |= {"yielded_mhz": status["yielded_mhz"]}
-    if status.get("lowered"):
-        more |= {"lowered": status["lowered"]}
+    more |= {name: status[name] for name in ("lowered", "ignoring", "kept_w") if status.get(name)}
     limits = [info.enforced_w for info in infos.values()]
     if limits:
         more["limit_w"] = _same(limits)
@@ -157,7 +160,7 @@ def state_in(data: bytes) -> tuple[NodeState, dict[GpuId, GpuInfo] | None]:
 
 
 _FLOATS = {float}
-_SELDOM = frozenset({"yielded_w", "reasserted", "lowered", "gpus", "yielded_mhz", "unpacks"})
+_SELDOM = frozenset({"yielded_w", "reasserted", "lowered", "gpus", "yielded_mhz", "ignoring", "kept_w", "unpacks"})
 """What most messages don't have."""
 
 
@@ -171,6 +174,8 @@ def _with_more(state: NodeState, message: Mapping[str, Any]) -> tuple[NodeState,
         reasserted=int(message.get("reasserted", 0)),
         lowered=tuple(map(str, message.get("lowered", ()))),
         yielded_mhz=wire.watts(message["yielded_mhz"], "yielded_mhz") if "yielded_mhz" in message else {},
+        ignoring=tuple(map(str, message.get("ignoring", ()))),
+        kept_w=wire.watts(message["kept_w"], "kept_w") if "kept_w" in message else {},
         unpacks=message.get("unpacks") is True,
     )
     return more, infos

@@ -40,6 +40,16 @@ def clamp_notes(clamped: Iterable[tuple[GpuId, float, float]]) -> tuple[Note, ..
     return tuple(notes)
 
 
+def kept_notes(kept_w: Mapping[GpuId, float]) -> tuple[Note, ...]:
+    """A note about cards that keep a cap though they accepted its release, with the limit in W that they enforce."""
+    if not kept_w:
+        return ()
+    gpu, watts = next(iter(kept_w.items()))
+    others = f" (and {len(kept_w) - 1} more)" if len(kept_w) > 1 else ""
+    text = f"{gpu}{others} keeps its cap, {watts:g} W, though it accepted the release; its agent tries again"
+    return (Note(Reason.CAP_REFUSED, gpu, text, Severity.ALERT),)
+
+
 def failure_notes(failures: Mapping[GpuId, Reason], meaning: Mapping[Reason, str] | None = None) -> tuple[Note, ...]:
     """One note for each kind of failure, naming the first GPU and how many share it. `meaning`: what reasons mean on
     hardware where they don't mean what they do on this machine's own cards."""

@@ -54,6 +54,8 @@ class AgentCore:
         self._watch.order(self._due(self._began))
         theirs = {gpu: limit for gpu, limit in self._held.yielded.items() if gpu in self._found.limits_w}
         self._watch.leave(theirs, self._began)
+        freed = {gpu: mhz for gpu, mhz in self._held.yielded_mhz.items() if gpu in self._found.clocks_mhz}
+        self._clocks.watch.leave(freed, self._began)
         self._stopping = False
 
     @property
@@ -134,8 +136,8 @@ class AgentCore:
             return replace(receipt, notes=receipt.notes + told_otherwise)
 
     def status(self) -> dict[str, Any]:
-        """Phase, GPUs capped, limits to restore (W), newest epoch, seconds of lease left; `kept_w`: GPUs that keep a
-        cap though they accepted its release."""
+        """Phase, GPUs capped, limits to restore (W), newest epoch, seconds of lease left; `ignoring`: yielded GPUs that
+        took caps and did not move; `kept_w`: GPUs that keep a cap though they accepted its release."""
         with self._lock:
             now = self._clock()
             return {
@@ -150,6 +152,7 @@ class AgentCore:
                 "yielded_mhz": self._clocks.watch.yielded_mhz,
                 "reasserted": self._watch.reasserted + self._clocks.watch.reasserted,
                 "lowered": sorted(self._watch.lowered),
+                "ignoring": sorted(self._watch.ignoring),
                 "kept_w": self._limits.kept_w,
             }
 
@@ -186,13 +189,17 @@ class AgentCore:
 
     def _keep_lease(self, expires_at: float, sequence: int) -> None:
         """Put the lease on disk, and what a successor must know to judge as we would."""
-        told = (self._files.boot, self._heard_at, dict(self._ordered), self._early, self._watch.yielded_w)
+        told = (self._files.boot, self._heard_at, dict(self._ordered), self._early, *self._yielded())
         self._held = Held(expires_at, sequence, *told)
         self._files.save_lease(self._held)
 
+    def _yielded(self) -> tuple[dict[GpuId, float], dict[GpuId, float]]:
+        """Who has another writer, of limits and of clocks. Who ignores caps has none: an heir tries it anew."""
+        return self._watch.theirs_w, self._clocks.watch.yielded_mhz
+
     def _keep_yielded(self) -> None:
         """Put on disk who was left to another writer, or is no longer: an heir must not raise a limit over it."""
-        if self._watch.yielded_w != self._held.yielded:
+        if self._yielded() != (self._held.yielded, self._held.yielded_mhz):
             self._keep_lease(self._held.expires_at, self._held.sequence)
 
     def _succeed(self, lease: Lease) -> None:

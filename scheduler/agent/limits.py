@@ -61,6 +61,7 @@ class AgentLimits:
         self.caps.update({gpu: receipt.enforced_w[gpu] for gpu in mine if gpu in receipt.enforced_w})
         self._restorer.forget(mine)
         self.watch.order(caps_w)
+        self.watch.answered(receipt.enforced_w)
         self.watch.unwritten(mine.keys() - receipt.enforced_w.keys())
         return receipt
 
@@ -74,10 +75,18 @@ class AgentLimits:
             self.watch.order({gpu: ordered_w.get(gpu, infos[gpu].limit_w) for gpu in unknown if gpu in infos})
         judged = self.watch.judge(self._enforced(), now)
         if judged.yielded:
-            _log.error("%d GPUs have another writer and are left to it, %s the first", *first_of(judged.yielded))
+            self._log_yielded(judged.yielded.keys())
         if judged.again:
             receipt = self.write({gpu: round(self.watch.wanted_w[gpu]) for gpu in judged.again}, lease)
             self._log_raised(judged.again.keys() & receipt.enforced_w.keys(), receipt.failures)
+
+    def _log_yielded(self, gpus: Collection[GpuId]) -> None:
+        """Cards that are left alone since now, and why."""
+        ignoring = self.watch.ignoring.intersection(gpus)
+        if ignoring:
+            _log.error("%d GPUs take their caps and ignore them, %s the first", *first_of(ignoring))
+        if others := set(gpus) - ignoring:
+            _log.error("%d GPUs have another writer and are left to it, %s the first", *first_of(others))
 
     def _log_raised(self, again: Collection[GpuId], refused: Mapping[GpuId, Reason]) -> None:
         """Caps that were set again, and (once, not with every try) those that could not be."""
@@ -146,6 +155,6 @@ class AgentLimits:
 
     def _owed(self, found_w: Mapping[GpuId, float]) -> dict[GpuId, float]:
         """What to give back: see `CapWatch.owed`."""
-        if not self.watch.yielded_w.keys() & found_w.keys():
+        if not self.watch.theirs_w.keys() & found_w.keys():
             return dict(found_w)
         return self.watch.owed(found_w, {gpu: info.limit_w for gpu, info in self._discover().items()})

@@ -79,6 +79,8 @@ class Held:
     early: bool = False
     yielded: dict[GpuId, float] = field(default_factory=dict)
     """GPUs that are left to another writer, with the limit in W that it holds there."""
+    yielded_mhz: dict[GpuId, float] = field(default_factory=dict)
+    """GPUs whose locked clocks are left to who freed them, with the clock in MHz at which they ran."""
 
 
 def overtaken(found: Found, heard_at: float, spoken_at: float, in_force: Mapping[GpuId, float], now: float) -> bool:
@@ -159,6 +161,7 @@ class AgentFiles:
             held = Held(**{name: value for name, value in kept.items() if name in known})
             yielded = {str(gpu): float(limit) for gpu, limit in held.yielded.items()}
             held = replace(held, ordered={str(g): int(cap) for g, cap in held.ordered.items()}, yielded=yielded)
+            held = replace(held, yielded_mhz={str(gpu): float(mhz) for gpu, mhz in held.yielded_mhz.items()})
             seconds = [_in_our_time(at, kept.get("clock")) for at in (held.expires_at, held.heard_at)]
             held = replace(held, expires_at=seconds[0], heard_at=seconds[1], sequence=int(held.sequence))
         except (TypeError, ValueError, OverflowError, AttributeError, AdapterError):

@@ -211,6 +211,26 @@ def test_an_agent_ramps_free_what_is_its_own_and_ends_with_what_is_not(tmp_path)
     assert not node.core.outstanding
 
 
+def test_clocks_that_were_left_to_another_writer_stay_so_when_the_agent_restarts(tmp_path):
+    node = ClockNode(tmp_path)
+    node.restart()
+    node.core.lock(dict.fromkeys(node.gpus, LOCK), Lease(1, 1, 600.0))
+    for _ in range(5):
+        node.live(2)
+        node.power.unlock(node.gpus[:1])
+    node.live(2)
+    left = node.core.status()["yielded_mhz"]
+    assert left.keys() == {node.gpus[0]}
+    node.restart()
+    assert node.core.status()["yielded_mhz"] == left
+    node.live(20)
+    assert node.clocks() == {LOCK, MAX_MHZ}, "nobody locks it again"
+    node.live(300)
+    assert node.clocks() == {LOCK}, "but after the quiet time"
+    node.restart()
+    assert node.core.status()["yielded_mhz"] == {}
+
+
 def test_who_speaks_again_in_the_middle_of_a_ramp_finds_no_other_writer(tmp_path):
     node = ClockNode(tmp_path)
     node.restart()

@@ -43,6 +43,15 @@ def test_a_cap_on_a_controller_has_a_lease_and_ends_with_it(tmp_path, monkeypatc
             power.close()
 
 
+@pytest.mark.parametrize("more", [{"ignoring": [GPU], "kept_w": {"g2": 300}}, {}])
+def test_an_agent_tells_who_ignores_caps_and_who_keeps_one_and_an_older_one_does_not(tmp_path, monkeypatch, more):
+    client = AgentPower(tmp_path / "agent.sock")
+    told = {"yielded_w": {GPU: 400.0}, "reasserted": 3, **more}
+    monkeypatch.setattr(client, "status", lambda: told)
+    found = client.contested()
+    assert (found.ignoring, [note.subject for note in found.notes]) == (({GPU}, ["g2"]) if more else (set(), []))
+
+
 @pytest.mark.parametrize(("text", "said"), [
     ("servers: {}\n", "the file: needs a `type`: .*redfish"),
     ("type: redfihs\n", 'type: "redfihs" is not one of .* Did you mean "redfish"'),

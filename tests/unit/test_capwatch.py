@@ -82,3 +82,26 @@ def test_nothing_is_raised_over_another_writer_and_what_was_found_is_never_excee
         look(watch, float(now), a=700.0, b=500.0)
     found = {"a": 650.0, "b": 650.0, "c": 600.0}
     assert watch.owed(found, {"a": 700.0, "b": 500.0, "c": 300.0}) == {"a": 650.0, "b": 500.0, "c": 600.0}
+
+
+@pytest.mark.parametrize(("answer", "ignoring"), [(700.0, {"a"}), (300.0, set()), (650.0, set())])
+def test_who_does_not_move_with_any_write_has_no_other_writer(watch, answer, ignoring):
+    for now in range(4):
+        look(watch, float(now), a=700.0)
+        watch.answered({"a": answer if now == 1 else 700.0})
+    assert watch.yielded_w == {"a": 700.0}
+    assert watch.ignoring == ignoring
+    assert watch.owed({"a": 800.0}, {"a": 700.0}) == {"a": 800.0 if ignoring else 700.0}
+
+
+def test_who_was_seen_to_move_or_was_never_written_to_is_not_said_to_ignore_writes(watch):
+    for now in range(4):
+        look(watch, 2.0 * now, a=700.0)
+        watch.answered({"a": 700.0})
+        look(watch, 2.0 * now + 1, a=300.0)
+    assert (watch.yielded_w.keys(), watch.ignoring) == ({"a"}, set())
+    hasty = CapWatch(DriftRules(reassert=0))
+    hasty.order({"a": 300})
+    look(hasty, 0.0, a=700.0)
+    hasty.answered({"a": 700.0})
+    assert (hasty.yielded_w.keys(), hasty.ignoring) == ({"a"}, set())

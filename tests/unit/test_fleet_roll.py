@@ -15,7 +15,8 @@ STATUS = {"phase": "leased", "epoch": 1, "sequence": 7, "lease_left_s": 9.5, "fo
 
 
 def said(node, odd):
-    more = {0: {}, 1: {"yielded_w": {f"{node}-0": 500.0}}, 2: {"lowered": (f"{node}-0",)}, 3: {"yielded_mhz": {"x": 9}}}
+    more = {0: {}, 1: {"yielded_w": {f"{node}-0": 500.0}}, 2: {"lowered": (f"{node}-0",)}, 3: {"yielded_mhz": {"x": 9}},
+            4: {"kept_w": {f"{node}-0": 300.0}}}  # fmt: skip
     return NodeState(node, {f"{node}-0": 300.0}, "leased", 1, 1, 9.0, 1, **more[odd])
 
 
@@ -25,12 +26,12 @@ def test_who_is_heard_who_is_silent_and_who_is_contested_is_what_looking_at_all_
     for _ in range(400):
         now[0] += float(rng.random() * 2.0)
         node = f"n{rng.integers(8)}"
-        told[node] = (now[0], said(node, int(rng.integers(4))))
+        told[node] = (now[0], said(node, int(rng.integers(5))))
         roll.hear(told[node][1])
         fresh = {name: state for name, (at, state) in told.items() if now[0] - at <= STALE_S}
         assert roll.fresh() == fresh
         assert set(roll.stale()) == told.keys() - fresh.keys()
-        odd = [state for state in fresh.values() if state.yielded_w or state.lowered or state.yielded_mhz]
+        odd = [s for s in fresh.values() if s.yielded_w or s.lowered or s.yielded_mhz or s.kept_w]
         assert sorted(roll.contested()) == sorted(odd)
 
 
@@ -121,3 +122,10 @@ def test_whole_numbers_are_watts_too_and_floats_are_checked_as_strictly():
         for beside in ({}, {"b": 2.0}, {"b": 2}):
             with pytest.raises(wire.BadRequest):
                 wire.watts({"a": wrong, **beside}, "w")
+
+
+def test_a_node_tells_who_ignores_caps_and_who_keeps_one_after_its_release():
+    state, _ = fleet_wire.state_in(message(yielded_w={"g1": 500.0}, ignoring=["g1"], kept_w={"g2": 300.0}))
+    assert (state.ignoring, state.kept_w) == (("g1",), {"g2": 300.0})
+    quiet, _ = fleet_wire.state_in(message(ignoring=[], kept_w={}))
+    assert (quiet.ignoring, quiet.kept_w) == ((), {})

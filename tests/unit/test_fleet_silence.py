@@ -164,3 +164,16 @@ def test_cards_that_a_board_holds_lower_are_told_of(wires):
     info = GpuInfo("GPU-n1", "H100", 200, 700, 700, 700, 700, 400.0)
     power._take(fleet_wire.state_out("n1", {info.id: info}, {**STATUS, "lowered": ["GPU-n1"]}, whole=False), "n1")
     assert power.contested().lowered == {"GPU-n1"}
+
+
+def test_cards_that_ignore_caps_or_keep_one_after_its_release_are_told_of(wires):
+    bus = LocalBus(wires, "daemon")
+    power = FleetPower(bus.settings, 0.05, ("n1",), bus=bus)
+    info = GpuInfo("GPU-n1", "H100", 200, 700, 700, 700, 400, 400.0)
+    power._take(state("n2"), "n2")
+    odd = {"yielded_w": {"GPU-n1": 400.0, "GPU-n2": 400.0}, "ignoring": ["GPU-n1", "GPU-n2"], "kept_w": {"GPU-n1": 400}}
+    power._take(fleet_wire.state_out("n1", {info.id: info}, {**STATUS, **odd}, whole=True), "n1")
+    told = power.contested()
+    assert told.ignoring == {"GPU-n1"}, "GPU-n2 is not its own"
+    assert [(note.code, note.subject) for note in told.notes] == [(Reason.CAP_REFUSED, "GPU-n1")]
+    assert "keeps its cap, 400 W, though it accepted the release" in told.notes[0].text

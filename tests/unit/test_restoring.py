@@ -135,6 +135,26 @@ def test_a_card_that_is_lost_while_it_is_one_step_down_is_owed_its_limit(tmp_pat
     assert (cards.limits, agent.core.outstanding) == (FOUND_W, False)
 
 
+@pytest.mark.parametrize("way", ["release", "ramp", "heir"])
+def test_a_card_that_ignored_a_lower_cap_is_owed_what_was_found_and_not_what_it_is_at(tmp_path, cards, way):
+    agent = Agent(tmp_path, cards, seconds=20.0)
+    agent.core.apply(dict.fromkeys(GPUS, 400), Lease(1, 2, 20.0))
+    cards.deaf = {FIRST}
+    agent.core.apply(dict.fromkeys(GPUS, 300), Lease(1, 3, 20.0))
+    agent.live(10)
+    status = agent.core.status()
+    assert (status["yielded_w"], status["ignoring"]) == ({FIRST: 400}, [FIRST])
+    if way == "heir":
+        agent.core = AgentCore(cards, AgentFiles(tmp_path), SETTINGS, agent.clock.monotonic)
+    if way == "release":
+        agent.core.release(FOUND_W, epoch=1)
+    agent.live(60)
+    assert agent.core.status()["found_w"] == {FIRST: FOUND_W[FIRST]}
+    cards.deaf = set()
+    agent.live(120)
+    assert (cards.limits, agent.core.outstanding) == (FOUND_W, False)
+
+
 # ---------------------------------------------------------------- a daemon without agents
 @pytest.mark.parametrize("restarted", [True, False])
 def test_a_daemon_keeps_what_its_cards_did_not_take_back(books, restarted):
@@ -152,6 +172,27 @@ def test_a_daemon_keeps_what_its_cards_did_not_take_back(books, restarted):
     assert books.first_limits() == {FIRST: FOUND_W[FIRST]}
     cards.deaf = set()
     assert hand.verify(NOW) == ()
+    assert (cards.limits, books.first_limits()) == (FOUND_W, {})
+
+
+def test_a_daemon_blames_no_other_writer_for_a_card_that_ignores_its_cap_and_owes_it_the_limit_found(books):
+    hand = dispatcher(books, cards := Controllers(books), clock := Clock())
+    hand.apply(orders(), 900.0, NOW)
+    (at_w,) = {cards.limits[gpu] for gpu in GPUS[:2]}
+    cards.deaf, lower = {FIRST}, orders(chat=at_w - 50)
+    said = []
+    for _ in range(6):
+        clock.now += 1.0
+        hand.apply(lower, 900.0, NOW)
+        said.extend(hand.verify(NOW))
+    assert f"1 GPUs of chat ({FIRST}) take their caps and ignore them" in said[-1].text
+    assert not any("another writer" in note.text for note in said)
+    assert hand.ignoring == {FIRST}
+    hand.writes = False
+    hand.release(NOW)
+    assert books.first_limits() == {FIRST: FOUND_W[FIRST]}
+    cards.deaf = set()
+    hand.verify(NOW)
     assert (cards.limits, books.first_limits()) == (FOUND_W, {})
 
 
