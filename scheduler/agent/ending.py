@@ -38,9 +38,10 @@ def release_alone(power: PowerActuator, state_dir: Path, settings: AgentSettings
     return int(core.outstanding)
 
 
-def forget_alone(power: PowerActuator, state_dir: Path, gpus: Collection[GpuId]) -> None:
+def forget_alone(power: PowerActuator, state_dir: Path, gpus: Collection[GpuId], unseen: bool = False) -> None:
     """Owe these GPUs nothing any more, in a state folder that no agent uses. AdapterError, with nothing changed, where
-    one of them answers or is owed nothing, where it can't be known which answer, and as for `release_alone`."""
+    one of them answers or is owed nothing, where it can't be known which answer (unless `unseen`: by the operator's
+    word alone), and as for `release_alone`."""
     with _left_here(state_dir):
         files = AgentFiles(state_dir)
         found, _ = files.load()
@@ -49,12 +50,24 @@ def forget_alone(power: PowerActuator, state_dir: Path, gpus: Collection[GpuId])
             raise AdapterError(
                 f"--forget {unknown[0]}: owed nothing here; owed are: {', '.join(sorted(owed)) or 'none'}"
             )
-        if alive := sorted(set(gpus) & power.discover().keys()):
+        if alive := sorted(set(gpus).intersection(_answering(power, gpus, unseen))):
             raise AdapterError(f"--forget {alive[0]}: it answers; --release gives it back, with all others")
         files.save_found(_without(found, gpus))
     for gpu in sorted(set(gpus)):
         had = f"{found.limits_w[gpu]:g} W" if gpu in found.limits_w else "free clocks"
         _log.warning("%s is forgotten; it had %s before Gridpace, should it ever come back", gpu, had)
+
+
+def _answering(power: PowerActuator, gpus: Collection[GpuId], unseen: bool) -> Collection[GpuId]:
+    """Who answers. Where none does, a driver that isn't loaded looks the same as cards that are dead."""
+    try:
+        return power.discover().keys()
+    except AdapterError as error:
+        if unseen:
+            _log.warning("no GPU answers here: %s", error)
+            return ()
+        text = f"no GPU answers here, so that nothing tells who is dead ({error}); if it surely is, add --unseen"
+        raise AdapterError(f"--forget {min(gpus)}: {text}") from error
 
 
 def _without(found: Found, gpus: Collection[GpuId]) -> Found:

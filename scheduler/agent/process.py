@@ -197,7 +197,10 @@ _OPERATIONS: dict[str, tuple[bool, Callable[[AgentCore, Mapping[str, Any]], Any]
 # ---------------------------------------------------------------- the command
 def main(arguments: list[str] | None = None) -> int:
     """`gridpace agent`, also `python -m scheduler.agent.process`; returns the exit status (2: it can't run here)."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.unseen and not options.forget:
+        parser.error("--unseen is for --forget")
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     stop = stop_event()
     drift = DriftRules(options.reassert, options.quiet_s)
@@ -207,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
         fleet = _fleet(options)
         power = _power(options)
         if options.forget:
-            forget_alone(power, options.state_dir, options.forget)
+            forget_alone(power, options.state_dir, options.forget, options.unseen)
             return 0
         if options.release:
             return release_alone(power, options.state_dir, settings)
@@ -239,6 +242,9 @@ def _parser() -> argparse.ArgumentParser:
         "--forget", action="append", default=[], metavar="GPU", help="where a stopped agent owes something to a GPU"
         " that died for good, owe it nothing any more, and end (repeatable)"
     )  # fmt: skip
+    parser.add_argument(
+        "--unseen", action="store_true", help="with --forget: believe that they are dead where no GPU answers at all"
+    )
     _number(parser, "--tick-s", _DEFAULTS.tick_s, (0.01, 30.0), "seconds between two checks of lease and limits")
     drift = _DEFAULTS.drift
     again = "how often a cap that another program raised is set again"

@@ -181,6 +181,33 @@ def test_a_card_is_not_forgotten_that_answers_or_is_owed_nothing_or_belongs_to_a
         process.main(["--release", "--forget", dead])
 
 
+def test_where_no_card_answers_at_all_an_operators_word_alone_can_forget_one(node, dead, tmp_path, monkeypatch):
+    """The only card of a node died, or the driver isn't loaded: nothing tells the two apart."""
+    before, seen = (tmp_path / "found.json").read_bytes(), node.power.discover
+
+    def none():
+        raise AdapterError("no driver")
+
+    monkeypatch.setattr(node.power, "discover", none)
+    with pytest.raises(AdapterError, match=rf"--forget {dead}: no GPU answers here.*\(no driver\).*add --unseen"):
+        forget_alone(node.power, tmp_path, [dead])
+    assert (tmp_path / "found.json").read_bytes() == before
+    with pytest.raises(AdapterError, match="owed nothing"):
+        forget_alone(node.power, tmp_path, [dead, "GPU-x"], unseen=True)
+    node.hall.fail(dead, None)
+    monkeypatch.setattr(node.power, "discover", seen)
+    with pytest.raises(AdapterError, match="it answers"):
+        forget_alone(node.power, tmp_path, [dead], unseen=True)
+    monkeypatch.setattr(node.power, "discover", none)
+    monkeypatch.setattr(process, "_power", lambda options: node.power)
+    monkeypatch.setattr(process, "stop_event", threading.Event)
+    with pytest.raises(SystemExit):
+        process.main(["--state-dir", str(tmp_path), "--unseen"])
+    assert process.main(["--state-dir", str(tmp_path), "--forget", dead, "--unseen"]) == 0
+    node.kill_and_restart()
+    assert not node.core.outstanding
+
+
 def test_of_several_dead_cards_the_others_stay_owed_and_a_release_names_them(node, tmp_path, caplog):
     quick = replace(SETTINGS, stop_s=0.1, tick_s=0.01, release_w_per_s=1e6)
     node.cap(300)
