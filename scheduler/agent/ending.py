@@ -7,11 +7,12 @@ nothing back: it would be owed for ever, and each stop would wait for it, so an 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -91,19 +92,32 @@ def _left_here(state_dir: Path) -> Iterator[None]:
 @contextmanager
 def only_one(state_dir: Path) -> Iterator[None]:
     """Hold the state folder's lock; the kernel lets it go with the process, however that ends. AdapterError where
-    another agent has it, or this user may not."""
+    another agent has it, or this user may not. A disk that takes no writes keeps nobody from giving limits back: the
+    lock counts, and whose it is is only told."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (state_dir / "agent.lock").open("a+")
+        file = _opened(state_dir / "agent.lock")
     except OSError as error:
         raise AdapterError(f"{state_dir}: {error}") from error
-    with file:
+    try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            raise AdapterError(f"{state_dir}: another agent (pid {file.read().strip() or '?'}) runs here") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+            pid = os.pread(file, 32, 0).decode(errors="replace").strip() or "?"
+            raise AdapterError(f"{state_dir}: another agent (pid {pid}) runs here") from None
+        with suppress(OSError):
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         yield
+    finally:
+        os.close(file)
+
+
+def _opened(path: Path) -> int:
+    """The lock file; only to be read where the disk is, as after an error of it."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,12 +1,18 @@
 """One thing that fails keeps no other from being done: a full disk, a driver without clocks, a lost second."""
 
+import errno
+import io
 import json
+import os
+import resource
+from contextlib import contextmanager
 
 import pytest
 
 from adapters.ports import AdapterError, ClockReceipt, Lease
 from optimizer.reasons import Reason
 from scheduler.agent.core import Fenced
+from scheduler.agent.ending import only_one
 from scheduler.agent.process import _tick
 from scheduler.agent.state import AgentFiles, Found
 from tests.support.agent_node import SETTINGS, Node
@@ -98,6 +104,52 @@ def test_a_file_that_could_not_be_replaced_is_the_old_one_whole(tmp_path, full):
         files.save_found(Found({"GPU-a": 613.0, "GPU-b": 587.0}))
     full.empty()
     assert files.load()[0].limits_w == {"GPU-a": 613.0}
+
+
+@contextmanager
+def no_room():
+    """Nothing that is written to a file is taken."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def read_only():
+    """Files can be opened, but not to be written, as where the kernel found an error on the disk."""
+    real = {os: os.open, io: io.open}
+
+    def refusing(where, writes):
+        def opened(path, how="r", *more, **named):
+            if writes(how):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return real[where](path, how, *more, **named)
+
+        return opened
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", refusing(os, lambda flags: flags & (os.O_RDWR | os.O_WRONLY)))
+        patch.setattr(io, "open", refusing(io, lambda mode: mode != "r"))
+        yield
+
+
+@pytest.mark.parametrize("disk", [no_room, read_only])
+def test_an_agent_begins_on_a_disk_that_takes_nothing_and_is_still_the_only_one(tmp_path, disk):
+    """Else a restart then would leave every limit as it is, again and again."""
+    with only_one(tmp_path):
+        pass
+    with disk(), only_one(tmp_path), pytest.raises(AdapterError, match="another agent"), only_one(tmp_path):
+        pass
+    with only_one(tmp_path):
+        assert (tmp_path / "agent.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_lock_that_is_not_there_can_t_be_held_on_a_disk_that_may_only_be_read(tmp_path):
+    with read_only(), pytest.raises(AdapterError, match=r"agent\.lock"), only_one(tmp_path):
+        pass
 
 
 # ---------------------------------------------------------------- clocks
