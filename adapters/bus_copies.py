@@ -63,11 +63,13 @@ class Copies:
     """Streams that are to have `wanted` copies each. Those that aren't there are left to who makes them. Which number
     is right where two daemons differ: the one of who leads, once for each connection and each lead."""
 
-    def __init__(self, wanted: int, *streams: str, may: Callable[[], None] | None = None) -> None:
-        """`may`, where writes are far apart: what was refused is then asked for again without one, unless this raises
-        AdapterError."""
+    def __init__(
+        self, wanted: int, *streams: str, may: Callable[[], None] = lambda: None, by_itself: bool = False
+    ) -> None:
+        """`may` raises AdapterError where nothing may be changed, asked before each change. `by_itself`, where writes
+        are far apart: what was refused is then asked for again without one, where it may be."""
         self.streams = streams
-        self._wanted, self._may = wanted, may
+        self._wanted, self._may, self._by_itself = wanted, may, by_itself
         self._renewed = False
         self._left: tuple[str, ...] = ()
         self._refusals, self._again_at = 0, 0.0
@@ -122,15 +124,14 @@ class Copies:
                 _log.warning("NATS at %s: %s", bus.settings.place, why)
 
     def _wait(self, bus: Bus, pause_s: float) -> None:
-        if self._may is not None:
+        if self._by_itself:
             if self._later is not None:
                 self._later.cancel()
             self._later = asyncio.get_running_loop().call_later(pause_s + LATER_S, self._again, bus, pause_s)
 
     def _again(self, bus: Bus, pause_s: float) -> None:
         try:
-            if self._may is not None:
-                self._may()
+            self._may()
         except AdapterError:
             self._wait(bus, pause_s)
         else:
@@ -149,6 +150,10 @@ class Copies:
             return "", False
         if has == self._wanted:
             return None, False
+        try:
+            self._may()  # the servers may have been silent for longer than the lead lasted
+        except AdapterError:
+            return "", False
         why = await _update(bus, stream, {**config, "num_replicas": self._wanted})
         if why is None:
             _log.info("NATS at %s: stream %s: copies: %d, before: %d", bus.settings.place, stream, self._wanted, has)

@@ -48,7 +48,7 @@ class TrajectoryPost:
         the patience with them; `permit` raises where nothing may be ordered now."""
         self._replicas, self._exchange, self._permit = replicas, exchange, permit
         self._bucket: KeyValue | None = None
-        self.copies = Copies(replicas, f"KV_{fleet_wire.BUCKET}", may=permit)
+        self.copies = Copies(replicas, f"KV_{fleet_wire.BUCKET}", may=permit, by_itself=True)
         self.orders = 0
         """Orders that are on their way now."""
         self._coming_until = float("-inf")

@@ -76,7 +76,8 @@ class Member:
         self._of, self._wake = membership, wake
         folder = folder_id(membership.store.parent)
         me = Entry(membership.name, membership.url, folder, uuid4().hex, membership.lease_s)
-        self.copies = Copies(membership.replicas, BOOKS_STREAM, f"OBJ_{SNAPSHOTS}", f"KV_{LEADERS}")
+        shared = BOOKS_STREAM, f"OBJ_{SNAPSHOTS}", f"KV_{LEADERS}"
+        self.copies = Copies(membership.replicas, *shared, may=self.may)
         self.pause = Pause()
         self._me = me
         self._books = Books(membership.store)

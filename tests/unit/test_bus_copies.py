@@ -85,7 +85,7 @@ def test_what_is_refused_is_asked_for_after_ever_longer_pauses_without_a_write_w
         if not allowed[0]:
             raise AdapterError("another one leads")
 
-    copies = Copies(3, "a", may=may)
+    copies = Copies(3, "a", may=may, by_itself=True)
     copies.renew()
     servers.loop.call_soon(copies.look, servers)
     play(servers, copies, 3.0 * AGAIN_S)
@@ -114,6 +114,32 @@ def test_without_a_permit_to_ask_only_writes_make_it_look_and_never_twice_at_onc
     assert len(servers.times("UPDATE")) == 3, "with the next look"
     play(servers, copies, 1.0, every=0.5)
     assert len(servers.times("UPDATE")) == 4, "a new connection or lead is asked at once"
+
+
+@of(3, a=1, b=1)
+def test_who_lost_the_lead_while_it_asked_changes_nothing(servers, monkeypatch):
+    lost, changed = [False], []
+
+    async def ask(bus, what, data):
+        changed.extend([what] if data else [])
+        lost[0] = True
+        return await servers.ask(bus, what, data)
+
+    def may():
+        if lost[0]:
+            raise AdapterError("another one leads")
+
+    monkeypatch.setattr(bus_copies, "_ask", ask)
+    copies = Copies(3, "a", "b", may=may)
+    copies.renew()
+    play(servers, copies, AGAIN_S, every=1.0)
+    assert lost[0]
+    assert (changed, copies.notes) == ([], ())
+    monkeypatch.setattr(bus_copies, "_ask", servers.ask)
+    lost[0] = False
+    copies.renew()
+    play(servers, copies, 5.0, every=1.0)
+    assert servers.has == {"a": 3, "b": 3}
 
 
 @of(1, a=1)
