@@ -146,14 +146,12 @@ class Copies:
                 return (None if info["error"].get("err_code") == STREAM_NOT_FOUND else ""), False
             config = info["config"]
             has = int(config["num_replicas"])
-        except (NatsError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            if has != self._wanted:
+                self._may()  # the servers may have been silent for longer than the lead lasted
+        except (AdapterError, NatsError, OSError, ValueError, KeyError, TypeError, AttributeError):
             return "", False
         if has == self._wanted:
             return None, False
-        try:
-            self._may()  # the servers may have been silent for longer than the lead lasted
-        except AdapterError:
-            return "", False
         why = await _update(bus, stream, {**config, "num_replicas": self._wanted})
         if why is None:
             _log.info("NATS at %s: stream %s: copies: %d, before: %d", bus.settings.place, stream, self._wanted, has)
