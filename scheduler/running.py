@@ -30,6 +30,7 @@ from scheduler.timing import Timer
 from scheduler.wiring import Parts, build
 
 if TYPE_CHECKING:
+    from adapters.bus_copies import Copies
     from scheduler.api.server import ApiServer
     from scheduler.api.settings import ApiSettings
     from scheduler.standby.member import Member
@@ -107,6 +108,8 @@ class App:
         self._keep_books()
         expire_notes(state, report)
         self.metrics.observe_cycle(report)
+        if (copies := getattr(self.parts.hardware.power, "copies", None)) is not None:
+            note_copies(self.parts, copies)
         if self.lead is not None:
             self.metrics.observe_standby(self.lead.status())
             note_standby(self.parts, self.lead)
@@ -226,14 +229,19 @@ def begin_lead(parts: Parts, lead: Member) -> None:
         parts.state.notes.append(Note(Reason.STORE_DEGRADED, "standby", text, Severity.ALERT, now))
 
 
-def note_standby(parts: Parts, lead: Member) -> None:
-    """Tell where nobody would take over, and which streams stay with another number of copies than is wanted."""
-    now = parts.ctx.clock.now()
-    told = lead.copies.notes
-    for stream in set(lead.copies.streams) - {note.subject for note in told}:
+def note_copies(parts: Parts, copies: Copies) -> None:
+    """Tell which streams stay with another number of copies than is wanted, and of the others that no more."""
+    now, told = parts.ctx.clock.now(), copies.notes
+    for stream in set(copies.streams) - {note.subject for note in told}:
         parts.state.notes.withdraw(Reason.REPLICAS_REFUSED, stream)
     parts.state.notes.extend(replace(note, at=now) for note in told)
+
+
+def note_standby(parts: Parts, lead: Member) -> None:
+    """Tell where nobody would take over, and which streams stay with another number of copies than is wanted."""
+    note_copies(parts, lead.copies)
     if not lead.followed():
+        now = parts.ctx.clock.now()
         text = "no other daemon stands by with the same books; should this one fail, nobody takes over"
         note = Note(Reason.STANDBY_LOST, "standby", text, Severity.WARNING, now)
         parts.state.notes.append(note)

@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from adapters.bus import Bus
+from adapters.bus_copies import Copies
 from adapters.bus_pace import GATHER_S
 from adapters.bus_settings import BusSettings
 from adapters.ports import AdapterError, ClockReceipt, Contested, GpuId, GpuInfo, Lease, Receipt
@@ -83,6 +84,11 @@ class FleetPower:
         self.permit: Callable[[], None] = lambda: None
         """Raises AdapterError when this daemon may not order anything: asked before each order leaves."""
         self.bus = bus or Bus(settings, self.listen, GATHER_S)
+
+    @property
+    def copies(self) -> Copies:
+        """How many servers keep the trajectories."""
+        return self._post.copies
 
     def _permit(self) -> None:
         self.permit()
@@ -224,7 +230,7 @@ class FleetPower:
             clocks = {g: mhz for state in states for g, mhz in state.yielded_mhz.items() if has(state.node, g)}
             ignoring = frozenset(gpu for state in states for gpu in state.ignoring if has(state.node, gpu))
             kept = {g: watts for state in states for g, watts in state.kept_w.items() if has(state.node, g)}
-        notes = (*refusals(refused), *kept_notes(kept), *self._post.copies.notes)
+        notes = (*refusals(refused), *kept_notes(kept), *self.copies.notes)
         return Contested(yielded, self._reasserted, lowered, clocks, notes, ignoring)
 
     def heard(self, gpus: Collection[GpuId]) -> Collection[GpuId]:

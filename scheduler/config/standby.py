@@ -29,6 +29,7 @@ class StandbyConfig(Model):
         ge=timedelta(seconds=1),
         le=timedelta(minutes=5),
         description="A leader that could not renew its lease for so long stops commanding; another one takes over a "
-        "tenth later.",
+        "tenth later. Below 2s the lead may end for a moment, and is taken anew, when streams get more copies "
+        "(`replicas`).",
         examples=["6s"],
     )

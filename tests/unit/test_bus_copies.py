@@ -11,6 +11,9 @@ from adapters import bus_copies
 from adapters.bus_copies import AGAIN_S, FIRST_S, LATER_S, PAUSE_S, STREAM_NOT_FOUND, TOLD, Copies
 from adapters.ports import AdapterError
 from adapters.power.fleet_post import TrajectoryPost
+from optimizer.reasons import Note, Reason
+from scheduler.running import App, note_standby
+from tests.support.loops import lab
 
 
 class Travel(asyncio.SelectorEventLoop):
@@ -188,3 +191,30 @@ def test_the_post_looks_anew_on_each_connection(servers, monkeypatch):
         servers.loop.run_until_complete(post.hand_over(servers, [], lambda _: b"", 1.0))
         play(servers, post.copies, 1.0)
         assert servers.has["KV_a"] == 3
+
+
+class Told:
+    """Copies as the loops see them."""
+
+    def __init__(self, *streams):
+        self.streams, self.notes = streams, tuple(Note(Reason.REPLICAS_REFUSED, s, "too few") for s in streams)
+
+
+def test_what_is_mended_is_told_no_more_with_the_next_plan(tmp_path):
+    with lab(tmp_path) as site:
+        trajectories = site.parts.hardware.power.copies = Told("KV_a")
+        shared, app = Told("books", "KV_b"), App(site.parts)
+        lead = SimpleNamespace(copies=shared, followed=lambda: True)
+
+        def told():
+            app.cycle()
+            note_standby(site.parts, lead)
+            return sorted(note.subject for note in site.state.notes if note.code is Reason.REPLICAS_REFUSED)
+
+        assert told() == ["KV_a", "KV_b", "books"]
+        shared.notes = shared.notes[1:]
+        assert told() == ["KV_a", "KV_b"]
+        trajectories.notes = ()
+        assert told() == ["KV_b"]
+        shared.notes = ()
+        assert told() == []
