@@ -23,7 +23,7 @@ from scheduler.agent.fencing import Fenced, fence
 from scheduler.agent.limits import AgentLimits
 from scheduler.agent.settings import AgentSettings
 from scheduler.agent.state import AgentFiles, Held, overtaken, said_at
-from scheduler.agent.trouble import each
+from scheduler.agent.trouble import Unkept, each
 from scheduler.boottime import boottime
 from scheduler.restoring import SAME_W
 
@@ -75,14 +75,26 @@ class AgentCore:
             self._admit(lease)
             self._succeed(lease)
             caps_w = {**self._outlasted(), **caps_w}
-            self._limits.remember(caps_w)
+            why = self._remember(caps_w)
             self._renew(lease, caps_w)
-            absent = {gpu: UNKNOWN_GPU for gpu in caps_w if gpu not in self._found.limits_w}
+            absent = {gpu: why for gpu in caps_w if gpu not in self._found.limits_w}
             known = {gpu: cap for gpu, cap in caps_w.items() if gpu not in absent} if absent else caps_w
             receipt = self._in_force_again(known, lease)
             absent |= dict.fromkeys(known.keys() & self._watch.yielded_w.keys(), Reason.CAP_YIELDED)
             notes = receipt.notes + failure_notes(absent)
             return replace(receipt, failures={**receipt.failures, **absent}, notes=notes) if absent else receipt
+
+    def _remember(self, caps_w: Mapping[GpuId, int]) -> Reason:
+        """Put what is to be restored on disk; why cards without it take no cap. A full disk keeps no card from its
+        order whose limit is written down already. Unkept where that is none of these."""
+        try:
+            self._limits.remember(caps_w)
+        except Unkept:
+            if caps_w.keys().isdisjoint(self._found.limits_w):
+                raise
+            self._files.keep(self._found)  # told with every tick, until there is room
+            return Reason.CAP_REFUSED
+        return UNKNOWN_GPU
 
     def hold(self, steps: Steps, until_s: float, lease: Lease, age_s: float = 0.0) -> None:
         """Follow these caps from the lease's end until `until_s`, and renew the lease; seconds count from when this was
@@ -176,10 +188,11 @@ class AgentCore:
 
     def _renew(self, lease: Lease, caps_w: Mapping[GpuId, int] | None = None, heard_at: float | None = None) -> None:
         """Renew the lease of all caps, with these that were ordered (`heard_at`: then, not now); on disk for heirs.
-        Where none were ordered since the machine began it is of nothing: the trajectory counts until some are."""
+        Where none were ordered since the machine began it is of nothing: the trajectory counts until some are. On a
+        full disk a new epoch counts all the same: else a daemon that was restarted could hold no cap any more."""
         if lease.epoch > self._found.epoch:
-            self._files.save_found(replace(self._found, epoch=lease.epoch))
             self._found.epoch = lease.epoch
+            self._files.keep(self._found)
         now = self._clock()
         self._heard_at = now if heard_at is None else heard_at
         self._ordered.update(caps_w or {})

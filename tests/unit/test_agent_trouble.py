@@ -70,6 +70,28 @@ def test_a_full_disk_keeps_no_limit_from_being_given_back_and_is_called_one(node
     assert "No space left on device" in told[-1]
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_on_a_full_disk_caps_that_are_there_follow_their_orders_and_no_other_card_is_capped(node, full, epoch):
+    """Of a daemon that was restarted too; else its caps would end with the lease of the one before."""
+    few, rest = node.gpus[:2], node.gpus[2:]
+    node.core.apply(dict.fromkeys(few, 400), Lease(1, 1, 5.0))
+    full.fill()
+    done = node.core.apply(dict.fromkeys(node.gpus, 300), Lease(epoch, 2, 60.0))
+    assert done.failures == dict.fromkeys(rest, Reason.CAP_REFUSED)
+    assert any("No space left" in line for line in live(node, 30))
+    enforced = {gpu: info.enforced_w for gpu, info in node.core.discover().items()}
+    assert enforced == dict.fromkeys(few, 300) | dict.fromkeys(rest, 700)
+    with pytest.raises(AdapterError, match="No space left"):
+        node.core.apply(dict.fromkeys(rest, 300), Lease(epoch, 3, 60.0))
+    with pytest.raises(Fenced):
+        node.core.apply({}, Lease(epoch - 1, 9, 60.0))
+    full.empty()
+    live(node, 1)
+    written = json.loads((node.folder / "found.json").read_text())
+    assert (written["epoch"], written["limits_w"]) == (epoch, dict.fromkeys(few, 700.0))
+    assert node.core.apply(dict.fromkeys(node.gpus, 300), Lease(epoch, 4, 60.0)).failures == {}
+
+
 def test_what_a_full_disk_did_not_take_is_written_when_it_has_room_again(node, full):
     """Else a restart would bring a limit of weeks ago back over what an operator set since."""
     node.cap(400, seconds=3.0)
