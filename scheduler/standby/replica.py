@@ -45,7 +45,8 @@ class Told:
         if not self._ended and capture.get_meta(connection, capture.POSITION) != self.position:
             self._end("this disk did not take what the books' stream has")
         if self._ended or not self._lease.holds():
-            raise NotReplicated(self._ended or "this daemon does not lead now")
+            why = f": {self._ended}" if self._ended else ""
+            raise NotReplicated(f"this daemon does not lead now{why}")
         try:
             patience_s = min(PATIENCE_S, self._lease.left_s())
             number = self._stream.append(capture.encode(change), self.position, uuid4().hex, patience_s)

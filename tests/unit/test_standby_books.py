@@ -331,6 +331,21 @@ def test_a_disk_that_refuses_what_the_stream_has_ends_the_lead(tmp_path, monkeyp
     assert [row[2] for row in content(b.path)["records"]] == ["one"]
 
 
+def test_books_whose_stream_is_silent_say_what_ended_the_lead_and_that_it_ended(tmp_path, monkeypatch):
+    stream, a, b = pair(tmp_path)
+
+    def silent(*_):
+        raise Unknown("the books' stream does not answer")
+
+    monkeypatch.setattr(stream, "append", silent)
+    with pytest.raises(StoreDegraded, match="the books' stream does not answer"):
+        a.store.put("job", "one", {"n": 1})
+    with pytest.raises(StoreDegraded, match="does not lead now: the books' stream does not answer"):
+        a.store.put("job", "two", {"n": 2})
+    a.die()
+    b.die()
+
+
 def leading(daemon, stream, epoch):
     """The daemon's books opened as a member opens them that has won the lead under `epoch`."""
     daemon.books.close()
