@@ -73,7 +73,7 @@ class AgentCore:
         """Cap these GPUs and renew the lease of all. What is to be restored is on disk before anything is written."""
         with self._lock:
             self._admit(lease)
-            self._succeed(lease)
+            self._succeed(lease.epoch)
             caps_w = {**self._outlasted(), **caps_w}
             why = self._remember(caps_w)
             self._renew(lease, caps_w)
@@ -108,7 +108,7 @@ class AgentCore:
             now, said, last = self._clock(), (lease.epoch, lease.sequence), (self._found.epoch, self._held.sequence)
             at = said_at(now, age_s, self._held.heard_at, older=said < last)
             if said >= last:
-                self._succeed(lease)
+                self._succeed(lease.epoch)
                 self._renew(lease, heard_at=at)
                 if not waited:
                     self._in_force_again(self._outlasted(), lease)
@@ -120,7 +120,7 @@ class AgentCore:
         with self._lock:
             self._admit(lease)
             receipt = self._clocks.lock(clocks_mhz, lease, self._clock())
-            self._succeed(lease)
+            self._succeed(lease.epoch)
             self._renew(lease)
             self._in_force_again(self._outlasted(), lease)
             return receipt
@@ -128,14 +128,14 @@ class AgentCore:
     def unlock(self, gpus: Collection[GpuId], epoch: int | None = None) -> ClockReceipt:
         """Let these SM clocks go free at once."""
         with self._lock:
-            fence(epoch, self._found.epoch)
+            self._listen(epoch)
             return self._clocks.unlock(gpus)
 
     def release(self, limits_w: Mapping[GpuId, float], epoch: int | None = None) -> Receipt:
         """Give these GPUs back at once: to the limit found here, or to the one named for a GPU never capped here. When
         nothing is left to give back, lease and trajectory are over too."""
         with self._lock:
-            fence(epoch, self._found.epoch)
+            self._listen(epoch)
             mine = self._found.limits_w
             due = {gpu: mine.get(gpu, limit) for gpu, limit in limits_w.items()}
             receipt, done = self._limits.give_back(due, self._own_lease(), self._clock())
@@ -171,7 +171,7 @@ class AgentCore:
     def take_back(self, epoch: int | None = None) -> None:
         """An operator's word: cap the GPUs again that were left to another writer."""
         with self._lock:
-            fence(epoch, self._found.epoch)
+            self._listen(epoch)
             self._watch.take_back()
             self._clocks.watch.take_back()
 
@@ -185,6 +185,16 @@ class AgentCore:
             last = self._found.told[1] if self._found.told[0] == lease.epoch else -1
         if lease.epoch == self._found.epoch and lease.sequence < last:
             raise Fenced(f"order {lease.sequence} of epoch {lease.epoch} was overtaken by {last}")
+
+    def _listen(self, epoch: int | None) -> None:
+        """Refuse who has been replaced. Whoever replaces him does so with any word, not with an order alone: a release
+        that left the number as it is could be undone by the daemon of before. Who has a new number counts anew."""
+        fence(epoch, self._found.epoch)
+        if epoch is not None and epoch > self._found.epoch:
+            self._succeed(epoch)
+            self._found.epoch = epoch
+            self._files.keep(self._found)
+            self._keep_lease(self._held.expires_at, -1)
 
     def _renew(self, lease: Lease, caps_w: Mapping[GpuId, int] | None = None, heard_at: float | None = None) -> None:
         """Renew the lease of all caps, with these that were ordered (`heard_at`: then, not now); on disk for heirs.
@@ -215,10 +225,10 @@ class AgentCore:
         if self._yielded() != (self._held.yielded, self._held.yielded_mhz):
             self._keep_lease(self._held.expires_at, self._held.sequence)
 
-    def _succeed(self, lease: Lease) -> None:
+    def _succeed(self, epoch: int) -> None:
         """A daemon that takes over has read what is in force: its word puts nothing back that one before it ordered. It
         is a word about what is in force nevertheless: a renewal that comes before its orders gives nothing back."""
-        if lease.epoch > self._found.epoch:
+        if epoch > self._found.epoch:
             leased = self._phase(self._clock()) == "leased"
             now_w = {gpu: round(cap) for gpu, cap in self._watch.wanted_w.items() if gpu in self._found.limits_w}
             before = {} if self._early else self._ordered

@@ -103,6 +103,34 @@ def test_a_replaced_daemon_is_fenced_off(node):
     assert node.limits() == {400}
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        lambda core: core.release(dict.fromkeys(("none of ours",), 700.0), epoch=5),
+        lambda core: core.unlock((), epoch=5),
+        lambda core: core.take_back(epoch=5),
+    ],
+    ids=["release", "unlock", "take_back"],
+)
+def test_any_word_of_a_new_daemon_fences_the_old_one_off_and_its_numbers_begin_anew(node, word):
+    """It may have nothing to cap: what it gave back is not capped again by a daemon that hangs and goes on."""
+    node.cap(400, seconds=60, sequence=90)
+    word(node.core)
+    for refused in (
+        lambda: node.cap(300, sequence=91),
+        lambda: node.core.hold(((0.0, dict.fromkeys(node.gpus, 300)),), 60.0, Lease(1, 92, 60.0)),
+        lambda: node.core.release(dict.fromkeys(node.gpus, 700.0), epoch=1),
+    ):
+        with pytest.raises(Fenced, match="epoch 1 was replaced by 5"):
+            refused()
+    node.kill_and_restart()
+    with pytest.raises(Fenced, match="epoch 1 was replaced by 5"):
+        node.cap(300, sequence=93)
+    assert set(node.live(50)) == {400}, "the lease runs on, and nobody renews it"
+    node.cap(350, sequence=0, epoch=5)
+    assert node.limits() == {350}
+
+
 def test_an_overtaken_order_is_refused_a_repeated_one_is_not(node):
     node.cap(400, sequence=5)
     with pytest.raises(Fenced, match="overtaken by 5"):
