@@ -40,6 +40,9 @@ DUAL, PRIMAL = 1, 4
 
 BAD = {highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible}
 
+SAID = (OPTIMAL, TIME_LIMIT, INTERRUPTED, *BAD)
+"""What a linear program may end with; all else says that the simplex has lost its way."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -145,13 +148,13 @@ class Highs:
         """Solve as a linear program, but give it up (None) within some iterations of `wanted` saying so. Raises
         SolveError when there is no optimum within the time."""
         self._solver.stop_when(wanted)
-        seconds = self._timed(time_limit_s)
-        status = self._solver.getModelStatus()
+        before = self.clock_s()
+        status = self._tried(before + max(1e-3, float(time_limit_s)))
         if status == INTERRUPTED:
             return None
         if status != OPTIMAL:
             raise self._failure(status, time_limit_s)
-        return self.answer(seconds)
+        return self.answer(self.clock_s() - before)
 
     def clock_s(self) -> float:
         """Seconds inside HiGHS over the life of this object."""
@@ -159,31 +162,38 @@ class Highs:
 
     def solve(self, time_limit_s: float) -> float:
         """Solve, and leave the answer unread; the seconds. Raises SolveError when there is no usable point within the
-        time. From some bases the simplex loses its way and says "Unknown": then once more from nothing. Prices that lie
-        far apart can make what undoes the presolve lose it too ("Not Set"): then without a presolve. Or the dual method
-        finds no step with duals so large ("Solve error"): then by the primal one."""
+        time."""
         before = self.clock_s()
-        self.option("time_limit", before + max(1e-3, float(time_limit_s)))
-        self._solver.run()
-        if self._lost():
-            self.forget()
-            self._solver.run()
-        for name, value in (("presolve", "off"), ("simplex_strategy", PRIMAL)):
-            if self._lost():
-                self.forget()
-                with self._with(name, value):
-                    self._solver.run()
-        status, info = self._solver.getModelStatus(), self._solver.getInfo()
-        incumbent = self.mixed and info.primal_solution_status == 2 and status == TIME_LIMIT
+        status = self._tried(before + max(1e-3, float(time_limit_s)))
+        incumbent = self.mixed and self._solver.getInfo().primal_solution_status == 2 and status == TIME_LIMIT
         if status != OPTIMAL and not incumbent:
             failure = self._failure(status, time_limit_s)
             failure.seconds = self.clock_s() - before
             raise failure
         return self.clock_s() - before
 
+    def _tried(self, ends_s: float) -> Any:
+        """Run until the object's clock is there, and how it ended. From some bases the simplex loses its way and says
+        "Unknown": then once more from nothing. Prices that lie far apart can make what undoes the presolve lose it too
+        ("Not Set"): then without a presolve. Or one method finds no step with duals so large ("Solve error"): then by
+        the other one. All of them share the time: what is lost when it is over is out of time."""
+        method = self._solver.getOptionValue("simplex_strategy")[1]
+        self.option("time_limit", ends_s)
+        self._solver.run()
+        others = (("simplex_strategy", method), ("presolve", "off"), ("simplex_strategy", PRIMAL + DUAL - method))
+        for name, value in others:
+            if not self._lost():
+                break
+            if self.clock_s() >= ends_s:
+                return TIME_LIMIT
+            self.forget()
+            with self._with(name, value):
+                self._solver.run()
+        return self._solver.getModelStatus()
+
     def _lost(self) -> bool:
         """Whether a linear program has neither an optimum nor a reason to have none."""
-        return not self.mixed and self._solver.getModelStatus() not in (OPTIMAL, TIME_LIMIT, *BAD)
+        return not self.mixed and self._solver.getModelStatus() not in SAID
 
     def attempt(self, most: int, time_limit_s: float) -> tuple[float, int | None]:
         """Solve by the dual simplex method at the very costs that are given, in so many iterations and so much time at

@@ -14,11 +14,12 @@ import pytest
 from benchmarks.support.reference import coarse_grid, reference_problem
 from optimizer.domain import Rung
 from optimizer.faults import SolveError, SolveFault
-from optimizer.highs import DUAL, Answer, Highs, solve_arrays
+from optimizer.highs import DUAL, PRIMAL, Answer, Highs, solve_arrays
 from optimizer.model.arrays import Arrays, write_arrays
 from optimizer.model.build import declare
 from optimizer.reasons import Reason
 from optimizer.session import Session
+from tests.support.problems import random_problem
 
 
 def arrays(jobs: int = 40, hours: float = 6.0) -> Arrays:
@@ -169,6 +170,38 @@ def test_a_simplex_that_loses_its_way_from_a_basis_begins_once_more_from_nothing
     with pytest.raises(SolveError, match="Unknown") as caught:
         solver.run(10.0)
     assert caught.value.kind is SolveFault.FAILED
+
+
+def test_where_one_simplex_method_gives_up_the_other_one_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cards that hardly draw more at work: with prices so far apart the dual method ends with a solve error."""
+    apart = write_arrays(declare(random_problem(16260)))
+    best = Highs(apart, integers=False).run(60.0)
+    between_plans = Highs(apart, integers=False).run_unless(lambda: False, 60.0)
+    assert between_plans is not None
+    assert between_plans.objective == pytest.approx(best.objective, rel=1e-9)
+    solver, methods = Highs(arrays(10, 2.0)), []
+    ran = solver._solver.run
+
+    def run() -> object:
+        methods.append(solver._solver.getOptionValue("simplex_strategy")[1])
+        return ran()
+
+    monkeypatch.setattr(solver._solver, "run", run)
+    monkeypatch.setattr(solver._solver, "getModelStatus", lambda: highspy.HighsModelStatus.kSolveError)
+    with pytest.raises(SolveError, match="Solve error"):
+        solver.finish(60.0)
+    assert methods == [PRIMAL] * 3 + [DUAL]
+
+
+def test_all_tries_of_a_solve_share_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    solver, runs = Highs(arrays(10, 2.0)), [0]
+    monkeypatch.setattr(solver._solver, "run", lambda: runs.append(len(runs)))
+    monkeypatch.setattr(solver._solver, "getRunTime", lambda: 1.5 * runs[-1])
+    monkeypatch.setattr(solver._solver, "getModelStatus", lambda: highspy.HighsModelStatus.kSolveError)
+    with pytest.raises(SolveError, match="within 2 s") as caught:
+        solver.solve(2.0)
+    assert (caught.value.kind, caught.value.seconds) == (SolveFault.TIMEOUT, 3.0)
+    assert runs == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
