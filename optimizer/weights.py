@@ -62,7 +62,8 @@ def weights_of(facts: Facts, site: int) -> Weights:
         if event.emergency
     }
     usual = {**plain, **firm}
-    dearest = max({**usual, **emergency}.values(), default=0.0)
+    asked = {**usual, **emergency}
+    dearest = max([_together(facts, site, emergency), *asked.values()])  # a battery serves it, or all of them, later
     limit = max(prices.over_limit_per_kwh, MARGIN * floor_price * steepest, MARGIN * dearest)
     events = {
         event.id: np.where(in_force(facts, event), emergency.get(event.id, usual[event.id]), usual[event.id])
@@ -78,10 +79,15 @@ def _usual_events(facts: Facts, site: int) -> tuple[dict[str, float], dict[str, 
     worth = MARGIN * (_dearest(facts, site, _usual(facts)) * _slopes(facts, site)[0] + _pressure(facts, site))
     plain = {event.id: event.penalty_per_kwh + event.credit_per_kwh for _, event in facts.events_of(site)}
     firm = {e.id: max(plain[e.id], worth) for _, e in facts.events_of(site) if e.firm or e.emergency}
-    together = np.zeros(facts.count)
+    return plain, firm, MARGIN * max(worth, *firm.values(), _together(facts, site, firm))
+
+
+def _together(facts: Facts, site: int, per_kwh: Mapping[str, float]) -> float:
+    """Most that events of a site with these prices per kWh ask for it at the same time."""
+    found = np.zeros(facts.count)
     for number, event in facts.events_of(site):
-        together += np.where(np.isfinite(facts.event_kw[number]), firm.get(event.id, 0.0), 0.0)
-    return plain, firm, MARGIN * max(worth, *firm.values(), float(together.max()))
+        found += np.where(np.isfinite(facts.event_kw[number]), per_kwh.get(event.id, 0.0), 0.0)
+    return float(found.max())
 
 
 def in_force(facts: Facts, event: GridEvent) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from optimizer.check import check_plan
-from optimizer.domain import DemandCharge, Prices, Span, Work
+from optimizer.domain import Battery, DemandCharge, Prices, Span, Work
 from optimizer.reasons import Reason
 from optimizer.solve import solve_problem
 from tests.support.problems import HOUR, START, event, hourly, inputs, job, pool, problem, site
@@ -68,6 +68,19 @@ def test_a_floor_gives_to_a_hard_limit_and_no_further_to_however_many_events_at_
     plan = solve_problem(made)
     assert plan.sites["dc"].import_kw == pytest.approx((390, 400))
     assert check_plan(made, plan) == ()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_battery_keeps_a_hard_limit_before_however_many_emergencies_at_once(count):
+    """Its 20 kWh are enough for the limit of the first hour, and for a part of what is asked in the second one."""
+    called = [event(f"e{number}", (1, 2), 20.0, emergency=True) for number in range(count)]
+    store = Battery("b", 20.0, 0.0, 20.0, 0.0, 20.0, 1.0, 1.0, 0.0, 0.0, False)
+    made = problem(
+        hourly(2), [site(2, limit=[380.0, 1e9], batteries=(store,))], [inputs(pool(floor=1.0), 2)], [], called
+    )
+    plan = solve_problem(made)
+    assert plan.sites["dc"].import_kw == pytest.approx((380, 200))
+    assert plan.batteries["b"].discharge_kw == pytest.approx((20, 0))
 
 
 def test_a_firm_event_is_met_whatever_its_penalty_and_a_best_effort_one_when_it_pays():
