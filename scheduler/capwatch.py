@@ -40,13 +40,13 @@ class Judgement:
 @dataclass(slots=True)
 class _Contest:
     """One GPU: how often its cap came back raised, when its limit last changed, and that limit once it is yielded; the
-    limit that it was last seen at, and whether writes left it there (None: none was judged)."""
+    limit to which somebody raised it last, and whether the one that it was yielded at is where our writes left it."""
 
     raised: int = 0
     changed_at: float = NEVER
     limit_w: float | None = None
-    seen_w: float = 0.0
-    unmoved: bool | None = None
+    risen_w: float = NEVER
+    unmoved: bool = False
 
 
 class CapWatch:
@@ -59,6 +59,9 @@ class CapWatch:
         self._lowest: dict[GpuId, float] = {}
         self._contests: dict[GpuId, _Contest] = {}
         self._counted: set[GpuId] = set()
+        self._left_w: dict[
+            GpuId, float
+        ] = {}  # where our last write left each card; of those contested, the lowest since
         self._calm: Mapping[GpuId, float] | None = None
         self.lowered: frozenset[GpuId] = frozenset()
         """Cards that enforced less than was ordered when they were looked at last: a board controller's limit."""
@@ -79,7 +82,7 @@ class CapWatch:
 
     @property
     def ignoring(self) -> frozenset[GpuId]:
-        """Yielded GPUs that took every write and did not move at all: no other writer is needed for that."""
+        """Yielded GPUs that took the last writes and did not move at all: no other writer is needed for that."""
         return frozenset(gpu for gpu in self.yielded_w if self._contests[gpu].unmoved)
 
     @property
@@ -104,17 +107,16 @@ class CapWatch:
         self._wanted.update(caps_w)
 
     def answered(self, enforced_w: Mapping[GpuId, float]) -> None:
-        """What was read back right after a write. Who stays where it was ignores the write; another writer's limit is
-        gone for that moment."""
-        for gpu, one in self._contests.items() if self._contests else ():
-            if gpu in self._counted and gpu in enforced_w and self._wanted.get(gpu, NEVER) < one.seen_w - self._slack:
-                one.unmoved = one.unmoved is not False and abs(enforced_w[gpu] - one.seen_w) <= self._slack
+        """What was read back right after a write. Who stays there ignores the write; another writer's limit is gone for
+        that moment."""
+        self._left_w.update(enforced_w)
 
     def forget(self, gpus: Iterable[GpuId]) -> None:
         """These GPUs are given back: nothing is expected of them."""
         for gpu in gpus:
             self._wanted.pop(gpu, None)
             self._contests.pop(gpu, None)
+            self._left_w.pop(gpu, None)
             self._counted.discard(gpu)
 
     def unwritten(self, gpus: Iterable[GpuId]) -> None:
@@ -142,9 +144,8 @@ class CapWatch:
             gpu for gpu, cap in self._wanted.items() if enforced_w.get(gpu, cap) < cap - self._slack
         )
         self._calm = enforced_w if not raised and not self.yielded_w else None
-        for gpu, one in self._contests.items() if self._contests else ():
-            if abs(enforced_w.get(gpu, one.seen_w) - one.seen_w) > self._slack:
-                one.unmoved = False
+        for gpu in self._contests.keys() & self._left_w.keys() if self._contests else ():
+            self._left_w[gpu] = min(self._left_w[gpu], enforced_w.get(gpu, self._left_w[gpu]))  # some follow late
         back = self._quiet(enforced_w, now)
         yielded_before = self.yielded_w.keys()
         again = {gpu: limit for gpu, limit in raised.items() if gpu not in yielded_before}
@@ -158,11 +159,15 @@ class CapWatch:
         """Count one more time; True when the GPU is yielded by it."""
         one = self._contests.setdefault(gpu, _Contest())
         if now - one.changed_at >= self.rules.quiet_s:
-            one.raised, one.unmoved = 0, None
-        one.seen_w = limit_w
+            one.raised, one.risen_w = 0, NEVER
+        left_w = self._left_w.get(gpu)
+        if left_w is not None and limit_w > left_w + self._slack:
+            one.risen_w = limit_w
         one.raised, one.changed_at = one.raised + 1, now
         if one.raised <= self.rules.reassert:
             return False
+        # Where it once obeyed, and does not now, it is at a cap of ours, whoever raised it to another limit before.
+        one.unmoved = left_w is not None and abs(one.risen_w - limit_w) > self._slack
         one.limit_w = limit_w
         return True
 
@@ -173,7 +178,7 @@ class CapWatch:
         for gpu, limit_w in self.yielded_w.items():
             one, seen_w = self._contests[gpu], enforced_w.get(gpu, limit_w)
             if abs(seen_w - limit_w) > self._slack:
-                one.limit_w, one.changed_at = seen_w, now
+                one.limit_w, one.changed_at, one.unmoved = seen_w, now, False
             elif now - one.changed_at >= self.rules.quiet_s:
                 one.limit_w, one.raised, one.changed_at = None, self.rules.reassert, now
                 back.add(gpu)

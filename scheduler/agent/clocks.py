@@ -38,20 +38,29 @@ class AgentClocks:
         self._asserted_at = float("-inf")
         self._highest: dict[GpuId, int] = {}
 
+    def leave(self, clocks_mhz: Mapping[GpuId, float], now: float) -> None:
+        """These were left to another writer before this process began: our lock is none that it must be freed from."""
+        mine = self._found.clocks_mhz
+        self.watch.order({gpu: mine[gpu] for gpu in clocks_mhz}, now)
+        self.watch.leave(clocks_mhz, now)
+
     def _locker(self) -> ClockLocker:
         if not isinstance(self._power, ClockLocker):
             raise AdapterError("the cards of this node have no clocks that can be locked")
         return self._power
 
     def lock(self, clocks_mhz: Mapping[GpuId, int], lease: Lease, now: float) -> ClockReceipt:
-        """Write down, then lock. AdapterError when it can't be written down: then nothing is locked. A card that is not
-        there is neither: it would be owed for ever."""
+        """Write down, then lock. AdapterError when a new card can't be written down: then nothing is locked. One that
+        is written down follows on a full disk too. A card that is not there is neither: it would be owed for ever."""
         locker, absent = self._locker(), self._absent(clocks_mhz)
         known = {gpu: mhz for gpu, mhz in clocks_mhz.items() if gpu not in absent}
         held = {**self._found.clocks_mhz, **known}
-        if held != self._found.clocks_mhz:
+        if known.keys() - self._found.clocks_mhz.keys():
             self._files.save_found(replace(self._found, clocks_mhz=held))
             self._found.clocks_mhz = held
+        elif held != self._found.clocks_mhz:
+            self._found.clocks_mhz = held
+            self._files.keep(self._found)
         self._asserted_at = now
         receipt = self._set(locker, known, lease, now)
         return replace(receipt, failures={**receipt.failures, **dict.fromkeys(absent, UNKNOWN_GPU)})

@@ -55,7 +55,7 @@ class AgentCore:
         theirs = {gpu: limit for gpu, limit in self._held.yielded.items() if gpu in self._found.limits_w}
         self._watch.leave(theirs, self._began)
         freed = {gpu: mhz for gpu, mhz in self._held.yielded_mhz.items() if gpu in self._found.clocks_mhz}
-        self._clocks.watch.leave(freed, self._began)
+        self._clocks.leave(freed, self._began)
         self._stopping = False
 
     @property

@@ -30,6 +30,7 @@ class AgentLimits:
         self.caps: dict[GpuId, float] = {}
         """What each card was brought to, by an order or on the ramp."""
         self._refused: set[GpuId] = set()
+        self._ramped: set[GpuId] = set()
         self._restorer = Restorer()
 
     @property
@@ -60,6 +61,7 @@ class AgentLimits:
         receipt = self._power.apply(mine, lease) if mine else Receipt({})
         self.caps.update({gpu: receipt.enforced_w[gpu] for gpu in mine if gpu in receipt.enforced_w})
         self._restorer.forget(mine)
+        self._ramped.difference_update(mine)
         self.watch.order(caps_w)
         self.watch.answered(receipt.enforced_w)
         self.watch.unwritten(mine.keys() - receipt.enforced_w.keys())
@@ -73,6 +75,10 @@ class AgentLimits:
         if unknown or not self.watch.bounded:
             infos = self._discover()
             self.watch.order({gpu: ordered_w.get(gpu, infos[gpu].limit_w) for gpu in unknown if gpu in infos})
+        if self._ramped:  # who ordered speaks again in the middle of our way back: nobody else raised these
+            wanted = self.watch.wanted_w
+            self.write({gpu: round(wanted[gpu]) for gpu in self._ramped & wanted.keys()}, lease)
+            self._ramped = set()
         judged = self.watch.judge(self._enforced(), now)
         if judged.yielded:
             self._log_yielded(judged.yielded.keys())
@@ -128,6 +134,7 @@ class AgentLimits:
             receipt = self._power.apply({gpu: round(cap) for gpu, cap in moving.items()}, lease)
             # A card that is away keeps its place on the ramp.
             self.caps.update({gpu: cap for gpu, cap in moving.items() if gpu in receipt.enforced_w})
+            self._ramped |= moving.keys()
         return self.give_back(arrived, lease, now)[1] if arrived else []
 
     def ramp_s(self, w_per_s: float) -> float:

@@ -231,6 +231,26 @@ def test_clocks_that_were_left_to_another_writer_stay_so_when_the_agent_restarts
     assert node.core.status()["yielded_mhz"] == {}
 
 
+@pytest.mark.parametrize("way", ["ramp", "unlock"])
+def test_an_agent_that_restarts_takes_away_no_lock_of_another_writer(tmp_path, way):
+    node, theirs = ClockNode(tmp_path), 1600
+    node.restart()
+    node.core.lock(dict.fromkeys(node.gpus, LOCK), Lease(1, 1, 60.0))
+    for _ in range(5):
+        node.live(2)
+        node.hall.set_clocks({node.gpus[0]: theirs})
+    node.live(2)
+    assert set(node.core.status()["yielded_mhz"]) == {node.gpus[0]}
+    if way == "ramp":
+        node.clock.sleep(100)
+    node.restart()
+    if way == "unlock":
+        node.core.unlock(node.gpus, 1)
+    node.live(100)
+    assert node.clocks() == {theirs, MAX_MHZ}
+    assert not node.core.outstanding
+
+
 def test_who_speaks_again_in_the_middle_of_a_ramp_finds_no_other_writer(tmp_path):
     node = ClockNode(tmp_path)
     node.restart()

@@ -91,3 +91,17 @@ def test_an_heir_takes_a_yielded_card_back_by_the_same_rules_and_reads_leases_of
     path.write_text(json.dumps(older))
     node.kill_and_restart()
     assert set(node.live(5)) == {300}
+
+
+def test_who_speaks_again_in_the_middle_of_a_ramp_finds_no_other_writer(tmp_path):
+    """Else a link that fails again and again ends with every card at a height of our own ramp, and nothing owed."""
+    node = Node(tmp_path)
+    node.cap(300, seconds=5)
+    for number in range(2, 8):
+        assert node.live(12)[-1] > 300
+        node.core.apply({}, Lease(1, number, 5))
+        assert node.live(2)[-1] == 300
+    status = node.core.status()
+    assert (status["yielded_w"], status["reasserted"]) == ({}, 0)
+    node.live(60)
+    assert node.limits() == {700}

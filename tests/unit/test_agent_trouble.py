@@ -92,6 +92,17 @@ def test_on_a_full_disk_caps_that_are_there_follow_their_orders_and_no_other_car
     assert node.core.apply(dict.fromkeys(node.gpus, 300), Lease(epoch, 4, 60.0)).failures == {}
 
 
+def test_on_a_full_disk_locks_that_are_there_follow_their_orders(node, full):
+    lock(node, 1500, seconds=60.0)
+    full.fill()
+    lock(node, 900, seconds=60.0, sequence=3)
+    assert set(node.power.clocks(node.gpus).values()) == {900}
+    full.empty()
+    live(node, 1)
+    written = json.loads((node.folder / "found.json").read_text())
+    assert written["clocks_mhz"] == dict.fromkeys(node.gpus, 900)
+
+
 def test_what_a_full_disk_did_not_take_is_written_when_it_has_room_again(node, full):
     """Else a restart would bring a limit of weeks ago back over what an operator set since."""
     node.cap(400, seconds=3.0)

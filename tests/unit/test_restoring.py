@@ -155,6 +155,21 @@ def test_a_card_that_ignored_a_lower_cap_is_owed_what_was_found_and_not_what_it_
     assert (cards.limits, agent.core.outstanding) == (FOUND_W, False)
 
 
+def test_a_card_that_ignores_its_caps_now_and_then_is_owed_what_was_found(tmp_path, cards):
+    """It obeyed in between: what it is at is a cap of ours, and no other writer's limit."""
+    agent = Agent(tmp_path, cards, seconds=100.0)
+    for number, (cap, seconds) in enumerate([(450, 2), (400, 1), (300, 10)], 2):
+        cards.deaf = {FIRST} if cap < 450 else set()
+        agent.core.apply(dict.fromkeys(GPUS, cap), Lease(1, number, 100.0))
+        agent.live(seconds)
+        cards.deaf = set()
+        agent.live(2)
+    status = agent.core.status()
+    assert (status["yielded_w"], status["ignoring"]) == ({FIRST: 400}, [FIRST])
+    agent.core.release(FOUND_W, epoch=1)
+    assert (cards.limits, agent.core.outstanding) == (FOUND_W, False)
+
+
 # ---------------------------------------------------------------- a daemon without agents
 @pytest.mark.parametrize("restarted", [True, False])
 def test_a_daemon_keeps_what_its_cards_did_not_take_back(books, restarted):
