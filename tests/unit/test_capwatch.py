@@ -105,3 +105,17 @@ def test_who_was_seen_to_move_or_was_never_written_to_is_not_said_to_ignore_writ
     look(hasty, 0.0, a=700.0)
     hasty.answered({"a": 700.0})
     assert (hasty.yielded_w.keys(), hasty.ignoring) == ({"a"}, set())
+
+
+def test_who_was_raised_once_by_a_hand_and_ignores_its_cap_later_is_at_a_cap_of_ours(watch):
+    watch.answered({"a": 300.0})
+    look(watch, 0.0, a=700.0)
+    watch.answered({"a": 300.0})
+    watch.order({"a": 250})
+    for now in range(1, 4):
+        watch.answered({"a": 300.0})
+        look(watch, float(now), a=300.0)
+    assert (watch.yielded_w, watch.ignoring) == ({"a": 300.0}, {"a"})
+    assert watch.owed({"a": 800.0}, {"a": 300.0}) == {"a": 800.0}
+    look(watch, 5.0, a=400.0)
+    assert (watch.theirs_w, watch.ignoring) == ({"a": 400.0}, set()), "who raises it is another writer"
