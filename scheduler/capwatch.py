@@ -59,9 +59,7 @@ class CapWatch:
         self._lowest: dict[GpuId, float] = {}
         self._contests: dict[GpuId, _Contest] = {}
         self._counted: set[GpuId] = set()
-        self._left_w: dict[
-            GpuId, float
-        ] = {}  # where our last write left each card; of those contested, the lowest since
+        self._left_w: dict[GpuId, float] = {}  # by our last write; of those contested, the lowest limit since
         self._calm: Mapping[GpuId, float] | None = None
         self.lowered: frozenset[GpuId] = frozenset()
         """Cards that enforced less than was ordered when they were looked at last: a board controller's limit."""
