@@ -89,9 +89,24 @@ class Score:
 PARTS = ("steady", "bursty", "old", "rivals", "day")
 KINDS_OF_EVENT = {"steady": "", "bursty": "bursty_", "old": "old_"}
 """By kind of load what its figures begin with; `old`: steady load, seen by meters that tell what was seconds ago."""
-DAYS = {"": ("steady", 0.8), "limited_": ("still", 0.67)}
-"""By the beginning of their figures' names: the load of a day, and its limit as a share of full power. The first is
-above what pays at the mark, which is the price's; the second is below, and what turns there turns by itself."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A day: its load, its limit as a share of full power, its prices by hour, in turns, as shares of the mark."""
+
+    load: str
+    limit: float
+    prices: tuple[float, ...] = (0.99, 1.01)
+
+
+DAYS = {
+    "": Watched("steady", 0.8),
+    "limited_": Watched("still", 0.67),
+    "limited_still_price_": Watched("still", 0.67, (1.0,)),
+}
+"""By the beginning of their figures' names. The first limit is above what pays at the mark, which is the price's; the
+second is below. The third day is the second without what the price does: what turns there too, the weather turns."""
 
 
 def split_only(argv: list[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -156,10 +171,11 @@ def measure(
     figures = _figures(found)
     if "day" in parts:
         first, last = hours or (0.0, size.day_h)
-        for name, (kind, share) in DAYS.items():
-            turned, writes = day(mix, seed, size, data, (first, last), kind, share)
-            say(f"hours {first:g} to {last:g}, {kind} load under {share:.0%} of full power: "
-                f"caps turned {turned} times, {writes:.1f} orders an hour")  # fmt: skip
+        for name, watched in DAYS.items():
+            turned, writes = day(mix, seed, size, data, (first, last), watched)
+            prices = " and ".join(f"{share:.0%}" for share in watched.prices)
+            say(f"hours {first:g} to {last:g}, {watched.load} load under {watched.limit:.0%} of full power, "
+                f"prices of {prices} of the mark: caps turned {turned} times, {writes:.1f} orders an hour")  # fmt: skip
             figures |= {f"{name}reversals": turned, f"{name}orders_per_h": writes}
     return figures
 
@@ -231,15 +247,16 @@ def risen_kw(kw: NDArray[np.float64], per_s: float) -> float:
 
 
 def day(
-    mix: Mix, seed: int, size: Size, data: Path | None, hours: tuple[float, float], kind: str, share: float
+    mix: Mix, seed: int, size: Size, data: Path | None, hours: tuple[float, float], watched: Watched
 ) -> tuple[int, float]:
-    """Turns of all caps, and orders an hour, in these hours under a limit of that share of full power while the price
-    moves by a per cent about the mark. Later hours than the first are begun anew, WARM before them."""
+    """Turns of all caps, and orders an hour, in these hours of that day. Later hours than the first are begun anew,
+    WARM before them."""
     small, mark = replace(mix, jobs=mix.jobs[: size.day_pools]), mark_per_mwh(mix)
-    price, (first, end) = (0.99 * mark, 1.01 * mark), (START + timedelta(hours=hour) for hour in hours)
+    price, kind = [share * mark for share in watched.prices], watched.load
+    first, end = (START + timedelta(hours=hour) for hour in hours)
     begin = max(START, first - WARM)
     with hall(small, seed, world(kind, size.day_h, data, price=price)) as (parts, _clock):
-        limit_kw = share * full_kw(parts)
+        limit_kw = watched.limit * full_kw(parts)
     caps: dict[str, list[int]] = {}
     orders = 0
     made = world(kind, size.day_h, data, limit_kw, price, begin)

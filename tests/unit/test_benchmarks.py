@@ -101,7 +101,7 @@ COUNTED = ("cpu_s", "core_share", "messages_per_s")
 SIGNED = {
     "lowest_point", "highest_point", "rebound_points", "worst_points", "bursty_worst_points", "samples_above_limit",
     "bursty_samples_above_limit", "over_delivery_points", "bursty_over_delivery_points", "reversals", "orders_per_h",
-    "limited_reversals",
+    "limited_reversals", "limited_still_price_reversals",
     "lost", "doubled", "late_ticks", "flood_late_ticks", "flood_longest_gap_s", "flood_wrong",
     "webhooks_lost", "webhooks_wrong", "webhooks_late_ticks", "webhooks_longest_gap_s",
     "floors_broken", "caps_past_lease", "not_restored", "acknowledged_lost", "failing_cases",
@@ -225,7 +225,8 @@ def test_a_part_of_tracking_says_nothing_of_the_others(monkeypatch, capsys):
     monkeypatch.setattr(module, "QUICK", module.Size(**TINY["tracking"]))
     module.main(["--quick", "--only", "day", "--seed", "3"])
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]) == {
-        "reversals", "orders_per_h", "limited_reversals", "limited_orders_per_h",
+        "reversals", "orders_per_h", "limited_reversals", "limited_orders_per_h", "limited_still_price_reversals",
+        "limited_still_price_orders_per_h",
     }  # fmt: skip
     assert module.split_only(["--only=steady", "--quick"]) == (("steady",), ["--quick"])
     assert module.split_event(["--event", "0.5", "--quick"]) == (0.5, ["--quick"])
