@@ -164,6 +164,22 @@ def test_a_yielded_gpu_is_given_back_once_and_never_raised(made):
     assert made.books.first_limits() == {}
 
 
+def test_a_yielded_gpu_that_could_not_be_given_back_is_not_raised_over_its_owner_later(made, monkeypatch):
+    low, actuator = made.gpus[1], made.world.actuator
+    made.insists[low] = 420.0
+    made.until(made.hand.yielded)
+    release = actuator.release
+    monkeypatch.setattr(
+        actuator, "release", lambda limits: release({gpu: watts for gpu, watts in limits.items() if gpu != low})
+    )
+    time.sleep(0.12)  # the controller's last reading is old by then
+    assert [note.severity for note in made.hand.release(NOW)] == [Severity.ALERT]
+    assert set(made.books.first_limits()) == {low}
+    monkeypatch.undo()
+    assert made.hand.release(NOW) == ()
+    assert made.world.truth()[low] == 420.0
+
+
 def test_an_operator_takes_a_gpu_back(made):
     bad = made.gpus[3]
     made.insists[bad] = 700.0
