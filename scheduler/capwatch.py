@@ -176,7 +176,7 @@ class CapWatch:
         for gpu, limit_w in self.yielded_w.items():
             one, seen_w = self._contests[gpu], enforced_w.get(gpu, limit_w)
             if abs(seen_w - limit_w) > self._slack:
-                one.limit_w, one.changed_at, one.unmoved = seen_w, now, False
+                one.limit_w, one.risen_w, one.changed_at, one.unmoved = seen_w, seen_w, now, False
             elif now - one.changed_at >= self.rules.quiet_s:
                 one.limit_w, one.raised, one.changed_at = None, self.rules.reassert, now
                 back.add(gpu)
@@ -185,7 +185,7 @@ class CapWatch:
     def leave(self, limits_w: Mapping[GpuId, float], now: float) -> None:
         """These GPUs were yielded before this watch began, with the limit that another writer holds there."""
         self._calm = None
-        self._contests |= {gpu: _Contest(self.rules.reassert, now, limit) for gpu, limit in limits_w.items()}
+        self._contests |= {gpu: _Contest(self.rules.reassert, now, limit, limit) for gpu, limit in limits_w.items()}
 
     def take_back(self) -> tuple[GpuId, ...]:
         """An operator's word: all yielded GPUs are ours again, with a clean record. Returns them."""

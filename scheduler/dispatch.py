@@ -353,7 +353,7 @@ class Dispatcher:
             self._again.difference_update(limits)
             self.watch.forget(confirmed)
             self.watch.unwritten(limits.keys() - set(confirmed))  # whose it is counts until it is back
-            self._yielded = {gpu: watts for gpu, watts in self._yielded.items() if gpu not in limits}
+            self._yielded = {gpu: watts for gpu, watts in self._yielded.items() if gpu not in confirmed}
             self._limit.clear()
             self._applied = {p: order for p, order in self._applied.items() if not limits.keys() & set(self.gpus[p])}
             return not_returned([gpu for gpu in limits if gpu not in confirmed], len(limits), now)

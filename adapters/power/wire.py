@@ -108,6 +108,14 @@ def lease(value: Any) -> Lease:
     return Lease(epoch, sequence, expires_in_s)
 
 
+def epoch(value: Any) -> int | None:
+    """Who says a word that carries no lease; None: it doesn't say. BadRequest for what no lease could name either: the
+    agent keeps it, and reads it again when it starts."""
+    if value is not None and not _is_whole(value):
+        raise BadRequest("epoch must be a whole number")
+    return value
+
+
 def seconds(value: Any, name: str) -> float:
     """A finite number of seconds, not negative."""
     if not _is_number(value) or value < 0:

@@ -135,7 +135,10 @@ class AgentCore:
         """Give these GPUs back at once: to the limit found here, or to the one named for a GPU never capped here. When
         nothing is left to give back, lease and trajectory are over too."""
         with self._lock:
-            self._listen(epoch)
+            if limits_w:
+                self._listen(epoch)
+            else:  # who has nothing to give back, as one that only observes, takes nothing over when it stops
+                fence(epoch, self._found.epoch)
             mine = self._found.limits_w
             due = {gpu: mine.get(gpu, limit) for gpu, limit in limits_w.items()}
             receipt, done = self._limits.give_back(due, self._own_lease(), self._clock())

@@ -75,16 +75,23 @@ class AgentLimits:
         if unknown or not self.watch.bounded:
             infos = self._discover()
             self.watch.order({gpu: ordered_w.get(gpu, infos[gpu].limit_w) for gpu in unknown if gpu in infos})
-        if self._ramped:  # who ordered speaks again in the middle of our way back: nobody else raised these
-            wanted = self.watch.wanted_w
-            self.write({gpu: round(wanted[gpu]) for gpu in self._ramped & wanted.keys()}, lease)
-            self._ramped = set()
+        if self._ramped:
+            self._down_again(lease)
         judged = self.watch.judge(self._enforced(), now)
         if judged.yielded:
             self._log_yielded(judged.yielded.keys())
         if judged.again:
             receipt = self.write({gpu: round(self.watch.wanted_w[gpu]) for gpu in judged.again}, lease)
             self._log_raised(judged.again.keys() & receipt.enforced_w.keys(), receipt.failures)
+
+    def _down_again(self, lease: Lease) -> None:
+        """Who ordered speaks again in the middle of our way back: nobody else raised these. One that can't be written
+        now is still ours to bring down; one below its cap was lowered by somebody."""
+        wanted, was = self.watch.wanted_w, self._enforced()
+        mine = self._ramped & wanted.keys()
+        back = {gpu: round(wanted[gpu]) for gpu in mine if was.get(gpu, 0.0) > wanted[gpu]}
+        receipt = self.write(back, lease)
+        self._ramped = {gpu for gpu in mine if gpu not in was} | (back.keys() - receipt.enforced_w.keys())
 
     def _log_yielded(self, gpus: Collection[GpuId]) -> None:
         """Cards that are left alone since now, and why."""

@@ -147,9 +147,7 @@ def _apply(core: AgentCore, request: Mapping[str, Any]) -> Any:
 
 
 def _release(core: AgentCore, request: Mapping[str, Any]) -> Any:
-    epoch = request.get("epoch")
-    if epoch is not None and not isinstance(epoch, int):
-        raise wire.BadRequest("epoch must be a whole number")
+    epoch = wire.epoch(request.get("epoch"))
     return wire.receipt_out(core.release(wire.watts(request.get("limits_w"), "limits_w"), epoch))
 
 
@@ -165,19 +163,14 @@ def _lock(core: AgentCore, request: Mapping[str, Any]) -> Any:
 
 
 def _unlock(core: AgentCore, request: Mapping[str, Any]) -> Any:
-    gpus, epoch = request.get("gpus"), request.get("epoch")
+    gpus, epoch = request.get("gpus"), wire.epoch(request.get("epoch"))
     if not isinstance(gpus, list) or not all(isinstance(gpu, str) for gpu in gpus):
         raise wire.BadRequest("gpus must be a list of GPUs")
-    if epoch is not None and not isinstance(epoch, int):
-        raise wire.BadRequest("epoch must be a whole number")
     return wire.clock_receipt_out(core.unlock(gpus, epoch))
 
 
 def _take_back(core: AgentCore, request: Mapping[str, Any]) -> Any:
-    epoch = request.get("epoch")
-    if epoch is not None and not isinstance(epoch, int):
-        raise wire.BadRequest("epoch must be a whole number")
-    core.take_back(epoch)
+    core.take_back(wire.epoch(request.get("epoch")))
     return {}
 
 

@@ -176,6 +176,11 @@ def test_a_yielded_gpu_that_could_not_be_given_back_is_not_raised_over_its_owner
     assert [note.severity for note in made.hand.release(NOW)] == [Severity.ALERT]
     assert set(made.books.first_limits()) == {low}
     monkeypatch.undo()
+    made.insists.clear()
+    for _ in range(3):  # the operator resumes
+        made.turn()
+    assert made.world.truth()[low] == 420.0
+    time.sleep(0.12)
     assert made.hand.release(NOW) == ()
     assert made.world.truth()[low] == 420.0
 

@@ -7,6 +7,7 @@ import pytest
 
 from adapters.ports import AdapterError, Lease
 from adapters.power.fleet_wire import trajectory_out
+from adapters.power.wire import BAD_REQUEST
 from benchmarks.support.storm_bus import LocalClient, Wires
 from optimizer.reasons import Reason
 from scheduler.agent.bus import Ear
@@ -129,6 +130,25 @@ def test_any_word_of_a_new_daemon_fences_the_old_one_off_and_its_numbers_begin_a
     assert set(node.live(50)) == {400}, "the lease runs on, and nobody renews it"
     node.cap(350, sequence=0, epoch=5)
     assert node.limits() == {350}
+
+
+def test_who_stops_with_nothing_to_give_back_takes_nothing_over(node):
+    """A daemon that only observes says so too, and its number may be higher."""
+    node.cap(400, epoch=3)
+    node.core.release({}, epoch=7)
+    node.cap(300, epoch=3, sequence=2)
+    assert node.limits() == {300}
+
+
+@pytest.mark.parametrize("epoch", [True, 2**63, -1, 1.5, "7"])
+@pytest.mark.parametrize(
+    "word", [{"op": "release", "limits_w": {"a": 700}}, {"op": "unlock", "gpus": []}, {"op": "take_back"}]
+)
+def test_an_epoch_that_no_lease_may_have_is_refused_and_not_kept(node, word, epoch):
+    node.cap(400, seconds=60)
+    assert answer(node.core, word | {"epoch": epoch}, True)["code"] == BAD_REQUEST
+    node.kill_and_restart()
+    assert node.core.status()["epoch"] == 1
 
 
 def test_an_overtaken_order_is_refused_a_repeated_one_is_not(node):

@@ -1,6 +1,7 @@
 """What a node's agent knows of its cards' limits: what was ordered of each, who refused it, and what was given back."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -105,3 +106,65 @@ def test_who_speaks_again_in_the_middle_of_a_ramp_finds_no_other_writer(tmp_path
     assert (status["yielded_w"], status["reasserted"]) == ({}, 0)
     node.live(60)
     assert node.limits() == {700}
+
+
+def test_a_link_that_fails_again_and_again_blames_nobody_for_a_card_that_refuses_the_first_write(node, monkeypatch):
+    node.cap(300, seconds=5)
+    apply, gpu = type(node.power).apply, node.gpus[0]
+
+    def refused(caps_w, lease):
+        node.hall.fail(gpu, Reason.CALL_TIMEOUT)
+        try:
+            return apply(node.power, caps_w, lease)
+        finally:
+            node.hall.fail(gpu, None)
+
+    for sequence in range(2, 9):
+        node.live(12)
+        with monkeypatch.context() as patch:
+            patch.setattr(node.power, "apply", refused)
+            node.core.apply({}, Lease(1, sequence, 5.0))
+            node.live(1)
+        assert node.live(2)[-1] == 300
+    assert node.core.status()["yielded_w"] == {}
+    node.live(80)
+    assert (node.limits(), node.core.outstanding) == ({700}, False)
+
+
+def test_a_limit_that_somebody_set_lower_in_the_middle_of_the_ramp_stays(node):
+    node.cap(500, seconds=5)
+    node.live(10)
+    node.hall.set_limits({node.gpus[0]: 350.0})
+    node.core.apply({}, Lease(1, 2, 60.0))
+    node.live(2)
+    assert (node.limit(0), node.limit(1), node.core.status()["lowered"]) == (350, 500, [node.gpus[0]])
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_writer_that_holds_its_limit_at_once_is_not_taken_for_a_card_that_ignores_caps(node, monkeypatch, restarted):
+    """It was left the card before, at this limit; when the card is taken back it is too fast for what is read back."""
+    gpu, first = node.gpus[0], 600.0 if restarted else 650.0
+    node.cap(300, seconds=20000.0)
+    for _ in range(8):
+        node.hall.set_limits({gpu: first})
+        node.live(1)
+    assert node.core.status()["yielded_w"] == {gpu: first}
+    node.hall.set_limits({gpu: 600.0})
+    release = type(node.power).release
+
+    def held(limits_w):
+        receipt = release(node.power, limits_w)
+        if gpu not in limits_w:
+            return receipt
+        node.hall.set_limits({gpu: 600.0})
+        return replace(receipt, enforced_w={**receipt.enforced_w, gpu: 600.0})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.power, "release", held)
+        patch.setattr(node.power, "apply", lambda caps_w, _lease: held(caps_w))
+        if restarted:
+            node.kill_and_restart()
+        node.live(1000)
+    assert (node.core.status()["yielded_w"], node.core.status()["ignoring"]) == ({gpu: 600.0}, [])
+    node.core.release(dict.fromkeys(node.gpus, 700.0), epoch=1)
+    assert node.limit() == 600
